@@ -1,0 +1,33 @@
+# Needs make and Python 3.11 or newer, named by PYTHON.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test check bench soak clean
+
+demo: $(VENV)/ready
+	$(BIN)/bridge demo fixtures/hestai-message/plain/input.log
+
+test: check
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/ready
+	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_crash.py
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,346 @@
+"""Stream → file (DESIGN §6.3): an intent before the write, a range after it, and the cursor with the range."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.carry.append import Target, Write, resolve
+from bridge.carry.refill import own, what_was_lost
+from bridge.carry.shared import Shared
+from bridge.config import ROLE
+from bridge.errors import NotOwner, NotYet, RejectStop
+from bridge.ledger.mirrored import add_intent, add_range, drop_intent, intents_of
+from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.sources import save_mirror_cursor, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles, log
+from bridge.mapping import MirrorSection
+from bridge.model import ZERO_ID, EntryId, format_id, parse_origin, shown
+from bridge.points import reached
+from bridge.streams.connect import Connection
+from bridge.streams.reader import BlockingReader, Entry, stream_info
+from bridge.streams.resp import pack
+
+READ_ENTRIES = 1000
+READ_BYTES = 1 << 20
+"""Entries are read a thousand at a time, or fewer where they are long: about this many bytes at once."""
+
+SETTLING = 0.5
+"""Seconds in which a file must not change before a torn line at its end counts as ours."""
+
+REMEMBERED = 1.0
+"""Seconds after which the cursor is kept in the ledger although nothing was written."""
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What was read in one go: lines for each file, what is set aside, and the cursor behind it all."""
+
+    last: EntryId
+    writes: list[Write] = field(default_factory=list)
+    aside: list[Quarantined] = field(default_factory=list)
+    stop: RejectStop | None = None
+    begun: bool = False
+    epoch: int = 0
+
+
+class Mirror:
+    """One mapping's stream, into its file or files. Used by one thread; after any error from `step`, attach again."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        ledger: Ledger,
+        troubles: Troubles,
+        clock: Callable[[], float],
+        dial: Callable[[], Connection],
+    ) -> None:
+        mirror = shared.mapping.mirror
+        if mirror is None:
+            raise ValueError("this mapping has no [mirror]")
+        self.shared = shared
+        self.worker = f"mirror {shared.mapping.name}"
+        self.carried = 0
+        self._section: MirrorSection = mirror
+        self._ledger = ledger
+        self._troubles = troubles
+        self._clock = clock
+        self._dial = dial
+        self._stream = shared.mapping.stream.key
+        self._codec = shared.mapping.codec(mirror.path)
+        self._names = [*self._codec.fields]
+        self._targets: dict[str, Target] = {}
+        self._pass: _Pass | None = None
+        self._connection: Connection | None = None
+        self._reader: BlockingReader | None = None
+        self._cursor = ZERO_ID
+        self._kept_cursor = ZERO_ID
+        self._keep_at = 0.0
+        self._epoch = 0
+        self._count = 64
+        self._announce: dict[bytes, bytes] = {}
+
+    # -- beginning -------------------------------------------------------------------------------------------
+
+    def resolve(self, settle: Callable[[float], object]) -> None:
+        """Takes up the intents of an earlier process: written, written in part, or not written. Needs no Redis.
+
+        `settle` waits so many seconds: a line that seems ours and unfinished is ours only if nobody goes on with it.
+        """
+        open_intents = intents_of(self._ledger, self._stream)
+        if self._pass is not None or not open_intents:
+            return
+        last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
+        taken = _Pass(last, begun=True, epoch=self.shared.cursor_epoch)
+        for intent in open_intents:
+            target = self._target(intent.name)
+            write, said = resolve(intent, target, self._codec)
+            while 0 < write.done < len(write.content):
+                settle(SETTLING)
+                before, (write, said) = write.pieces, resolve(intent, target, self._codec)
+                if write.pieces == before:
+                    break
+            log.warning("%s: %s", intent.name, said, extra={"facts": {"target": intent.name}})
+            taken.writes.append(write)
+        self._pass = taken
+
+    @property
+    def attached(self) -> bool:
+        """Whether `step` may read."""
+        return self._reader is not None
+
+    def attach(self) -> None:
+        """Connects and takes the cursor from the ledger. Raises NotYet until forward has compared stream and files."""
+        self.detach()
+        memory = stream_memory(self._ledger, self._stream)
+        if memory is None:
+            raise NotYet("forward has not met this stream yet")
+        connection = self._connection = self._dial()
+        own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
+        with self.shared.cursor_lock:
+            self._epoch = self.shared.cursor_epoch
+            memory = stream_memory(self._ledger, self._stream) or memory
+        if what_was_lost(memory, {}, stream_info(connection, self.shared.keys.stream), None):
+            raise NotYet("forward refills the stream first")
+        self._cursor = self._kept_cursor = memory.mirror_cursor
+        self._reader = BlockingReader(connection, self.shared.keys)
+
+    def detach(self) -> None:
+        """Drops the connection. Lines that are begun stay begun."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._reader = None, None
+        self._announce.clear()
+        if self._pass is not None and not self._pass.begun:
+            self._pass = None
+
+    def interrupt(self) -> None:
+        """Ends a blocking read, from another thread."""
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
+
+    def close(self) -> None:
+        """Closes connection and files."""
+        self.detach()
+        for target in self._targets.values():
+            target.close()
+
+    # -- carrying --------------------------------------------------------------------------------------------
+
+    def finish(self) -> bool:
+        """Brings what was read into the files. False while it has to wait: another writer is in mid-line.
+
+        Raises TargetError (a full disk), LedgerError, RejectStop; call again later.
+        """
+        taken = self._pass
+        if taken is None:
+            return True
+        with self.shared.cursor_lock:
+            if not taken.begun:
+                if self.shared.cursor_epoch != taken.epoch:
+                    self._pass = None
+                    raise NotYet("the mirror's cursor was taken back")
+                if not self._begin(taken):
+                    return False
+            for write in taken.writes:
+                if not self._target(write.name).put(write, self._ledger):
+                    return False
+            self._record(taken)
+        self._pass = None
+        self.carried += sum(len(write.entries) for write in taken.writes)
+        if taken.stop is not None:
+            raise taken.stop
+        return True
+
+    def step(self, block_ms: int) -> bool:
+        """Reads once and brings it into the files. False when there was nothing to read within `block_ms`.
+
+        Raises RedisLost, RedisRefused, NotOwner, NotYet, and what `finish` raises.
+        """
+        if self._reader is None:
+            raise AssertionError("not attached")
+        before = [pack("HSET", self.shared.keys.mirror, name, value) for name, value in self._announce.items()]
+        reached("mirror.read.before")
+        found, owner = self._reader.read(
+            self._cursor, count=self._count, block_ms=block_ms, before=b"".join(before), before_replies=len(before)
+        )
+        reached("mirror.read.after")
+        if before:
+            reached("mirror.checkpoint.after")
+        self._announce.clear()
+        if owner != self._ledger.uuid:
+            raise NotOwner("the stream was taken over by another bridge", where=self._stream)
+        if self.shared.cursor_epoch != self._epoch:
+            raise NotYet("the mirror's cursor was taken back")
+        if found:
+            size = sum(len(b"".join(entry.fields)) for entry in found)
+            self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
+            self._pass = self._translate(found)
+            self.finish()
+        self._keep_cursor()
+        return bool(found)
+
+    def caught_up(self) -> bool:
+        """Whether nothing that was read waits to be written."""
+        return self._pass is None
+
+    def _begin(self, taken: _Pass) -> bool:
+        """One ledger transaction: what is set aside, and the intents. False while a file ends in mid-line."""
+        for write in taken.writes:
+            if not self._target(write.name).ready(self._ledger, self._clock()):
+                return False
+        if not (taken.writes or taken.aside):
+            taken.begun = True
+            return True
+        reached("mirror.intent.before")
+        with self._ledger.transaction():
+            add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
+            for write in taken.writes:
+                write.generation, write.size = self._target(write.name).place()
+                write.intent = add_intent(
+                    self._ledger, self._stream, write.name, write.generation, write.size, write.content, write.entries
+                )
+        reached("mirror.intent.after")
+        taken.begun = True
+        for one in taken.aside:
+            log.warning("%s: quarantined entry %s: %s", self._stream, one.entry_id, one.reason)
+        return True
+
+    def _record(self, taken: _Pass) -> None:
+        """One ledger transaction: the ranges in place of the intents, and the cursor."""
+        if taken.writes or taken.aside:
+            reached("mirror.range.before")
+            with self._ledger.transaction():
+                for write in taken.writes:
+                    for one in write.ranges():
+                        add_range(self._ledger, self._stream, one)
+                    drop_intent(self._ledger, write.intent)
+                    self._target(write.name).remember(self._ledger)
+                if taken.epoch == self.shared.cursor_epoch:
+                    save_mirror_cursor(self._ledger, self._stream, taken.last)
+                    self._kept_cursor = taken.last
+            reached("mirror.range.after")
+        for write in taken.writes:
+            word = {"id": format_id(write.entries[-1][0]).decode(), "generation": write.generation, "end": write.end}
+            self._announce[write.name.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
+        if self._announce:
+            reached("mirror.checkpoint.before")
+        self._cursor = max(self._cursor, taken.last)
+
+    def _keep_cursor(self) -> None:
+        """Now and then, the cursor over entries that needed no line."""
+        if self._clock() >= self._keep_at:
+            self.keep()
+
+    def keep(self) -> None:
+        """Keeps the cursor in the ledger, if it moved and was not taken back meanwhile."""
+        if self._cursor == self._kept_cursor:
+            return
+        with self.shared.cursor_lock:
+            if self.shared.cursor_epoch == self._epoch:
+                save_mirror_cursor(self._ledger, self._stream, self._cursor)
+                self._kept_cursor = self._cursor
+        self._keep_at = self._clock() + REMEMBERED
+
+    def _target(self, name: str) -> Target:
+        if name not in self._targets:
+            tail = self.shared.tail(name, self._ledger)
+            self._targets[name] = Target(self.shared.settings.root, tail, self._section, self._stream)
+        return self._targets[name]
+
+    # -- translating -----------------------------------------------------------------------------------------
+
+    def _translate(self, found: list[Entry]) -> _Pass:
+        """Entries as lines for each file, in stream order; file-born ones are passed over (P3)."""
+        taken = _Pass(found[-1].id, epoch=self._epoch)
+        plain = self._section.path
+        lines: dict[str, list[bytes]] = {plain: []}
+        written: dict[str, list[tuple[EntryId, int]]] = {plain: []}
+        add_line, add_written = lines[plain].append, written[plain].append
+        names, limit = self._names, self.shared.mapping.format.max_line_bytes
+        straight = "{" not in plain
+        usual = [straight and entry.fields[0::2] == names for entry in found]
+        rows = [tuple(entry.fields[1::2]) for entry, one in zip(found, usual, strict=True) if one]
+        encoded = iter(self._codec.encode_all(rows))
+        for entry, one in zip(found, usual, strict=True):
+            if one:
+                line = next(encoded)
+                if isinstance(line, bytes) and len(line) <= limit:
+                    add_line(line)
+                    add_written((entry.id, len(line) + 1))
+                    continue
+            origin = entry.origin()
+            if origin is not None and parse_origin(origin) is not None:
+                continue
+            name, text, reason = self._line(entry, origin)
+            if reason:
+                aside = self._set_aside(entry, reason)
+                if self.shared.mapping.policy.on_reject == "stop":
+                    taken.stop = RejectStop(
+                        reason, where=f"{self._stream} entry {aside.entry_id}",
+                        hint='delete or mend the entry, or set policy.on_reject = "quarantine"',
+                    )  # fmt: skip
+                    taken.last = self._before(entry, found)
+                    break
+                taken.aside.append(aside)
+                continue
+            lines.setdefault(name, []).append(text)
+            written.setdefault(name, []).append((entry.id, len(text) + 1))
+        taken.writes = [Write(name, b"\n".join(part) + b"\n", written[name]) for name, part in lines.items() if part]
+        return taken
+
+    def _before(self, entry: Entry, found: list[Entry]) -> EntryId:
+        at = found.index(entry)
+        return found[at - 1].id if at else self._cursor
+
+    def _line(self, entry: Entry, origin: bytes | None) -> tuple[str, bytes, str]:
+        """The file an entry goes to and its line, or the reason it cannot be one."""
+        if origin is not None:
+            return "", b"", f"origin {shown(origin, 40)} is of no known form"
+        names = entry.fields[0::2]
+        if len(set(names)) != len(names):
+            return "", b"", "a field stands in it twice"
+        values = dict(zip(names, entry.fields[1::2], strict=True))
+        missing = [name.decode() for name in self._names if name not in values]
+        if missing:
+            return "", b"", f"no field '{missing[0]}'"
+        path = self._section.path
+        if "{role}" in path:
+            role = values[b"role"].decode("utf-8", "replace")
+            if not ROLE.fullmatch(role) or role not in self.shared.settings.roles:
+                return "", b"", "its role is not declared in [components], so it may not become a file name"
+            path = path.replace("{role}", role)
+        line = self._codec.encode(tuple(values[name] for name in self._names))
+        if isinstance(line, str):
+            return "", b"", line
+        if len(line) > self.shared.mapping.format.max_line_bytes:
+            return "", b"", f"line of {len(line)} bytes is over max_line_bytes"
+        return path, line, ""
+
+    def _set_aside(self, entry: Entry, reason: str) -> Quarantined:
+        raw = json.dumps([value.decode("utf-8", "surrogateescape") for value in entry.fields]).encode()
+        entry_id = format_id(entry.id).decode()
+        return Quarantined("mirror", "", 0, 0, entry_id, reason, raw[:KEPT], len(raw))

@@ -1,0 +1,212 @@
+"""Checkpoint and stream compared (DESIGN §6.1, P8): where does each source go on, and what did Redis lose?
+
+Lost is not trimmed. Redis has lost something when the stream's last ID or its count of entries ever added has gone
+back behind what the ledger saw, or its checkpoint has; what is missing otherwise was removed by somebody on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.carry.provenance import release
+from bridge.errors import NotOwner
+from bridge.ledger.mirrored import Range, all_ranges, written_ids
+from bridge.ledger.sources import SourceMemory, StreamMemory
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, after, format_id
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import StreamInfo, existing, file_born, stream_info, to_entries
+from bridge.streams.writer import Books, claim, read_books
+
+Standing = dict[tuple[int, int], tuple[int, EntryId]]
+"""(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a source goes on: at `checkpoint`, or behind the line at `behind`, or (both None) at the beginning.
+
+    Up to `refill`, lines whose entry stands (`Compared.offsets`) are passed over.
+    """
+
+    checkpoint: Checkpoint | None = None
+    behind: Position | None = None
+    refill: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What the comparison found. `lost` says what Redis lost, in words; empty when it lost nothing."""
+
+    books: Books
+    info: StreamInfo
+    lost: str
+    resume: dict[str, Resume] = field(default_factory=dict)
+    standing: Standing = field(default_factory=dict)
+    offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+
+
+def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
+    """Makes sure that this ledger owns the stream. Raises NotOwner: another does, or this stream's ledger was lost."""
+    where = keys.stream.decode(errors="replace")
+    holder = connection.call("HGET", keys.meta, "owner")
+    if holder is None:
+        if memory is None and _carried(connection, keys):
+            raise NotOwner(
+                "the stream was carried before, but this ledger knows nothing of it",
+                where=where,
+                hint="`bridge repair` rebuilds the ledger from stream and files",
+            )
+        holder = claim(connection, keys, ledger.uuid, instance)
+    if holder == ledger.uuid:
+        return
+    other = connection.call("HGET", keys.meta, "instance") or b"?"
+    name = other.decode(errors="replace")
+    hint = (
+        "if its ledger was lost or moved, `bridge repair` rebuilds it"
+        if name == instance
+        else "stop that bridge first; then `bridge repair --take-over` makes this one the owner"
+    )
+    raise NotOwner(
+        f"the stream belongs to ledger {holder.decode()} of bridge '{name}': standing by", where=where, hint=hint
+    )
+
+
+def _carried(connection: Connection, keys: Keys) -> bool:
+    books = read_books(connection, keys)
+    if books.checkpoint or books.generations or books.mirror:
+        return True
+    return any(True for _ in file_born(connection, keys.stream))
+
+
+def what_was_lost(
+    memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: Books | None
+) -> str:
+    """In words what Redis lost since the ledger last saw it; empty when nothing. Pure."""
+    if memory is None:
+        return ""
+    if memory.last_id > ZERO_ID and not info.exists:
+        return "the stream is gone"
+    if info.last_id < memory.last_id:
+        return f"its last ID went back from {_text(memory.last_id)} to {_text(info.last_id)}"
+    if info.added < memory.added and (info.added or not info.length):  # a server that does not count says 0
+        return f"it counts {info.added} entries ever added, and counted {memory.added} before"
+    if books is None:
+        return ""
+    for name, source in sources.items():
+        raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+        if raw and source.stored and Checkpoint.from_json(raw).position < Checkpoint.from_json(source.stored).position:
+            return f"the checkpoint of {name} went back"
+    return ""
+
+
+def compare(
+    connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory]
+) -> Compared:
+    """Reads stream and books anew and decides where each source goes on.
+
+    Nothing lost: at its checkpoint, or behind what stands in the stream beyond it (an evicted checkpoint, rights
+    that let the entries in and kept the checkpoint out). Lost: behind its highest origin that still stands; or, where
+    the stream began anew and others wrote into it before that was seen, from the beginning, passing over what stands.
+    """
+    info = stream_info(connection, keys.stream)
+    books = read_books(connection, keys)
+    lost = what_was_lost(memory, sources, info, books)
+    filling = any(source.refill is not None for source in sources.values())
+    start = b"-" if lost or filling or memory is None else after(memory.last_id)
+    standing: Standing = {}
+    offsets: dict[tuple[int, int], set[int]] = {}
+    for entry_id, origin in file_born(connection, keys.stream, start):
+        where = (origin.source, origin.generation)
+        if where not in standing or origin.offset >= standing[where][0]:
+            standing[where] = (origin.offset, entry_id)
+        if lost or filling:
+            offsets.setdefault(where, set()).add(origin.offset)
+    anew = bool(lost) and info.added == info.length and memory is not None and info.added < memory.added
+    trimmed_to = _trimmed_to(connection, keys, info)
+    resume = {
+        name: _resume(name, source, books, lost, anew, info, standing, trimmed_to) for name, source in sources.items()
+    }
+    return Compared(books, info, lost, resume, standing, offsets)
+
+
+def _resume(
+    name: str, source: SourceMemory, books: Books, lost: str, anew: bool, info: StreamInfo, standing: Standing,
+    trimmed_to: EntryId,
+) -> Resume:  # fmt: skip
+    raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    best = Checkpoint.from_json(raw) if raw else None
+    if best is not None and lost and not _stands(best, info, standing, source.number, trimmed_to):
+        best = None
+    if not lost and source.stored:
+        ours = Checkpoint.from_json(source.stored)
+        best = ours if best is None or ours.position > best.position else best
+    high = max((Position(g, o) for (s, g), (o, _) in standing.items() if s == source.number), default=None)
+    if anew and high is not None:
+        return Resume(refill=high)
+    if source.refill is not None and not lost:
+        return Resume(best, refill=source.refill)
+    if high is not None and (best is None or high >= best.position):
+        return Resume(best, high)
+    return Resume(best)
+
+
+def _stands(one: Checkpoint, info: StreamInfo, standing: Standing, number: int, trimmed_to: EntryId) -> bool:
+    """Whether a checkpoint in a stream that lost entries is still true: its entry stands, or was trimmed on purpose."""
+    if one.entry is None:
+        return False
+    if any(entry_id == one.entry for (s, _), (_, entry_id) in standing.items() if s == number):
+        return True
+    return one.entry <= info.last_id and one.entry < trimmed_to
+
+
+def number_for(name: bytes, books: Books, taken: list[int]) -> int:
+    """The short number of a source: as Redis has it, or the next one. Pure."""
+    found = books.sources.get(name)
+    return int(found) if found is not None else max([*taken, *map(int, books.sources.values())], default=0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Refilled:
+    """What was taken out of the ledger after a loss: lines to send again, and where the mirror goes on."""
+
+    released: int
+    mirror_cursor: EntryId
+
+
+ReadRange = Callable[[Range], bytes]
+"""A range's bytes as its file holds them; empty when the file is gone."""
+
+
+def forget_lost(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange) -> Refilled:
+    """Inside a ledger transaction: mirrored lines whose entry is gone are the mirror's no more, so forward sends them.
+
+    The mirror's cursor falls back to its highest recorded ID that still exists.
+    """
+    stream = keys.stream.decode()
+    trimmed_to = _trimmed_to(connection, keys, compared.info)
+    cursor, ids = ZERO_ID, written_ids(ledger, stream)
+    for at in range(0, len(ids), 500):
+        found = existing(connection, keys.stream, ids[at : at + 500])
+        if found:
+            cursor = max(found)
+            break
+    released = 0
+    for one in all_ranges(ledger, stream):
+        wanted = [entry_id for entry_id, _ in one.entries if entry_id >= trimmed_to]
+        gone = set(wanted) - existing(connection, keys.stream, wanted)
+        if gone:
+            released += release(ledger, stream, one, b"" if len(gone) == len(one.entries) else read(one), gone)
+    return Refilled(released, cursor)
+
+
+def _trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
+    """The first ID that stands, where some below it were trimmed; 0-0 where none were."""
+    first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
+    return first[0].id if first and info.added > info.length else ZERO_ID
+
+
+def _text(entry_id: EntryId) -> str:
+    return format_id(entry_id).decode()

@@ -1,0 +1,217 @@
+"""Rebuilding a lost ledger by aligning stream and files.
+
+File-born entries claim lines by their origin. The lines that nobody claims are laid, in file order, beside the lines
+that the Redis-born entries would make, in stream order: where they agree, the mirror wrote them. Positions decide
+wherever there are any; content only where the ledger, which knew the positions, is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from bridge.carry.draft import closed_fingerprint
+from bridge.carry.shared import Shared
+from bridge.errors import NotOwner
+from bridge.files.generation import Generation, Known, in_age_order, open_regular, pread
+from bridge.ledger.mirrored import Range, add_range, range_digest
+from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id, parse_origin
+from bridge.streams import keys
+from bridge.streams.connect import Connection
+from bridge.streams.keys import FORMAT
+from bridge.streams.reader import StreamInfo, entries, stream_info
+from bridge.streams.writer import Books, read_books
+
+
+@dataclass(slots=True)
+class Line:
+    """A line that no file-born entry claims."""
+
+    name: str
+    generation: int
+    offset: int
+    content: bytes
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a repair would write. `ambiguous` counts mirrored lines that an equal line could stand in for."""
+
+    stream: str
+    owner: str
+    instance: str
+    info: StreamInfo
+    sources: dict[str, SourceMemory] = field(default_factory=dict)
+    generations: dict[str, list[Known]] = field(default_factory=dict)
+    ranges: list[Range] = field(default_factory=list)
+    cursor: EntryId = ZERO_ID
+    missing: list[str] = field(default_factory=list)
+    ambiguous: int = 0
+    unmatched: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return {
+            "stream": self.stream,
+            "owner": self.owner,
+            "sources": {name: one.number for name, one in self.sources.items()},
+            "generations": sum(map(len, self.generations.values())),
+            "missing_generations": self.missing,
+            "mirrored_lines": len(self.ranges),
+            "ambiguous": self.ambiguous,
+            "to_be_mirrored": self.unmatched,
+            "mirror_cursor": format_id(self.cursor).decode(),
+        }
+
+
+def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_over: bool) -> Plan | None:
+    """Reads both sides; None when this ledger owns the stream, or nobody does, so that there is nothing to repair.
+
+    Raises NotOwner when the owner is alive, or is another bridge and `take_over` was not said.
+    """
+    books = read_books(connection, shared.keys)
+    owner = books.meta.get(b"owner")
+    if owner == ledger_uuid or (owner is None and not (books.checkpoint or books.mirror)):
+        return None
+    instance = books.meta.get(b"instance", b"").decode(errors="replace")
+    _check_dead(connection, shared, instance, owner, take_over=take_over)
+    info = stream_info(connection, shared.keys.stream)
+    made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
+    claimed: dict[tuple[int, int], set[int]] = {}
+    born: list[tuple[EntryId, str, bytes]] = []
+    section = shared.mapping.mirror
+    for one in entries(connection, shared.keys.stream):
+        raw = one.origin()
+        origin = parse_origin(raw) if raw is not None else None
+        if origin is not None:
+            claimed.setdefault((origin.source, origin.generation), set()).add(origin.offset)
+        elif section is not None:
+            line = _line(shared, one.fields)
+            if line is not None:
+                born.append((one.id, *line))
+    lines: list[Line] = []
+    for raw_name, number in books.sources.items():
+        name = raw_name.decode("utf-8", "surrogateescape")
+        lines += _source(shared, books, made, name, int(number), claimed)
+    _align(made, lines, born, books)
+    return made
+
+
+def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
+    """Writes the plan into the ledger, then makes it the stream's owner."""
+    stream = made.stream
+    with ledger.transaction():
+        for table in ("streams", "sources", "generations", "intents", "ranges"):
+            ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
+        save_stream(ledger, stream, made.info.last_id, made.info.added)
+        save_mirror_cursor(ledger, stream, made.cursor)
+        for name, memory in made.sources.items():
+            save_source(ledger, stream, name, memory)
+            for known in made.generations[name]:
+                save_generation(ledger, stream, name, known)
+        for one in made.ranges:
+            add_range(ledger, stream, one)
+    instance = shared.settings.instance
+    connection.call("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance)
+
+
+def _check_dead(connection: Connection, shared: Shared, instance: str, owner: bytes | None, *, take_over: bool) -> None:
+    beat = connection.call("GET", keys.health(instance)) if instance else None
+    where = shared.mapping.stream.key
+    if beat is not None and owner is not None and json.loads(beat).get("ledger") == owner.decode():
+        raise NotOwner(
+            f"its bridge '{instance}' is alive", where=where, hint="stop it; its heartbeat is gone ten seconds later"
+        )
+    if instance and instance != shared.settings.instance and not take_over:
+        raise NotOwner(
+            f"it belongs to bridge '{instance}', and this one is '{shared.settings.instance}'",
+            where=where,
+            hint="if that one is gone for good: `bridge repair --take-over`",
+        )
+
+
+def _line(shared: Shared, fields: list[bytes]) -> tuple[str, bytes] | None:
+    section = shared.mapping.mirror
+    values = dict(zip(fields[0::2], fields[1::2], strict=True))
+    if section is None or any(name not in values for name in shared.mapping.codec(section.path).fields):
+        return None
+    codec = shared.mapping.codec(section.path)
+    line = codec.encode(tuple(values[name] for name in codec.fields))
+    if isinstance(line, str):
+        return None
+    return section.path.replace("{role}", values[b"role"].decode("utf-8", "replace")), line
+
+
+def _source(
+    shared: Shared, books: Books, made: Plan, name: str, number: int, claimed: dict[tuple[int, int], set[int]]
+) -> list[Line]:
+    """Finds a source's generations among its files by what Redis knows of them, and reads their unclaimed lines."""
+    stored = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    made.sources[name] = SourceMemory(number, stored, live=True)
+    made.generations[name] = []
+    wanted: dict[int, Known] = {}
+    for key, raw in books.generations.items():
+        source, _, which = key.partition(b".")
+        if int(source) == number:
+            wanted[int(which)] = Known(int(which), 0, 0, closed_fingerprint(raw), closed=True)
+    if stored:
+        checkpoint = Checkpoint.from_json(stored)
+        wanted[checkpoint.generation] = Known(checkpoint.generation, 0, 0, checkpoint.at)
+    root = shared.settings.root
+    paths = {p for pattern in shared.mapping.source.rotated for p in root.glob(pattern) if p.is_file()}
+    files = [one for path in in_age_order(sorted(paths)) if (one := open_regular(path)) is not None]
+    current = open_regular(root / name)
+    lines: list[Line] = []
+    taken: set[tuple[int, int]] = set()
+    for generation in sorted(wanted):
+        known = wanted[generation]
+        order = files if known.closed else [*([current] if current else []), *files[::-1]]
+        one = next((f for f in order if f.identity not in taken and f.place(known.at)), None)
+        if one is None:
+            made.missing.append(f"{name} generation {generation}")
+            made.generations[name].append(known)
+            continue
+        taken.add(one.identity)
+        made.generations[name].append(Known(generation, *one.identity, known.at, known.closed))
+        lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()))
+    for one in [*files, *([current] if current else [])]:
+        one.close()
+    return lines
+
+
+def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int]) -> list[Line]:
+    lines, offset, rest = [], 0, b""
+    while data := pread(one.fd, 1 << 20, offset + len(rest)):
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            if line and offset not in claimed:
+                lines.append(Line(name, generation, offset, line))
+            offset += len(line) + 1
+    return lines
+
+
+def _align(made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]], books: Books) -> None:
+    """Lays the unclaimed lines beside the Redis-born entries, both in their order; each is used once."""
+    announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
+    made.cursor = max(announced, default=ZERO_ID)
+    places: dict[tuple[str, bytes], list[int]] = {}
+    for i, line in enumerate(lines):
+        places.setdefault((line.name, line.content), []).append(i)
+    at: dict[str, int] = {}
+    for entry_id, name, content in born:
+        found = [i for i in places.get((name, content), ()) if i >= at.get(name, 0)]
+        if not found:
+            made.unmatched += entry_id > made.cursor
+            continue
+        made.ambiguous += len(found) > 1
+        i = found[0]
+        at[name] = i + 1
+        places[(name, content)].remove(i)
+        line = lines[i]
+        raw = content + b"\n"
+        end = line.offset + len(raw)
+        written = [(entry_id, len(raw))]
+        made.ranges.append(Range(name, line.generation, line.offset, end, range_digest(raw), written))
+        made.cursor = max(made.cursor, entry_id)

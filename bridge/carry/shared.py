@@ -1,0 +1,99 @@
+"""What forward and mirror of one mapping share: the files both touch, and the right to move the mirror's cursor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Event, Lock, RLock
+
+from bridge.config import Settings
+from bridge.files.tail import Tail
+from bridge.ledger.sources import generations_of, save_generation
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.streams.keys import Keys
+
+
+class Wake:
+    """Which files something happened to. Set from watchdog's thread, taken by forward's."""
+
+    def __init__(self) -> None:
+        self._event = Event()
+        self._lock = Lock()
+        self._paths: set[str] = set()
+
+    def __call__(self, path: str = "") -> None:
+        """Something happened at this path; without one, just wake."""
+        with self._lock:
+            if path:
+                self._paths.add(path)
+        self._event.set()
+
+    def wait(self, timeout: float) -> set[str]:
+        """The paths since the last call; empty after `timeout` seconds."""
+        self._event.wait(timeout)
+        with self._lock:
+            self._event.clear()
+            paths, self._paths = self._paths, set()
+        return paths
+
+
+def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
+    """Writes new generations into the ledger before anything refers to them; returns notices for the log."""
+    with tail.lock:
+        if tail.news:
+            with ledger.transaction():
+                for known in tail.news:
+                    save_generation(ledger, stream, tail.name, known)
+            tail.news.clear()
+        notices = list(tail.notices)
+        tail.notices.clear()
+    return notices
+
+
+class Shared:
+    """One mapping's files and locks."""
+
+    def __init__(self, mapping: Mapping, settings: Settings) -> None:
+        self.mapping = mapping
+        self.settings = settings
+        self.keys = Keys.of(mapping.stream.key)
+        self.wake = Wake()
+        self.cursor_lock = RLock()
+        self.cursor_epoch = 0
+        """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
+        self._tails: dict[str, Tail] = {}
+        self._lock = Lock()
+
+    def tail(self, name: str, ledger: Ledger) -> Tail:
+        """The one Tail of this file."""
+        with self._lock:
+            if name not in self._tails:
+                source = self.mapping.source
+                many = any(c in source.path for c in "*?[")
+                reads = many or name == source.path
+                known = generations_of(ledger, self.mapping.stream.key, name)
+                self._tails[name] = Tail(
+                    self.settings.root, name, source.rotated if reads else (f"{name}.*",), known, one_of_many=many
+                )
+            return self._tails[name]
+
+    def source_names(self) -> list[str]:
+        """The sources there are: a path without a glob always, else every match that is no rotated piece."""
+        source = self.mapping.source
+        if not any(c in source.path for c in "*?["):
+            return [source.path]
+        root = self.settings.root
+        rotated = {path for pattern in source.rotated for path in root.glob(pattern)}
+        return sorted(
+            str(path.relative_to(root)) for path in root.glob(source.path) if path not in rotated and path.is_file()
+        )
+
+    def folders(self) -> set[Path]:
+        """The folders to watch."""
+        root = self.settings.root
+        return {(root / name).parent for name in self.source_names()} | {(root / self.mapping.source.path).parent}
+
+    def close(self) -> None:
+        """Closes every file."""
+        for tail in self._tails.values():
+            tail.close()

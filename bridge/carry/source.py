@@ -1,0 +1,365 @@
+"""One source on its way to the stream: lines out of its generations, rows out of lines, a batch out of rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.carry.draft import Draft, closed_fingerprint, closed_value
+from bridge.carry.provenance import Lines, foreign, split
+from bridge.carry.refill import Compared, Resume
+from bridge.carry.shared import keep_news
+from bridge.codecs import Codec
+from bridge.errors import BridgeError, LedgerError, RejectStop
+from bridge.files.generation import Generation, Known, pread
+from bridge.files.tail import Tail
+from bridge.ledger.mirrored import drop_range
+from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.sources import SourceMemory
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import Checkpoint, Fingerprint, Position, Row, shown
+from bridge.points import reached
+from bridge.streams.keys import Keys
+from bridge.streams.writer import Cursor
+
+READ_BYTES = 1 << 19
+BATCH_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Read:
+    """Lines of one generation that are read and not yet in a batch."""
+
+    generation: Generation
+    start: int
+    data: bytes
+    lines: Lines
+    at: int = 0
+
+
+@dataclass(slots=True)
+class _Long:
+    """A line over `max_line_bytes` that is read through in pieces: kept are its first bytes, length and digest."""
+
+    generation: int
+    start: int
+    kept: bytes = b""
+    length: int = 0
+    hasher: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+
+class Source:
+    """Forward's half of a source. Not thread-safe; only its `tail` is shared, with the mirror."""
+
+    def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.name = tail.name
+        self.tail = tail
+        self.memory = SourceMemory(0)
+        self.stored: bytes | None = None
+        self.late_stored: dict[int, bytes | None] = {}
+        self.trouble: BridgeError | None = None
+        self.skipped_since: float | None = None
+        self.standing: dict[tuple[int, int], set[int]] = {}
+        """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
+        self.clamped = 0
+        self.empty_lines = 0
+        self.codec: Codec = mapping.codec(tail.name)
+        self._mapping = mapping
+        self._keys = keys
+        self._ledger = ledger
+        self._clock = clock
+        self._read: _Read | None = None
+        self._long: _Long | None = None
+        self._closing: list[Known] = []
+        self._max_line = mapping.format.max_line_bytes
+        self._stream = mapping.stream.key
+
+    # -- the cursor ------------------------------------------------------------------------------------------
+
+    def seek(self, number: int, at: Fingerprint) -> None:
+        """Goes on from a place Redis confirmed. What was read beyond it is forgotten."""
+        self._forget()
+        self.tail.seek(number, at)
+        self.keep_news()
+
+    def _forget(self) -> None:
+        self._read, self._long, self._closing, self.skipped_since = None, None, [], None
+
+    def seek_offset(self, number: int, offset: int) -> bool:
+        """Goes on from a place whose digests nobody wrote down; False when that generation was never known."""
+        self._forget()
+        found = self.tail.seek_offset(number, offset)
+        self.keep_news()
+        return found
+
+    def place(self, resume: Resume, compared: Compared) -> None:
+        """Goes on where the comparison says, in the finished generations too. Raises LedgerError: one is not known."""
+        tail = self.tail
+        if resume.behind is not None:
+            if not self.seek_offset(*resume.behind):
+                raise LedgerError(
+                    f"knows no generation {resume.behind.generation} of {self.name}, but the stream does",
+                    where=str(self._ledger.path),
+                    hint="is it an older copy? `bridge repair` rebuilds it",
+                )
+            first = tail.first()
+            if first is not None and first.number == resume.behind.generation:
+                self.step_over(first, resume.behind.offset)
+        elif resume.checkpoint is not None:
+            self.seek(resume.checkpoint.generation, resume.checkpoint.at)
+        elif tail.records():
+            self.seek_offset(tail.records()[0].number, 0)
+        for known in [known for known in tail.records() if known.closed]:
+            stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
+            self.late_stored[known.number] = stored
+            one = tail.of_number(known.number)
+            if one is None or one in tail.pending():
+                continue
+            tail.seek_late(known.number, closed_fingerprint(stored) if stored else known.at)
+            high = compared.standing.get((self.memory.number, known.number))
+            if high is not None and one.fd >= 0:
+                self.step_over(one, high[0])
+
+    def step_over(self, generation: Generation, offset: int) -> None:
+        """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""
+        while generation.read_to <= offset and (found := self._fetch(generation)) is not None:
+            passed = sum(begin <= offset for begin in found.lines.offsets)
+            if not passed:
+                return
+            self.tail.advance(generation, found.data[: found.lines.ends[passed - 1] - found.start])
+
+    def checkpoint(self) -> tuple[Position, bytes] | None:
+        """Where the reader stands, as a position and as the checkpoint's value."""
+        first = self.tail.first()
+        if first is None:
+            return None
+        value = Checkpoint(first.number, first.fingerprint())
+        return value.position, value.to_json()
+
+    def keep_news(self) -> list[str]:
+        """Writes new generations into the ledger; returns notices for the log."""
+        return keep_news(self.tail, self._ledger, self._stream)
+
+    # -- drafts ----------------------------------------------------------------------------------------------
+
+    def next_draft(self, limit: int) -> Draft | None:
+        """Up to `limit` entries from where the reader stands; None when there are no whole lines.
+
+        A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
+        Raises RejectStop, SourceError, LedgerError.
+        """
+        while True:
+            generation = self.tail.first()
+            if generation is None:
+                return None
+            draft = self._draft_from(generation, limit, late=False)
+            if draft is not None:
+                return draft
+            if self._long is not None or (record := self.tail.finish()) is None:
+                break
+            self._closing.append(record)
+            self._note_skip()
+        for generation in self.tail.late():
+            draft = self._draft_from(generation, limit, late=True)
+            if draft is not None:
+                return draft
+        return None
+
+    def flush(self) -> Draft | None:
+        """A draft without entries that moves the cursor over what was skipped; None when nothing was."""
+        return self.here() if self.skipped_since is not None else None
+
+    def here(self) -> Draft | None:
+        """A draft without entries that sets the cursor to where the reader stands; None when there is no file."""
+        first = self.tail.first()
+        if first is None:
+            return None
+        last = Checkpoint.from_json(self.stored).entry if self.stored else None
+        cursor = self._cursor(first, late=False)
+        cursor = Cursor(cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last).to_json())
+        return self._seal(Draft(self, cursor, Position(first.number, first.read_to), False))
+
+    def _note_skip(self) -> None:
+        if self.skipped_since is None:
+            self.skipped_since = self._clock()
+
+    def _seal(self, draft: Draft) -> Draft:
+        draft.closing = tuple(self._closing)
+        self._closing = []
+        self.skipped_since = None
+        return draft
+
+    def _draft_from(self, generation: Generation, limit: int, *, late: bool) -> Draft | None:
+        while (read := self._lines(generation)) is not None:
+            lines, i = read.lines, read.at
+            j = min(i + limit, len(lines.lines))
+            while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
+                j = (i + j) // 2
+            piece = lines.lines[i:j]
+            rows, times = self.codec.decode(piece)
+            good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
+            if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
+                good, j = self._set_aside(generation, read, rows, i, j)
+            if self.standing:
+                stands = self.standing.get((self.memory.number, generation.number), set())
+                good = [k for k in good if lines.offsets[i + k] not in stands]
+            end = lines.ends[j - 1] if j < len(lines.lines) else lines.end
+            self.tail.advance(generation, read.data[generation.read_to - read.start : end - read.start])
+            read.at = j
+            if not good:
+                self._note_skip()
+                continue
+            whole = len(good) == j - i == len(piece)
+            offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
+            draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end), late)
+            draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
+            draft.first = Position(generation.number, offsets[0])
+            draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+            if not late and self._in_history(generation.number, offsets[0]):
+                draft.times = times if whole else [times[k] for k in good]
+            return draft if late else self._seal(draft)
+        return None
+
+    def _in_history(self, generation: int, offset: int) -> bool:
+        history = self.memory.history
+        return history is not None and not self.memory.live and (generation, offset) < history
+
+    def _cursor(self, generation: Generation, *, late: bool) -> Cursor:
+        value = Checkpoint(generation.number, generation.fingerprint()).to_json()
+        if late:
+            name = b"%d.%d" % (self.memory.number, generation.number)
+            return Cursor(self._keys.generations, name, closed_value(generation.known()))
+        return Cursor(self._keys.checkpoint, self.name.encode("utf-8", "surrogateescape"), value)
+
+    # -- lines -----------------------------------------------------------------------------------------------
+
+    def _lines(self, generation: Generation) -> _Read | None:
+        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file."""
+        read = self._read
+        if read is not None and read.generation is generation and read.at < len(read.lines.lines):
+            return read
+        self._read = None
+        reached("forward.read.before")
+        found = self._fetch(generation)
+        reached("forward.read.after")
+        if found is None:
+            return None
+        if not found.lines.lines:
+            if found.lines.end > found.start:  # nothing but mirrored bytes
+                self.tail.advance(generation, found.data[: found.lines.end - found.start])
+                self._note_skip()
+                return self._lines(generation)
+            return None
+        self._read = found
+        return found
+
+    def _fetch(self, generation: Generation) -> _Read | None:
+        """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
+        size = READ_BYTES
+        while True:
+            if self._long is not None:
+                self._through_long(generation)
+                if self._long is not None:
+                    return None
+            start = generation.read_to
+            data = self.tail.peek(generation, size)
+            full = len(data) == size
+            if not data:
+                return None
+
+            def read(n: int, offset: int) -> bytes:
+                return pread(generation.fd, n, offset)
+
+            data, cuts, stale = foreign(self._ledger, self._stream, self.name, generation.number, start, data, read)
+            for one in stale:
+                self.tail.notices.append(
+                    f"{self.name}: bytes {one.start} to {one.end} are not what the mirror wrote there any more;"
+                    " they are carried as the file's own"
+                )
+                drop_range(self._ledger, self._stream, one)
+            lines = split(data, start, cuts)
+            if lines.lines or lines.end > start or not full:
+                return _Read(generation, start, data, lines)
+            if size > self._max_line:
+                self._long = _Long(generation.number, start)
+            size *= 4
+
+    def _through_long(self, generation: Generation) -> None:
+        """Reads on in a line that is too long; when its newline is there, puts it into quarantine and moves over it.
+
+        No mirrored bytes stand in it: the mirror does not append while a line is unfinished.
+        """
+        long = self._long
+        if long is None or long.generation != generation.number:
+            self._long = None
+            return
+        while True:
+            at = long.start + long.length
+            data = pread(generation.fd, 1 << 20, at)
+            if not data:
+                return
+            piece, newline, _ = data.partition(b"\n")
+            long.kept += piece[: KEPT - len(long.kept)]
+            long.hasher.update(piece)
+            long.length += len(piece)
+            if newline:
+                break
+        reason = f"line of {long.length} bytes is over max_line_bytes ({self._max_line})"
+        self._keep(
+            [self._rejected(generation.number, long.start, reason, long.kept, long.length, long.hasher.hexdigest())]
+        )
+        while generation.read_to < long.start + long.length + 1:
+            left = long.start + long.length + 1 - generation.read_to
+            self.tail.advance(generation, self.tail.peek(generation, min(left, 1 << 20)))
+        self._long = None
+        self._note_skip()
+
+    # -- rejects ---------------------------------------------------------------------------------------------
+
+    def _set_aside(
+        self, generation: Generation, read: _Read, rows: list[Row | str], i: int, j: int
+    ) -> tuple[list[int], int]:
+        """Puts what cannot be an entry into quarantine; returns the good lines' places and where the batch ends."""
+        good: list[int] = []
+        aside: list[Quarantined] = []
+        for k, row in enumerate(rows):
+            line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
+            if not line:
+                self.empty_lines += 1
+                continue
+            reason = row if isinstance(row, str) else ""
+            if len(line) > self._max_line:
+                reason = f"line of {len(line)} bytes is over max_line_bytes ({self._max_line})"
+                digest = hashlib.blake2b(line, digest_size=16).hexdigest()
+                aside.append(self._rejected(generation.number, offset, reason, line[:KEPT], len(line), digest))
+            elif reason:
+                aside.append(self._rejected(generation.number, offset, reason, line, len(line), ""))
+            else:
+                good.append(k)
+                continue
+            if self._mapping.policy.on_reject == "stop":
+                if k == 0:
+                    raise self._stop(aside[0])
+                return [g for g in good if g < k], i + k
+        self._keep(aside)
+        return good, j
+
+    def _keep(self, aside: list[Quarantined]) -> None:
+        if aside and self._mapping.policy.on_reject == "stop":
+            raise self._stop(aside[0])
+        with self._ledger.transaction():
+            add_quarantined(self._ledger, self._stream, aside, self._clock())
+        for one in aside:
+            self.tail.notices.append(f"{self.name}: quarantined the line at offset {one.offset}: {one.reason}")
+
+    def _stop(self, one: Quarantined) -> RejectStop:
+        return RejectStop(
+            f"{one.reason}: {shown(one.raw, 80)}",
+            where=f"{self.name} offset {one.offset}",
+            hint='mend the line or the mapping, or set policy.on_reject = "quarantine"',
+        )
+
+    def _rejected(self, generation: int, offset: int, reason: str, raw: bytes, length: int, digest: str) -> Quarantined:
+        return Quarantined("forward", self.name, generation, offset, "", reason, raw, length, digest)

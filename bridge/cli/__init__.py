@@ -1,0 +1,46 @@
+"""The command line: one file per verb. What is heavy is imported inside the verbs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from bridge import __version__
+from bridge.cli import common, demo, init, mapping, repair, run, server, status
+
+
+@click.group(
+    cls=common.Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 findings · 5 Redis never reached.",
+)  # fmt: skip
+@click.version_option(__version__, prog_name="bridge")
+@common.options
+def cli(**_: object) -> None:
+    """Carries append-only log files into Redis Streams and back, exactly once, while both are in use."""
+
+
+for module in (init, mapping, run, status, repair, server, demo):
+    cli.add_command(module.command)
+
+
+def main() -> None:
+    """The console script: runs the verb, and turns errors into one message and an exit code."""
+    from bridge.errors import BridgeError
+
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except BridgeError as error:
+        common.complain(error)
+        code = error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,111 @@
+"""What every verb shares: the global options before or after it, output, and errors."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from bridge.config import Settings
+    from bridge.errors import BridgeError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GLOBAL = (
+    click.option(
+        "--config", metavar="FILE", help="bridge.toml to use [./bridge.toml, then the user's config directory]"
+    ),
+    click.option("--redis", metavar="URL", help="embedded, redis://, rediss:// or unix://"),
+    click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout"),
+    click.option("-v", "--verbose", is_flag=True, help="Log more"),
+    click.option("-q", "--quiet", is_flag=True, help="Log only errors"),
+)
+
+
+class Verbs(click.Group):
+    """A group that names the nearest verb when one is misspelt."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with a suggestion."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if not near or "Did you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The global options, wherever they stood."""
+
+    config: str | None
+    redis: str | None
+    as_json: bool
+    verbosity: int
+
+    def settings(self, log_format: str | None = None) -> Settings:
+        """bridge.toml under these flags. Raises ConfigError."""
+        from bridge.config import load
+
+        return load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)
+
+    def log(self, log_format: str = "text") -> None:
+        """Sets up the log on stderr."""
+        from bridge.log import set_up
+
+        set_up(log_format, self.verbosity)
+
+
+def options(function: F) -> F:
+    """Adds the global options."""
+    for option in reversed(_GLOBAL):
+        function = option(function)
+    return function
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the global options to a verb and gives it one `Options`, merged with those before the verb."""
+
+    @functools.wraps(function)
+    def wrapped(
+        *, config: str | None, redis: str | None, as_json: bool, verbose: bool, quiet: bool, **rest: Any
+    ) -> Any:
+        before: dict[str, Any] = {}
+        context = click.get_current_context().parent
+        while context is not None:
+            before = {**context.params, **{k: v for k, v in before.items() if v}}
+            context = context.parent
+        verbose, quiet = verbose or bool(before.get("verbose")), quiet or bool(before.get("quiet"))
+        return function(
+            Options(
+                config or before.get("config"), redis or before.get("redis"), as_json or bool(before.get("as_json")),
+                -1 if quiet else 1 if verbose else 0,
+            ),
+            **rest,
+        )  # fmt: skip
+
+    return options(wrapped)
+
+
+def emit(value: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def complain(error: BridgeError) -> None:
+    """What happened, where, and what to try."""
+    click.echo(f"bridge: {error}", err=True)
+    if error.hint:
+        click.echo(f"  try: {error.hint}", err=True)

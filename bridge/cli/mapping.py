@@ -1,0 +1,86 @@
+"""`bridge mapping list|show|check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli.common import Options, Verbs, emit, options, verb
+
+
+@click.group("mapping", cls=Verbs)
+@options
+def command(**_: object) -> None:
+    """Show mappings, and try one on a file."""
+
+
+@command.command("list")
+@verb
+def list_(given: Options) -> None:
+    """The shipped mappings."""
+    from bridge.mapping import load_mapping, shipped_names
+
+    loaded = [load_mapping(name, Path.cwd()) for name in shipped_names()]
+    if given.as_json:
+        emit(
+            [
+                {"name": m.name, "description": m.description, "path": m.source.path, "stream": m.stream.key}
+                for m in loaded
+            ]
+        )
+        return
+    width = max(len(m.name) for m in loaded)
+    for one in loaded:
+        click.echo(f"{one.name:{width}}  {one.source.path} → {one.stream.key}  {one.description}")
+
+
+@command.command("show")
+@click.argument("name")
+@verb
+def show(given: Options, name: str) -> None:
+    """A mapping's file: NAME is a shipped mapping or a path."""
+    from bridge.mapping import load_mapping, mapping_path, read_mapping
+
+    load_mapping(name, Path.cwd())
+    if given.as_json:
+        emit(read_mapping(name, Path.cwd()))
+    else:
+        click.echo(mapping_path(name, Path.cwd()).read_text(encoding="utf-8"), nl=False)
+
+
+@command.command("check")
+@click.argument("mapping")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--lines", default=5, show_default=True, help="How many first lines to show")
+@verb
+def check(given: Options, mapping: str, file: Path, lines: int) -> int:
+    """How the lines of FILE translate under MAPPING. Exits 3 when some do not."""
+    from bridge.codecs.check import check_file
+    from bridge.mapping import load_mapping
+
+    result = check_file(load_mapping(mapping, Path.cwd()), file, lines)
+    if given.as_json:
+        emit(result.to_json())
+    else:
+        _render(result)
+    return 3 if result.rejected else 0
+
+
+def _render(result: Any) -> None:
+    from bridge.model import shown
+
+    for number, fields in result.first:
+        click.echo(f"line {number}")
+        for name, value in fields:
+            click.echo(f"  {name:10} {shown(value, 100)}")
+    total = result.translated + result.rejected
+    share = f"{100 * result.translated / total:.1f} %" if total else "nothing to translate"
+    click.echo(f"{result.translated} of {total} lines translate ({share}); {result.empty} empty lines")
+    if result.partial:
+        click.echo(f"the last line has no newline yet ({result.partial} bytes): it waits")
+    for reason, (count, numbers, example) in result.reasons.items():
+        more = " …" if count > len(numbers) else ""
+        click.echo(f"{count} × {reason}: line {', '.join(map(str, numbers))}{more}")
+        click.echo(f"    {shown(example, 100)}")

@@ -1,0 +1,59 @@
+"""`bridge run`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli.common import Options, complain, emit, verb
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from bridge.config import Settings
+
+
+@click.command("run")
+@click.option("--dual", is_flag=True, help="Mirror too: Redis-born entries become lines in the files")
+@click.option("--once", is_flag=True, help="Carry what is there and exit: 0, or 1 if a source failed")
+@click.option("--poll", is_flag=True, help="Do not rely on file events: for bind mounts and network file systems")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of the log on stderr [text]")
+@verb
+def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
+    """Carry lines into the stream; with --dual, carry entries into the files as well."""
+    from bridge.run import Process, state_lock, stop_on_signals
+    from bridge.server import embedded
+
+    settings = options.settings(log_format)
+    options.log(settings.log_format)
+    with state_lock(settings.state_dir, "run"):
+        stop = stop_on_signals()
+        if settings.redis_url == "embedded":
+            embedded.start(settings.state_dir)
+        if once:
+            return _once(options, settings, dual, stop)
+        return Process(settings, dual=dual, poll=poll, stop=stop).run()
+
+
+def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
+    from bridge.drain import once as drain
+
+    results = drain(settings, dual=dual, stop=stop)
+    for one in results:
+        for error in one.errors:
+            complain(error)
+    if options.as_json:
+        emit([
+            {"mapping": one.mapping, "forwarded": one.forwarded, "mirrored": one.mirrored,
+             "errors": [str(error) for error in one.errors]}
+            for one in results
+        ])  # fmt: skip
+    else:
+        for one in results:
+            both = f", mirrored {one.mirrored} entries" if dual else ""
+            click.echo(f"{one.mapping}: carried {one.forwarded} lines{both}")
+    errors = [error for one in results for error in one.errors]
+    if not errors:
+        return 0
+    return 5 if all(error.exit_code == 5 for error in errors) and not any(one.forwarded for one in results) else 1

@@ -1,0 +1,94 @@
+"""`bridge server start|stop|status|url`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from bridge.cli.common import Options, Verbs, emit, options, verb
+
+
+@click.group("server", cls=Verbs)
+@options
+def command(**_: object) -> None:
+    """The embedded server: a real Valkey or Redis of this state directory."""
+
+
+def _state_dir(given: Options) -> Path:
+    from bridge.config import find_config, state_dir
+
+    if find_config(given.config, os.environ, Path.cwd()) is not None:
+        return given.settings().state_dir
+    return state_dir(os.environ, Path.cwd(), Path.cwd() / ".bridge")
+
+
+@command.command("start")
+@verb
+def start(given: Options) -> None:
+    """Start it; it stays until `bridge server stop`."""
+    from bridge.server import embedded
+
+    server = embedded.start(_state_dir(given))
+    facts = {"running": True, "pid": embedded.pid_of(server), "port": server.port, "socket": server.socket}
+    if given.as_json:
+        emit(facts)
+    else:
+        click.echo(f"running on 127.0.0.1:{server.port}, process {facts['pid']}; its url: `bridge server url`")
+
+
+@command.command("stop")
+@verb
+def stop(given: Options) -> None:
+    """Stop it; its data stays on disk."""
+    from bridge.server import embedded
+
+    was_running = embedded.stop(_state_dir(given))
+    if given.as_json:
+        emit({"stopped": was_running})
+    else:
+        click.echo("stopped" if was_running else "it was not running")
+
+
+@command.command("status")
+@verb
+def status(given: Options) -> int:
+    """Whether it runs; exits 1 when it does not."""
+    from bridge.server import embedded
+
+    state = _state_dir(given)
+    server = embedded.known(state)
+    up = server is not None and embedded.running(server)
+    facts = {"running": up, "state_dir": str(state)}
+    if server is not None:
+        facts |= {
+            "pid": embedded.pid_of(server),
+            "port": server.port,
+            "socket": server.socket,
+            "data": str(server.home / "data"),
+        }
+    if given.as_json:
+        emit(facts)
+    else:
+        for name, value in facts.items():
+            click.echo(f"{name:10} {value}")
+    return 0 if up else 1
+
+
+@command.command("url")
+@verb
+def url(given: Options) -> None:
+    """Its url, with the password, for other programs."""
+    from bridge.errors import ServerError
+    from bridge.server import embedded
+
+    server = embedded.known(_state_dir(given))
+    if server is None:
+        raise ServerError(
+            "there is no embedded server here", where=str(_state_dir(given)), hint="`bridge server start`"
+        )
+    if given.as_json:
+        emit({"url": server.url, "socket": server.socket})
+    else:
+        click.echo(server.url)

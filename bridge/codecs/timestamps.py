@@ -1,0 +1,57 @@
+"""Timestamps as milliseconds since 1970: ISO 8601, epoch seconds and milliseconds, strptime patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+Clock = Callable[[Sequence[bytes]], list[int]]
+"""Milliseconds since 1970 of many timestamps' bytes; ValueError (or a subclass) when one of them is not one."""
+
+_LIMIT_MS = 1 << 53
+
+
+def clock_for(pattern: str, timezone: str) -> Clock:
+    """The reader for `format.timestamp`; a time that names no zone is taken in `timezone`."""
+    zone = zone_of(timezone)
+    if pattern == "iso8601":
+
+        def iso(raws: Sequence[bytes]) -> list[int]:
+            # One decode for all: a timestamp out of a line holds no newline.
+            moments = map(datetime.fromisoformat, b"\n".join(raws).decode("ascii").split("\n"))
+            return [int(m.timestamp() * 1000) if m.tzinfo else _ms(m, zone) for m in moments] if raws else []
+
+        return iso
+    if pattern in ("epoch_s", "epoch_ms"):
+        scale = 1000 if pattern == "epoch_s" else 1
+        return lambda raws: [_epoch(raw, scale) for raw in raws]
+    return lambda raws: [_ms(datetime.strptime(raw.decode("utf-8"), pattern), zone) for raw in raws]
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone; UTC needs no time zone database. Raises ValueError, OSError or KeyError when it is not known."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
+def _ms(moment: datetime, zone: tzinfo) -> int:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    # OverflowError: a zone that pushes year 1 or 9999 out of range.
+    try:
+        return int(moment.timestamp() * 1000)
+    except (OverflowError, OSError):
+        raise ValueError("the time is out of range") from None
+
+
+def _epoch(raw: bytes, scale: int) -> int:
+    whole, dot, fraction = raw.partition(b".")
+    if not whole.removeprefix(b"-").isdigit() or (dot and not fraction.isdigit()):
+        raise ValueError("not a number")
+    value = int(whole[:20]) * scale
+    if dot and scale == 1000:
+        part = int(fraction[:3].ljust(3, b"0"))
+        value += -part if raw.startswith(b"-") else part
+    if abs(value) > _LIMIT_MS:
+        raise ValueError("the time is out of range")
+    return value

@@ -1,0 +1,187 @@
+"""`bridge.toml`, read once (DESIGN §5.1): flag > environment > file > default. Secrets are masked when shown."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+from pydantic import Field, field_validator
+
+from bridge.errors import ConfigError
+from bridge.mapping import Mapping, load_mapping
+from bridge.schema import Strict, validated
+
+SCHEMES = ("embedded", "redis", "rediss", "unix")
+ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class RedisSection(Strict):
+    """`[redis]`."""
+
+    url: str = "embedded"
+
+
+class StateSection(Strict):
+    """`[state]`."""
+
+    dir: str = ".bridge"
+
+
+class ComponentSection(Strict):
+    """`[components.NAME]`: a program that reads and writes messages, and the roles it writes as."""
+
+    roles: tuple[str, ...] = ()
+
+    @field_validator("roles")
+    @classmethod
+    def _safe(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        for role in roles:
+            if not ROLE.fullmatch(role):
+                raise ValueError(f"role {role!r} must match {ROLE.pattern}, it may become a file name")
+        return roles
+
+
+class PathPair(Strict):
+    """`[[paths]]`: the same artifact, as each side names it."""
+
+    from_: Annotated[str, Field(alias="from")]
+    to: str
+
+
+class File(Strict):
+    """`bridge.toml` as written."""
+
+    instance: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    root: str = "."
+    mappings: Annotated[tuple[str, ...], Field(min_length=1)]
+    redis: RedisSection = RedisSection()
+    state: StateSection = StateSection()
+    components: dict[str, ComponentSection] = Field(default_factory=dict)
+    paths: tuple[PathPair, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a command runs with, after flags and environment had their say. Paths are absolute."""
+
+    path: Path
+    instance: str
+    root: Path
+    state_dir: Path
+    redis_url: str
+    mappings: tuple[Mapping, ...]
+    roles: frozenset[str]
+    log_format: str = "text"
+
+
+def masked(url: str) -> str:
+    """The URL with its password as `***`, and no query (a query may carry a password too)."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return urlunsplit((parts.scheme, f"{user}{':***' if colon else ''}{at}{host}", parts.path, "", ""))
+
+
+def check_url(url: str, where: str) -> str:
+    """The URL itself. Raises ConfigError for a scheme the bridge does not speak."""
+    scheme = "embedded" if url == "embedded" else url.partition("://")[0]
+    if scheme not in SCHEMES or (scheme != "embedded" and "://" not in url):
+        raise ConfigError(
+            f"redis url {masked(url)!r}: scheme {scheme!r} is not supported yet",
+            where=where,
+            hint="use embedded, redis://host:6379/0, rediss://… or unix:///path/to/socket",
+        )
+    return url
+
+
+def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path | None:
+    """--config > BRIDGE_CONFIG > ./bridge.toml > the user's config directory; None when there is none.
+
+    Raises ConfigError when a file that was named does not exist.
+    """
+    for named, source in ((flag, "--config"), (env.get("BRIDGE_CONFIG"), "BRIDGE_CONFIG")):
+        if named:
+            path = cwd / named
+            if not path.is_file():
+                raise ConfigError(
+                    f"no such file, named by {source}", where=str(path), hint="make one with `bridge init`"
+                )
+            return path
+    for path in (cwd / "bridge.toml", Path(platformdirs.user_config_dir("bridge")) / "bridge.toml"):
+        if path.is_file():
+            return path
+    return None
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """A TOML file's tables. Raises ConfigError when it cannot be read or parsed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
+
+
+def load(
+    *, config: str | None, redis: str | None, env: MappingType[str, str], cwd: Path, log_format: str | None = None
+) -> Settings:
+    """Reads bridge.toml and its mappings. Raises ConfigError for whatever is missing or unknown."""
+    path = find_config(config, env, cwd)
+    if path is None:
+        raise ConfigError("there is no bridge.toml here", where=str(cwd), hint="make one with `bridge init`")
+    file = validated(File, read_toml(path), str(path))
+    base = path.resolve().parent
+    mappings = tuple(load_mapping(name, base) for name in file.mappings)
+    _check_together(mappings, str(path))
+    url, source = redis or env.get("BRIDGE_REDIS_URL") or file.redis.url, str(path)
+    if redis or env.get("BRIDGE_REDIS_URL"):
+        source = "--redis" if redis else "BRIDGE_REDIS_URL"
+    log_format = log_format or env.get("BRIDGE_LOG_FORMAT") or "text"
+    if log_format not in ("text", "json"):
+        raise ConfigError(f"log format {log_format!r} is neither text nor json", where="BRIDGE_LOG_FORMAT")
+    return Settings(
+        path=path,
+        instance=file.instance,
+        root=(cwd / env["BRIDGE_ROOT"] if env.get("BRIDGE_ROOT") else base / file.root).resolve(),
+        state_dir=state_dir(env, cwd, base / file.state.dir),
+        redis_url=check_url(url, source),
+        mappings=mappings,
+        roles=frozenset(role for component in file.components.values() for role in component.roles),
+        log_format=log_format,
+    )
+
+
+def state_dir(env: MappingType[str, str], cwd: Path, default: Path) -> Path:
+    """Where the ledger, the lock and the embedded server's data live."""
+    return (cwd / env["BRIDGE_STATE_DIR"] if env.get("BRIDGE_STATE_DIR") else default).resolve()
+
+
+def _check_together(mappings: tuple[Mapping, ...], where: str) -> None:
+    """Two mappings that would carry each other's lines would echo for ever."""
+    for seen, one in ((m.name, m) for m in mappings):
+        for other in mappings:
+            if other is one:
+                continue
+            if other.name == seen:
+                raise ConfigError(f"mapping '{seen}' is named twice", where=where)
+            if other.stream.key == one.stream.key:
+                raise ConfigError(
+                    f"mappings '{one.name}' and '{other.name}' both use stream '{one.stream.key}'",
+                    where=where,
+                    hint="give each mapping a stream of its own",
+                )
+            if one.mirror and other.claims(one.mirror.path):
+                raise ConfigError(
+                    f"mapping '{one.name}' mirrors into {one.mirror.path}, which mapping '{other.name}' reads",
+                    where=where,
+                    hint="a mirrored line would be carried into the second stream",
+                )

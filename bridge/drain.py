@@ -1,0 +1,124 @@
+"""`bridge run --once`: both directions of what is there, in one thread, and what kept it from being all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+from bridge.carry.forward import Forward
+from bridge.carry.mirror import Mirror
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.run import Backoff, dialler, waiting
+from bridge.streams.writer import Overtaken
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What `run --once` did for one mapping."""
+
+    mapping: str
+    forwarded: int
+    mirrored: int
+    errors: tuple[BridgeError, ...]
+
+
+PATIENCE = 10.0
+"""Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading."""
+
+
+def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
+    """Drains both directions of what is there. Raises LedgerError; what fails in a mapping is in its result."""
+    path = settings.state_dir / "ledger.db"
+    ledger = Ledger(path, create=True)
+    troubles = Troubles(time.time)
+    try:
+        return [
+            _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop) for mapping in settings.mappings
+        ]
+    finally:
+        ledger.close()
+
+
+def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Troubles, dual: bool, stop: Event) -> Drained:
+    dial = dialler(settings)
+    forward = Forward(shared, ledger, troubles, time.time, dial)
+    mirror = Mirror(shared, ledger, troubles, time.time, dial) if shared.mapping.mirror else None
+    errors: list[BridgeError] = []
+
+    def forward_all() -> None:
+        forward.look()
+        if not forward.attached:
+            forward.attach()
+        while forward.step() and not stop.is_set():
+            pass
+        forward.flush()
+
+    def mirror_all() -> None:
+        if mirror is None:
+            return
+        mirror.resolve(stop.wait)
+        if not mirror.finish():
+            raise waiting(mirror)
+        if not dual:
+            return
+        if not mirror.attached:
+            mirror.attach()
+        while mirror.step(0) and not stop.is_set():
+            if not mirror.finish():
+                raise waiting(mirror)
+        mirror.keep()
+
+    for work in (mirror_begun(mirror, stop), forward_all, mirror_all, forward_all):
+        error = _patiently(work, forward, mirror, stop)
+        if error is not None:
+            errors.append(error)
+    errors += forward.failures()
+    forward.detach()
+    if mirror is not None:
+        mirror.close()
+    shared.close()
+    if any(not isinstance(error, NotYet) for error in errors):  # the mirror waits for forward: that tells nothing
+        errors = [error for error in errors if not isinstance(error, NotYet)]
+    unique = {str(error): error for error in errors}
+    return Drained(shared.mapping.name, forward.carried, mirror.carried if mirror else 0, tuple(unique.values()))
+
+
+def mirror_begun(mirror: Mirror | None, stop: Event) -> Callable[[], None]:
+    """Finishes what an earlier process had begun to mirror, before forward reads."""
+
+    def work() -> None:
+        if mirror is not None:
+            mirror.resolve(stop.wait)
+            if not mirror.finish():
+                raise waiting(mirror)
+
+    return work
+
+
+def _patiently(work: Callable[[], None], forward: Forward, mirror: Mirror | None, stop: Event) -> BridgeError | None:
+    """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed."""
+    until, pause = time.monotonic() + PATIENCE, Backoff()
+    while True:
+        try:
+            work()
+            return None
+        except (Overtaken, BridgeError) as error:
+            if isinstance(error, TargetError):
+                passing = "in the middle of a line" in error.what and time.monotonic() < until - PATIENCE + 2
+            else:
+                forward.detach()
+                if mirror is not None:
+                    mirror.detach()
+                never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
+                passing = isinstance(error, Overtaken | NotYet | RedisLost) and not never
+                passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
+            if not passing or time.monotonic() > until or stop.wait(pause.next()):
+                if isinstance(error, Overtaken):
+                    return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
+                return error

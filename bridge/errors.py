@@ -1,0 +1,75 @@
+"""Every error the bridge raises on purpose: what happened, where, and what to try.
+
+The CLI prints the three parts and exits with the class's `exit_code` (DESIGN §5.4).
+"""
+
+
+class BridgeError(Exception):
+    """The root. `what` happened, `where` (file, offset, key), and a `hint`: what to try."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class ConfigError(BridgeError):
+    """bridge.toml, a mapping, an environment variable or a flag says something unusable."""
+
+    exit_code = 2
+
+
+class LockHeld(BridgeError):
+    """Another process holds the state directory's lock."""
+
+
+class LedgerError(BridgeError):
+    """The ledger cannot be opened, read or written."""
+
+
+class LedgerFull(LedgerError):
+    """The ledger's disk is full: wait for room and try again."""
+
+
+class NotOwner(BridgeError):
+    """The stream belongs to another ledger, or to one that was lost."""
+
+
+class SourceError(BridgeError):
+    """A file cannot be read or followed; other sources go on."""
+
+
+class RejectStop(BridgeError):
+    """A line or an entry cannot be translated and the mapping says `on_reject = "stop"`."""
+
+
+class TargetError(BridgeError):
+    """A mirror's file cannot be written; nothing is lost, the stream keeps the entries."""
+
+
+class NotYet(BridgeError):
+    """Something else must happen first, and will soon: try again in a moment."""
+
+
+class ServerError(BridgeError):
+    """The embedded server cannot be found, started or stopped."""
+
+
+class RedisLost(BridgeError):
+    """The connection is gone or was never made; what was sent may or may not have been done."""
+
+    exit_code = 5
+
+
+class RedisRefused(BridgeError):
+    """Redis answered with an error. `code` is the reply's first word, such as OOM or WRONGTYPE."""
+
+    def __init__(self, what: str, *, code: str, where: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.code = code

@@ -1,0 +1,69 @@
+"""All files of one source at one moment."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.errors import SourceError
+from bridge.files.generation import COMPRESSED, Generation, in_age_order, open_regular
+
+SURVEYS = 50
+"""How often a survey of the files is taken again before it is given up until the next look."""
+
+
+class Survey:
+    """Looks through the names a source's pieces have: its path, and what its `rotated` globs match."""
+
+    def __init__(
+        self,
+        root: Path,
+        path: Path,
+        rotated: tuple[str, ...],
+        say_once: Callable[[str, str], None],
+        *,
+        one_of_many: bool,
+    ) -> None:
+        self._root = root
+        self._path = path
+        self._rotated = rotated
+        self._say_once = say_once
+        self._one_of_many = one_of_many
+
+    def take(self) -> tuple[list[Generation], Generation | None]:
+        """All files of the source, open: the rotated ones, oldest first, and the one at the path.
+
+        A rotation renames one file after the other. The survey is taken again until nothing moved while it was taken:
+        else a file could slip from a name that is yet to be looked at to one that was.
+        """
+        for _ in range(SURVEYS):
+            before = self._names()
+            aside = in_age_order([path for path in before if path != self._path])
+            rotated = [one for path in aside if (one := open_regular(path)) is not None]
+            fresh = open_regular(self._path)
+            seen = {one.path: one.identity for one in (*rotated, *([fresh] if fresh else []))}
+            if seen == before == self._names():
+                return rotated, fresh
+            for one in (*rotated, *([fresh] if fresh else [])):
+                one.close()
+        raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
+
+    def _names(self) -> dict[Path, tuple[int, int]]:
+        """Every name of a piece of this source, and the device and inode behind it."""
+        paths = {path for pattern in self._rotated for path in self._root.glob(pattern)}
+        if self._one_of_many:  # a glob of rotated names serves every source: its own begin with its name
+            paths = {path for path in paths if path.name.startswith(self._path.name + ".")}
+        names = {}
+        for path in paths | {self._path}:
+            if path.suffix in COMPRESSED:
+                self._say_once(path.name, "is compressed and is not read by a running bridge")
+                continue
+            try:
+                now = os.stat(path)
+            except OSError:
+                continue
+            if path == self._path or stat.S_ISREG(now.st_mode):
+                names[path] = (now.st_dev, now.st_ino)
+        return names

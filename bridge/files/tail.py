@@ -1,0 +1,381 @@
+"""Following one source through its generations: rotation, truncation, replacement, restart.
+
+The chain holds the generations that are not carried to their end, oldest first, each with its descriptor open;
+the last one is the file at the source's path. Events are only reasons to look; what is true is size against
+offset and content against what was read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+from threading import RLock
+
+from bridge.errors import SourceError
+from bridge.files.generation import (
+    HEAD,
+    TAIL,
+    Generation,
+    Known,
+    begins_like,
+    holds,
+    pread,
+)
+from bridge.files.survey import Survey
+from bridge.model import Fingerprint
+
+KEPT_LATE = 4
+"""How many finished generations stay open, for a writer that still holds the old descriptor."""
+
+
+class Tail:
+    """One source. Thread-safe through `lock`; `news` and `notices` are taken by whoever called."""
+
+    def __init__(
+        self, root: Path, name: str, rotated: tuple[str, ...], known: list[Known], *, one_of_many: bool = False
+    ) -> None:
+        self.name = name
+        self.path = root / name
+        self.lock = RLock()
+        self.news: list[Known] = []
+        self.notices: deque[str] = deque(maxlen=100)
+        self._survey = Survey(root, self.path, rotated, self._say_once, one_of_many=one_of_many)
+        self._ignored: set[str] = set()
+        self._known = {one.number: one for one in known}
+        self._chain: list[Generation] = []
+        self._late: list[Generation] = []
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Compares the files with the chain and takes in what changed. Raises SourceError; look again later."""
+        with self.lock:
+            if not self._chain:
+                self._start()
+                return
+            current = self._chain[-1]
+            try:
+                found = os.stat(self.path)
+            except (FileNotFoundError, NotADirectoryError):
+                return  # moved away or deleted, nothing in its place yet: the descriptor still reads
+            except OSError as error:
+                raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self.path)) from None
+            if current.fd >= 0 and (found.st_dev, found.st_ino) == current.identity:
+                why = current.changed()
+                if why:
+                    self._replaced_in_place(current, why)
+            else:
+                self._moved_on(current)
+
+    def current(self) -> Generation | None:
+        """The generation at the source's path, as of the last look; None when there is no such file."""
+        return self._chain[-1] if self._chain else None
+
+    def first(self) -> Generation | None:
+        """The oldest generation that is not carried to its end."""
+        return self._chain[0] if self._chain else None
+
+    def of_identity(self, identity: tuple[int, int]) -> Generation | None:
+        """The open generation with this device and inode; sound, because the descriptor holds the inode."""
+        held = (*self._chain, *self._late)
+        return next((one for one in held if one.fd >= 0 and one.identity == identity), None)
+
+    def of_number(self, number: int) -> Generation | None:
+        """The open generation of this number, or None."""
+        return next((one for one in (*self._chain, *self._late) if one.number == number), None)
+
+    def reopen(self, number: int) -> Generation | None:
+        """A known generation that is not open, found by its content and kept among the finished ones; None if gone."""
+        with self.lock:
+            record = self._known.get(number)
+            found = self._find(record) if record is not None else None
+            if found is not None:
+                self._late.append(found)
+            return found
+
+    def pending(self) -> list[Generation]:
+        """Generations not carried to their end, oldest first."""
+        return list(self._chain)
+
+    def late(self) -> list[Generation]:
+        """Finished generations that have grown since: a writer still held the old descriptor."""
+        return [one for one in self._late if one.size() > one.read_to]
+
+    def close(self) -> None:
+        """Closes every descriptor."""
+        with self.lock:
+            for one in (*self._chain, *self._late):
+                one.close()
+            self._chain, self._late = [], []
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def peek(self, generation: Generation, limit: int) -> bytes:
+        """Up to `limit` bytes from the reader's place, after the bytes before it were found unchanged.
+
+        Empty when there is nothing new, or when the content is another now: the next look sorts that out.
+        """
+        with self.lock:
+            if generation.fd < 0:
+                return b""
+            back = len(generation.tail)
+            raw = pread(generation.fd, back + limit, generation.read_to - back)
+            if raw[:back] != generation.tail:
+                generation.checked = (-1, -1)
+                return b""
+            return raw[back:]
+
+    def advance(self, generation: Generation, consumed: bytes) -> None:
+        """Moves the reader over bytes that `peek` returned. Under the lock: a look compares place and tail."""
+        with self.lock:
+            generation.read_to += len(consumed)
+            generation.tail = (generation.tail + consumed[-TAIL:])[-TAIL:]
+            if len(generation.head) < generation.read_to:
+                generation.extend_head()
+
+    def finish(self) -> Known | None:
+        """Ends the chain's first generation when another follows it; returns its record, or None."""
+        with self.lock:
+            if len(self._chain) < 2:
+                return None
+            done = self._chain.pop(0)
+            record = self._known[done.number] = done.known(closed=True)
+            self._late.append(done)
+            while len(self._late) > KEPT_LATE:
+                self._late.pop(0).close()
+            return record
+
+    def seek(self, number: int, at: Fingerprint) -> None:
+        """Puts the reader at a place that Redis confirmed: later generations are read from their beginning.
+
+        Where the content there is another, that is noticed and the next generation is read from 0.
+        """
+        with self.lock:
+            for one in [one for one in self._chain if one.number < number]:
+                self._chain.remove(one)
+                one.close()
+            back = [one for one in self._late if one.number >= number]
+            self._late = [one for one in self._late if one.number < number]
+            self._chain += back
+            held = {one.number for one in self._chain}
+            for record in self.records():
+                if record.number < number or record.number in held:
+                    continue
+                exact = record.number == number
+                found = self._find(Known(number, record.device, record.inode, at) if exact else record)
+                if found is not None:
+                    self._chain.append(found)
+                elif exact or not record.closed:
+                    self._say(f"generation {record.number} is not to be found any more")
+            self._chain.sort(key=lambda one: one.number)
+            for one in self._chain:
+                if one.number == number:
+                    if not one.place(at):
+                        if one is self._chain[-1] and one.fd >= 0:
+                            self._replaced_in_place(one, f"it is not what was read up to offset {at.offset}", at)
+                        else:
+                            one.close()
+                else:
+                    one.read_to, one.tail, one.checked = 0, b"", (-1, -1)
+
+    def seek_offset(self, number: int, offset: int) -> bool:
+        """Puts the reader at a place whose digests nobody wrote down; False when that generation was never known."""
+        with self.lock:
+            record = self._known.get(number)
+            if record is None:
+                return False
+            self.seek(number, record.at)
+            first = self.first()
+            if first is not None and first.number == number:
+                first.read_to = offset
+                first.tail = pread(first.fd, min(TAIL, offset), max(0, offset - TAIL)) if first.fd >= 0 else b""
+            return True
+
+    def seek_late(self, number: int, at: Fingerprint) -> None:
+        """The same for a finished generation that has grown since."""
+        for one in [one for one in self._late if one.number == number]:
+            if not one.place(at):
+                self._late.remove(one)
+                one.close()
+
+    def records(self) -> list[Known]:
+        """All generations of this source that are known, oldest first."""
+        return [self._known[number] for number in sorted(self._known)]
+
+    # -- taking in what changed ------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """The first look of this process: finds the generations the ledger knows, then what came since."""
+        held = {one.number for one in self._late}
+        newest = max(self._known, default=0)
+        for record in self.records():
+            empty = not record.closed and record.at.head_len == 0
+            if (
+                (empty and record.number != newest)
+                or record.number in held
+                or (record.closed and record.number < newest - KEPT_LATE)
+            ):
+                continue
+            found = self._find(record)
+            if found is not None:
+                (self._late if record.closed else self._chain).append(found)
+            elif not record.closed and not empty:
+                self._say_once(
+                    f"generation {record.number}",
+                    f"is gone; what stood in it behind byte {record.at.offset} was not read",
+                )
+        last = self._chain[-1] if self._chain else None
+        if last is not None and not self._known[last.number].at.head_len and self._skipped():
+            last.close()  # it was empty and is known by nothing: what stands there now came after those
+            self._chain.remove(last)
+            last = self._chain[-1] if self._chain else None
+        if last is None or last.path != self.path:
+            self._append_newer(last)
+
+    def _skipped(self) -> bool:
+        """Whether a rotated file holds lines that no known generation does."""
+        rotated, fresh = self._survey.take()
+        found = any(
+            one.size() and not self._seen(one, rotated) and not self._older_than_known(one, rotated) for one in rotated
+        )
+        for one in (*rotated, *([fresh] if fresh else [])):
+            one.close()
+        return found
+
+    def _find(self, record: Known) -> Generation | None:
+        """The file that holds what the record says: its inode among the rotated, then the path, then the others."""
+        rotated, fresh = self._survey.take()
+        candidates = [*rotated[::-1], *([fresh] if fresh else [])]
+        identity = (record.device, record.inode)
+        candidates.sort(key=lambda one: (one.path == self.path or one.identity != identity, one.path != self.path))
+        taken = {one.identity for one in (*self._chain, *self._late)}
+        chosen = None
+        for one in candidates:
+            weak = record.at.head_len == 0 and one.identity != identity
+            if chosen is None and not weak and one.identity not in taken and one.place(record.at):
+                chosen = one
+                chosen.number = record.number
+            else:
+                one.close()
+        return chosen
+
+    def _moved_on(self, current: Generation) -> None:
+        """Another file stands at the path: the same content saved anew, or the next generation."""
+        rotated, fresh = self._survey.take()
+        aside = {one.identity for one in rotated}
+        for one in rotated:
+            one.close()
+        if fresh is None:
+            return
+        at = current.fingerprint()
+        if current.head and current.identity not in aside and holds(fresh.fd, at):
+            unread = current.size() - at.offset if current.fd >= 0 else 0
+            if unread <= 0 or pread(fresh.fd, unread, at.offset) == pread(current.fd, unread, at.offset):
+                current.close()
+                current.fd, current.path, current.identity = fresh.fd, self.path, fresh.identity
+                current.checked = (-1, -1)
+                self._register(current)
+                return
+        fresh.close()
+        if not current.head and current.size() == 0:
+            current.close()
+            self._chain.remove(current)
+        self._append_newer(current)
+
+    def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
+        """Numbers every file that is younger than `last`: rotated ones in age order, then the one at the path.
+
+        Where the file of `last` is gone, those are younger that were written to after `last_written` (nanoseconds).
+        """
+        files, fresh = self._survey.take()
+        start = 0
+        if last is not None:
+            own = [i for i, one in enumerate(files) if one.identity == last.identity]
+            copies = own or [i for i, one in enumerate(files) if last.head and holds(one.fd, last.fingerprint())]
+            start = copies[-1] + 1 if copies else 0
+            if not copies:
+                start = sum(os.fstat(one.fd).st_mtime_ns < last_written for one in files)
+        older = {one.identity for one in files[:start]}
+        for one in [*files, *([fresh] if fresh else [])]:
+            if one.identity in older or self._seen(one, files):
+                one.close()
+                continue
+            if last is None and one is not fresh and self._older_than_known(one, files):
+                self._say_once(one.path.name, "is older than what was carried; it is left alone")
+                one.close()
+                continue
+            one.number = max([0, *self._known]) + 1
+            one.extend_head()
+            self._chain.append(one)
+            self._register(one)
+
+    def _seen(self, one: Generation, files: list[Generation]) -> bool:
+        """Whether this file is a generation that is known already, or a copy of one.
+
+        Equal content proves that only where the known generation's own file is not also here: two generations
+        may well begin with the same line.
+        """
+        held = [*self._chain, *self._late]
+        present = {other.identity for other in files}
+        if any(one.identity == other.identity for other in held):
+            return True
+        if one.path == self.path:
+            return False
+        size = one.size()
+        for record in self._known.values():
+            identity = (record.device, record.inode)
+            whole = size == record.at.offset and identity not in present
+            if record.closed and (one.identity == identity or whole) and holds(one.fd, record.at):
+                return True
+        if size > HEAD and any(other.fd >= 0 and begins_like(one.fd, other.fd) for other in held):
+            self._say_once(one.path.name, "is a copy of lines that are carried already; it is left alone")
+            return True
+        return False
+
+    def _older_than_known(self, one: Generation, files: list[Generation]) -> bool:
+        """Whether a file that is known stands after this one in age order."""
+        place = next(i for i, other in enumerate(files) if other is one)
+        closed = [record for record in self._known.values() if record.at.head_len]
+        return any(other.fd >= 0 and any(holds(other.fd, r.at) for r in closed) for other in files[place + 1 :])
+
+    def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
+        """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""
+        at = at or current.fingerprint()
+        copy = None
+        rotated, now = self._survey.take()
+        if now is not None:
+            now.close()
+        for one in rotated[::-1]:
+            if copy is None and at.head_len and one.identity != current.identity and one.place(at):
+                copy = one
+            else:
+                one.close()
+        kept = "its unread rest is in " + copy.path.name if copy else "no rotated file holds what stood in it"
+        if at.head_len:
+            self._say(f"{why}: the next generation begins at 0; {kept}")
+        last_written = current.checked[1]
+        current.close()
+        current.identity, current.checked = (-1, -1), (-1, -1)
+        if copy is not None:
+            current.fd, current.path, current.identity = copy.fd, copy.path, copy.identity
+        elif not at.head_len:
+            self._chain.remove(current)
+        if current in self._chain:
+            self._register(current)
+        self._append_newer(current, last_written)
+
+    # -- small things ----------------------------------------------------------------------------------------
+
+    def _register(self, one: Generation) -> None:
+        record = one.known()
+        self._known[one.number] = record
+        self.news.append(record)
+
+    def _say_once(self, name: str, what: str) -> None:
+        if name not in self._ignored:
+            self._ignored.add(name)
+            self._say(f"{name} {what}")
+
+    def _say(self, what: str) -> None:
+        self.notices.append(f"{self.name}: {what}")

@@ -1,0 +1,136 @@
+"""What the mirror is about to write (intents) and what it wrote (ranges)."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.ledger.store import Ledger
+from bridge.model import EntryId
+
+_ENTRY = struct.Struct("<QQI")
+
+Written = tuple[EntryId, int]
+"""An entry's ID and the length of its line, newline included."""
+
+
+def pack_written(written: Sequence[Written]) -> bytes:
+    """20 bytes an entry: milliseconds, sequence, length."""
+    return b"".join(_ENTRY.pack(ms, seq, length) for (ms, seq), length in written)
+
+
+def unpack_written(blob: bytes) -> list[Written]:
+    """The inverse."""
+    return [((ms, seq), length) for ms, seq, length in _ENTRY.iter_unpack(blob)]
+
+
+def range_digest(content: bytes) -> bytes:
+    """What tells a range's bytes from others that took their place: BLAKE2b-64."""
+    return hashlib.blake2b(content, digest_size=8).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Whole lines that are about to be appended to a file that had `size` bytes then."""
+
+    id: int
+    name: str
+    generation: int
+    size: int
+    content: bytes
+    entries: list[Written]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes of a generation that the mirror wrote. A torn piece that was written again whole has no entries."""
+
+    name: str
+    generation: int
+    start: int
+    end: int
+    digest: bytes
+    entries: list[Written]
+
+
+def add_intent(
+    ledger: Ledger, stream: str, name: str, generation: int, size: int, content: bytes, entries: Sequence[Written]
+) -> int:
+    """Notes an intent; returns its number."""
+    rows = ledger.rows(
+        "INSERT INTO intents (stream, name, generation, size, content, entries) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+        (stream, name, generation, size, content, pack_written(entries)),
+    )
+    return int(rows[0][0])
+
+
+def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
+    """The intents that are not resolved, oldest first."""
+    rows = ledger.rows(
+        "SELECT id, name, generation, size, content, entries FROM intents WHERE stream = ? ORDER BY id", (stream,)
+    )
+    return [Intent(i, name, g, size, content, unpack_written(blob)) for i, name, g, size, content, blob in rows]
+
+
+def drop_intent(ledger: Ledger, number: int) -> None:
+    """The intent is resolved."""
+    ledger.write("DELETE FROM intents WHERE id = ?", (number,))
+
+
+def move_intent(ledger: Ledger, number: int, generation: int, size: int) -> None:
+    """The intent is about another place now: its file was replaced before the write, or a torn piece was followed."""
+    ledger.write("UPDATE intents SET generation = ?, size = ? WHERE id = ?", (generation, size, number))
+
+
+def add_range(ledger: Ledger, stream: str, one: Range) -> None:
+    """Notes bytes that were written."""
+    ledger.write(
+        "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (stream, one.name, one.generation, one.start, one.end, one.digest, pack_written(one.entries)),
+    )
+
+
+def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
+    """The bytes were sent as file-born lines: they are the mirror's no more."""
+    ledger.write(
+        "DELETE FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start = ?",
+        (stream, one.name, one.generation, one.start),
+    )
+
+
+def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, start: int, end: int) -> list[Range]:
+    """The ranges that touch bytes `start` to `end`, in file order.
+
+    Ranges do not overlap, so of those that begin before `start` only the last can reach it.
+    """
+    here = (stream, name, generation)
+    rows = ledger.rows(
+        "SELECT start, end, digest, entries FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start < ?"
+        " AND end > ? AND start >= coalesce((SELECT max(start) FROM ranges WHERE stream = ? AND name = ?"
+        " AND generation = ? AND start <= ?), 0) ORDER BY start",
+        (*here, end, start, *here, start),
+    )
+    return [Range(name, generation, a, b, digest, unpack_written(blob)) for a, b, digest, blob in rows]
+
+
+def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | None:
+    """Where the oldest open intent on this generation begins at the earliest; None when there is none."""
+    rows = ledger.rows(
+        "SELECT min(size) FROM intents WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation)
+    )
+    return None if rows[0][0] is None else int(rows[0][0])
+
+
+def written_ids(ledger: Ledger, stream: str) -> list[EntryId]:
+    """The IDs of all mirrored entries, highest first."""
+    rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ?", (stream,))
+    return sorted((entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob)), reverse=True)
+
+
+def all_ranges(ledger: Ledger, stream: str) -> list[Range]:
+    """Every range that holds entries."""
+    rows = ledger.rows("SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ?", (stream,))
+    return [Range(name, g, a, b, digest, unpack_written(blob)) for name, g, a, b, digest, blob in rows if blob]

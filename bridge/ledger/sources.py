@@ -1,0 +1,110 @@
+"""What the ledger remembers of streams, sources and their generations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.files.generation import Known
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMemory:
+    """What was last seen of a stream: the newest ID, how many were ever added; and the mirror's cursor."""
+
+    last_id: EntryId = ZERO_ID
+    added: int = 0
+    mirror_cursor: EntryId = ZERO_ID
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMemory:
+    """What was last confirmed of a source.
+
+    `stored` is the checkpoint as Redis held it. Lines before `history` get their own time as entry ID, until the
+    source is `live`: it got there, or another producer's newer entries made that impossible. Up to `refill` a stream
+    that began anew is filled again; lines whose entry stands are passed over.
+    """
+
+    number: int
+    stored: bytes | None = None
+    live: bool = False
+    history: Position | None = None
+    refill: Position | None = None
+
+
+def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
+    """What is remembered of the stream; None when it was never carried."""
+    rows = ledger.rows("SELECT last_id, added, mirror_cursor FROM streams WHERE stream = ?", (stream,))
+    if not rows:
+        return None
+    last_id, added, cursor = rows[0]
+    return StreamMemory(parse_id(last_id.encode()), added, parse_id(cursor.encode()))
+
+
+def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int) -> None:
+    """Remembers what was seen; leaves the mirror's cursor alone."""
+    ledger.write(
+        "INSERT INTO streams (stream, last_id, added, mirror_cursor) VALUES (?, ?, ?, '0-0')"
+        " ON CONFLICT (stream) DO UPDATE SET last_id = excluded.last_id, added = excluded.added",
+        (stream, format_id(last_id).decode(), added),
+    )
+
+
+def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId) -> None:
+    """Every Redis-born entry up to here is in its file, or in quarantine."""
+    ledger.write("UPDATE streams SET mirror_cursor = ? WHERE stream = ?", (format_id(cursor).decode(), stream))
+
+
+def sources_of(ledger: Ledger, stream: str) -> dict[str, SourceMemory]:
+    """All sources of the stream, by name."""
+    rows = ledger.rows(
+        "SELECT name, number, stored, live, history_generation, history_offset, refill_generation, refill_offset"
+        " FROM sources WHERE stream = ?",
+        (stream,),
+    )
+    return {
+        name: SourceMemory(
+            number,
+            stored,
+            bool(live),
+            None if hg is None else Position(hg, ho),
+            None if rg is None else Position(rg, ro),
+        )
+        for name, number, stored, live, hg, ho, rg, ro in rows
+    }
+
+
+def save_source(ledger: Ledger, stream: str, name: str, memory: SourceMemory) -> None:
+    """Remembers the source as given."""
+    ledger.write(
+        "INSERT OR REPLACE INTO sources (stream, name, number, stored, live, history_generation, history_offset,"
+        " refill_generation, refill_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, name, memory.number, memory.stored, int(memory.live), *(memory.history or (None, None)),
+         *(memory.refill or (None, None))),
+    )  # fmt: skip
+
+
+def generations_of(ledger: Ledger, stream: str, name: str) -> list[Known]:
+    """The generations of a source that are known, oldest first."""
+    rows = ledger.rows(
+        "SELECT number, device, inode, offset, head_len, head, tail, closed FROM generations"
+        " WHERE stream = ? AND name = ? ORDER BY number",
+        (stream, name),
+    )
+    return [
+        Known(number, int(device), int(inode), Fingerprint(offset, head_len, head, tail), bool(closed))
+        for number, device, inode, offset, head_len, head, tail, closed in rows
+    ]
+
+
+def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
+    """Remembers a generation as given."""
+    at = known.at
+    ledger.write(
+        "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"
+        " tail, closed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, name, known.number, str(known.device), str(known.inode), known.number, at.offset, at.head_len, at.head,
+         at.tail, int(known.closed)),
+    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""Opening the ledger: WAL, migrations, and clear errors when it is damaged, locked, full or of a newer version.
+
+A damaged ledger is never overwritten: without it forward would carry mirrored lines back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+from bridge.errors import LedgerError, LedgerFull
+
+VERSION = 1
+"""Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
+
+migrations = Migrations("bridge")
+
+
+@migrations(name="001_first")
+def _first(db: sqlite_utils.Database) -> None:
+    position = {"generation": int, "offset": int, "head_len": int, "head": str, "tail": str}
+    tables: dict[str, tuple[dict[str, Any], str | tuple[str, ...]]] = {
+        "identity": ({"name": str, "value": str}, "name"),
+        "streams": ({"stream": str, "last_id": str, "added": int, "mirror_cursor": str}, "stream"),
+        "sources": (
+            {
+                "stream": str, "name": str, "number": int, "stored": bytes, "live": int,
+                "history_generation": int, "history_offset": int, "refill_generation": int, "refill_offset": int,
+            },
+            ("stream", "name"),
+        ),
+        "generations": (
+            {"stream": str, "name": str, "number": int, "device": str, "inode": str, **position, "closed": int},
+            ("stream", "name", "number"),
+        ),
+        "intents": (
+            {"id": int, "stream": str, "name": str, "generation": int, "size": int, "content": bytes, "entries": bytes},
+            "id",
+        ),
+        "ranges": (
+            {
+                "stream": str, "name": str, "generation": int, "start": int, "end": int,
+                "digest": bytes, "entries": bytes,
+            },
+            ("stream", "name", "generation", "start"),
+        ),
+        "quarantine": (
+            {
+                "id": int, "stream": str, "direction": str, "name": str, "generation": int, "offset": int,
+                "entry_id": str, "reason": str, "raw": bytes, "length": int, "digest": str, "noted_at": float,
+            },
+            "id",
+        ),
+        "health": ({"worker": str, "error": str, "hint": str, "since": float}, "worker"),
+    }  # fmt: skip
+    for name, (columns, pk) in tables.items():
+        db.table(name).create(columns, pk=pk)
+    db.table("quarantine").create_index(
+        ["stream", "direction", "name", "generation", "offset", "entry_id"], unique=True
+    )
+    db.table("identity").insert({"name": "ledger", "value": str(uuid.uuid4())})
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into the bridge's, with what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        code = getattr(error, "sqlite_errorname", "") or ""
+        where = str(path)
+        if code.startswith("SQLITE_FULL") or "disk is full" in text:
+            raise LedgerFull("the disk is full", where=where, hint="make room; the bridge goes on by itself") from None
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise LedgerError(
+                "is locked by another program", where=where, hint="close what holds it open (a SQLite browser?)"
+            ) from None
+        if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            raise LedgerError(
+                f"is damaged: {text}",
+                where=where,
+                hint="move it aside (keep it) and rebuild it with `bridge repair`",
+            ) from None
+        raise LedgerError(
+            f"cannot be used: {text}", where=where, hint="is the disk in order, and the folder writable?"
+        ) from None
+
+
+class Ledger:
+    """One connection to the ledger. SQLite ties it to the thread that made it: each thread opens its own."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        if not path.exists() and not create:
+            raise LedgerError("there is no ledger", where=str(path), hint="`bridge run` makes one")
+        with translated(path):
+            self.conn = sqlite3.connect(str(path), timeout=5.0, isolation_level=None)
+            try:
+                self._open()
+            except BaseException:
+                self.conn.close()
+                raise
+
+    def _open(self) -> None:
+        found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
+        if found > VERSION:
+            raise LedgerError(
+                f"is of version {found}, this bridge knows {VERSION}",
+                where=str(self.path),
+                hint="use the newer bridge that wrote it; nothing was changed",
+            )
+        self.conn.execute("PRAGMA journal_mode=WAL")
+        # Survives kill -9; a power failure may take the last commits, which DESIGN §2 does not promise.
+        self.conn.execute("PRAGMA synchronous=NORMAL")
+        db = sqlite_utils.Database(self.conn)
+        if found < VERSION:
+            migrations.apply(db)
+            self.conn.execute(f"PRAGMA user_version={VERSION}")
+        row = self.conn.execute("SELECT value FROM identity WHERE name = 'ledger'").fetchone()
+        if row is None:
+            raise LedgerError("is damaged: it has no identity", where=str(self.path), hint="`bridge repair`")
+        self.uuid: bytes = str(row[0]).encode()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and errors as LedgerError. Transactions do not nest."""
+        with translated(self.path):
+            self.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.conn.execute("COMMIT")
+            except BaseException:
+                if self.conn.in_transaction:
+                    self.conn.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, args: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with translated(self.path):
+            return self.conn.execute(sql, tuple(args)).fetchall()
+
+    def write(self, sql: str, args: Iterable[Any] = ()) -> None:
+        """One statement: inside a transaction part of it, else committed at once."""
+        with translated(self.path):
+            self.conn.execute(sql, tuple(args))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.conn.close()

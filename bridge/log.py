@@ -1,0 +1,81 @@
+"""What the bridge says while it works: one line per event that matters, text or JSON, on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from threading import Lock
+
+from bridge.errors import BridgeError, LedgerError
+from bridge.ledger.health import Trouble, note_trouble
+from bridge.ledger.store import Ledger
+
+log = logging.getLogger("bridge")
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {"time": _stamp(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        return json.dumps(facts | getattr(record, "facts", {}), ensure_ascii=False)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_stamp(record)} {record.levelname.lower():7} {record.getMessage()}"
+
+
+def _stamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def set_up(log_format: str, verbosity: int) -> None:
+    """Sends the log to stderr. `verbosity`: -1 only errors, 0 what matters, 1 everything."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log_format == "json" else _Text())
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel({-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG))
+
+
+class Troubles:
+    """What each worker waits for: logged once per change and not once per try, and kept for `status`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._now: dict[str, Trouble] = {}
+
+    def note(self, ledger: Ledger, worker: str, error: BridgeError) -> None:
+        """The worker cannot go on; it tries again by itself."""
+        with self._lock:
+            old = self._now.get(worker)
+            if old is not None and old.error == str(error):
+                return
+            trouble = self._now[worker] = Trouble(str(error), error.hint, old.since if old else self._clock())
+        log.warning(
+            "%s: %s%s", worker, error, f" ({error.hint})" if error.hint else "",
+            extra={"facts": {"worker": worker, "error": str(error), "hint": error.hint}},
+        )  # fmt: skip
+        self._keep(ledger, worker, trouble)
+
+    def clear(self, ledger: Ledger, worker: str) -> None:
+        """The worker goes on."""
+        with self._lock:
+            old = self._now.pop(worker, None)
+        if old is not None:
+            log.info("%s: goes on after %.1f s", worker, self._clock() - old.since, extra={"facts": {"worker": worker}})
+            self._keep(ledger, worker, None)
+
+    def now(self) -> dict[str, Trouble]:
+        """All that is wrong at this moment."""
+        with self._lock:
+            return dict(self._now)
+
+    def _keep(self, ledger: Ledger, worker: str, trouble: Trouble | None) -> None:
+        try:
+            note_trouble(ledger, worker, trouble)
+        except LedgerError as error:
+            log.debug("%s: the ledger could not note it: %s", worker, error)

@@ -1,0 +1,126 @@
+"""The nouns (DESIGN §3). Frozen values; no I/O, no clock."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+FIELDS = (b"role", b"timestamp", b"type", b"data")
+"""The four fields of every message, in the order they stand in an entry."""
+
+ORIGIN_FIELD = b"origin"
+
+Row = tuple[bytes, ...]
+"""One message's values, in the order of its codec's `fields`."""
+
+EntryId = tuple[int, int]
+"""A stream entry's ID: milliseconds, sequence."""
+
+ZERO_ID: EntryId = (0, 0)
+
+
+def parse_id(raw: bytes) -> EntryId:
+    """`b"1771004967322-0"` as a pair. Raises ValueError for anything else."""
+    ms, _, seq = raw.partition(b"-")
+    return int(ms), int(seq)
+
+
+def format_id(entry_id: EntryId) -> bytes:
+    """The inverse of `parse_id`."""
+    return b"%d-%d" % entry_id
+
+
+def after(entry_id: EntryId) -> bytes:
+    """The smallest ID above `entry_id`, for an XRANGE that begins behind it."""
+    ms, seq = entry_id
+    return b"%d-%d" % (ms, seq + 1) if seq < (1 << 64) - 1 else b"%d-0" % (ms + 1)
+
+
+class Position(NamedTuple):
+    """A place in a source: which generation, and the byte in it."""
+
+    generation: int
+    offset: int
+
+
+class Origin(NamedTuple):
+    """Where a file-born entry's line begins: source number, generation, byte offset."""
+
+    source: int
+    generation: int
+    offset: int
+
+
+_ORIGIN = re.compile(rb"(\d+)\.(\d+):(\d+)")
+
+
+def parse_origin(raw: bytes) -> Origin | None:
+    """`b"<source>.<generation>:<offset>"` as an Origin, or None when it is not of that form."""
+    match = _ORIGIN.fullmatch(raw)
+    return Origin(int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a generation is known by (DESIGN §6.2): digests of its first bytes and of those before `offset`.
+
+    `head` covers the first `head_len` bytes (up to 1 KiB), `tail` the up to 128 bytes before `offset`;
+    both are BLAKE2b-128 in hex, of uncompressed bytes.
+    """
+
+    offset: int
+    head_len: int
+    head: str
+    tail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The forward cursor of one source, as Redis keeps it. `entry` is the ID of the last entry sent."""
+
+    generation: int
+    at: Fingerprint
+    entry: EntryId | None = None
+
+    @property
+    def position(self) -> Position:
+        """Generation and offset."""
+        return Position(self.generation, self.at.offset)
+
+    def to_json(self) -> bytes:
+        """A JSON object. Where entries go with it, the guard script adds `entry`: the server knows the ID."""
+        at = self.at
+        entry = b',"entry":"%d-%d"' % self.entry if self.entry else b""
+        return b'{"generation":%d,"offset":%d,"head_len":%d,"head":"%b","tail":"%b"%b}' % (
+            self.generation, at.offset, at.head_len, at.head.encode(), at.tail.encode(), entry,
+        )  # fmt: skip
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Checkpoint:
+        """The inverse. Raises ValueError or KeyError when it is not a checkpoint."""
+        d = json.loads(raw)
+        entry = d.get("entry")
+        return cls(
+            int(d["generation"]),
+            Fingerprint(int(d["offset"]), int(d["head_len"]), str(d["head"]), str(d["tail"])),
+            parse_id(entry.encode()) if entry else None,
+        )
+
+
+def shown(raw: bytes, limit: int = 200) -> str:
+    """Untrusted bytes for a terminal: control characters and bytes that are not UTF-8 escaped, cut at `limit`."""
+    text = raw[: limit * 4].decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def as_json(raw: bytes) -> str | dict[str, str]:
+    """Bytes for `--json`: text if valid UTF-8, else `{"base64": …}`."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        import base64
+
+        return {"base64": base64.b64encode(raw).decode()}

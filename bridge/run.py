@@ -1,0 +1,302 @@
+"""The process: one lock, a thread for each direction of each mapping, signals, the heartbeat."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+from bridge.carry.forward import Forward
+from bridge.carry.mirror import Mirror
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.errors import BridgeError, LockHeld, NotYet, RedisLost, SourceError, TargetError
+from bridge.files.watch import Watcher
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles, log
+from bridge.server import embedded
+from bridge.streams import keys
+from bridge.streams.connect import Connection
+from bridge.streams.writer import Overtaken
+
+SWEEP = 1.0
+POLL = 0.1
+"""Seconds between two looks at every file; events come between. With `--poll` there are no events."""
+
+BLOCK_MS = 1000
+HEARTBEAT = 2.0
+HEARTBEAT_EXPIRES = 10
+SWITCH_INTERVAL = 0.0005
+"""Python's threads hand over after 5 ms by default, which the latency of a message would feel."""
+
+
+class Backoff:
+    """Exponential, with jitter: from 50 ms to 5 s."""
+
+    def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
+        self._first, self._most, self._tries = first, most, 0
+
+    def next(self) -> float:
+        """Seconds to wait before the next try."""
+        wait = min(self._most, self._first * 2 ** min(self._tries, 16))
+        self._tries += 1
+        return float(wait * random.uniform(0.5, 1.0))
+
+    def reset(self) -> None:
+        """It worked."""
+        self._tries = 0
+
+
+@contextmanager
+def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
+    """Holds the state directory's lock. Raises LockHeld naming the process that has it."""
+    path = embedded.private(state_dir) / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockHeld(
+                f"{holder} works with this state directory",
+                where=str(path),
+                hint="stop it first, or wait until it is done",
+            ) from None
+        file.truncate(0)
+        file.write(f"bridge {verb} (process {os.getpid()})")
+        file.flush()
+        yield
+
+
+def dialler(settings: Settings, *, timeout: float = 5.0) -> Callable[[], Connection]:
+    """How this bridge connects: to the url, or to the embedded server, which is started again if it died."""
+
+    def dial() -> Connection:
+        if settings.redis_url == "embedded":
+            return embedded.dial(settings.state_dir, timeout)
+        return Connection(settings.redis_url, timeout=timeout)
+
+    return dial
+
+
+@dataclass(slots=True)
+class Pair:
+    """One mapping's workers."""
+
+    shared: Shared
+    forward: Forward
+    mirror: Mirror | None
+
+
+class Process:
+    """`bridge run`. Each thread opens its own ledger, as SQLite wants it."""
+
+    def __init__(self, settings: Settings, *, dual: bool, poll: bool, stop: Event) -> None:
+        self._settings = settings
+        self._dual = dual
+        self._poll = poll
+        self._stop = stop
+        self._ledger_path = settings.state_dir / "ledger.db"
+        self.troubles = Troubles(time.time)
+        self._started = time.time()
+        self._shared = [Shared(mapping, settings) for mapping in settings.mappings]
+        self._pairs: dict[str, Pair] = {}
+        self._crashed = False
+
+    def run(self) -> int:
+        """Until the stop event; returns the exit code."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        Ledger(self._ledger_path, create=True).close()
+        threads = [Thread(target=self._guard, args=(self._forward, one), name=f"forward {one.mapping.name}")
+                   for one in self._shared]  # fmt: skip
+        threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
+                    for one in self._shared if one.mapping.mirror]  # fmt: skip
+        watcher = None
+        if not self._poll:
+            watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, log.warning)
+        for thread in threads:
+            thread.start()
+        log.info("carrying %s", "both ways" if self._dual else "file to stream", extra={"facts": {"dual": self._dual}})
+        self._supervise(watcher)
+        for one in self._shared:
+            one.wake()
+        for pair in list(self._pairs.values()):
+            if pair.mirror is not None:
+                pair.mirror.interrupt()
+        for thread in threads:
+            thread.join()
+        if watcher is not None:
+            watcher.close()
+        for one in self._shared:
+            one.close()
+        log.info("stopped")
+        return 1 if self._crashed else 0
+
+    def _wake(self, path: str) -> None:
+        for one in self._shared:
+            one.wake(path)
+
+    def _supervise(self, watcher: Watcher | None) -> None:
+        """Tends the watcher and sends the heartbeat until the stop event."""
+        connection: Connection | None = None
+        dial = dialler(self._settings)
+        due = 0.0
+        while not self._stop.is_set():
+            if watcher is not None:
+                watcher.folders = {f for one in self._shared for f in one.folders()}
+                watcher.tend()
+            if time.monotonic() >= due and any(pair.forward.attached for pair in self._pairs.values()):
+                due = time.monotonic() + HEARTBEAT
+                try:
+                    connection = connection or dial()
+                    connection.call("SET", keys.health(self._settings.instance), self._pulse(), "EX", HEARTBEAT_EXPIRES)
+                except BridgeError as error:
+                    log.debug("no heartbeat: %s", error)
+                    if connection is not None:
+                        connection.close()
+                    connection = None
+            self._stop.wait(SWEEP)
+        if connection is not None:
+            try:
+                connection.call("DEL", keys.health(self._settings.instance))
+            except BridgeError as error:
+                log.debug("the heartbeat stays until it expires: %s", error)
+            connection.close()
+
+    def _pulse(self) -> str:
+        workers = {}
+        for pair in list(self._pairs.values()):
+            workers[pair.forward.worker] = {"carried": pair.forward.carried}
+            if pair.mirror is not None:
+                workers[pair.mirror.worker] = {"carried": pair.mirror.carried}
+        return json.dumps({
+            "instance": self._settings.instance, "ledger": self._uuid, "pid": os.getpid(), "dual": self._dual,
+            "started": self._started, "at": time.time(), "workers": workers,
+            "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
+        })  # fmt: skip
+
+    @property
+    def _uuid(self) -> str:
+        return next((pair.forward.owner for pair in self._pairs.values()), "")
+
+    def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
+        """A worker that fails in a way nobody thought of ends the process, loudly: half a bridge is none."""
+        try:
+            ledger = Ledger(self._ledger_path)
+            try:
+                work(shared, ledger)
+            finally:
+                ledger.close()
+        except Exception:  # noqa: BLE001 - logged with its trace, and the process ends
+            log.exception("this should not happen, and nothing is lost by it; the bridge stops")
+            self._crashed = True
+            self._stop.set()
+
+    # -- the workers -----------------------------------------------------------------------------------------
+
+    def _forward(self, shared: Shared, ledger: Ledger) -> None:
+        forward = Forward(shared, ledger, self.troubles, time.time, dialler(self._settings))
+        pair = self._pairs.setdefault(shared.mapping.name, Pair(shared, forward, None))
+        pair.forward = forward
+        pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
+        while not self._stop.is_set():
+            try:
+                if time.monotonic() >= due:
+                    due = time.monotonic() + sweep
+                    forward.look()
+                if not forward.attached:
+                    forward.attach()
+                worked = forward.step()
+                self.troubles.clear(ledger, forward.worker)
+                pause.reset()
+                if not worked:
+                    rest = min(forward.rest(), max(0.0, due - time.monotonic()))
+                    paths = shared.wake.wait(rest)
+                    if paths:
+                        forward.look(paths)
+            except (Overtaken, BridgeError) as error:
+                forward.detach()
+                if isinstance(error, BridgeError):
+                    self.troubles.note(ledger, forward.worker, error)
+                self._rest(pause.next(), forward)
+        self._end(forward)
+
+    def _rest(self, seconds: float, forward: Forward) -> None:
+        """Waits, and goes on following the files: what is rotated away meanwhile is held by its descriptor."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, SWEEP)):
+            forward.look()
+
+    def _end(self, forward: Forward) -> None:
+        try:
+            if forward.attached:
+                forward.flush()
+        except (Overtaken, BridgeError) as error:
+            log.debug("%s: %s", forward.worker, error)
+        forward.detach()
+
+    def _mirror(self, shared: Shared, ledger: Ledger) -> None:
+        mirror = Mirror(shared, ledger, self.troubles, time.time, dialler(self._settings, timeout=BLOCK_MS / 1000 + 5))
+        while shared.mapping.name not in self._pairs and not self._stop.wait(0.001):
+            pass
+        if self._dual:
+            self._pairs[shared.mapping.name].mirror = mirror
+        pause = Backoff()
+        while not self._stop.is_set():
+            try:
+                mirror.resolve(self._stop.wait)
+                if not mirror.finish():
+                    self.troubles.note(ledger, mirror.worker, waiting(mirror))
+                    self._stop.wait(0.02)
+                    continue
+                if not self._dual:
+                    break  # what an earlier process had begun is finished
+                if not mirror.attached:
+                    mirror.attach()
+                mirror.step(BLOCK_MS)
+                if mirror.caught_up():
+                    self.troubles.clear(ledger, mirror.worker)
+                    pause.reset()
+            except NotYet:
+                mirror.detach()
+                self._stop.wait(0.05)
+            except BridgeError as error:
+                if isinstance(error, RedisLost) and self._stop.is_set():
+                    break
+                if not isinstance(error, TargetError | SourceError):
+                    mirror.detach()
+                self.troubles.note(ledger, mirror.worker, error)
+                self._stop.wait(pause.next())
+        mirror.close()
+
+
+def waiting(mirror: Mirror) -> TargetError:
+    """Why the mirror does not write."""
+    return TargetError(
+        "the file ends in the middle of a line that another program is writing; the mirror waits for its end",
+        where=mirror.shared.mapping.mirror.path if mirror.shared.mapping.mirror else "",
+        hint="if that program is gone, end the line, or set mirror.abandoned_line_s",
+    )
+
+
+def stop_on_signals() -> Event:
+    """SIGINT and SIGTERM set the event; a second one ends the process at once with 130."""
+    stop = Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return stop

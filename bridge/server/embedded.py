@@ -1,0 +1,321 @@
+"""Starting, finding and stopping the embedded server of one state directory.
+
+It listens on loopback and on a Unix socket, has a generated password, and keeps its data in an append-only file. It is
+started detached and stays until `stop`. While `pid` exists it is meant to run: a bridge that finds it dead starts it
+again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from bridge.errors import RedisLost, RedisRefused, ServerError
+from bridge.server.binary import Binary, find
+from bridge.streams.connect import Connection
+
+SOCKET_LIMIT = 100
+"""A Unix socket's path may have 103 bytes on macOS and 107 on Linux."""
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The server of a state directory: how to reach it."""
+
+    state_dir: Path
+    port: int
+    password: str
+    socket: str
+
+    @property
+    def home(self) -> Path:
+        """Its own folder below the state directory."""
+        return self.state_dir / "server"
+
+    @property
+    def url(self) -> str:
+        """For other programs."""
+        return f"redis://default:{self.password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def socket_url(self) -> str:
+        """For the bridge itself: the socket is quicker."""
+        return f"unix://default:{self.password}@{self.socket}?db=0"
+
+
+def known(state_dir: Path) -> Embedded | None:
+    """The server that belongs to this state directory, running or not; None when there never was one."""
+    try:
+        facts = json.loads((state_dir / "server" / "server.json").read_text())
+        return Embedded(state_dir, int(facts["port"]), str(facts["password"]), str(facts["socket"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise ServerError(f"is not readable: {error}", where=str(state_dir / "server" / "server.json")) from None
+
+
+def pid_of(server: Embedded) -> int | None:
+    """The process that is meant to be the server; None when it was stopped, or never started."""
+    try:
+        return int((server.home / "pid").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def running(server: Embedded) -> bool:
+    """Whether it answers, or is loading its data."""
+    pid = pid_of(server)
+    if pid is not None and pid in _children and _children[pid].poll() is not None:
+        return False
+    try:
+        connection = Connection(server.socket_url, timeout=5)
+    except RedisLost:
+        return False
+    except RedisRefused as refusal:
+        return refusal.code == "LOADING"
+    connection.close()
+    return True
+
+
+def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
+    """The running server of this state directory, started if it must be. Raises ServerError."""
+    home = private(private(state_dir) / "server")
+    with _only_one(home):
+        server = known(state_dir)
+        if server is not None and running(server):
+            return server
+        binary = binary or find()
+        data = private(home / "data")
+        _check_stamp(data, binary)
+        unclean = server is not None and pid_of(server) is not None
+        for _ in range(5):
+            server = _settings(state_dir, server)
+            if unclean and binary.flavour == "redis":
+                _cut_torn_transaction(data, binary)
+            said = _launch(server, binary)
+            if said is None:
+                _write_private(data / "SERVER.json", {"flavour": binary.flavour, "version": list(binary.version)})
+                return server
+            if "in use" not in said:
+                break
+            server = None  # somebody took the port: another one
+        raise ServerError(f"did not start: {said}", where=str(home / "server.log"), hint="the log there says more")
+
+
+def stop(state_dir: Path) -> bool:
+    """Stops the server, with its data on disk; False when it was not running. Raises ServerError."""
+    server = known(state_dir)
+    if server is None:
+        return False
+    with _only_one(server.home):
+        pid, was_running = pid_of(server), running(server)
+        (server.home / "pid").unlink(missing_ok=True)
+        if not was_running:
+            return False
+        connection = Connection(server.socket_url, timeout=30)
+        try:
+            connection.call("SHUTDOWN")
+        except RedisLost:
+            pass  # that is what success looks like
+        except RedisRefused as refusal:
+            raise ServerError(f"did not stop: {refusal.what}", where=str(server.home / "server.log")) from None
+        finally:
+            connection.close()
+        _wait(lambda: not running(server) and not _alive(pid), 30, "did not stop", server)
+        return True
+
+
+def kill(server: Embedded) -> None:
+    """SIGKILL, for tests and the demo; the server is still meant to run. Returns when the process is gone."""
+    pid = pid_of(server)
+    if pid is not None and _alive(pid):
+        os.kill(pid, signal.SIGKILL)
+        _wait(lambda: not _alive(pid), 10, "did not die", server)
+
+
+def dial(state_dir: Path, timeout: float) -> Connection:
+    """A connection to the server; one that died is started again, one that was stopped on purpose is not.
+
+    Raises RedisLost, RedisRefused, ServerError.
+    """
+    server = known(state_dir)
+    if server is None or (pid_of(server) is not None and not running(server)):
+        server = start(state_dir)
+    elif pid_of(server) is None:
+        raise RedisLost("the embedded server was stopped", where=str(server.home), hint="`bridge server start`")
+    return Connection(server.socket_url, timeout=timeout)
+
+
+def private(folder: Path) -> Path:
+    """The folder, made if it must be, for this user only. Raises ServerError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ServerError(f"cannot be made: {error.strerror}", where=str(folder)) from None
+    return folder
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Two commands that need the server at once start one."""
+    with (home / "starting").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _settings(state_dir: Path, old: Embedded | None) -> Embedded:
+    """Port and password; kept over restarts, so that the programs that know them go on."""
+    if old is not None and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir():
+        return old
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Embedded(state_dir, port, secrets.token_urlsafe(24), _socket_path(state_dir))
+    facts = {"port": server.port, "password": server.password, "socket": server.socket}
+    _write_private(server.home / "server.json", facts)
+    return server
+
+
+def _socket_path(state_dir: Path) -> str:
+    name = hashlib.blake2b(str(state_dir).encode(), digest_size=8).hexdigest() + ".sock"
+    folders = [Path(tempfile.gettempdir()) / f"bridge-{os.getuid()}"]
+    if os.environ.get("XDG_RUNTIME_DIR") or sys.platform == "darwin":
+        folders.insert(0, Path(platformdirs.user_runtime_dir("bridge")))
+    for folder in folders:
+        path = str(folder / name)
+        if len(path) > SOCKET_LIMIT:
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.getuid():
+                folder.chmod(0o700)
+                return path
+        except OSError:
+            continue
+    raise ServerError("there is no folder for its socket", hint="set XDG_RUNTIME_DIR to a short path of your own")
+
+
+def _launch(server: Embedded, binary: Binary) -> str | None:
+    """Starts the process and waits until it answers; else what it said last."""
+    home = server.home
+    config = home / "server.conf"
+    lines = (
+        "bind 127.0.0.1", f"port {server.port}", f"unixsocket {server.socket}", "unixsocketperm 600",
+        f"requirepass {server.password}", f'dir "{home / "data"}"', "appendonly yes", "appendfsync everysec",
+        'save ""', "maxmemory-policy noeviction", "daemonize no",
+    )  # fmt: skip
+    _write_private(config, "\n".join(lines) + "\n")
+    log = home / "server.log"
+    with log.open("ab") as out:
+        begin = out.tell()
+        child = subprocess.Popen(
+            [str(binary.path), str(config)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    _children[child.pid] = child
+    _write_private(home / "pid", str(child.pid))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            (home / "pid").unlink(missing_ok=True)
+            with log.open("rb") as file:
+                file.seek(begin)
+                said = file.read().decode(errors="replace").strip().splitlines()
+            return " ".join(said[-3:]) or f"exit {child.returncode}"
+        if _answers(server):
+            return None
+        time.sleep(0.01)
+    return "it did not answer within two minutes"
+
+
+def _answers(server: Embedded) -> bool:
+    """Whether it serves commands: while it loads its data it takes connections and passwords, but no more."""
+    try:
+        connection = Connection(server.socket_url, timeout=5)
+    except (RedisLost, RedisRefused):
+        return False
+    try:
+        connection.call("PING")
+    except (RedisLost, RedisRefused):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _check_stamp(data: Path, binary: Binary) -> None:
+    """An older server opens a newer one's data silently empty: refuse another flavour and an older version."""
+    try:
+        stamp = json.loads((data / "SERVER.json").read_text())
+        flavour, version = str(stamp["flavour"]), tuple(stamp["version"])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError) as error:
+        raise ServerError(f"is not readable: {error}", where=str(data / "SERVER.json")) from None
+    if binary.flavour != flavour or binary.version < version:
+        have, want = ".".join(map(str, binary.version)), ".".join(map(str, version))
+        raise ServerError(
+            f"was written by {flavour} {want}, and {binary.path} is {binary.flavour} {have}",
+            where=str(data),
+            hint=f"install {flavour} {want} or newer again; a different one could open the data as empty",
+        )
+
+
+def _cut_torn_transaction(data: Path, binary: Binary) -> None:
+    """Redis 7.0 leaves a transaction that a kill tore in its AOF, and loses what follows at the second restart."""
+    manifests = sorted((data / "appendonlydir").glob("*.manifest"))
+    if manifests:
+        # The server program is the checker too, under this name.
+        subprocess.run(
+            ["redis-check-aof", "--fix", str(manifests[0])], executable=str(binary.path), input=b"y\n",
+            capture_output=True, timeout=600, check=False,
+        )  # fmt: skip
+
+
+def _write_private(path: Path, content: object) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    fresh = path.with_name(path.name + ".new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    child = _children.get(pid)
+    if child is not None:
+        return child.poll() is None
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _wait(done: Callable[[], bool], seconds: float, what: str, server: Embedded) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise ServerError(what, where=str(server.home / "server.log"))
+        time.sleep(0.01)

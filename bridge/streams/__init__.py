@@ -1,0 +1,1 @@
+"""The new bank: connections, keys, packing, writing and reading streams. Knows nothing of files."""

@@ -1,0 +1,39 @@
+"""Every key the bridge touches (DESIGN §5.3), in one table. Braces keep a stream's keys in its cluster slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FORMAT = b"1"
+"""The layout version that `bridge:{S}:meta` carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one stream, as bytes."""
+
+    stream: bytes
+    meta: bytes
+    checkpoint: bytes
+    sources: bytes
+    generations: bytes
+    mirror: bytes
+    late: bytes
+    floor: bytes
+
+    @classmethod
+    def of(cls, stream: str) -> Keys:
+        """The table for stream `stream`."""
+        s = stream.encode()
+        names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor")
+        return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
+
+    @property
+    def own(self) -> tuple[bytes, ...]:
+        """The bridge's own keys, without the stream."""
+        return (self.meta, self.checkpoint, self.sources, self.generations, self.mirror, self.late, self.floor)
+
+
+def health(instance: str) -> bytes:
+    """The heartbeat's key."""
+    return f"bridge:health:{instance}".encode()

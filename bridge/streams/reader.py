@@ -1,0 +1,125 @@
+"""Reading streams: blocking after a cursor, forwards, backwards, and what the server knows about one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Origin, after, format_id, parse_id, parse_origin
+from bridge.streams.connect import Connection, Refusal, Reply, refused
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+
+class Entry(NamedTuple):
+    """One entry: its ID, and field, value, field, value … as they stand."""
+
+    id: EntryId
+    fields: list[bytes]
+
+    def origin(self) -> bytes | None:
+        """The `origin` field's value; None for a Redis-born entry. The bridge writes it last."""
+        names = self.fields[0::2]
+        return self.fields[2 * names.index(ORIGIN_FIELD) + 1] if ORIGIN_FIELD in names else None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """XINFO STREAM, as far as the bridge cares. A stream that does not exist has last ID 0-0 and 0 added."""
+
+    exists: bool
+    last_id: EntryId
+    added: int
+    length: int
+
+
+def stream_info(connection: Connection, stream: bytes) -> StreamInfo:
+    """What the server says about the stream. Raises RedisRefused (WRONGTYPE) when the key is no stream."""
+    connection.send(pack("XINFO", "STREAM", stream))
+    return to_info(connection.read(), stream)
+
+
+def to_info(reply: Reply, stream: bytes) -> StreamInfo:
+    """An XINFO STREAM reply as facts; "no such key" is an answer, not an error."""
+    if isinstance(reply, Refusal):
+        if "no such key" in str(reply):
+            return StreamInfo(False, ZERO_ID, 0, 0)
+        raise refused(reply, stream.decode(errors="replace"))
+    facts = dict(zip(reply[0::2], reply[1::2], strict=True))
+    return StreamInfo(
+        True, parse_id(facts[b"last-generated-id"]), int(facts.get(b"entries-added", 0)), int(facts[b"length"])
+    )
+
+
+def to_entries(rows: Reply) -> list[Entry]:
+    """An XRANGE reply as entries; one that was deleted while it was read has no fields and is left out."""
+    return [Entry(parse_id(row[0]), row[1]) for row in rows or () if row[1] is not None]
+
+
+def entries(
+    connection: Connection, stream: bytes, start: bytes = b"-", end: bytes = b"+", *, page: int = 1000
+) -> Iterator[Entry]:
+    """The entries from `start` to `end`, in order, a page at a time."""
+    while True:
+        found = to_entries(connection.call("XRANGE", stream, start, end, "COUNT", page))
+        yield from found
+        if len(found) < page:
+            return
+        start = after(found[-1].id)
+
+
+def file_born(
+    connection: Connection, stream: bytes, start: bytes = b"-", *, page: int = 1000
+) -> Iterator[tuple[EntryId, Origin]]:
+    """ID and origin of the file-born entries from `start` on, in order; quick over all the others."""
+    while True:
+        rows: list[Reply] = connection.call("XRANGE", stream, start, "+", "COUNT", page) or []
+        for raw_id, fields in rows:
+            if fields is not None and ORIGIN_FIELD in fields:
+                entry_id = parse_id(raw_id)
+                raw = Entry(entry_id, fields).origin()
+                origin = parse_origin(raw) if raw is not None else None
+                if origin is not None:
+                    yield entry_id, origin
+        if len(rows) < page:
+            return
+        start = after(parse_id(rows[-1][0]))
+
+
+def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> set[EntryId]:
+    """Which of these IDs stand in the stream."""
+    standing: set[EntryId] = set()
+    for at in range(0, len(ids), 500):
+        part = ids[at : at + 500]
+        replies = connection.calls(*(pack("XRANGE", stream, format_id(i), format_id(i)) for i in part))
+        standing.update(i for i, reply in zip(part, replies, strict=True) if reply)
+    return standing
+
+
+class BlockingReader:
+    """XREAD BLOCK after a cursor. The owner is read in the same buffer, so it is known as of these entries."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    def read(
+        self, cursor: EntryId, *, count: int, block_ms: int, before: bytes = b"", before_replies: int = 0
+    ) -> tuple[list[Entry], bytes | None]:
+        """Entries after the cursor (none when `block_ms` passed), and the ledger that owns the stream.
+
+        `before` is packed commands that go out in the same write; their replies are read, and an error among
+        them is raised. The connection's timeout must exceed `block_ms`. Raises RedisRefused, RedisLost.
+        """
+        head: tuple[bytes | str | int, ...] = ("XREAD", "COUNT", count)
+        if block_ms:
+            head += ("BLOCK", block_ms)
+        request = pack(*head, "STREAMS", self._keys.stream, format_id(cursor))
+        self._connection.send(before + request + pack("HGET", self._keys.meta, "owner"))
+        replies = [self._connection.read() for _ in range(before_replies + 2)]
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._keys.stream.decode(errors="replace"))
+        found, owner = replies[-2:]
+        return (to_entries(found[0][1]) if found else []), owner

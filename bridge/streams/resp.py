@@ -1,0 +1,81 @@
+"""RESP2 requests, packed by hand: a batch of XADDs is one `%` an entry and one join."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from bridge.model import ORIGIN_FIELD
+
+
+def pack(*args: bytes | str | int) -> bytes:
+    """One command."""
+    parts = [b"*%d\r\n" % len(args)]
+    for arg in args:
+        raw = arg if isinstance(arg, bytes) else str(arg).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(parts)
+
+
+def _bulk(raw: bytes) -> bytes:
+    return (b"$%d\r\n%b\r\n" % (len(raw), raw)).replace(b"%", b"%%")
+
+
+Packer = Callable[[Sequence[Sequence[bytes]], Sequence[int] | None, bytes, Sequence[int], bool], bytes]
+"""(rows, milliseconds for explicit IDs or None for `*`, the origins' prefix, their offsets, whether the stream exists)
+→ packed XADDs. Into a stream that exists `*` goes with NOMKSTREAM: a deleted one must not begin in its middle."""
+
+
+def entry_packer(stream: bytes, fields: tuple[bytes, ...]) -> Packer:
+    """A packer for entries of these fields, `origin` last.
+
+    What is the same in a whole batch is folded into one template, the lengths of IDs and origins too, so that an
+    entry costs one formatting.
+    """
+    slot = b"$%d\r\n%b\r\n"
+    make = b"*%d\r\n" % (3 + 2 * (len(fields) + 1)) + _bulk(b"XADD") + _bulk(stream)
+    add = b"*%d\r\n" % (4 + 2 * (len(fields) + 1)) + _bulk(b"XADD") + _bulk(stream) + _bulk(b"NOMKSTREAM")
+    body = b"".join(_bulk(field) + slot for field in fields) + _bulk(ORIGIN_FIELD)
+
+    def pack_entries(
+        rows: Sequence[Sequence[bytes]],
+        ids: Sequence[int] | None,
+        prefix: bytes,
+        offsets: Sequence[int],
+        exists: bool,
+    ) -> bytes:
+        at, packed = 0, []
+        head = add if exists and ids is None else make
+        while at < len(rows):
+            end = _same_width(offsets, at)
+            if ids is not None:
+                end = min(end, _same_width(ids, at))
+            width = len(prefix) + len(b"%d" % offsets[at])
+            identity = b"$%d\r\n%%d-*\r\n" % (len(b"%d" % ids[at]) + 2) if ids is not None else _bulk(b"*")
+            template = head + identity + body + b"$%d\r\n" % width + prefix.replace(b"%", b"%%") + b"%d\r\n"
+            part, spots = rows[at:end], offsets[at:end]
+            if len(fields) != 4:
+                packed += [
+                    template % (*(() if ids is None else (ids[i],)), *(x for v in row for x in (len(v), v)), o)
+                    for i, (row, o) in enumerate(zip(part, spots, strict=True), at)
+                ]
+            elif ids is None:
+                packed += [
+                    template % (len(a), a, len(b), b, len(c), c, len(d), d, o)
+                    for (a, b, c, d), o in zip(part, spots, strict=True)
+                ]
+            else:
+                packed += [
+                    template % (i, len(a), a, len(b), b, len(c), c, len(d), d, o)
+                    for (a, b, c, d), o, i in zip(part, spots, ids[at:end], strict=True)
+                ]
+            at = end
+        return b"".join(packed)
+
+    return pack_entries
+
+
+def _same_width(numbers: Sequence[int], at: int) -> int:
+    """The end of the run of ascending numbers, from `at`, that have as many digits as the first."""
+    limit = 10 ** len(b"%d" % numbers[at])
+    return len(numbers) if numbers[-1] < limit else bisect_left(numbers, limit, at)

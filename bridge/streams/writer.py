@@ -1,0 +1,274 @@
+"""The transaction of DESIGN §6.1: entries and the cursor behind them land together or not at all.
+
+WATCH and read the cursor; MULTI, the XADDs, a guard script that sets the cursor only if the stream's last entry is this
+batch's; EXEC. A reply that is lost leaves nothing to guess: the next connection reads the cursor. An EXEC of an older
+connection that arrives late finds the watched key changed, or makes ours find it so.
+
+Only EXEC has to wait for what was read under WATCH. So in a backlog all the rest of a batch is sent while the batch
+before it is executed, and the server is never idle; in quiet times the WATCH is ready before the batch comes, which
+then takes one round trip.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from bridge.errors import RedisRefused
+from bridge.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.keys import FORMAT, Keys
+from bridge.streams.resp import pack
+
+GUARD = b"""local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not last then return 0 end
+local fields = last[2]
+for i = 1, #fields, 2 do
+  if fields[i] == 'origin' and fields[i + 1] == ARGV[1] then
+    redis.call('HSET', KEYS[2], ARGV[2], string.sub(ARGV[3], 1, -2) .. ',"entry":"' .. last[1] .. '"}')
+    return 1
+  end
+end
+return 0"""
+
+LAST_ID = b"""local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then return info[i + 1] end
+end
+return '0-0'"""
+"""The last entry may have been deleted: only XINFO knows the ID that the next one must exceed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Which cursor a batch moves: a field of `key` (the checkpoint's, or a closed generation's) to `value`.
+
+    `value` is a JSON object; with entries the guard adds `entry`, the ID of the batch's last one.
+    """
+
+    key: bytes
+    field: bytes
+    value: bytes
+
+    def stored(self, last: EntryId | None) -> bytes:
+        """What Redis holds after the batch."""
+        return self.value if last is None else self.value[:-1] + b',"entry":"%d-%d"}' % last
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed XADDs and their count, the origin of the last of them, and the cursor that goes with them.
+
+    `watch_stream` is for explicit IDs: the stream must not hold an ID above `first_ms`, and nobody may write meanwhile.
+    `closing` holds fields of the generations hash that are set alongside, `late` origins that stand out of order.
+    """
+
+    cursor: Cursor
+    packed: bytes = b""
+    count: int = 0
+    last_origin: bytes = b""
+    watch_stream: bool = False
+    first_ms: int = 0
+    closing: tuple[tuple[bytes, bytes], ...] = ()
+    late: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A batch that is in: first and last entry ID, None when it held no entries."""
+
+    first: EntryId | None
+    last: EntryId | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """What was read under WATCH: the cursor's stored value, the owner, the stream's last ID."""
+
+    field: tuple[bytes, bytes]
+    stored: bytes | None
+    owner: bytes | None
+    last_id: EntryId
+    watches_stream: bool
+
+
+class Overtaken(Exception):
+    """EXEC answered nil, or the cursor was not where it was left: somebody else wrote. Reconnect and compare."""
+
+
+class Newer(Exception):
+    """The stream holds entries newer than an explicit ID: nothing was sent, pack the batch again with `*`."""
+
+
+class StreamWriter:
+    """Writes batches over one connection: `stage` the next one, `finish` the one before, `execute` the staged one."""
+
+    def __init__(self, connection: Connection, keys: Keys, owner: bytes) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._owner = owner
+        self._armed: Armed | None = None
+        self._staged: Batch | None = None
+        self._executed: Batch | None = None
+        self._unsent: list[bytes] = []
+        self._owed = 0
+
+    def stage(self, batch: Batch) -> None:
+        """Sends all of the batch but EXEC; the batch before it may still be under way."""
+        armed, cursor = self._armed, batch.cursor
+        ready = (
+            armed is not None
+            and armed.field == (cursor.key, cursor.field)
+            and armed.watches_stream >= batch.watch_stream
+        )
+        head = b"" if ready else self._arming((cursor.key, cursor.field), batch.watch_stream)
+        if not ready:
+            self._armed = None
+        keys = self._keys
+        commands = [*self._waiting(), head, pack("MULTI"), batch.packed]
+        if batch.count:
+            commands.append(
+                pack("EVAL", GUARD, 2, keys.stream, cursor.key, batch.last_origin, cursor.field, cursor.value)
+            )
+        else:
+            commands.append(pack("HSET", cursor.key, cursor.field, cursor.value))
+        commands += [pack("HSET", keys.generations, name, value) for name, value in batch.closing]
+        if batch.late:
+            commands.append(pack("HSET", keys.late, *(part for origin in batch.late for part in (origin, b"refill"))))
+        self._staged = batch
+        self._connection.send(b"".join(commands))
+
+    def execute(self, expected: bytes | None) -> None:
+        """EXEC for the staged batch, if the cursor is `expected` and the owner is this one.
+
+        Raises Overtaken when it is not, Newer when an explicit ID would stand below another producer's entry.
+        """
+        batch, self._staged = self._staged, None
+        if batch is None:
+            raise AssertionError("nothing is staged")
+        self._settle()
+        if self._armed is None:
+            self._armed = self._read_armed((batch.cursor.key, batch.cursor.field), batch.watch_stream)
+        armed, self._armed = self._armed, None
+        if armed.stored != expected or armed.owner != self._owner:
+            raise Overtaken
+        if batch.watch_stream and armed.last_id[0] > batch.first_ms:
+            self._connection.send(pack("DISCARD"))
+            self._read_queued(batch)
+            self._connection.read_small()
+            raise Newer
+        self._executed = batch
+        self._connection.send(pack("EXEC"))
+
+    def finish(self) -> Landed:
+        """Waits for the executed batch. Raises Overtaken, RedisRefused, RedisLost; then discard the connection."""
+        batch, self._executed = self._executed, None
+        if batch is None:
+            raise AssertionError("nothing is under way")
+        errors = self._read_queued(batch)
+        extra = len(batch.closing) + bool(batch.late)
+        lines = None if errors else self._connection.read_array_lines(batch.count, 1 + extra)
+        if lines is not None and batch.count and lines[2 * batch.count + 1] == b":1":
+            return Landed(parse_id(lines[2]), parse_id(lines[2 * batch.count]), batch.count)
+        if lines is not None and not batch.count:
+            return Landed(None, None, 0)
+        result = errors or lines or self._connection.read_small()
+        if result is None:
+            raise Overtaken
+        for reply in result if isinstance(result, list) else [result]:
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._keys.stream.decode(errors="replace"))
+        raise RedisRefused("the guard found another entry at the stream's end", code="GUARD")
+
+    def rest(self, cursor: Cursor | None) -> None:
+        """Nothing more to send for now: what waits goes out, and the next batch for `cursor` finds its WATCH ready."""
+        if cursor is None or self._armed is not None:
+            self._flush()
+            return
+        name = (cursor.key, cursor.field)
+        self._connection.send(b"".join((*self._waiting(), self._arming(name, False))))
+        self._settle()
+        self._armed = self._read_armed(name, False)
+
+    def quiet(self) -> None:
+        """Reads what is owed, so that the connection can be used for something else."""
+        self._flush()
+        self._settle()
+
+    def publish(self, channel: bytes, landed: Landed) -> None:
+        """Announces a batch, best effort, with the next write. The reply is not looked at."""
+        if landed.first is None or landed.last is None:
+            return
+        word = json.dumps({
+            "stream": self._keys.stream.decode(errors="replace"), "first": format_id(landed.first).decode(),
+            "last": format_id(landed.last).decode(), "count": landed.count,
+        })  # fmt: skip
+        self._unsent.append(pack("PUBLISH", channel, word))
+
+    def _waiting(self) -> list[bytes]:
+        """What goes out with the next write, ahead of it; its replies are owed from now on."""
+        waiting, self._unsent = self._unsent, []
+        self._owed += len(waiting)
+        return waiting
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._connection.send(b"".join(self._waiting()))
+
+    def _settle(self) -> None:
+        for _ in range(self._owed):
+            self._connection.read_small()
+        self._owed = 0
+
+    def _read_queued(self, batch: Batch) -> list[Refusal]:
+        queued = batch.count + 1 + len(batch.closing) + bool(batch.late)
+        return self._connection.read_expected(b"+OK\r\n" + b"+QUEUED\r\n" * queued, queued + 1)
+
+    def _arming(self, name: tuple[bytes, bytes], watch_stream: bool) -> bytes:
+        """UNWATCH first where less is to be watched than before; the reads come after the WATCH, so they hold."""
+        keys = self._keys
+        watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if watch_stream else ())
+        reads = pack("HGET", *name) + pack("HGET", keys.meta, "owner")
+        if watch_stream:
+            reads += pack("EVAL", LAST_ID, 1, keys.stream)
+        return pack("UNWATCH") + pack("WATCH", *watched) + reads
+
+    def _read_armed(self, name: tuple[bytes, bytes], watch_stream: bool) -> Armed:
+        replies = [self._connection.read_small() for _ in range(5 if watch_stream else 4)]
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._keys.stream.decode(errors="replace"))
+        last = parse_id(replies[4]) if watch_stream else ZERO_ID
+        return Armed(name, replies[2], replies[3], last, watch_stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All the bridge keeps in Redis about one stream, read in one go."""
+
+    meta: dict[bytes, bytes]
+    checkpoint: dict[bytes, bytes]
+    sources: dict[bytes, bytes]
+    generations: dict[bytes, bytes]
+    mirror: dict[bytes, bytes]
+    floor: EntryId | None
+
+
+def read_books(connection: Connection, keys: Keys) -> Books:
+    """The bridge's own keys. Raises RedisRefused when one of them has another type."""
+    hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
+    replies = connection.calls(*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor))
+    meta, checkpoint, sources, generations, mirror = (
+        dict(zip(reply[0::2], reply[1::2], strict=True)) for reply in replies[:-1]
+    )
+    return Books(meta, checkpoint, sources, generations, mirror, parse_id(replies[-1]) if replies[-1] else None)
+
+
+def claim(connection: Connection, keys: Keys, owner: bytes, instance: str) -> bytes:
+    """Makes `owner` the stream's owner if it has none; returns who owns it now. Raises RedisRefused."""
+    connection.call("HSETNX", keys.meta, "owner", owner)
+    holder = connection.call("HGET", keys.meta, "owner")
+    if holder == owner:
+        connection.call("HSET", keys.meta, "format", FORMAT, "instance", instance)
+    return bytes(holder) if holder is not None else b""

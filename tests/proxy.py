@@ -1,0 +1,93 @@
+"""A small proxy that loses replies and cuts connections: what it passes on, and when it breaks, is said by the test."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock, Thread
+
+Fault = Callable[[bytes, int], str]
+"""(a piece of a request, how many were seen) → "pass", "swallow" (executed, its reply lost) or "cut" (halfway)."""
+
+
+class Proxy:
+    """Listens on a Unix socket of its own and passes everything on to the server's."""
+
+    def __init__(self, path: Path, server: str, fault: Fault) -> None:
+        self._server = server
+        self._fault = fault
+        self._lock = Lock()
+        self.pieces = 0
+        self.faults = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(16)
+        self._open: list[socket.socket] = []
+        self._threads = [Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            try:
+                server.connect(self._server)
+            except OSError:
+                client.close()
+                server.close()
+                continue
+            with self._lock:
+                self._open += [client, server]
+            lost = [False]
+            for work in (self._requests, self._replies):
+                thread = Thread(target=work, args=(client, server, lost), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _requests(self, client: socket.socket, server: socket.socket, lost: list[bool]) -> None:
+        try:
+            while data := client.recv(1 << 18):
+                with self._lock:
+                    self.pieces += 1
+                    what = self._fault(data, self.pieces)
+                    self.faults += what != "pass"
+                if what == "swallow":
+                    lost[0] = True
+                if what == "cut":
+                    server.sendall(data[: len(data) // 2])
+                    break
+                server.sendall(data)
+        except OSError:
+            pass
+        self._break(client, server)
+
+    def _replies(self, client: socket.socket, server: socket.socket, lost: list[bool]) -> None:
+        try:
+            while data := server.recv(1 << 18):
+                if lost[0]:
+                    break
+                client.sendall(data)
+        except OSError:
+            pass
+        self._break(client, server)
+
+    @staticmethod
+    def _break(*sockets: socket.socket) -> None:
+        for one in sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def close(self) -> None:
+        """Ends every connection and thread."""
+        self._break(self._listener, *self._open)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+        for one in self._open:
+            one.close()

@@ -1,0 +1,267 @@
+"""One bridge with its folder and server, run as a child process or in this one; and the oracle."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from bridge.config import Settings, load
+from bridge.drain import Drained, once
+from bridge.server import embedded
+from bridge.server.binary import Binary
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Entry, entries
+
+STREAM = "hestai:messages"
+FIELDS = (b"role", b"timestamp", b"type", b"data")
+
+
+def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 25.0) -> Any:
+    """The condition's first true value; fails with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never came: {what if isinstance(what, str) else what()}")
+        pause.wait(0.01)
+
+
+def line(data: str | bytes, role: str = "agent") -> bytes:
+    """A line of the log, with its newline."""
+    raw = data if isinstance(data, bytes) else data.encode()
+    return role.encode() + b"|2026-03-02T09:14:05.112Z|turn|" + raw + b"\n"
+
+
+class Rig:
+    """See the module."""
+
+    def __init__(self, path: Path, binary: Binary) -> None:
+        self._layout(path, binary)
+        self.server = embedded.start(path / "server-state", binary)
+
+    def _layout(self, path: Path, binary: Binary) -> None:
+        self.path = path
+        self.root = path / "files"
+        self.root.mkdir()
+        self.log = self.root / "messages.log"
+        self.binary = binary
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.state = path / "state"
+        self.state.mkdir(mode=0o700)
+        self.other_servers: list[Path] = []
+        self.write_config()
+        self._connection: Connection | None = None
+
+    _shared_server: embedded.Embedded | None = None
+    _shared_state: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def shared(cls, path: Path, binary: Binary) -> Rig:
+        """A rig on one server for many short tests in a process, with a flushed database of its own."""
+        if cls._shared_server is None:
+            cls._shared_state = tempfile.TemporaryDirectory(prefix="bs-")
+            state = Path(cls._shared_state.name)
+            cls._shared_server = embedded.start(state, binary)
+            server = cls._shared_server
+
+            def end() -> None:
+                embedded.kill(server)
+                Path(server.socket).unlink(missing_ok=True)
+
+            atexit.register(end)
+        rig = cls.__new__(cls)
+        rig._layout(path, binary)
+        rig.server = cls._shared_server
+        rig.redis.call("FLUSHALL")
+        return rig
+
+    def close_shared(self) -> None:
+        """Leaves the server for the next."""
+        self.forget_connection()
+
+    def write_config(self, *, mapping: str = "hestai-message", extra: str = "", instance: str = "test") -> None:
+        """bridge.toml."""
+        (self.path / "bridge.toml").write_text(
+            f'instance = "{instance}"\nroot = "files"\nmappings = ["{mapping}"]\n{extra}\n[state]\ndir = "state"\n'
+        )
+
+    def settings(self, *, url: str | None = None, state: Path | None = None) -> Settings:
+        """As a command would load them."""
+        env = {} if state is None else {"BRIDGE_STATE_DIR": str(state)}
+        return load(config=None, redis=url or self.server.socket_url, env=env, cwd=self.path)
+
+    # -- the server ------------------------------------------------------------------------------------------
+
+    @property
+    def redis(self) -> Connection:
+        """A connection of the test's own, made anew when the server was restarted."""
+        if self._connection is None:
+            self._connection = Connection(self.server.socket_url)
+        return self._connection
+
+    def forget_connection(self) -> None:
+        """The next use connects anew."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def kill_server(self) -> None:
+        """SIGKILL."""
+        embedded.kill(self.server)
+        self.forget_connection()
+
+    def start_server(self) -> None:
+        """Starts it again on the same data."""
+        self.server = embedded.start(self.path / "server-state", self.binary)
+
+    def add(self, data: str | bytes, role: str = "ui") -> bytes:
+        """A plain XADD of the four fields, as a producer in any language does it; returns the ID."""
+        raw = data if isinstance(data, bytes) else data.encode()
+        values = (role.encode(), b"2026-03-02T09:14:06Z", b"say", raw)
+        pairs = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
+        return bytes(self.redis.call("XADD", STREAM, "*", *pairs))
+
+    def entries(self) -> list[Entry]:
+        """The whole stream."""
+        return list(entries(self.redis, STREAM.encode()))
+
+    def datas(self) -> list[bytes]:
+        """The data of every entry, in stream order."""
+        return [one.fields[7] for one in self.entries()]
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The checkpoint of messages.log, or an empty one."""
+        raw = self.redis.call("HGET", f"bridge:{{{STREAM}}}:checkpoint", "messages.log")
+        found: dict[str, Any] = json.loads(raw) if raw else {}
+        return found
+
+    # -- the file --------------------------------------------------------------------------------------------
+
+    def append(self, *datas: str | bytes) -> None:
+        """Lines, as a legacy program writes them."""
+        with self.log.open("ab") as file:
+            file.write(b"".join(line(data) for data in datas))
+
+    def lines(self) -> list[bytes]:
+        """All lines of all pieces of the source, oldest piece first, without newlines."""
+        pieces = sorted(self.root.glob("messages.log.*"), key=lambda p: -int(p.suffix[1:]))
+        whole = b"".join(p.read_bytes() for p in [*pieces, self.log] if p.exists())
+        return [one for one in whole.split(b"\n") if one]
+
+    # -- the bridge ------------------------------------------------------------------------------------------
+
+    def start(self, *args: str, crash: str | None = None, url: str | None = None, state: Path | None = None,
+              dual: bool = True) -> subprocess.Popen[bytes]:  # fmt: skip
+        """`bridge run --dual` as a child process."""
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        env.pop("BRIDGE_CRASH_AT", None)
+        if crash:
+            env["BRIDGE_CRASH_AT"] = crash
+        if state is not None:
+            env["BRIDGE_STATE_DIR"] = str(state)
+        command = [sys.executable, "-m", "bridge", "run", "--redis", url or self.server.socket_url, *args]
+        if dual:
+            command.append("--dual")
+        out = (self.path / f"bridge-{len(self.children)}.log").open("wb")
+        child = subprocess.Popen(command, cwd=self.path, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        out.close()
+        self.children.append(child)
+        return child
+
+    def ready(self, child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """The child, once it carries and minds its signals."""
+        log = self.path / f"bridge-{self.children.index(child)}.log"
+        wait_until(lambda: b"carrying" in log.read_bytes() or child.poll() is not None, "the start")
+        return child
+
+    def said(self) -> str:
+        """Everything the child processes logged."""
+        return "".join(p.read_text(errors="replace") for p in sorted(self.path.glob("bridge-*.log")))
+
+    def stop(self, child: subprocess.Popen[bytes], expect: int = 0) -> None:
+        """SIGTERM, and the exit code."""
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == expect, self.said()
+
+    def once(self, *, dual: bool = True, url: str | None = None) -> Drained:
+        """`bridge run --once` in this process."""
+        [result] = once(self.settings(url=url), dual=dual, stop=Event())
+        return result
+
+    def run(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Any command, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "bridge", *args], cwd=self.path, env={**os.environ, **(env or {})}, text=True,
+            capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Ends every child and server."""
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+        self.forget_connection()
+        for state in (self.path / "server-state", self.state, *self.other_servers):
+            server = embedded.known(state)
+            if server is not None:
+                embedded.kill(server)
+                (server.home / "pid").unlink(missing_ok=True)
+                Path(server.socket).unlink(missing_ok=True)
+
+    # -- the oracle ------------------------------------------------------------------------------------------
+
+    def equal(self, file_born: list[bytes], redis_born: list[bytes]) -> bool:
+        """Whether both sides hold these messages, as far as they are counted."""
+        wanted = len(file_born) + len(redis_born)
+        return int(self.redis.call("XLEN", STREAM)) >= wanted and len(self.lines()) >= wanted
+
+    def check(self, file_born: list[bytes], redis_born: list[bytes]) -> None:
+        """Every message on both sides once; file-born ones in file order, Redis-born ones in stream order.
+
+        Looks at the raw file and the raw stream only. Each message's data is unique.
+        """
+        mine, theirs = set(file_born), set(redis_born)
+        in_file = [one.split(b"|", 3)[3] for one in self.lines()]
+        in_stream = self.datas()
+        said = self.said()
+        assert [d for d in in_file if d in mine] == file_born, said
+        assert [d for d in in_stream if d in mine] == file_born, said
+        born_order = [d for d in in_stream if d in theirs]
+        assert sorted(born_order) == sorted(redis_born), said
+        assert [d for d in in_file if d in theirs] == born_order, said
+        assert len(in_file) == len(in_stream) == len(file_born) + len(redis_born), said
+
+    def check_unchanged(self, file_born: list[bytes], redis_born: list[bytes]) -> None:
+        """The stream and the file hold these and one new message each, which has not crossed."""
+        wanted = len(file_born) + len(redis_born) + 1
+        assert len(self.datas()) == wanted
+        assert len(self.lines()) == wanted
+
+    def missing(self, file_born: list[bytes], redis_born: list[bytes]) -> str:
+        """What is missing where, in short."""
+        lines, datas = [one.split(b"|", 3)[-1] for one in self.lines()], self.datas()
+        wanted = [*file_born, *redis_born]
+        gone = [[d for d in wanted if d not in set(side)] for side in (lines, datas)]
+        return f"{len(lines)} lines, {len(datas)} entries of {len(wanted)}; missing {gone[0][:5]}, {gone[1][:5]}"
+
+    def settle(self, file_born: list[bytes], redis_born: list[bytes]) -> None:
+        """Waits until both sides have as many messages as they should, and checks them."""
+        wait_until(
+            lambda: self.equal(file_born, redis_born), lambda: self.missing(file_born, redis_born) + self.said()[-3000:]
+        )
+        self.check(file_born, redis_born)

@@ -1,0 +1,214 @@
+"""The commands as a user meets them: help, configuration, init, mapping, server, demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.config import load, masked
+from bridge.errors import ConfigError
+from bridge.server import binary, embedded
+
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "hestai-message" / "plain" / "input.log"
+REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "hestai" / "messages.log"
+
+
+def bridge(cwd: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """One command."""
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *args], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True,
+        timeout=120, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_every_verb_has_help(tmp_path: Path) -> None:
+    """`-h` works everywhere and every verb says what it does."""
+    top = bridge(tmp_path, "-h")
+    assert top.returncode == 0
+    verbs = [
+        row.split()[0] for row in top.stdout.split("Commands:")[1].splitlines() if row.startswith("  ") and row.strip()
+    ]
+    assert {"init", "run", "status", "repair", "server", "mapping", "demo"} <= set(verbs)
+    for name in (v for v in verbs if v in ("init", "run", "status", "repair", "server", "mapping", "demo")):
+        result = bridge(tmp_path, name, "--help")
+        assert result.returncode == 0
+        assert len(result.stdout.splitlines()) > 4
+
+
+def test_misspelt(tmp_path: Path) -> None:
+    """A misspelt verb or option names the near one, and exits 2."""
+    result = bridge(tmp_path, "rnu")
+    assert result.returncode == 2
+    assert "run" in result.stderr
+    result = bridge(tmp_path, "run", "--daul")
+    assert result.returncode == 2
+    assert "--dual" in result.stderr
+
+
+def test_without_configuration(tmp_path: Path) -> None:
+    """Without bridge.toml a command says how to make one, and exits 2."""
+    result = bridge(tmp_path, "run")
+    assert result.returncode == 2
+    assert "bridge init" in result.stderr
+
+
+def test_init(tmp_path: Path) -> None:
+    """init writes a file that loads, and never overwrites one."""
+    result = bridge(tmp_path, "init", "--json", "--redis", "redis://:secret@localhost:6390/2")
+    assert json.loads(result.stdout)["redis"] == "redis://:***@localhost:6390/2"
+    settings = load(config=None, redis=None, env={}, cwd=tmp_path)
+    assert settings.redis_url == "redis://:secret@localhost:6390/2"
+    assert settings.mappings[0].name == "hestai-message"
+    before = (tmp_path / "bridge.toml").read_bytes()
+    again = bridge(tmp_path, "init")
+    assert again.returncode == 2
+    assert "left alone" in again.stderr
+    assert (tmp_path / "bridge.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('instance = "a"\nmapings = ["hestai-message"]', "did you mean 'mappings'"),
+        ('instance = "a"\nmappings = ["hestai-mesage"]', "did you mean 'hestai-message'"),
+        ('instance = "a"\nmappings = ["hestai-message"]\n[redis]\nurll = "x"', "did you mean 'url'"),
+        ('instance = "a"\nmappings = ["hestai-message"]\n[redis]\nurl = "redis+sentinel://x"', "not supported yet"),
+        ('instance = "a"\nmappings = ["hestai-message", "hestai-message"]', "twice"),
+        ('instance = "a"\nmappings = ["hestai-message"]\n[components.ui]\nroles = ["../x"]', "must match"),
+        ("instance = ", "not valid TOML"),
+        ('mappings = ["hestai-message"]', "'instance' is missing"),
+    ],
+)
+def test_wrong_configuration(tmp_path: Path, text: str, said: str) -> None:
+    """A wrong bridge.toml exits 2 and names the key, and the nearest known one."""
+    (tmp_path / "bridge.toml").write_text(text)
+    result = bridge(tmp_path, "run", "--once")
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """Flag > environment > file; paths in the environment are relative to the working directory."""
+    (tmp_path / "bridge.toml").write_text(
+        'instance = "a"\nmappings = ["hestai-message"]\n[redis]\nurl = "redis://file"'
+    )
+    env = {"BRIDGE_REDIS_URL": "redis://env", "BRIDGE_ROOT": "r", "BRIDGE_STATE_DIR": "s", "BRIDGE_LOG_FORMAT": "json"}
+    assert load(config=None, redis=None, env={}, cwd=tmp_path).redis_url == "redis://file"
+    loaded = load(config=None, redis=None, env=env, cwd=tmp_path)
+    assert loaded.redis_url == "redis://env"
+    assert loaded.root == tmp_path / "r"
+    assert loaded.state_dir == tmp_path / "s"
+    assert loaded.log_format == "json"
+    assert load(config=None, redis="redis://flag", env=env, cwd=tmp_path).redis_url == "redis://flag"
+    with pytest.raises(ConfigError):
+        load(config="none.toml", redis=None, env={}, cwd=tmp_path)
+
+
+def test_secrets_are_masked() -> None:
+    """No password in what is shown, in the user part or the query."""
+    for url in ("redis://:pw@h/0", "rediss://u:pw@h:1/0?password=pw", "unix://u:pw@/tmp/s?db=0&password=pw"):
+        assert "pw" not in masked(url)
+
+
+def test_global_options_before_and_after(tmp_path: Path) -> None:
+    """--json means the same before and after the verb."""
+    before, after = bridge(tmp_path, "--json", "mapping", "list"), bridge(tmp_path, "mapping", "list", "--json")
+    assert before.stdout == after.stdout
+    assert json.loads(before.stdout)[0]["name"] == "hestai-message"
+
+
+def test_mapping_show_and_check(tmp_path: Path) -> None:
+    """show prints the file; check tells how many lines translate, and why the others do not, with line numbers."""
+    shown = bridge(tmp_path, "mapping", "show", "hestai-message", "--json")
+    assert json.loads(shown.stdout)["format"]["delimiter"] == "|"
+    log = tmp_path / "a.log"
+    log.write_bytes(FIXTURE.read_bytes() + b"broken\nbad|never|t|d\nbroken \x1b[31m\nhalf")
+    result = bridge(tmp_path, "mapping", "check", "hestai-message", str(log), "--json")
+    assert result.returncode == 3
+    facts = json.loads(result.stdout)
+    assert (facts["translated"], facts["rejected"], facts["empty"], facts["partial_bytes"]) == (8, 3, 1, 4)
+    assert facts["reasons"][0] == {"reason": "1 of 4 columns", "count": 2, "lines": [10, 12], "example": "broken"}
+    text = bridge(tmp_path, "mapping", "check", "hestai-message", str(log))
+    assert "8 of 11 lines translate" in text.stdout
+    assert "\x1b" not in text.stdout
+    assert bridge(tmp_path, "mapping", "check", "hestai-message", str(FIXTURE)).returncode == 0
+    assert bridge(tmp_path, "mapping", "check", "hestai-message", "none").returncode == 1
+
+
+def test_server(tmp_path: Path) -> None:
+    """start, status, url, stop: the server stays between commands, keeps its data and its url, and listens privately."""
+    try:
+        assert bridge(tmp_path, "server", "status").returncode == 1
+        assert bridge(tmp_path, "server", "start").returncode == 0
+        facts = json.loads(bridge(tmp_path, "server", "status", "--json").stdout)
+        assert facts["running"]
+        url = json.loads(bridge(tmp_path, "server", "url", "--json").stdout)
+        assert url["url"].startswith("redis://default:")
+        assert Path(url["socket"]).stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / ".bridge").stat().st_mode & 0o777 == 0o700
+        server = embedded.known(tmp_path / ".bridge")
+        assert server is not None
+        connection = embedded.dial(server.state_dir, 5)
+        connection.call("SET", "kept", "yes")
+        connection.close()
+        assert bridge(tmp_path, "server", "stop").returncode == 0
+        assert "not running" in bridge(tmp_path, "server", "stop").stdout
+        assert bridge(tmp_path, "server", "start").returncode == 0
+        assert json.loads(bridge(tmp_path, "server", "url", "--json").stdout) == url
+        connection = embedded.dial(server.state_dir, 5)
+        assert connection.call("GET", "kept") == b"yes"
+        connection.close()
+        stamp = tmp_path / ".bridge" / "server" / "data" / "SERVER.json"
+        bridge(tmp_path, "server", "stop")
+        stamp.write_text(json.dumps({"flavour": "redis", "version": [99, 0, 0]}))
+        refused = bridge(tmp_path, "server", "start")
+        assert refused.returncode == 1
+        assert "was written by redis 99.0.0" in refused.stderr
+    finally:
+        bridge(tmp_path, "server", "stop")
+
+
+def test_no_server_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a server program the error names three ways out."""
+    monkeypatch.setattr(binary, "candidates", list)
+    with pytest.raises(Exception, match="no Redis or Valkey") as caught:
+        embedded.start(tmp_path / ".bridge")
+    assert "three ways out" in getattr(caught.value, "hint", "")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real HestAI files are not on this machine")
+def test_real_log(tmp_path: Path) -> None:
+    """88 real lines become entries, an XADD becomes the last line, and another run changes neither side."""
+    log = tmp_path / "messages.log"
+    log.write_bytes(REAL.read_bytes())
+    try:
+        bridge(tmp_path, "init")
+        first = bridge(tmp_path, "run", "--dual", "--once", "--json")
+        assert json.loads(first.stdout)[0]["forwarded"] == 88
+        connection = embedded.dial(tmp_path / ".bridge", 5)
+        connection.call(
+            "XADD",
+            "hestai:messages",
+            "*",
+            "role",
+            "ui",
+            "timestamp",
+            "2026-11-21T00:00:00Z",
+            "type",
+            "t",
+            "data",
+            "a|b\\",
+        )
+        assert bridge(tmp_path, "run", "--dual", "--once").returncode == 0
+        assert log.read_bytes() == REAL.read_bytes() + b"ui|2026-11-21T00:00:00Z|t|a|b\\\n"
+        last = bridge(tmp_path, "run", "--dual", "--once", "--json")
+        assert json.loads(last.stdout) == [{"mapping": "hestai-message", "forwarded": 0, "mirrored": 0, "errors": []}]
+        assert connection.call("XLEN", "hestai:messages") == 89
+        connection.close()
+    finally:
+        bridge(tmp_path, "server", "stop")

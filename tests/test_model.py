@@ -1,0 +1,182 @@
+"""Random programs of file events against a model: write, rotate, truncate, replace, delete, restart, kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from threading import Event, Thread
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.drain import once
+from bridge.points import POINTS
+from bridge.server.binary import find
+from tests.rig import Rig, line
+from tests.test_rotation import copytruncate, rotate
+
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+
+ACTS = st.one_of(
+    st.tuples(st.just("write"), st.integers(1, 30)),
+    st.tuples(st.just("half"), st.integers(1, 60)),
+    st.tuples(st.just("add"), st.integers(1, 5)),
+    st.tuples(st.just("rotate"), st.just(0)),
+    st.tuples(st.just("copytruncate"), st.just(0)),
+    st.tuples(st.just("replace"), st.just(0)),
+    st.tuples(st.just("delete"), st.just(0)),
+    st.tuples(st.just("carry"), st.just(0)),
+    st.tuples(st.just("kill"), st.integers(0, 10_000)),
+)
+
+
+class Model:
+    """What must be in the stream, in order; `held` is half a line. Bytes deleted before anybody read them are gone."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.sent: list[bytes] = []
+        self.unread: list[bytes] = []
+        self.added: list[bytes] = []
+        self.held = b""
+        self.count = 0
+
+    def next(self, n: int) -> list[bytes]:
+        self.count += n
+        return [f"f-{self.count - i}".encode() for i in range(n, 0, -1)]
+
+    def write(self, n: int) -> None:
+        fresh = self.next(n)
+        with self.rig.log.open("ab") as file:
+            file.write(self.held + b"".join(map(line, fresh)) if not self.held else self.held)
+            if self.held:
+                file.write(b"".join(map(line, fresh)))
+        if self.held:
+            self.held = b""
+        self.unread += fresh
+
+    def half(self, n: int) -> None:
+        if self.held:
+            return
+        [fresh] = self.next(1)
+        whole = line(fresh)
+        cut = min(n, len(whole) - 1)
+        with self.rig.log.open("ab") as file:
+            file.write(whole[:cut])
+        self.held = whole[cut:]
+        self.unread.append(fresh)
+
+    def whole(self) -> None:
+        """Ends a half line, so that the file may be moved without tearing it."""
+        if self.held:
+            with self.rig.log.open("ab") as file:
+                file.write(self.held)
+            self.held = b""
+
+    def carry(self) -> None:
+        result = once(self.rig.settings(), dual=True, stop=Event())[0]
+        waits = [e for e in result.errors if "middle of a line" not in e.what]
+        assert not waits, waits
+
+    def carried(self) -> None:
+        self.sent += self.unread
+        self.unread = []
+
+
+def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
+    """Plays the program, carries at the end, and compares with the model."""
+    model = Model(rig)
+    for act, n in acts:
+        if act == "write":
+            model.write(n)
+        elif act == "half":
+            model.half(n)
+        elif act == "add":
+            for _ in range(n):
+                data = f"r-{len(model.added)}".encode()
+                rig.add(data)
+                model.added.append(data)
+        elif act == "carry":
+            model.whole()
+            model.carry()
+            model.carried()
+        elif act == "kill":
+            model.whole()
+            killed(rig, n)
+        elif rig.log.exists():
+            model.whole()
+            if act == "rotate":
+                rotate(rig)
+            elif act == "copytruncate":
+                copytruncate(rig)
+            elif act == "replace":  # an atomic save: the same content under another inode
+                copy = rig.path / "copy"
+                shutil.copy(rig.log, copy)
+                copy.rename(rig.log)
+            elif act == "delete":
+                model.carry()
+                model.carried()
+                rig.log.unlink()
+    model.whole()
+    model.carry()
+    model.carried()
+    datas = rig.datas()
+    assert [d for d in datas if d.startswith(b"f-")] == model.sent
+    assert [d for d in datas if d.startswith(b"r-")] == model.added
+    assert len(datas) == len(model.sent) + len(model.added)
+    before = rig.lines()
+    model.carry()
+    assert rig.datas() == datas
+    assert rig.lines() == before
+    mirrored = [one.split(b"|", 3)[3] for one in before if one.split(b"|", 3)[3].startswith(b"r-")]
+    assert len(mirrored) == len(set(mirrored))
+
+
+def killed(rig: Rig, n: int) -> None:
+    """A run in a child process that is killed at a point the number chooses."""
+    point = [f"{name}.{when}" for name in POINTS for when in ("before", "after")][n % (2 * len(POINTS))]
+    pid = os.fork()
+    if pid == 0:
+        from bridge import points
+
+        points.arm(f"{point}:{1 + n // 100 % 3}")
+        try:
+            once(rig.settings(), dual=True, stop=Event())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@settings(
+    max_examples=1500 if SOAK else 300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not SOAK,
+)
+@given(st.lists(ACTS, min_size=1, max_size=14))
+def test_programs(acts: list[tuple[str, int]]) -> None:
+    """After any program both sides hold what was written, once and in order, and another run changes nothing."""
+    with tempfile.TemporaryDirectory(prefix="bm-") as folder:
+        rig = Rig.shared(Path(folder), find())
+        try:
+            run_program(rig, acts)
+        finally:
+            rig.close_shared()
+
+
+def test_thread_is_not_left(tmp_path: Path) -> None:
+    """`once` leaves no thread behind."""
+    import threading
+
+    rig = Rig.shared(tmp_path, find())
+    try:
+        rig.append("a")
+        worker = Thread(target=rig.once)
+        worker.start()
+        worker.join(30)
+        assert rig.datas() == [b"a"]
+        assert threading.active_count() <= 2
+    finally:
+        rig.close_shared()
