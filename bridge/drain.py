@@ -75,7 +75,8 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
         mirror.keep()
 
     for work in (mirror_begun(mirror, stop), forward_all, mirror_all, forward_all):
-        error = _patiently(work, forward, mirror, stop)
+        patience = 0.0 if errors else PATIENCE  # what one direction waited for in vain, the other need not
+        error = _patiently(work, forward, mirror, stop, patience)
         if error is not None:
             errors.append(error)
     errors += forward.failures()
@@ -101,16 +102,18 @@ def mirror_begun(mirror: Mirror | None, stop: Event) -> Callable[[], None]:
     return work
 
 
-def _patiently(work: Callable[[], None], forward: Forward, mirror: Mirror | None, stop: Event) -> BridgeError | None:
+def _patiently(
+    work: Callable[[], None], forward: Forward, mirror: Mirror | None, stop: Event, patience: float
+) -> BridgeError | None:
     """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed."""
-    until, pause = time.monotonic() + PATIENCE, Backoff()
+    begun, pause = time.monotonic(), Backoff()
     while True:
         try:
             work()
             return None
         except (Overtaken, BridgeError) as error:
             if isinstance(error, TargetError):
-                passing = "in the middle of a line" in error.what and time.monotonic() < until - PATIENCE + 2
+                passing = "in the middle of a line" in error.what and time.monotonic() < begun + min(2, patience)
             else:
                 forward.detach()
                 if mirror is not None:
@@ -118,7 +121,7 @@ def _patiently(work: Callable[[], None], forward: Forward, mirror: Mirror | None
                 never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
                 passing = isinstance(error, Overtaken | NotYet | RedisLost) and not never
                 passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
-            if not passing or time.monotonic() > until or stop.wait(pause.next()):
+            if not passing or time.monotonic() > begun + patience or stop.wait(pause.next()):
                 if isinstance(error, Overtaken):
                     return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
                 return error

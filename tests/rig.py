@@ -26,7 +26,7 @@ STREAM = "hestai:messages"
 FIELDS = (b"role", b"timestamp", b"type", b"data")
 
 
-def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 25.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 90.0) -> Any:
     """The condition's first true value; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     pause = Event()
@@ -195,7 +195,7 @@ class Rig:
         """SIGTERM, and the exit code."""
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
-        assert child.wait(30) == expect, self.said()
+        assert child.wait(90) == expect, self.said()
 
     def once(self, *, dual: bool = True, url: str | None = None) -> Drained:
         """`bridge run --once` in this process."""
@@ -206,7 +206,7 @@ class Rig:
         """Any command, to its end."""
         return subprocess.run(
             [sys.executable, "-m", "bridge", *args], cwd=self.path, env={**os.environ, **(env or {})}, text=True,
-            capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def close(self) -> None:
