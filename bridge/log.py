@@ -19,12 +19,15 @@ log = logging.getLogger("bridge")
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = {"time": _stamp(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            facts["trace"] = self.formatException(record.exc_info)
         return json.dumps(facts | getattr(record, "facts", {}), ensure_ascii=False)
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_stamp(record)} {record.levelname.lower():7} {record.getMessage()}"
+        text = f"{_stamp(record)} {record.levelname.lower():7} {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 def _stamp(record: logging.LogRecord) -> str:

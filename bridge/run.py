@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
@@ -88,15 +87,6 @@ def dialler(settings: Settings, *, timeout: float = 5.0) -> Callable[[], Connect
     return dial
 
 
-@dataclass(slots=True)
-class Pair:
-    """One mapping's workers."""
-
-    shared: Shared
-    forward: Forward
-    mirror: Mirror | None
-
-
 class Process:
     """`bridge run`. Each thread opens its own ledger, as SQLite wants it."""
 
@@ -109,7 +99,8 @@ class Process:
         self.troubles = Troubles(time.time)
         self._started = time.time()
         self._shared = [Shared(mapping, settings) for mapping in settings.mappings]
-        self._pairs: dict[str, Pair] = {}
+        self._forwards: list[Forward] = []
+        self._mirrors: list[Mirror] = []
         self._crashed = False
 
     def run(self) -> int:
@@ -129,9 +120,8 @@ class Process:
         self._supervise(watcher)
         for one in self._shared:
             one.wake()
-        for pair in list(self._pairs.values()):
-            if pair.mirror is not None:
-                pair.mirror.interrupt()
+        for mirror in list(self._mirrors):
+            mirror.interrupt()
         for thread in threads:
             thread.join()
         if watcher is not None:
@@ -154,7 +144,7 @@ class Process:
             if watcher is not None:
                 watcher.folders = {f for one in self._shared for f in one.folders()}
                 watcher.tend()
-            if time.monotonic() >= due and any(pair.forward.attached for pair in self._pairs.values()):
+            if time.monotonic() >= due and any(forward.attached for forward in list(self._forwards)):
                 due = time.monotonic() + HEARTBEAT
                 try:
                     connection = connection or dial()
@@ -173,11 +163,8 @@ class Process:
             connection.close()
 
     def _pulse(self) -> str:
-        workers = {}
-        for pair in list(self._pairs.values()):
-            workers[pair.forward.worker] = {"carried": pair.forward.carried}
-            if pair.mirror is not None:
-                workers[pair.mirror.worker] = {"carried": pair.mirror.carried}
+        workers = {one.worker: {"carried": one.carried} for one in list(self._forwards)}
+        workers |= {one.worker: {"carried": one.carried} for one in list(self._mirrors)}
         return json.dumps({
             "instance": self._settings.instance, "ledger": self._uuid, "pid": os.getpid(), "dual": self._dual,
             "started": self._started, "at": time.time(), "workers": workers,
@@ -186,7 +173,7 @@ class Process:
 
     @property
     def _uuid(self) -> str:
-        return next((pair.forward.owner for pair in self._pairs.values()), "")
+        return next((forward.owner for forward in self._forwards), "")
 
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
         """A worker that fails in a way nobody thought of ends the process, loudly: half a bridge is none."""
@@ -205,8 +192,7 @@ class Process:
 
     def _forward(self, shared: Shared, ledger: Ledger) -> None:
         forward = Forward(shared, ledger, self.troubles, time.time, dialler(self._settings))
-        pair = self._pairs.setdefault(shared.mapping.name, Pair(shared, forward, None))
-        pair.forward = forward
+        self._forwards.append(forward)
         pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
         while not self._stop.is_set():
             try:
@@ -246,10 +232,8 @@ class Process:
 
     def _mirror(self, shared: Shared, ledger: Ledger) -> None:
         mirror = Mirror(shared, ledger, self.troubles, time.time, dialler(self._settings, timeout=BLOCK_MS / 1000 + 5))
-        while shared.mapping.name not in self._pairs and not self._stop.wait(0.001):
-            pass
         if self._dual:
-            self._pairs[shared.mapping.name].mirror = mirror
+            self._mirrors.append(mirror)
         pause = Backoff()
         while not self._stop.is_set():
             try:
