@@ -59,7 +59,7 @@ def status(given: Options) -> int:
 
     state = _state_dir(given)
     server = embedded.known(state)
-    up = server is not None and embedded.running(server)
+    up = server is not None and embedded.alive(server)
     facts = {"running": up, "state_dir": str(state)}
     if server is not None:
         facts |= {

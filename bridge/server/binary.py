@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +55,18 @@ def candidates() -> list[Path]:
     return found
 
 
-def find() -> Binary:
-    """The first that runs. Raises ServerError naming three ways out when there is none."""
-    faults = []
+def find(fits: Callable[[Binary], bool] = lambda binary: True) -> Binary:
+    """The first that runs and fits, else the first that runs. Raises ServerError naming three ways out."""
+    faults: list[str] = []
+    running: list[Binary] = []
     for path in candidates():
         try:
-            return identify(path)
+            running.append(identify(path))
         except ServerError as error:
             faults.append(str(error))
+            continue
+        if fits(running[-1]):
+            return running[-1]
+    if running:
+        return running[0]
     raise ServerError("there is no Redis or Valkey server on this machine", where="; ".join(faults), hint=WAYS_OUT)

@@ -2,7 +2,8 @@
 
 It listens on loopback and on a Unix socket, has a generated password, and keeps its data in an append-only file. It is
 started detached and stays until `stop`. While `pid` exists it is meant to run: a bridge that finds it dead starts it
-again.
+again. The process holds a lock that it inherited, so dead is what the lock says: a server that is merely slow (loading,
+suspended, a laptop waking up) is never taken for dead, nor is another process that has its number now mistaken for it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from bridge.streams.connect import Connection
 SOCKET_LIMIT = 100
 """A Unix socket's path may have 103 bytes on macOS and 107 on Linux."""
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +80,44 @@ def pid_of(server: Embedded) -> int | None:
         return None
 
 
-def running(server: Embedded) -> bool:
-    """Whether it answers, or is loading its data."""
-    pid = pid_of(server)
-    if pid is not None and pid in _children and _children[pid].poll() is not None:
-        return False
+def alive(server: Embedded) -> bool:
+    """Whether its process lives, answering or not; a process it left behind to rewrite its data counts as well."""
+    for child in _children:
+        child.poll()  # or it stays as a zombie of this process
     try:
-        connection = Connection(server.socket_url, timeout=5)
-    except RedisLost:
+        with (server.home / "running").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
         return False
-    except RedisRefused as refusal:
-        return refusal.code == "LOADING"
-    connection.close()
-    return True
+    return False
 
 
 def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
-    """The running server of this state directory, started if it must be. Raises ServerError."""
+    """The server of this state directory, started if it must be; one that lives may be slow to answer.
+
+    Raises ServerError.
+    """
     home = private(private(state_dir) / "server")
     with _only_one(home):
         server = known(state_dir)
-        if server is not None and running(server):
+        if server is not None and alive(server):
             return server
-        binary = binary or find()
         data = private(home / "data")
-        _check_stamp(data, binary)
+        stamp = _read_stamp(data)
+        binary = binary or find(lambda one: _opens(one, stamp))
+        _check_stamp(data, stamp, binary)
         unclean = server is not None and pid_of(server) is not None
+        if stamp is None:
+            _write_stamp(data, binary)
         for _ in range(5):
             server = _settings(state_dir, server)
             if unclean and binary.flavour == "redis":
                 _cut_torn_transaction(data, binary)
             said = _launch(server, binary)
             if said is None:
-                _write_private(data / "SERVER.json", {"flavour": binary.flavour, "version": list(binary.version)})
+                _write_stamp(data, binary)
                 return server
             if "in use" not in said:
                 break
@@ -125,29 +131,33 @@ def stop(state_dir: Path) -> bool:
     if server is None:
         return False
     with _only_one(server.home):
-        pid, was_running = pid_of(server), running(server)
+        pid = pid_of(server)
         (server.home / "pid").unlink(missing_ok=True)
-        if not was_running:
+        if not alive(server):
             return False
-        connection = Connection(server.socket_url, timeout=30)
         try:
-            connection.call("SHUTDOWN")
-        except RedisLost:
-            pass  # that is what success looks like
-        except RedisRefused as refusal:
-            raise ServerError(f"did not stop: {refusal.what}", where=str(server.home / "server.log")) from None
-        finally:
-            connection.close()
-        _wait(lambda: not running(server) and not _alive(pid), 30, "did not stop", server)
+            connection = Connection(server.socket_url, timeout=30)
+            try:
+                connection.call("SHUTDOWN")
+            finally:
+                connection.close()
+        except (RedisLost, RedisRefused) as error:
+            if not isinstance(error, RedisLost) or "closed by the server" not in error.what:
+                _write_private(server.home / "pid", str(pid))
+                raise ServerError(
+                    f"did not stop: {error.what}", where=f"{server.home / 'server.log'}, process {pid}",
+                    hint="try again when it answers",
+                ) from None  # fmt: skip
+        _wait(lambda: not alive(server), 30, "did not stop", server)
         return True
 
 
 def kill(server: Embedded) -> None:
     """SIGKILL, for tests and the demo; the server is still meant to run. Returns when the process is gone."""
     pid = pid_of(server)
-    if pid is not None and _alive(pid):
+    if pid is not None and alive(server):
         os.kill(pid, signal.SIGKILL)
-        _wait(lambda: not _alive(pid), 10, "did not die", server)
+        _wait(lambda: not alive(server), 30, "did not die", server)
 
 
 def dial(state_dir: Path, timeout: float) -> Connection:
@@ -156,7 +166,7 @@ def dial(state_dir: Path, timeout: float) -> Connection:
     Raises RedisLost, RedisRefused, ServerError.
     """
     server = known(state_dir)
-    if server is None or (pid_of(server) is not None and not running(server)):
+    if server is None or (pid_of(server) is not None and not alive(server)):
         server = start(state_dir)
     elif pid_of(server) is None:
         raise RedisLost("the embedded server was stopped", where=str(server.home), hint="`bridge server start`")
@@ -224,12 +234,14 @@ def _launch(server: Embedded, binary: Binary) -> str | None:
     )  # fmt: skip
     _write_private(config, "\n".join(lines) + "\n")
     log = home / "server.log"
-    with log.open("ab") as out:
+    with log.open("ab") as out, (home / "running").open("a") as running:
         begin = out.tell()
+        fcntl.flock(running, fcntl.LOCK_EX)
         child = subprocess.Popen(
-            [str(binary.path), str(config)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
-    _children[child.pid] = child
+            [str(binary.path), str(config)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            pass_fds=(running.fileno(),),
+        )  # fmt: skip
+    _children.append(child)
     _write_private(home / "pid", str(child.pid))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -260,21 +272,36 @@ def _answers(server: Embedded) -> bool:
     return True
 
 
-def _check_stamp(data: Path, binary: Binary) -> None:
-    """An older server opens a newer one's data silently empty: refuse another flavour and an older version."""
+Stamp = tuple[str, tuple[int, ...]]
+"""Flavour and version of the server that wrote a data directory."""
+
+
+def _read_stamp(data: Path) -> Stamp | None:
     try:
         stamp = json.loads((data / "SERVER.json").read_text())
-        flavour, version = str(stamp["flavour"]), tuple(stamp["version"])
+        return str(stamp["flavour"]), tuple(map(int, stamp["version"]))
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError, KeyError) as error:
         raise ServerError(f"is not readable: {error}", where=str(data / "SERVER.json")) from None
-    if binary.flavour != flavour or binary.version < version:
-        have, want = ".".join(map(str, binary.version)), ".".join(map(str, version))
+
+
+def _write_stamp(data: Path, binary: Binary) -> None:
+    _write_private(data / "SERVER.json", {"flavour": binary.flavour, "version": list(binary.version)})
+
+
+def _opens(binary: Binary, stamp: Stamp | None) -> bool:
+    """An older server opens a newer one's data silently empty: another flavour and an older version do not do."""
+    return stamp is None or (binary.flavour == stamp[0] and binary.version >= stamp[1])
+
+
+def _check_stamp(data: Path, stamp: Stamp | None, binary: Binary) -> None:
+    if stamp is not None and not _opens(binary, stamp):
+        have, want = ".".join(map(str, binary.version)), ".".join(map(str, stamp[1]))
         raise ServerError(
-            f"was written by {flavour} {want}, and {binary.path} is {binary.flavour} {have}",
+            f"was written by {stamp[0]} {want}, and {binary.path} is {binary.flavour} {have}",
             where=str(data),
-            hint=f"install {flavour} {want} or newer again; a different one could open the data as empty",
+            hint=f"install {stamp[0]} {want} or newer again; a different one could open the data as empty",
         )
 
 
@@ -298,19 +325,6 @@ def _write_private(path: Path, content: object) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-
-
-def _alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
-    child = _children.get(pid)
-    if child is not None:
-        return child.poll() is None
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def _wait(done: Callable[[], bool], seconds: float, what: str, server: Embedded) -> None:

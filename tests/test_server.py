@@ -1,0 +1,75 @@
+"""The embedded server's process: slow is not dead, and dead is found out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import RedisLost, ServerError
+from bridge.server import embedded
+from bridge.server.binary import Binary
+from bridge.streams.connect import Connection
+from tests.rig import Rig, wait_until
+
+
+def test_slow_is_not_dead(rig: Rig) -> None:
+    """A server that is suspended is waited for, never started a second time; and nobody is told that it stopped."""
+    state = rig.path / "server-state"
+    rig.append("a")
+    assert not rig.once(url="unix://" + rig.server.socket_url.removeprefix("unix://")).errors
+    pid = embedded.pid_of(rig.server)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert embedded.alive(rig.server)
+        assert embedded.start(state) == rig.server
+        with pytest.raises(RedisLost, match="no answer"):
+            embedded.dial(state, 0.3)
+        assert embedded.pid_of(rig.server) == pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    connection = embedded.dial(state, 30)
+    connection.close()
+    assert rig.datas() == [b"a"]
+
+
+def test_dead_is_found_out(tmp_path: Path, binary: Binary) -> None:
+    """A killed server is started again with its url and data, even where its number belongs to another process now."""
+    server = embedded.start(tmp_path / "s", binary)
+    try:
+        connection = embedded.dial(tmp_path / "s", 5)
+        connection.call("SET", "kept", "yes")
+        connection.call("CONFIG", "SET", "appendfsync", "always")
+        connection.call("SET", "kept", "always")
+        connection.close()
+        embedded.kill(server)
+        assert not embedded.alive(server)
+        (server.home / "pid").write_text(str(os.getpid()))
+        connection = embedded.dial(tmp_path / "s", 5)
+        assert connection.call("GET", "kept") == b"always"
+        connection.close()
+        assert embedded.known(tmp_path / "s") == server
+    finally:
+        embedded.stop(tmp_path / "s")
+    wait_until(lambda: not embedded.alive(server), "the end")
+
+
+def test_stop_of_a_slow_server(tmp_path: Path, binary: Binary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer is not said to be stopped, and is still meant to run."""
+    server = embedded.start(tmp_path / "s", binary)
+    pid = embedded.pid_of(server)
+    assert pid is not None
+    dial = Connection
+    monkeypatch.setattr(embedded, "Connection", lambda url, timeout: dial(url, timeout=0.3))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ServerError, match="did not stop: no answer"):
+            embedded.stop(tmp_path / "s")
+        assert embedded.pid_of(server) == pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        assert embedded.stop(tmp_path / "s")
