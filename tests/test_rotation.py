@@ -253,15 +253,6 @@ def test_a_folder_that_is_replaced(rig: Rig, follow: Follow) -> None:
     follow.carried(names("a", 3) + names("b", 3) + names("c", 3))
 
 
-def test_line_over_the_limit(rig: Rig, follow: Follow) -> None:
-    """A line over max_line_bytes is quarantined with length and digest; its neighbours go over."""
-    huge = b"x" * (3 << 20)
-    rig.append("a", huge, "b")
-    follow.carried([b"a", b"b"])
-    rig.append("c", b"y" * (1 << 20), "d")
-    follow.carried([b"a", b"b", b"c", b"d"])
-
-
 def test_poll(rig: Rig) -> None:
     """With --poll lines go over without file events."""
     rig.ready(rig.start("--poll"))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bridge.carry.draft import Draft, closed_fingerprint, closed_value
-from bridge.carry.provenance import Lines, foreign, split
+from bridge.carry.longline import LongLine, Piece
+from bridge.carry.provenance import Cut, Lines, foreign, split
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
 from bridge.errors import BridgeError, LedgerError, RejectStop
-from bridge.files.generation import Generation, Known, pread
+from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
@@ -39,17 +40,6 @@ class _Read:
     at: int = 0
 
 
-@dataclass(slots=True)
-class _Long:
-    """A line over `max_line_bytes` that is read through in pieces: kept are its first bytes, length and digest."""
-
-    generation: int
-    start: int
-    kept: bytes = b""
-    length: int = 0
-    hasher: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
-
-
 class Source:
     """Forward's half of a source. Not thread-safe; only its `tail` is shared, with the mirror."""
 
@@ -71,7 +61,7 @@ class Source:
         self._ledger = ledger
         self._clock = clock
         self._read: _Read | None = None
-        self._long: _Long | None = None
+        self._longs: dict[int, LongLine] = {}
         self._closing: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
@@ -85,7 +75,8 @@ class Source:
         self.keep_news()
 
     def _forget(self) -> None:
-        self._read, self._long, self._closing, self.skipped_since = None, None, [], None
+        self._read, self._closing, self.skipped_since = None, [], None
+        self._longs.clear()
 
     def seek_offset(self, number: int, offset: int) -> bool:
         """Goes on from a place whose digests nobody wrote down; False when that generation was never known."""
@@ -157,8 +148,13 @@ class Source:
             draft = self._draft_from(generation, limit, late=False)
             if draft is not None:
                 return draft
-            if self._long is not None or (record := self.tail.finish()) is None:
+            if (record := self.tail.finish()) is None:
                 break
+            if left := generation.size() - generation.read_to:
+                self.tail.notices.append(
+                    f"{self.name}: {left} bytes of an unfinished line stand at the end of {generation.path.name};"
+                    " they are carried if the line is ever ended"
+                )
             self._closing.append(record)
             self._note_skip()
         for generation in self.tail.late():
@@ -259,62 +255,57 @@ class Source:
         """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
         size = READ_BYTES
         while True:
-            if self._long is not None:
-                self._through_long(generation)
-                if self._long is not None:
-                    return None
-            start = generation.read_to
-            data = self.tail.peek(generation, size)
-            full = len(data) == size
-            if not data:
+            if generation.number in self._longs and not self._through_long(generation):
                 return None
-
-            def read(n: int, offset: int) -> bytes:
-                return pread(generation.fd, n, offset)
-
-            data, cuts, stale = foreign(self._ledger, self._stream, self.name, generation.number, start, data, read)
-            for one in stale:
-                self.tail.notices.append(
-                    f"{self.name}: bytes {one.start} to {one.end} are not what the mirror wrote there any more;"
-                    " they are carried as the file's own"
-                )
-                drop_range(self._ledger, self._stream, one)
+            start = generation.read_to
+            raw = self.tail.peek(generation, size)
+            if not raw:
+                return None
+            data, cuts = self._foreign(generation, start, raw)
+            full = len(raw) == size and len(data) >= size  # it was not cut off at an intent of the mirror's
             lines = split(data, start, cuts)
             if lines.lines or lines.end > start or not full:
                 return _Read(generation, start, data, lines)
-            if size > self._max_line:
-                self._long = _Long(generation.number, start)
+            if len(data) - sum(b - a for a, b in cuts) > self._max_line:
+                self._longs[generation.number] = LongLine(start)
             size *= 4
 
-    def _through_long(self, generation: Generation) -> None:
-        """Reads on in a line that is too long; when its newline is there, puts it into quarantine and moves over it.
+    def _foreign(self, generation: Generation, start: int, data: bytes) -> tuple[bytes, list[Cut]]:
+        """What of `data`, read at `start`, forward may look at, and the mirror's ranges in it."""
 
-        No mirrored bytes stand in it: the mirror does not append while a line is unfinished.
+        def read(size: int, offset: int) -> bytes:
+            return self.tail.read(generation, size, offset)
+
+        data, cuts, stale = foreign(self._ledger, self._stream, self.name, generation.number, start, data, read)
+        for one in stale:
+            self.tail.notices.append(
+                f"{self.name}: bytes {one.start} to {one.end} are not what the mirror wrote there any more;"
+                " they are carried as the file's own"
+            )
+            drop_range(self._ledger, self._stream, one)
+        return data, cuts
+
+    def _through_long(self, generation: Generation) -> bool:
+        """Reads on in a line that is too long; False while its end is not there.
+
+        With its end it goes into quarantine, and the reader moves over it.
         """
-        long = self._long
-        if long is None or long.generation != generation.number:
-            self._long = None
-            return
-        while True:
-            at = long.start + long.length
-            data = pread(generation.fd, 1 << 20, at)
-            if not data:
-                return
-            piece, newline, _ = data.partition(b"\n")
-            long.kept += piece[: KEPT - len(long.kept)]
-            long.hasher.update(piece)
-            long.length += len(piece)
-            if newline:
-                break
+
+        def read(offset: int) -> Piece:
+            return self._foreign(generation, offset, self.tail.read(generation, 1 << 20, offset))
+
+        if generation.fd < 0:  # its content is gone, and the line with it
+            del self._longs[generation.number]
+            return False
+        long = self._longs[generation.number]
+        if not long.scan(read) or long.end is None:
+            return False
         reason = f"line of {long.length} bytes is over max_line_bytes ({self._max_line})"
-        self._keep(
-            [self._rejected(generation.number, long.start, reason, long.kept, long.length, long.hasher.hexdigest())]
-        )
-        while generation.read_to < long.start + long.length + 1:
-            left = long.start + long.length + 1 - generation.read_to
-            self.tail.advance(generation, self.tail.peek(generation, min(left, 1 << 20)))
-        self._long = None
+        self._keep([self._rejected(generation.number, long.start, reason, long.kept, long.length, long.digest)])
+        self.tail.pass_over(generation, long.end)
+        del self._longs[generation.number]
         self._note_skip()
+        return True
 
     # -- rejects ---------------------------------------------------------------------------------------------
 

@@ -126,6 +126,21 @@ class Tail:
                 return b""
             return raw[back:]
 
+    def read(self, generation: Generation, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`. Raises SourceError, also where the file was replaced meanwhile."""
+        with self.lock:
+            if generation.fd < 0:
+                raise SourceError("was replaced while it was read", where=str(generation.path))
+            return pread(generation.fd, size, offset)
+
+    def pass_over(self, generation: Generation, end: int) -> None:
+        """Moves the reader to `end`, over bytes that `read` returned, if the file is still the one they came from."""
+        with self.lock:
+            if generation.fd >= 0 and generation.changed() is None:
+                back = min(TAIL, end)
+                generation.read_to, generation.tail = end, pread(generation.fd, back, end - back)
+                generation.extend_head()
+
     def advance(self, generation: Generation, consumed: bytes) -> None:
         """Moves the reader over bytes that `peek` returned. Under the lock: a look compares place and tail."""
         with self.lock:
