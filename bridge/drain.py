@@ -14,7 +14,7 @@ from bridge.config import Settings
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.run import Backoff, dialler, waiting
+from bridge.run import RETRY, Backoff, dialler
 from bridge.streams.writer import Overtaken
 
 
@@ -59,22 +59,30 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
             pass
         forward.flush()
 
+    def finished() -> None:
+        """What was read or begun is in the files. Raises Waits."""
+        if mirror is not None and not mirror.finish():
+            raise Waits
+
+    def begun() -> None:
+        """What an earlier process had begun to mirror is finished before forward reads."""
+        if mirror is not None:
+            mirror.resolve(stop.wait)
+            finished()
+
     def mirror_all() -> None:
         if mirror is None:
             return
-        mirror.resolve(stop.wait)
-        if not mirror.finish():
-            raise waiting(mirror)
+        begun()
         if not dual:
             return
         if not mirror.attached:
             mirror.attach()
         while mirror.step(0) and not stop.is_set():
-            if not mirror.finish():
-                raise waiting(mirror)
+            finished()
         mirror.keep()
 
-    for work in (mirror_begun(mirror, stop), forward_all, mirror_all, forward_all):
+    for work in (begun, forward_all, mirror_all, forward_all):
         patience = 0.0 if errors else PATIENCE  # what one direction waited for in vain, the other need not
         error = _patiently(work, forward, mirror, stop, patience)
         if error is not None:
@@ -90,16 +98,8 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
     return Drained(shared.mapping.name, forward.carried, mirror.carried if mirror else 0, tuple(unique.values()))
 
 
-def mirror_begun(mirror: Mirror | None, stop: Event) -> Callable[[], None]:
-    """Finishes what an earlier process had begun to mirror, before forward reads."""
-
-    def work() -> None:
-        if mirror is not None:
-            mirror.resolve(stop.wait)
-            if not mirror.finish():
-                raise waiting(mirror)
-
-    return work
+class Waits(Exception):
+    """The mirror waits for another writer of its file."""
 
 
 def _patiently(
@@ -111,16 +111,19 @@ def _patiently(
         try:
             work()
             return None
+        except Waits:
+            waits = mirror.waits_for if mirror is not None else None
+            if waits is None or time.monotonic() > begun + min(2, patience) or stop.wait(RETRY):
+                return waits[0] if waits else None
+        except TargetError as error:
+            return error
         except (Overtaken, BridgeError) as error:
-            if isinstance(error, TargetError):
-                passing = "in the middle of a line" in error.what and time.monotonic() < begun + min(2, patience)
-            else:
-                forward.detach()
-                if mirror is not None:
-                    mirror.detach()
-                never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
-                passing = isinstance(error, Overtaken | NotYet | RedisLost) and not never
-                passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
+            forward.detach()
+            if mirror is not None:
+                mirror.detach()
+            never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
+            passing = isinstance(error, Overtaken | NotYet | RedisLost) and not never
+            passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
             if not passing or time.monotonic() > begun + patience or stop.wait(pause.next()):
                 if isinstance(error, Overtaken):
                     return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")

@@ -31,6 +31,10 @@ SWEEP = 1.0
 POLL = 0.1
 """Seconds between two looks at every file; events come between. With `--poll` there are no events."""
 
+RETRY = 0.005
+PATIENT = 0.5
+"""Seconds between two tries of a mirror that waits for another writer, and after how many that is said."""
+
 BLOCK_MS = 1000
 HEARTBEAT = 2.0
 HEARTBEAT_EXPIRES = 10
@@ -239,8 +243,9 @@ class Process:
             try:
                 mirror.resolve(self._stop.wait)
                 if not mirror.finish():
-                    self.troubles.note(ledger, mirror.worker, waiting(mirror))
-                    self._stop.wait(0.02)
+                    if mirror.waits_for is not None and time.time() - mirror.waits_for[1] >= PATIENT:
+                        self.troubles.note(ledger, mirror.worker, mirror.waits_for[0])
+                    self._stop.wait(RETRY)
                     continue
                 if not self._dual:
                     break  # what an earlier process had begun is finished
@@ -261,15 +266,6 @@ class Process:
                 self.troubles.note(ledger, mirror.worker, error)
                 self._stop.wait(pause.next())
         mirror.close()
-
-
-def waiting(mirror: Mirror) -> TargetError:
-    """Why the mirror does not write."""
-    return TargetError(
-        "the file ends in the middle of a line that another program is writing; the mirror waits for its end",
-        where=mirror.shared.mapping.mirror.path if mirror.shared.mapping.mirror else "",
-        hint="if that program is gone, end the line, or set mirror.abandoned_line_s",
-    )
 
 
 def stop_on_signals() -> Event:

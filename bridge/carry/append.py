@@ -16,7 +16,11 @@ from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import MirrorSection
+from bridge.model import ZERO_ID
 from bridge.points import reached
+
+WINDOW = 4 << 20
+"""Bytes that are searched at once for lines an earlier process may have written."""
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ class Write:
                 piece.torn = True
 
     def ranges(self) -> list[Range]:
-        """The pieces as ranges. Adjoining pieces are one range; an entry stands where its line ends."""
+        """What stands of it as ranges. Adjoining pieces are one; a line whose entry Redis lost is in none of them."""
         merged: list[Piece] = []
         for piece in self.pieces:
             last = merged[-1] if merged else None
@@ -75,19 +79,22 @@ class Write:
                 last.b = piece.b
             else:
                 merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
-        ends, at = [], 0
+        spans, at = [], 0
         for entry_id, length in self.entries:
+            spans.append((at, at + length, entry_id, length))
             at += length
-            ends.append((at, entry_id, length))
+        lost = any(entry_id == ZERO_ID for entry_id, _ in self.entries)
         found = []
         for piece in merged:
-            inside = [(i, n) for end, i, n in ends if not piece.torn and piece.a < end <= piece.b]
-            content = self.content[piece.a : piece.b]
-            found.append(
-                Range(
-                    self.name, piece.generation, piece.start, piece.start + len(content), range_digest(content), inside
-                )
-            )
+            inside = [span for span in spans if span[0] < piece.b and span[1] > piece.a]
+            if piece.torn or not lost:
+                runs = [(piece.a, piece.b, inside)]
+            else:
+                runs = [(max(one[0], piece.a), min(one[1], piece.b), [one]) for one in inside if one[2] != ZERO_ID]
+            for a, b, whole in runs:
+                content, start = self.content[a:b], piece.start + a - piece.a
+                ended = [(i, n) for _, end, i, n in whole if not piece.torn and a < end <= b]
+                found.append(Range(self.name, piece.generation, start, start + b - a, range_digest(content), ended))
         return found
 
 
@@ -100,74 +107,96 @@ class Target:
         self._section = section
         self._stream = stream
         self._file: Appender | None = None
+        self._locked = False
         self._unfinished: tuple[int, float] = (-1, 0.0)
         self._generation: Generation | None = None
 
-    def ready(self, ledger: Ledger, now: float) -> bool:
-        """Opens the file at the path, and finds its generation. False while another writer's line in it is unfinished.
+    def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
+        """Opens the file at the path, locks it where the writers do, and finds its generation: a line may follow now.
 
-        Raises TargetError, SourceError, LedgerError.
+        Returns why it must wait, or an empty string. `torn`: the unfinished line at its end is ours. `release` later.
+        Raises TargetError, SourceError, LedgerError, NotYet.
         """
         file = self._open(ledger)
-        if file.ends_whole():
+        if self._section.lock == "flock" and not self._locked:
+            if not file.try_lock():
+                return "another program holds the file's lock"
+            self._locked = True
+            if not file.still_there():  # rotated while the lock was got: its successor is the one
+                self.release()
+                raise NotYet("the file was replaced while it was locked")
+            self._look(ledger)  # under the lock: what was written until now belongs to the size in the intent
+        self._generation = self._tail.of_identity(file.identity)
+        if self._generation is None:
+            self.close()
+            raise NotYet("the file was replaced while it was opened")
+        if torn or file.ends_whole():
             self._unfinished = (-1, 0.0)
-            return True
+            return ""
         size = file.size()
         if self._unfinished[0] != size:
             self._unfinished = (size, now)
         limit = self._section.abandoned_line_s
-        if limit is None or now - self._unfinished[1] < limit:
-            return False
-        log.warning("%s: ended a line that was left unfinished for %g s", self._tail.name, limit)
-        with file.locked(self._section.lock):
-            if file.size() == size:
-                file.append(b"\n")
-        return file.ends_whole()
+        if limit is not None and now - self._unfinished[1] >= limit and file.size() == size:
+            log.warning("%s: ended a line that was left unfinished for %g s", self._tail.name, limit)
+            file.append(b"\n")
+            if file.ends_whole():
+                return ""
+        self.release()
+        return "the file ends in the middle of a line that another program is writing"
+
+    def release(self) -> None:
+        """Gives the lock back, if it is held."""
+        if self._locked and self._file is not None:
+            self._file.unlock()
+        self._locked = False
 
     def place(self) -> tuple[int, int]:
-        """The file's generation and size, for an intent; after `ready`."""
+        """The file's generation and size, for an intent; after `take`."""
         if self._file is None or self._generation is None:
-            raise AssertionError("not ready")
+            raise AssertionError("not taken")
         return self._generation.number, self._file.size()
 
-    def put(self, write: Write, ledger: Ledger) -> bool:
-        """Appends what is missing of `write`. False while it has to wait for another writer's line to be finished.
+    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+        """Appends what is missing of `write`; returns why it must wait for another program, or an empty string.
 
         Raises TargetError when the disk is full: what was begun is finished by the next call, before anything else.
         """
         while write.done < len(write.content):
-            file = self._file or self._open(ledger)
             last = write.pieces[-1] if write.pieces else None
-            if last is not None and not last.torn:
-                if file.size() != write.end or self._number(file) != last.generation:
+            torn = last is not None and not last.torn
+            if why := self.take(ledger, now, torn=torn):
+                return why
+            if self._file is None:
+                raise AssertionError("not taken")
+            file, (number, size) = self._file, self.place()
+            if torn and last is not None:
+                if size != write.end or number != last.generation:
                     log.warning(
                         "%s: a torn line of ours was followed by another's; it is written again whole", write.name
                     )
                     write.tear()
                     continue
-            else:
-                file = self._open(ledger)
-                if not file.ends_whole():
-                    return False
-                number = self._number(file)
-                if number != write.generation or write.pieces:
-                    write.generation, write.size = number, file.size()
-                    move_intent(ledger, write.intent, write.generation, write.size)
+            elif number != write.generation or size < write.size or write.pieces:
+                write.generation, write.size = number, size
+                move_intent(ledger, write.intent, number, size)
             reached("mirror.write.before")
-            with file.locked(self._section.lock):
-                start, end = file.append(write.content[write.done :])
+            data = write.content[write.done :]
+            start, end = file.append(data)
             reached("mirror.write.after")
-            if start < write.size and not write.pieces:  # truncated between the intent and the write
-                self._look(ledger)
-            a = write.done
-            write.pieces.append(Piece(a, a + end - start, self._number(file), start))
-            if write.done < len(write.content):
+            self._look(ledger)
+            if self._number(file) != number and file.holds(start, data[: end - start]):
+                number = self._number(
+                    file
+                )  # it was emptied before our write and after the look: this is what it is now
+            write.pieces.append(Piece(write.done, write.done + end - start, number, start))
+            if end - start < len(data):
                 raise TargetError(
-                    f"only {end - start} of {len(write.content) - a} bytes could be written, is the disk full?",
+                    f"only {end - start} of {len(data)} bytes could be written, is the disk full?",
                     where=str(file.path),
                     hint="make room; the mirror finishes the line by itself",
                 )
-        return True
+        return ""
 
     def remember(self, ledger: Ledger) -> None:
         """Lets the ledger know the generation by its first bytes, as soon as there are some: they may be ours alone."""
@@ -180,6 +209,7 @@ class Target:
 
     def close(self) -> None:
         """Closes the file."""
+        self.release()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -190,9 +220,9 @@ class Target:
             self._tail.look()
             return self._tail.of_number(number) or self._tail.reopen(number)
 
-    def pending(self) -> list[Generation]:
-        """The generations that forward has not carried to their end."""
-        return self._tail.pending()
+    def after(self, number: int) -> list[Generation]:
+        """The open generations that came after this one."""
+        return [one for one in self._tail.pending() if one.number > number]
 
     def _open(self, ledger: Ledger) -> Appender:
         if self._file is not None and not self._file.still_there():
@@ -200,10 +230,6 @@ class Target:
         if self._file is None:
             self._file = Appender(self._root, self._tail.name)
         self._look(ledger)
-        self._generation = self._tail.of_identity(self._file.identity)
-        if self._generation is None:
-            self.close()
-            raise NotYet("the file was replaced while it was opened")
         return self._file
 
     def _look(self, ledger: Ledger) -> None:
@@ -217,52 +243,73 @@ class Target:
         return one.number if one is not None else -1
 
 
-def contains(generation: Generation, content: bytes) -> bool:
-    """Whether these lines stand in the generation's file."""
-    return generation.fd >= 0 and content in pread(generation.fd, generation.size(), 0)
-
-
 def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
     """What became of an intent of an earlier process, and in words (DESIGN §6.3).
 
     Found: its pieces are noted. Found in part: the whole lines are noted, the rest is still to be written; a torn
-    line at the end of the file is continued. Not found: all is still to be written.
+    line at the end of the file is continued. Not found: all is still to be written. It is looked for behind the size
+    it noted, and from the beginning in every generation since: the file may have been emptied before the write.
     """
     write = Write(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
-    generation = target.find(intent.generation)
-    if intent.size == 0 and (generation is None or not contains(generation, intent.content)):
-        # Its file was empty and so is known by nothing but its inode: the lines may stand in one that came after.
-        generation = next((one for one in target.pending() if contains(one, intent.content)), generation)
-    if generation is None or generation.fd < 0:
+    noted = target.find(intent.generation)
+    places = [(noted, intent.size)] if noted is not None and noted.fd >= 0 else []
+    places += [(one, 0) for one in target.after(intent.generation) if one.fd >= 0]
+    for one, start in places:
+        at = _find(one, start, intent.content)
+        if at >= 0:
+            write.pieces = [Piece(0, len(intent.content), one.number, at)]
+            return write, f"{many} had been written before the last stop"
+    for one, start in places:
+        said = _in_part(write, one, start, codec)
+        if said:
+            return write, f"{many} had been written in part{said}"
+    if noted is None or noted.fd < 0:
         return write, f"the file that {many} were to be written to is gone; written to its successor"
-    data = pread(generation.fd, max(0, generation.size() - intent.size), intent.size)
-    at = data.find(intent.content)
-    if at >= 0:
-        write.pieces = [Piece(0, len(intent.content), generation.number, intent.size + at)]
-        return write, f"{many} had been written before the last stop"
-    first = intent.content[: intent.content.index(b"\n") + 1]
-    at = data.find(first)
-    if at < 0:
-        last_line = data.rfind(b"\n") + 1
-        if last_line < len(data) and intent.content.startswith(data[last_line:]):
-            at = last_line
-    if at < 0:
-        return write, f"{many} had not been written before the last stop"
-    common = 0
-    while common < min(len(intent.content), len(data) - at) and intent.content[common] == data[at + common]:
-        common += 1
-    whole = intent.content.rfind(b"\n", 0, common) + 1
-    followed = at + common < len(data)
-    if followed and codec.decode((data[at + whole :].partition(b"\n")[0],)).rows[0].__class__ is tuple:
+    if any(_find(one, start, intent.content, within=True) >= 0 for one, start in places):
+        return write, f"{many} stand only within a line of another program's: taken as not written before the last stop"
+    return write, f"{many} had not been written before the last stop"
+
+
+def _in_part(write: Write, one: Generation, start: int, codec: Codec) -> str:
+    """Notes what stands of a write in a generation from `start` on; in words, or empty when nothing does."""
+    content, size = write.content, one.size()
+    at = _find(one, start, content[: content.index(b"\n") + 1])
+    if at < 0:  # or less than its first line, at the file's end
+        begin = max(start, size - len(content))
+        end = pread(one.fd, max(0, size - begin), begin)
+        last_line = end.rfind(b"\n") + 1
+        if last_line == len(end) or (last_line == 0 and begin > start) or not content.startswith(end[last_line:]):
+            return ""
+        at = begin + last_line
+    there = pread(one.fd, len(content), at)
+    common = next((i for i, (a, b) in enumerate(zip(content, there, strict=False)) if a != b), len(there))
+    whole = content.rfind(b"\n", 0, common) + 1
+    followed = at + common < size
+    next_line = pread(one.fd, WINDOW, at + whole).partition(b"\n")[0]
+    if followed and codec.decode((next_line,)).rows[0].__class__ is tuple:
         common = whole  # what follows our whole lines is another writer's whole line that begins alike
     if common:
-        write.pieces = [Piece(0, common, generation.number, intent.size + at)]
-    if followed:
-        if common > whole:
-            write.tear()
-        return (
-            write,
-            f"{many} had been written in part and were followed by another writer's; the rest is written whole",
-        )
-    return write, f"{many} had been written in part; the rest is appended"
+        write.pieces = [Piece(0, common, one.number, at)]
+    if not followed:
+        return "; the rest is appended"
+    if common > whole:
+        write.tear()
+    return " and were followed by another writer's; the rest is written whole"
+
+
+def _find(one: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
+    """Where `lines` stand from `start` on, which is where a line begins; -1: nowhere.
+
+    `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
+    """
+    at, before = start, b"\n"
+    while data := pread(one.fd, WINDOW + len(lines), at):
+        found = (before + data).find(lines if within else b"\n" + lines)
+        if found >= 0:
+            return at + found - within
+        if len(data) < WINDOW + len(lines):
+            break
+        before = data[WINDOW - 1 : WINDOW]
+        at += WINDOW
+    return -1

@@ -10,8 +10,8 @@ from bridge.carry.append import Target, Write, resolve
 from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.config import ROLE
-from bridge.errors import NotOwner, NotYet, RejectStop
-from bridge.ledger.mirrored import add_intent, add_range, drop_intent, intents_of
+from bridge.errors import NotOwner, NotYet, RejectStop, TargetError
+from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
@@ -81,6 +81,8 @@ class Mirror:
         self._epoch = 0
         self._count = 64
         self._announce: dict[bytes, bytes] = {}
+        self.waits_for: tuple[TargetError, float] | None = None
+        """Why lines that were read are not in their file yet, and since when."""
 
     # -- beginning -------------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Mirror:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def finish(self) -> bool:
-        """Brings what was read into the files. False while it has to wait: another writer is in mid-line.
+        """Brings what was read into the files. False while it has to wait for another program, see `waits_for`.
 
         Raises TargetError (a full disk), LedgerError, RejectStop; call again later.
         """
@@ -159,21 +161,32 @@ class Mirror:
         if taken is None:
             return True
         with self.shared.cursor_lock:
-            if not taken.begun:
-                if self.shared.cursor_epoch != taken.epoch:
-                    self._pass = None
-                    raise NotYet("the mirror's cursor was taken back")
-                if not self._begin(taken):
-                    return False
-            for write in taken.writes:
-                if not self._target(write.name).put(write, self._ledger):
-                    return False
-            self._record(taken)
-        self._pass = None
+            try:
+                if not taken.begun:
+                    if self.shared.cursor_epoch != taken.epoch:
+                        self._pass = None
+                        raise NotYet("the mirror's cursor was taken back")
+                    if not self._begin(taken):
+                        return False
+                for write in taken.writes:
+                    if self._waits(write, self._target(write.name).put(write, self._ledger, self._clock())):
+                        return False
+                self._record(taken)
+            finally:
+                for write in taken.writes:
+                    self._target(write.name).release()
+        self._pass, self.waits_for = None, None
         self.carried += sum(len(write.entries) for write in taken.writes)
         if taken.stop is not None:
             raise taken.stop
         return True
+
+    def _waits(self, write: Write, why: str) -> bool:
+        if why:
+            since = self.waits_for[1] if self.waits_for is not None else self._clock()
+            hint = "if that program is gone, end the line, or set mirror.abandoned_line_s" if "middle" in why else ""
+            self.waits_for = TargetError(f"{why}; the mirror waits for it", where=write.name, hint=hint), since
+        return bool(why)
 
     def step(self, block_ms: int) -> bool:
         """Reads once and brings it into the files. False when there was nothing to read within `block_ms`.
@@ -208,9 +221,9 @@ class Mirror:
         return self._pass is None
 
     def _begin(self, taken: _Pass) -> bool:
-        """One ledger transaction: what is set aside, and the intents. False while a file ends in mid-line."""
+        """One ledger transaction: what is set aside, and the intents. False while another program is in the way."""
         for write in taken.writes:
-            if not self._target(write.name).ready(self._ledger, self._clock()):
+            if self._waits(write, self._target(write.name).take(self._ledger, self._clock())):
                 return False
         if not (taken.writes or taken.aside):
             taken.begun = True
@@ -235,6 +248,8 @@ class Mirror:
             reached("mirror.range.before")
             with self._ledger.transaction():
                 for write in taken.writes:
+                    if taken.epoch != self.shared.cursor_epoch:
+                        write.entries = entries_of(self._ledger, write.intent)
                     for one in write.ranges():
                         add_range(self._ledger, self._stream, one)
                     drop_intent(self._ledger, write.intent)
@@ -244,7 +259,7 @@ class Mirror:
                     self._kept_cursor = taken.last
             reached("mirror.range.after")
         for write in taken.writes:
-            word = {"id": format_id(write.entries[-1][0]).decode(), "generation": write.generation, "end": write.end}
+            word = {"id": format_id(max(write.entries)[0]).decode(), "generation": write.generation, "end": write.end}
             self._announce[write.name.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
         if self._announce:
             reached("mirror.checkpoint.before")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bridge.carry.provenance import release
 from bridge.errors import NotOwner
-from bridge.ledger.mirrored import Range, all_ranges, written_ids
+from bridge.ledger.mirrored import Range, all_ranges, disown, intents_of, written_ids
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, after, format_id
@@ -93,6 +93,8 @@ def what_was_lost(
         return f"its last ID went back from {_text(memory.last_id)} to {_text(info.last_id)}"
     if info.added < memory.added and (info.added or not info.length):  # a server that does not count says 0
         return f"it counts {info.added} entries ever added, and counted {memory.added} before"
+    if _began_anew(memory, info):
+        return f"it began anew with {_text(info.first_id)}, after {_text(memory.last_id)} had been seen"
     if books is None:
         return ""
     for name, source in sources.items():
@@ -100,6 +102,12 @@ def what_was_lost(
         if raw and source.stored and Checkpoint.from_json(raw).position < Checkpoint.from_json(source.stored).position:
             return f"the checkpoint of {name} went back"
     return ""
+
+
+def _began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
+    """Whether another stream has the name now: nothing was ever removed from it, and what was seen is not in it."""
+    whole = info.added == info.length > 0
+    return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
 
 def compare(
@@ -124,7 +132,7 @@ def compare(
             standing[where] = (origin.offset, entry_id)
         if lost or filling:
             offsets.setdefault(where, set()).add(origin.offset)
-    anew = bool(lost) and info.added == info.length and memory is not None and info.added < memory.added
+    anew = bool(lost) and memory is not None and _began_anew(memory, info)
     trimmed_to = _trimmed_to(connection, keys, info)
     resume = {
         name: _resume(name, source, books, lost, anew, info, standing, trimmed_to) for name, source in sources.items()
@@ -183,7 +191,8 @@ ReadRange = Callable[[Range], bytes]
 def forget_lost(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange) -> Refilled:
     """Inside a ledger transaction: mirrored lines whose entry is gone are the mirror's no more, so forward sends them.
 
-    The mirror's cursor falls back to its highest recorded ID that still exists.
+    Those of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID
+    that still exists.
     """
     stream = keys.stream.decode()
     trimmed_to = _trimmed_to(connection, keys, compared.info)
@@ -194,6 +203,14 @@ def forget_lost(connection: Connection, keys: Keys, ledger: Ledger, compared: Co
             cursor = max(found)
             break
     released = 0
+    for intent in intents_of(ledger, stream):
+        noted = [entry_id for entry_id, _ in intent.entries if entry_id != ZERO_ID]
+        stands = existing(connection, keys.stream, noted)
+        cursor = max([cursor, *stands])
+        kept = [(i if i in stands or i < trimmed_to else ZERO_ID, length) for i, length in intent.entries]
+        if kept != intent.entries:
+            released += sum(i == ZERO_ID for i, _ in kept)
+            disown(ledger, intent.id, kept)
     for one in all_ranges(ledger, stream):
         wanted = [entry_id for entry_id, _ in one.entries if entry_id >= trimmed_to]
         gone = set(wanted) - existing(connection, keys.stream, wanted)

@@ -10,8 +10,6 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bridge.errors import TargetError
@@ -43,6 +41,10 @@ class Appender:
         size = self.size()
         return size == 0 or os.pread(self.fd, 1, size - 1) == b"\n"
 
+    def holds(self, start: int, data: bytes) -> bool:
+        """Whether these bytes stand at `start`."""
+        return os.pread(self.fd, len(data), start) == data
+
     def append(self, data: bytes) -> tuple[int, int]:
         """One write. Returns where its bytes begin and end; fewer than `data` when the disk filled up.
 
@@ -55,17 +57,19 @@ class Appender:
         end = os.lseek(self.fd, 0, os.SEEK_CUR)
         return end - written, end
 
-    @contextmanager
-    def locked(self, how: str) -> Iterator[None]:
-        """Holds what the legacy writers hold while they append: nothing, or an exclusive flock."""
-        if how != "flock":
-            yield
-            return
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+    def try_lock(self) -> bool:
+        """Takes the exclusive flock that the legacy writers hold while they append; False while one of them has it."""
         try:
-            yield
-        finally:
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise target_error(error, self.path) from None
+        return True
+
+    def unlock(self) -> None:
+        """Gives it back."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Closes the descriptor."""

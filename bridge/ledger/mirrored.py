@@ -117,11 +117,27 @@ def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, star
 
 
 def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | None:
-    """Where the oldest open intent on this generation begins at the earliest; None when there is none."""
+    """Where lines of an open intent stand at the earliest in this generation; None when there is no such intent.
+
+    An intent on an earlier one bars all of it: the file may have been emptied or replaced just before the write.
+    """
     rows = ledger.rows(
-        "SELECT min(size) FROM intents WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation)
+        "SELECT min(CASE WHEN generation < ? THEN 0 ELSE size END) FROM intents"
+        " WHERE stream = ? AND name = ? AND generation <= ?",
+        (generation, stream, name, generation),
     )
     return None if rows[0][0] is None else int(rows[0][0])
+
+
+def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
+    """Redis lost entries of an open intent: `entries` holds 0-0 in their place, their lines will be the file's own."""
+    ledger.write("UPDATE intents SET entries = ? WHERE id = ?", (pack_written(entries), number))
+
+
+def entries_of(ledger: Ledger, number: int) -> list[Written]:
+    """The entries of an open intent as they are noted now."""
+    rows = ledger.rows("SELECT entries FROM intents WHERE id = ?", (number,))
+    return unpack_written(rows[0][0])
 
 
 def written_ids(ledger: Ledger, stream: str) -> list[EntryId]:

@@ -26,12 +26,16 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """XINFO STREAM, as far as the bridge cares. A stream that does not exist has last ID 0-0 and 0 added."""
+    """XINFO STREAM, as far as the bridge cares. A stream that does not exist has last ID 0-0 and 0 added.
+
+    `first_id` is its oldest entry's, 0-0 when it holds none.
+    """
 
     exists: bool
     last_id: EntryId
     added: int
     length: int
+    first_id: EntryId = ZERO_ID
 
 
 def stream_info(connection: Connection, stream: bytes) -> StreamInfo:
@@ -47,9 +51,12 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
             return StreamInfo(False, ZERO_ID, 0, 0)
         raise refused(reply, stream.decode(errors="replace"))
     facts = dict(zip(reply[0::2], reply[1::2], strict=True))
-    return StreamInfo(
-        True, parse_id(facts[b"last-generated-id"]), int(facts.get(b"entries-added", 0)), int(facts[b"length"])
+    last, added, first = (
+        parse_id(facts[b"last-generated-id"]),
+        int(facts.get(b"entries-added", 0)),
+        facts[b"first-entry"],
     )
+    return StreamInfo(True, last, added, int(facts[b"length"]), parse_id(first[0]) if first else ZERO_ID)
 
 
 def to_entries(rows: Reply) -> list[Entry]:

@@ -1,0 +1,316 @@
+"""The file the mirror writes to while others lock it, empty it, rotate it, quote our lines, or Redis forgets them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from bridge.carry import append, mirror
+from bridge.carry.forward import Forward
+from bridge.carry.mirror import Mirror
+from bridge.carry.shared import Shared
+from bridge.drain import once
+from bridge.errors import NotYet
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.run import dialler
+from tests.rig import STREAM, Rig, line, wait_until
+from tests.test_rotation import copytruncate, rotate
+
+OURS = b"ui|2026-03-02T09:14:06Z|say|r-0\n"
+
+Hook = Callable[[], object]
+
+
+@pytest.fixture
+def locking(rig: Rig) -> Rig:
+    """A rig whose mapping says that the legacy writers hold a flock while they append."""
+    mapping = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    (rig.path / "lock.toml").write_text(mapping + 'lock = "flock"\n')
+    rig.write_config(mapping="lock.toml")
+    return rig
+
+
+def at(monkeypatch: pytest.MonkeyPatch, point: str, act: Hook) -> None:
+    """Acts once, when the mirror comes by this point."""
+    done: list[str] = []
+
+    def reached(name: str) -> None:
+        if name == point and not done:
+            done.append(name)
+            act()
+
+    monkeypatch.setattr(append, "reached", reached)
+    monkeypatch.setattr(mirror, "reached", reached)
+
+
+class Both:
+    """Forward and mirror of one bridge in this thread, so that a test decides who does what in between."""
+
+    def __init__(self, rig: Rig) -> None:
+        settings = rig.settings()
+        [mapping] = settings.mappings
+        self.shared = Shared(mapping, settings)
+        self.ledgers = [Ledger(settings.state_dir / "ledger.db", create=True) for _ in range(2)]
+        troubles, dial = Troubles(time.time), dialler(settings)
+        self.forward = Forward(self.shared, self.ledgers[0], troubles, time.time, dial)
+        self.mirror = Mirror(self.shared, self.ledgers[1], troubles, time.time, dial)
+
+    def go_forward(self) -> None:
+        """Carries the file's lines until there are none."""
+        self.forward.look()
+        if not self.forward.attached:
+            self.forward.attach()
+        while self.forward.step():
+            pass
+        self.forward.flush()
+
+    def go_back(self) -> None:
+        """Mirrors entries until there are none."""
+        while True:
+            try:
+                if not self.mirror.attached:
+                    self.mirror.attach()
+                while self.mirror.step(0):
+                    assert self.mirror.finish()
+                return
+            except NotYet:
+                self.mirror.detach()
+
+    def close(self) -> None:
+        """Closes everything."""
+        self.forward.detach()
+        self.mirror.close()
+        self.shared.close()
+        for ledger in self.ledgers:
+            ledger.close()
+
+
+def killed(rig: Rig, hooks: dict[str, Hook]) -> None:
+    """`run --once` in a child process that acts at these points and is killed at the last of them."""
+    pid = os.fork()
+    if pid == 0:
+        left = dict(hooks)
+
+        def reached(name: str) -> None:
+            act = left.pop(name, None)
+            if act is not None:
+                act()
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(append, "reached", reached)  # noqa: B010 - this process is ended by it
+        try:
+            once(rig.settings(), dual=True, stop=Event())
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status), "the points were not reached"
+
+
+WRITER = """
+import fcntl, sys
+with open(sys.argv[1], "ab", buffering=0) as file:
+    for i in range(int(sys.argv[2])):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"agent|2026-03-02T09:14:05.112Z|")
+        file.write(b"turn|f-%d\\n" % i)
+        fcntl.flock(file, fcntl.LOCK_UN)
+"""
+
+
+def test_writers_that_lock(locking: Rig) -> None:
+    """Beside a writer that makes each line of two writes under a flock, no line is ever torn."""
+    rig = locking
+    child = rig.ready(rig.start())
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(rig.log), "3000"])
+    redis_born = [f"r-{i}".encode() for i in range(300)]
+    for data in redis_born:
+        rig.add(data)
+    assert writer.wait(90) == 0
+    rig.settle([f"f-{i}".encode() for i in range(3000)], redis_born)
+    rig.stop(child)
+
+
+def test_a_lock_that_is_held(locking: Rig) -> None:
+    """While somebody holds the lock the mirror waits and says so, forward goes on, and SIGTERM ends it at once."""
+    rig = locking
+    rig.append("f-0")
+    with rig.log.open("ab") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        child = rig.ready(rig.start())
+        rig.add("r-0")
+        wait_until(lambda: "holds the file's lock" in rig.said(), rig.said)
+        rig.append("f-1")
+        wait_until(lambda: sorted(rig.datas()) == [b"f-0", b"f-1", b"r-0"], rig.said)
+        rig.stop(child)
+        assert rig.lines() == [line("f-0")[:-1], line("f-1")[:-1]]
+    assert not rig.once().errors
+    rig.check([b"f-0", b"f-1"], [b"r-0"])
+
+
+def test_rotated_while_the_lock_is_waited_for(locking: Rig) -> None:
+    """The file is rotated by the one who holds the lock: the line goes to its successor."""
+    rig = locking
+    rig.append("f-0")
+    child = rig.ready(rig.start())
+    wait_until(lambda: rig.datas() == [b"f-0"], rig.said)
+    with rig.log.open("ab") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        rig.add("r-0")
+        wait_until(lambda: "holds the file's lock" in rig.said(), rig.said)
+        rotate(rig)
+        rig.append("f-1")
+    rig.settle([b"f-0", b"f-1"], [b"r-0"])
+    assert (rig.root / "messages.log.1").read_bytes() == line("f-0")
+    rig.stop(child)
+
+
+@pytest.mark.parametrize("regrown", [False, True], ids=["short", "longer than before"])
+@pytest.mark.parametrize("how", ["truncated", "copied and truncated", "rotated"])
+def test_emptied_between_intent_and_write(rig: Rig, monkeypatch: pytest.MonkeyPatch, how: str, regrown: bool) -> None:
+    """The file is emptied just before our write and forward comes by just after it: our line is not taken for theirs."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        rig.add("r-0")
+        fresh = [b"g-%d" % i for i in range(5 if regrown else 0)]
+
+        def empty() -> None:
+            if how == "truncated":
+                os.truncate(rig.log, 0)
+            elif how == "rotated":
+                rotate(rig)
+            else:
+                copytruncate(rig)
+            if fresh:
+                rig.append(*fresh)
+
+        at(monkeypatch, "mirror.write.before", empty)
+        append_reached: Callable[[str], None] = getattr(append, "reached")  # noqa: B009
+
+        def reached(name: str) -> None:
+            append_reached(name)
+            if name == "mirror.write.after":
+                both.go_forward()
+
+        monkeypatch.setattr(append, "reached", reached)
+        both.go_back()
+        monkeypatch.undo()
+        both.go_forward()
+        both.go_back()
+        assert sorted(rig.datas()) == sorted([b"f-0", *fresh, b"r-0"])
+        assert b"".join(p.read_bytes() for p in rig.root.iterdir()).count(OURS) == 1
+    finally:
+        both.close()
+    result = rig.once()
+    assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
+
+
+@pytest.mark.parametrize("regrown", [False, True], ids=["short", "longer than before"])
+def test_emptied_before_the_write_and_killed_after_it(rig: Rig, regrown: bool) -> None:
+    """The next process finds the line in the file as it is now, and does not write it again."""
+    rig.append("f-0", "f-1")
+    assert not rig.once().errors
+    rig.add("r-0")
+    fresh = [b"g-%d" % i for i in range(5 if regrown else 0)]
+
+    def empty() -> None:
+        os.truncate(rig.log, 0)
+        rig.append(*fresh)
+
+    killed(rig, {"mirror.write.before": empty, "mirror.write.after": lambda: None})
+    assert not rig.once().errors
+    assert rig.log.read_bytes() == b"".join(map(line, fresh)) + OURS
+    assert sorted(rig.datas()) == sorted([b"f-0", b"f-1", *fresh, b"r-0"])
+
+
+def test_quoted_by_another_program(rig: Rig) -> None:
+    """A line that ends with the very text of ours is not taken for ours: the message is written."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    rig.add("r-0")
+    quote = line(b"he said: " + OURS[:-1])
+    killed(rig, {"mirror.write.before": lambda: _append(rig.log, quote)})
+    assert not rig.once().errors
+    assert rig.log.read_bytes() == line("f-0") + quote + OURS
+    assert rig.datas() == [b"f-0", b"r-0", b"he said: " + OURS[:-1]]
+
+
+def test_much_was_appended_since(rig: Rig) -> None:
+    """Our lines are found behind megabytes of others', also where a window of the search ends within them."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    for i in range(3):
+        rig.add(f"r-{i}")
+    size = append.WINDOW - 40
+    other = line(b"x" * (size - len(line(b""))))
+    assert len(other) == size
+
+    def before() -> None:
+        _append(rig.log, other * 2)
+
+    killed(rig, {"mirror.write.before": before, "mirror.write.after": lambda: rig.append("f-1")})
+    assert not rig.once().errors
+    assert [one.split(b"|")[3] for one in rig.lines()][-4:] == [b"r-0", b"r-1", b"r-2", b"f-1"]
+    assert rig.datas()[1:4] == [b"r-0", b"r-1", b"r-2"]
+    assert b"f-1" in rig.datas()
+
+
+@pytest.mark.parametrize("when", ["mirror.write.before", "mirror.write.after"])
+def test_redis_forgets_what_is_being_mirrored(rig: Rig, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """The stream is lost while lines of it are under way to the file: they come back from the file, once."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        for i in range(3):
+            rig.add(f"r-{i}")
+
+        def lose() -> None:
+            rig.redis.call("DEL", STREAM)
+            rig.add("r-3")
+            both.forward.detach()
+            both.go_forward()
+
+        at(monkeypatch, when, lose)
+        both.go_back()
+        monkeypatch.undo()
+        both.mirror.detach()
+        both.go_forward()
+        both.go_back()
+    finally:
+        both.close()
+    wanted = [b"f-0", b"r-0", b"r-1", b"r-2", b"r-3"]
+    assert [one.split(b"|")[3] for one in rig.lines()] == wanted
+    assert sorted(rig.datas()) == wanted
+    result = rig.once()
+    assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
+
+
+def test_killed_while_redis_forgets(rig: Rig) -> None:
+    """The bridge is killed with an intent open, and the stream is lost meanwhile: every line is on both sides once."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    for i in range(3):
+        rig.add(f"r-{i}")
+    killed(rig, {"mirror.write.after": lambda: None})
+    rig.redis.call("DEL", STREAM)
+    child = rig.ready(rig.start())
+    rig.settle([b"f-0", b"r-0", b"r-1", b"r-2"], [])
+    rig.stop(child)
+
+
+def _append(path: Path, raw: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(raw)
