@@ -38,6 +38,12 @@ def after(entry_id: EntryId) -> bytes:
     return b"%d-%d" % (ms, seq + 1) if seq < (1 << 64) - 1 else b"%d-0" % (ms + 1)
 
 
+def before(entry_id: EntryId) -> EntryId:
+    """The largest ID below `entry_id`."""
+    ms, seq = entry_id
+    return (ms, seq - 1) if seq else (ms - 1, (1 << 64) - 1) if ms else ZERO_ID
+
+
 class Position(NamedTuple):
     """A place in a source: which generation, and the byte in it."""
 

@@ -311,6 +311,50 @@ def test_killed_while_redis_forgets(rig: Rig) -> None:
     rig.stop(child)
 
 
+def add_as(rig: Rig, entry_id: str, data: bytes) -> None:
+    fields = (b"role", b"ui", b"timestamp", b"2026-03-02T09:14:06Z", b"type", b"say", b"data", data)
+    rig.redis.call("XADD", STREAM, entry_id, *fields)
+
+
+def test_another_entry_under_the_same_id(rig: Rig) -> None:
+    """The stream is deleted and begins anew with the ID of an entry that was mirrored: both messages are kept."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    add_as(rig, "2000000000000-0", b"r-0")
+    assert not rig.once().errors
+    rig.redis.call("DEL", STREAM)
+    add_as(rig, "2000000000000-0", b"r-1")
+    assert not rig.once().errors
+    assert not rig.once().errors
+    assert sorted(rig.datas()) == [b"f-0", b"r-0", b"r-1"]
+    assert [one.split(b"|")[3] for one in rig.lines()] == [b"f-0", b"r-0", b"r-1"]
+
+
+def test_begun_anew_below_the_mirrors_cursor(rig: Rig) -> None:
+    """An entry of the new stream that stands below what the mirror had read of the old one is mirrored, the next once."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        for i in range(3):
+            add_as(rig, f"2000000000000-{i + 5}", b"r-%d" % i)
+        both.go_back()
+        both.go_forward()
+        rig.redis.call("DEL", STREAM)
+        add_as(rig, "2000000000000-3", b"r-3")
+        add_as(rig, "2000000000000-9", b"r-4")
+        both.go_back()
+        both.forward.detach()
+        both.go_forward()
+        both.go_back()
+    finally:
+        both.close()
+    assert sorted(rig.datas()) == [b"f-0", *(b"r-%d" % i for i in range(5))]
+    assert sorted(one.split(b"|")[3] for one in rig.lines()) == [b"f-0", *(b"r-%d" % i for i in range(5))]
+    result = rig.once()
+    assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
+
+
 def _append(path: Path, raw: bytes) -> None:
     with path.open("ab") as file:
         file.write(raw)

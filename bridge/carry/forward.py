@@ -207,7 +207,8 @@ class Forward:
                 if source.name in self._placed:
                     save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
             if compared.lost:
-                refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read)
+                line_of = self.shared.line_of
+                refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
                 save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
                 self.shared.cursor_epoch += 1
                 log.warning(

@@ -11,7 +11,7 @@ from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.config import ROLE
 from bridge.errors import NotOwner, NotYet, RejectStop, TargetError
-from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of
+from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
@@ -78,6 +78,7 @@ class Mirror:
         self._cursor = ZERO_ID
         self._kept_cursor = ZERO_ID
         self._keep_at = 0.0
+        self._already: set[EntryId] = set()
         self._epoch = 0
         self._count = 64
         self._announce: dict[bytes, bytes] = {}
@@ -127,6 +128,7 @@ class Mirror:
         if what_was_lost(memory, {}, stream_info(connection, self.shared.keys.stream), None):
             raise NotYet("forward refills the stream first")
         self._cursor = self._kept_cursor = memory.mirror_cursor
+        self._already = written_above(self._ledger, self._stream, self._cursor)
         self._reader = BlockingReader(connection, self.shared.keys)
 
     def detach(self) -> None:
@@ -213,6 +215,8 @@ class Mirror:
             self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
             self._pass = self._translate(found)
             self.finish()
+            if self._already and max(self._already) <= self._cursor:
+                self._already.clear()
         self._keep_cursor()
         return bool(found)
 
@@ -291,6 +295,8 @@ class Mirror:
     def _translate(self, found: list[Entry]) -> _Pass:
         """Entries as lines for each file, in stream order; file-born ones are passed over (P3)."""
         taken = _Pass(found[-1].id, epoch=self._epoch)
+        if self._already:
+            found = [entry for entry in found if entry.id not in self._already]
         plain = self._section.path
         lines: dict[str, list[bytes]] = {plain: []}
         written: dict[str, list[tuple[EntryId, int]]] = {plain: []}

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from bridge.carry.provenance import release
 from bridge.errors import NotOwner
-from bridge.ledger.mirrored import Range, all_ranges, disown, intents_of, written_ids
+from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, after, format_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, after, before, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import StreamInfo, existing, file_born, stream_info, to_entries
+from bridge.streams.reader import StreamInfo, entries, existing, file_born, stream_info, to_entries
 from bridge.streams.writer import Books, claim, read_books
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
@@ -38,11 +38,15 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the comparison found. `lost` says what Redis lost, in words; empty when it lost nothing."""
+    """What the comparison found. `lost` says what Redis lost, in words; empty when it lost nothing.
+
+    `anew`: it lost all, and what stands in the stream was written since.
+    """
 
     books: Books
     info: StreamInfo
     lost: str
+    anew: bool = False
     resume: dict[str, Resume] = field(default_factory=dict)
     standing: Standing = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
@@ -137,7 +141,7 @@ def compare(
     resume = {
         name: _resume(name, source, books, lost, anew, info, standing, trimmed_to) for name, source in sources.items()
     }
-    return Compared(books, info, lost, resume, standing, offsets)
+    return Compared(books, info, lost, anew, resume, standing, offsets)
 
 
 def _resume(
@@ -187,35 +191,52 @@ class Refilled:
 ReadRange = Callable[[Range], bytes]
 """A range's bytes as its file holds them; empty when the file is gone."""
 
+LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
+"""The file and the line, with its newline, that the mirror makes of an entry's fields."""
 
-def forget_lost(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange) -> Refilled:
+
+def forget_lost(
+    connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange, line_of: LineOf
+) -> Refilled:
     """Inside a ledger transaction: mirrored lines whose entry is gone are the mirror's no more, so forward sends them.
 
     Those of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID
-    that still exists.
+    that still exists. In a stream that began anew an ID may stand for another entry, the line tells; and entries may
+    stand in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
     """
     stream = keys.stream.decode()
     trimmed_to = _trimmed_to(connection, keys, compared.info)
-    cursor, ids = ZERO_ID, written_ids(ledger, stream)
-    for at in range(0, len(ids), 500):
-        found = existing(connection, keys.stream, ids[at : at + 500])
-        if found:
-            cursor = max(found)
-            break
+    verified: set[EntryId] = set()
     released = 0
+
+    def lost(name: str, content: bytes, written: list[Written]) -> set[EntryId]:
+        gone: set[EntryId] = set()
+        noted = [entry_id for entry_id, _ in written if entry_id != ZERO_ID]
+        standing, at = existing(connection, keys.stream, noted), 0
+        for entry_id, length in written:
+            line, at = content[at : at + length], at + length
+            fields = standing.get(entry_id)
+            if fields is not None and (not content or line_of(fields) == (name, line)):
+                verified.add(entry_id)
+            elif entry_id >= trimmed_to and entry_id != ZERO_ID:
+                gone.add(entry_id)
+        return gone
+
     for intent in intents_of(ledger, stream):
-        noted = [entry_id for entry_id, _ in intent.entries if entry_id != ZERO_ID]
-        stands = existing(connection, keys.stream, noted)
-        cursor = max([cursor, *stands])
-        kept = [(i if i in stands or i < trimmed_to else ZERO_ID, length) for i, length in intent.entries]
-        if kept != intent.entries:
-            released += sum(i == ZERO_ID for i, _ in kept)
-            disown(ledger, intent.id, kept)
-    for one in all_ranges(ledger, stream):
-        wanted = [entry_id for entry_id, _ in one.entries if entry_id >= trimmed_to]
-        gone = set(wanted) - existing(connection, keys.stream, wanted)
+        gone = lost(intent.name, intent.content, intent.entries)
         if gone:
-            released += release(ledger, stream, one, b"" if len(gone) == len(one.entries) else read(one), gone)
+            released += len(gone)
+            disown(ledger, intent.id, [(ZERO_ID if i in gone else i, length) for i, length in intent.entries])
+    for one in all_ranges(ledger, stream):
+        content = read(one)
+        gone = lost(one.name, content if range_digest(content) == one.digest else b"", one.entries)
+        if gone:
+            released += release(ledger, stream, one, content, gone)
+    cursor = max(verified, default=ZERO_ID)
+    if compared.anew:
+        for entry in entries(connection, keys.stream, end=format_id(cursor)):
+            if entry.id not in verified and entry.origin() is None:
+                return Refilled(released, before(entry.id))
     return Refilled(released, cursor)
 
 

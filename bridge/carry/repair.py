@@ -81,14 +81,13 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
     made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     claimed: dict[tuple[int, int], set[int]] = {}
     born: list[tuple[EntryId, str, bytes]] = []
-    section = shared.mapping.mirror
     for one in entries(connection, shared.keys.stream):
         raw = one.origin()
         origin = parse_origin(raw) if raw is not None else None
         if origin is not None:
             claimed.setdefault((origin.source, origin.generation), set()).add(origin.offset)
-        elif section is not None:
-            line = _line(shared, one.fields)
+        else:
+            line = shared.line_of(one.fields)
             if line is not None:
                 born.append((one.id, *line))
     lines: list[Line] = []
@@ -130,18 +129,6 @@ def _check_dead(connection: Connection, shared: Shared, instance: str, owner: by
             where=where,
             hint="if that one is gone for good: `bridge repair --take-over`",
         )
-
-
-def _line(shared: Shared, fields: list[bytes]) -> tuple[str, bytes] | None:
-    section = shared.mapping.mirror
-    values = dict(zip(fields[0::2], fields[1::2], strict=True))
-    if section is None or any(name not in values for name in shared.mapping.codec(section.path).fields):
-        return None
-    codec = shared.mapping.codec(section.path)
-    line = codec.encode(tuple(values[name] for name in codec.fields))
-    if isinstance(line, str):
-        return None
-    return section.path.replace("{role}", values[b"role"].decode("utf-8", "replace")), line
 
 
 def _source(
@@ -198,7 +185,7 @@ def _align(made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]]
     made.cursor = max(announced, default=ZERO_ID)
     places: dict[tuple[str, bytes], list[int]] = {}
     for i, line in enumerate(lines):
-        places.setdefault((line.name, line.content), []).append(i)
+        places.setdefault((line.name, line.content + b"\n"), []).append(i)
     at: dict[str, int] = {}
     for entry_id, name, content in born:
         found = [i for i in places.get((name, content), ()) if i >= at.get(name, 0)]
@@ -210,8 +197,7 @@ def _align(made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]]
         at[name] = i + 1
         places[(name, content)].remove(i)
         line = lines[i]
-        raw = content + b"\n"
-        end = line.offset + len(raw)
-        written = [(entry_id, len(raw))]
-        made.ranges.append(Range(name, line.generation, line.offset, end, range_digest(raw), written))
+        end = line.offset + len(content)
+        written = [(entry_id, len(content))]
+        made.ranges.append(Range(name, line.generation, line.offset, end, range_digest(content), written))
         made.cursor = max(made.cursor, entry_id)

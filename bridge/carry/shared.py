@@ -63,6 +63,7 @@ class Shared:
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
         self._tails: dict[str, Tail] = {}
         self._lock = Lock()
+        self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
 
     def tail(self, name: str, ledger: Ledger) -> Tail:
         """The one Tail of this file."""
@@ -87,6 +88,19 @@ class Shared:
         return sorted(
             str(path.relative_to(root)) for path in root.glob(source.path) if path not in rotated and path.is_file()
         )
+
+    def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
+        """The mirror's file and line, with its newline, for an entry's fields; None where it makes none of them."""
+        section, codec = self.mapping.mirror, self._mirror_codec
+        if section is None or codec is None:
+            return None
+        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        if any(name not in values for name in codec.fields):
+            return None
+        line = codec.encode(tuple(values[name] for name in codec.fields))
+        if isinstance(line, str):
+            return None
+        return section.path.replace("{role}", values[b"role"].decode("utf-8", "replace")), line + b"\n"
 
     def folders(self) -> set[Path]:
         """The folders to watch."""

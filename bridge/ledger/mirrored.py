@@ -87,10 +87,11 @@ def move_intent(ledger: Ledger, number: int, generation: int, size: int) -> None
 def add_range(ledger: Ledger, stream: str, one: Range) -> None:
     """Notes bytes that were written."""
     ledger.write(
-        "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (stream, one.name, one.generation, one.start, one.end, one.digest, pack_written(one.entries)),
-    )
+        "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries, last_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, one.name, one.generation, one.start, one.end, one.digest, pack_written(one.entries),
+         max(one.entries)[0][0] if one.entries else 0),
+    )  # fmt: skip
 
 
 def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
@@ -140,10 +141,10 @@ def entries_of(ledger: Ledger, number: int) -> list[Written]:
     return unpack_written(rows[0][0])
 
 
-def written_ids(ledger: Ledger, stream: str) -> list[EntryId]:
-    """The IDs of all mirrored entries, highest first."""
-    rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ?", (stream,))
-    return sorted((entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob)), reverse=True)
+def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
+    """The mirrored entries above the cursor: none, unless the cursor was taken back behind some."""
+    rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ? AND last_ms >= ?", (stream, cursor[0]))
+    return {entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob) if entry_id > cursor}
 
 
 def all_ranges(ledger: Ledger, stream: str) -> list[Range]:

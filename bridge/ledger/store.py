@@ -47,7 +47,7 @@ def _first(db: sqlite_utils.Database) -> None:
         "ranges": (
             {
                 "stream": str, "name": str, "generation": int, "start": int, "end": int,
-                "digest": bytes, "entries": bytes,
+                "digest": bytes, "entries": bytes, "last_ms": int,
             },
             ("stream", "name", "generation", "start"),
         ),

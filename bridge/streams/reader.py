@@ -94,13 +94,13 @@ def file_born(
         start = after(parse_id(rows[-1][0]))
 
 
-def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> set[EntryId]:
-    """Which of these IDs stand in the stream."""
-    standing: set[EntryId] = set()
+def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
+    """Those of these IDs that stand in the stream, with the fields that stand there."""
+    standing: dict[EntryId, list[bytes]] = {}
     for at in range(0, len(ids), 500):
         part = ids[at : at + 500]
         replies = connection.calls(*(pack("XRANGE", stream, format_id(i), format_id(i)) for i in part))
-        standing.update(i for i, reply in zip(part, replies, strict=True) if reply)
+        standing.update((i, reply[0][1]) for i, reply in zip(part, replies, strict=True) if reply)
     return standing
 
 
