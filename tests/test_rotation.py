@@ -336,3 +336,31 @@ def test_watcher_dies(tmp_path: Path) -> None:
         assert woken.wait(10)
     finally:
         watcher.close()
+
+
+@pytest.mark.parametrize("lines", [3, 100], ids=["short", "long"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_copy_by_hand(rig: Rig, follow: Follow, when: str, lines: int) -> None:
+    """`cp -p messages.log messages.log.bak`, before the bridge ever ran or after it: no line is carried twice."""
+    rig.append(*names("a", lines))
+    if when == "after":
+        follow.carried(names("a", lines))
+    if when == "after" or not follow.live:
+        shutil.copy2(rig.log, rig.root / "messages.log.bak")
+    follow.carried(names("a", lines))
+    rig.append(*names("b", 3))
+    shutil.copy(rig.log, rig.root / "messages.log.orig")
+    follow.carried(names("a", lines) + names("b", 3))
+    rotate_only(rig)
+    rig.append(*names("c", 3))
+    follow.carried(names("a", lines) + names("b", 3) + names("c", 3))
+    rotate_only(rig)
+    rig.append(*names("d", 3))
+    follow.carried(names("a", lines) + names("b", 3) + names("c", 3) + names("d", 3))
+
+
+def rotate_only(rig: Rig) -> None:
+    """A rotation beside files that have no number."""
+    if (rig.root / "messages.log.1").exists():
+        (rig.root / "messages.log.1").rename(rig.root / "messages.log.2")
+    rig.log.rename(rig.root / "messages.log.1")

@@ -11,7 +11,7 @@ import pytest
 from bridge.server import embedded
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
-from tests.rig import STREAM, Rig, wait_until
+from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_crash import Writers
 
 
@@ -231,3 +231,40 @@ def test_stream_deleted_in_a_storm(rig: Rig) -> None:
     lines = [one.split(b"|", 3)[3] for one in rig.lines()]
     assert sorted(rig.datas()) == sorted(lines), rig.said()
     assert {*f1, *r1, *writers.file_born} <= {*lines}
+
+
+def _forge(rig: Rig, origin: bytes, data: bytes = b"forged") -> None:
+    fields = (b"role", b"agent", b"timestamp", b"2026-03-02T09:14:05.112Z", b"type", b"turn", b"data", data)
+    rig.redis.call("XADD", STREAM, "*", *fields, b"origin", origin)
+
+
+@pytest.mark.parametrize("origin", [b"1.1:40", b"1.1:99999", b"1.7:0", b"9.1:40", b"1.1:43"])
+@pytest.mark.parametrize("state", ["checkpoint stands", "checkpoint gone", "stream began anew"])
+def test_forged_origin(rig: Rig, origin: bytes, state: str) -> None:
+    """An entry that names an origin which is not its own moves no cursor: no line is passed over."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    assert len(line("f-0")) == 40
+    if state == "checkpoint gone":
+        rig.redis.call("DEL", f"bridge:{{{STREAM}}}:checkpoint")
+    if state == "stream began anew":
+        rig.append("f-x")
+        assert not rig.once().errors
+        rig.redis.call("DEL", STREAM)
+    rig.append(*(f"f-{i}" for i in range(1, 6)))
+    _forge(rig, origin)
+    result = rig.once()
+    assert not result.errors, result.errors
+    wanted = [b"f-0", *([b"f-x"] if state == "stream began anew" else []), *(b"f-%d" % i for i in range(1, 6))]
+    assert [d for d in rig.datas() if d != b"forged"] == wanted
+    assert not rig.once().forwarded
+
+
+def test_true_origin_beyond_the_checkpoint(rig: Rig) -> None:
+    """Entries that went in without their checkpoint are recognised: their lines are not sent again."""
+    rig.append("f-0", "f-1")
+    assert not rig.once().errors
+    rig.append("f-2", "f-3")
+    _forge(rig, b"1.1:80", b"f-2")
+    assert not rig.once().errors
+    assert rig.datas() == [b"f-0", b"f-1", b"f-2", b"f-3"]

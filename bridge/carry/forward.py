@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry.draft import Batcher, Draft, closed_value
-from bridge.carry.refill import Compared, Resume, compare, forget_lost, number_for, own, what_was_lost
+from bridge.carry.refill import Compared, Resume, compare, forget_lost, in_words, number_for, own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
@@ -24,7 +24,7 @@ from bridge.ledger.sources import (
 )
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import ZERO_ID, Checkpoint, Position
+from bridge.model import ZERO_ID, Checkpoint, Origin, Position
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
@@ -150,12 +150,15 @@ class Forward:
             added = max(memory.added, self._memory.added + self._since)
             memory = replace(memory, last_id=max(memory.last_id, self._memory.last_id), added=added)
         remembered = sources_of(self._ledger, self._stream)
-        compared = compare(connection, self.shared.keys, memory, remembered)
-        if compared.lost:
-            log.warning(
-                "%s: Redis lost its tail: %s; it is refilled from the files", self._stream, compared.lost,
-                extra={"facts": {"stream": self._stream, "lost": compared.lost}},
-            )  # fmt: skip
+        by_number = {one.number: self._sources.get(name) for name, one in remembered.items()}
+
+        def vouch(origin: Origin, fields: list[bytes]) -> bool | None:
+            source = by_number.get(origin.source)
+            return None if source is None else source.vouches(origin, fields)
+
+        compared = compare(connection, self.shared.keys, memory, remembered, vouch)
+        for said in in_words(compared, self._stream):
+            log.warning("%s", said, extra={"facts": {"stream": self._stream}})
         for source in self._sources.values():
             self._resume(source, compared, remembered.get(source.name))
         self._settle_loss(compared)
@@ -200,14 +203,13 @@ class Forward:
             held = self._sources[one.name].tail.of_number(one.generation) if one.name in self._sources else None
             return pread(held.fd, one.end - one.start, one.start) if held and held.fd >= 0 else b""
 
-        info = stream_info(connection, self.shared.keys.stream)
+        info, line_of = stream_info(connection, self.shared.keys.stream), self.shared.line_of
         with self.shared.cursor_lock, self._ledger.transaction():
             save_stream(self._ledger, self._stream, info.last_id, info.added)
             for source in self._sources.values():
                 if source.name in self._placed:
                     save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
             if compared.lost:
-                line_of = self.shared.line_of
                 refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
                 save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
                 self.shared.cursor_epoch += 1

@@ -6,6 +6,7 @@ back behind what the ledger saw, or its checkpoint has; what is missing otherwis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, after, before, format_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Position, after, before, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, entries, existing, file_born, stream_info, to_entries
@@ -40,16 +41,30 @@ class Resume:
 class Compared:
     """What the comparison found. `lost` says what Redis lost, in words; empty when it lost nothing.
 
-    `anew`: it lost all, and what stands in the stream was written since.
+    `anew`: it lost all, and what stands in the stream was written since. `strangers`: entries whose origin is not true.
     """
 
     books: Books
     info: StreamInfo
     lost: str
     anew: bool = False
+    strangers: int = 0
     resume: dict[str, Resume] = field(default_factory=dict)
     standing: Standing = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+
+
+def in_words(compared: Compared, stream: str) -> list[str]:
+    """What the comparison found out of order, for the log. Pure."""
+    said = []
+    if compared.lost:
+        said.append(f"{stream}: Redis lost its tail: {compared.lost}; it is refilled from the files")
+    if compared.strangers:
+        said.append(
+            f"{stream}: {compared.strangers} entries name an origin at which their file holds no such line;"
+            " the cursor does not mind them"
+        )
+    return said
 
 
 def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
@@ -114,47 +129,94 @@ def _began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
     return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
 
+Vouch = Callable[[Origin, list[bytes]], bool | None]
+"""Whether an entry's origin can be true: its source's file holds there the line that the entry was made of.
+
+None: no such generation is known.
+"""
+
+
 def compare(
-    connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory]
+    connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch
 ) -> Compared:
     """Reads stream and books anew and decides where each source goes on.
 
     Nothing lost: at its checkpoint, or behind what stands in the stream beyond it (an evicted checkpoint, rights
     that let the entries in and kept the checkpoint out). Lost: behind its highest origin that still stands; or, where
     the stream began anew and others wrote into it before that was seen, from the beginning, passing over what stands.
+    Anybody can write an origin, so one that moves the cursor has to be vouched for.
     """
     info = stream_info(connection, keys.stream)
     books = read_books(connection, keys)
     lost = what_was_lost(memory, sources, info, books)
+    anew = bool(lost) and memory is not None and _began_anew(memory, info)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
+    trimmed_to = _trimmed_to(connection, keys, info)
+    best = {
+        one.number: _best(name, one, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
+        for name, one in sources.items()
+    }
     standing: Standing = {}
     offsets: dict[tuple[int, int], set[int]] = {}
-    for entry_id, origin in file_born(connection, keys.stream, start):
-        where = (origin.source, origin.generation)
-        if where not in standing or origin.offset >= standing[where][0]:
-            standing[where] = (origin.offset, entry_id)
-        if lost or filling:
-            offsets.setdefault(where, set()).add(origin.offset)
-    anew = bool(lost) and memory is not None and _began_anew(memory, info)
-    trimmed_to = _trimmed_to(connection, keys, info)
+    strangers = 0
+
+    def true(origin: Origin, fields: list[bytes]) -> bool:
+        told = vouch(origin, fields)
+        # Where there is a checkpoint, the ledger knows every generation that was sent from.
+        return told if told is not None else not best[origin.source].generation
+
+    def walk(*, all_vouched: bool) -> None:
+        nonlocal strangers
+        standing.clear()
+        offsets.clear()
+        for entry, origin in file_born(connection, keys.stream, start):
+            where = (origin.source, origin.generation)
+            if origin.source not in best:
+                continue
+            if all_vouched and not true(origin, entry.fields):
+                strangers += 1
+                continue
+            if where not in standing or origin.offset >= standing[where][0]:
+                standing[where] = (origin.offset, entry.id)
+            if lost or filling:
+                offsets.setdefault(where, set()).add(origin.offset)
+
+    def beyond(where: tuple[int, int], offset: int) -> bool:
+        closed = books.generations.get(b"%d.%d" % where)
+        end = best[where[0]].position if closed is None else Position(where[1], int(json.loads(closed)["size"]))
+        return Position(where[1], offset) >= end
+
+    def vouched(where: tuple[int, int], offset: int, entry_id: EntryId) -> bool:
+        fields = existing(connection, keys.stream, [entry_id]).get(entry_id)
+        return fields is None or true(Origin(*where, offset), fields)
+
+    walk(all_vouched=anew or filling)
+    if not all(vouched(where, *high) for where, high in standing.items() if lost or beyond(where, high[0])):
+        walk(all_vouched=True)
     resume = {
         name: _resume(name, source, books, lost, anew, info, standing, trimmed_to) for name, source in sources.items()
     }
-    return Compared(books, info, lost, anew, resume, standing, offsets)
+    return Compared(books, info, lost, anew, strangers, resume, standing, offsets)
+
+
+def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
+    """The furthest checkpoint: Redis's, or the ledger's copy while Redis lost nothing."""
+    raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    best = Checkpoint.from_json(raw) if raw else None
+    if not lost and source.stored:
+        ours = Checkpoint.from_json(source.stored)
+        best = ours if best is None or ours.position > best.position else best
+    return best
 
 
 def _resume(
     name: str, source: SourceMemory, books: Books, lost: str, anew: bool, info: StreamInfo, standing: Standing,
     trimmed_to: EntryId,
 ) -> Resume:  # fmt: skip
-    raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
-    best = Checkpoint.from_json(raw) if raw else None
+    best = _best(name, source, books, lost)
     if best is not None and lost and not _stands(best, info, standing, source.number, trimmed_to):
         best = None
-    if not lost and source.stored:
-        ours = Checkpoint.from_json(source.stored)
-        best = ours if best is None or ours.position > best.position else best
     high = max((Position(g, o) for (s, g), (o, _) in standing.items() if s == source.number), default=None)
     if anew and high is not None:
         return Resume(refill=high)

@@ -20,7 +20,7 @@ from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.sources import SourceMemory
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Position, Row, shown
+from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, shown
 from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -112,6 +112,30 @@ class Source:
             high = compared.standing.get((self.memory.number, known.number))
             if high is not None and one.fd >= 0:
                 self.step_over(one, high[0])
+
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool | None:
+        """Whether the line at this origin is the one an entry of these fields was made of, as far as can be told.
+
+        None when nothing is known of such a generation.
+        """
+        one = self.tail.of_number(origin.generation)
+        if one is None or one.fd < 0:
+            return True if any(record.number == origin.generation for record in self.tail.records()) else None
+        at, size = origin.offset, sum(map(len, fields)) + 256
+        if at and self.tail.read(one, 1, at - 1) != b"\n":
+            return False
+        while raw := self.tail.read(one, size, at):
+            data, cuts = self._foreign(one, at, raw)
+            lines = split(data, at, cuts).lines
+            if lines:
+                values = dict(zip(fields[0::2], fields[1::2], strict=True))
+                return self.codec.decode(lines[:1]).rows[0] == tuple(values.get(name) for name in self.codec.fields)
+            if len(data) < len(raw):
+                return True  # a line of the mirror's is under way there: nobody can tell yet
+            if len(raw) < size or size > self._max_line:
+                return False
+            size *= 4
+        return False
 
     def step_over(self, generation: Generation, offset: int) -> None:
         """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""

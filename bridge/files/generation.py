@@ -14,6 +14,7 @@ from bridge.model import Fingerprint
 
 HEAD = 1024
 TAIL = 128
+COMPARED = 1 << 18
 _NUMBERED = re.compile(r"\.(\d{1,4})$")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
@@ -140,14 +141,17 @@ def holds(fd: int, at: Fingerprint) -> bool:
     return digest(pread(fd, min(TAIL, at.offset), max(0, at.offset - TAIL))) == at.tail
 
 
-def begins_like(fd: int, other: int) -> bool:
-    """Whether the first file is a copy of the second's beginning: all of its ends compare equal there."""
+def is_copy(fd: int, other: int) -> bool:
+    """Whether the first file's content, which is not empty, is what the second begins with."""
     size = os.fstat(fd).st_size
-    if size == 0 or os.fstat(other).st_size < size:
+    if not 0 < size <= os.fstat(other).st_size:
         return False
-    last = max(0, size - 4096)
-    return pread(fd, HEAD, 0) == pread(other, min(HEAD, size), 0) and pread(fd, 4096, last) == pread(
-        other, size - last, last
+    first, last = min(TAIL, size), max(0, size - COMPARED)
+    if pread(fd, first, 0) != pread(other, first, 0) or pread(fd, COMPARED, last) != pread(other, size - last, last):
+        return False  # nearly always decided here
+    return all(
+        pread(fd, min(COMPARED, last - at), at) == pread(other, min(COMPARED, last - at), at)
+        for at in range(0, last, COMPARED)
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.errors import SourceError
-from bridge.files.generation import COMPRESSED, Generation, in_age_order, open_regular
+from bridge.files.generation import COMPRESSED, HEAD, Generation, in_age_order, is_copy, open_regular
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -49,6 +49,28 @@ class Survey:
             for one in (*rotated, *([fresh] if fresh else [])):
                 one.close()
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
+
+    def without_copies(
+        self, files: list[Generation], fresh: Generation | None, held: list[Generation]
+    ) -> list[Generation]:
+        """The rotated files but those that merely repeat the beginning of another, as `cp log log.bak` makes them.
+
+        Two generations may well begin with the same line, so a short file of a rotated name, which has a number or a
+        date in it, is none. `held` are the generations that are open already.
+        """
+        kept = []
+        known = {one.identity for one in held}
+        for i, one in enumerate(files):
+            size, name = one.size(), one.path.name.removeprefix(self._path.name)
+            others = [*files[i + 1 :], *(o for o in files[:i] if o.fd >= 0 and o.size() > size)]
+            others += [o for o in (*held, *([fresh] if fresh else [])) if o.fd >= 0]
+            small = size <= HEAD and any(c.isdigit() for c in name)
+            if one.identity not in known and not small and any(is_copy(one.fd, other.fd) for other in others):
+                self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
+                one.close()
+            else:
+                kept.append(one)
+        return kept
 
     def _names(self) -> dict[Path, tuple[int, int]]:
         """Every name of a piece of this source, and the device and inode behind it."""

@@ -14,11 +14,9 @@ from threading import RLock
 
 from bridge.errors import SourceError
 from bridge.files.generation import (
-    HEAD,
     TAIL,
     Generation,
     Known,
-    begins_like,
     holds,
     pread,
 )
@@ -251,6 +249,7 @@ class Tail:
     def _skipped(self) -> bool:
         """Whether a rotated file holds lines that no known generation does."""
         rotated, fresh = self._survey.take()
+        rotated = self._survey.without_copies(rotated, fresh, [*self._chain, *self._late])
         found = any(
             one.size() and not self._seen(one, rotated) and not self._older_than_known(one, rotated) for one in rotated
         )
@@ -304,7 +303,7 @@ class Tail:
         Where the file of `last` is gone, those are younger that were written to after `last_written` (nanoseconds).
         """
         files, fresh = self._survey.take()
-        start = 0
+        files, start = self._survey.without_copies(files, fresh, [*self._chain, *self._late]), 0
         if last is not None:
             own = [i for i, one in enumerate(files) if one.identity == last.identity]
             copies = own or [i for i, one in enumerate(files) if last.head and holds(one.fd, last.fingerprint())]
@@ -343,9 +342,6 @@ class Tail:
             whole = size == record.at.offset and identity not in present
             if record.closed and (one.identity == identity or whole) and holds(one.fd, record.at):
                 return True
-        if size > HEAD and any(other.fd >= 0 and begins_like(one.fd, other.fd) for other in held):
-            self._say_once(one.path.name, "is a copy of lines that are carried already; it is left alone")
-            return True
         return False
 
     def _older_than_known(self, one: Generation, files: list[Generation]) -> bool:

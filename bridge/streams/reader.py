@@ -78,17 +78,17 @@ def entries(
 
 def file_born(
     connection: Connection, stream: bytes, start: bytes = b"-", *, page: int = 1000
-) -> Iterator[tuple[EntryId, Origin]]:
-    """ID and origin of the file-born entries from `start` on, in order; quick over all the others."""
+) -> Iterator[tuple[Entry, Origin]]:
+    """The file-born entries from `start` on, in order, with their origins; quick over all the others."""
     while True:
         rows: list[Reply] = connection.call("XRANGE", stream, start, "+", "COUNT", page) or []
         for raw_id, fields in rows:
             if fields is not None and ORIGIN_FIELD in fields:
-                entry_id = parse_id(raw_id)
-                raw = Entry(entry_id, fields).origin()
+                entry = Entry(parse_id(raw_id), fields)
+                raw = entry.origin()
                 origin = parse_origin(raw) if raw is not None else None
                 if origin is not None:
-                    yield entry_id, origin
+                    yield entry, origin
         if len(rows) < page:
             return
         start = after(parse_id(rows[-1][0]))
