@@ -97,7 +97,7 @@ def sample(settings: Settings) -> Status:
         beat = connection.call("GET", keys.health(settings.instance))
         status.heartbeat = json.loads(beat) if beat else None
     except BridgeError as error:
-        status.redis_error = str(error)
+        status.redis_error = error.what
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
     try:
@@ -132,7 +132,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
             if mapping.mirror is not None:
                 one.mirror_behind = _behind(connection, shared.keys.stream, one.mirror_cursor)
         except BridgeError as error:
-            status.redis_error = str(error)
+            status.redis_error = error.what
     for name in sorted({*shared.source_names(), *stored}):
         one.sources.append(_source(shared, ledger, name, stored.get(name)))
     shared.close()

@@ -360,7 +360,7 @@ def test_status(rig: Rig) -> None:
     assert facts["mirror"]["behind_entries"] == 1
     text = rig.run("status", *url)
     assert text.returncode == 0
-    assert "1 entries to go" in text.stdout
+    assert ", 1 entry to go" in text.stdout
     shutil.rmtree(rig.state)
     assert rig.run("status", *url).returncode == 0
 

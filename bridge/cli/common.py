@@ -104,6 +104,11 @@ def emit(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """`1 line`, `1,204 lines`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 def complain(error: BridgeError) -> None:
     """What happened, where, and what to try."""
     click.echo(f"bridge: {error}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.common import Options, emit, verb
+from bridge.cli.common import Options, counted, emit, verb
 
 _LINES = (
     b"agent|2026-03-02T09:14:05.112Z|session_started|hello\n"
@@ -68,11 +68,10 @@ def command(options: Options, log: Path | None) -> int:
         return 0 if same else 1
     for error in errors:
         click.echo(f"  {error}")
-    click.echo(f"{there.forwarded} lines of {log or 'two'} became entries of the stream {mapping.stream.key}")
-    click.echo(
-        f"{back.mirrored} entry that a program wrote into Redis became a line: {lines[-1].decode(errors='replace')}"
-    )
-    click.echo(f"a second run changed nothing: {again.forwarded} lines, {again.mirrored} entries")
+    there_lines, back_lines = counted(there.forwarded, "line"), counted(back.mirrored, "entry", "entries")
+    click.echo(f"{there_lines} of {log or 'an example'} became entries of the stream {mapping.stream.key}")
+    click.echo(f"{back_lines} that a program wrote into Redis became a line: {lines[-1].decode(errors='replace')}")
+    click.echo(f"a second run: {counted(again.forwarded, 'line')}, {counted(again.mirrored, 'entry', 'entries')}")
     click.echo(f"{len(lines)} lines and {len(rows)} entries: {'equal, once each, in order' if same else 'NOT EQUAL'}")
     click.echo("next, with your own log: `bridge init`, then `bridge run --dual`")
     return 0 if same else 1

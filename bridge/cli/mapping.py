@@ -52,15 +52,16 @@ def show(given: Options, name: str) -> None:
 
 @command.command("check")
 @click.argument("mapping")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--lines", default=5, show_default=True, help="How many first lines to show")
 @verb
-def check(given: Options, mapping: str, file: Path, lines: int) -> int:
-    """How the lines of FILE translate under MAPPING. Exits 3 when some do not."""
+def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
+    """How the lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
     from bridge.codecs.check import check_file
     from bridge.mapping import load_mapping
 
-    result = check_file(load_mapping(mapping, Path.cwd()), file, lines)
+    loaded = load_mapping(mapping, Path.cwd())
+    result = check_file(loaded, file or Path(loaded.source.path), lines)
     if given.as_json:
         emit(result.to_json())
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, emit, verb
+from bridge.cli.common import Options, complain, counted, emit, verb
 
 if TYPE_CHECKING:
     from threading import Event
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @verb
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
+    from bridge.log import log
     from bridge.run import Process, state_lock, stop_on_signals
     from bridge.server import embedded
 
@@ -30,7 +31,11 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         if settings.redis_url == "embedded":
-            embedded.start(settings.state_dir)
+            before = embedded.known(settings.state_dir)
+            if before is None or not embedded.alive(before):
+                server = embedded.start(settings.state_dir)
+                pid = embedded.pid_of(server)
+                log.info("started the embedded server (process %s); `bridge server stop` ends it", pid)
         if once:
             return _once(options, settings, dual, stop)
         return Process(settings, dual=dual, poll=poll, stop=stop).run()
@@ -51,8 +56,9 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
         ])  # fmt: skip
     else:
         for one in results:
-            both = f", mirrored {one.mirrored} entries" if dual else ""
-            click.echo(f"{one.mapping}: carried {one.forwarded} lines{both}")
+            done = f"carried {counted(one.forwarded, 'line')}"
+            done += f", mirrored {counted(one.mirrored, 'entry', 'entries')}" if dual else ""
+            click.echo(f"{one.mapping}: not done, see above; {done}" if one.errors else f"{one.mapping}: {done}")
     errors = [error for one in results for error in one.errors]
     if not errors:
         return 0

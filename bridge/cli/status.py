@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, emit, verb
+from bridge.cli.common import Options, counted, emit, verb
 
 if TYPE_CHECKING:
     from bridge.status import Status
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @verb
-def command(options: Options) -> None:
-    """Show where both directions stand, how far behind they are, and what they wait for."""
+def command(options: Options) -> int:
+    """Show where both directions stand, how far behind they are, and what they wait for. Exits 5 without Redis."""
     from bridge.status import sample
 
     found = sample(options.settings())
@@ -24,10 +24,11 @@ def command(options: Options) -> None:
         emit(found.to_json())
     else:
         _render(found, time.time())
+    return 5 if found.redis_error else 0
 
 
 def _render(found: Status, now: float) -> None:
-    from bridge.model import format_id
+    from bridge.model import ZERO_ID, format_id
 
     if found.heartbeat is not None:
         ways = "both ways" if found.heartbeat.get("dual") else "file to stream"
@@ -41,13 +42,14 @@ def _render(found: Status, now: float) -> None:
             where = (
                 f"generation {source.generation}, byte {source.offset}" if source.generation else "nothing carried yet"
             )
-            click.echo(f"  forward  {source.name}: {where}, {source.behind} bytes behind {source.error}".rstrip())
-        if one.mirror_target is not None:
-            behind = "?" if one.mirror_behind is None else one.mirror_behind
             click.echo(
-                f"  mirror   {one.mirror_target}: behind entry {format_id(one.mirror_cursor).decode()},"
-                f" {behind} entries to go"
+                f"  forward  {source.name}: {where}, {counted(source.behind, 'byte')} behind {source.error}".rstrip()
             )
+        if one.mirror_target is not None:
+            behind = "? entries" if one.mirror_behind is None else counted(one.mirror_behind, "entry", "entries")
+            cursor = format_id(one.mirror_cursor).decode()
+            at = f"read up to entry {cursor}" if one.mirror_cursor > ZERO_ID else "nothing mirrored yet"
+            click.echo(f"  mirror   {one.mirror_target}: {at}, {behind} to go")
         for direction, reason, count in one.quarantined[:3]:
             click.echo(f"  quarantine, {direction}: {count} × {reason}")
     for worker, (error, since) in found.troubles.items():
