@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,12 @@ def parse_id(raw: bytes) -> EntryId:
     """`b"1771004967322-0"` as a pair. Raises ValueError for anything else."""
     ms, _, seq = raw.partition(b"-")
     return int(ms), int(seq)
+
+
+def parse_ids(raws: Sequence[bytes]) -> list[EntryId]:
+    """`parse_id` of many, in one go."""
+    numbers = map(int, b"-".join(raws).split(b"-") if raws else ())
+    return list(zip(numbers, numbers, strict=True))
 
 
 def format_id(entry_id: EntryId) -> bytes:

@@ -47,6 +47,11 @@ class Write:
     pieces: list[Piece] = field(default_factory=list)
 
     @property
+    def disowned(self) -> bool:
+        """Whether Redis lost an entry of it, so that its line is the file's own."""
+        return ZERO_ID in (entry_id for entry_id, _ in self.entries)
+
+    @property
     def done(self) -> int:
         """How many bytes of the content are there."""
         return max((piece.b for piece in self.pieces if not piece.torn), default=0)
@@ -79,15 +84,18 @@ class Write:
                 last.b = piece.b
             else:
                 merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
+        if len(merged) == 1 and not merged[0].torn and not self.disowned:
+            at = merged[0].start
+            digest = range_digest(self.content)
+            return [Range(self.name, merged[0].generation, at, at + len(self.content), digest, self.entries)]
         spans, at = [], 0
         for entry_id, length in self.entries:
             spans.append((at, at + length, entry_id, length))
             at += length
-        lost = any(entry_id == ZERO_ID for entry_id, _ in self.entries)
         found = []
         for piece in merged:
             inside = [span for span in spans if span[0] < piece.b and span[1] > piece.a]
-            if piece.torn or not lost:
+            if piece.torn or not self.disowned:
                 runs = [(piece.a, piece.b, inside)]
             else:
                 runs = [(max(one[0], piece.a), min(one[1], piece.b), [one]) for one in inside if one[2] != ZERO_ID]

@@ -11,7 +11,7 @@ from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.config import ROLE
 from bridge.errors import NotOwner, NotYet, RejectStop, TargetError
-from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
+from bridge.ledger.mirrored import Written, add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
@@ -82,6 +82,7 @@ class Mirror:
         self._epoch = 0
         self._count = 64
         self._announce: dict[bytes, bytes] = {}
+        self._announced = False
         self.waits_for: tuple[TargetError, float] | None = None
         """Why lines that were read are not in their file yet, and since when."""
 
@@ -191,34 +192,43 @@ class Mirror:
         return bool(why)
 
     def step(self, block_ms: int) -> bool:
-        """Reads once and brings it into the files. False when there was nothing to read within `block_ms`.
+        """Reads once and brings it into the files. False when there was nothing to do within `block_ms`.
 
         Raises RedisLost, RedisRefused, NotOwner, NotYet, and what `finish` raises.
         """
         if self._reader is None:
             raise AssertionError("not attached")
-        before = [pack("HSET", self.shared.keys.mirror, name, value) for name, value in self._announce.items()]
+        if not self._reader.asked:
+            self._ask(self._cursor, block_ms)
         reached("mirror.read.before")
-        found, owner = self._reader.read(
-            self._cursor, count=self._count, block_ms=block_ms, before=b"".join(before), before_replies=len(before)
-        )
+        asked, announced = self._count, self._announced
+        found, owner, size = self._reader.answer()
+        self._announced = False
         reached("mirror.read.after")
-        if before:
+        if announced:
             reached("mirror.checkpoint.after")
-        self._announce.clear()
         if owner != self._ledger.uuid:
             raise NotOwner("the stream was taken over by another bridge", where=self._stream)
         if self.shared.cursor_epoch != self._epoch:
             raise NotYet("the mirror's cursor was taken back")
         if found:
-            size = sum(len(b"".join(entry.fields)) for entry in found)
             self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
+            if len(found) == asked:
+                self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
             self._pass = self._translate(found)
             self.finish()
             if self._already and max(self._already) <= self._cursor:
                 self._already.clear()
         self._keep_cursor()
-        return bool(found)
+        return bool(found or self._announce)
+
+    def _ask(self, cursor: EntryId, block_ms: int) -> None:
+        if self._reader is None:
+            raise AssertionError("not attached")
+        before = [pack("HSET", self.shared.keys.mirror, name, value) for name, value in self._announce.items()]
+        self._announced = bool(before)
+        self._announce.clear()
+        self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=before)
 
     def caught_up(self) -> bool:
         """Whether nothing that was read waits to be written."""
@@ -297,22 +307,27 @@ class Mirror:
         taken = _Pass(found[-1].id, epoch=self._epoch)
         if self._already:
             found = [entry for entry in found if entry.id not in self._already]
-        plain = self._section.path
-        lines: dict[str, list[bytes]] = {plain: []}
-        written: dict[str, list[tuple[EntryId, int]]] = {plain: []}
-        add_line, add_written = lines[plain].append, written[plain].append
-        names, limit = self._names, self.shared.mapping.format.max_line_bytes
+        plain, names, limit = self._section.path, self._names, self.shared.mapping.format.max_line_bytes
         straight = "{" not in plain
         usual = [straight and entry.fields[0::2] == names for entry in found]
         rows = [tuple(entry.fields[1::2]) for entry, one in zip(found, usual, strict=True) if one]
-        encoded = iter(self._codec.encode_all(rows))
+        encoded = self._codec.encode_all(rows)
+        sizes = [len(line) + 1 if isinstance(line, bytes) else 0 for line in encoded]
+        if len(rows) == len(found) and 0 not in sizes and max(sizes, default=0) <= limit + 1:
+            whole: list[bytes] = encoded  # type: ignore[assignment]
+            if whole:
+                ids = [entry.id for entry in found]
+                taken.writes = [Write(plain, b"\n".join(whole) + b"\n", list(zip(ids, sizes, strict=True)))]
+            return taken
+        lines: dict[str, list[bytes]] = {plain: []}
+        written: dict[str, list[Written]] = {plain: []}
+        each = iter(encoded)
         for entry, one in zip(found, usual, strict=True):
-            if one:
-                line = next(encoded)
-                if isinstance(line, bytes) and len(line) <= limit:
-                    add_line(line)
-                    add_written((entry.id, len(line) + 1))
-                    continue
+            line = next(each) if one else ""
+            if isinstance(line, bytes) and len(line) <= limit:
+                lines[plain].append(line)
+                written[plain].append((entry.id, len(line) + 1))
+                continue
             origin = entry.origin()
             if origin is not None and parse_origin(origin) is not None:
                 continue

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.log import log
-    from bridge.run import Process, state_lock, stop_on_signals
+    from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
     from bridge.server import embedded
 
     settings = options.settings(log_format)
     options.log(settings.log_format)
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
+        tune_interpreter()
         if settings.redis_url == "embedded":
             before = embedded.known(settings.state_dir)
             if before is None or not embedded.alive(before):

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId
 
-_ENTRY = struct.Struct("<QQI")
-
 Written = tuple[EntryId, int]
 """An entry's ID and the length of its line, newline included."""
 
 
 def pack_written(written: Sequence[Written]) -> bytes:
-    """20 bytes an entry: milliseconds, sequence, length."""
-    return b"".join(_ENTRY.pack(ms, seq, length) for (ms, seq), length in written)
+    """20 bytes an entry, as columns: all milliseconds, all sequences, all lengths; in this machine's byte order."""
+    if not written:
+        return b""
+    ids, lengths = zip(*written, strict=True)
+    ms, seq = zip(*ids, strict=True)
+    return array("Q", ms + seq).tobytes() + array("I", lengths).tobytes()
 
 
 def unpack_written(blob: bytes) -> list[Written]:
     """The inverse."""
-    return [((ms, seq), length) for ms, seq, length in _ENTRY.iter_unpack(blob)]
+    n = len(blob) // 20
+    ids, lengths = array("Q", blob[: 16 * n]), array("I", blob[16 * n :])
+    return list(zip(zip(ids[:n], ids[n:], strict=True), lengths, strict=True))
 
 
 def range_digest(content: bytes) -> bytes:
@@ -103,18 +107,18 @@ def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
 
 
 def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, start: int, end: int) -> list[Range]:
-    """The ranges that touch bytes `start` to `end`, in file order.
+    """The ranges that touch bytes `start` to `end`, in file order, without their entries.
 
     Ranges do not overlap, so of those that begin before `start` only the last can reach it.
     """
     here = (stream, name, generation)
     rows = ledger.rows(
-        "SELECT start, end, digest, entries FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start < ?"
+        "SELECT start, end, digest FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start < ?"
         " AND end > ? AND start >= coalesce((SELECT max(start) FROM ranges WHERE stream = ? AND name = ?"
         " AND generation = ? AND start <= ?), 0) ORDER BY start",
         (*here, end, start, *here, start),
     )
-    return [Range(name, generation, a, b, digest, unpack_written(blob)) for a, b, digest, blob in rows]
+    return [Range(name, generation, a, b, digest, []) for a, b, digest in rows]
 
 
 def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | None:

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.retry import Retry
 
+from bridge import __version__
 from bridge.config import masked
 from bridge.errors import ConfigError, RedisLost, RedisRefused
 from bridge.streams.resp import pack
@@ -70,6 +71,8 @@ class Connection:
             socket_timeout=timeout,
             socket_connect_timeout=min(timeout, 5.0),
             decode_responses=False,
+            lib_name="hestai-bridge",
+            lib_version=__version__,
         )
         self._dialled = cast(Any, pool.make_connection())
         try:
@@ -90,6 +93,8 @@ class Connection:
         self._sock: socket.socket = sock
         self._reader = hiredis.Reader()
         self._unfed = bytearray()
+        self.received = 0
+        """Bytes read so far."""
 
     def close(self) -> None:
         """Closes the socket; never raises."""
@@ -208,11 +213,12 @@ class Connection:
 
     def _receive(self) -> bytes:
         try:
-            data = self._sock.recv(1 << 16)
+            data = self._sock.recv(1 << 18)
         except OSError as error:
             raise self._lost("while reading", error) from None
         if not data:
             raise RedisLost("the connection was closed by the server", where=self.shown)
+        self.received += len(data)
         return data
 
     def _lost(self, doing: str, error: OSError) -> RedisLost:

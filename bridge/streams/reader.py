@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Origin, after, format_id, parse_id, parse_origin
+from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Origin, after, format_id, parse_id, parse_ids, parse_origin
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
@@ -61,27 +61,42 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
 
 def to_entries(rows: Reply) -> list[Entry]:
     """An XRANGE reply as entries; one that was deleted while it was read has no fields and is left out."""
-    return [Entry(parse_id(row[0]), row[1]) for row in rows or () if row[1] is not None]
+    whole = [row for row in rows or () if row[1] is not None]
+    return list(map(Entry, parse_ids([row[0] for row in whole]), [row[1] for row in whole]))
+
+
+def _pages(connection: Connection, stream: bytes, start: bytes, end: bytes, page: int) -> Iterator[list[Reply]]:
+    """XRANGE replies of `page` entries. The next one is asked for before this one is looked at, so that the server
+    works meanwhile; the connection is of no other use until the iteration is over."""
+    connection.send(pack("XRANGE", stream, start, end, "COUNT", page))
+    owed = True
+    try:
+        while owed:
+            rows, owed = connection.read(), False
+            if isinstance(rows, Refusal):
+                raise refused(rows, stream.decode(errors="replace"))
+            if len(rows) == page:
+                connection.send(pack("XRANGE", stream, after(parse_id(rows[-1][0])), end, "COUNT", page))
+                owed = True
+            yield rows
+    finally:
+        if owed:
+            connection.read()
 
 
 def entries(
     connection: Connection, stream: bytes, start: bytes = b"-", end: bytes = b"+", *, page: int = 1000
 ) -> Iterator[Entry]:
     """The entries from `start` to `end`, in order, a page at a time."""
-    while True:
-        found = to_entries(connection.call("XRANGE", stream, start, end, "COUNT", page))
-        yield from found
-        if len(found) < page:
-            return
-        start = after(found[-1].id)
+    for rows in _pages(connection, stream, start, end, page):
+        yield from to_entries(rows)
 
 
 def file_born(
     connection: Connection, stream: bytes, start: bytes = b"-", *, page: int = 1000
 ) -> Iterator[tuple[Entry, Origin]]:
     """The file-born entries from `start` on, in order, with their origins; quick over all the others."""
-    while True:
-        rows: list[Reply] = connection.call("XRANGE", stream, start, "+", "COUNT", page) or []
+    for rows in _pages(connection, stream, start, b"+", page):
         for raw_id, fields in rows:
             if fields is not None and ORIGIN_FIELD in fields:
                 entry = Entry(parse_id(raw_id), fields)
@@ -89,9 +104,6 @@ def file_born(
                 origin = parse_origin(raw) if raw is not None else None
                 if origin is not None:
                     yield entry, origin
-        if len(rows) < page:
-            return
-        start = after(parse_id(rows[-1][0]))
 
 
 def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
@@ -110,23 +122,33 @@ class BlockingReader:
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
+        self._owed = 0
 
-    def read(
-        self, cursor: EntryId, *, count: int, block_ms: int, before: bytes = b"", before_replies: int = 0
-    ) -> tuple[list[Entry], bytes | None]:
-        """Entries after the cursor (none when `block_ms` passed), and the ledger that owns the stream.
+    @property
+    def asked(self) -> bool:
+        """Whether a request is under way."""
+        return bool(self._owed)
 
-        `before` is packed commands that go out in the same write; their replies are read, and an error among
-        them is raised. The connection's timeout must exceed `block_ms`. Raises RedisRefused, RedisLost.
+    def ask(self, cursor: EntryId, *, count: int, block_ms: int, before: list[bytes]) -> None:
+        """Asks for entries after the cursor; `answer` waits for them up to `block_ms`, 0: takes what is there.
+
+        `before` is packed commands that go out in the same write. The connection's timeout must exceed `block_ms`.
+        Raises RedisLost.
         """
         head: tuple[bytes | str | int, ...] = ("XREAD", "COUNT", count)
         if block_ms:
             head += ("BLOCK", block_ms)
         request = pack(*head, "STREAMS", self._keys.stream, format_id(cursor))
-        self._connection.send(before + request + pack("HGET", self._keys.meta, "owner"))
-        replies = [self._connection.read() for _ in range(before_replies + 2)]
+        self._connection.send(b"".join((*before, request, pack("HGET", self._keys.meta, "owner"))))
+        self._owed = len(before) + 2
+
+    def answer(self) -> tuple[list[Entry], bytes | None, int]:
+        """Entries, the ledger that owns the stream, and the answer's size in bytes. Raises RedisRefused, RedisLost."""
+        begun = self._connection.received
+        replies = [self._connection.read() for _ in range(self._owed)]
+        self._owed = 0
         for reply in replies:
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
         found, owner = replies[-2:]
-        return (to_entries(found[0][1]) if found else []), owner
+        return (to_entries(found[0][1]) if found else []), owner, self._connection.received - begun
