@@ -239,6 +239,8 @@ class Forward:
             writer.rest(self._last_cursor)
             return False
         batch = self._batcher.batch(draft, exists=self._memory.last_id > ZERO_ID or self._since > 0)
+        if not writer.stages(batch.cursor, watch_stream=batch.watch_stream):
+            self._complete()
         reached("forward.send.before")
         writer.stage(batch)
         self._complete()

@@ -25,7 +25,10 @@ from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
-READ_BYTES = 1 << 19
+READ_LINES = 2.1
+READ_BYTES = (1 << 16, 1 << 20)
+"""A piece of the file holds about two batches, within these bytes: reading more at once would leave the server idle."""
+
 BATCH_BYTES = 1 << 20
 
 
@@ -37,7 +40,13 @@ class _Read:
     start: int
     data: bytes
     lines: Lines
+    more: bool = False
     at: int = 0
+
+    def serves(self, limit: int) -> bool:
+        """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
+        left = len(self.lines.lines) - self.at
+        return left > 0 and (left >= limit or not self.more or self.at == 0)
 
 
 class Source:
@@ -62,6 +71,7 @@ class Source:
         self._clock = clock
         self._read: _Read | None = None
         self._longs: dict[int, LongLine] = {}
+        self._piece = READ_BYTES[0]
         self._closing: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
@@ -212,7 +222,7 @@ class Source:
         return draft
 
     def _draft_from(self, generation: Generation, limit: int, *, late: bool) -> Draft | None:
-        while (read := self._lines(generation)) is not None:
+        while (read := self._lines(generation, limit)) is not None:
             lines, i = read.lines, read.at
             j = min(i + limit, len(lines.lines))
             while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
@@ -255,10 +265,10 @@ class Source:
 
     # -- lines -----------------------------------------------------------------------------------------------
 
-    def _lines(self, generation: Generation) -> _Read | None:
+    def _lines(self, generation: Generation, limit: int) -> _Read | None:
         """Lines that are read and not yet in a batch: those at hand, or the next piece of the file."""
         read = self._read
-        if read is not None and read.generation is generation and read.at < len(read.lines.lines):
+        if read is not None and read.generation is generation and read.serves(limit):
             return read
         self._read = None
         reached("forward.read.before")
@@ -270,14 +280,16 @@ class Source:
             if found.lines.end > found.start:  # nothing but mirrored bytes
                 self.tail.advance(generation, found.data[: found.lines.end - found.start])
                 self._note_skip()
-                return self._lines(generation)
+                return self._lines(generation, limit)
             return None
         self._read = found
+        each = (found.lines.end - found.start) / len(found.lines.lines)
+        self._piece = max(READ_BYTES[0], min(READ_BYTES[1], int(each * limit * READ_LINES)))
         return found
 
     def _fetch(self, generation: Generation) -> _Read | None:
         """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
-        size = READ_BYTES
+        size = self._piece
         while True:
             if generation.number in self._longs and not self._through_long(generation):
                 return None
@@ -289,7 +301,7 @@ class Source:
             full = len(raw) == size and len(data) >= size  # it was not cut off at an intent of the mirror's
             lines = split(data, start, cuts)
             if lines.lines or lines.end > start or not full:
-                return _Read(generation, start, data, lines)
+                return _Read(generation, start, data, lines, full)
             if len(data) - sum(b - a for a, b in cuts) > self._max_line:
                 self._longs[generation.number] = LongLine(start)
             size *= 4

@@ -5,14 +5,15 @@ batch's; EXEC. A reply that is lost leaves nothing to guess: the next connection
 connection that arrives late finds the watched key changed, or makes ours find it so.
 
 Only EXEC has to wait for what was read under WATCH. So in a backlog all the rest of a batch is sent while the batch
-before it is executed, and the server is never idle; in quiet times the WATCH is ready before the batch comes, which
-then takes one round trip.
+before it is executed; and WATCH and the reads for a batch travel with the EXEC before it, so that they are answered
+together and the server is never idle. In quiet times a batch takes one round trip.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bridge.errors import RedisRefused
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
@@ -82,15 +83,25 @@ class Landed:
     count: int
 
 
+class Arm(NamedTuple):
+    """Which cursor is watched and read, and whether the stream is as well."""
+
+    key: bytes
+    field: bytes
+    watches_stream: bool
+
+    def serves(self, wanted: Arm) -> bool:
+        """Whether a batch that needs `wanted` can go on this."""
+        return self[:2] == wanted[:2] and self.watches_stream >= wanted.watches_stream
+
+
 @dataclass(frozen=True, slots=True)
 class Armed:
     """What was read under WATCH: the cursor's stored value, the owner, the stream's last ID."""
 
-    field: tuple[bytes, bytes]
     stored: bytes | None
     owner: bytes | None
     last_id: EntryId
-    watches_stream: bool
 
 
 class Overtaken(Exception):
@@ -108,6 +119,7 @@ class StreamWriter:
         self._connection = connection
         self._keys = keys
         self._owner = owner
+        self._arm: Arm | None = None
         self._armed: Armed | None = None
         self._staged: Batch | None = None
         self._executed: Batch | None = None
@@ -116,17 +128,13 @@ class StreamWriter:
 
     def stage(self, batch: Batch) -> None:
         """Sends all of the batch but EXEC; the batch before it may still be under way."""
-        armed, cursor = self._armed, batch.cursor
-        ready = (
-            armed is not None
-            and armed.field == (cursor.key, cursor.field)
-            and armed.watches_stream >= batch.watch_stream
-        )
-        head = b"" if ready else self._arming((cursor.key, cursor.field), batch.watch_stream)
-        if not ready:
-            self._armed = None
-        keys = self._keys
-        commands = [*self._waiting(), head, pack("MULTI"), batch.packed]
+        cursor, keys = batch.cursor, self._keys
+        wanted, commands = Arm(cursor.key, cursor.field, batch.watch_stream), []
+        if self._arm is None or not self._arm.serves(wanted):
+            if self._executed is not None:
+                raise AssertionError("finish the batch under way first: it arms another cursor")
+            commands.append(self._arming(wanted))
+        commands += [pack("MULTI"), batch.packed]
         if batch.count:
             commands.append(
                 pack("EVAL", GUARD, 2, keys.stream, cursor.key, batch.last_origin, cursor.field, cursor.value)
@@ -139,27 +147,32 @@ class StreamWriter:
         self._staged = batch
         self._connection.send(b"".join(commands))
 
+    def stages(self, cursor: Cursor, *, watch_stream: bool) -> bool:
+        """Whether a batch for this cursor may be staged while another is under way."""
+        wanted = Arm(cursor.key, cursor.field, watch_stream)
+        return self._executed is None or (self._arm is not None and self._arm.serves(wanted))
+
     def execute(self, expected: bytes | None) -> None:
         """EXEC for the staged batch, if the cursor is `expected` and the owner is this one.
 
-        Raises Overtaken when it is not, Newer when an explicit ID would stand below another producer's entry.
+        The cursor is watched and read again in the same write, for the batch after it. Raises Overtaken when it is
+        another, Newer when an explicit ID would stand below another producer's entry.
         """
         batch, self._staged = self._staged, None
         if batch is None:
             raise AssertionError("nothing is staged")
-        self._settle()
-        if self._armed is None:
-            self._armed = self._read_armed((batch.cursor.key, batch.cursor.field), batch.watch_stream)
-        armed, self._armed = self._armed, None
+        armed = self._read_armed()
         if armed.stored != expected or armed.owner != self._owner:
             raise Overtaken
         if batch.watch_stream and armed.last_id[0] > batch.first_ms:
             self._connection.send(pack("DISCARD"))
             self._read_queued(batch)
             self._connection.read_small()
+            self._arm = self._armed = None
             raise Newer
-        self._executed = batch
-        self._connection.send(pack("EXEC"))
+        self._executed, self._armed = batch, None
+        again = self._arming(Arm(batch.cursor.key, batch.cursor.field, batch.watch_stream))
+        self._connection.send(b"".join((pack("EXEC"), again, *self._waiting())))
 
     def finish(self) -> Landed:
         """Waits for the executed batch. Raises Overtaken, RedisRefused, RedisLost; then discard the connection."""
@@ -169,10 +182,14 @@ class StreamWriter:
         errors = self._read_queued(batch)
         extra = len(batch.closing) + bool(batch.late)
         lines = None if errors else self._connection.read_array_lines(batch.count, 1 + extra)
+        landed = None
         if lines is not None and batch.count and lines[2 * batch.count + 1] == b":1":
-            return Landed(parse_id(lines[2]), parse_id(lines[2 * batch.count]), batch.count)
-        if lines is not None and not batch.count:
-            return Landed(None, None, 0)
+            landed = Landed(parse_id(lines[2]), parse_id(lines[2 * batch.count]), batch.count)
+        elif lines is not None and not batch.count:
+            landed = Landed(None, None, 0)
+        if landed is not None:
+            self._read_armed()
+            return landed
         result = errors or lines or self._connection.read_small()
         if result is None:
             raise Overtaken
@@ -182,18 +199,23 @@ class StreamWriter:
         raise RedisRefused("the guard found another entry at the stream's end", code="GUARD")
 
     def rest(self, cursor: Cursor | None) -> None:
-        """Nothing more to send for now: what waits goes out, and the next batch for `cursor` finds its WATCH ready."""
-        if cursor is None or self._armed is not None:
-            self._flush()
-            return
-        name = (cursor.key, cursor.field)
-        self._connection.send(b"".join((*self._waiting(), self._arming(name, False))))
-        self._settle()
-        self._armed = self._read_armed(name, False)
+        """Nothing more to send for now: what waits goes out, and the next batch for `cursor` finds its WATCH ready.
+
+        The stream is not watched meanwhile: others write into it.
+        """
+        arming = b""
+        if cursor is not None and self._arm != Arm(cursor.key, cursor.field, False):
+            arming = self._arming(Arm(cursor.key, cursor.field, False))
+        if arming or self._unsent:
+            self._connection.send(b"".join((arming, *self._waiting())))
+            self.quiet()
 
     def quiet(self) -> None:
-        """Reads what is owed, so that the connection can be used for something else."""
-        self._flush()
+        """Sends what waits and reads what is owed, so that the connection can be used for something else."""
+        if self._unsent:
+            self._connection.send(b"".join(self._waiting()))
+        if self._arm is not None:
+            self._read_armed()
         self._settle()
 
     def publish(self, channel: bytes, landed: Landed) -> None:
@@ -207,14 +229,10 @@ class StreamWriter:
         self._unsent.append(pack("PUBLISH", channel, word))
 
     def _waiting(self) -> list[bytes]:
-        """What goes out with the next write, ahead of it; its replies are owed from now on."""
+        """What goes out with the next write, behind it; its replies are owed from now on."""
         waiting, self._unsent = self._unsent, []
         self._owed += len(waiting)
         return waiting
-
-    def _flush(self) -> None:
-        if self._unsent:
-            self._connection.send(b"".join(self._waiting()))
 
     def _settle(self) -> None:
         for _ in range(self._owed):
@@ -225,22 +243,29 @@ class StreamWriter:
         queued = batch.count + 1 + len(batch.closing) + bool(batch.late)
         return self._connection.read_expected(b"+OK\r\n" + b"+QUEUED\r\n" * queued, queued + 1)
 
-    def _arming(self, name: tuple[bytes, bytes], watch_stream: bool) -> bytes:
+    def _arming(self, arm: Arm) -> bytes:
         """UNWATCH first where less is to be watched than before; the reads come after the WATCH, so they hold."""
         keys = self._keys
-        watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if watch_stream else ())
-        reads = pack("HGET", *name) + pack("HGET", keys.meta, "owner")
-        if watch_stream:
+        watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if arm.watches_stream else ())
+        reads = pack("HGET", arm.key, arm.field) + pack("HGET", keys.meta, "owner")
+        if arm.watches_stream:
             reads += pack("EVAL", LAST_ID, 1, keys.stream)
+        self._arm, self._armed = arm, None
         return pack("UNWATCH") + pack("WATCH", *watched) + reads
 
-    def _read_armed(self, name: tuple[bytes, bytes], watch_stream: bool) -> Armed:
-        replies = [self._connection.read_small() for _ in range(5 if watch_stream else 4)]
-        for reply in replies:
-            if isinstance(reply, Refusal):
-                raise refused(reply, self._keys.stream.decode(errors="replace"))
-        last = parse_id(replies[4]) if watch_stream else ZERO_ID
-        return Armed(name, replies[2], replies[3], last, watch_stream)
+    def _read_armed(self) -> Armed:
+        """The answer to the last arming, and whatever was sent along with it."""
+        if self._armed is None:
+            if self._arm is None:
+                raise AssertionError("not armed")
+            replies = [self._connection.read_small() for _ in range(5 if self._arm.watches_stream else 4)]
+            for reply in replies:
+                if isinstance(reply, Refusal):
+                    raise refused(reply, self._keys.stream.decode(errors="replace"))
+            last = parse_id(replies[4]) if self._arm.watches_stream else ZERO_ID
+            self._armed = Armed(replies[2], replies[3], last)
+            self._settle()
+        return self._armed
 
 
 @dataclass(frozen=True, slots=True)
