@@ -145,11 +145,12 @@ def forward(binary: Binary, source: Path) -> tuple[float, float]:
         return LINES / seconds, memory
 
 
-def drain(binary: Binary, count: int = 200_000) -> float:
-    """Entries a second that a mirror with a backlog writes, start and stop included."""
+def drain(binary: Binary, count: int = 200_000) -> tuple[float, float]:
+    """Entries a second that a mirror with a backlog writes, start and stop included; and the seconds of those alone."""
     with bench(binary) as one:
         one.log.write_bytes(b"")
         one.once("--dual")
+        start, _ = one.once("--dual")
         values = [
             x for f, v in zip(FIELDS, (b"ui", b"2026-01-01T00:00:00Z", b"say", b"x" * 80), strict=True) for x in (f, v)
         ]
@@ -159,7 +160,7 @@ def drain(binary: Binary, count: int = 200_000) -> float:
         seconds, _ = one.once("--dual")
         if one.log.read_bytes().count(b"\n") != count:
             raise RuntimeError("not every entry was mirrored")
-        return count / seconds
+        return count / seconds, start
 
 
 def live(binary: Binary, rate: int, seconds: float = 5.0) -> dict[str, list[float]]:
@@ -297,14 +298,16 @@ def percentile(values: list[float], share: float) -> float:
 
 def measure(binary: Binary, source: Path) -> dict[str, Any]:
     """Everything for one server."""
-    floors, pipes, forwards, memories, drains = [], [], [], [], []
+    floors, pipes, forwards, memories, drains, starts = [], [], [], [], [], []
     for _ in range(ROUNDS):
         floors.append(apart(floor, binary, source))
         rate, memory = forward(binary, source)
         forwards.append(rate)
         memories.append(memory)
         pipes.append(apart(redis_py, binary, source))
-        drains.append(drain(binary))
+        drained, start = drain(binary)
+        drains.append(drained)
+        starts.append(start)
     ratios = [ours / theirs for ours, theirs in zip(forwards, floors, strict=True)]
     median = statistics.median
     result: dict[str, Any] = {
@@ -312,7 +315,7 @@ def measure(binary: Binary, source: Path) -> dict[str, Any]:
         "forward_per_s": median(forwards), "floor_per_s": median(floors), "forward_to_floor": median(ratios),
         "forward_to_floor_each": ratios, "redis_py_pipeline_per_s": median(pipes),
         "forward_to_redis_py": median(forwards) / median(pipes), "forward_peak_mb": max(memories),
-        "mirror_drain_per_s": median(drains),
+        "mirror_drain_per_s": median(drains), "start_and_stop_s": median(starts),
     }  # fmt: skip
     for rate in (200, 1000):
         latencies = live(binary, rate)

@@ -63,17 +63,17 @@ def test_faults_on(rig: Rig, short: Path, kind: str, sign: bytes) -> None:
 
 
 def test_random_faults_in_a_backlog(rig: Rig, short: Path) -> None:
-    """A backlog of 20,000 lines through a line that breaks at random, from a printed seed."""
+    """A backlog of 40,000 lines through a line that breaks at random, from a printed seed."""
     seed = random.randrange(1 << 30)
     dice = random.Random(seed)
-    proxy, url = _through(rig, short, lambda data, number: dice.choices(("pass", "swallow", "cut"), (40, 1, 1))[0])
+    proxy, url = _through(rig, short, lambda data, number: dice.choices(("pass", "swallow", "cut"), (80, 1, 1))[0])
     try:
-        backlog = [f"f-{i}".encode() for i in range(20_000)]
+        backlog = [f"f-{i}".encode() for i in range(40_000)]
         rig.append(*backlog)
         rig.start(url=url)
         wait_until(lambda: rig.equal(backlog, []), lambda: f"the backlog, seed {seed}; {rig.said()[-2000:]}")
         rig.check(backlog, [])
-        assert proxy.faults > 3, seed
+        assert proxy.faults > 0, seed
     finally:
         proxy.close()
 
@@ -207,7 +207,7 @@ def test_rights_changed_between_queue_and_exec(rig: Rig, short: Path, rules: tup
     done: list[int] = []
 
     def fault(data: bytes, number: int) -> str:
-        if data.endswith(b"EXEC\r\n") and not done:
+        if b"EXEC\r\n" in data and not done:
             done.append(number)
             admin = Connection(rig.server.socket_url)
             admin.call("ACL", "SETUSER", "carrier", *rules)

@@ -117,7 +117,8 @@ class Forward:
         """
         self.detach()
         connection = self._connection = self._dial()
-        own(connection, self.shared.keys, self._ledger, stream_memory(self._ledger, self._stream), self._instance)
+        known, instance = stream_memory(self._ledger, self._stream), self.shared.settings.instance
+        own(connection, self.shared.keys, self._ledger, known, instance)
         seconds, micros = connection.call("TIME")
         self._batcher.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
         self._writer = StreamWriter(connection, self.shared.keys, self._ledger.uuid)
@@ -130,10 +131,6 @@ class Forward:
         self._connection, self._writer, self._inflight = None, None, None
         self._placed.clear()
         self._closed.clear()
-
-    @property
-    def _instance(self) -> str:
-        return self.shared.settings.instance
 
     @property
     def _live(self) -> tuple[Connection, StreamWriter]:
