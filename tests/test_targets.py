@@ -311,6 +311,25 @@ def test_killed_while_redis_forgets(rig: Rig) -> None:
     rig.stop(child)
 
 
+def test_killed_again_while_redis_forgets(rig: Rig) -> None:
+    """The same, and the next bridge is killed after it found the loss and before it took up the intent."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    for i in range(3):
+        add_as(rig, f"2000000000000-{i + 5}", b"r-%d" % i)
+    killed(rig, {"mirror.write.after": lambda: None})
+    rig.redis.call("DEL", STREAM)
+    add_as(rig, "2000000000000-3", b"r-3")
+    both = Both(rig)
+    both.forward.look()
+    both.forward.attach()
+    both.close()
+    assert not rig.once().errors
+    wanted = [b"f-0", b"r-0", b"r-1", b"r-2", b"r-3"]
+    assert [one.split(b"|")[3] for one in rig.lines()] == wanted
+    assert sorted(rig.datas()) == wanted
+
+
 def add_as(rig: Rig, entry_id: str, data: bytes) -> None:
     fields = (b"role", b"ui", b"timestamp", b"2026-03-02T09:14:06Z", b"type", b"say", b"data", data)
     rig.redis.call("XADD", STREAM, entry_id, *fields)

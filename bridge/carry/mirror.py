@@ -30,6 +30,9 @@ READ_BYTES = 1 << 20
 SETTLING = 0.5
 """Seconds in which a file must not change before a torn line at its end counts as ours."""
 
+FOREIGN = -1
+"""The epoch of what an earlier process had begun."""
+
 REMEMBERED = 1.0
 """Seconds after which the cursor is kept in the ledger although nothing was written."""
 
@@ -97,7 +100,8 @@ class Mirror:
         if self._pass is not None or not open_intents:
             return
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
-        taken = _Pass(last, begun=True, epoch=self.shared.cursor_epoch)
+        # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
+        taken = _Pass(last, begun=True, epoch=FOREIGN)
         for intent in open_intents:
             target = self._target(intent.name)
             write, said = resolve(intent, target, self._codec)
@@ -277,7 +281,8 @@ class Mirror:
             self._announce[write.name.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
         if self._announce:
             reached("mirror.checkpoint.before")
-        self._cursor = max(self._cursor, taken.last)
+        if taken.epoch != FOREIGN:
+            self._cursor = max(self._cursor, taken.last)
 
     def _keep_cursor(self) -> None:
         """Now and then, the cursor over entries that needed no line."""
