@@ -19,6 +19,7 @@ from bridge.errors import RedisRefused
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import FORMAT, Keys
+from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
 
 GUARD = b"""local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -31,13 +32,6 @@ for i = 1, #fields, 2 do
   end
 end
 return 0"""
-
-LAST_ID = b"""local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-for i = 1, #info, 2 do
-  if info[i] == 'last-generated-id' then return info[i + 1] end
-end
-return '0-0'"""
-"""The last entry may have been deleted: only XINFO knows the ID that the next one must exceed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +242,8 @@ class StreamWriter:
         keys = self._keys
         watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if arm.watches_stream else ())
         reads = pack("HGET", arm.key, arm.field) + pack("HGET", keys.meta, "owner")
-        if arm.watches_stream:
-            reads += pack("EVAL", LAST_ID, 1, keys.stream)
+        if arm.watches_stream:  # its last entry may have been deleted: only XINFO knows which ID the next must exceed
+            reads += pack("XINFO", "STREAM", keys.stream)
         self._arm, self._armed = arm, None
         return pack("UNWATCH") + pack("WATCH", *watched) + reads
 
@@ -258,11 +252,13 @@ class StreamWriter:
         if self._armed is None:
             if self._arm is None:
                 raise AssertionError("not armed")
-            replies = [self._connection.read_small() for _ in range(5 if self._arm.watches_stream else 4)]
+            replies = [self._connection.read_small() for _ in range(4)]
             for reply in replies:
                 if isinstance(reply, Refusal):
                     raise refused(reply, self._keys.stream.decode(errors="replace"))
-            last = parse_id(replies[4]) if self._arm.watches_stream else ZERO_ID
+            last = ZERO_ID
+            if self._arm.watches_stream:
+                last = to_info(self._connection.read_small(), self._keys.stream).last_id
             self._armed = Armed(replies[2], replies[3], last)
             self._settle()
         return self._armed
