@@ -66,7 +66,7 @@ class Origin(NamedTuple):
     offset: int
 
 
-_ORIGIN = re.compile(rb"(\d+)\.(\d+):(\d+)")
+_ORIGIN = re.compile(rb"(\d{1,9})\.(\d{1,9}):(\d{1,15})")
 
 
 def parse_origin(raw: bytes) -> Origin | None:

@@ -243,3 +243,22 @@ def _set(i: int, value: bytes) -> bytes:
     from bridge.streams.resp import pack
 
     return pack("SET", f"filler:{i}", value)
+
+
+def test_data_that_looks_like_a_reply(rig: Rig) -> None:
+    """Lines and entries full of protocol signs disturb nothing."""
+    odd = [b"costs $-1", b"list: -1", b"*3", b":1 $-1 -ERR"]
+    backlog = [b"%b %d" % (odd[i % 4], i) for i in range(5000)]
+    rig.add(b"x\r\n-ERR\r\n$-1\r\n")
+    rig.append(*backlog)
+    assert not rig.once(dual=False).errors
+    assert rig.datas()[1:] == backlog
+
+
+def test_publish_is_forbidden(rig: Rig) -> None:
+    """The announcement is best effort: a user who may not publish carries all the same."""
+    rig.redis.call("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels")
+    backlog = [b"f-%d" % i for i in range(5000)]
+    rig.append(*backlog)
+    assert not rig.once(url=f"unix://mute:pw@{rig.server.socket}?db=0").errors
+    assert rig.datas() == backlog

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.ledger.store import Ledger
 from tests.rig import Rig, line, wait_until
 
 Act = Callable[[Rig], None]
@@ -364,3 +365,67 @@ def rotate_only(rig: Rig) -> None:
     if (rig.root / "messages.log.1").exists():
         (rig.root / "messages.log.1").rename(rig.root / "messages.log.2")
     rig.log.rename(rig.root / "messages.log.1")
+
+
+def test_ended_in_redis_and_not_in_the_ledger(rig: Rig) -> None:
+    """Killed after Redis knows that a file ended and before the ledger does: its writer's late lines are carried."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    with rig.log.open("ab", buffering=0) as old:
+        child = rig.ready(rig.start(crash="forward.checkpoint.before:2"))
+        rig.append("f-1")
+        wait_until(lambda: b"f-1" in rig.datas(), rig.said)
+        wait_until(lambda: _in_ledger(rig)[0][1] == 80, rig.said)
+        rotate(rig)
+        rig.append("B")
+        wait_until(lambda: child.poll() is not None, rig.said)
+        assert child.returncode == -9
+        old.write(line("A"))
+        rig.ready(rig.start())
+        wait_until(lambda: len(rig.datas()) >= 4, rig.said)
+    assert rig.datas() == [b"f-0", b"f-1", b"B", b"A"]
+
+
+def test_late_lines_over_restarts(rig: Rig) -> None:
+    """A writer goes on on the old descriptor after each rotation, of an empty log too; restarts send nothing twice."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    wanted = [b"f-0"]
+    for turn in range(4):
+        child = rig.ready(rig.start())
+        wait_until(lambda: b"goes on" in rig.said().encode() or len(rig.datas()) == len(wanted), rig.said)
+        with rig.log.open("ab", buffering=0) as old:
+            rotate(rig)
+            rig.log.touch()
+            for n in range(3):
+                old.write(line(f"A{turn}-{n}"))
+                wanted.append(f"A{turn}-{n}".encode())
+                wait_until(lambda: len(rig.datas()) >= len(wanted), rig.said)
+        rig.stop(child)
+        assert rig.datas() == wanted
+    assert not rig.once().forwarded
+    assert rig.datas() == wanted
+
+
+def _in_ledger(rig: Rig) -> list[tuple[int, int]]:
+    """Number and offset of each generation."""
+    ledger = Ledger(rig.state / "ledger.db")
+    try:
+        return [(int(a), int(b)) for a, b in ledger.rows("SELECT number, offset FROM generations ORDER BY number")]
+    finally:
+        ledger.close()
+
+
+def test_a_name_that_is_not_utf8(rig: Rig, tmp_path: Path) -> None:
+    """Of many sources one has an impossible name: it is said, and the others are carried."""
+    mapping = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text().split("[mirror]")[0]
+    (rig.path / "many.toml").write_text(
+        mapping.replace('"messages.log"', '"*.out"').replace('"messages.log.*"', '"*.out.*"')
+    )
+    rig.write_config(mapping="many.toml")
+    (rig.root / "a.out").write_bytes(line("f-a"))
+    Path(os.fsdecode(os.fsencode(rig.root) + b"/b\xff.out")).write_bytes(line("f-b"))
+    result = rig.run("run", "--once", "--redis", rig.server.socket_url)
+    assert result.returncode == 0, result.stderr
+    assert "not carried" in result.stderr
+    assert rig.datas() == [b"f-a"]

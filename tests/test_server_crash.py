@@ -268,3 +268,22 @@ def test_true_origin_beyond_the_checkpoint(rig: Rig) -> None:
     _forge(rig, b"1.1:80", b"f-2")
     assert not rig.once().errors
     assert rig.datas() == [b"f-0", b"f-1", b"f-2", b"f-3"]
+
+
+def test_origins_out_of_all_bounds(rig: Rig) -> None:
+    """An origin of thousands of digits, or of an unknown generation in a stream nothing was sent to, stops nobody."""
+    rig.log.touch()
+    assert not rig.once().errors
+    _forge(rig, b"1.7:5", b"forged-0")
+    rig.append("f-0")
+    assert not rig.once().errors
+    _forge(rig, b"1.1:" + b"9" * 5000, b"forged-1")
+    _forge(rig, b"1.1:99999999999999999999999999", b"forged-2")
+    rig.append("f-1")
+    rig.add("r-0")
+    assert not rig.once().errors
+    assert not rig.once().errors
+    assert [d for d in rig.datas() if not d.startswith(b"forged")] == [b"f-0", b"f-1", b"r-0"] or rig.datas()[
+        -1
+    ] == b"f-1"
+    assert [one.split(b"|")[3] for one in rig.lines()] == [b"f-0", b"f-1", b"r-0"]

@@ -19,7 +19,8 @@ from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.drain import once
-from bridge.errors import NotYet
+from bridge.errors import NotYet, TargetError
+from bridge.files.append import Appender
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.run import dialler
@@ -372,6 +373,90 @@ def test_begun_anew_below_the_mirrors_cursor(rig: Rig) -> None:
     assert sorted(one.split(b"|")[3] for one in rig.lines()) == [b"f-0", *(b"r-%d" % i for i in range(5))]
     result = rig.once()
     assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
+
+
+@pytest.mark.parametrize("followed", ["appended to", "rotated"])
+def test_written_up_to_the_end_of_a_line(rig: Rig, followed: str) -> None:
+    """Of two lines one was written, whole, before the kill, and somebody followed it: the other comes, nothing echoes."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    rig.add("r-0")
+    rig.add("r-1")
+    killed(rig, {"mirror.write.before": lambda: _append(rig.log, OURS)})
+    rig.append("A")
+    if followed == "rotated":
+        rotate(rig)
+        rig.append("B")
+    child = rig.ready(rig.start())
+    file_born = [b"f-0", b"A", *([b"B"] if followed == "rotated" else [])]
+    rig.settle(file_born, [b"r-0", b"r-1"])
+    rig.stop(child)
+    rig.check(file_born, [b"r-0", b"r-1"])
+
+
+def test_a_short_write_that_ends_with_a_line(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full after the first of two lines and another program follows it: the second comes behind that."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        rig.add("r-0")
+        rig.add("r-1")
+        real, seen = Appender.append, list[int]()
+
+        def short(self: Appender, data: bytes) -> tuple[int, int]:
+            seen.append(len(data))
+            return real(self, data[: len(OURS)] if len(seen) == 1 else data)
+
+        monkeypatch.setattr(Appender, "append", short)
+        with pytest.raises(TargetError):
+            both.go_back()
+        rig.append("A")
+        both.go_forward()
+        assert both.mirror.finish()
+        both.go_forward()
+    finally:
+        both.close()
+    rig.check([b"f-0", b"A"], [b"r-0", b"r-1"])
+    result = rig.once()
+    assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
+
+
+@pytest.mark.parametrize("when", ["mirror.write.before", "mirror.write.after"])
+def test_rotated_while_an_intent_is_open(rig: Rig, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """What stands behind an open intent in a rotated file goes before the lines of the next one."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        rig.add("r-0")
+
+        def act() -> None:
+            rig.append("A")
+            rotate(rig)
+            rig.append("B")
+            both.go_forward()
+
+        at(monkeypatch, when, act)
+        both.go_back()
+        both.go_forward()
+    finally:
+        both.close()
+    assert [d for d in rig.datas() if d != b"r-0"] == [b"f-0", b"A", b"B"]
+    rig.check([b"f-0", b"A", b"B"], [b"r-0"])
+
+
+def test_an_id_beyond_all_clocks(rig: Rig) -> None:
+    """An entry whose ID is larger than a signed integer of 64 bits is mirrored like any other."""
+    rig.append("f-0")
+    assert not rig.once().errors
+    add_as(rig, "9300000000000000000-0", b"r-0")
+    rig.append("f-1")
+    assert not rig.once().errors
+    rig.check([b"f-0", b"f-1"], [b"r-0"])
+    rig.append("f-2")
+    assert not rig.once().errors
+    rig.check([b"f-0", b"f-1", b"f-2"], [b"r-0"])
 
 
 def _append(path: Path, raw: bytes) -> None:

@@ -11,7 +11,7 @@ from bridge.errors import NotYet, TargetError
 from bridge.files.append import Appender
 from bridge.files.generation import HEAD, Generation, pread
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import Intent, Range, Written, move_intent, range_digest
+from bridge.ledger.mirrored import Intent, Range, Written, add_range, entries_of, move_intent, range_digest
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -74,6 +74,13 @@ class Write:
             if not piece.torn and piece.b > whole:
                 piece.torn = True
 
+    def cut(self) -> None:
+        """Leaves what is still to be written: whole lines."""
+        done, at = self.done, 0
+        while at < done:
+            at += self.entries.pop(0)[1]
+        self.content, self.pieces = self.content[done:], []
+
     def ranges(self) -> list[Range]:
         """What stands of it as ranges. Adjoining pieces are one; a line whose entry Redis lost is in none of them."""
         merged: list[Piece] = []
@@ -84,7 +91,8 @@ class Write:
                 last.b = piece.b
             else:
                 merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
-        if len(merged) == 1 and not merged[0].torn and not self.disowned:
+        all_of_it = len(merged) == 1 and (merged[0].a, merged[0].b) == (0, len(self.content))
+        if all_of_it and not merged[0].torn and not self.disowned:
             at = merged[0].start
             digest = range_digest(self.content)
             return [Range(self.name, merged[0].generation, at, at + len(self.content), digest, self.entries)]
@@ -172,7 +180,7 @@ class Target:
         """
         while write.done < len(write.content):
             last = write.pieces[-1] if write.pieces else None
-            torn = last is not None and not last.torn
+            torn = last is not None and not last.torn and write.content[last.b - 1 : last.b] != b"\n"
             if why := self.take(ledger, now, torn=torn):
                 return why
             if self._file is None:
@@ -186,17 +194,15 @@ class Target:
                     write.tear()
                     continue
             elif number != write.generation or size < write.size or write.pieces:
-                write.generation, write.size = number, size
-                move_intent(ledger, write.intent, number, size)
+                self._move(write, ledger, number, size)
             reached("mirror.write.before")
             data = write.content[write.done :]
             start, end = file.append(data)
             reached("mirror.write.after")
             self._look(ledger)
-            if self._number(file) != number and file.holds(start, data[: end - start]):
-                number = self._number(
-                    file
-                )  # it was emptied before our write and after the look: this is what it is now
+            now_known = self._number(file)
+            if now_known not in (number, -1) and file.holds(start, data[: end - start]):
+                number = now_known  # it was emptied between our look and our write
             write.pieces.append(Piece(write.done, write.done + end - start, number, start))
             if end - start < len(data):
                 raise TargetError(
@@ -205,6 +211,16 @@ class Target:
                     hint="make room; the mirror finishes the line by itself",
                 )
         return ""
+
+    def _move(self, write: Write, ledger: Ledger, number: int, size: int) -> None:
+        """What stands becomes ranges, and the intent is about the rest, which will stand elsewhere."""
+        with ledger.transaction():
+            write.entries = entries_of(ledger, write.intent)
+            for one in write.ranges():
+                add_range(ledger, self._stream, one)
+            write.cut()
+            write.generation, write.size = number, size
+            move_intent(ledger, write.intent, number, size, write.content, write.entries)
 
     def remember(self, ledger: Ledger) -> None:
         """Lets the ledger know the generation by its first bytes, as soon as there are some: they may be ours alone."""

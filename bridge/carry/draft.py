@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Draft:
-    """A batch before its IDs are known. `times` are milliseconds since 1970 for history, else empty."""
+    """A batch before its IDs are known. `times` are milliseconds since 1970 for history, else empty.
+
+    `ended` is the generation of a late one, as it stands behind the batch.
+    """
 
     source: Source
     cursor: Cursor
@@ -32,6 +35,7 @@ class Draft:
     offsets: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     closing: tuple[Known, ...] = ()
+    ended: Known | None = None
     clamped: int = 0
 
 

@@ -149,13 +149,13 @@ class Forward:
         remembered = sources_of(self._ledger, self._stream)
         by_number = {one.number: self._sources.get(name) for name, one in remembered.items()}
 
-        def vouch(origin: Origin, fields: list[bytes]) -> bool | None:
+        def vouch(origin: Origin, fields: list[bytes]) -> bool:
             source = by_number.get(origin.source)
-            return None if source is None else source.vouches(origin, fields)
+            return source is not None and source.vouches(origin, fields)
 
         compared = compare(connection, self.shared.keys, memory, remembered, vouch)
         for said in in_words(compared, self._stream):
-            log.warning("%s", said, extra={"facts": {"stream": self._stream}})
+            log.warning("%s", said)
         for source in self._sources.values():
             self._resume(source, compared, remembered.get(source.name))
         self._settle_loss(compared)
@@ -187,10 +187,8 @@ class Forward:
             return
         self._placed.add(source.name)
         stored = Checkpoint.from_json(source.stored).position if source.stored else None
-        if reader[0] != stored and not (fresh and stored is None):
-            draft = source.here()
-            if draft is not None:
-                self._set(draft)
+        if reader[0] != stored and not (fresh and stored is None) and (draft := source.here()) is not None:
+            self._set(draft)
 
     def _settle_loss(self, compared: Compared) -> None:
         """One ledger transaction: what was lost is not the mirror's any more, and the ledger counts from here."""
@@ -262,7 +260,7 @@ class Forward:
         return SETTLED if waiting else REMEMBERED if self._dirty else 1.0
 
     def failures(self) -> list[BridgeError]:
-        """What keeps sources from being carried to their end, for `--once`."""
+        """What keeps sources from being carried to their end."""
         return [source.trouble for source in self._sources.values() if source.trouble is not None]
 
     @property
@@ -349,8 +347,9 @@ class Forward:
     def _landed(self, draft: Draft, batch: Batch, landed: Landed) -> None:
         source = draft.source
         stored = batch.cursor.stored(landed.last) if landed.last else batch.cursor.value
-        if draft.late:
+        if draft.ended is not None:
             source.late_stored[draft.position.generation] = stored
+            self._closed.append((source.name, draft.ended))
         else:
             source.stored = stored
         for known in draft.closing:
@@ -391,7 +390,10 @@ class Forward:
                     if first is not None:
                         save_generation(self._ledger, self._stream, source.name, first.known())
             for name, known in self._closed:
-                save_generation(self._ledger, self._stream, name, known)
+                named = self._sources[name].tail.record(
+                    known.number
+                )  # of a file that was empty: what it is known by now
+                save_generation(self._ledger, self._stream, name, max(known, named, key=lambda one: one.at.head_len))
         reached("forward.checkpoint.after")
         self._closed.clear()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0

@@ -47,6 +47,7 @@ class _Pass:
     stop: RejectStop | None = None
     begun: bool = False
     epoch: int = 0
+    count: int = 0
 
 
 class Mirror:
@@ -169,6 +170,7 @@ class Mirror:
             return True
         with self.shared.cursor_lock:
             try:
+                taken.count = taken.count or sum(len(write.entries) for write in taken.writes)
                 if not taken.begun:
                     if self.shared.cursor_epoch != taken.epoch:
                         self._pass = None
@@ -183,7 +185,9 @@ class Mirror:
                 for write in taken.writes:
                     self._target(write.name).release()
         self._pass, self.waits_for = None, None
-        self.carried += sum(len(write.entries) for write in taken.writes)
+        self.carried += taken.count
+        for write in taken.writes:
+            self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines
         if taken.stop is not None:
             raise taken.stop
         return True

@@ -129,11 +129,8 @@ def _began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
     return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
 
-Vouch = Callable[[Origin, list[bytes]], bool | None]
-"""Whether an entry's origin can be true: its source's file holds there the line that the entry was made of.
-
-None: no such generation is known.
-"""
+Vouch = Callable[[Origin, list[bytes]], bool]
+"""Whether an entry's origin can be true: its source's file holds there the line that the entry was made of."""
 
 
 def compare(
@@ -161,11 +158,6 @@ def compare(
     offsets: dict[tuple[int, int], set[int]] = {}
     strangers = 0
 
-    def true(origin: Origin, fields: list[bytes]) -> bool:
-        told = vouch(origin, fields)
-        # Where there is a checkpoint, the ledger knows every generation that was sent from.
-        return told if told is not None else not best[origin.source].generation
-
     def walk(*, all_vouched: bool) -> None:
         nonlocal strangers
         standing.clear()
@@ -174,7 +166,7 @@ def compare(
             where = (origin.source, origin.generation)
             if origin.source not in best:
                 continue
-            if all_vouched and not true(origin, entry.fields):
+            if all_vouched and not vouch(origin, entry.fields):
                 strangers += 1
                 continue
             if where not in standing or origin.offset >= standing[where][0]:
@@ -189,7 +181,7 @@ def compare(
 
     def vouched(where: tuple[int, int], offset: int, entry_id: EntryId) -> bool:
         fields = existing(connection, keys.stream, [entry_id]).get(entry_id)
-        return fields is None or true(Origin(*where, offset), fields)
+        return fields is None or vouch(Origin(*where, offset), fields)
 
     walk(all_vouched=anew or filling)
     if not all(vouched(where, *high) for where, high in standing.items() if lost or beyond(where, high[0])):

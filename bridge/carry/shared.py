@@ -9,6 +9,7 @@ from bridge.config import Settings
 from bridge.files.tail import Tail
 from bridge.ledger.sources import generations_of, save_generation
 from bridge.ledger.store import Ledger
+from bridge.log import log
 from bridge.mapping import Mapping
 from bridge.streams.keys import Keys
 
@@ -63,6 +64,7 @@ class Shared:
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
         self._tails: dict[str, Tail] = {}
         self._lock = Lock()
+        self._refused: set[str] = set()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
 
     def tail(self, name: str, ledger: Ledger) -> Tail:
@@ -85,9 +87,14 @@ class Shared:
             return [source.path]
         root = self.settings.root
         rotated = {path for pattern in source.rotated for path in root.glob(pattern)}
-        return sorted(
-            str(path.relative_to(root)) for path in root.glob(source.path) if path not in rotated and path.is_file()
-        )
+        found = [path for path in root.glob(source.path) if path not in rotated and path.is_file()]
+        names = {str(path.relative_to(root)) for path in found}
+        for name in [name for name in names if not name.isprintable()]:  # not UTF-8, or control characters
+            names.remove(name)
+            if name not in self._refused:
+                self._refused.add(name)
+                log.warning("%s is not carried: a source's name must be printable UTF-8; rename it", ascii(name))
+        return sorted(names)
 
     def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
         """The mirror's file and line, with its newline, for an entry's fields; None where it makes none of them."""

@@ -72,6 +72,8 @@ class Source:
         self._read: _Read | None = None
         self._longs: dict[int, LongLine] = {}
         self._piece = READ_BYTES[0]
+        self._barred = 0
+        """The generation whose bytes wait for the mirror's intent; it is not at its end."""
         self._closing: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
@@ -123,14 +125,14 @@ class Source:
             if high is not None and one.fd >= 0:
                 self.step_over(one, high[0])
 
-    def vouches(self, origin: Origin, fields: list[bytes]) -> bool | None:
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the line at this origin is the one an entry of these fields was made of, as far as can be told.
 
-        None when nothing is known of such a generation.
+        The ledger knows every generation that was sent from.
         """
         one = self.tail.of_number(origin.generation)
         if one is None or one.fd < 0:
-            return True if any(record.number == origin.generation for record in self.tail.records()) else None
+            return any(record.number == origin.generation for record in self.tail.records())
         at, size = origin.offset, sum(map(len, fields)) + 256
         if at and self.tail.read(one, 1, at - 1) != b"\n":
             return False
@@ -182,16 +184,19 @@ class Source:
             draft = self._draft_from(generation, limit, late=False)
             if draft is not None:
                 return draft
-            if (record := self.tail.finish()) is None:
+            if self._barred == generation.number or (record := self.tail.finish()) is None:
                 break
             if left := generation.size() - generation.read_to:
-                self.tail.notices.append(
-                    f"{self.name}: {left} bytes of an unfinished line stand at the end of {generation.path.name};"
-                    " they are carried if the line is ever ended"
-                )
+                said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
+                self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
             self._closing.append(record)
             self._note_skip()
-        for generation in self.tail.late():
+        late = self.tail.late()
+        if late and self._closing:
+            return self.here()  # where they ended comes first, else it would overwrite how far they are carried since
+        if self.tail.news:
+            self.keep_news()
+        for generation in late:
             draft = self._draft_from(generation, limit, late=True)
             if draft is not None:
                 return draft
@@ -249,6 +254,8 @@ class Source:
             draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
             if not late and self._in_history(generation.number, offsets[0]):
                 draft.times = times if whole else [times[k] for k in good]
+            if late:
+                draft.ended = generation.known(closed=True)
             return draft if late else self._seal(draft)
         return None
 
@@ -289,7 +296,7 @@ class Source:
 
     def _fetch(self, generation: Generation) -> _Read | None:
         """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
-        size = self._piece
+        size, self._barred = self._piece, 0
         while True:
             if generation.number in self._longs and not self._through_long(generation):
                 return None
@@ -312,12 +319,12 @@ class Source:
         def read(size: int, offset: int) -> bytes:
             return self.tail.read(generation, size, offset)
 
+        given = len(data)
         data, cuts, stale = foreign(self._ledger, self._stream, self.name, generation.number, start, data, read)
+        self._barred = generation.number if len(data) < given else 0
         for one in stale:
-            self.tail.notices.append(
-                f"{self.name}: bytes {one.start} to {one.end} are not what the mirror wrote there any more;"
-                " they are carried as the file's own"
-            )
+            said = f"bytes {one.start} to {one.end} are not what the mirror wrote there any more"
+            self.tail.notices.append(f"{self.name}: {said}; they are carried as the file's own")
             drop_range(self._ledger, self._stream, one)
         return data, cuts
 

@@ -13,13 +13,7 @@ from pathlib import Path
 from threading import RLock
 
 from bridge.errors import SourceError
-from bridge.files.generation import (
-    TAIL,
-    Generation,
-    Known,
-    holds,
-    pread,
-)
+from bridge.files.generation import TAIL, Generation, Known, holds, pread
 from bridge.files.survey import Survey
 from bridge.model import Fingerprint
 
@@ -76,8 +70,7 @@ class Tail:
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """The open generation with this device and inode; sound, because the descriptor holds the inode."""
-        held = (*self._chain, *self._late)
-        return next((one for one in held if one.fd >= 0 and one.identity == identity), None)
+        return next((one for one in (*self._chain, *self._late) if one.fd >= 0 and one.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
         """The open generation of this number, or None."""
@@ -86,8 +79,7 @@ class Tail:
     def reopen(self, number: int) -> Generation | None:
         """A known generation that is not open, found by its content and kept among the finished ones; None if gone."""
         with self.lock:
-            record = self._known.get(number)
-            found = self._find(record) if record is not None else None
+            found = self._find(self._known[number]) if number in self._known else None
             if found is not None:
                 self._late.append(found)
             return found
@@ -98,7 +90,13 @@ class Tail:
 
     def late(self) -> list[Generation]:
         """Finished generations that have grown since: a writer still held the old descriptor."""
-        return [one for one in self._late if one.size() > one.read_to]
+        grown = [one for one in self._late if one.size() > one.read_to]
+        for one in grown:
+            if not self._known[one.number].at.head_len:  # it was empty when it ended: from now on it can be found again
+                one.extend_head()
+                self._known[one.number] = one.known(closed=True)
+                self.news.append(self._known[one.number])
+        return grown
 
     def close(self) -> None:
         """Closes every descriptor."""
@@ -152,12 +150,17 @@ class Tail:
         with self.lock:
             if len(self._chain) < 2:
                 return None
-            done = self._chain.pop(0)
-            record = self._known[done.number] = done.known(closed=True)
-            self._late.append(done)
-            while len(self._late) > KEPT_LATE:
-                self._late.pop(0).close()
-            return record
+            return self._end(self._chain.pop(0))
+
+    def _end(self, done: Generation) -> Known:
+        record = self._known[done.number] = done.known(closed=True)
+        self._keep_late(done)
+        return record
+
+    def _keep_late(self, done: Generation) -> None:
+        self._late.append(done)
+        while len(self._late) > KEPT_LATE:
+            self._late.pop(0).close()
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Puts the reader at a place that Redis confirmed: later generations are read from their beginning.
@@ -165,9 +168,9 @@ class Tail:
         Where the content there is another, that is noticed and the next generation is read from 0.
         """
         with self.lock:
-            for one in [one for one in self._chain if one.number < number]:
+            for one in [one for one in self._chain if one.number < number]:  # ended, as Redis knows and the ledger not
                 self._chain.remove(one)
-                one.close()
+                self.news.append(self._end(one))
             back = [one for one in self._late if one.number >= number]
             self._late = [one for one in self._late if one.number < number]
             self._chain += back
@@ -195,10 +198,9 @@ class Tail:
     def seek_offset(self, number: int, offset: int) -> bool:
         """Puts the reader at a place whose digests nobody wrote down; False when that generation was never known."""
         with self.lock:
-            record = self._known.get(number)
-            if record is None:
+            if number not in self._known:
                 return False
-            self.seek(number, record.at)
+            self.seek(number, self._known[number].at)
             first = self.first()
             if first is not None and first.number == number:
                 first.read_to = offset
@@ -212,6 +214,10 @@ class Tail:
                 self._late.remove(one)
                 one.close()
 
+    def record(self, number: int) -> Known:
+        """What is remembered of this generation."""
+        return self._known[number]
+
     def records(self) -> list[Known]:
         """All generations of this source that are known, oldest first."""
         return [self._known[number] for number in sorted(self._known)]
@@ -223,9 +229,9 @@ class Tail:
         held = {one.number for one in self._late}
         newest = max(self._known, default=0)
         for record in self.records():
-            empty = not record.closed and record.at.head_len == 0
+            empty = record.at.head_len == 0  # nothing but its inode to know it by
             if (
-                (empty and record.number != newest)
+                (empty and (record.closed or record.number != newest))
                 or record.number in held
                 or (record.closed and record.number < newest - KEPT_LATE)
             ):
@@ -292,9 +298,6 @@ class Tail:
                 self._register(current)
                 return
         fresh.close()
-        if not current.head and current.size() == 0:
-            current.close()
-            self._chain.remove(current)
         self._append_newer(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
@@ -340,7 +343,12 @@ class Tail:
         for record in self._known.values():
             identity = (record.device, record.inode)
             whole = size == record.at.offset and identity not in present
-            if record.closed and (one.identity == identity or whole) and holds(one.fd, record.at):
+            if (
+                record.closed
+                and record.at.head_len
+                and (one.identity == identity or whole)
+                and holds(one.fd, record.at)
+            ):
                 return True
         return False
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId
 
+LARGEST = (1 << 63) - 1
+"""Of SQLite's integers; an entry ID's milliseconds may be larger."""
+
 Written = tuple[EntryId, int]
 """An entry's ID and the length of its line, newline included."""
 
@@ -83,9 +86,14 @@ def drop_intent(ledger: Ledger, number: int) -> None:
     ledger.write("DELETE FROM intents WHERE id = ?", (number,))
 
 
-def move_intent(ledger: Ledger, number: int, generation: int, size: int) -> None:
-    """The intent is about another place now: its file was replaced before the write, or a torn piece was followed."""
-    ledger.write("UPDATE intents SET generation = ?, size = ? WHERE id = ?", (generation, size, number))
+def move_intent(
+    ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[Written]
+) -> None:
+    """The intent is about another place now, and these lines: its file was replaced, or what stood was followed."""
+    ledger.write(
+        "UPDATE intents SET generation = ?, size = ?, content = ?, entries = ? WHERE id = ?",
+        (generation, size, content, pack_written(entries), number),
+    )
 
 
 def add_range(ledger: Ledger, stream: str, one: Range) -> None:
@@ -94,7 +102,7 @@ def add_range(ledger: Ledger, stream: str, one: Range) -> None:
         "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries, last_ms)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (stream, one.name, one.generation, one.start, one.end, one.digest, pack_written(one.entries),
-         max(one.entries)[0][0] if one.entries else 0),
+         min(max(one.entries)[0][0], LARGEST) if one.entries else 0),
     )  # fmt: skip
 
 
@@ -147,7 +155,9 @@ def entries_of(ledger: Ledger, number: int) -> list[Written]:
 
 def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
     """The mirrored entries above the cursor: none, unless the cursor was taken back behind some."""
-    rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ? AND last_ms >= ?", (stream, cursor[0]))
+    rows = ledger.rows(
+        "SELECT entries FROM ranges WHERE stream = ? AND last_ms >= ?", (stream, min(cursor[0], LARGEST))
+    )
     return {entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob) if entry_id > cursor}
 
 

@@ -153,12 +153,13 @@ class Connection:
             return None
         total = 1 + 2 * bulks + lines
         head = b"*%d\r\n" % (bulks + lines)
-        while self._unfed.count(b"\r\n") < total:
+        while self._unfed.count(b"\r\n") < total:  # as long as that is so, all that is here is of this array
             if not head.startswith(self._unfed[: len(head)]) or b"\r\n-" in self._unfed or b"$-1" in self._unfed:
                 return None
             self._unfed += self._receive()
         parts = self._unfed.split(b"\r\n", total)
-        if parts[0] != head[:-2] or b"\r\n-" in self._unfed or b"$-1" in self._unfed:
+        whole = self._unfed[: len(self._unfed) - len(parts[-1])]
+        if parts[0] != head[:-2] or b"\r\n-" in whole or b"$-1" in whole:
             return None
         self._unfed = bytearray(parts.pop())
         return [bytes(part) for part in parts]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from bridge.errors import RedisRefused
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
-from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
@@ -184,7 +184,7 @@ class StreamWriter:
         if landed is not None:
             self._read_armed()
             return landed
-        result = errors or lines or self._connection.read_small()
+        result: Reply = errors or lines or self._connection.read_small()
         if result is None:
             raise Overtaken
         for reply in result if isinstance(result, list) else [result]:
