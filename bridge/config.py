@@ -99,6 +99,10 @@ def check_url(url: str, where: str) -> str:
             where=where,
             hint="use embedded, redis://host:6379/0, rediss://… or unix:///path/to/socket",
         )
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ConfigError(f"redis url {masked(url)!r} is not usable: {error}", where=where) from None
     return url
 
 

@@ -12,6 +12,7 @@ from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
+from bridge.ledger.health import forget_troubles
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.run import RETRY, Backoff, dialler
@@ -36,6 +37,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     """Drains both directions of what is there. Raises LedgerError; what fails in a mapping is in its result."""
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True)
+    forget_troubles(ledger)
     troubles = Troubles(time.time)
     try:
         return [

@@ -21,6 +21,7 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.errors import BridgeError, LockHeld, NotYet, RedisLost, SourceError, TargetError
 from bridge.files.watch import Watcher
+from bridge.ledger.health import forget_troubles
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.server import embedded
@@ -120,7 +121,9 @@ class Process:
 
     def run(self) -> int:
         """Until the stop event; returns the exit code."""
-        Ledger(self._ledger_path, create=True).close()
+        ledger = Ledger(self._ledger_path, create=True)
+        forget_troubles(ledger)
+        ledger.close()
         threads = [Thread(target=self._guard, args=(self._forward, one), name=f"forward {one.mapping.name}")
                    for one in self._shared]  # fmt: skip
         threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")

@@ -8,13 +8,14 @@ from typing import Any
 
 from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
-from bridge.errors import BridgeError, SourceError
+from bridge.errors import BridgeError, RedisLost, SourceError
 from bridge.ledger.health import troubles
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, after, format_id
 from bridge.run import dialler
+from bridge.server import embedded
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
@@ -93,6 +94,8 @@ def sample(settings: Settings) -> Status:
     status = Status(masked(settings.redis_url))
     connection = None
     try:
+        if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
+            raise RedisLost("the embedded server does not run", hint="`bridge server start`")
         connection = dialler(settings)()
         beat = connection.call("GET", keys.health(settings.instance))
         status.heartbeat = json.loads(beat) if beat else None

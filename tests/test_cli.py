@@ -212,3 +212,20 @@ def test_real_log(tmp_path: Path) -> None:
         connection.close()
     finally:
         bridge(tmp_path, "server", "stop")
+
+
+def test_status_starts_nothing(tmp_path: Path) -> None:
+    """`status` in a fresh folder says that nothing runs, exits 5 and starts no server."""
+    bridge(tmp_path, "init")
+    found = bridge(tmp_path, "status")
+    assert found.returncode == 5
+    assert "the embedded server does not run" in found.stdout
+    assert bridge(tmp_path, "server", "status").returncode == 1
+
+
+def test_impossible_port(tmp_path: Path) -> None:
+    """A url with a port that is none is a configuration error before anything is tried."""
+    for args in (("init", "--redis", "redis://h:port/0"), ("run", "--once", "--redis", "redis://h:99999/0")):
+        result = bridge(tmp_path, *args)
+        assert result.returncode == 2, result.stderr
+        bridge(tmp_path, "init")

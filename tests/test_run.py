@@ -382,3 +382,26 @@ def test_stop_is_prompt(rig: Rig) -> None:
     child = rig.ready(rig.start())
     rig.stop(child)
     assert not rig.once().errors
+
+
+def test_once_interrupted(rig: Rig) -> None:
+    """`--once` that is stopped on its way says so with 130; the next one carries the rest."""
+    backlog = [b"f-%d" % i for i in range(300_000)]
+    rig.append(*backlog)
+    child = rig.start("--once")
+    wait_until(lambda: rig.redis.call("XLEN", STREAM) > 0, rig.said)
+    rig.stop(child, expect=130)
+    assert "interrupted" in rig.said()
+    assert int(rig.redis.call("XLEN", STREAM)) < len(backlog)
+    assert not rig.once().errors
+    assert rig.datas() == backlog
+
+
+def test_a_trouble_that_is_over(rig: Rig) -> None:
+    """What a bridge waited for when it was stopped is not told of the next one."""
+    rig.append("f-0")
+    child = rig.ready(rig.start(url="redis://127.0.0.1:1/0"))
+    wait_until(lambda: "cannot connect" in rig.said(), rig.said)
+    rig.stop(child)
+    assert not rig.once().errors
+    assert "waiting" not in rig.run("status", "--redis", rig.server.socket_url).stdout

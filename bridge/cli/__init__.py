@@ -12,7 +12,8 @@ from bridge.cli import common, demo, init, mapping, repair, run, server, status
 
 @click.group(
     cls=common.Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 findings · 5 Redis never reached.",
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 findings · 5 Redis never reached ·"
+    " 130 interrupted.",
 )  # fmt: skip
 @click.version_option(__version__, prog_name="bridge")
 @common.options

@@ -9,7 +9,7 @@ import click
 from bridge.cli.common import Options, emit, verb
 
 _TEMPLATE = """\
-# How this bridge carries messages between files and Redis. Every key: MIGRATION.md.
+# How this bridge carries messages between files and Redis.
 
 instance = {instance}    # this bridge's stable name; keep it when the machine is renamed
 root = {root}    # the log files live below this folder; relative to this file

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.option("--dual", is_flag=True, help="Mirror too: Redis-born entries become lines in the files")
-@click.option("--once", is_flag=True, help="Carry what is there and exit: 0, or 1 if a source failed")
+@click.option(
+    "--once", is_flag=True, help="Carry what is there and exit: 0, 1 if a source failed, or 130 if interrupted"
+)
 @click.option("--poll", is_flag=True, help="Do not rely on file events: for bind mounts and network file systems")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of the log on stderr [text]")
 @verb
@@ -31,12 +33,10 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()
-        if settings.redis_url == "embedded":
-            before = embedded.known(settings.state_dir)
-            if before is None or not embedded.alive(before):
-                server = embedded.start(settings.state_dir)
-                pid = embedded.pid_of(server)
-                log.info("started the embedded server (process %s); `bridge server stop` ends it", pid)
+        if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
+            server = embedded.start(settings.state_dir)
+            pid = embedded.pid_of(server)
+            log.info("started the embedded server (process %s); `bridge server stop` ends it", pid)
         if once:
             return _once(options, settings, dual, stop)
         return Process(settings, dual=dual, poll=poll, stop=stop).run()
@@ -61,6 +61,9 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
             done += f", mirrored {counted(one.mirrored, 'entry', 'entries')}" if dual else ""
             click.echo(f"{one.mapping}: not done, see above; {done}" if one.errors else f"{one.mapping}: {done}")
     errors = [error for one in results for error in one.errors]
+    if stop.is_set():
+        click.echo("bridge: interrupted before the end; the next run goes on from here", err=True)
+        return 130
     if not errors:
         return 0
     return 5 if all(error.exit_code == 5 for error in errors) and not any(one.forwarded for one in results) else 1

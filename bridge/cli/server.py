@@ -58,8 +58,7 @@ def status(given: Options) -> int:
     from bridge.server import embedded
 
     state = _state_dir(given)
-    server = embedded.known(state)
-    up = server is not None and embedded.alive(server)
+    server, up = embedded.known(state), embedded.running(state)
     facts = {"running": up, "state_dir": str(state)}
     if server is not None:
         facts |= {

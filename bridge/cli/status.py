@@ -52,5 +52,8 @@ def _render(found: Status, now: float) -> None:
             click.echo(f"  mirror   {one.mirror_target}: {at}, {behind} to go")
         for direction, reason, count in one.quarantined[:3]:
             click.echo(f"  quarantine, {direction}: {count} × {reason}")
+        if one.quarantined[3:]:
+            rest = sum(count for _, _, count in one.quarantined[3:])
+            click.echo(f"  quarantine: {rest} more, for {counted(len(one.quarantined) - 3, 'other reason')}")
     for worker, (error, since) in found.troubles.items():
         click.echo(f"waiting for {now - since:.0f} s: {worker}: {error}")

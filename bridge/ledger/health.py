@@ -27,6 +27,11 @@ def note_trouble(ledger: Ledger, worker: str, trouble: Trouble | None) -> None:
         )
 
 
+def forget_troubles(ledger: Ledger) -> None:
+    """A new process begins: what the one before waited for is over, or will be met again."""
+    ledger.write("DELETE FROM health")
+
+
 def troubles(ledger: Ledger) -> dict[str, Trouble]:
     """All workers that wait for something."""
     return {

@@ -94,6 +94,12 @@ def alive(server: Embedded) -> bool:
     return False
 
 
+def running(state_dir: Path) -> bool:
+    """Whether this state directory's server lives."""
+    server = known(state_dir)
+    return server is not None and alive(server)
+
+
 def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
     """The server of this state directory, started if it must be; one that lives may be slow to answer.
 
