@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bridge.cli.common import Options, emit, verb
+from bridge.cli.common import Options, counted, emit, verb
 
 
 @click.command("repair")
@@ -51,10 +51,11 @@ def command(options: Options, execute: bool, take_over: bool) -> None:
             continue
         click.echo(f"{name}: {'rebuilt' if execute else 'would rebuild'} the ledger of stream {made.stream}")
         click.echo(
-            f"  {len(made.ranges)} mirrored lines found in the files, {made.ambiguous} of them have an equal twin"
+            f"  {counted(len(made.ranges), 'mirrored line')} found in the files, {made.ambiguous} with an equal twin"
         )
-        click.echo(f"  {made.unmatched} entries are still to be mirrored")
+        click.echo(f"  {counted(made.unmatched, 'entry', 'entries')} still to be mirrored")
         for one in made.missing:
             click.echo(f"  {one} is not to be found; nothing of it is carried again")
         if not execute:
-            click.echo("  nothing was changed; `bridge repair --execute` does it")
+            flags = "--take-over --execute" if take_over else "--execute"
+            click.echo(f"  nothing was changed; `bridge repair {flags}` does it")
