@@ -237,6 +237,7 @@ def _launch(server: Embedded, binary: Binary) -> str | None:
         "bind 127.0.0.1", f"port {server.port}", f"unixsocket {server.socket}", "unixsocketperm 600",
         f"requirepass {server.password}", f'dir "{home / "data"}"', "appendonly yes", "appendfsync everysec",
         'save ""', "maxmemory-policy noeviction", "daemonize no",
+        "stream-node-max-bytes 16384", "stream-node-max-entries 500",  # a fifth quicker in transactions on Valkey
         "auto-aof-rewrite-min-size 512mb",  # a stream grows by what is appended: rewriting a small log gains nothing
     )  # fmt: skip
     _write_private(config, "\n".join(lines) + "\n")
