@@ -28,7 +28,6 @@ class Draft:
     source: Source
     cursor: Cursor
     position: Position
-    late: bool
     first: Position | None = None
     rows: list[Row] = field(default_factory=list)
     prefix: bytes = b""
@@ -37,6 +36,11 @@ class Draft:
     closing: tuple[Known, ...] = ()
     ended: Known | None = None
     clamped: int = 0
+
+    @property
+    def late(self) -> bool:
+        """Whether its lines stand in a generation that had ended: they move that one's cursor, not the source's."""
+        return self.ended is not None
 
 
 class Batcher:

@@ -214,7 +214,7 @@ class Source:
         last = Checkpoint.from_json(self.stored).entry if self.stored else None
         cursor = self._cursor(first, late=False)
         cursor = Cursor(cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last).to_json())
-        return self._seal(Draft(self, cursor, Position(first.number, first.read_to), False))
+        return self._seal(Draft(self, cursor, Position(first.number, first.read_to)))
 
     def _note_skip(self) -> None:
         if self.skipped_since is None:
@@ -248,7 +248,7 @@ class Source:
                 continue
             whole = len(good) == j - i == len(piece)
             offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
-            draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end), late)
+            draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end))
             draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
             draft.first = Position(generation.number, offsets[0])
             draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
