@@ -7,7 +7,7 @@ WORKERS ?= 2
 .PHONY: demo test check bench soak clean
 
 demo: $(VENV)/ready
-	$(BIN)/bridge demo fixtures/hestai-message/plain/input.log
+	$(BIN)/bridge demo
 
 test: check
 	$(BIN)/python -m pytest -n $(WORKERS)

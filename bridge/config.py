@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping as MappingType
@@ -79,6 +80,19 @@ class Settings:
     roles: frozenset[str]
     log_format: str = "text"
 
+    def mapping(self, name: str) -> Mapping:
+        """The mapping of this name. Raises ConfigError that names the nearest one."""
+        for one in self.mappings:
+            if one.name == name:
+                return one
+        names = [one.name for one in self.mappings]
+        near = difflib.get_close_matches(name, names, 1)
+        raise ConfigError(
+            f"there is no mapping '{name}' here",
+            where=str(self.path),
+            hint=f"did you mean '{near[0]}'?" if near else f"mappings: {', '.join(names)}",
+        )
+
 
 def masked(url: str) -> str:
     """The URL with its password as `***`, and no query (a query may carry a password too)."""
@@ -93,6 +107,8 @@ def masked(url: str) -> str:
 def check_url(url: str, where: str) -> str:
     """The URL itself. Raises ConfigError for a scheme the bridge does not speak."""
     scheme = "embedded" if url == "embedded" else url.partition("://")[0]
+    if "://" not in url and re.fullmatch(r"[\w.-]+(:\d+)?(/\d+)?", url) and url != "embedded":
+        raise ConfigError(f"redis url {url!r} names no scheme", where=where, hint=f"did you mean redis://{url}?")
     if scheme not in SCHEMES or (scheme != "embedded" and "://" not in url):
         raise ConfigError(
             f"redis url {masked(url)!r}: scheme {scheme!r} is not supported yet",

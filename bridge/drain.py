@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
-from bridge.ledger.health import forget_troubles
+from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.run import RETRY, Backoff, dialler
@@ -37,12 +38,17 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     """Drains both directions of what is there. Raises LedgerError; what fails in a mapping is in its result."""
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True)
+    begun = time.time()
     forget_troubles(ledger)
     troubles = Troubles(time.time)
     try:
-        return [
+        done = [
             _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop) for mapping in settings.mappings
         ]
+        pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
+                 "started": begun, "at": time.time(), "stopped": True, "workers": {}, "troubles": {}}  # fmt: skip
+        save_heartbeat(ledger, pulse)
+        return done
     finally:
         ledger.close()
 

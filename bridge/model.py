@@ -122,8 +122,9 @@ class Checkpoint:
         )
 
 
-def shown(raw: bytes, limit: int = 200) -> str:
+def shown(raw: bytes, limit: int | None = 200) -> str:
     """Untrusted bytes for a terminal: control characters and bytes that are not UTF-8 escaped, cut at `limit`."""
+    limit = 6 * len(raw) if limit is None else limit
     text = raw[: limit * 4].decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -20,6 +20,8 @@ POINTS = {
     "mirror.write": "the lines in the file",
     "mirror.range": "the range and the cursor in the ledger",
     "mirror.checkpoint": "the mirrored ID in Redis",
+    "retry.send": "a line from quarantine on the wire",
+    "retry.mark": "the ledger's word that a message left quarantine",
 }
 
 _armed: str | None = None

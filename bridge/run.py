@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,9 @@ from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
-from bridge.errors import BridgeError, LockHeld, NotYet, RedisLost, SourceError, TargetError
+from bridge.errors import BridgeError, LedgerError, LockHeld, NotYet, RedisLost, SourceError, TargetError
 from bridge.files.watch import Watcher
-from bridge.ledger.health import forget_troubles
+from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.server import embedded
@@ -40,11 +41,30 @@ PATIENT = 0.5
 BLOCK_MS = 1000
 HEARTBEAT = 2.0
 HEARTBEAT_EXPIRES = 10
+RATED = 10.0
+"""Seconds over which the heartbeat tells rates."""
+
+LOCK_TRIES = 10
 SWITCH_INTERVAL = 0.0005
 """Python's threads hand over after 5 ms by default, which the latency of a message would feel."""
 
 GARBAGE = 50_000
 """Objects between two collections: a batch makes thousands, none in cycles, and looking at them costs a third."""
+
+
+class Rates:
+    """Messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+
+    def of(self, counts: dict[str, int], now: float) -> dict[str, float]:
+        """For each counter. `now` in seconds of any steady clock."""
+        self._seen.append((now, counts))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= RATED:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return {name: (n - before.get(name, 0)) / (now - then) if now > then else 0.0 for name, n in counts.items()}
 
 
 class Backoff:
@@ -69,9 +89,14 @@ def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
     """Holds the state directory's lock. Raises LockHeld naming the process that has it."""
     path = embedded.private(state_dir) / "lock"
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        for left in range(LOCK_TRIES, -1, -1):  # `lock_holder` may have it for a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if left:
+                    time.sleep(0.02)
+                    continue
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LockHeld(
@@ -85,11 +110,29 @@ def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
         yield
 
 
-def dialler(settings: Settings, *, timeout: float = 5.0) -> Callable[[], Connection]:
-    """How this bridge connects: to the url, or to the embedded server, which is started again if it died."""
+def lock_holder(state_dir: Path) -> str:
+    """Which verb and process has the state directory's lock; empty when none has."""
+    try:
+        with (state_dir / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read().strip() or "another process"
+    except OSError:
+        pass
+    return ""
+
+
+def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
+    """How this bridge connects: to the url, or to the embedded server.
+
+    That one is started if it never was, and again if it died; but not for a command that only looks.
+    """
 
     def dial() -> Connection:
         if settings.redis_url == "embedded":
+            if not may_start and not embedded.running(settings.state_dir):
+                raise RedisLost("the embedded server does not run", hint="`bridge run` or `bridge server start`")
             return embedded.dial(settings.state_dir, timeout)
         return Connection(settings.redis_url, timeout=timeout)
 
@@ -118,6 +161,7 @@ class Process:
         self._forwards: list[Forward] = []
         self._mirrors: list[Mirror] = []
         self._crashed = False
+        self._rates = Rates()
 
     def run(self) -> int:
         """Until the stop event; returns the exit code."""
@@ -155,17 +199,19 @@ class Process:
     def _supervise(self, watcher: Watcher | None) -> None:
         """Tends the watcher and sends the heartbeat until the stop event."""
         connection: Connection | None = None
-        dial = dialler(self._settings)
-        due = 0.0
+        ledger, dial, due = Ledger(self._ledger_path), dialler(self._settings), 0.0
         while not self._stop.is_set():
             if watcher is not None:
                 watcher.folders = {f for one in self._shared for f in one.folders()}
                 watcher.tend()
-            if time.monotonic() >= due and any(forward.attached for forward in list(self._forwards)):
+            if time.monotonic() >= due and self._forwards:
                 due = time.monotonic() + HEARTBEAT
                 try:
-                    connection = connection or dial()
-                    connection.call("SET", keys.health(self._settings.instance), self._pulse(), "EX", HEARTBEAT_EXPIRES)
+                    pulse = self._pulse(ledger)
+                    if any(forward.attached for forward in list(self._forwards)):
+                        connection = connection or dial()
+                        health = keys.health(self._settings.instance)
+                        connection.call("SET", health, json.dumps(pulse), "EX", HEARTBEAT_EXPIRES)
                 except BridgeError as error:
                     log.debug("no heartbeat: %s", error)
                     if connection is not None:
@@ -178,19 +224,27 @@ class Process:
             except BridgeError as error:
                 log.debug("the heartbeat stays until it expires: %s", error)
             connection.close()
+        try:
+            self._pulse(ledger, stopped=True)
+        except LedgerError as error:
+            log.debug("the ledger could not note the stop: %s", error)
+        ledger.close()
 
-    def _pulse(self) -> str:
-        workers = {one.worker: {"carried": one.carried} for one in list(self._forwards)}
-        workers |= {one.worker: {"carried": one.carried} for one in list(self._mirrors)}
-        return json.dumps({
-            "instance": self._settings.instance, "ledger": self._uuid, "pid": os.getpid(), "dual": self._dual,
-            "started": self._started, "at": time.time(), "workers": workers,
+    def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
+        """The heartbeat, which the ledger gets as well: it can be told when Redis is away, and after a kill."""
+        counts: dict[str, int] = {}
+        for forward in list(self._forwards):
+            counts |= {forward.worker: forward.carried, **forward.counts()}
+        counts |= {mirror.worker: mirror.carried for mirror in list(self._mirrors)}
+        rates = self._rates.of(counts, time.monotonic())
+        pulse: dict[str, object] = {
+            "instance": self._settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": self._dual,
+            "started": self._started, "at": time.time(), "stopped": stopped,
+            "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in counts},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
-        })  # fmt: skip
-
-    @property
-    def _uuid(self) -> str:
-        return next((forward.owner for forward in self._forwards), "")
+        }  # fmt: skip
+        save_heartbeat(ledger, pulse)
+        return pulse
 
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
         """A worker that fails in a way nobody thought of ends the process, loudly: half a bridge is none."""

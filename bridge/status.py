@@ -2,112 +2,124 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.carry.behind import Behind, file_behind, stream_behind
 from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
-from bridge.errors import BridgeError, RedisLost, SourceError
-from bridge.ledger.health import troubles
+from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
+from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, after, format_id
-from bridge.run import dialler
-from bridge.server import embedded
-from bridge.streams import keys
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id
+from bridge.run import dialler, lock_holder
 from bridge.streams.connect import Connection
-from bridge.streams.reader import entries
 from bridge.streams.writer import read_books
-
-COUNTED = 100_000
-"""Entries behind the mirror are counted up to here."""
 
 
 @dataclass(slots=True)
 class SourceStatus:
-    """One source's forward cursor. `behind` in bytes."""
+    """One source's forward direction. `rate` in lines a second, None when no bridge runs."""
 
     name: str
-    generation: int = 0
-    offset: int = 0
-    behind: int = 0
+    position: Position | None = None
+    behind: Behind = field(default_factory=Behind)
+    rate: float | None = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class MirrorStatus:
+    """One mapping's mirror direction. `behind` is None when Redis cannot be asked."""
+
+    target: str
+    cursor: EntryId = ZERO_ID
+    behind: Behind | None = None
+    rate: float | None = None
     error: str = ""
 
 
 @dataclass(slots=True)
 class MappingStatus:
-    """One mapping. `mirror_behind` in entries; None without a mirror, or when Redis cannot be asked."""
+    """One mapping. `quarantined`: (direction, kind of reason, count), the commonest first."""
 
     name: str
     stream: str
+    error: str = ""
+    hint: str = ""
     sources: list[SourceStatus] = field(default_factory=list)
-    mirror_target: str | None = None
-    mirror_cursor: EntryId = ZERO_ID
-    mirror_behind: int | None = None
+    mirror: MirrorStatus | None = None
     quarantined: list[tuple[str, str, int]] = field(default_factory=list)
     owner: str = ""
 
 
 @dataclass(slots=True)
 class Status:
-    """Everything, at one moment."""
+    """Everything, at one moment (seconds since 1970).
 
+    `holder` is who has the state directory's lock; `heartbeat` the last one the ledger knows, of a living process or
+    not; `troubles` what a living one waits for.
+    """
+
+    at: float
     redis: str
     redis_error: str = ""
+    redis_hint: str = ""
+    holder: str = ""
     heartbeat: dict[str, Any] | None = None
     mappings: list[MappingStatus] = field(default_factory=list)
-    troubles: dict[str, tuple[str, float]] = field(default_factory=dict)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    ledger_error: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        beat = self.heartbeat
-        return {
-            "redis": {"url": self.redis, "reachable": not self.redis_error, "error": self.redis_error or None},
-            "running": beat is not None,
-            "heartbeat": beat,
-            "troubles": {name: {"error": error, "since": since} for name, (error, since) in self.troubles.items()},
-            "mappings": [
-                {
-                    "mapping": one.name,
-                    "stream": one.stream,
-                    "owner": one.owner or None,
-                    "forward": [
-                        {"source": s.name, "generation": s.generation, "offset": s.offset, "behind_bytes": s.behind,
-                         "error": s.error or None}
-                        for s in one.sources
-                    ],
-                    "mirror": None if one.mirror_target is None else {
-                        "target": one.mirror_target, "entry": format_id(one.mirror_cursor).decode(),
-                        "behind_entries": one.mirror_behind,
-                    },
-                    "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
-                }
-                for one in self.mappings
-            ],
-        }  # fmt: skip
+    @property
+    def running(self) -> bool:
+        """Whether `bridge run` runs on this state directory."""
+        return self.holder.startswith("bridge run ")
+
+    @property
+    def dual(self) -> bool:
+        """Whether the process, or the last one, mirrors too."""
+        return bool(self.heartbeat and self.heartbeat.get("dual"))
+
+    @property
+    def files_behind(self) -> Behind:
+        """Lines that are not in the stream yet."""
+        return sum((source.behind for one in self.mappings for source in one.sources), Behind())
+
+    @property
+    def streams_behind(self) -> Behind:
+        """Entries that are not in their file yet, as far as Redis could be asked."""
+        mirrors = [one.mirror for one in self.mappings if one.mirror is not None]
+        return sum((one.behind for one in mirrors if one.behind is not None), Behind())
 
 
-def sample(settings: Settings) -> Status:
-    """Reads everything once. Raises LedgerError; Redis out of reach is part of the answer."""
-    status = Status(masked(settings.redis_url))
+def sample(settings: Settings, now: Callable[[], float]) -> Status:
+    """Reads everything once, starts nothing and changes nothing; what is out of reach is part of the answer."""
+    status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
     connection = None
     try:
-        if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
-            raise RedisLost("the embedded server does not run", hint="`bridge server start`")
-        connection = dialler(settings)()
-        beat = connection.call("GET", keys.health(settings.instance))
-        status.heartbeat = json.loads(beat) if beat else None
+        connection = dialler(settings, may_start=False)()
     except BridgeError as error:
-        status.redis_error = error.what
-    path = settings.state_dir / "ledger.db"
-    ledger = Ledger(path) if path.exists() else None
+        status.redis_error, status.redis_hint = error.what, error.hint
+    ledger = None
+    try:
+        path = settings.state_dir / "ledger.db"
+        ledger = Ledger(path) if path.exists() else None
+    except LedgerError as error:
+        status.ledger_error = str(error)
     try:
         if ledger is not None:
-            status.troubles = {name: (one.error, one.since) for name, one in troubles(ledger).items()}
+            status.heartbeat = heartbeat(ledger, settings.instance)
+            status.troubles = troubles(ledger) if status.running else {}
         for mapping in settings.mappings:
-            status.mappings.append(_mapping(Shared(mapping, settings), ledger, connection, status))
+            shared = Shared(mapping, settings)
+            try:
+                status.mappings.append(_mapping(shared, ledger, connection, status))
+            finally:
+                shared.close()
     finally:
         if ledger is not None:
             ledger.close()
@@ -121,50 +133,103 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
     one = MappingStatus(mapping.name, mapping.stream.key)
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
-        one.mirror_target = mapping.mirror.path
+        one.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {one.name}"))
     if ledger is not None:
-        stored = {name: memory.stored for name, memory in sources_of(ledger, mapping.stream.key).items()}
-        memory = stream_memory(ledger, mapping.stream.key)
-        one.mirror_cursor = memory.mirror_cursor if memory else ZERO_ID
-        one.quarantined = quarantine_counts(ledger, mapping.stream.key)
+        stored = {name: memory.stored for name, memory in sources_of(ledger, one.stream).items()}
+        memory = stream_memory(ledger, one.stream)
+        if one.mirror is not None and memory is not None:
+            one.mirror.cursor = memory.mirror_cursor
+        one.quarantined = quarantine_counts(ledger, one.stream)
     if connection is not None:
         try:
             books = read_books(connection, shared.keys)
-            one.owner = books.meta.get(b"owner", b"").decode()
+            one.owner = books.meta.get(b"owner", b"").decode(errors="replace")
+            instance = books.meta.get(b"instance", b"?").decode(errors="replace")
+            if ledger is None and one.owner and not status.ledger_error:
+                one.error = "its ledger is lost, so it is not carried"
+                one.hint = "`bridge repair` rebuilds it"
+            elif ledger is not None and one.owner and one.owner != ledger.uuid.decode():
+                one.error = f"the stream belongs to bridge '{instance}': standing by"
+                one.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}
-            if mapping.mirror is not None:
-                one.mirror_behind = _behind(connection, shared.keys.stream, one.mirror_cursor)
+            if one.mirror is not None:
+                one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
+        except RedisLost as error:
+            status.redis_error, status.redis_hint = error.what, error.hint
         except BridgeError as error:
-            status.redis_error = error.what
+            one.error, one.hint = error.what, error.hint
+    trouble = status.troubles.get(f"mirror {one.name}")
+    if one.mirror is not None and trouble is not None:
+        one.mirror.error = trouble.error
     for name in sorted({*shared.source_names(), *stored}):
-        one.sources.append(_source(shared, ledger, name, stored.get(name)))
-    shared.close()
+        one.sources.append(_source(shared, ledger, name, stored.get(name), status))
     return one
 
 
-def _behind(connection: Connection, stream: bytes, cursor: EntryId) -> int:
-    count = 0
-    for entry in entries(connection, stream, after(cursor)):
-        count += entry.origin() is None
-        if count >= COUNTED:
-            break
-    return count
+def _rate(status: Status, worker: str) -> float | None:
+    workers = (status.heartbeat or {}).get("workers", {})
+    return float(workers[worker]["rate"]) if status.running and worker in workers else None
 
 
-def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None) -> SourceStatus:
-    one = SourceStatus(name)
-    path = shared.settings.root / name
+def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status) -> SourceStatus:
+    worker = f"forward {shared.mapping.name}: {name}"
+    one = SourceStatus(name, rate=_rate(status, worker))
     try:
-        if ledger is None:
-            one.behind = path.stat().st_size if path.exists() else 0
-            return one
         tail = shared.tail(name, ledger)
         tail.look()
         if stored:
             checkpoint = Checkpoint.from_json(stored)
-            one.generation, one.offset = checkpoint.position
+            one.position = checkpoint.position
             tail.seek(checkpoint.generation, checkpoint.at)
-        one.behind = sum(max(0, g.size() - g.read_to) for g in tail.pending())
-    except (SourceError, OSError) as error:
+        one.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
+    except (SourceError, LedgerError, OSError) as error:
         one.error = str(error)
+    if worker in status.troubles:
+        one.error = status.troubles[worker].error
     return one
+
+
+def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
+    """For `--json`."""
+    return {
+        "headline": headline,
+        "level": level,
+        "at": status.at,
+        "redis": {"url": status.redis, "reachable": not status.redis_error, "error": status.redis_error or None},
+        "running": status.running,
+        "lock": status.holder or None,
+        "heartbeat": status.heartbeat,
+        "ledger_error": status.ledger_error or None,
+        "troubles": {name: {"error": one.error, "hint": one.hint, "since": one.since}
+                     for name, one in status.troubles.items()},
+        "mappings": [
+            {
+                "mapping": one.name,
+                "stream": one.stream,
+                "owner": one.owner or None,
+                "error": one.error or None,
+                "forward": [
+                    {"source": s.name, "generation": s.position.generation if s.position else None,
+                     "offset": s.position.offset if s.position else None, **_behind_json(s.behind), "rate": s.rate,
+                     "error": s.error or None}
+                    for s in one.sources
+                ],
+                "mirror": None if one.mirror is None else {
+                    "target": one.mirror.target, "entry": format_id(one.mirror.cursor).decode(),
+                    "behind_entries": one.mirror.behind.messages if one.mirror.behind else None,
+                    "more": one.mirror.behind.more if one.mirror.behind else None,
+                    "oldest": one.mirror.behind.oldest if one.mirror.behind else None,
+                    "rate": one.mirror.rate, "error": one.mirror.error or None,
+                },
+                "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
+            }
+            for one in status.mappings
+        ],
+    }  # fmt: skip
+
+
+def _behind_json(behind: Behind) -> dict[str, Any]:
+    return {
+        "behind_bytes": behind.bytes, "behind_lines": behind.messages, "more": behind.more, "oldest": behind.oldest,
+        "unfinished_bytes": behind.unfinished,
+    }  # fmt: skip

@@ -17,12 +17,16 @@ from typing import Any
 
 from bridge.config import Settings, load
 from bridge.drain import Drained, once
+from bridge.points import POINTS
 from bridge.server import embedded
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
 STREAM = "hestai:messages"
+RUNNING = [name for name in POINTS if not name.startswith("retry.")]
+"""The crash points that a running bridge comes by."""
+
 FIELDS = (b"role", b"timestamp", b"type", b"data")
 
 

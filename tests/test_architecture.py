@@ -28,7 +28,11 @@ BELOW: dict[str, set[str]] = {
     "carry": {"errors", "model", "points", "config", "mapping", "codecs", "files", "streams", "ledger", "log"},
     "run": {"errors", "config", "carry", "files", "streams", "server", "ledger", "log"},
     "drain": {"errors", "config", "carry", "streams", "ledger", "log", "run"},
-    "status": {"errors", "model", "config", "carry", "streams", "server", "ledger", "run"},
+    "status": {"errors", "model", "config", "carry", "streams", "ledger", "run"},
+    "headline": {"carry", "status"},
+    "locate": {"errors", "model", "config", "carry", "files", "streams", "ledger"},
+    "discover": {"errors", "mapping", "codecs"},
+    "demo": {"errors", "model", "streams", "server", "run"},
     "cli": {"*"},
 }
 

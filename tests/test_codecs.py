@@ -94,7 +94,7 @@ def test_role_from_the_name() -> None:
     [row] = codec.decode([b"2026-01-01T00:00:00Z|say|x"]).rows
     assert row == (b"ui", b"2026-01-01T00:00:00Z", b"say", b"x")
     assert codec.encode(row) == b"2026-01-01T00:00:00Z|say|x"
-    assert "this file is for ui" in str(codec.encode((b"agent", *row[1:])))
+    assert "not the one this file is for" in str(codec.encode((b"agent", *row[1:])))
 
 
 JSON = {

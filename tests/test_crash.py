@@ -7,8 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.points import POINTS
-from tests.rig import Rig, wait_until
+from tests.rig import RUNNING, Rig, wait_until
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
 ROUNDS = (1, 2, 3, 7) if SOAK else (2,)
@@ -51,7 +50,7 @@ class Writers:
 
 @pytest.mark.parametrize("count", ROUNDS)
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", RUNNING)
 def test_killed_at(rig: Rig, point: str, when: str, count: int) -> None:
     """A kill at this point loses nothing and doubles nothing, in either direction, while others write on."""
     rig.append("f-first")

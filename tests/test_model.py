@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.drain import once
-from bridge.points import POINTS
 from bridge.server.binary import find
-from tests.rig import Rig, line
+from tests.rig import RUNNING, Rig, line
 from tests.test_rotation import copytruncate, rotate
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
@@ -139,7 +138,7 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
 
 def killed(rig: Rig, n: int) -> None:
     """A run in a child process that is killed at a point the number chooses."""
-    point = [f"{name}.{when}" for name in POINTS for when in ("before", "after")][n % (2 * len(POINTS))]
+    point = [f"{name}.{when}" for name in RUNNING for when in ("before", "after")][n % (2 * len(RUNNING))]
     pid = os.fork()
     if pid == 0:
         from bridge import points

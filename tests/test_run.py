@@ -360,9 +360,12 @@ def test_status(rig: Rig) -> None:
     assert facts["mirror"]["behind_entries"] == 1
     text = rig.run("status", *url)
     assert text.returncode == 0
-    assert ", 1 entry to go" in text.stdout
+    assert "1 line and 1 entry waiting" in text.stdout
     shutil.rmtree(rig.state)
-    assert rig.run("status", *url).returncode == 0
+    lost = rig.run("status", *url)
+    assert lost.returncode == 3
+    assert "its ledger is lost" in lost.stdout
+    assert "bridge repair" in lost.stdout
 
 
 def test_abandoned_line(rig: Rig) -> None:
@@ -404,4 +407,4 @@ def test_a_trouble_that_is_over(rig: Rig) -> None:
     wait_until(lambda: "cannot connect" in rig.said(), rig.said)
     rig.stop(child)
     assert not rig.once().errors
-    assert "waiting" not in rig.run("status", "--redis", rig.server.socket_url).stdout
+    assert "cannot connect" not in rig.run("status", "--redis", rig.server.socket_url).stdout

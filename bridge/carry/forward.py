@@ -24,10 +24,10 @@ from bridge.ledger.sources import (
 )
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import ZERO_ID, Checkpoint, Origin, Position
+from bridge.model import ZERO_ID, Checkpoint, Origin
 from bridge.points import reached
 from bridge.streams.connect import Connection
-from bridge.streams.reader import stream_info
+from bridge.streams.reader import StreamInfo, stream_info
 from bridge.streams.writer import Batch, Cursor, Landed, Newer, Overtaken, StreamWriter
 
 BATCH = 400
@@ -57,7 +57,6 @@ class Forward:
     ) -> None:
         self.shared = shared
         self.worker = f"forward {shared.mapping.name}"
-        self.carried = 0
         self._ledger = ledger
         self._troubles = troubles
         self._clock = clock
@@ -167,11 +166,9 @@ class Forward:
         books = compared.books
         fresh = memory is None
         if memory is None:
-            last = source.tail.current()
             taken = [one.number for one in sources_of(self._ledger, self._stream).values()]
             taken += [one.memory.number for one in self._sources.values()]
-            history = None if last is None else Position(last.number, last.size())
-            memory = SourceMemory(number_for(name, compared.books, taken), None, history is None, history)
+            memory = source.begin(number_for(name, compared.books, taken))
         if name not in books.sources:
             connection.call("HSET", self.shared.keys.sources, name, memory.number)
         if compared.lost and memory.live and memory.history is not None:
@@ -200,10 +197,7 @@ class Forward:
 
         info, line_of = stream_info(connection, self.shared.keys.stream), self.shared.line_of
         with self.shared.cursor_lock, self._ledger.transaction():
-            save_stream(self._ledger, self._stream, info.last_id, info.added)
-            for source in self._sources.values():
-                if source.name in self._placed:
-                    save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
+            self._save(info)
             if compared.lost:
                 refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
                 save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
@@ -264,9 +258,13 @@ class Forward:
         return [source.trouble for source in self._sources.values() if source.trouble is not None]
 
     @property
-    def owner(self) -> str:
-        """The ledger's own name, by which it owns streams."""
-        return self._ledger.uuid.decode()
+    def carried(self) -> int:
+        """Lines that became entries."""
+        return sum(source.carried for source in list(self._sources.values()))
+
+    def counts(self) -> dict[str, int]:
+        """The same for each source, by the name it has in `troubles`."""
+        return {f"{self.worker}: {source.name}": source.carried for source in list(self._sources.values())}
 
     def _next_draft(self) -> Draft | None:
         while self._active:
@@ -302,7 +300,7 @@ class Forward:
         try:
             writer.execute(expected)
         except Newer:
-            self._go_live(source, "the stream holds newer entries of another producer")
+            source.go_live("the stream holds newer entries of another producer")
             batch = self._batcher.batch(draft, exists=self._memory.last_id > ZERO_ID or self._since > 0)
             writer.stage(batch)
             writer.execute(expected)
@@ -319,13 +317,6 @@ class Forward:
         self._execute(draft, batch)
         self._complete()
 
-    def _go_live(self, source: Source, why: str) -> None:
-        source.memory = replace(source.memory, live=True)
-        log.info(
-            "%s: %s; its further lines get the time of sending as entry ID", source.name, why,
-            extra={"facts": {"source": source.name, "clamped": source.clamped}},
-        )  # fmt: skip
-
     def _complete(self) -> None:
         if self._inflight is None:
             return
@@ -337,7 +328,7 @@ class Forward:
             landed = writer.finish()
         except Overtaken:
             if batch.watch_stream:
-                self._go_live(source, "another producer writes into the stream")
+                source.go_live("another producer writes into the stream")
                 save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
             raise
         reached("forward.reply.after")
@@ -355,7 +346,7 @@ class Forward:
         for known in draft.closing:
             source.late_stored[known.number] = closed_value(known)
             self._closed.append((source.name, known))
-        self.carried += landed.count
+        source.carried += landed.count
         self._since += landed.count
         self._dirty = True
         memory = source.memory
@@ -363,11 +354,17 @@ class Forward:
             source.memory = memory = replace(memory, refill=None)
             source.standing = {}
         if not draft.late and not memory.live and memory.history is not None and draft.position >= memory.history:
-            source.memory = replace(memory, live=True)
-            log.info(
-                "%s: its history is in the stream, %d entry IDs clamped", source.name, source.clamped,
-                extra={"facts": {"source": source.name, "clamped": source.clamped}},
-            )  # fmt: skip
+            source.go_live("its history is in the stream")
+
+    def _save(self, info: StreamInfo) -> None:
+        """Inside a ledger transaction: what the stream holds, and how far each source was carried."""
+        save_stream(self._ledger, self._stream, info.last_id, info.added)
+        for source in self._sources.values():
+            if source.name in self._placed:
+                save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
+                first = source.tail.first()
+                if first is not None:
+                    save_generation(self._ledger, self._stream, source.name, first.known())
 
     def _remember(self) -> None:
         """Looks at the server's side of the stream, and lets the ledger know what is confirmed up to there."""
@@ -382,18 +379,10 @@ class Forward:
             return
         reached("forward.checkpoint.before")
         with self._ledger.transaction():
-            save_stream(self._ledger, self._stream, info.last_id, info.added)
-            for source in self._sources.values():
-                if source.name in self._placed:
-                    save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
-                    first = source.tail.first()
-                    if first is not None:
-                        save_generation(self._ledger, self._stream, source.name, first.known())
-            for name, known in self._closed:
-                named = self._sources[name].tail.record(
-                    known.number
-                )  # of a file that was empty: what it is known by now
-                save_generation(self._ledger, self._stream, name, max(known, named, key=lambda one: one.at.head_len))
+            self._save(info)
+            for name, known in self._closed:  # one that was empty when it ended is known by more since
+                since = self._sources[name].tail.record(known.number)
+                save_generation(self._ledger, self._stream, name, max(known, since, key=lambda one: one.at.head_len))
         reached("forward.checkpoint.after")
         self._closed.clear()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0

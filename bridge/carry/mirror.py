@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from bridge.carry.append import Target, Write, resolve
 from bridge.carry.refill import own, what_was_lost
+from bridge.carry.rejects import Kinds
 from bridge.carry.shared import Shared
-from bridge.config import ROLE
-from bridge.errors import NotOwner, NotYet, RejectStop, TargetError
-from bridge.ledger.mirrored import Written, add_intent, add_range, drop_intent, entries_of, intents_of, written_above
-from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.carry.translate import Pass, Translator
+from bridge.errors import NotOwner, NotYet, TargetError
+from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
+from bridge.ledger.quarantine import add_quarantined
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.mapping import MirrorSection
-from bridge.model import ZERO_ID, EntryId, format_id, parse_origin, shown
+from bridge.model import ZERO_ID, EntryId, format_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
-from bridge.streams.reader import BlockingReader, Entry, stream_info
+from bridge.streams.reader import BlockingReader, stream_info
 from bridge.streams.resp import pack
 
 READ_ENTRIES = 1000
@@ -31,23 +31,10 @@ SETTLING = 0.5
 """Seconds in which a file must not change before a torn line at its end counts as ours."""
 
 FOREIGN = -1
-"""The epoch of what an earlier process had begun."""
+"""The epoch of what does not move the cursor: what an earlier process had begun, what comes late."""
 
 REMEMBERED = 1.0
 """Seconds after which the cursor is kept in the ledger although nothing was written."""
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What was read in one go: lines for each file, what is set aside, and the cursor behind it all."""
-
-    last: EntryId
-    writes: list[Write] = field(default_factory=list)
-    aside: list[Quarantined] = field(default_factory=list)
-    stop: RejectStop | None = None
-    begun: bool = False
-    epoch: int = 0
-    count: int = 0
 
 
 class Mirror:
@@ -73,10 +60,10 @@ class Mirror:
         self._clock = clock
         self._dial = dial
         self._stream = shared.mapping.stream.key
-        self._codec = shared.mapping.codec(mirror.path)
-        self._names = [*self._codec.fields]
+        self.translator = Translator(shared.mapping, mirror, shared.settings.roles)
+        self._kinds = Kinds(self._stream, log.warning)
         self._targets: dict[str, Target] = {}
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
         self._cursor = ZERO_ID
@@ -102,13 +89,13 @@ class Mirror:
             return
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
         # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
-        taken = _Pass(last, begun=True, epoch=FOREIGN)
+        taken = Pass(last, begun=True, epoch=FOREIGN)
         for intent in open_intents:
             target = self._target(intent.name)
-            write, said = resolve(intent, target, self._codec)
+            write, said = resolve(intent, target, self.translator.codec)
             while 0 < write.done < len(write.content):
                 settle(SETTLING)
-                before, (write, said) = write.pieces, resolve(intent, target, self._codec)
+                before, (write, said) = write.pieces, resolve(intent, target, self.translator.codec)
                 if write.pieces == before:
                     break
             log.warning("%s: %s", intent.name, said, extra={"facts": {"target": intent.name}})
@@ -172,7 +159,7 @@ class Mirror:
             try:
                 taken.count = taken.count or sum(len(write.entries) for write in taken.writes)
                 if not taken.begun:
-                    if self.shared.cursor_epoch != taken.epoch:
+                    if taken.epoch not in (FOREIGN, self.shared.cursor_epoch):
                         self._pass = None
                         raise NotYet("the mirror's cursor was taken back")
                     if not self._begin(taken):
@@ -191,6 +178,12 @@ class Mirror:
         if taken.stop is not None:
             raise taken.stop
         return True
+
+    def write_late(self, writes: list[Write]) -> None:
+        """Takes lines of entries that are behind the cursor; `finish` brings them into the files."""
+        if self._pass is not None:
+            raise AssertionError("finish what was read first")
+        self._pass = Pass(ZERO_ID, writes, epoch=FOREIGN)
 
     def _waits(self, write: Write, why: str) -> bool:
         if why:
@@ -223,7 +216,7 @@ class Mirror:
             self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
             if len(found) == asked:
                 self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
-            self._pass = self._translate(found)
+            self._pass = self.translator.translate(found, self._already, self._cursor, self._epoch)
             self.finish()
             if self._already and max(self._already) <= self._cursor:
                 self._already.clear()
@@ -242,7 +235,7 @@ class Mirror:
         """Whether nothing that was read waits to be written."""
         return self._pass is None
 
-    def _begin(self, taken: _Pass) -> bool:
+    def _begin(self, taken: Pass) -> bool:
         """One ledger transaction: what is set aside, and the intents. False while another program is in the way."""
         for write in taken.writes:
             if self._waits(write, self._target(write.name).take(self._ledger, self._clock())):
@@ -260,12 +253,12 @@ class Mirror:
                 )
         reached("mirror.intent.after")
         taken.begun = True
-        for one in taken.aside:
-            log.warning("%s: quarantined entry %s: %s", self._stream, one.entry_id, one.reason)
+        self._kinds.tell(taken.aside)
         return True
 
-    def _record(self, taken: _Pass) -> None:
+    def _record(self, taken: Pass) -> None:
         """One ledger transaction: the ranges in place of the intents, and the cursor."""
+        memory = stream_memory(self._ledger, self._stream) if taken.epoch == FOREIGN else None
         if taken.writes or taken.aside:
             reached("mirror.range.before")
             with self._ledger.transaction():
@@ -281,8 +274,10 @@ class Mirror:
                     self._kept_cursor = taken.last
             reached("mirror.range.after")
         for write in taken.writes:
-            word = {"id": format_id(max(write.entries)[0]).decode(), "generation": write.generation, "end": write.end}
-            self._announce[write.name.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
+            newest = max(write.entries)[0]
+            if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
+                word = {"id": format_id(newest).decode(), "generation": write.generation, "end": write.end}
+                self._announce[write.name.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
         if self._announce:
             reached("mirror.checkpoint.before")
         if taken.epoch != FOREIGN:
@@ -308,84 +303,3 @@ class Mirror:
             tail = self.shared.tail(name, self._ledger)
             self._targets[name] = Target(self.shared.settings.root, tail, self._section, self._stream)
         return self._targets[name]
-
-    # -- translating -----------------------------------------------------------------------------------------
-
-    def _translate(self, found: list[Entry]) -> _Pass:
-        """Entries as lines for each file, in stream order; file-born ones are passed over (P3)."""
-        taken = _Pass(found[-1].id, epoch=self._epoch)
-        if self._already:
-            found = [entry for entry in found if entry.id not in self._already]
-        plain, names, limit = self._section.path, self._names, self.shared.mapping.format.max_line_bytes
-        straight = "{" not in plain
-        usual = [straight and entry.fields[0::2] == names for entry in found]
-        rows = [tuple(entry.fields[1::2]) for entry, one in zip(found, usual, strict=True) if one]
-        encoded = self._codec.encode_all(rows)
-        sizes = [len(line) + 1 if isinstance(line, bytes) else 0 for line in encoded]
-        if len(rows) == len(found) and 0 not in sizes and max(sizes, default=0) <= limit + 1:
-            whole: list[bytes] = encoded  # type: ignore[assignment]
-            if whole:
-                ids = [entry.id for entry in found]
-                taken.writes = [Write(plain, b"\n".join(whole) + b"\n", list(zip(ids, sizes, strict=True)))]
-            return taken
-        lines: dict[str, list[bytes]] = {plain: []}
-        written: dict[str, list[Written]] = {plain: []}
-        each = iter(encoded)
-        for entry, one in zip(found, usual, strict=True):
-            line = next(each) if one else ""
-            if isinstance(line, bytes) and len(line) <= limit:
-                lines[plain].append(line)
-                written[plain].append((entry.id, len(line) + 1))
-                continue
-            origin = entry.origin()
-            if origin is not None and parse_origin(origin) is not None:
-                continue
-            name, text, reason = self._line(entry, origin)
-            if reason:
-                aside = self._set_aside(entry, reason)
-                if self.shared.mapping.policy.on_reject == "stop":
-                    taken.stop = RejectStop(
-                        reason, where=f"{self._stream} entry {aside.entry_id}",
-                        hint='delete or mend the entry, or set policy.on_reject = "quarantine"',
-                    )  # fmt: skip
-                    taken.last = self._before(entry, found)
-                    break
-                taken.aside.append(aside)
-                continue
-            lines.setdefault(name, []).append(text)
-            written.setdefault(name, []).append((entry.id, len(text) + 1))
-        taken.writes = [Write(name, b"\n".join(part) + b"\n", written[name]) for name, part in lines.items() if part]
-        return taken
-
-    def _before(self, entry: Entry, found: list[Entry]) -> EntryId:
-        at = found.index(entry)
-        return found[at - 1].id if at else self._cursor
-
-    def _line(self, entry: Entry, origin: bytes | None) -> tuple[str, bytes, str]:
-        """The file an entry goes to and its line, or the reason it cannot be one."""
-        if origin is not None:
-            return "", b"", f"origin {shown(origin, 40)} is of no known form"
-        names = entry.fields[0::2]
-        if len(set(names)) != len(names):
-            return "", b"", "a field stands in it twice"
-        values = dict(zip(names, entry.fields[1::2], strict=True))
-        missing = [name.decode() for name in self._names if name not in values]
-        if missing:
-            return "", b"", f"no field '{missing[0]}'"
-        path = self._section.path
-        if "{role}" in path:
-            role = values[b"role"].decode("utf-8", "replace")
-            if not ROLE.fullmatch(role) or role not in self.shared.settings.roles:
-                return "", b"", "its role is not declared in [components], so it may not become a file name"
-            path = path.replace("{role}", role)
-        line = self._codec.encode(tuple(values[name] for name in self._names))
-        if isinstance(line, str):
-            return "", b"", line
-        if len(line) > self.shared.mapping.format.max_line_bytes:
-            return "", b"", f"line of {len(line)} bytes is over max_line_bytes"
-        return path, line, ""
-
-    def _set_aside(self, entry: Entry, reason: str) -> Quarantined:
-        raw = json.dumps([value.decode("utf-8", "surrogateescape") for value in entry.fields]).encode()
-        entry_id = format_id(entry.id).decode()
-        return Quarantined("mirror", "", 0, 0, entry_id, reason, raw[:KEPT], len(raw))

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from bridge.carry.provenance import release
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
+from bridge.ledger.quarantine import mark_lost, retried_lines
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Position, after, before, format_id
+from bridge.log import log
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, entries, existing, file_born, stream_info, to_entries
@@ -287,11 +289,26 @@ def forget_lost(
         if gone:
             released += release(ledger, stream, one, content, gone)
     cursor = max(verified, default=ZERO_ID)
+    _put_back(connection, keys, ledger, trimmed_to)
     if compared.anew:
         for entry in entries(connection, keys.stream, end=format_id(cursor)):
             if entry.id not in verified and entry.origin() is None:
                 return Refilled(released, before(entry.id))
     return Refilled(released, cursor)
+
+
+def _put_back(connection: Connection, keys: Keys, ledger: Ledger, trimmed_to: EntryId) -> None:
+    """Lines that a retry had sent, and whose entry is lost, are in quarantine again: forward passes over them."""
+    stream, lost = keys.stream.decode(), 0
+    sent = [(one, parse_id(one.retried.encode())) for one in retried_lines(ledger, stream)]
+    standing = existing(connection, keys.stream, [entry_id for _, entry_id in sent])
+    for one, entry_id in sent:
+        origin = b".%d:%d" % (one.generation, one.offset)
+        if entry_id >= trimmed_to and not any(value.endswith(origin) for value in standing.get(entry_id, ())):
+            mark_lost(ledger, one.number)
+            lost += 1
+    if lost:
+        log.warning("%s: %d lines that a retry had sent are lost with them, and in quarantine again", stream, lost)
 
 
 def _trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:

@@ -94,7 +94,7 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
     for raw_name, number in books.sources.items():
         name = raw_name.decode("utf-8", "surrogateescape")
         lines += _source(shared, books, made, name, int(number), claimed)
-    _align(made, lines, born, books)
+    _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
     return made
 
 
@@ -179,22 +179,39 @@ def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int]) -
     return lines
 
 
-def _align(made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]], books: Books) -> None:
-    """Lays the unclaimed lines beside the Redis-born entries, both in their order; each is used once."""
+def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId]:
+    """Those entries whose lines were written out of order, by a retry."""
+    late: set[EntryId] = set()
+    for at in range(0, len(ids), 500):
+        part = ids[at : at + 500]
+        marks = connection.call("HMGET", key, *map(format_id, part))
+        late.update(entry_id for entry_id, mark in zip(part, marks, strict=True) if mark is not None)
+    return late
+
+
+def _align(
+    made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]], books: Books, late: set[EntryId]
+) -> None:
+    """Lays the unclaimed lines beside the Redis-born entries, both in their order; each is used once.
+
+    The late ones come last, and take what is left wherever it stands.
+    """
     announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
     made.cursor = max(announced, default=ZERO_ID)
     places: dict[tuple[str, bytes], list[int]] = {}
     for i, line in enumerate(lines):
         places.setdefault((line.name, line.content + b"\n"), []).append(i)
     at: dict[str, int] = {}
-    for entry_id, name, content in born:
-        found = [i for i in places.get((name, content), ()) if i >= at.get(name, 0)]
+    for entry_id, name, content in sorted(born, key=lambda one: one[0] in late):
+        in_order = entry_id not in late
+        found = [i for i in places.get((name, content), ()) if not in_order or i >= at.get(name, 0)]
         if not found:
-            made.unmatched += entry_id > made.cursor
+            made.unmatched += in_order and entry_id > made.cursor
             continue
         made.ambiguous += len(found) > 1
         i = found[0]
-        at[name] = i + 1
+        if in_order:
+            at[name] = i + 1
         places[(name, content)].remove(i)
         line = lines[i]
         end = line.offset + len(content)

@@ -67,14 +67,14 @@ class Shared:
         self._refused: set[str] = set()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
 
-    def tail(self, name: str, ledger: Ledger) -> Tail:
-        """The one Tail of this file."""
+    def tail(self, name: str, ledger: Ledger | None) -> Tail:
+        """The one Tail of this file; without a ledger it knows no generation yet."""
         with self._lock:
             if name not in self._tails:
                 source = self.mapping.source
                 many = any(c in source.path for c in "*?[")
                 reads = many or name == source.path
-                known = generations_of(ledger, self.mapping.stream.key, name)
+                known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
                 self._tails[name] = Tail(
                     self.settings.root, name, source.rotated if reads else (f"{name}.*",), known, one_of_many=many
                 )

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.carry.draft import Draft, closed_fingerprint, closed_value
 from bridge.carry.longline import LongLine, Piece
 from bridge.carry.provenance import Cut, Lines, foreign, split
 from bridge.carry.refill import Compared, Resume
+from bridge.carry.rejects import Rejects
 from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
-from bridge.errors import BridgeError, LedgerError, RejectStop
+from bridge.errors import BridgeError, LedgerError
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import drop_range
-from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.quarantine import Quarantined
 from bridge.ledger.sources import SourceMemory
 from bridge.ledger.store import Ledger
+from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, shown
+from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row
 from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -64,8 +65,9 @@ class Source:
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
         self.clamped = 0
         self.empty_lines = 0
+        self.carried = 0
         self.codec: Codec = mapping.codec(tail.name)
-        self._mapping = mapping
+        self._rejects = Rejects(mapping, tail.name, ledger, clock, self.tail.notices.append)
         self._keys = keys
         self._ledger = ledger
         self._clock = clock
@@ -78,7 +80,19 @@ class Source:
         self._max_line = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
 
+    def go_live(self, why: str) -> None:
+        """From here on lines get the time of sending as entry ID."""
+        self.memory = replace(self.memory, live=True)
+        later = f"; {self.clamped} lines have a later time as entry ID than their own" if self.clamped else ""
+        log.info("%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": self.clamped}})
+
     # -- the cursor ------------------------------------------------------------------------------------------
+
+    def begin(self, number: int) -> SourceMemory:
+        """What is remembered of a source that was never carried: all that stands in it now is its history."""
+        last = self.tail.current()
+        history = None if last is None else Position(last.number, last.size())
+        return SourceMemory(number, None, history is None, history)
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Goes on from a place Redis confirmed. What was read beyond it is forgotten."""
@@ -343,14 +357,11 @@ class Source:
         long = self._longs[generation.number]
         if not long.scan(read) or long.end is None:
             return False
-        reason = f"line of {long.length} bytes is over max_line_bytes ({self._max_line})"
-        self._keep([self._rejected(generation.number, long.start, reason, long.kept, long.length, long.digest)])
+        self._rejects.keep([self._rejects.too_long(generation.number, long.start, long.kept, long.length, long.digest)])
         self.tail.pass_over(generation, long.end)
         del self._longs[generation.number]
         self._note_skip()
         return True
-
-    # -- rejects ---------------------------------------------------------------------------------------------
 
     def _set_aside(
         self, generation: Generation, read: _Read, rows: list[Row | str], i: int, j: int
@@ -363,37 +374,14 @@ class Source:
             if not line:
                 self.empty_lines += 1
                 continue
-            reason = row if isinstance(row, str) else ""
-            if len(line) > self._max_line:
-                reason = f"line of {len(line)} bytes is over max_line_bytes ({self._max_line})"
-                digest = hashlib.blake2b(line, digest_size=16).hexdigest()
-                aside.append(self._rejected(generation.number, offset, reason, line[:KEPT], len(line), digest))
-            elif reason:
-                aside.append(self._rejected(generation.number, offset, reason, line, len(line), ""))
-            else:
+            one = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
+            if one is None:
                 good.append(k)
                 continue
-            if self._mapping.policy.on_reject == "stop":
+            if self._rejects.stops:
                 if k == 0:
-                    raise self._stop(aside[0])
+                    raise self._rejects.stop(one)
                 return [g for g in good if g < k], i + k
-        self._keep(aside)
+            aside.append(one)
+        self._rejects.keep(aside)
         return good, j
-
-    def _keep(self, aside: list[Quarantined]) -> None:
-        if aside and self._mapping.policy.on_reject == "stop":
-            raise self._stop(aside[0])
-        with self._ledger.transaction():
-            add_quarantined(self._ledger, self._stream, aside, self._clock())
-        for one in aside:
-            self.tail.notices.append(f"{self.name}: quarantined the line at offset {one.offset}: {one.reason}")
-
-    def _stop(self, one: Quarantined) -> RejectStop:
-        return RejectStop(
-            f"{one.reason}: {shown(one.raw, 80)}",
-            where=f"{self.name} offset {one.offset}",
-            hint='mend the line or the mapping, or set policy.on_reject = "quarantine"',
-        )
-
-    def _rejected(self, generation: int, offset: int, reason: str, raw: bytes, length: int, digest: str) -> Quarantined:
-        return Quarantined("forward", self.name, generation, offset, "", reason, raw, length, digest)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from bridge import __version__
-from bridge.cli import common, demo, init, mapping, repair, run, server, status
+from bridge.cli import common, demo, init, locate, mapping, quarantine, repair, run, server, status, tail
 
 
 @click.group(
@@ -21,7 +21,7 @@ def cli(**_: object) -> None:
     """Carries append-only log files into Redis Streams and back, exactly once, while both are in use."""
 
 
-for module in (init, mapping, run, status, repair, server, demo):
+for module in (demo, init, mapping, run, status, tail, locate, quarantine, repair, server):
     cli.add_command(module.command)
 
 

@@ -1,77 +1,158 @@
-"""`bridge demo`: a log carried both ways on a server of its own, in a folder that goes away afterwards."""
+"""`bridge demo`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import signal
+import time
+from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, counted, emit, verb
+from bridge.cli.common import Options, emit, verb
 
-_LINES = (
-    b"agent|2026-03-02T09:14:05.112Z|session_started|hello\n"
-    b"ui|2026-03-02T09:14:06.020Z|prompt|a line may hold | and \\ too\n"
-)
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+
+    from bridge.demo.stage import Crossing, Scene
+    from bridge.demo.verdict import Verdict
+
+EVERY = 1.0
+"""Seconds between two lines of counts where there is no terminal."""
+
+BAR = 16
 
 
 @click.command("demo")
-@click.argument("log", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @verb
-def command(options: Options, log: Path | None) -> int:
-    """Carry LOG (or two lines) both ways on a server of its own, and compare the two sides."""
-    import tempfile
-    from threading import Event
+def command(options: Options) -> int:
+    """See it work: three programs, a bridge, a server, two of them killed, and a check of both sides at the end.
 
-    from bridge.config import Settings
-    from bridge.drain import once
-    from bridge.errors import BridgeError
-    from bridge.mapping import load_mapping
-    from bridge.run import dialler
-    from bridge.server import embedded
-    from bridge.streams.reader import entries
+    About a quarter of a minute, in a folder of its own that is gone afterwards.
+    """
+    from rich.live import Live
 
-    content = log.read_bytes() if log else _LINES
-    content += b"" if content.endswith(b"\n") or not content else b"\n"
-    mapping = load_mapping("hestai-message", Path.cwd())
-    with tempfile.TemporaryDirectory(prefix="bridge-demo-") as scratch:
-        root = Path(scratch)
-        file = root / mapping.source.path
-        file.write_bytes(content)
-        settings = Settings(root / "bridge.toml", "demo", root, root / ".bridge", "embedded", (mapping,), frozenset())
-        embedded.start(settings.state_dir)
-        try:
-            [there] = once(settings, dual=True, stop=Event())
-            connection = dialler(settings)()
-            said = (
-                b"role",
-                b"ui",
-                b"timestamp",
-                b"2026-03-02T09:15:04Z",
-                b"type",
-                b"prompt",
-                b"data",
-                b"written to Redis",
-            )
-            connection.call("XADD", mapping.stream.key, "*", *said)
-            [back] = once(settings, dual=True, stop=Event())
-            [again] = once(settings, dual=True, stop=Event())
-            rows = [b"|".join(one.fields[1:8:2]) for one in entries(connection, mapping.stream.key.encode())]
-            connection.close()
-        finally:
-            embedded.stop(settings.state_dir)
-        lines = [line for line in file.read_bytes().split(b"\n") if line]
-    errors: list[BridgeError] = [*there.errors, *back.errors, *again.errors]
-    same = rows == lines and not errors and again.forwarded == again.mirrored == 0
+    from bridge.cli.screen import console
+    from bridge.demo.stage import play, staged
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    out = console()
+    begun = time.monotonic()
+    live = Live(console=out, auto_refresh=False) if out.is_terminal and not options.as_json else None
+    try:
+        with staged() as stage:
+            if live is not None:
+                live.start()
+                show = lambda scene: live.update(_screen(scene), refresh=True)  # noqa: E731
+            else:
+                show = (lambda scene: None) if options.as_json else _Plain()
+            try:
+                verdict = play(stage, show, time.sleep)
+            finally:
+                if live is not None:
+                    live.stop()
+            scene = stage.scene
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+    took = time.monotonic() - begun
     if options.as_json:
-        emit({"lines": len(lines), "entries": len(rows), "forwarded": there.forwarded, "mirrored": back.mirrored,
-              "equal": same})  # fmt: skip
-        return 0 if same else 1
-    for error in errors:
-        click.echo(f"  {error}")
-    there_lines, back_lines = counted(there.forwarded, "line"), counted(back.mirrored, "entry", "entries")
-    click.echo(f"{there_lines} of {log or 'an example'} became entries of the stream {mapping.stream.key}")
-    click.echo(f"{back_lines} that a program wrote into Redis became a line: {lines[-1].decode(errors='replace')}")
-    click.echo(f"a second run: {counted(again.forwarded, 'line')}, {counted(again.mirrored, 'entry', 'entries')}")
-    click.echo(f"{len(lines)} lines and {len(rows)} entries: {'equal, once each, in order' if same else 'NOT EQUAL'}")
-    click.echo("next, with your own log: `bridge init`, then `bridge run --dual`")
-    return 0 if same else 1
+        emit({"equal": verdict.equal, "wrong": list(verdict.wrong), "written": verdict.written, "lines": verdict.lines,
+              "entries": verdict.entries, "seconds": round(took, 1),
+              "into_stream": _figures(scene.into_stream), "into_file": _figures(scene.into_file),
+              "events": [{"at": round(at, 1), "what": what} for at, what in scene.events]})  # fmt: skip
+    else:
+        _end(out, verdict, scene)
+    return 0 if verdict.equal else 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _figures(crossing: Crossing) -> dict[str, float]:
+    return {
+        "count": crossing.count,
+        "median_ms": round(1000 * crossing.middle, 2),
+        "longest_s": round(max(crossing.took, default=0.0), 2),
+    }
+
+
+def _ms(crossing: Crossing) -> str:
+    return f"median {1000 * crossing.middle:.1f} ms" if crossing.count else ""
+
+
+def _screen(scene: Scene) -> Group:
+    """The picture, for 60 columns and more."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from bridge.demo.stage import FILE_BORN
+
+    programs = _grid()
+    for role, count in scene.written.items():
+        where = "messages.log" if role in FILE_BORN else "Redis"
+        programs.add_row(Text(role, "bold"), Text(f"writes {where}"), Text(f"{count:,} messages", "cyan"))
+    ways = _grid()
+    for name, crossing, total in (
+        ("file → Redis", scene.into_stream, scene.from_file), ("Redis → file", scene.into_file, scene.written["ui"]),
+    ):  # fmt: skip
+        done = BAR if not total else min(BAR, BAR * crossing.count // total)
+        bar = Text("█" * done, "green" if done == BAR else "yellow") + Text("░" * (BAR - done), "dim")
+        counts = f"{crossing.count:,} of {total:,}"
+        ways.add_row(Text(name, "bold"), bar, Text(counts, "cyan"), Text(_ms(crossing), "dim"))
+    alive = Text.assemble(
+        "bridge ", ("at work", "green") if scene.bridge else ("dead", "bold red"),
+        "   Redis ", ("at work", "green") if scene.server else ("dead", "bold red"),
+    )  # fmt: skip
+    events = [Text(f"{at:4.1f} s  {what}") for at, what in scene.events]
+    return Group(programs, Text(""), ways, Text(""), alive, Text(""), *events)
+
+
+def _grid() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+
+
+class _Plain:
+    """A line for each event and, now and then, the counts."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._due = 0.0
+
+    def __call__(self, scene: Scene) -> None:
+        for at, what in scene.events[self._told :]:
+            click.echo(f"{at:4.1f} s  {what}")
+        self._told = len(scene.events)
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + EVERY
+            click.echo(
+                f"        file → Redis {scene.into_stream.count:,} of {scene.from_file:,} {_ms(scene.into_stream)};"
+                f" Redis → file {scene.into_file.count:,} of {scene.written['ui']:,} {_ms(scene.into_file)}"
+            )
+
+
+def _end(out: Console, verdict: Verdict, scene: Scene) -> None:
+    from bridge.cli.screen import safe
+
+    total = sum(verdict.written.values())
+    out.print()
+    for name, crossing in (("file → Redis", scene.into_stream), ("Redis → file", scene.into_file)):
+        figures = _figures(crossing)
+        out.print(safe(f"{name}: {crossing.count:,} messages, {_ms(crossing)}, the longest "
+                       f"{figures['longest_s']:.1f} s, while one of the two was dead"))  # fmt: skip
+    said = (
+        f"{verdict.lines:,} lines in the file, {verdict.entries:,} entries in the stream, {total:,} messages written: "
+    )
+    if verdict.equal:
+        out.print(safe(said + "every message on both sides, once, in order", "bold green"))
+    else:
+        out.print(safe(said + "NOT EQUAL", "bold red"))
+        for what in verdict.wrong:
+            out.print(safe(f"  {what}", "red"))
+    out.print()
+    out.print("with your own log: in its folder, `bridge init`, then `bridge run --dual`")
+    out.print("README.md has the next steps, MIGRATION.md all of them")

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, emit, verb
+from bridge.cli.common import Options, counted, emit, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bridge.discover import Found, Seen
 
 _TEMPLATE = """\
-# How this bridge carries messages between files and Redis.
+# How this bridge carries messages between files and Redis. Every key: MIGRATION.md.
 
-instance = {instance}    # this bridge's stable name; keep it when the machine is renamed
-root = {root}    # the log files live below this folder; relative to this file
-mappings = {mappings}    # shipped mappings by name, or paths to .toml files
+# This bridge's stable name. Streams remember it: keep it when the machine gets another name.
+instance = {instance}
+
+# The log files live below this folder. Relative to this file.
+root = {root}
+
+# What is carried: shipped mappings by name (`bridge mapping list`), or paths to .toml files of your own.
+mappings = {mappings}
 
 [redis]
-url = {url}    # embedded, redis://, rediss:// or unix://
+# "embedded" is a server of the bridge's own; else redis://, rediss:// or unix://.
+url = {url}
 
 [state]
-dir = ".bridge"    # the bridge's memory, its lock, and the embedded server's data: do not delete it
+# The bridge's memory, its lock, and the embedded server's data. Do not delete it.
+dir = ".bridge"
 
-# [components.ui]    # a program that reads and writes messages, and the roles it writes as
+# A program that reads and writes messages, and the roles it writes as. Only roles named here may become file names.
+# [components.ui]
 # roles = ["ui"]
 """
 
@@ -31,43 +45,129 @@ dir = ".bridge"    # the bridge's memory, its lock, and the embedded server's da
 @click.option("--root", default=".", metavar="DIR", help="Where the log files live")
 @verb
 def command(options: Options, mappings: tuple[str, ...], root: str) -> None:
-    """Write bridge.toml into this folder."""
+    """Look through this folder, show how its lines would translate, and write bridge.toml.
+
+    Without --mapping it takes the shipped mappings whose files are here.
+    """
     import json
     import secrets
 
     from bridge.config import check_url, masked
+    from bridge.discover import discover
     from bridge.errors import ConfigError
-    from bridge.mapping import load_mapping
+    from bridge.mapping import load_mapping, shipped_names
 
+    if options.config:
+        raise click.UsageError("init writes ./bridge.toml; --config is for the commands that read one")
     here = Path.cwd()
-    path = here / "bridge.toml"
-    names = mappings or ("hestai-message",)
-    loaded = [load_mapping(name, here) for name in names]
+    path, folder = here / "bridge.toml", here / root
     url = check_url(options.redis or "embedded", "--redis")
-    folder = here / root
+    if path.exists():
+        raise ConfigError("is there already and was left alone", where=str(path), hint="edit it, or move it away")
     if not folder.is_dir():
         raise ConfigError("is no folder", where=str(folder), hint="name the folder of the logs with --root")
+    given = {name: load_mapping(name, here) for name in mappings or shipped_names()}
+    seen = discover(folder, list(given.values()))
+    here_are = {one.mapping.name for one in seen.found if one.files or one.unread}
+    names = list(mappings) or [name for name, one in given.items() if one.name in here_are] or ["hestai-message"]
     text = _TEMPLATE.format(
         instance=json.dumps(f"bridge-{secrets.token_hex(3)}"), root=json.dumps(root), url=json.dumps(url),
-        mappings=json.dumps(list(names)),
+        mappings=json.dumps(names),
     )  # fmt: skip
     try:
         with path.open("x", encoding="utf-8") as file:
+            if "@" in url:
+                path.chmod(0o600)  # the url may hold a password
             file.write(text)
-        if "@" in url:
-            path.chmod(0o600)  # the url may hold a password
-    except FileExistsError:
-        raise ConfigError(
-            "is there already and was left alone", where=str(path), hint="edit it, or move it away"
-        ) from None
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from None
-    found = {one.name: sorted(str(p.relative_to(folder)) for p in folder.glob(one.source.path)) for one in loaded}
+    reachable, server = _server(url)
+    chosen = [one for one in seen.found if one.mapping.name in {given[name].name for name in names}]
     if options.as_json:
-        emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "sources": found})
+        emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
+              "reachable": reachable, "mappings": names, "sources": {one.mapping.name: _facts(one) for one in chosen},
+              "near": [{"file": str(p), "mapping": m.name, "translated": c.translated} for p, m, c in seen.near],
+              })  # fmt: skip
         return
-    click.echo(f"wrote {path}")
-    for one in loaded:
-        files = ", ".join(found[one.name]) or f"no {one.source.path} below {folder} yet; it is met when it appears"
-        click.echo(f"  {one.name}: {files} → {one.stream.key}")
-    click.echo("next: `bridge run --dual` carries both ways, `bridge status` shows where it stands")
+    from bridge.cli.screen import console, safe
+
+    out = console()
+    for one in chosen:
+        _show(out, one, folder)
+    if not here_are:
+        _nothing(out, seen, folder)
+    out.print(safe(f"redis: {server}"))
+    out.print(safe(f"wrote {path}", "bold"))
+    out.print(
+        safe("next: `bridge run --dual` carries both ways until you stop it, `bridge status` says where it stands")
+    )
+
+
+def _facts(one: Found) -> list[dict[str, Any]]:
+    return [
+        {"file": str(path), "bytes": check.size, "translated": check.translated, "rejected": check.rejected}
+        for path, check in one.files
+    ]
+
+
+def _show(out: Console, one: Found, folder: Path) -> None:
+    from bridge.cli.screen import safe
+    from bridge.model import shown
+
+    out.print(safe(f"{one.mapping.name}: {one.mapping.source.path} → {one.mapping.stream.key}", "bold"))
+    for path, check in one.files:
+        total = check.translated + check.rejected
+        said = f"{check.translated:,} of {counted(total, 'line')} translate" if total else "no whole line yet"
+        out.print(safe(f"  {path.relative_to(folder)}, {counted(check.size, 'byte')}: {said}"))
+        if path == one.files[-1][0]:
+            for number, pairs in check.first:
+                text = "  ".join(f"{name}={shown(value, 120)}" for name, value in pairs)
+                out.print(safe(f"    {number}: {text}"), no_wrap=True, overflow="ellipsis")
+        for reason, (count, numbers, example) in check.reasons.items():
+            where = ", ".join(map(str, numbers)) + (" …" if count > len(numbers) else "")
+            text = f"    {count:,} × {reason}, line {where}: {shown(example, 120)}"
+            out.print(safe(text, "yellow"), no_wrap=True, overflow="ellipsis")
+    for error in one.unread:
+        out.print(safe(f"  {error}", "red"))
+
+
+def _nothing(out: Console, seen: Seen, folder: Path) -> None:
+    """What was seen instead of a log that a mapping names, and what to try."""
+    from bridge.cli.screen import safe
+
+    some = ", ".join(seen.names[:5]) + (f" and {len(seen.names) - 5} more" if seen.names[5:] else "")
+    out.print(safe(f"no log that a mapping names is in {folder.resolve()}; seen: {some or 'no file at all'}", "yellow"))
+    for path, mapping, check in seen.near[:3]:
+        name = path.relative_to(folder)
+        out.print(safe(f"  {name} has lines that {mapping.name} would translate ({check.translated} of its first "
+                       f"{check.translated + check.rejected}); for a mapping of its own:"))  # fmt: skip
+        out.print(
+            safe(f"    bridge mapping show {mapping.name} | sed 's#{mapping.source.path}#{name}#' > mine.toml"),
+            soft_wrap=True,
+        )
+        out.print(safe("    rm bridge.toml && bridge init --mapping ./mine.toml"), soft_wrap=True)
+    if not seen.near:
+        out.print(safe("  if the logs are elsewhere: rm bridge.toml && bridge init --root DIR"))
+        out.print(safe("  if they have another form: `bridge mapping show hestai-message` is a mapping to begin from"))
+    out.print(safe("  hestai-message is written down meanwhile: its log is met when it appears"))
+
+
+def _server(url: str) -> tuple[bool, str]:
+    """Whether there is a server, and that in words."""
+    from bridge.config import masked
+    from bridge.errors import BridgeError
+    from bridge.server.binary import find
+    from bridge.streams.connect import Connection
+
+    try:
+        if url == "embedded":
+            binary = find()
+            version = ".".join(map(str, binary.version))
+            return True, f"embedded, {binary.flavour} {version}; `bridge run` starts it"
+        Connection(url, timeout=2).close()
+        return True, f"{masked(url)}, it answers"
+    except BridgeError as error:
+        return (
+            False,
+            f"{masked(url)}: {error.what} (try: {error.hint})" if error.hint else f"{masked(url)}: {error.what}",
+        )

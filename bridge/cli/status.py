@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -10,50 +11,183 @@ import click
 from bridge.cli.common import Options, counted, emit, verb
 
 if TYPE_CHECKING:
-    from bridge.status import Status
+    from rich.console import Group
+    from rich.table import Table
+
+    from bridge.carry.behind import Behind
+    from bridge.headline import Level
+    from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
+
+EVERY = 1.0
+"""Seconds between two looks of `--watch`."""
 
 
 @click.command("status")
+@click.option("--watch", is_flag=True, help="Look again every second, until interrupted")
 @verb
-def command(options: Options) -> int:
-    """Show where both directions stand, how far behind they are, and what they wait for. Exits 5 without Redis."""
-    from bridge.status import sample
+def command(options: Options, watch: bool) -> int:
+    """Show where both directions stand, how far behind they are, and what is wrong.
 
-    found = sample(options.settings())
+    Exits 3 when something is wrong that does not mend itself, 5 without Redis.
+    """
+    from bridge.cli.screen import console
+    from bridge.headline import headline
+    from bridge.status import sample, to_json
+
+    settings = options.settings()
+    if watch:
+        return _watch(options)
+    found = sample(settings, time.time)
+    said, level = headline(found)
     if options.as_json:
-        emit(found.to_json())
+        emit(to_json(found, said, level))
     else:
-        _render(found, time.time())
-    return 5 if found.redis_error else 0
+        out = console()
+        out.print(screen(found, said, level, out.width))
+    return _exit_code(found, level)
 
 
-def _render(found: Status, now: float) -> None:
+def _exit_code(found: Status, level: Level) -> int:
+    return 5 if found.redis_error else 3 if level == "bad" else 0
+
+
+def _watch(options: Options) -> int:
+    from rich.live import Live
+
+    from bridge.cli.screen import console
+    from bridge.headline import headline
+    from bridge.status import sample, to_json
+
+    settings, out, last = options.settings(), console(), ""
+    live = Live(console=out, screen=False, auto_refresh=False) if out.is_terminal and not options.as_json else None
+    try:
+        if live is not None:
+            live.start()
+        while True:
+            found = sample(settings, time.time)
+            said, level = headline(found)
+            if options.as_json:
+                click.echo(json.dumps(to_json(found, said, level), ensure_ascii=False))
+            elif live is not None:
+                live.update(screen(found, said, level, out.width), refresh=True)
+            elif said != last:
+                out.print(screen(found, said, level, out.width))
+                last = said
+            time.sleep(EVERY)
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def screen(found: Status, said: str, level: Level, width: int) -> Group:
+    """The whole of it, for any width."""
+    from rich.console import Group
+
+    from bridge.cli.screen import STYLES, safe
+    from bridge.headline import clock, duration
+
+    facts: list[tuple[str, str]] = []
+    beat = found.heartbeat
+    if found.running and beat:
+        ways = "both ways" if found.dual else "file to stream"
+        facts.append(("bridge", f"{found.holder.partition('(')[2].rstrip(')')}, {ways}, since "
+                                f"{clock(float(beat['started']), found.at)}"))  # fmt: skip
+    elif beat:
+        facts.append(("bridge", f"not running, last heartbeat {duration(found.at - float(beat['at']))} ago"))
+    facts.append(("redis", f"{found.redis}: {found.redis_error or 'reachable'}"))
+    if found.redis_error and found.redis_hint:
+        facts.append(("", f"try: {found.redis_hint}"))
+    parts: list[object] = [safe(said, STYLES[level]), safe("")]
+    parts.append(_pairs(facts))
+    for one in found.mappings:
+        parts += [safe(""), safe(f"{one.name} → {one.stream}", "bold"), *_mapping(one, found, wide=width >= 80)]
+    waits = []
+    for worker, trouble in found.troubles.items():
+        hint = f" ({trouble.hint})" if trouble.hint else ""
+        waits.append((worker, f"waiting for {duration(found.at - trouble.since)}: {trouble.error}{hint}"))
+    if waits:
+        parts += [safe(""), _pairs(waits)]
+    return Group(*parts)  # type: ignore[arg-type]
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    from rich.table import Table
+
+    from bridge.cli.screen import safe
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(safe(name), safe(value))
+    return table
+
+
+def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
+    from rich.table import Table
+
+    from bridge.cli.screen import safe
+
+    rows = [_forward(source, found) for source in one.sources]
+    if one.mirror is not None:
+        rows.append(_mirror(one.mirror, found))
+    notes: list[tuple[str, str]] = []
+    for source in one.sources:
+        if source.behind.unfinished:
+            unfinished = counted(source.behind.unfinished, "byte")
+            notes.append((source.name, f"{unfinished} of a line that is not ended yet"))
+        if source.error:
+            notes.append((source.name, source.error))
+    if one.error:
+        notes.append(("error", f"{one.error}" + (f"; try: {one.hint}" if one.hint else "")))
+    if one.quarantined:
+        total = sum(count for _, _, count in one.quarantined)
+        direction, kind, count = one.quarantined[0]
+        most = "" if count == total else f", {count:,} of them"
+        said = f"{counted(total, 'message')}{most}: {kind} ({direction}); see `bridge quarantine list`"
+        notes.append(("quarantine", said))
+    if not wide:
+        short = []
+        for way, name, at, behind, oldest, rate in rows:
+            told = [at, f"{behind} behind", oldest and f"oldest {oldest}", rate]
+            short.append((way, f"{name}: " + ", ".join(part for part in told if part)))
+        return [_pairs(short + notes)]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in ("", "file", "carried up to", "behind", "oldest", "rate"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(safe, row))
+    return [table, _pairs(notes)] if notes else [table]
+
+
+def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:
+    from bridge.headline import many
+
+    at = "nothing yet"
+    if source.position is not None:
+        number = source.position.generation
+        at = f"byte {source.position.offset:,}" + (f" of generation {number}" if number > 1 else "")
+    behind = f"{many(source.behind, 'line', 'lines')}"
+    behind += f", {counted(source.behind.bytes, 'byte')}" if source.behind.bytes else ""
+    return "forward", source.name, at, behind, _age(source.behind, found), _rate(source.rate)
+
+
+def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
+    from bridge.headline import many
     from bridge.model import ZERO_ID, format_id
 
-    if found.heartbeat is not None:
-        ways = "both ways" if found.heartbeat.get("dual") else "file to stream"
-        click.echo(f"running: {ways}, process {found.heartbeat.get('pid')}")
-    else:
-        click.echo("not running" if not found.redis_error else "running or not cannot be told without Redis")
-    click.echo(f"redis: {found.redis}" + (f": {found.redis_error}" if found.redis_error else ""))
-    for one in found.mappings:
-        click.echo(f"{one.name} ({one.stream})")
-        for source in one.sources:
-            where = (
-                f"generation {source.generation}, byte {source.offset}" if source.generation else "nothing carried yet"
-            )
-            click.echo(
-                f"  forward  {source.name}: {where}, {counted(source.behind, 'byte')} behind {source.error}".rstrip()
-            )
-        if one.mirror_target is not None:
-            behind = "? entries" if one.mirror_behind is None else counted(one.mirror_behind, "entry", "entries")
-            cursor = format_id(one.mirror_cursor).decode()
-            at = f"read up to entry {cursor}" if one.mirror_cursor > ZERO_ID else "nothing mirrored yet"
-            click.echo(f"  mirror   {one.mirror_target}: {at}, {behind} to go")
-        for direction, reason, count in one.quarantined[:3]:
-            click.echo(f"  quarantine, {direction}: {count} × {reason}")
-        if one.quarantined[3:]:
-            rest = sum(count for _, _, count in one.quarantined[3:])
-            click.echo(f"  quarantine: {rest} more, for {counted(len(one.quarantined) - 3, 'other reason')}")
-    for worker, (error, since) in found.troubles.items():
-        click.echo(f"waiting for {now - since:.0f} s: {worker}: {error}")
+    at = f"entry {format_id(mirror.cursor).decode()}" if mirror.cursor > ZERO_ID else "nothing yet"
+    behind = "unknown" if mirror.behind is None else many(mirror.behind, "entry", "entries")
+    if found.running and not found.dual:
+        behind += ", waiting for --dual"
+    return "mirror", mirror.target, at, behind, _age(mirror.behind, found), _rate(mirror.rate)
+
+
+def _age(behind: Behind | None, found: Status) -> str:
+    from bridge.headline import duration
+
+    return duration(found.at - behind.oldest) if behind and behind.oldest is not None else ""
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:,.1f}/s" if 0 < rate < 100 else f"{rate:,.0f}/s"

@@ -1,4 +1,4 @@
-"""How a file's lines would translate: the first ones, how many of all, and each distinct reason for the rest."""
+"""How a file's lines would translate: the first ones, how many of all, and each kind of reason for the rest."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from bridge.mapping import Mapping
 
 KEPT_LINES = 5
-KEPT_REASONS = 50
+PIECE = 1 << 20
 
 
 @dataclass(slots=True)
 class Checked:
-    """`first`: (line number, (field, value) pairs). `reasons`: reason → count, first line numbers, an example."""
+    """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example.
+
+    `partial` are the bytes of a last line without its newline.
+    """
 
     translated: int = 0
     rejected: int = 0
     empty: int = 0
     partial: int = 0
+    size: int = 0
     first: list[tuple[int, list[tuple[str, bytes]]]] = field(default_factory=list)
     reasons: dict[str, tuple[int, list[int], bytes]] = field(default_factory=dict)
 
@@ -38,46 +42,44 @@ class Checked:
         }  # fmt: skip
 
     def reject(self, reason: str, number: int, line: bytes) -> None:
-        """Counts a line that does not translate under its reason; rare reasons beyond the fiftieth share one."""
+        """Counts a line that does not translate under the kind of its reason."""
         self.rejected += 1
-        if reason not in self.reasons and len(self.reasons) >= KEPT_REASONS:
-            reason = "other reasons"
-        count, numbers, example = self.reasons.get(reason, (0, [], line[:400]))
-        self.reasons[reason] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
+        kind = reason.partition(":")[0]
+        count, numbers, example = self.reasons.get(kind, (0, [], line[:400]))
+        self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
 
 
-def check_file(mapping: Mapping, path: Path, first: int) -> Checked:
-    """Reads the whole file, a line at a time. Raises SourceError when it cannot be read."""
+def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> Checked:
+    """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
     codec = mapping.codec(path.name)
     names = [name.decode() for name in codec.fields]
     limit = mapping.format.max_line_bytes
-    result, number = Checked(), 0
+    result, number, rest, skipped = Checked(), 0, b"", 0
     try:
         with path.open("rb") as file:
-            while raw := file.readline(limit + 2):
-                number += 1
-                if not raw.endswith(b"\n"):
-                    length = len(raw)
-                    while raw and not raw.endswith(b"\n"):
-                        raw = file.readline(1 << 20)
-                        length += len(raw)
-                    if not raw:
-                        result.partial = length
+            while data := file.read(PIECE if most is None else min(PIECE, most - result.size)):
+                result.size += len(data)
+                *lines, rest = (rest + data).split(b"\n")
+                if skipped and lines:  # the end of a line that was too long to be held
+                    number += 1
+                    result.reject("over max_line_bytes", number, b"")
+                    lines, skipped = lines[1:], 0
+                if skipped or len(rest) > limit:
+                    skipped, rest = skipped + len(rest), b""
+                rows = codec.decode(lines).rows if lines else []
+                for line, row in zip(lines, rows, strict=True):
+                    number += 1
+                    if not line:
+                        result.empty += 1
+                    elif len(line) > limit:
+                        result.reject("over max_line_bytes", number, line)
+                    elif isinstance(row, str):
+                        result.reject(row, number, line)
                     else:
-                        result.reject(f"line over max_line_bytes ({limit})", number, b"")
-                    continue
-                line = raw[:-1]
-                row = codec.decode((line,)).rows[0]
-                if not line:
-                    result.empty += 1
-                elif len(line) > limit:
-                    result.reject(f"line over max_line_bytes ({limit})", number, line)
-                elif isinstance(row, str):
-                    result.reject(row, number, line)
-                else:
-                    result.translated += 1
-                    if len(result.first) < first:
-                        result.first.append((number, list(zip(names, row, strict=True))))
+                        result.translated += 1
+                        if len(result.first) < first:
+                            result.first.append((number, list(zip(names, row, strict=True))))
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    result.partial = skipped + len(rest)
     return result

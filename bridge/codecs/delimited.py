@@ -92,7 +92,8 @@ class Delimited:
         """The line, with newlines inside data as the two characters `\\n` when the mapping says so."""
         for i, const in self._const_at:
             if row[i] != const:
-                return f"{self.fields[i].decode()} is {shown(row[i], 40)}, this file is for {shown(const, 40)}"
+                field = self.fields[i].decode()
+                return f"{field} is not the one this file is for: {shown(row[i], 40)}, not {shown(const, 40)}"
         wanted = row
         if b"\n" in row[3]:
             if not self._escape:
@@ -104,4 +105,5 @@ class Delimited:
         back = self.decode((line,)).rows[0]
         if back == wanted:
             return line
-        return back if isinstance(back, str) else "a delimiter inside a field would shift its columns"
+        shifts = any(self._delimiter in wanted[i] for i in self._out[:-1])
+        return back if isinstance(back, str) and not shifts else "a delimiter inside a field would shift its columns"

@@ -87,7 +87,7 @@ class Jsonl:
             return back
         for name, ours, theirs in zip(FIELDS, row, back, strict=True):
             if ours != theirs:
-                return f"{name.decode()} is {shown(ours, 40)}, but data says {shown(theirs, 40)}"
+                return f"{name.decode()} is not what data says: {shown(ours, 40)}, not {shown(theirs, 40)}"
         return line
 
 

@@ -1,8 +1,10 @@
-"""The last error of each worker, so that `status` can tell it when Redis is away too."""
+"""The process's last heartbeat and the last error of each worker: `status` tells them when Redis is away too."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from bridge.ledger.store import Ledger
 
@@ -37,3 +39,17 @@ def troubles(ledger: Ledger) -> dict[str, Trouble]:
     return {
         row[0]: Trouble(row[1], row[2], row[3]) for row in ledger.rows("SELECT worker, error, hint, since FROM health")
     }
+
+
+def save_heartbeat(ledger: Ledger, pulse: dict[str, Any]) -> None:
+    """Remembers the process's latest heartbeat, a JSON object with at least `instance` and `at`."""
+    ledger.write(
+        "INSERT OR REPLACE INTO heartbeat (instance, pulse) VALUES (?, ?)", (pulse["instance"], json.dumps(pulse))
+    )
+
+
+def heartbeat(ledger: Ledger, instance: str) -> dict[str, Any] | None:
+    """The latest heartbeat of this instance; None when it never ran."""
+    rows = ledger.rows("SELECT pulse FROM heartbeat WHERE instance = ?", (instance,))
+    found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
+    return found

@@ -165,3 +165,31 @@ def all_ranges(ledger: Ledger, stream: str) -> list[Range]:
     """Every range that holds entries."""
     rows = ledger.rows("SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ?", (stream,))
     return [Range(name, g, a, b, digest, unpack_written(blob)) for name, g, a, b, digest, blob in rows if blob]
+
+
+def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: int) -> Range | None:
+    """The range that this byte is in, with its entries."""
+    rows = ledger.rows(
+        "SELECT start, end, digest, entries FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start <= ?"
+        " AND end > ? ORDER BY start DESC LIMIT 1",
+        (stream, name, generation, offset, offset),
+    )
+    for start, end, digest, blob in rows:
+        return Range(name, generation, start, end, digest, unpack_written(blob))
+    return None
+
+
+def range_of(ledger: Ledger, stream: str, entry_id: EntryId) -> tuple[Range, int] | None:
+    """The range that holds this entry's line, and the offset at which that begins; None where none does."""
+    rows = ledger.rows(
+        "SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ? AND last_ms >= ?"
+        " ORDER BY last_ms",
+        (stream, min(entry_id[0], LARGEST)),
+    )
+    for name, generation, start, end, digest, blob in rows:
+        at = start
+        for one, length in unpack_written(blob):
+            if one == entry_id:
+                return Range(name, generation, start, end, digest, []), at
+            at += length
+    return None

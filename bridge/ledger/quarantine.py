@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bridge.ledger.store import Ledger
@@ -13,7 +13,11 @@ KEPT = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One message that stays behind. `direction` is forward or mirror; `entry_id` is empty for a line."""
+    """One message that stays behind. `direction` is forward or mirror; `entry_id` is empty for a line.
+
+    `reason` is what is wrong, and after a colon the particulars. `number` is what a person calls it by; `retried` says
+    where it went at last.
+    """
 
     direction: str
     name: str
@@ -24,6 +28,19 @@ class Quarantined:
     raw: bytes
     length: int
     digest: str = ""
+    number: int = 0
+    noted_at: float = 0.0
+    retried: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The reason without its particulars."""
+        return self.reason.partition(":")[0]
+
+
+_COLUMNS = (
+    "direction, name, generation, offset, entry_id, reason, raw, length, digest, id, noted_at, coalesce(retried, '')"
+)
 
 
 def add_quarantined(ledger: Ledger, stream: str, found: Iterable[Quarantined], now: float) -> None:
@@ -38,11 +55,62 @@ def add_quarantined(ledger: Ledger, stream: str, found: Iterable[Quarantined], n
 
 
 def quarantine_counts(ledger: Ledger, stream: str) -> list[tuple[str, str, int]]:
-    """(direction, reason, count), the commonest first."""
+    """(direction, kind of reason, count) of what is still in quarantine, the commonest first."""
     return [
-        (str(direction), str(reason), int(count))
-        for direction, reason, count in ledger.rows(
-            "SELECT direction, reason, count(*) FROM quarantine WHERE stream = ? GROUP BY 1, 2 ORDER BY 3 DESC",
+        (str(direction), str(kind), int(count))
+        for direction, kind, count in ledger.rows(
+            "SELECT direction, substr(reason, 1, instr(reason || ':', ':') - 1), count(*) FROM quarantine"
+            " WHERE stream = ? AND retried IS NULL GROUP BY 1, 2 ORDER BY 3 DESC, 2",
             (stream,),
         )
     ]
+
+
+def quarantined(ledger: Ledger, stream: str, *, all_of_them: bool = False) -> Iterator[Quarantined]:
+    """What is in quarantine, oldest first, a hundred at a time; with `all_of_them` what has left it as well."""
+    last = 0
+    while rows := ledger.rows(
+        f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND id > ? AND (retried IS NULL OR ?)"
+        " ORDER BY id LIMIT 100",
+        (stream, last, all_of_them),
+    ):
+        for row in rows:
+            yield Quarantined(*row)
+        last = int(rows[-1][9])
+
+
+def quarantined_number(ledger: Ledger, number: int) -> tuple[str, Quarantined] | None:
+    """The stream and the message of this number; None when there is none."""
+    rows = ledger.rows(f"SELECT {_COLUMNS}, stream FROM quarantine WHERE id = ?", (number,))
+    return (str(rows[0][-1]), Quarantined(*rows[0][:-1])) if rows else None
+
+
+def find_quarantined(
+    ledger: Ledger, stream: str, *, name: str = "", generation: int = 0, offset: int = 0, entry_id: str = ""
+) -> Quarantined | None:
+    """The line at this place, or the entry of this ID, if it is or was in quarantine."""
+    rows = ledger.rows(
+        f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND name = ? AND generation = ? AND offset = ?"
+        " AND entry_id = ?",
+        (stream, name, generation, offset, entry_id),
+    )
+    return Quarantined(*rows[0]) if rows else None
+
+
+def mark_retried(ledger: Ledger, number: int, where: str, now: float) -> None:
+    """It left quarantine: its entry ID, or the place of its line."""
+    ledger.write("UPDATE quarantine SET retried = ?, retried_at = ? WHERE id = ?", (where, now, number))
+
+
+def retried_lines(ledger: Ledger, stream: str) -> list[Quarantined]:
+    """Every line that a retry sent; `retried` is its entry ID."""
+    rows = ledger.rows(
+        f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND direction = 'forward' AND retried IS NOT NULL",
+        (stream,),
+    )
+    return [Quarantined(*row) for row in rows]
+
+
+def mark_lost(ledger: Ledger, number: int) -> None:
+    """Redis lost the entry that a retry had sent: the line is back in quarantine."""
+    ledger.write("UPDATE quarantine SET retried = NULL, retried_at = NULL WHERE id = ?", (number,))

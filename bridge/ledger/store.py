@@ -17,7 +17,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 1
+VERSION = 2
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -68,6 +68,14 @@ def _first(db: sqlite_utils.Database) -> None:
     db.table("identity").insert({"name": "ledger", "value": str(uuid.uuid4())})
 
 
+@migrations(name="002_retried_and_heartbeat")
+def _second(db: sqlite_utils.Database) -> None:
+    quarantine = db.table("quarantine")
+    quarantine.add_column("retried", str)
+    quarantine.add_column("retried_at", float)
+    db.table("heartbeat").create({"instance": str, "pulse": str}, pk="instance")
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into the bridge's, with what to do."""
@@ -104,18 +112,24 @@ class Ledger:
         with translated(path):
             self.conn = sqlite3.connect(str(path), timeout=5.0, isolation_level=None)
             try:
-                self._open()
+                self._open(create=create)
             except BaseException:
                 self.conn.close()
                 raise
 
-    def _open(self) -> None:
+    def _open(self, *, create: bool) -> None:
         found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
             raise LedgerError(
                 f"is of version {found}, this bridge knows {VERSION}",
                 where=str(self.path),
                 hint="use the newer bridge that wrote it; nothing was changed",
+            )
+        if found < VERSION and not create:
+            raise LedgerError(
+                f"is of version {found}, this bridge writes {VERSION}",
+                where=str(self.path),
+                hint="`bridge run` brings it up to date",
             )
         self.conn.execute("PRAGMA journal_mode=WAL")
         # Survives kill -9; a power failure may take the last commits, which DESIGN §2 does not promise.

@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Origin, after, format_id, parse_id, parse_ids, parse_origin
+from bridge.model import (
+    ORIGIN_FIELD,
+    ZERO_ID,
+    EntryId,
+    Origin,
+    after,
+    before,
+    format_id,
+    parse_id,
+    parse_ids,
+    parse_origin,
+)
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
@@ -90,6 +101,18 @@ def entries(
     """The entries from `start` to `end`, in order, a page at a time."""
     for rows in _pages(connection, stream, start, end, page):
         yield from to_entries(rows)
+
+
+def entries_back(
+    connection: Connection, stream: bytes, end: bytes = b"+", start: bytes = b"-", *, page: int = 200
+) -> Iterator[Entry]:
+    """The entries from `end` back to `start`, newest first, a page at a time."""
+    while True:
+        rows = connection.call("XREVRANGE", stream, end, start, "COUNT", page)
+        yield from to_entries(rows)
+        if len(rows) < page:
+            return
+        end = format_id(before(parse_id(rows[-1][0])))
 
 
 def file_born(

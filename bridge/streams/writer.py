@@ -34,9 +34,15 @@ end
 return 0"""
 
 
+REFILLED, RETRIED = b'{"why":"refill"}', b'{"why":"retry"}'
+"""What `bridge:{S}:late` says of an origin or an entry ID that stands out of order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Which cursor a batch moves: a field of `key` (the checkpoint's, or a closed generation's) to `value`.
+    """Which cursor a batch moves: a field of `key` to `value`.
+
+    `key` is the checkpoint's, or a closed generation's; a line from quarantine sets its mark in `late` instead.
 
     `value` is a JSON object; with entries the guard adds `entry`, the ID of the batch's last one.
     """
@@ -137,7 +143,7 @@ class StreamWriter:
             commands.append(pack("HSET", cursor.key, cursor.field, cursor.value))
         commands += [pack("HSET", keys.generations, name, value) for name, value in batch.closing]
         if batch.late:
-            commands.append(pack("HSET", keys.late, *(part for origin in batch.late for part in (origin, b"refill"))))
+            commands.append(pack("HSET", keys.late, *(part for origin in batch.late for part in (origin, REFILLED))))
         self._staged = batch
         self._connection.send(b"".join(commands))
 
@@ -241,6 +247,7 @@ class StreamWriter:
         """UNWATCH first where less is to be watched than before; the reads come after the WATCH, so they hold."""
         keys = self._keys
         watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if arm.watches_stream else ())
+        watched += (arm.key,) if arm.key not in watched else ()
         reads = pack("HGET", arm.key, arm.field) + pack("HGET", keys.meta, "owner")
         if arm.watches_stream:  # its last entry may have been deleted: only XINFO knows which ID the next must exceed
             reads += pack("XINFO", "STREAM", keys.stream)

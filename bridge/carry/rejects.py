@@ -1,0 +1,76 @@
+"""Lines that cannot be entries: what is kept of them, and one word in the log for each kind of reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+from bridge.errors import RejectStop
+from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import shown
+
+
+class Kinds:
+    """Says each kind of reason once a process: a thousand broken lines are one line in the log."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name = name
+        self._say = say
+        self._said: set[str] = set()
+
+    def tell(self, found: Iterable[Quarantined]) -> None:
+        """Logs the first of each kind that was not met before."""
+        for one in found:
+            if one.kind not in self._said:
+                self._said.add(one.kind)
+                what = f"entry {one.entry_id}" if one.entry_id else f"the line at offset {one.offset}"
+                self._say(
+                    f"{self._name}: quarantined {what}: {one.reason} (`bridge quarantine list` shows it, and any more)"
+                )
+
+
+class Rejects:
+    """The lines of one source that cannot be entries."""
+
+    def __init__(
+        self, mapping: Mapping, name: str, ledger: Ledger, clock: Callable[[], float], say: Callable[[str], None]
+    ) -> None:
+        self.stops = mapping.policy.on_reject == "stop"
+        self._limit = mapping.format.max_line_bytes
+        self._stream = mapping.stream.key
+        self._name = name
+        self._ledger = ledger
+        self._clock = clock
+        self._kinds = Kinds(name, say)
+
+    def of(self, generation: int, offset: int, line: bytes, reason: str) -> Quarantined | None:
+        """A line that is over the limit, or has a reason already, as what is kept of it; else None."""
+        if len(line) > self._limit:
+            digest = hashlib.blake2b(line, digest_size=16).hexdigest()
+            return self.too_long(generation, offset, line[:KEPT], len(line), digest)
+        if reason:
+            return Quarantined("forward", self._name, generation, offset, "", reason, line, len(line))
+        return None
+
+    def too_long(self, generation: int, offset: int, kept: bytes, length: int, digest: str) -> Quarantined:
+        """A line over `max_line_bytes`: its first bytes, length and digest."""
+        reason = f"over max_line_bytes: a line of {length} bytes, the limit is {self._limit}"
+        return Quarantined("forward", self._name, generation, offset, "", reason, kept, length, digest)
+
+    def keep(self, aside: list[Quarantined]) -> None:
+        """Puts them into quarantine. Raises RejectStop where the mapping says so, LedgerError."""
+        if aside and self.stops:
+            raise self.stop(aside[0])
+        with self._ledger.transaction():
+            add_quarantined(self._ledger, self._stream, aside, self._clock())
+        self._kinds.tell(aside)
+
+    def stop(self, one: Quarantined) -> RejectStop:
+        """The error of `on_reject = "stop"`."""
+        return RejectStop(
+            f"{one.reason}: {shown(one.raw, 80)}",
+            where=f"{self._name} offset {one.offset}",
+            hint='mend the line or the mapping, or set policy.on_reject = "quarantine"',
+        )

@@ -1,0 +1,197 @@
+"""Out of quarantine (DESIGN §5.4, P7): each message once more through its mapping, exactly once, and marked late.
+
+A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. What
+an earlier retry sent and could not note is found in the stream. An entry is written through the mirror's intents and
+ranges; what an earlier retry wrote is found among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bridge.carry.append import Write
+from bridge.carry.mirror import Mirror
+from bridge.carry.refill import own
+from bridge.carry.shared import Shared
+from bridge.carry.translate import unpack_fields
+from bridge.codecs import Codec
+from bridge.errors import RedisRefused, SourceError
+from bridge.ledger.mirrored import Written, written_above
+from bridge.ledger.quarantine import Quarantined, mark_retried
+from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.model import EntryId, Origin, Row, before, format_id, parse_id
+from bridge.points import reached
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Entry, existing, file_born, stream_info
+from bridge.streams.resp import entry_packer, pack
+from bridge.streams.writer import RETRIED, Batch, Cursor, Overtaken, StreamWriter
+
+AT_ONCE = 500
+"""Entries that are written with one intent."""
+
+PAUSE = 0.05
+PATIENCE = 200
+"""A mirrored file whose last line another program has not ended is waited for this often, 10 s in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of one message: `where` it is now, an entry ID or a file; or the `reason` for which it stays."""
+
+    number: int
+    where: str = ""
+    reason: str = ""
+
+
+class Retry:
+    """One mapping's quarantine. The state directory's lock is held, so no bridge runs beside it."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float],
+        settle: Callable[[float], object],
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._dial = dial
+        self._clock = clock
+        self._settle = settle
+        self._stream = shared.mapping.stream.key
+
+    def run(self, wanted: list[Quarantined]) -> Iterator[Retried]:
+        """Tries these again. Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then."""
+        connection = self._dial()
+        try:
+            known = stream_memory(self._ledger, self._stream)
+            own(connection, self._shared.keys, self._ledger, known, self._shared.settings.instance)
+            yield from self._lines(connection, [one for one in wanted if one.direction == "forward"])
+            entries = [one for one in wanted if one.direction == "mirror"]
+            entries.sort(key=lambda one: parse_id(one.entry_id.encode()))
+            for at in range(0, len(entries), AT_ONCE):
+                yield from self._entries(connection, entries[at : at + AT_ONCE])
+        finally:
+            connection.close()
+
+    def _left(self, one: Quarantined, where: str) -> Retried:
+        reached("retry.mark.before")
+        mark_retried(self._ledger, one.number, where, self._clock())
+        reached("retry.mark.after")
+        return Retried(one.number, where)
+
+    # -- lines -----------------------------------------------------------------------------------------------
+
+    def _lines(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
+        if not wanted:
+            return
+        stream, sources = self._shared.keys.stream, sources_of(self._ledger, self._stream)
+        origins = {
+            Origin(sources[one.name].number, one.generation, one.offset): one for one in wanted if one.name in sources
+        }
+        yield from (Retried(one.number, reason="its source is not known") for one in wanted if one.name not in sources)
+        standing = {origin: entry.id for entry, origin in file_born(connection, stream) if origin in origins}
+        exists = stream_info(connection, stream).exists
+        writer = StreamWriter(connection, self._shared.keys, self._ledger.uuid)
+        codecs: dict[str, Codec] = {}
+        for origin, one in origins.items():
+            if origin in standing:  # sent before, by a retry that was interrupted, or by a refill
+                yield self._left(one, format_id(standing[origin]).decode())
+                continue
+            codec = codecs.setdefault(one.name, self._shared.mapping.codec(one.name))
+            row = self._row(one, codec)
+            if isinstance(row, str):
+                yield Retried(one.number, reason=row)
+                continue
+            prefix = b"%d.%d:" % origin[:2]
+            text = prefix + b"%d" % origin.offset
+            packed = entry_packer(stream, codec.fields)([row], None, prefix, [origin.offset], exists)
+            mark = connection.call("HGET", self._shared.keys.late, text)
+            reached("retry.send.before")
+            writer.stage(Batch(Cursor(self._shared.keys.late, text, RETRIED), packed, 1, text))
+            try:
+                writer.execute(mark)
+                landed = writer.finish()
+            except Overtaken:
+                raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
+            reached("retry.send.after")
+            writer.publish(self._shared.mapping.notify.encode(), landed)
+            writer.quiet()
+            exists = True
+            yield self._left(one, format_id(landed.last).decode() if landed.last else "")
+
+    def _row(self, one: Quarantined, codec: Codec) -> Row | str:
+        """The line's row, or why it is none."""
+        limit = self._shared.mapping.format.max_line_bytes
+        if one.length > limit:
+            return f"over max_line_bytes: a line of {one.length} bytes, the limit is {limit}"
+        raw = one.raw
+        if len(raw) < one.length:
+            raw = self._from_file(one)
+            if hashlib.blake2b(raw, digest_size=16).hexdigest() != one.digest:
+                return "only its first bytes were kept, and its file does not hold it any more"
+        return codec.decode((raw,)).rows[0]
+
+    def _from_file(self, one: Quarantined) -> bytes:
+        tail = self._shared.tail(one.name, self._ledger)
+        try:
+            tail.look()
+            found = tail.of_number(one.generation) or tail.reopen(one.generation)
+            return tail.read(found, one.length, one.offset) if found is not None else b""
+        except SourceError:
+            return b""
+
+    # -- entries ---------------------------------------------------------------------------------------------
+
+    def _entries(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
+        if self._shared.mapping.mirror is None:
+            yield from (Retried(one.number, reason="this mapping has no [mirror]") for one in wanted)
+            return
+        mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        try:
+            mirror.resolve(self._settle)
+            self._finish(mirror)
+            by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
+            written = written_above(self._ledger, self._stream, before(min(by_id)))
+            standing = existing(connection, self._shared.keys.stream, [*by_id])
+            lines: dict[str, tuple[list[bytes], list[Written], list[Quarantined]]] = {}
+            for entry_id in sorted(by_id):
+                one = by_id[entry_id]
+                if entry_id in written:  # by a retry that was interrupted
+                    yield self._left(one, self._shared.mapping.mirror.path)
+                    continue
+                name, line, reason = self._line(mirror, entry_id, standing.get(entry_id), one)
+                if reason:
+                    yield Retried(one.number, reason=reason)
+                    continue
+                whole, entries, ones = lines.setdefault(name, ([], [], []))
+                whole.append(line + b"\n")
+                entries.append((entry_id, len(line) + 1))
+                ones.append(one)
+            for name, (whole, entries, ones) in lines.items():
+                # The marks first: one without its line harms nobody, a line without its mark is out of order.
+                connection.calls(
+                    *(pack("HSET", self._shared.keys.late, format_id(entry_id), RETRIED) for entry_id, _ in entries)
+                )
+                mirror.write_late([Write(name, b"".join(whole), entries)])
+                self._finish(mirror)
+                for one in ones:
+                    yield self._left(one, name)
+        finally:
+            mirror.close()
+
+    def _line(
+        self, mirror: Mirror, entry_id: EntryId, fields: list[bytes] | None, one: Quarantined
+    ) -> tuple[str, bytes, str]:
+        if fields is None and len(one.raw) < one.length:
+            return "", b"", "only its first bytes were kept, and the stream does not hold it any more"
+        return mirror.translator.line(Entry(entry_id, unpack_fields(one.raw) if fields is None else fields))
+
+    def _finish(self, mirror: Mirror) -> None:
+        for _ in range(PATIENCE):
+            if mirror.finish():
+                return
+            self._settle(PAUSE)
+        if mirror.waits_for is not None:
+            raise mirror.waits_for[0]

@@ -1,0 +1,126 @@
+"""Entries as lines for each file, in stream order; file-born ones are passed over (P3)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from bridge.carry.append import Write
+from bridge.config import ROLE
+from bridge.errors import RejectStop
+from bridge.ledger.mirrored import Written
+from bridge.ledger.quarantine import KEPT, Quarantined
+from bridge.mapping import Mapping, MirrorSection
+from bridge.model import EntryId, format_id, parse_origin, shown
+from bridge.streams.reader import Entry
+
+
+@dataclass(slots=True)
+class Pass:
+    """What was read in one go: lines for each file, what is set aside, and the cursor behind it all."""
+
+    last: EntryId
+    writes: list[Write] = field(default_factory=list)
+    aside: list[Quarantined] = field(default_factory=list)
+    stop: RejectStop | None = None
+    begun: bool = False
+    epoch: int = 0
+    count: int = 0
+
+
+class Translator:
+    """For one mapping's mirror. Pure, but for what it was made with."""
+
+    def __init__(self, mapping: Mapping, section: MirrorSection, roles: frozenset[str]) -> None:
+        self.codec = mapping.codec(section.path)
+        self._names = [*self.codec.fields]
+        self._path = section.path
+        self._roles = roles
+        self._limit = mapping.format.max_line_bytes
+        self._stops = mapping.policy.on_reject == "stop"
+        self._stream = mapping.stream.key
+
+    def translate(self, found: list[Entry], already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
+        """What becomes of these entries, read behind `cursor`; those in `already` have their lines."""
+        taken = Pass(found[-1].id, epoch=epoch)
+        if already:
+            found = [entry for entry in found if entry.id not in already]
+        plain, names, limit = self._path, self._names, self._limit
+        straight = "{" not in plain
+        usual = [straight and entry.fields[0::2] == names for entry in found]
+        rows = [tuple(entry.fields[1::2]) for entry, one in zip(found, usual, strict=True) if one]
+        encoded = self.codec.encode_all(rows)
+        sizes = [len(line) + 1 if isinstance(line, bytes) else 0 for line in encoded]
+        if len(rows) == len(found) and 0 not in sizes and max(sizes, default=0) <= limit + 1:
+            whole: list[bytes] = encoded  # type: ignore[assignment]
+            if whole:
+                ids = [entry.id for entry in found]
+                taken.writes = [Write(plain, b"\n".join(whole) + b"\n", list(zip(ids, sizes, strict=True)))]
+            return taken
+        lines: dict[str, list[bytes]] = {plain: []}
+        written: dict[str, list[Written]] = {plain: []}
+        each = iter(encoded)
+        for i, (entry, one) in enumerate(zip(found, usual, strict=True)):
+            line = next(each) if one else ""
+            if isinstance(line, bytes) and len(line) <= limit:
+                lines[plain].append(line)
+                written[plain].append((entry.id, len(line) + 1))
+                continue
+            origin = entry.origin()
+            if origin is not None and parse_origin(origin) is not None:
+                continue
+            name, text, reason = self.line(entry)
+            if reason:
+                aside = self._aside(entry, reason)
+                if self._stops:
+                    taken.stop = RejectStop(
+                        reason, where=f"{self._stream} entry {aside.entry_id}",
+                        hint='delete or mend the entry, or set policy.on_reject = "quarantine"',
+                    )  # fmt: skip
+                    taken.last = found[i - 1].id if i else cursor
+                    break
+                taken.aside.append(aside)
+                continue
+            lines.setdefault(name, []).append(text)
+            written.setdefault(name, []).append((entry.id, len(text) + 1))
+        taken.writes = [Write(name, b"\n".join(part) + b"\n", written[name]) for name, part in lines.items() if part]
+        return taken
+
+    def line(self, entry: Entry) -> tuple[str, bytes, str]:
+        """The file a Redis-born entry goes to and its line without newline, or the reason it cannot be one."""
+        origin = entry.origin()
+        if origin is not None:
+            return "", b"", f"origin is of no known form: {shown(origin, 40)}"
+        names = entry.fields[0::2]
+        if len(set(names)) != len(names):
+            return "", b"", "a field stands in it twice"
+        values = dict(zip(names, entry.fields[1::2], strict=True))
+        missing = [name.decode() for name in self._names if name not in values]
+        if missing:
+            return "", b"", f"no field '{missing[0]}'"
+        path = self._path
+        if "{role}" in path:
+            role = values[b"role"].decode("utf-8", "replace")
+            if not ROLE.fullmatch(role) or role not in self._roles:
+                return "", b"", "its role is not declared in [components], so it may not become a file name"
+            path = path.replace("{role}", role)
+        line = self.codec.encode(tuple(values[name] for name in self._names))
+        if isinstance(line, str):
+            return "", b"", line
+        if len(line) > self._limit:
+            return "", b"", f"over max_line_bytes: a line of {len(line)} bytes, the limit is {self._limit}"
+        return path, line, ""
+
+    def _aside(self, entry: Entry, reason: str) -> Quarantined:
+        raw = pack_fields(entry.fields)
+        return Quarantined("mirror", "", 0, 0, format_id(entry.id).decode(), reason, raw[:KEPT], len(raw))
+
+
+def pack_fields(fields: list[bytes]) -> bytes:
+    """An entry's fields and values as a JSON list, which holds any bytes."""
+    return json.dumps([value.decode("utf-8", "surrogateescape") for value in fields]).encode()
+
+
+def unpack_fields(raw: bytes) -> list[bytes]:
+    """The inverse. Raises ValueError where it was cut."""
+    return [value.encode("utf-8", "surrogateescape") for value in json.loads(raw)]

@@ -1,0 +1,47 @@
+"""`bridge locate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bridge.cli.common import Options, emit, verb
+
+
+@click.command("locate")
+@click.argument("what", metavar="FILE:LINE|FILE@OFFSET|ID")
+@verb
+def command(options: Options, what: str) -> None:
+    """Say where a message stands on the other side.
+
+    A line of a file by its number (messages.log:12) or by any of its bytes (messages.log@3041); an entry by its ID
+    (1771004967322-0) or by its origin (1.2:3041).
+    """
+    from contextlib import closing
+
+    from bridge.cli.screen import console, safe
+    from bridge.ledger.store import Ledger
+    from bridge.locate import locate
+    from bridge.model import shown
+    from bridge.run import dialler
+
+    settings = options.settings()
+    with (
+        closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
+        closing(dialler(settings, may_start=False)()) as connection,
+    ):
+        places = locate(settings, ledger, connection, what, Path.cwd())
+    if options.as_json:
+        emit([place.to_json() for place in places])
+        return
+    out = console()
+    for place in places:
+        if place.file is not None and place.line is not None:
+            later = f" of generation {place.generation}" if (place.generation or 0) > 1 else ""
+            out.print(safe(f"file   {place.file}:{place.line}, byte {place.offset:,}{later}"))
+        born = f", born in {'the file' if place.born == 'file' else 'Redis'}" if place.born else ""
+        out.print(safe(f"stream {place.stream}" + (f", entry {place.entry}" if place.entry else "") + born))
+        out.print(safe(place.said))
+        if place.raw is not None:
+            out.print(safe("  " + shown(place.raw.removesuffix(b"\n"))), soft_wrap=True)

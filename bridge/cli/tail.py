@@ -1,0 +1,116 @@
+"""`bridge tail`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli.common import Options, verb
+
+if TYPE_CHECKING:
+    from bridge.codecs import Codec
+    from bridge.model import EntryId
+    from bridge.streams.reader import Entry
+
+LINES = 10
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@click.command("tail")
+@click.argument("mapping", required=False)
+@click.option("-n", "count", type=click.IntRange(min=0), help=f"How many [{LINES}; all of them with --since]")
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what comes, until interrupted")
+@click.option("--since", metavar="WHEN", help="From a time (2026-03-02T09:14), an age (10m, 2h, 3d) or an entry ID on")
+@click.option("--until", metavar="WHEN", help="Before a time, an age or an entry ID")
+@click.option("--role", "roles", multiple=True, metavar="ROLE", help="Only of this role; may be given again")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given again")
+@verb
+def command(
+    options: Options, mapping: str | None, count: int | None, follows: bool, since: str | None, until: str | None,
+    roles: tuple[str, ...], types: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Print a stream as lines of its mapping, as `tail` prints a log. Times are those of the entry IDs."""
+    import time
+
+    from bridge.errors import ConfigError
+    from bridge.run import dialler
+    from bridge.streams.follow import Wanted, follow, newest
+    from bridge.streams.keys import Keys
+
+    settings = options.settings()
+    if mapping is None and len(settings.mappings) > 1:
+        names = ", ".join(one.name for one in settings.mappings)
+        raise ConfigError("there are several mappings", where=str(settings.path), hint=f"name one of {names}")
+    chosen = settings.mapping(mapping) if mapping else settings.mappings[0]
+    now = time.time()
+    wanted = Wanted(
+        moment(since, now, "--since"), moment(until, now, "--until"),
+        frozenset(role.encode() for role in roles), frozenset(kind.encode() for kind in types),
+    )  # fmt: skip
+    codec = chosen.codec(chosen.mirror.path if chosen.mirror else chosen.source.path)
+    if count is None and since is None:
+        count = LINES
+    keys = Keys.of(chosen.stream.key)
+    dial = dialler(settings, may_start=False)
+    connection = dial()
+    try:
+        found, cursor = newest(connection, keys.stream, wanted, count)
+    finally:
+        connection.close()
+    for entry in found:
+        _print(entry, codec, as_json=options.as_json)
+    if follows:
+        for entry in follow(dial, keys, cursor, wanted, time.sleep, _say):
+            _print(entry, codec, as_json=options.as_json)
+
+
+def _say(text: str) -> None:
+    click.echo(f"bridge: {text}", err=True)
+
+
+def _print(entry: Entry, codec: Codec, *, as_json: bool) -> None:
+    import json
+
+    from bridge.model import as_json as of_bytes
+    from bridge.model import format_id, shown
+
+    pairs = list(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+    if as_json:
+        facts: dict[str, object] = {"id": format_id(entry.id).decode()}
+        facts |= {name.decode(errors="backslashreplace"): of_bytes(value) for name, value in pairs}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    values = dict(pairs)
+    missing = [name for name in codec.fields if name not in values]
+    line = "" if missing else codec.encode(tuple(values[name] for name in codec.fields))
+    if isinstance(line, str):  # no line can be made of it: its fields as they are
+        line = b"(entry %b is no line) " % format_id(entry.id) + b" ".join(b"%b=%b" % pair for pair in pairs)
+    click.echo(shown(line, None))
+
+
+def moment(text: str | None, now: float, option: str) -> EntryId | None:
+    """The lowest entry ID that `text` means: an ID, an age such as `10m`, or an ISO 8601 time.
+
+    A time that names no zone is this machine's. `now` in seconds since 1970. Raises click.UsageError.
+    """
+    from bridge.model import parse_id
+
+    if text is None:
+        return None
+    if re.fullmatch(r"\d+-\d+", text):
+        return parse_id(text.encode())
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return max(0, int((now - float(ago[1]) * _SECONDS[ago[2]]) * 1000)), 0
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is neither a time (2026-03-02T09:14), nor an age (10m, 2h, 3d), nor an entry ID",
+            param_hint=option,
+        ) from None
+    return max(0, int(when.astimezone(UTC).timestamp() * 1000)), 0

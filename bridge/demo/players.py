@@ -1,0 +1,105 @@
+"""The programs of the demo, each a process of its own that knows nothing of a bridge.
+
+`file PATH ROLE PER_SECOND` appends lines as a legacy program does, one write a line; `redis URL ROLE PER_SECOND` adds
+entries with a plain XADD. Each ends when its standard input does, and says how many messages it wrote. `keep SCRATCH`
+waits for the same and takes away what a demo that was killed left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+
+from bridge.errors import RedisLost, RedisRefused
+from bridge.streams.connect import Connection
+from bridge.streams.reader import entries_back
+
+STREAM = "hestai:messages"
+
+
+def messages(role: str, per_second: float, stop: Event) -> Iterator[tuple[int, bytes, bytes]]:
+    """(number, timestamp, data) at this pace until the stop event; data says when it was sent."""
+    begun, n = time.monotonic(), 0
+    while not stop.wait(max(0.0, begun + n / per_second - time.monotonic())):
+        n += 1
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        yield n, stamp.encode(), json.dumps({"from": role, "n": n, "sent": time.time()}).encode()
+
+
+def write_file(path: str, role: str, per_second: float, stop: Event) -> int:
+    """What a legacy program does; returns how many."""
+    n = 0
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for n, stamp, data in messages(role, per_second, stop):  # noqa: B007 - the last one is the count
+        os.write(fd, b"%b|%b|said|%b\n" % (role.encode(), stamp, data))
+    os.close(fd)
+    return n
+
+
+def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
+    """What a program on Redis does; one that lost a reply looks whether its message is there before it goes on."""
+    n, connection = 0, None
+    for n, stamp, data in messages(role, per_second, stop):  # noqa: B007
+        while True:
+            try:
+                if connection is None:
+                    connection = Connection(url)
+                    if any(
+                        data in one.fields
+                        for one, _ in zip(entries_back(connection, STREAM.encode()), range(500), strict=False)
+                    ):
+                        break
+                connection.call("XADD", STREAM, "*", "role", role, "timestamp", stamp, "type", "said", "data", data)
+                break
+            except (RedisLost, RedisRefused):
+                if connection is not None:
+                    connection.close()
+                connection = None
+                time.sleep(0.05)
+    return n
+
+
+def keep(scratch: Path) -> int:
+    """Ends a bridge and a server that nobody minds any more, and removes their folder."""
+    from bridge.run import lock_holder
+    from bridge.server import embedded
+
+    state = scratch / ".bridge"
+    holder = lock_holder(state)
+    if holder.startswith("bridge run (process "):
+        os.kill(int(holder.split()[3].rstrip(")")), signal.SIGKILL)
+    server = embedded.known(state)
+    if server is not None:
+        embedded.kill(server)
+        Path(server.socket).unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+def main(kind: str, *rest: str) -> None:
+    """Plays one part until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = Event()
+    if kind == "keep":
+        sys.stdin.read()
+        sys.exit(keep(Path(rest[0])))
+    where, role, per_second = rest
+
+    def until_the_end() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    Thread(target=until_the_end, daemon=True).start()
+    print({"file": write_file, "redis": write_redis}[kind](where, role, float(per_second), stop))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

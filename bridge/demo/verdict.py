@@ -1,0 +1,60 @@
+"""The check at the end, from the raw file and the raw stream alone. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How many messages each program wrote, and what is wrong on which side; nothing is wrong: `equal`."""
+
+    written: dict[str, int]
+    lines: int
+    entries: int
+    wrong: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Every message on both sides, once, and each program's in the order it wrote them."""
+        return not self.wrong
+
+
+def judge(file: bytes, entries: list[list[bytes]], written: dict[str, int], file_born: set[str]) -> Verdict:
+    """Compares both sides with what the programs say they wrote. `entries` are fields and values as they stand.
+
+    Each program's messages must stand on both sides once, in its order; file-born ones of all programs in the file's
+    order in the stream too.
+    """
+    lines = [line.split(b"|", 3) for line in file.split(b"\n") if line]
+    there = [(one[0].decode(errors="replace"), one[3]) for one in lines]
+    held = [dict(zip(one[0::2], one[1::2], strict=True)) for one in entries]
+    here = [(one[b"role"].decode(errors="replace"), one[b"data"]) for one in held]
+    wrong = []
+    for role, count in written.items():
+        wanted = list(range(1, count + 1))
+        for side, found in (("file", there), ("stream", here)):
+            numbers = [_number(data) for who, data in found if who == role]
+            if numbers != wanted:
+                wrong.append(f"{role} in the {side}: {_difference(numbers, wanted)}")
+    if [one for one in there if one[0] in file_born] != [one for one in here if one[0] in file_born]:
+        wrong.append("the stream does not hold the file's messages in the file's order")
+    strangers = {who for who, _ in (*there, *here)} - set(written)
+    if strangers:
+        wrong.append(f"messages of nobody: {', '.join(sorted(strangers))}")
+    return Verdict(written, len(lines), len(entries), tuple(wrong))
+
+
+def _number(data: bytes) -> int:
+    try:
+        return int(json.loads(data)["n"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+def _difference(numbers: list[int], wanted: list[int]) -> str:
+    missing, twice = len(set(wanted) - set(numbers)), len(numbers) - len(set(numbers))
+    if missing or twice:
+        return f"{missing} missing, {twice} twice"
+    return "out of order"

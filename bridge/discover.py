@@ -1,0 +1,80 @@
+"""What lies in a folder that a mapping knows, or nearly knows: for `bridge init`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge.codecs.check import Checked, check_file
+from bridge.errors import SourceError
+from bridge.mapping import Mapping
+
+SAMPLE = 1 << 16
+LOOKED_AT = 200
+DEPTH = 2
+"""Of files that no mapping names: how many bytes of each, how many of them, and how deep below the folder."""
+
+
+@dataclass(slots=True)
+class Found:
+    """The files that one mapping names, oldest first, and how their lines translate."""
+
+    mapping: Mapping
+    files: list[tuple[Path, Checked]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What there is. `near`: files of another name whose lines a mapping would translate. `names`: all other files."""
+
+    found: list[Found]
+    near: list[tuple[Path, Mapping, Checked]]
+    names: list[str]
+
+
+def discover(root: Path, mappings: list[Mapping]) -> Seen:
+    """Looks through the folder. Files that cannot be read are told in `Found.unread`."""
+    found = []
+    claimed: set[Path] = set()
+    for mapping in mappings:
+        one = Found(mapping)
+        rotated = sorted({path for glob in mapping.source.rotated for path in root.glob(glob)}, reverse=True)
+        for path in [*rotated, *sorted(set(root.glob(mapping.source.path)) - set(rotated))]:
+            if path.is_file() and path not in claimed:
+                claimed.add(path)
+                try:
+                    one.files.append((path, check_file(mapping, path, 3)))
+                except SourceError as error:
+                    one.unread.append(str(error))
+        found.append(one)
+    near = []
+    others = [path for path in _files(root) if path not in claimed]
+    for path in others[:LOOKED_AT]:
+        tried = [(one, check) for one in mappings if (check := _sampled(one, path)) is not None]
+        if tried:
+            mapping, check = max(tried, key=lambda pair: pair[1].translated)
+            near.append((path, mapping, check))
+    return Seen(found, near, [str(path.relative_to(root)) for path in others])
+
+
+def _sampled(mapping: Mapping, path: Path) -> Checked | None:
+    """How the file's first lines translate; None where most do not."""
+    try:
+        check = check_file(mapping, path, 1, SAMPLE)
+    except SourceError:
+        return None
+    return check if check.translated > check.rejected else None
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Regular files, not hidden, down to `DEPTH` folders."""
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        deep = len(here.relative_to(root).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep + 1 < DEPTH else []
+        for name in sorted(names):
+            if not name.startswith(".") and (here / name).is_file() and name != "bridge.toml":
+                yield here / name

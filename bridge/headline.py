@@ -1,0 +1,106 @@
+"""One sentence on top of `status`: is it working, how far behind is it, is anything wrong. Pure."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from bridge.carry.behind import Behind
+from bridge.status import Status
+
+Level = Literal["good", "behind", "idle", "bad"]
+"""good: at work. behind: at work, or waiting for Redis. idle: no bridge runs. bad: a person is needed."""
+
+
+SILENT = 15.0
+"""Seconds without a heartbeat after which a process is not at work: suspended, or starved."""
+
+
+def headline(status: Status) -> tuple[str, Level]:
+    """The sentence, and how grave it is."""
+    broken = [f"{one.name}: {one.error}" for one in status.mappings if one.error]
+    failed = [f"{one.name}: {source.error}" for one in status.mappings for source in one.sources if source.error]
+    waiting = _waiting(status)
+    if status.ledger_error:
+        return f"The ledger {_after_path(status.ledger_error)}; {waiting}", "bad"
+    if broken:
+        return f"{broken[0]}{_more(broken)}", "bad"
+    if status.running and status.redis_error:
+        began = min((one.since for one in status.troubles.values()), default=None)
+        since = f" since {clock(began, status.at)}" if began is not None else ""
+        lost = "" if failed else ", nothing lost"
+        return f"Redis unreachable{since}, {waiting}{lost}", "behind"
+    if not status.running:
+        return _not_running(status, waiting)
+    ways = "Carrying both ways" if status.dual else "Carrying file to stream"
+    beat = status.heartbeat
+    if beat is not None and not beat.get("stopped") and status.at - float(beat["at"]) > SILENT:
+        return f"{status.holder} is there, but gave no heartbeat for {duration(status.at - float(beat['at']))}", "bad"
+    if failed:
+        return f"{ways}, except {failed[0]}{_more(failed)}", "bad"
+    stuck = [f"{worker}: {one.error}" for worker, one in status.troubles.items()]
+    if stuck:
+        return f"{ways}, but {stuck[0]}{_more(stuck)}", "behind"
+    return (f"{ways}, 0 behind", "good") if _nothing(status) else (f"{ways}, {waiting}", "behind")
+
+
+def _not_running(status: Status, waiting: str) -> tuple[str, Level]:
+    if status.holder:
+        return f"Not running: {status.holder} is at work; {waiting}", "idle"
+    beat = status.heartbeat
+    if beat is None:
+        return f"Never run yet, {waiting}", "idle"
+    ago = duration(status.at - float(beat["at"]))
+    if beat.get("stopped"):
+        return f"Not running, stopped {ago} ago; {waiting}", "idle"
+    return f"Not running: it ended without a word, its last heartbeat was {ago} ago; {waiting}", "bad"
+
+
+def _nothing(status: Status) -> bool:
+    return not status.files_behind.messages and not (status.dual and status.streams_behind.messages)
+
+
+def _waiting(status: Status) -> str:
+    parts = []
+    lines, entries = status.files_behind, status.streams_behind
+    if lines.messages:
+        parts.append(many(lines, "line", "lines"))
+    if entries.messages and (status.dual or not status.running):
+        parts.append(many(entries, "entry", "entries"))
+    if not parts:
+        return "nothing waiting"
+    oldest = (lines + entries).oldest
+    age = f", the oldest {duration(status.at - oldest)} old" if oldest is not None and oldest <= status.at else ""
+    return f"{' and '.join(parts)} waiting{age}"
+
+
+def many(behind: Behind, noun: str, nouns: str) -> str:
+    """`1 line`, `1,204 lines`, `more than 100,000 entries`."""
+    count = f"{behind.messages:,} {noun if behind.messages == 1 else nouns}"
+    return f"more than {count}" if behind.more else count
+
+
+def _more(found: list[str]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+
+
+def _after_path(text: str) -> str:
+    return text.partition(": ")[2] or text
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`: the two digits a person wants."""
+    seconds = max(0.0, seconds)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for size, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        if seconds < 100 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def clock(moment: float, now: float) -> str:
+    """The time of day here, with the date when it is another day."""
+    then = time.localtime(moment)
+    same = time.strftime("%Y-%m-%d", then) == time.strftime("%Y-%m-%d", time.localtime(now))
+    return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", then)

@@ -1,0 +1,288 @@
+"""Where one message stands on the other side: from a line of a file to its entry, from an entry to its line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.errors import BridgeError, SourceError
+from bridge.files.generation import Generation, open_regular, pread
+from bridge.files.tail import Tail
+from bridge.ledger.mirrored import range_at, range_of
+from bridge.ledger.quarantine import Quarantined, find_quarantined
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.model import Checkpoint, EntryId, Origin, Position, as_json, format_id, parse_id, parse_origin
+from bridge.streams.connect import Connection
+from bridge.streams.reader import existing, file_born
+from bridge.streams.writer import Books, read_books
+
+PIECE = 1 << 20
+DAY_MS = 86_400_000
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+_PLACE = re.compile(r"(.+?)([:@])(\d+)")
+
+
+@dataclass(slots=True)
+class Place:
+    """One message on both sides, as far as it stands there; `said` is that in a sentence.
+
+    `born`: "file" or "Redis", empty where nobody can tell. `line` counts from 1, as editors do; `offset` in bytes.
+    """
+
+    mapping: str
+    stream: str
+    said: str = ""
+    born: str = ""
+    file: str | None = None
+    line: int | None = None
+    offset: int | None = None
+    generation: int | None = None
+    entry: str | None = None
+    origin: str | None = None
+    raw: bytes | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        names = ("mapping", "stream", "said", "born", "file", "line", "offset", "generation", "entry", "origin")
+        facts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return facts | {"raw": None if self.raw is None else as_json(self.raw)}
+
+
+def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[Place]:
+    """What is known of `FILE:LINE`, `FILE@OFFSET`, an entry ID or an origin. Raises BridgeError when it is nowhere."""
+    searches = [Search(Shared(mapping, settings), ledger, connection) for mapping in settings.mappings]
+    try:
+        origin = parse_origin(what.encode())
+        if _ID.fullmatch(what):
+            found = [one for search in searches if (one := search.of_entry(parse_id(what.encode()))) is not None]
+            if not found:
+                raise BridgeError(f"no stream holds entry {what}, and the ledger knows no line of it")
+            return found
+        if origin is not None:
+            found = [one for search in searches if (one := search.of_origin(origin)) is not None]
+            if not found:
+                raise BridgeError(f"no source has the number {origin.source}")
+            return found
+        place = _PLACE.fullmatch(what)
+        if place is None:
+            raise BridgeError(f"{what!r} is no place", hint="FILE:LINE, FILE@OFFSET, or an entry ID (1771004967322-0)")
+        path = next((p for p in (cwd / place[1], settings.root / place[1]) if p.is_file()), None)
+        if path is None:
+            raise BridgeError("there is no such file", where=place[1], hint=f"neither here nor in {settings.root}")
+        for search in searches:
+            one = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
+            if one is not None:
+                return [one]
+        raise BridgeError("belongs to no mapping", where=str(path), hint="`bridge status` lists the files")
+    finally:
+        for search in searches:
+            search.shared.close()
+
+
+class Search:
+    """One mapping, its files, its stream and what the ledger knows of both."""
+
+    def __init__(self, shared: Shared, ledger: Ledger, connection: Connection) -> None:
+        self.shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._stream = shared.mapping.stream.key
+        self._books: Books = read_books(connection, shared.keys)
+
+    # -- from the file ---------------------------------------------------------------------------------------
+
+    def of_file(self, path: Path, number: int, *, by_line: bool) -> Place | None:
+        """The line of this number, or the one that holds this byte; None when the file is none of this mapping's."""
+        source, root = self.shared.mapping.source, self.shared.settings.root
+        rotated = {p.resolve() for pattern in source.rotated for p in root.glob(pattern)}
+        names = {*self.shared.source_names(), *(n.decode("utf-8", "surrogateescape") for n in self._books.mirror)}
+        names = {n for n in names if (root / n).resolve() == path or path in rotated}
+        opened = open_regular(path)
+        if opened is None or not names:
+            return None
+        try:
+            for name in sorted(names):
+                tail = self.shared.tail(name, self._ledger)
+                one = _held(tail, opened.identity)
+                if one is not None:
+                    return self._of_line(tail, one, path, number, by_line=by_line)
+            offset, line, raw = _line_in(opened, number, by_line=by_line)
+            said = "no bridge has carried anything of this file yet"
+            return Place(self.shared.mapping.name, self._stream, said, "", path.name, line, offset, raw=raw)
+        finally:
+            opened.close()
+
+    def _of_line(self, tail: Tail, one: Generation, path: Path, number: int, *, by_line: bool) -> Place:
+        offset, line, raw = _line_in(one, number, by_line=by_line)
+        place = Place(self.shared.mapping.name, self._stream, file=path.name, line=line, offset=offset,
+                      generation=one.number, raw=raw)  # fmt: skip
+        mirrored = range_at(self._ledger, self._stream, tail.name, one.number, offset)
+        if mirrored is not None:
+            at, place.born = mirrored.start, "Redis"
+            for entry_id, length in mirrored.entries:
+                if at <= offset < at + length:
+                    place.entry = format_id(entry_id).decode()
+                at += length
+            gone = place.entry is not None and not existing(
+                self._connection, self.shared.keys.stream, [parse_id(place.entry.encode())]
+            )
+            place.said = f"the mirror wrote it, of entry {place.entry}" + (", which is in the stream no more" * gone)
+            return place
+        place.born = "file"
+        if not raw.endswith(b"\n"):
+            place.said = "the line is not ended yet: it is carried when it is"
+            return place
+        if raw == b"\n":
+            place.said = "an empty line: it is passed over"
+            return place
+        return self._of_own(place, tail.name, Position(one.number, offset), raw[:-1])
+
+    def _of_own(self, place: Place, name: str, at: Position, line: bytes) -> Place:
+        """A file-born line: its entry, or why there is none."""
+        encoded = name.encode("utf-8", "surrogateescape")
+        aside = find_quarantined(self._ledger, self._stream, name=name, generation=at.generation, offset=at.offset)
+        if aside is not None and not aside.retried:
+            place.said = _in_quarantine(aside)
+            return place
+        stored, number = self._books.checkpoint.get(encoded), self._books.sources.get(encoded)
+        if number is None or stored is None or at >= Checkpoint.from_json(stored).position:
+            place.said = "it is not carried yet"
+            return place
+        origin = Origin(int(number), at.generation, at.offset)
+        place.origin = f"{origin.source}.{origin.generation}:{origin.offset}"
+        entry_id = self._find(origin, self.shared.mapping.codec(name).decode((line,)).times[0])
+        if entry_id is None:
+            place.said = "it was carried, and its entry is in the stream no more: trimmed, or deleted"
+        else:
+            place.entry = format_id(entry_id).decode()
+            place.said = f"it is entry {place.entry}"
+        return place
+
+    def _find(self, origin: Origin, time_ms: int) -> EntryId | None:
+        """The entry of an origin: looked for from the day before its message's own time on, then everywhere."""
+        starts = [b"%d-0" % (time_ms - DAY_MS), b"-"] if time_ms > DAY_MS else [b"-"]
+        for start in starts:
+            for entry, found in file_born(self._connection, self.shared.keys.stream, start):
+                if found == origin:
+                    return entry.id
+        return None
+
+    # -- from the stream -------------------------------------------------------------------------------------
+
+    def of_entry(self, entry_id: EntryId) -> Place | None:
+        """An entry of this ID; None when neither the stream nor the ledger knows it."""
+        fields = existing(self._connection, self.shared.keys.stream, [entry_id]).get(entry_id)
+        text = format_id(entry_id).decode()
+        place = Place(self.shared.mapping.name, self._stream, entry=text)
+        if fields is not None:
+            values = dict(zip(fields[0::2], fields[1::2], strict=True))
+            origin = parse_origin(values.get(b"origin", b""))
+            if origin is not None:
+                place.origin = values[b"origin"].decode()
+                return self._of_known_origin(place, origin)
+        place.born = "Redis"
+        written = range_of(self._ledger, self._stream, entry_id)
+        aside = find_quarantined(self._ledger, self._stream, entry_id=text)
+        if written is not None:
+            span, offset = written
+            self._in_file(place, span.name, Position(span.generation, offset))
+            return place
+        if fields is None and aside is None:
+            return None
+        if aside is not None and not aside.retried:
+            place.said = _in_quarantine(aside)
+            return place
+        memory = stream_memory(self._ledger, self._stream)
+        if self.shared.mapping.mirror is None:
+            place.said = "this mapping has no mirror: it stays in the stream"
+        elif memory is None or entry_id > memory.mirror_cursor:
+            place.said = "it is not mirrored yet"
+        else:
+            place.said = "the mirror has passed it, and the ledger knows no line of it"
+        return place
+
+    def of_origin(self, origin: Origin) -> Place | None:
+        """The line of an origin, and its entry; None when no source has that number."""
+        if not any(int(number) == origin.source for number in self._books.sources.values()):
+            return None
+        entry_id = self._find(origin, 0)
+        place = Place(self.shared.mapping.name, self._stream, entry=format_id(entry_id).decode() if entry_id else None,
+                      origin=f"{origin.source}.{origin.generation}:{origin.offset}")  # fmt: skip
+        return self._of_known_origin(place, origin)
+
+    def _of_known_origin(self, place: Place, origin: Origin) -> Place:
+        place.born = "file"
+        names = [raw for raw, number in self._books.sources.items() if int(number) == origin.source]
+        if not names:
+            place.said = f"its origin names source {origin.source}, which this stream does not have"
+            return place
+        self._in_file(place, names[0].decode("utf-8", "surrogateescape"), Position(origin.generation, origin.offset))
+        return place
+
+    def _in_file(self, place: Place, name: str, at: Position) -> None:
+        """Fills in where a line of this source stands now."""
+        place.generation, place.offset = at
+        tail = self.shared.tail(name, self._ledger)
+        try:
+            tail.look()
+            one = tail.of_number(at.generation) or tail.reopen(at.generation)
+            if one is None or one.fd < 0:
+                place.said = f"it stood in generation {at.generation} of {name}, which is gone"
+                return
+            place.offset, place.line, place.raw = _line_in(one, at.offset, by_line=False)
+            place.file = one.path.name
+            place.said = f"it is line {place.line} of {one.path.name}"
+        except (SourceError, BridgeError) as error:
+            place.said = str(error)
+
+
+def _in_quarantine(one: Quarantined) -> str:
+    return f"it is in quarantine: {one.reason} (`bridge quarantine show {one.number}`)"
+
+
+def _held(tail: Tail, identity: tuple[int, int]) -> Generation | None:
+    """The source's generation that is this file, open or found anew by its content."""
+    tail.look()
+    one = tail.of_identity(identity)
+    for record in tail.records()[::-1]:
+        if one is not None:
+            break
+        found = tail.of_number(record.number) or tail.reopen(record.number)
+        one = found if found is not None and found.identity == identity else None
+    return one
+
+
+def _line_in(one: Generation, number: int, *, by_line: bool) -> tuple[int, int, bytes]:
+    """Where a line begins, its number and its bytes with the newline, by its number or by a byte within it.
+
+    Raises BridgeError when the file has no such line.
+    """
+    size, at, line, begin = one.size(), 0, 1, 0
+    if not by_line and number >= size:
+        raise BridgeError(f"has {size} bytes", where=str(one.path))
+    while at < size:
+        data = pread(one.fd, PIECE, at)
+        if not data:
+            break
+        newlines = data.count(b"\n") if by_line else data[: max(0, number - at)].count(b"\n")
+        if (by_line and line + newlines < number) or (not by_line and at + len(data) <= number):
+            line += newlines
+            begin = at + data.rfind(b"\n") + 1 if b"\n" in data else begin
+            at += len(data)
+            continue
+        place = 0
+        while line < number if by_line else newlines:
+            place = data.index(b"\n", place) + 1
+            begin = at + place
+            line += 1
+            newlines -= 1
+        raw = pread(one.fd, PIECE, begin)
+        if not raw:
+            break
+        return begin, line, raw[: raw.find(b"\n") + 1] if b"\n" in raw else raw
+    raise BridgeError(f"has {line - (begin >= size)} lines", where=str(one.path))

@@ -1,0 +1,90 @@
+"""The demo as a user meets it: to its end, two at once, interrupted, killed; and its verdict on sides that differ."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.demo.verdict import judge
+from tests.rig import wait_until
+
+
+def start(tmp: Path, *args: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "TMPDIR": str(tmp), "XDG_RUNTIME_DIR": str(tmp), "BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bridge", "demo", *args], cwd=tmp, env=env, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def left(tmp: Path) -> list[str]:
+    """Files and processes that name this folder."""
+    found = [str(path) for path in tmp.rglob("*") if not path.is_dir()]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(tmp).encode() in path.read_bytes():
+                found.append(path.read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a path short enough for a socket."""
+    return tmp_path_factory.mktemp("d")
+
+
+def test_two_at_once(short: Path) -> None:
+    """Two demos at once both find every message on both sides, once and in order, and leave nothing behind."""
+    one, two = start(short, "--json"), start(short)
+    facts = json.loads(one.communicate(timeout=90)[0])
+    text, said = two.communicate(timeout=90)
+    assert one.returncode == two.returncode == 0, text + said
+    assert facts["equal"]
+    assert facts["lines"] == facts["entries"] == sum(facts["written"].values()) > 500
+    assert "every message on both sides, once, in order" in text
+    assert "SIGKILL" in text
+    assert "bridge init" in text
+    wait_until(lambda: not left(short), lambda: str(left(short)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_interrupted(short: Path, number: signal.Signals) -> None:
+    """A demo that is interrupted, or killed, leaves no process and no file behind."""
+    demo = start(short)
+    assert demo.stdout is not None
+    wait_until(demo.stdout.readline, "the first line")
+    demo.send_signal(number)
+    demo.communicate(timeout=30)
+    assert demo.returncode == (-9 if number == signal.SIGKILL else 130)
+    wait_until(lambda: not left(short), lambda: str(left(short)))
+
+
+def said(role: str, *numbers: int) -> list[tuple[bytes, bytes]]:
+    return [(role.encode(), b'{"n": %d}' % n) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("file", "stream", "wrong"),
+    [
+        (said("a", 1, 2) + said("u", 1), said("u", 1) + said("a", 1, 2), ""),
+        (said("a", 1, 2) + said("u", 1), said("u", 1) + said("a", 1), "a in the stream: 1 missing, 0 twice"),
+        (said("a", 1, 2) + said("u", 1, 1), said("u", 1) + said("a", 1, 2), "u in the file: 0 missing, 1 twice"),
+        (said("a", 1, 2) + said("u", 1), said("u", 1) + said("a", 2, 1), "a in the stream: out of order"),
+        (said("a", 1, 2) + said("u", 1) + said("x", 1), said("u", 1) + said("a", 1, 2), "messages of nobody: x"),
+    ],
+)
+def test_verdict(file: list[tuple[bytes, bytes]], stream: list[tuple[bytes, bytes]], wrong: str) -> None:
+    """The check tells a missing message, one that is there twice, one out of order, and a stranger's."""
+    raw = b"".join(b"%b|2026-03-02T09:14:05Z|said|%b\n" % one for one in file)
+    entries = [[b"role", role, b"timestamp", b"t", b"type", b"said", b"data", data] for role, data in stream]
+    found = judge(raw, entries, {"a": 2, "u": 1}, {"a"})
+    assert found.equal == (not wrong)
+    assert any(wrong in one for one in found.wrong) or not wrong
