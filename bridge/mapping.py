@@ -237,6 +237,8 @@ def mapping_path(name: str, base: Path) -> Path:
     path = base / name
     if path.is_file():
         return path
+    if "/" in name or name.endswith(".toml"):
+        raise ConfigError("there is no such mapping file", where=str(path))
     near = difflib.get_close_matches(name, shipped_names(), 1)
     raise ConfigError(
         f"there is no mapping '{name}'",

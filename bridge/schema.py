@@ -45,6 +45,32 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+_WORDS = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text, in quotes",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "literal_error": "must be one of {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+"""pydantic's kinds of errors in the words of somebody who writes TOML."""
+
+
+def _in_words(item: Any) -> str:
+    words = _WORDS.get(item["type"])
+    return words.format(**item.get("ctx", {})) if words else str(item["msg"]).removeprefix("Value error, ")
+
+
 def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
     """`data` as a `model`. Raises ConfigError naming each bad key, and the nearest known one if it is unknown."""
     try:
@@ -61,5 +87,5 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
             elif item["type"] == "missing":
                 lines.append(f"key '{key}' is missing")
             else:
-                lines.append(f"'{key}': {item['msg'].removeprefix('Value error, ')}")
+                lines.append(f"'{key}': {_in_words(item)}")
         raise ConfigError("; ".join(lines), where=where, hint=" ".join(hints)) from None

@@ -29,6 +29,12 @@ def binary(request: pytest.FixtureRequest) -> Binary:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed is not folded to the width of the terminal the tests were started from."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def rig(tmp_path: Path, binary: Binary) -> Iterator[Rig]:
     """A folder, a server and a bridge.toml; whatever was started is stopped afterwards."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli import cli
 from bridge.config import load, masked
 from bridge.errors import ConfigError
 from bridge.server import binary, embedded
@@ -31,10 +32,10 @@ def test_every_verb_has_help(tmp_path: Path) -> None:
     top = bridge(tmp_path, "-h")
     assert top.returncode == 0
     verbs = [
-        row.split()[0] for row in top.stdout.split("Commands:")[1].splitlines() if row.startswith("  ") and row.strip()
+        row.split()[0] for row in top.stdout.split("Commands:")[1].split("\n\n")[0].splitlines() if row.startswith("  ")
     ]
-    assert {"init", "run", "status", "repair", "server", "mapping", "demo"} <= set(verbs)
-    for name in (v for v in verbs if v in ("init", "run", "status", "repair", "server", "mapping", "demo")):
+    assert set(cli.commands) == set(verbs)
+    for name in verbs:
         result = bridge(tmp_path, name, "--help")
         assert result.returncode == 0
         assert len(result.stdout.splitlines()) > 4
@@ -71,9 +72,101 @@ def test_init(tmp_path: Path) -> None:
     assert (tmp_path / "bridge.toml").read_bytes() == before
 
 
+LINES = b"agent|2026-03-02T09:14:05Z|said|hello\nbroken\nui|2026-03-02T09:14:06Z|said|\x1b[31mred\n"
+
+
+def test_init_shows_what_it_found(tmp_path: Path) -> None:
+    """init tells how the first lines translate and how many of all, rotated pieces too, and what does not."""
+    (tmp_path / "messages.log").write_bytes(LINES)
+    (tmp_path / "messages.log.1").write_bytes(LINES * 3)
+    done = bridge(tmp_path, "init")
+    assert done.returncode == 0
+    assert "messages.log.1, 249 bytes: 6 of 9 lines translate" in done.stdout
+    assert "messages.log, 83 bytes: 2 of 3 lines translate" in done.stdout
+    assert "role=agent  timestamp=2026-03-02T09:14:05Z  type=said  data=hello" in done.stdout
+    assert "1 × 1 of 4 columns, line 2: broken" in done.stdout
+    assert "\\x1b[31mred" in done.stdout
+    assert "\x1b" not in done.stdout
+    for line in (tmp_path / "bridge.toml").read_text().splitlines():
+        assert not line.partition("#")[0] or "=" in line or line.startswith("["), line
+
+
+def test_init_elsewhere(tmp_path: Path) -> None:
+    """Without a log that a mapping names, init says what it saw, what is near, and what to try; all of that works."""
+    (tmp_path / "notes.txt").write_text("hello\n")
+    done = bridge(tmp_path, "init")
+    assert done.returncode == 0
+    assert "seen: notes.txt" in done.stdout
+    (tmp_path / "bridge.toml").unlink()
+    (tmp_path / "chat.log").write_bytes(LINES)
+    done = bridge(tmp_path, "init")
+    assert "chat.log has lines that hestai-message would translate (2 of its first 3)" in done.stdout
+    for row in done.stdout.splitlines():
+        if row.startswith("    "):
+            command = row.replace("bridge mapping", f"{sys.executable} -m bridge mapping")
+            command = command.replace("&& bridge", f"&& {sys.executable} -m bridge")
+            subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert load(config=None, redis=None, env={}, cwd=tmp_path).mappings[0].source.path == "chat.log"
+
+
+def test_init_mistakes(tmp_path: Path) -> None:
+    """A folder that is none, a url without a scheme, --config, a server that is away: each says what to try."""
+    for args, said in (
+        (("--root", "none"), "is no folder"),
+        (("--redis", "localhost:6379"), "did you mean redis://localhost:6379?"),
+        (("--config", "x.toml"), "init writes ./bridge.toml"),
+        (("--mapping", "none.toml"), "no such mapping file"),
+    ):
+        done = bridge(tmp_path, "init", *args)
+        assert done.returncode == 2, done.stdout
+        assert said in done.stderr
+        assert not (tmp_path / "bridge.toml").exists()
+    away = bridge(tmp_path, "init", "--redis", "redis://127.0.0.1:1/0")
+    assert away.returncode == 0
+    assert "is the server running?" in away.stdout
+
+
+@pytest.mark.parametrize(("shell", "words"), [("bash", "bridge st"), ("zsh", "bridge st"), ("fish", "bridge st")])
+def test_completion(tmp_path: Path, shell: str, words: str) -> None:
+    """The printed script names the variable that makes `bridge` complete, and that completes verbs and mappings."""
+    script = bridge(tmp_path, "completion", shell)
+    assert script.returncode == 0
+    assert f"_BRIDGE_COMPLETE={shell}_complete" in script.stdout
+    code = "import sys; sys.argv = ['bridge']; from bridge.cli import main; main()"
+
+    def complete(line: str, at: int) -> str:
+        env = {**os.environ, "_BRIDGE_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": str(at)}
+        if shell == "fish":
+            env["COMP_CWORD"] = line.split()[at]
+        return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True,
+                              timeout=60, check=False).stdout  # fmt: skip
+
+    assert "status" in complete(words, 1)
+    assert "hestai-message" in complete("bridge tail hest", 2)
+    assert bridge(tmp_path, "completion", env={"SHELL": "/bin/tcsh"}).returncode == 2
+
+
+def test_loud_and_quiet(tmp_path: Path) -> None:
+    """-v and -q together are refused; an unknown crash point is told, not a trace."""
+    bridge(tmp_path, "init")
+    assert bridge(tmp_path, "-v", "run", "-q").returncode == 2
+    wrong = bridge(tmp_path, "status", env={"BRIDGE_CRASH_AT": "bogus"})
+    assert wrong.returncode == 2
+    assert "unknown point 'bogus'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    (tmp_path / "bridge.toml").write_text('instance = "a"\nroot = "none"\nmappings = ["hestai-message"]\n')
+    none = bridge(tmp_path, "run", "--once")
+    assert none.returncode == 2
+    assert "root is no folder" in none.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('instance = "a"\nmappings = "hestai-message"', "'mappings': must be a list"),
+        ('instance = 7\nmappings = ["hestai-message"]', "'instance': must be text"),
+        ('instance = "a"\nmappings = []', "'mappings': must not be empty"),
+        ('instance = "a"\nmappings = ["hestai-message"]\nredis = 3', "'redis': must be a table"),
         ('instance = "a"\nmapings = ["hestai-message"]', "did you mean 'mappings'"),
         ('instance = "a"\nmappings = ["hestai-mesage"]', "did you mean 'hestai-message'"),
         ('instance = "a"\nmappings = ["hestai-message"]\n[redis]\nurll = "x"', "did you mean 'url'"),

@@ -116,6 +116,7 @@ class Forward:
         """
         self.detach()
         connection = self._connection = self._dial()
+        log.debug("%s: connected to %s", self.worker, connection.shown)
         known, instance = stream_memory(self._ledger, self._stream), self.shared.settings.instance
         own(connection, self.shared.keys, self._ledger, known, instance)
         seconds, micros = connection.call("TIME")
@@ -183,6 +184,7 @@ class Forward:
         if reader is None:
             return
         self._placed.add(source.name)
+        log.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
         stored = Checkpoint.from_json(source.stored).position if source.stored else None
         if reader[0] != stored and not (fresh and stored is None) and (draft := source.here()) is not None:
             self._set(draft)
@@ -344,6 +346,7 @@ class Forward:
         else:
             source.stored = stored
         for known in draft.closing:
+            log.info("%s: generation %d is carried to its end, byte %d", source.name, known.number, known.at.offset)
             source.late_stored[known.number] = closed_value(known)
             self._closed.append((source.name, known))
         source.carried += landed.count
@@ -384,6 +387,7 @@ class Forward:
                 since = self._sources[name].tail.record(known.number)
                 save_generation(self._ledger, self._stream, name, max(known, since, key=lambda one: one.at.head_len))
         reached("forward.checkpoint.after")
+        log.debug("%s: %d lines carried since the start", self.worker, self.carried)
         self._closed.clear()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
         self._dirty = False

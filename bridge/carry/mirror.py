@@ -69,6 +69,7 @@ class Mirror:
         self._cursor = ZERO_ID
         self._kept_cursor = ZERO_ID
         self._keep_at = 0.0
+        self._told = 0
         self._already: set[EntryId] = set()
         self._epoch = 0
         self._count = 64
@@ -123,6 +124,7 @@ class Mirror:
         self._cursor = self._kept_cursor = memory.mirror_cursor
         self._already = written_above(self._ledger, self._stream, self._cursor)
         self._reader = BlockingReader(connection, self.shared.keys)
+        log.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
 
     def detach(self) -> None:
         """Drops the connection. Lines that are begun stay begun."""
@@ -286,6 +288,9 @@ class Mirror:
     def _keep_cursor(self) -> None:
         """Now and then, the cursor over entries that needed no line."""
         if self._clock() >= self._keep_at:
+            if self._cursor != self._kept_cursor or self._told != self.carried:
+                log.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
+                self._told = self.carried
             self.keep()
 
     def keep(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from bridge import __version__
-from bridge.cli import common, demo, init, locate, mapping, quarantine, repair, run, server, status, tail
+from bridge.cli import common, completion, demo, init, locate, mapping, quarantine, repair, run, server, status, tail
 
 
 @click.group(
@@ -21,7 +22,7 @@ def cli(**_: object) -> None:
     """Carries append-only log files into Redis Streams and back, exactly once, while both are in use."""
 
 
-for module in (demo, init, mapping, run, status, tail, locate, quarantine, repair, server):
+for module in (demo, init, mapping, run, status, tail, locate, quarantine, repair, server, completion):
     cli.add_command(module.command)
 
 
@@ -29,6 +30,13 @@ def main() -> None:
     """The console script: runs the verb, and turns errors into one message and an exit code."""
     from bridge.errors import BridgeError
 
+    try:
+        from bridge import points
+
+        points.arm(os.environ.get("BRIDGE_CRASH_AT"))
+    except ValueError as error:
+        click.echo(f"bridge: BRIDGE_CRASH_AT: {error}", err=True)
+        sys.exit(2)
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

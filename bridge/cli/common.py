@@ -88,6 +88,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
             before = {**context.params, **{k: v for k, v in before.items() if v}}
             context = context.parent
         verbose, quiet = verbose or bool(before.get("verbose")), quiet or bool(before.get("quiet"))
+        if verbose and quiet:
+            raise click.UsageError("-v and -q contradict each other")
         return function(
             Options(
                 config or before.get("config"), redis or before.get("redis"), as_json or bool(before.get("as_json")),
@@ -97,6 +99,19 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         )  # fmt: skip
 
     return options(wrapped)
+
+
+def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell's completion: this bridge's mappings, or the shipped ones."""
+    from bridge.config import load
+    from bridge.errors import BridgeError
+    from bridge.mapping import shipped_names
+
+    try:
+        names = [one.name for one in load(config=None, redis=None, env=os.environ, cwd=Path.cwd()).mappings]
+    except BridgeError:
+        names = shipped_names()
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def emit(value: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, Verbs, counted, emit, options, verb
+from bridge.cli.common import Options, Verbs, counted, emit, mapping_names, options, verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ def command(**_: object) -> None:
 
 
 @command.command("list")
-@click.argument("mappings", nargs=-1, metavar="[MAPPING]...")
+@click.argument("mappings", nargs=-1, metavar="[MAPPING]...", shell_complete=mapping_names)
 @click.option("--all", "everything", is_flag=True, help="What a retry has brought over as well")
 @verb
 def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
@@ -142,7 +142,7 @@ def _render(results: list[dict[str, Any]], stay: int) -> None:
 
 
 @command.command("export")
-@click.argument("mappings", nargs=-1, metavar="[MAPPING]...")
+@click.argument("mappings", nargs=-1, metavar="[MAPPING]...", shell_complete=mapping_names)
 @click.option("--all", "everything", is_flag=True, help="What a retry has brought over as well")
 @verb
 def export(given: Options, mappings: tuple[str, ...], everything: bool) -> None:

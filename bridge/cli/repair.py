@@ -30,7 +30,7 @@ def command(options: Options, execute: bool, take_over: bool) -> None:
         if execute or path.exists():
             ledger = Ledger(path, create=execute)
             stack.callback(ledger.close)
-        connection = dialler(settings)()
+        connection = dialler(settings, may_start=execute)()
         stack.callback(connection.close)
         results = []
         for mapping in settings.mappings:

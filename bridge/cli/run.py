@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 @verb
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
+    from bridge.errors import ConfigError
     from bridge.log import log
     from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
     from bridge.server import embedded
 
     settings = options.settings(log_format)
     options.log(settings.log_format)
+    if not settings.root.is_dir():
+        raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()

@@ -87,6 +87,8 @@ def url(given: Options) -> None:
         raise ServerError(
             "there is no embedded server here", where=str(_state_dir(given)), hint="`bridge server start`"
         )
+    if not embedded.alive(server):
+        click.echo("bridge: it does not run: `bridge server start`", err=True)
     if given.as_json:
         emit({"url": server.url, "socket": server.socket})
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, verb
+from bridge.cli.common import Options, mapping_names, verb
 
 if TYPE_CHECKING:
     from bridge.codecs import Codec
@@ -21,7 +21,7 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @click.command("tail")
-@click.argument("mapping", required=False)
+@click.argument("mapping", required=False, shell_complete=mapping_names)
 @click.option("-n", "count", type=click.IntRange(min=0), help=f"How many [{LINES}; all of them with --since]")
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what comes, until interrupted")
 @click.option("--since", metavar="WHEN", help="From a time (2026-03-02T09:14), an age (10m, 2h, 3d) or an entry ID on")
