@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak reference clean
 
 demo: $(VENV)/ready
 	$(BIN)/bridge demo
@@ -22,6 +22,9 @@ bench: $(VENV)/ready
 
 soak: $(VENV)/ready
 	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_crash.py
+
+reference: $(VENV)/ready
+	$(BIN)/python -m tests.reference
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

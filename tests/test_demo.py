@@ -25,7 +25,7 @@ def start(tmp: Path, *args: str) -> subprocess.Popen[str]:
 
 def left(tmp: Path) -> list[str]:
     """Files and processes that name this folder."""
-    found = [str(path) for path in tmp.rglob("*") if not path.is_dir()]
+    found = [str(Path(folder) / name) for folder, _, names in os.walk(tmp) for name in names]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if str(tmp).encode() in path.read_bytes():

@@ -1,4 +1,4 @@
-"""Every command in README.md and MIGRATION.md is run, in the order it stands there."""
+"""What README.md and MIGRATION.md say is true: commands run, links lead somewhere, tables name every key and option."""
 
 from __future__ import annotations
 
@@ -10,50 +10,135 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from pydantic import BaseModel
 
 from bridge.cli import cli
+from bridge.config import File
+from bridge.mapping import Mapping
 from bridge.points import POINTS
+from bridge.schema import known_keys
+from tests import reference
 
 ROOT = Path(__file__).parent.parent
 FIXTURE = ROOT / "fixtures" / "hestai-message" / "plain" / "input.log"
+BOOKS = ["README.md", "MIGRATION.md"]
 
 
-def blocks(name: str) -> list[str]:
-    """The console blocks of a document."""
-    return re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "MIGRATION.md"])
+def commands(name: str) -> list[str]:
+    """The lines of a document's console blocks."""
+    return "".join(re.findall(r"```console\n(.*?)```", text_of(name), re.DOTALL)).splitlines()
+
+
+@pytest.mark.parametrize("name", BOOKS)
 def test_commands(name: str, tmp_path: Path) -> None:
-    """Each command line of the document succeeds in a folder with a log."""
+    """All command lines of a document succeed, one after the other in one shell, in a folder with a log."""
     shutil.copy(FIXTURE, tmp_path / "messages.log")
-    programs = tmp_path / "bin"
-    programs.mkdir()
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
     (programs / "bridge").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bridge "$@"\n')
     (programs / "bridge").chmod(0o755)
-    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    lines = [line for line in commands(name) if not line.startswith("make ")]
+    if not shutil.which("redis-cli"):
+        lines = [line for line in lines if not line.startswith("redis-cli")]
+    path = "" if name == "README.md" else 'export PATH="$PWD/.venv/bin:$PATH"\n'  # the README says it itself
+    script = tmp_path / "script.sh"
+    script.write_text(f"set -ex\n{path}" + "\n".join(lines) + "\nwait\n")
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     try:
-        for line in "".join(blocks(name)).splitlines():
-            if line.startswith("make "):
-                assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-                continue
-            if line.startswith("redis-cli") and not shutil.which("redis-cli"):
-                continue
-            done = subprocess.run(
-                ["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        done = subprocess.run(
+            ["sh", str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
     finally:
         subprocess.run(
             [str(programs / "bridge"), "server", "stop"], cwd=tmp_path, env=env, check=False, capture_output=True
         )
 
 
-def test_every_verb_is_documented() -> None:
-    """Each verb stands in the README, and each crash point can be armed by the name it is listed under."""
-    text = (ROOT / "README.md").read_text()
+def test_make_targets() -> None:
+    """Every `make` that a document names is in the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    for name in BOOKS:
+        assert set(re.findall(r"(?:^|`)make ([a-z]+)", text_of(name), re.MULTILINE)) <= targets
+
+
+def spoken(name: str) -> list[str]:
+    """Commands that stand in running text: `bridge …` in backticks."""
+    prose = re.sub(r"```.*?```", "", text_of(name).partition(reference.BEGIN)[0], flags=re.DOTALL)
+    return [one.replace("\n", " ") for one in re.findall(r"`(?:hestai-)?bridge ([^`]*)`", prose)]
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_commands_in_prose(name: str) -> None:
+    """Every command in running text names a verb and options that exist."""
+    assert len(spoken(name)) >= 3
+    for line in spoken(name):
+        command: click.Command = cli
+        words = shlex.split(re.sub(r"[\[\]…]", "", line))
+        while words and isinstance(command, click.Group) and "|" not in words[0]:
+            found = command.commands.get(words.pop(0))
+            assert found is not None, line
+            command = found
+        known = {opt for one in (*command.params, *cli.params) for opt in (*one.opts, "-h", "--help")}
+        assert {word for word in words if word.startswith("-") and len(word) > 1} <= known, line
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_links(name: str) -> None:
+    """Every link leads to a file, or to a heading of this or the other document."""
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
+        file, _, heading = target.partition("#")
+        assert (ROOT / (file or name)).is_file(), target
+        headings = re.findall(r"^#+ (.*)$", text_of(file or name), re.MULTILINE) if heading else []
+        slugs = [re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings]
+        assert not heading or heading in slugs, target
+
+
+def test_reference() -> None:
+    """The command reference is what the commands say of themselves; `make reference` writes it anew."""
+    book = text_of("MIGRATION.md")
+    assert reference.placed(book, reference.reference()) == book
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    """Each verb stands in the README's list."""
+    listed = text_of("README.md").partition("## Commands")[2].partition("Exit codes")[0]
     for name in cli.commands:
-        assert f"`{name}" in text or f"`bridge {name}" in text, name
-    assert "BRIDGE_CRASH_AT=mirror.write.after:3" in text
+        assert re.search(rf"`(bridge )?{name}\b", listed), name
+    assert "BRIDGE_CRASH_AT=mirror.write.after:3" in text_of("README.md")
     assert "mirror.write" in POINTS
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key of a file's tables, with the table's name before it."""
+    found = []
+    for name, field in zip(known_keys(model), model.model_fields.values(), strict=True):
+        inner = [one for one in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                 if isinstance(one, type) and issubclass(one, BaseModel)]  # fmt: skip
+        tables = inner if prefix == "" and name not in ("components", "paths") else []
+        found += [key for table in tables for key in keys(table, f"{name}.")] or [f"{prefix}{name}"]
+    return found
+
+
+@pytest.mark.parametrize(("model", "heading"), [(File, "## bridge.toml"), (Mapping, "## Mappings")])
+def test_every_key_is_in_the_book(model: type[BaseModel], heading: str) -> None:
+    """Each key of bridge.toml and of a mapping stands in its table."""
+    section = text_of("MIGRATION.md").partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    assert len(keys(model)) > 5
+    for key in keys(model):
+        assert f"`{key}" in section, key
+
+
+def test_forty_situations() -> None:
+    """The book answers at least forty what-ifs, each with more than a heading."""
+    section = text_of("MIGRATION.md").partition("\n## What if\n")[2].partition("\n## ")[0]
+    situations = re.findall(r"^\*\*(.+?)\*\* (.+?)(?:\n\n|\Z)", section, re.DOTALL | re.MULTILINE)
+    assert len(situations) >= 40
+    assert len({question for question, _ in situations}) == len(situations)
+    assert all(answer.strip() for _, answer in situations)

@@ -21,6 +21,8 @@ EVERY = 1.0
 """Seconds between two lines of counts where there is no terminal."""
 
 BAR = 16
+NEWEST = 50
+"""Messages over which the live latency is told."""
 
 
 @click.command("demo")
@@ -74,13 +76,13 @@ def _interrupt(number: int, frame: object) -> None:
 def _figures(crossing: Crossing) -> dict[str, float]:
     return {
         "count": crossing.count,
-        "median_ms": round(1000 * crossing.middle, 2),
+        "median_ms": round(1000 * crossing.middle(), 2),
         "longest_s": round(max(crossing.took, default=0.0), 2),
     }
 
 
-def _ms(crossing: Crossing) -> str:
-    return f"median {1000 * crossing.middle:.1f} ms" if crossing.count else ""
+def _ms(crossing: Crossing, newest: int = 0) -> str:
+    return f"{1000 * crossing.middle(newest):.1f} ms" if crossing.count else ""
 
 
 def _screen(scene: Scene) -> Group:
@@ -94,20 +96,23 @@ def _screen(scene: Scene) -> Group:
     for role, count in scene.written.items():
         where = "messages.log" if role in FILE_BORN else "Redis"
         programs.add_row(Text(role, "bold"), Text(f"writes {where}"), Text(f"{count:,} messages", "cyan"))
-    ways = _grid()
+    ways, last = _grid(), _grid()
     for name, crossing, total in (
         ("file → Redis", scene.into_stream, scene.from_file), ("Redis → file", scene.into_file, scene.written["ui"]),
     ):  # fmt: skip
         done = BAR if not total else min(BAR, BAR * crossing.count // total)
         bar = Text("█" * done, "green" if done == BAR else "yellow") + Text("░" * (BAR - done), "dim")
         counts = f"{crossing.count:,} of {total:,}"
-        ways.add_row(Text(name, "bold"), bar, Text(counts, "cyan"), Text(_ms(crossing), "dim"))
+        ways.add_row(Text(name, "bold"), bar, Text(counts, "cyan"), Text(_ms(crossing, NEWEST)))
+        last.add_row(Text(name, "dim"), Text(crossing.last, "dim", no_wrap=True, overflow="ellipsis"))
     alive = Text.assemble(
         "bridge ", ("at work", "green") if scene.bridge else ("dead", "bold red"),
         "   Redis ", ("at work", "green") if scene.server else ("dead", "bold red"),
     )  # fmt: skip
-    events = [Text(f"{at:4.1f} s  {what}") for at, what in scene.events]
-    return Group(programs, Text(""), ways, Text(""), alive, Text(""), *events)
+    events = _grid()
+    for at, what in scene.events:
+        events.add_row(Text(f"{at:4.1f} s"), Text(what))
+    return Group(programs, Text(""), ways, last, Text(""), alive, Text(""), events)
 
 
 def _grid() -> Table:
@@ -129,10 +134,10 @@ class _Plain:
         self._told = len(scene.events)
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + EVERY
-            click.echo(
-                f"        file → Redis {scene.into_stream.count:,} of {scene.from_file:,} {_ms(scene.into_stream)};"
-                f" Redis → file {scene.into_file.count:,} of {scene.written['ui']:,} {_ms(scene.into_file)}"
-            )
+            ways = (("file → Redis", scene.into_stream, scene.from_file),
+                    ("Redis → file", scene.into_file, scene.written["ui"]))  # fmt: skip
+            told = [f"{name} {one.count:,} of {total:,} {_ms(one, NEWEST)}" for name, one, total in ways]
+            click.echo(f"        {'; '.join(told)}")
 
 
 def _end(out: Console, verdict: Verdict, scene: Scene) -> None:
@@ -142,7 +147,7 @@ def _end(out: Console, verdict: Verdict, scene: Scene) -> None:
     out.print()
     for name, crossing in (("file → Redis", scene.into_stream), ("Redis → file", scene.into_file)):
         figures = _figures(crossing)
-        out.print(safe(f"{name}: {crossing.count:,} messages, {_ms(crossing)}, the longest "
+        out.print(safe(f"{name}: {crossing.count:,} messages, median {_ms(crossing)}, the longest "
                        f"{figures['longest_s']:.1f} s, while one of the two was dead"))  # fmt: skip
     said = (
         f"{verdict.lines:,} lines in the file, {verdict.entries:,} entries in the stream, {total:,} messages written: "

@@ -23,6 +23,10 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import entries_back
 
 STREAM = "hestai:messages"
+TEXTS = (
+    "session started", "anchor loaded: XYZ123", "is the draft ready?", "reading section 3 | 4", "a line with \\ and ✓",
+    "council agrees", "artifact saved: plan.md", "thinking …", "done",
+)  # fmt: skip
 
 
 def messages(role: str, per_second: float, stop: Event) -> Iterator[tuple[int, bytes, bytes]]:
@@ -31,7 +35,8 @@ def messages(role: str, per_second: float, stop: Event) -> Iterator[tuple[int, b
     while not stop.wait(max(0.0, begun + n / per_second - time.monotonic())):
         n += 1
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        yield n, stamp.encode(), json.dumps({"from": role, "n": n, "sent": time.time()}).encode()
+        said = {"n": n, "sent": time.time(), "text": TEXTS[n % len(TEXTS)]}
+        yield n, stamp.encode(), json.dumps(said, ensure_ascii=False).encode()
 
 
 def write_file(path: str, role: str, per_second: float, stop: Event) -> int:

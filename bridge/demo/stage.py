@@ -38,19 +38,19 @@ _CONFIG = 'instance = "demo"\nmappings = ["hestai-message"]\n'
 
 @dataclass(slots=True)
 class Crossing:
-    """One direction: messages seen on the side they were not written to, and how long each took, in seconds."""
+    """One direction: messages seen on the side they were not written to, how long each took, in seconds, the last."""
 
     took: list[float] = field(default_factory=list)
+    last: str = ""
 
     @property
     def count(self) -> int:
         """How many came over."""
         return len(self.took)
 
-    @property
-    def middle(self) -> float:
-        """The median; 0 of none."""
-        return median(self.took) if self.took else 0.0
+    def middle(self, newest: int = 0) -> float:
+        """The median of all, or of the newest so many; 0 of none."""
+        return median(self.took[-newest:]) if self.took else 0.0
 
 
 @dataclass(slots=True)
@@ -172,7 +172,9 @@ class Stage:
             self.scene.written[role] += 1
         else:
             crossing = self.scene.into_file if in_file else self.scene.into_stream
-            crossing.took.append(now - float(json.loads(data)["sent"]))
+            said = json.loads(data)
+            crossing.took.append(now - float(said["sent"]))
+            crossing.last = f"{role} {said['n']}: {said['text']}"
 
     def verdict(self, written: dict[str, int]) -> Verdict:
         """Both sides, read anew."""
