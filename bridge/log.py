@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Lock
 
 from bridge.errors import BridgeError, LedgerError
@@ -70,14 +71,14 @@ class Troubles:
             old = self._now.pop(worker, None)
         if old is not None:
             log.info("%s: goes on after %.1f s", worker, self._clock() - old.since, extra={"facts": {"worker": worker}})
-            self._keep(ledger, worker, None)
+            self._keep(ledger, worker, replace(old, over=self._clock()))
 
     def now(self) -> dict[str, Trouble]:
         """All that is wrong at this moment."""
         with self._lock:
             return dict(self._now)
 
-    def _keep(self, ledger: Ledger, worker: str, trouble: Trouble | None) -> None:
+    def _keep(self, ledger: Ledger, worker: str, trouble: Trouble) -> None:
         try:
             note_trouble(ledger, worker, trouble)
         except LedgerError as error:

@@ -132,7 +132,7 @@ def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True)
     def dial() -> Connection:
         if settings.redis_url == "embedded":
             if not may_start and not embedded.running(settings.state_dir):
-                raise RedisLost("the embedded server does not run", hint="`bridge run` or `bridge server start`")
+                raise RedisLost("the embedded server does not run", hint="`bridge server start`")
             return embedded.dial(settings.state_dir, timeout)
         return Connection(settings.redis_url, timeout=timeout)
 

@@ -61,7 +61,7 @@ class Status:
     """Everything, at one moment (seconds since 1970).
 
     `holder` is who has the state directory's lock; `heartbeat` the last one the ledger knows, of a living process or
-    not; `troubles` what a living one waits for.
+    not; `troubles` what a living one waits for, `earlier` what it waited for last.
     """
 
     at: float
@@ -72,6 +72,7 @@ class Status:
     heartbeat: dict[str, Any] | None = None
     mappings: list[MappingStatus] = field(default_factory=list)
     troubles: dict[str, Trouble] = field(default_factory=dict)
+    earlier: dict[str, Trouble] = field(default_factory=dict)
     ledger_error: str = ""
 
     @property
@@ -113,7 +114,9 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
     try:
         if ledger is not None:
             status.heartbeat = heartbeat(ledger, settings.instance)
-            status.troubles = troubles(ledger) if status.running else {}
+            known = troubles(ledger)
+            status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
+            status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}
         for mapping in settings.mappings:
             shared = Shared(mapping, settings)
             try:
@@ -202,6 +205,8 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
         "ledger_error": status.ledger_error or None,
         "troubles": {name: {"error": one.error, "hint": one.hint, "since": one.since}
                      for name, one in status.troubles.items()},
+        "earlier": {name: {"error": one.error, "since": one.since, "over": one.over}
+                    for name, one in status.earlier.items()},
         "mappings": [
             {
                 "mapping": one.name,

@@ -150,6 +150,9 @@ def test_redis_away(rig: Rig) -> None:
     assert child.poll() is None
     rig.start_server()
     wait_until(lambda: facts(rig)["headline"] == "Carrying both ways, 0 behind", rig.said)
+    [was] = [one for name, one in facts(rig)["earlier"].items() if name == "forward hestai-message"]
+    assert was["since"] < was["over"]
+    assert "earlier, " in rig.run("status", "--redis", rig.server.socket_url).stdout
 
 
 def test_mirrored_bytes_are_not_behind(rig: Rig) -> None:

@@ -53,6 +53,8 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
         at, open_line = one.read_to, 0
         while at < one.size():
             if seen >= MOST_BYTES:
+                later = [other for other in tail.pending() if other.number > one.number]
+                size += one.size() - at + sum(other.size() - other.read_to for other in later)
                 return Behind(messages, size, oldest, unfinished, more=True)
             raw = tail.read(one, PIECE, at)
             if not raw:

@@ -105,6 +105,10 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     for worker, trouble in found.troubles.items():
         hint = f" ({trouble.hint})" if trouble.hint else ""
         waits.append((worker, f"waiting for {duration(found.at - trouble.since)}: {trouble.error}{hint}"))
+    for worker, trouble in found.earlier.items():
+        over = trouble.over or found.at
+        lasted = f"{duration(over - trouble.since)} long, until {clock(over, found.at)}"
+        waits.append((worker, f"earlier, {lasted}: {trouble.error}"))
     if waits:
         parts += [safe(""), _pairs(waits)]
     return Group(*parts)  # type: ignore[arg-type]
@@ -149,7 +153,7 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     if not wide:
         short = []
         for way, name, at, behind, oldest, rate in rows:
-            told = [at, f"{behind} behind", oldest and f"oldest {oldest}", rate]
+            told = [at, f"{behind} behind" if behind[0].isdigit() else behind, oldest and f"oldest {oldest}", rate]
             short.append((way, f"{name}: " + ", ".join(part for part in told if part)))
         return [_pairs(short + notes)]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
@@ -177,7 +181,7 @@ def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
     from bridge.model import ZERO_ID, format_id
 
     at = f"entry {format_id(mirror.cursor).decode()}" if mirror.cursor > ZERO_ID else "nothing yet"
-    behind = "unknown" if mirror.behind is None else many(mirror.behind, "entry", "entries")
+    behind = "not known without Redis" if mirror.behind is None else many(mirror.behind, "entry", "entries")
     if found.running and not found.dual:
         behind += ", waiting for --dual"
     return "mirror", mirror.target, at, behind, _age(mirror.behind, found), _rate(mirror.rate)

@@ -11,22 +11,20 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What a worker waits for, in words, and since when (seconds since 1970)."""
+    """What a worker waits for, in words, and since when; or waited for until `over` (seconds since 1970)."""
 
     error: str
     hint: str
     since: float
+    over: float | None = None
 
 
-def note_trouble(ledger: Ledger, worker: str, trouble: Trouble | None) -> None:
-    """Remembers a worker's trouble, or that it has none."""
-    if trouble is None:
-        ledger.write("DELETE FROM health WHERE worker = ?", (worker,))
-    else:
-        ledger.write(
-            "INSERT OR REPLACE INTO health (worker, error, hint, since) VALUES (?, ?, ?, ?)",
-            (worker, trouble.error, trouble.hint, trouble.since),
-        )
+def note_trouble(ledger: Ledger, worker: str, trouble: Trouble) -> None:
+    """Remembers a worker's trouble, or that it is over; the last one of each is kept."""
+    ledger.write(
+        "INSERT OR REPLACE INTO health (worker, error, hint, since, over) VALUES (?, ?, ?, ?, ?)",
+        (worker, trouble.error, trouble.hint, trouble.since, trouble.over),
+    )
 
 
 def forget_troubles(ledger: Ledger) -> None:
@@ -35,10 +33,8 @@ def forget_troubles(ledger: Ledger) -> None:
 
 
 def troubles(ledger: Ledger) -> dict[str, Trouble]:
-    """All workers that wait for something."""
-    return {
-        row[0]: Trouble(row[1], row[2], row[3]) for row in ledger.rows("SELECT worker, error, hint, since FROM health")
-    }
+    """The last trouble of every worker that ever had one in this process; `over` is None where it still waits."""
+    return {row[0]: Trouble(*row[1:]) for row in ledger.rows("SELECT worker, error, hint, since, over FROM health")}
 
 
 def save_heartbeat(ledger: Ledger, pulse: dict[str, Any]) -> None:
