@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.codecs.check import Checked, check_file
+from bridge.check import Checked, check_file
 from bridge.errors import SourceError
 from bridge.mapping import Mapping
 

@@ -57,7 +57,7 @@ def show(given: Options, name: str) -> None:
 @verb
 def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
     """How the lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
-    from bridge.codecs.check import check_file
+    from bridge.check import check_file
     from bridge.mapping import load_mapping
 
     loaded = load_mapping(mapping, Path.cwd())
