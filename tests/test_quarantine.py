@@ -108,7 +108,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("point", [*POINTS, "retry.send.after:2", "retry.mark.before:5"])
+@pytest.mark.parametrize("point", [*POINTS, "retry.send.after:2", "retry.mark.before:3"])
 def test_killed(rig: Rig, point: str) -> None:
     """A retry killed anywhere is finished by the next one, and each message is over once."""
     aside(rig)
@@ -128,6 +128,57 @@ def test_killed_and_run(rig: Rig, point: str) -> None:
     assert not rig.once().errors
     assert retry(rig).returncode == 0
     check(rig)
+
+
+def test_not_passed_yet(rig: Rig) -> None:
+    """A line that forward has set aside, and was killed before it passed it, is left to forward: none before it is lost."""
+    limit(rig, 100)
+    rig.append("f-0", LONG[0], "f-1", LONG[1])
+    assert rig.start("--once", crash="forward.send.before").wait(60) == -signal.SIGKILL
+    assert len(listed(rig)) == 2
+    limit(rig, 1000)
+    done = retry(rig)
+    assert done.returncode == 3
+    assert "has not passed it yet" in done.stdout
+    assert rig.datas() == []
+    assert not rig.once().errors
+    assert rig.datas() == [b"f-0", LONG[0], b"f-1", LONG[1]]
+    assert retry(rig).returncode == 0
+    assert rig.datas() == [b"f-0", LONG[0], b"f-1", LONG[1]]
+
+
+def test_not_before_the_refill(rig: Rig) -> None:
+    """A retry into a stream that Redis lost waits until the bridge has filled it again."""
+    aside(rig)
+    rig.redis.call("DEL", STREAM)
+    done = retry(rig)
+    assert done.returncode == 1
+    assert "lost its tail" in done.stderr
+    assert not rig.once().errors
+    assert retry(rig).returncode == 0
+    assert not rig.once().errors
+    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert (
+        sorted(rig.datas())
+        == sorted(in_file)
+        == sorted([b"f-a", b"f-b", b"f-c", b"r-a", b"r-b", b"r-c", *LONG, *LONG_BORN])
+    ), "what was only in quarantine any more is on both sides"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_when_redis_lost_the_entries(rig: Rig, point: str) -> None:
+    """Entries that are in quarantine alone come back once on both sides, whenever the retry is killed."""
+    aside(rig)
+    rig.redis.call("DEL", STREAM)
+    assert not rig.once().errors
+    killed = retry(rig, crash=point)
+    assert killed.returncode == (0 if point.startswith("retry.send") else -signal.SIGKILL)
+    assert retry(rig).returncode == 0
+    assert not rig.once().errors
+    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert [one for one in in_file if one in LONG_BORN] == LONG_BORN
+    assert sorted(in_file) == sorted(rig.datas())
+    assert len(in_file) == 12
 
 
 def test_lost_replies(rig: Rig) -> None:

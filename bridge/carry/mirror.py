@@ -12,7 +12,7 @@ from bridge.carry.shared import Shared
 from bridge.carry.translate import Pass, Translator
 from bridge.errors import NotOwner, NotYet, TargetError
 from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
-from bridge.ledger.quarantine import add_quarantined
+from bridge.ledger.quarantine import add_quarantined, mark_retried
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
@@ -181,11 +181,14 @@ class Mirror:
             raise taken.stop
         return True
 
-    def write_late(self, writes: list[Write]) -> None:
-        """Takes lines of entries that are behind the cursor; `finish` brings them into the files."""
+    def write_late(self, writes: list[Write], retried: list[tuple[int, str]]) -> None:
+        """Takes lines that leave quarantine, with their numbers and files; `finish` brings them into the files.
+
+        They have left it when their intents are in the ledger: from there on they are written, whatever happens.
+        """
         if self._pass is not None:
             raise AssertionError("finish what was read first")
-        self._pass = Pass(ZERO_ID, writes, epoch=FOREIGN)
+        self._pass = Pass(ZERO_ID, writes, retried=retried, epoch=FOREIGN)
 
     def _waits(self, write: Write, why: str) -> bool:
         if why:
@@ -248,6 +251,8 @@ class Mirror:
         reached("mirror.intent.before")
         with self._ledger.transaction():
             add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
+            for number, where in taken.retried:
+                mark_retried(self._ledger, number, where, self._clock())
             for write in taken.writes:
                 write.generation, write.size = self._target(write.name).place()
                 write.intent = add_intent(

@@ -151,7 +151,7 @@ def compare(
     anew = bool(lost) and memory is not None and _began_anew(memory, info)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
-    trimmed_to = _trimmed_to(connection, keys, info)
+    trimmed = trimmed_to(connection, keys, info)
     best = {
         one.number: _best(name, one, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
         for name, one in sources.items()
@@ -189,7 +189,7 @@ def compare(
     if not all(vouched(where, *high) for where, high in standing.items() if lost or beyond(where, high[0])):
         walk(all_vouched=True)
     resume = {
-        name: _resume(name, source, books, lost, anew, info, standing, trimmed_to) for name, source in sources.items()
+        name: _resume(name, source, books, lost, anew, info, standing, trimmed) for name, source in sources.items()
     }
     return Compared(books, info, lost, anew, strangers, resume, standing, offsets)
 
@@ -206,10 +206,10 @@ def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoin
 
 def _resume(
     name: str, source: SourceMemory, books: Books, lost: str, anew: bool, info: StreamInfo, standing: Standing,
-    trimmed_to: EntryId,
+    trimmed: EntryId,
 ) -> Resume:  # fmt: skip
     best = _best(name, source, books, lost)
-    if best is not None and lost and not _stands(best, info, standing, source.number, trimmed_to):
+    if best is not None and lost and not _stands(best, info, standing, source.number, trimmed):
         best = None
     high = max((Position(g, o) for (s, g), (o, _) in standing.items() if s == source.number), default=None)
     if anew and high is not None:
@@ -221,13 +221,13 @@ def _resume(
     return Resume(best)
 
 
-def _stands(one: Checkpoint, info: StreamInfo, standing: Standing, number: int, trimmed_to: EntryId) -> bool:
+def _stands(one: Checkpoint, info: StreamInfo, standing: Standing, number: int, trimmed: EntryId) -> bool:
     """Whether a checkpoint in a stream that lost entries is still true: its entry stands, or was trimmed on purpose."""
     if one.entry is None:
         return False
     if any(entry_id == one.entry for (s, _), (_, entry_id) in standing.items() if s == number):
         return True
-    return one.entry <= info.last_id and one.entry < trimmed_to
+    return one.entry <= info.last_id and one.entry < trimmed
 
 
 def number_for(name: bytes, books: Books, taken: list[int]) -> int:
@@ -261,7 +261,7 @@ def forget_lost(
     stand in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
     """
     stream = keys.stream.decode()
-    trimmed_to = _trimmed_to(connection, keys, compared.info)
+    trimmed = trimmed_to(connection, keys, compared.info)
     verified: set[EntryId] = set()
     released = 0
 
@@ -274,7 +274,7 @@ def forget_lost(
             fields = standing.get(entry_id)
             if fields is not None and (not content or line_of(fields) == (name, line)):
                 verified.add(entry_id)
-            elif entry_id >= trimmed_to and entry_id != ZERO_ID:
+            elif entry_id >= trimmed and entry_id != ZERO_ID:
                 gone.add(entry_id)
         return gone
 
@@ -289,7 +289,7 @@ def forget_lost(
         if gone:
             released += release(ledger, stream, one, content, gone)
     cursor = max(verified, default=ZERO_ID)
-    _put_back(connection, keys, ledger, trimmed_to)
+    _put_back(connection, keys, ledger, trimmed)
     if compared.anew:
         for entry in entries(connection, keys.stream, end=format_id(cursor)):
             if entry.id not in verified and entry.origin() is None:
@@ -297,21 +297,21 @@ def forget_lost(
     return Refilled(released, cursor)
 
 
-def _put_back(connection: Connection, keys: Keys, ledger: Ledger, trimmed_to: EntryId) -> None:
+def _put_back(connection: Connection, keys: Keys, ledger: Ledger, trimmed: EntryId) -> None:
     """Lines that a retry had sent, and whose entry is lost, are in quarantine again: forward passes over them."""
     stream, lost = keys.stream.decode(), 0
     sent = [(one, parse_id(one.retried.encode())) for one in retried_lines(ledger, stream)]
     standing = existing(connection, keys.stream, [entry_id for _, entry_id in sent])
     for one, entry_id in sent:
         origin = b".%d:%d" % (one.generation, one.offset)
-        if entry_id >= trimmed_to and not any(value.endswith(origin) for value in standing.get(entry_id, ())):
+        if entry_id >= trimmed and not any(value.endswith(origin) for value in standing.get(entry_id, ())):
             mark_lost(ledger, one.number)
             lost += 1
     if lost:
         log.warning("%s: %d lines that a retry had sent are lost with them, and in quarantine again", stream, lost)
 
 
-def _trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
+def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
     """The first ID that stands, where some below it were trimmed; 0-0 where none were."""
     first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
     return first[0].id if first and info.added > info.length else ZERO_ID

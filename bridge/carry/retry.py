@@ -1,8 +1,9 @@
 """Out of quarantine (DESIGN §5.4, P7): each message once more through its mapping, exactly once, and marked late.
 
 A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. What
-an earlier retry sent and could not note is found in the stream. An entry is written through the mirror's intents and
-ranges; what an earlier retry wrote is found among them.
+an earlier retry sent and could not note is found in the stream. An entry leaves quarantine in the ledger's transaction
+that notes the mirror's intent, so it is written once, whatever happens. One that Redis lost comes back as the file's
+own line.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bridge.carry.append import Write
+from bridge.carry.draft import closed_fingerprint
 from bridge.carry.mirror import Mirror
-from bridge.carry.refill import own
+from bridge.carry.refill import own, trimmed_to, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.carry.translate import unpack_fields
 from bridge.codecs import Codec
 from bridge.errors import RedisRefused, SourceError
-from bridge.ledger.mirrored import Written, written_above
+from bridge.ledger.mirrored import Written, intents_of, written_above
 from bridge.ledger.quarantine import Quarantined, mark_retried
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.model import EntryId, Origin, Row, before, format_id, parse_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, format_id, parse_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, existing, file_born, stream_info
 from bridge.streams.resp import entry_packer, pack
-from bridge.streams.writer import RETRIED, Batch, Cursor, Overtaken, StreamWriter
+from bridge.streams.writer import RETRIED, Batch, Books, Cursor, Overtaken, StreamWriter, read_books
 
 AT_ONCE = 500
 """Entries that are written with one intent."""
@@ -67,9 +69,16 @@ class Retry:
         try:
             known = stream_memory(self._ledger, self._stream)
             own(connection, self._shared.keys, self._ledger, known, self._shared.settings.instance)
+            lost = what_was_lost(known, {}, stream_info(connection, self._shared.keys.stream), None)
+            if lost:
+                hint = "let `bridge run` fill it again first"
+                raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=self._stream, hint=hint)
             yield from self._lines(connection, [one for one in wanted if one.direction == "forward"])
             entries = [one for one in wanted if one.direction == "mirror"]
             entries.sort(key=lambda one: parse_id(one.entry_id.encode()))
+            mirrored = self._shared.mapping.mirror is not None
+            if mirrored and not entries and intents_of(self._ledger, self._stream):
+                self._finished().close()
             for at in range(0, len(entries), AT_ONCE):
                 yield from self._entries(connection, entries[at : at + AT_ONCE])
         finally:
@@ -92,7 +101,7 @@ class Retry:
         }
         yield from (Retried(one.number, reason="its source is not known") for one in wanted if one.name not in sources)
         standing = {origin: entry.id for entry, origin in file_born(connection, stream) if origin in origins}
-        exists = stream_info(connection, stream).exists
+        exists, books = stream_info(connection, stream).exists, read_books(connection, self._shared.keys)
         writer = StreamWriter(connection, self._shared.keys, self._ledger.uuid)
         codecs: dict[str, Codec] = {}
         for origin, one in origins.items():
@@ -101,6 +110,8 @@ class Retry:
                 continue
             codec = codecs.setdefault(one.name, self._shared.mapping.codec(one.name))
             row = self._row(one, codec)
+            if not isinstance(row, str) and not _passed(books, one.name, origin):
+                row = "the bridge has not passed it yet: `bridge run` meets it again"
             if isinstance(row, str):
                 yield Retried(one.number, reason=row)
                 continue
@@ -148,36 +159,35 @@ class Retry:
         if self._shared.mapping.mirror is None:
             yield from (Retried(one.number, reason="this mapping has no [mirror]") for one in wanted)
             return
-        mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        mirror = self._finished()
         try:
-            mirror.resolve(self._settle)
-            self._finish(mirror)
             by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
+            trimmed = trimmed_to(connection, self._shared.keys, stream_info(connection, self._shared.keys.stream))
             lines: dict[str, tuple[list[bytes], list[Written], list[Quarantined]]] = {}
             for entry_id in sorted(by_id):
                 one = by_id[entry_id]
-                if entry_id in written:  # by a retry that was interrupted
+                if entry_id in written:  # the mirror has met it again since
                     yield self._left(one, self._shared.mapping.mirror.path)
                     continue
-                name, line, reason = self._line(mirror, entry_id, standing.get(entry_id), one)
+                fields = standing.get(entry_id)
+                name, line, reason = self._line(mirror, entry_id, fields, one)
                 if reason:
                     yield Retried(one.number, reason=reason)
                     continue
                 whole, entries, ones = lines.setdefault(name, ([], [], []))
                 whole.append(line + b"\n")
-                entries.append((entry_id, len(line) + 1))
+                lost = fields is None and entry_id >= trimmed  # its line will be the file's own, and forward sends it
+                entries.append((ZERO_ID if lost else entry_id, len(line) + 1))
                 ones.append(one)
             for name, (whole, entries, ones) in lines.items():
                 # The marks first: one without its line harms nobody, a line without its mark is out of order.
-                connection.calls(
-                    *(pack("HSET", self._shared.keys.late, format_id(entry_id), RETRIED) for entry_id, _ in entries)
-                )
-                mirror.write_late([Write(name, b"".join(whole), entries)])
+                late = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
+                connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), RETRIED) for i in late))
+                mirror.write_late([Write(name, b"".join(whole), entries)], [(one.number, name) for one in ones])
                 self._finish(mirror)
-                for one in ones:
-                    yield self._left(one, name)
+                yield from (Retried(one.number, name) for one in ones)
         finally:
             mirror.close()
 
@@ -188,6 +198,17 @@ class Retry:
             return "", b"", "only its first bytes were kept, and the stream does not hold it any more"
         return mirror.translator.line(Entry(entry_id, unpack_fields(one.raw) if fields is None else fields))
 
+    def _finished(self) -> Mirror:
+        """The mirror, with whatever an earlier process had begun written."""
+        mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        try:
+            mirror.resolve(self._settle)
+            self._finish(mirror)
+        except BaseException:
+            mirror.close()
+            raise
+        return mirror
+
     def _finish(self, mirror: Mirror) -> None:
         for _ in range(PATIENCE):
             if mirror.finish():
@@ -195,3 +216,13 @@ class Retry:
             self._settle(PAUSE)
         if mirror.waits_for is not None:
             raise mirror.waits_for[0]
+
+
+def _passed(books: Books, name: str, origin: Origin) -> bool:
+    """Whether forward's cursor is behind this line. An origin in the stream says that all before it was sent."""
+    stored = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    closed = books.generations.get(b"%d.%d" % origin[:2])
+    at = Position(origin.generation, origin.offset)
+    if stored is None or at >= Checkpoint.from_json(stored).position:
+        return False
+    return closed is None or origin.offset < closed_fingerprint(closed).offset

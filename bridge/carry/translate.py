@@ -17,12 +17,16 @@ from bridge.streams.reader import Entry
 
 @dataclass(slots=True)
 class Pass:
-    """What was read in one go: lines for each file, what is set aside, and the cursor behind it all."""
+    """What was read in one go: lines for each file, what is set aside, and the cursor behind it all.
+
+    `retried`: the numbers of those messages that leave quarantine with it, and the files they go to.
+    """
 
     last: EntryId
     writes: list[Write] = field(default_factory=list)
     aside: list[Quarantined] = field(default_factory=list)
     stop: RejectStop | None = None
+    retried: list[tuple[int, str]] = field(default_factory=list)
     begun: bool = False
     epoch: int = 0
     count: int = 0

@@ -95,6 +95,7 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
 
     from bridge.carry.retry import Retry
     from bridge.carry.shared import Shared
+    from bridge.ledger.mirrored import intents_of
     from bridge.run import dialler, state_lock
 
     settings = given.settings()
@@ -110,7 +111,7 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
             for mapping, one in _found(settings, (), everything=False):
                 wanted[mapping.name].append(one)
         for mapping in settings.mappings:
-            if wanted[mapping.name]:
+            if wanted[mapping.name] or intents_of(ledger, mapping.stream.key):
                 shared = Shared(mapping, settings)
                 try:
                     work = Retry(shared, ledger, dialler(settings), time.time, time.sleep)
