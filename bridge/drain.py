@@ -46,7 +46,8 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
             _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop) for mapping in settings.mappings
         ]
         pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
-                 "started": begun, "at": time.time(), "stopped": True, "workers": {}, "troubles": {}}  # fmt: skip
+                 "started": begun, "at": time.time(), "stopped": True, "workers": {},
+                 "troubles": {one.mapping: str(error) for one in done for error in one.errors}}  # fmt: skip
         save_heartbeat(ledger, pulse)
         return done
     finally:

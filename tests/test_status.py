@@ -211,3 +211,15 @@ def test_widths(rig: Rig, width: int) -> None:
     for part in ("Not running, stopped", "messages.log", "1 of 4 columns", "bridge quarantine list"):
         assert part in whole
     assert "\x1b" not in text
+
+
+def test_what_the_last_run_ended_with(rig: Rig) -> None:
+    """What kept `--once` from its end is told afterwards."""
+    real = rig.root / "real.log"
+    real.write_bytes(line("f-0"))
+    rig.log.symlink_to(real)
+    rig.add("r-0")
+    assert rig.once().errors
+    text = rig.run("status", "--redis", rig.server.socket_url).stdout
+    assert "is a symbolic link, which the mirror does not follow" in text
+    assert "1 entry waiting" in text

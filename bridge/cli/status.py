@@ -94,6 +94,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
                                 f"{clock(float(beat['started']), found.at)}"))  # fmt: skip
     elif beat:
         facts.append(("bridge", f"not running, last heartbeat {duration(found.at - float(beat['at']))} ago"))
+        facts += [("last error", f"{worker}: {error}") for worker, error in beat.get("troubles", {}).items()]
     facts.append(("redis", f"{found.redis}: {found.redis_error or 'reachable'}"))
     if found.redis_error and found.redis_hint:
         facts.append(("", f"try: {found.redis_hint}"))
