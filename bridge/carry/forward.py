@@ -6,7 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry.draft import Batcher, Draft, closed_value
-from bridge.carry.refill import Compared, Resume, compare, forget_lost, in_words, number_for, own, what_was_lost
+from bridge.carry.refill import (
+    Compared,
+    Resume,
+    compare,
+    forget_lost,
+    in_words,
+    number_for,
+    own,
+    put_back,
+    what_was_lost,
+)
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
@@ -144,8 +154,7 @@ class Forward:
         self.look()
         memory = stream_memory(self._ledger, self._stream)
         if memory is not None:
-            added = max(memory.added, self._memory.added + self._since)
-            memory = replace(memory, last_id=max(memory.last_id, self._memory.last_id), added=added)
+            memory = memory.and_seen(self._memory.last_id, self._memory.added + self._since)
         remembered = sources_of(self._ledger, self._stream)
         by_number = {one.number: self._sources.get(name) for name, one in remembered.items()}
 
@@ -156,6 +165,7 @@ class Forward:
         compared = compare(connection, self.shared.keys, memory, remembered, vouch)
         for said in in_words(compared, self._stream):
             log.warning("%s", said)
+        put_back(connection, self.shared.keys, self._ledger, compared)
         for source in self._sources.values():
             self._resume(source, compared, remembered.get(source.name))
         self._settle_loss(compared)
@@ -204,10 +214,7 @@ class Forward:
                 refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
                 save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
                 self.shared.cursor_epoch += 1
-                log.warning(
-                    "%s: %d mirrored lines are sent again as the file's own; the mirror goes on behind %d-%d",
-                    self._stream, refilled.released, *refilled.mirror_cursor,
-                )  # fmt: skip
+                log.warning("%s: %s", self._stream, refilled.in_words())
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
 
     # -- carrying --------------------------------------------------------------------------------------------

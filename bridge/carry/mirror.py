@@ -12,12 +12,12 @@ from bridge.carry.shared import Shared
 from bridge.carry.translate import Pass, Translator
 from bridge.errors import NotOwner, NotYet, TargetError
 from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
-from bridge.ledger.quarantine import add_quarantined, mark_retried
+from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.mapping import MirrorSection
-from bridge.model import ZERO_ID, EntryId, format_id
+from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import BlockingReader, stream_info
@@ -71,6 +71,7 @@ class Mirror:
         self._keep_at = 0.0
         self._told = 0
         self._already: set[EntryId] = set()
+        self._aside: dict[tuple[int, int, str], int] = {}
         self._epoch = 0
         self._count = 64
         self._announce: dict[bytes, bytes] = {}
@@ -123,6 +124,8 @@ class Mirror:
             raise NotYet("forward refills the stream first")
         self._cursor = self._kept_cursor = memory.mirror_cursor
         self._already = written_above(self._ledger, self._stream, self._cursor)
+        aside = still_aside(self._ledger, self._stream, "mirror")
+        self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor}
         self._reader = BlockingReader(connection, self.shared.keys)
         log.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
 
@@ -251,6 +254,11 @@ class Mirror:
         reached("mirror.intent.before")
         with self._ledger.transaction():
             add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
+            if self._aside:
+                met = {
+                    format_id(entry_id).decode(): write.name for write in taken.writes for entry_id, _ in write.entries
+                }
+                taken.retried += [(self._aside.pop(key), met[key[2]]) for key in list(self._aside) if key[2] in met]
             for number, where in taken.retried:
                 mark_retried(self._ledger, number, where, self._clock())
             for write in taken.writes:

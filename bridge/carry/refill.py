@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from bridge.carry.provenance import release
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
-from bridge.ledger.quarantine import mark_lost, retried_lines
+from bridge.ledger.quarantine import mark_lost, sent_lines
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -243,6 +243,12 @@ class Refilled:
     released: int
     mirror_cursor: EntryId
 
+    def in_words(self) -> str:
+        """For the log."""
+        many = "1 mirrored line is" if self.released == 1 else f"{self.released} mirrored lines are"
+        goes_on = f"behind entry {_text(self.mirror_cursor)}" if self.mirror_cursor > ZERO_ID else "from the beginning"
+        return f"{many} sent again as the file's own; the mirror goes on {goes_on}"
+
 
 ReadRange = Callable[[Range], bytes]
 """A range's bytes as its file holds them; empty when the file is gone."""
@@ -289,7 +295,6 @@ def forget_lost(
         if gone:
             released += release(ledger, stream, one, content, gone)
     cursor = max(verified, default=ZERO_ID)
-    _put_back(connection, keys, ledger, trimmed)
     if compared.anew:
         for entry in entries(connection, keys.stream, end=format_id(cursor)):
             if entry.id not in verified and entry.origin() is None:
@@ -297,18 +302,36 @@ def forget_lost(
     return Refilled(released, cursor)
 
 
-def _put_back(connection: Connection, keys: Keys, ledger: Ledger, trimmed: EntryId) -> None:
-    """Lines that a retry had sent, and whose entry is lost, are in quarantine again: forward passes over them."""
+def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared) -> None:
+    """Lines that a retry had sent, and Redis lost, are in quarantine again, before forward goes on and may meet them.
+
+    The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
+    What was removed from the stream on purpose has its mark still, and stays away.
+    """
     stream, lost = keys.stream.decode(), 0
-    sent = [(one, parse_id(one.retried.encode())) for one in retried_lines(ledger, stream)]
-    standing = existing(connection, keys.stream, [entry_id for _, entry_id in sent])
-    for one, entry_id in sent:
-        origin = b".%d:%d" % (one.generation, one.offset)
-        if entry_id >= trimmed and not any(value.endswith(origin) for value in standing.get(entry_id, ())):
-            mark_lost(ledger, one.number)
-            lost += 1
+    rows = sent_lines(ledger, stream, everything=bool(compared.lost))
+    trimmed = trimmed_to(connection, keys, compared.info) if rows else ZERO_ID
+    numbers = compared.books.sources
+    for at in range(0, len(rows), 500):
+        part = [one for one in rows[at : at + 500] if one.name.encode("utf-8", "surrogateescape") in numbers]
+        origins = [
+            b"%b.%d:%d" % (numbers[one.name.encode("utf-8", "surrogateescape")], one.generation, one.offset)
+            for one in part
+        ]
+        marks = connection.call("HMGET", keys.late, *origins) if part else []
+        sent = [parse_id(json.loads(mark)["entry"].encode()) if mark and b"entry" in mark else None for mark in marks]
+        standing = existing(connection, keys.stream, [entry_id for entry_id in sent if entry_id is not None])
+        for one, origin, entry_id in zip(part, origins, sent, strict=True):
+            stands = entry_id is not None and origin in standing.get(entry_id, ())
+            if entry_id is not None and (stands or not compared.lost or entry_id < trimmed):
+                continue
+            if entry_id is not None:
+                connection.call("HDEL", keys.late, origin)
+            if one.retried:
+                mark_lost(ledger, one.number)
+                lost += 1
     if lost:
-        log.warning("%s: %d lines that a retry had sent are lost with them, and in quarantine again", stream, lost)
+        log.warning("%s: Redis lost %d lines that a retry had sent: they are in quarantine again", stream, lost)
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:

@@ -9,6 +9,7 @@ own line.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ from bridge.carry.shared import Shared
 from bridge.carry.translate import unpack_fields
 from bridge.codecs import Codec
 from bridge.errors import RedisRefused, SourceError
-from bridge.ledger.mirrored import Written, intents_of, written_above
-from bridge.ledger.quarantine import Quarantined, mark_retried
+from bridge.ledger.mirrored import Written, intents_of, range_of, written_above
+from bridge.ledger.quarantine import Quarantined, mark_retried, quarantined_number
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
@@ -32,8 +33,8 @@ from bridge.streams.reader import Entry, existing, file_born, stream_info
 from bridge.streams.resp import entry_packer, pack
 from bridge.streams.writer import RETRIED, Batch, Books, Cursor, Overtaken, StreamWriter, read_books
 
-AT_ONCE = 500
-"""Entries that are written with one intent."""
+AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
+"""Entries, and about their bytes, that are written with one intent."""
 
 PAUSE = 0.05
 PATIENCE = 200
@@ -64,7 +65,9 @@ class Retry:
         self._stream = shared.mapping.stream.key
 
     def run(self, wanted: list[Quarantined]) -> Iterator[Retried]:
-        """Tries these again. Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then."""
+        """Tries these again; of each only the facts are needed, what was kept of it is read when its turn comes.
+
+        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then."""
         connection = self._dial()
         try:
             known = stream_memory(self._ledger, self._stream)
@@ -79,10 +82,14 @@ class Retry:
             mirrored = self._shared.mapping.mirror is not None
             if mirrored and not entries and intents_of(self._ledger, self._stream):
                 self._finished().close()
-            for at in range(0, len(entries), AT_ONCE):
-                yield from self._entries(connection, entries[at : at + AT_ONCE])
+            for some in _portions(entries):
+                yield from self._entries(connection, some)
         finally:
             connection.close()
+
+    def _whole(self, one: Quarantined) -> Quarantined:
+        found = quarantined_number(self._ledger, one.number)
+        return found[1] if found is not None else one
 
     def _left(self, one: Quarantined, where: str) -> Retried:
         reached("retry.mark.before")
@@ -109,7 +116,7 @@ class Retry:
                 yield self._left(one, format_id(standing[origin]).decode())
                 continue
             codec = codecs.setdefault(one.name, self._shared.mapping.codec(one.name))
-            row = self._row(one, codec)
+            row = self._row(self._whole(one), codec)
             if not isinstance(row, str) and not _passed(books, one.name, origin):
                 row = "the bridge has not passed it yet: `bridge run` meets it again"
             if isinstance(row, str):
@@ -119,6 +126,9 @@ class Retry:
             text = prefix + b"%d" % origin.offset
             packed = entry_packer(stream, codec.fields)([row], None, prefix, [origin.offset], exists)
             mark = connection.call("HGET", self._shared.keys.late, text)
+            if mark is not None and b"entry" in mark:  # sent before, and removed from the stream since
+                yield self._left(one, str(json.loads(mark)["entry"]))
+                continue
             reached("retry.send.before")
             writer.stage(Batch(Cursor(self._shared.keys.late, text, RETRIED), packed, 1, text))
             try:
@@ -169,10 +179,11 @@ class Retry:
             for entry_id in sorted(by_id):
                 one = by_id[entry_id]
                 if entry_id in written:  # the mirror has met it again since
-                    yield self._left(one, self._shared.mapping.mirror.path)
+                    found = range_of(self._ledger, self._stream, entry_id)
+                    yield self._left(one, found[0].name if found is not None else self._shared.mapping.mirror.path)
                     continue
                 fields = standing.get(entry_id)
-                name, line, reason = self._line(mirror, entry_id, fields, one)
+                name, line, reason = self._line(mirror, entry_id, fields, self._whole(one))
                 if reason:
                     yield Retried(one.number, reason=reason)
                     continue
@@ -216,6 +227,18 @@ class Retry:
             self._settle(PAUSE)
         if mirror.waits_for is not None:
             raise mirror.waits_for[0]
+
+
+def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
+    """As many at once as one intent may hold."""
+    some: list[Quarantined] = []
+    for one in entries:
+        if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + one.length > BYTES_AT_ONCE):
+            yield some
+            some = []
+        some.append(one)
+    if some:
+        yield some
 
 
 def _passed(books: Books, name: str, origin: Origin) -> bool:

@@ -16,7 +16,7 @@ from bridge.errors import BridgeError, LedgerError
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import drop_range
-from bridge.ledger.quarantine import Quarantined
+from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
 from bridge.ledger.sources import SourceMemory
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -64,7 +64,6 @@ class Source:
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
         self.clamped = 0
-        self.empty_lines = 0
         self.carried = 0
         self.codec: Codec = mapping.codec(tail.name)
         self._rejects = Rejects(mapping, tail.name, ledger, clock, self.tail.notices.append)
@@ -74,6 +73,7 @@ class Source:
         self._read: _Read | None = None
         self._longs: dict[int, LongLine] = {}
         self._piece = READ_BYTES[0]
+        self._aside: dict[tuple[int, int, str], int] = {}
         self._barred = 0
         """The generation whose bytes wait for the mirror's intent; it is not at its end."""
         self._closing: list[Known] = []
@@ -138,6 +138,8 @@ class Source:
             high = compared.standing.get((self.memory.number, known.number))
             if high is not None and one.fd >= 0:
                 self.step_over(one, high[0])
+        aside = still_aside(self._ledger, self._stream, "forward", self.name)
+        self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the line at this origin is the one an entry of these fields was made of, as far as can be told.
@@ -266,12 +268,24 @@ class Source:
             draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
             draft.first = Position(generation.number, offsets[0])
             draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+            if self._aside:
+                self._take_out(generation.number, offsets)
             if not late and self._in_history(generation.number, offsets[0]):
                 draft.times = times if whole else [times[k] for k in good]
             if late:
                 draft.ended = generation.known(closed=True)
             return draft if late else self._seal(draft)
         return None
+
+    def _take_out(self, generation: int, offsets: list[int]) -> None:
+        """Lines that an earlier mapping could not translate are forward's now: a retry must not send them too."""
+        met = [(offset, self._aside.pop((generation, offset, ""))) for offset in offsets
+               if (generation, offset, "") in self._aside]  # fmt: skip
+        if met:
+            with self._ledger.transaction():
+                for offset, number in met:
+                    origin = f"{self.memory.number}.{generation}:{offset}"
+                    mark_retried(self._ledger, number, f"origin {origin}", self._clock())
 
     def _in_history(self, generation: int, offset: int) -> bool:
         history = self.memory.history
@@ -372,7 +386,6 @@ class Source:
         for k, row in enumerate(rows):
             line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
             if not line:
-                self.empty_lines += 1
                 continue
             one = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
             if one is None:

@@ -116,7 +116,21 @@ def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def emit(value: object) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(_plain(json.dumps(value, ensure_ascii=False, indent=2)))
+
+
+def emit_line(value: object) -> None:
+    """One JSON document as one line on stdout."""
+    click.echo(_plain(json.dumps(value, ensure_ascii=False)))
+
+
+def _plain(text: str) -> str:
+    """JSON escapes control characters below space; a terminal minds others too (DEL, CSI, changes of direction)."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] if c > "\x7f" else "\\u007f" for c in text
+    )
 
 
 def counted(number: int, noun: str, nouns: str = "") -> str:

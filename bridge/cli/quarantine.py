@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, Verbs, counted, emit, mapping_names, options, verb
+from bridge.cli.common import Options, Verbs, counted, emit, emit_line, mapping_names, options, verb
+from bridge.model import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bridge.ledger.store import Ledger
     from bridge.mapping import Mapping
 
+NUMBER = click.IntRange(1, (1 << 63) - 1)
 SHOWN = 10_000
 """Characters of a message that `show` prints; `export` gives all of them."""
 
@@ -32,33 +33,31 @@ def command(**_: object) -> None:
 @click.option("--all", "everything", is_flag=True, help="What a retry has brought over as well")
 @verb
 def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
-    """One line each, oldest first."""
-    from rich.table import Table
-
+    """Each with its number, place and reason, oldest first, and how it begins."""
     from bridge.cli.screen import console, safe
     from bridge.model import shown
 
     settings = given.settings()
-    rows = list(_found(settings, mappings, everything))
     if given.as_json:
-        emit([_facts(mapping, one) for mapping, one in rows])
+        emit(
+            [
+                _facts(mapping, one) | {"begins": as_json(one.raw)}
+                for mapping, one in _found(settings, mappings, everything)
+            ]
+        )
         return
-    if not rows:
-        click.echo("nothing is in quarantine")
-        return
-    out = console()
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in ("number", "where", "reason", "message"):
-        table.add_column(name, overflow="fold")
-    for _, one in rows:
-        reason = one.reason + (f" (now {one.retried})" if one.retried else "")
-        table.add_row(str(one.number), safe(_where(one)), safe(reason), safe(shown(one.raw, 60)))
-    out.print(table)
-    click.echo(f"{counted(len(rows), 'message')}; `bridge quarantine show NUMBER`, `bridge quarantine retry`")
+    out, total = console(), 0
+    for _, one in _found(settings, mappings, everything):
+        total += 1
+        gone = f" (now {one.retried})" if one.retried else ""
+        out.print(safe(f"{one.number}  {_where(one)}  {one.reason}{gone}"), soft_wrap=True)
+        out.print(safe(f"   {shown(one.raw)}", "dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False)
+    said = "`bridge quarantine show NUMBER` has all of one, `bridge quarantine retry` tries again"
+    click.echo(f"{counted(total, 'message')}: {said}" if total else "nothing is in quarantine")
 
 
 @command.command("show")
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @verb
 def show(given: Options, number: int) -> None:
     """All that is known of one, and the message itself."""
@@ -70,7 +69,7 @@ def show(given: Options, number: int) -> None:
         mapping, one = _numbered(settings, ledger, number)
     facts = _facts(mapping, one)
     if given.as_json:
-        emit(facts)
+        emit(facts | {"raw": as_json(one.raw)})
         return
     out = console()
     for name in ("number", "mapping", "direction", "where", "reason", "noted", "bytes", "retried"):
@@ -83,7 +82,7 @@ def show(given: Options, number: int) -> None:
 
 
 @command.command("retry")
-@click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER]...")
+@click.argument("numbers", nargs=-1, type=NUMBER, metavar="[NUMBER]...")
 @verb
 def retry(given: Options, numbers: tuple[int, ...]) -> int:
     """Try them all, or those of these numbers, once more with the mapping as it is now.
@@ -96,50 +95,50 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     from bridge.carry.retry import Retry
     from bridge.carry.shared import Shared
     from bridge.ledger.mirrored import intents_of
+    from bridge.ledger.quarantine import quarantine_counts, quarantined
     from bridge.run import dialler, state_lock
 
     settings = given.settings()
     given.log(settings.log_format)
-    results = []
-    with state_lock(settings.state_dir, "quarantine retry"), _ledger(settings, create=True) as ledger:
+    path = settings.state_dir / "ledger.db"
+    results: list[dict[str, Any]] = []
+    with state_lock(settings.state_dir, "quarantine retry"), _ledger(settings, create=path.exists()) as ledger:
         wanted: dict[str, list[Quarantined]] = {mapping.name: [] for mapping in settings.mappings}
         for number in numbers:
             mapping, one = _numbered(settings, ledger, number)
-            wanted[mapping.name] += [] if one.retried else [one]
-            results += [{"number": number, "where": one.retried, "reason": None}] if one.retried else []
-        if not numbers:
-            for mapping, one in _found(settings, (), everything=False):
+            if one.retried:
+                results.append({"number": number, "where": one.retried, "reason": None, "before": True})
+            else:
                 wanted[mapping.name].append(one)
         for mapping in settings.mappings:
+            if not numbers:
+                wanted[mapping.name] += quarantined(ledger, mapping.stream.key)
             if wanted[mapping.name] or intents_of(ledger, mapping.stream.key):
                 shared = Shared(mapping, settings)
                 try:
                     work = Retry(shared, ledger, dialler(settings), time.time, time.sleep)
                     for done in work.run(wanted[mapping.name]):
-                        results.append(
-                            {"number": done.number, "where": done.where or None, "reason": done.reason or None}
-                        )
+                        where, reason = done.where or None, done.reason or None
+                        results.append({"number": done.number, "where": where, "reason": reason, "before": False})
                 finally:
                     shared.close()
-    stay = [one for one in results if one["reason"]]
+        left = sum(n for one in settings.mappings for _, _, n in quarantine_counts(ledger, one.stream.key))
     if given.as_json:
         emit(results)
     else:
-        _render(results, len(stay))
-    return 3 if stay else 0
+        _render(results, left)
+    return 3 if any(one["reason"] for one in results) else 0
 
 
-def _render(results: list[dict[str, Any]], stay: int) -> None:
+def _render(results: list[dict[str, Any]], left: int) -> None:
     from bridge.cli.screen import console, safe
 
     out = console()
     for one in results:
         said = f"stays: {one['reason']}" if one["reason"] else f"now {one['where']}"
-        out.print(safe(f"{one['number']}: {said}"))
-    if not results:
-        click.echo("nothing is in quarantine")
-        return
-    click.echo(f"{counted(len(results) - stay, 'message')} went over, {stay} still in quarantine")
+        out.print(safe(f"{one['number']}: {'went over before, ' * one['before']}{said}"), soft_wrap=True)
+    went = sum(not one["reason"] and not one["before"] for one in results)
+    click.echo(f"{counted(went, 'message')} went over, {left} in quarantine" if results else "nothing is in quarantine")
 
 
 @command.command("export")
@@ -148,8 +147,8 @@ def _render(results: list[dict[str, Any]], stay: int) -> None:
 @verb
 def export(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     """All of it on stdout, one JSON object a line, with every byte that was kept."""
-    for mapping, one in _found(given.settings(), mappings, everything):
-        click.echo(json.dumps(_facts(mapping, one), ensure_ascii=False))
+    for mapping, one in _found(given.settings(), mappings, everything, whole=True):
+        emit_line(_facts(mapping, one) | {"raw": as_json(one.raw)})
 
 
 def _ledger(settings: Settings, *, create: bool = False) -> Any:
@@ -160,7 +159,9 @@ def _ledger(settings: Settings, *, create: bool = False) -> Any:
     return closing(Ledger(settings.state_dir / "ledger.db", create=create))
 
 
-def _found(settings: Settings, mappings: tuple[str, ...], everything: bool) -> Iterator[tuple[Mapping, Quarantined]]:
+def _found(
+    settings: Settings, mappings: tuple[str, ...], everything: bool, *, whole: bool = False
+) -> Iterator[tuple[Mapping, Quarantined]]:
     from bridge.ledger.quarantine import quarantined
 
     chosen = [settings.mapping(name) for name in mappings] or settings.mappings
@@ -168,7 +169,7 @@ def _found(settings: Settings, mappings: tuple[str, ...], everything: bool) -> I
         return
     with _ledger(settings) as ledger:
         for mapping in chosen:
-            for one in quarantined(ledger, mapping.stream.key, all_of_them=everything):
+            for one in quarantined(ledger, mapping.stream.key, everything=everything, whole=whole):
                 yield mapping, one
 
 
@@ -194,13 +195,11 @@ def _where(one: Quarantined) -> str:
 def _facts(mapping: Mapping, one: Quarantined) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from bridge.model import as_json
-
     noted = datetime.fromtimestamp(one.noted_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {
         "number": one.number, "mapping": mapping.name, "stream": mapping.stream.key, "direction": one.direction,
         "where": _where(one), "file": one.name or None, "generation": one.generation or None,
         "offset": one.offset if one.direction == "forward" else None, "entry": one.entry_id or None,
         "reason": one.reason, "noted": noted, "bytes": one.length, "digest": one.digest or None,
-        "whole": len(one.raw) == one.length, "retried": one.retried or None, "raw": as_json(one.raw),
+        "retried": one.retried or None,
     }  # fmt: skip

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, counted, emit, verb
+from bridge.cli.common import Options, counted, emit, emit_line, verb
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -67,7 +66,7 @@ def _watch(options: Options) -> int:
             found = sample(settings, time.time)
             said, level = headline(found)
             if options.as_json:
-                click.echo(json.dumps(to_json(found, said, level), ensure_ascii=False))
+                emit_line(to_json(found, said, level))
             elif live is not None:
                 live.update(screen(found, said, level, out.width), refresh=True)
             elif said != last:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, mapping_names, verb
+from bridge.cli.common import Options, emit_line, mapping_names, verb
 
 if TYPE_CHECKING:
     from bridge.codecs import Codec
@@ -73,8 +73,6 @@ def _say(text: str) -> None:
 
 
 def _print(entry: Entry, codec: Codec, *, as_json: bool) -> None:
-    import json
-
     from bridge.model import as_json as of_bytes
     from bridge.model import format_id, shown
 
@@ -82,7 +80,7 @@ def _print(entry: Entry, codec: Codec, *, as_json: bool) -> None:
     if as_json:
         facts: dict[str, object] = {"id": format_id(entry.id).decode()}
         facts |= {name.decode(errors="backslashreplace"): of_bytes(value) for name, value in pairs}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        emit_line(facts)
         return
     values = dict(pairs)
     missing = [name for name in codec.fields if name not in values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bridge.ledger.store import Ledger
 
@@ -38,17 +39,19 @@ class Quarantined:
         return self.reason.partition(":")[0]
 
 
-_COLUMNS = (
-    "direction, name, generation, offset, entry_id, reason, raw, length, digest, id, noted_at, coalesce(retried, '')"
-)
+_FACTS = "direction, name, generation, offset, entry_id, reason, {raw}, length, digest, id, noted_at"
+_RETRIED = ", coalesce(retried, '')"
+_COLUMNS = _FACTS.format(raw="raw") + _RETRIED
+_SHORT = _FACTS.format(raw="substr(raw, 1, 200)") + _RETRIED
 
 
 def add_quarantined(ledger: Ledger, stream: str, found: Iterable[Quarantined], now: float) -> None:
-    """Keeps them; one that is kept already stays as it is, so a replay adds nothing."""
+    """Keeps them; one that is there already stays as it is, so a replay adds nothing, and one that had left is back."""
     for one in found:
         ledger.write(
-            "INSERT OR IGNORE INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw,"
-            " length, digest, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw, length,"
+            " digest, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, direction, name,"
+            " generation, offset, entry_id) DO UPDATE SET retried = NULL, retried_at = NULL WHERE retried IS NOT NULL",
             (stream, one.direction, one.name, one.generation, one.offset, one.entry_id, one.reason, one.raw, one.length,
              one.digest, now),
         )  # fmt: skip
@@ -66,23 +69,30 @@ def quarantine_counts(ledger: Ledger, stream: str) -> list[tuple[str, str, int]]
     ]
 
 
-def quarantined(ledger: Ledger, stream: str, *, all_of_them: bool = False) -> Iterator[Quarantined]:
-    """What is in quarantine, oldest first, a hundred at a time; with `all_of_them` what has left it as well."""
+def quarantined(ledger: Ledger, stream: str, *, everything: bool = False, whole: bool = False) -> Iterator[Quarantined]:
+    """What is in quarantine, oldest first, a few at a time; with `everything` what has left it as well.
+
+    `raw` is its first 200 bytes, all that was kept when it is to be `whole`.
+    """
     last = 0
     while rows := ledger.rows(
-        f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND id > ? AND (retried IS NULL OR ?)"
-        " ORDER BY id LIMIT 100",
-        (stream, last, all_of_them),
+        f"SELECT {_COLUMNS if whole else _SHORT} FROM quarantine WHERE stream = ? AND id > ? AND (retried IS NULL OR ?)"
+        " ORDER BY id LIMIT 50",
+        (stream, last, everything),
     ):
         for row in rows:
-            yield Quarantined(*row)
+            yield _row(row)
         last = int(rows[-1][9])
+
+
+def _row(row: tuple[Any, ...]) -> Quarantined:
+    return Quarantined(*row)
 
 
 def quarantined_number(ledger: Ledger, number: int) -> tuple[str, Quarantined] | None:
     """The stream and the message of this number; None when there is none."""
     rows = ledger.rows(f"SELECT {_COLUMNS}, stream FROM quarantine WHERE id = ?", (number,))
-    return (str(rows[0][-1]), Quarantined(*rows[0][:-1])) if rows else None
+    return (str(rows[0][-1]), _row(rows[0][:-1])) if rows else None
 
 
 def find_quarantined(
@@ -94,7 +104,7 @@ def find_quarantined(
         " AND entry_id = ?",
         (stream, name, generation, offset, entry_id),
     )
-    return Quarantined(*rows[0]) if rows else None
+    return _row(rows[0]) if rows else None
 
 
 def mark_retried(ledger: Ledger, number: int, where: str, now: float) -> None:
@@ -102,13 +112,23 @@ def mark_retried(ledger: Ledger, number: int, where: str, now: float) -> None:
     ledger.write("UPDATE quarantine SET retried = ?, retried_at = ? WHERE id = ?", (where, now, number))
 
 
-def retried_lines(ledger: Ledger, stream: str) -> list[Quarantined]:
-    """Every line that a retry sent; `retried` is its entry ID."""
+def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> dict[tuple[int, int, str], int]:
+    """Generation, offset and entry ID of what is in quarantine now, with its number: of a source, or of the mirror."""
     rows = ledger.rows(
-        f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND direction = 'forward' AND retried IS NOT NULL",
-        (stream,),
+        "SELECT generation, offset, entry_id, id FROM quarantine WHERE stream = ? AND direction = ? AND name = ?"
+        " AND retried IS NULL",
+        (stream, direction, name),
     )
-    return [Quarantined(*row) for row in rows]
+    return {(generation, offset, entry_id): number for generation, offset, entry_id, number in rows}
+
+
+def sent_lines(ledger: Ledger, stream: str, *, everything: bool) -> list[Quarantined]:
+    """The lines that a retry sent, `retried` is their entry ID; with `everything` those in quarantine too."""
+    rows = ledger.rows(
+        f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND direction = 'forward' AND (? OR retried LIKE '%-%')",
+        (stream, everything),
+    )
+    return [_row(row) for row in rows]
 
 
 def mark_lost(ledger: Ledger, number: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.files.generation import Known
 from bridge.ledger.store import Ledger
@@ -16,6 +16,10 @@ class StreamMemory:
     last_id: EntryId = ZERO_ID
     added: int = 0
     mirror_cursor: EntryId = ZERO_ID
+
+    def and_seen(self, last_id: EntryId, added: int) -> StreamMemory:
+        """The same, with what was seen since."""
+        return replace(self, last_id=max(self.last_id, last_id), added=max(self.added, added))
 
 
 @dataclass(frozen=True, slots=True)
