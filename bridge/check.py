@@ -49,12 +49,22 @@ class Checked:
         self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
 
 
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file, as far as this user may see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> Checked:
     """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
     codec = mapping.codec(path.name)
     names = [name.decode() for name in codec.fields]
     limit = mapping.format.max_line_bytes
     result, number, rest, skipped = Checked(), 0, b"", 0
+    if path.exists() and not path.is_file():
+        raise SourceError("is not a regular file", where=str(path))
     try:
         with path.open("rb") as file:
             while data := file.read(PIECE if most is None else min(PIECE, most - result.size)):

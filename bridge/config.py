@@ -99,6 +99,8 @@ def masked(url: str) -> str:
     if "://" not in url:
         return url
     parts = urlsplit(url)
+    if not parts.netloc:
+        return f"{parts.scheme}://{parts.path}"
     userinfo, at, host = parts.netloc.rpartition("@")
     user, colon, _ = userinfo.partition(":")
     return urlunsplit((parts.scheme, f"{user}{':***' if colon else ''}{at}{host}", parts.path, "", ""))
@@ -107,6 +109,10 @@ def masked(url: str) -> str:
 def check_url(url: str, where: str) -> str:
     """The URL itself. Raises ConfigError for a scheme the bridge does not speak."""
     scheme = "embedded" if url == "embedded" else url.partition("://")[0]
+    if "://" not in url and difflib.get_close_matches(url, ["embedded"], 1):
+        if url != "embedded":
+            raise ConfigError(f"redis url {url!r} is not known", where=where, hint="did you mean embedded?")
+        return url
     if "://" not in url and re.fullmatch(r"[\w.-]+(:\d+)?(/\d+)?", url) and url != "embedded":
         raise ConfigError(f"redis url {url!r} names no scheme", where=where, hint=f"did you mean redis://{url}?")
     if scheme not in SCHEMES or (scheme != "embedded" and "://" not in url):
@@ -115,6 +121,9 @@ def check_url(url: str, where: str) -> str:
             where=where,
             hint="use embedded, redis://host:6379/0, rediss://… or unix:///path/to/socket",
         )
+    database = urlsplit(url).path.strip("/")
+    if scheme in ("redis", "rediss") and database and not database.isdigit():
+        raise ConfigError(f"redis url {masked(url)!r}: database {database!r} is no number", where=where)
     try:
         _ = urlsplit(url).port
     except ValueError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.check import Checked, check_file
+from bridge.check import Checked, check_file, is_regular
 from bridge.errors import SourceError
 from bridge.mapping import Mapping
 
@@ -43,7 +44,7 @@ def discover(root: Path, mappings: list[Mapping]) -> Seen:
         one = Found(mapping)
         rotated = sorted({path for glob in mapping.source.rotated for path in root.glob(glob)}, reverse=True)
         for path in [*rotated, *sorted(set(root.glob(mapping.source.path)) - set(rotated))]:
-            if path.is_file() and path not in claimed:
+            if is_regular(path) and path not in claimed:
                 claimed.add(path)
                 try:
                     one.files.append((path, check_file(mapping, path, 3)))
@@ -53,11 +54,36 @@ def discover(root: Path, mappings: list[Mapping]) -> Seen:
     near = []
     others = [path for path in _files(root) if path not in claimed]
     for path in others[:LOOKED_AT]:
-        tried = [(one, check) for one in mappings if (check := _sampled(one, path)) is not None]
-        if tried:
-            mapping, check = max(tried, key=lambda pair: pair[1].translated)
-            near.append((path, mapping, check))
+        best = closest(mappings, path)
+        if best is not None:
+            near.append((path, *best))
     return Seen(found, near, [str(path.relative_to(root)) for path in others])
+
+
+def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, Checked] | None:
+    """The mapping that translates most of a file's first lines; None where none translates most of them."""
+    tried = [(one, check) for one in mappings if (check := _sampled(one, path)) is not None]
+    return max(tried, key=lambda pair: pair[1].translated) if tried else None
+
+
+_NAME = re.compile(r"[\w. -]+(/[\w. -]+)*")
+
+
+def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
+    """A mapping's text turned to another file of the same form, with a name and a stream of its own; and that name.
+
+    Raises ValueError for a file whose name would mean something in a glob.
+    """
+    if not _NAME.fullmatch(file):
+        raise ValueError(f"{file!a} holds more than letters, digits, spaces and . _ - /")
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0]) or "log"
+    old = mapping.source.path
+    for was, now in (
+        (f'name = "{mapping.name}"', f'name = "{name}"'), (f'"{old}"', f'"{file}"'), (f'"{old}.*"', f'"{file}.*"'),
+        (f'key = "{mapping.stream.key}"', f'key = "{name}:messages"'),
+    ):  # fmt: skip
+        text = text.replace(was, now)
+    return text, name
 
 
 def _sampled(mapping: Mapping, path: Path) -> Checked | None:
@@ -76,5 +102,5 @@ def _files(root: Path) -> Iterator[Path]:
         deep = len(here.relative_to(root).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep + 1 < DEPTH else []
         for name in sorted(names):
-            if not name.startswith(".") and (here / name).is_file() and name != "bridge.toml":
+            if not name.startswith(".") and is_regular(here / name) and name != "bridge.toml":
                 yield here / name

@@ -14,6 +14,7 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
 from bridge.ledger.health import forget_troubles, save_heartbeat
+from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.run import RETRY, Backoff, dialler
@@ -22,11 +23,12 @@ from bridge.streams.writer import Overtaken
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What `run --once` did for one mapping."""
+    """What `run --once` did for one mapping; `quarantined` is what is in its quarantine now."""
 
     mapping: str
     forwarded: int
     mirrored: int
+    quarantined: int
     errors: tuple[BridgeError, ...]
 
 
@@ -38,17 +40,18 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     """Drains both directions of what is there. Raises LedgerError; what fails in a mapping is in its result."""
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True)
-    begun = time.time()
     forget_troubles(ledger)
+    pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
+             "once": True, "started": time.time(), "at": time.time(), "stopped": False, "workers": {},
+             "troubles": {}}  # fmt: skip
+    save_heartbeat(ledger, pulse)
     troubles = Troubles(time.time)
     try:
         done = [
             _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop) for mapping in settings.mappings
         ]
-        pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
-                 "started": begun, "at": time.time(), "stopped": True, "workers": {},
-                 "troubles": {one.mapping: str(error) for one in done for error in one.errors}}  # fmt: skip
-        save_heartbeat(ledger, pulse)
+        troubled = {one.mapping: str(error) for one in done for error in one.errors}
+        save_heartbeat(ledger, pulse | {"at": time.time(), "stopped": True, "troubles": troubled})
         return done
     finally:
         ledger.close()
@@ -104,7 +107,9 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
     if any(not isinstance(error, NotYet) for error in errors):  # the mirror waits for forward: that tells nothing
         errors = [error for error in errors if not isinstance(error, NotYet)]
     unique = {str(error): error for error in errors}
-    return Drained(shared.mapping.name, forward.carried, mirror.carried if mirror else 0, tuple(unique.values()))
+    aside = sum(count for _, _, count in quarantine_counts(ledger, shared.mapping.stream.key))
+    mirrored = mirror.carried if mirror else 0
+    return Drained(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()))
 
 
 class Waits(Exception):

@@ -34,7 +34,7 @@ def headline(status: Status) -> tuple[str, Level]:
         return _not_running(status, waiting)
     ways = "Carrying both ways" if status.dual else "Carrying file to stream"
     beat = status.heartbeat
-    if beat is not None and not beat.get("stopped") and status.at - float(beat["at"]) > SILENT:
+    if beat is not None and not beat.get("stopped") and not beat.get("once") and status.at - float(beat["at"]) > SILENT:
         return f"{status.holder} is there, but gave no heartbeat for {duration(status.at - float(beat['at']))}", "bad"
     if failed:
         return f"{ways}, except {failed[0]}{_more(failed)}", "bad"
@@ -48,8 +48,12 @@ def _not_running(status: Status, waiting: str) -> tuple[str, Level]:
     if status.holder:
         return f"Not running: {status.holder} is at work; {waiting}", "idle"
     beat = status.heartbeat
+    if beat is None and any(source.position for one in status.mappings for source in one.sources):
+        return f"Not running; {waiting}", "idle"
     if beat is None:
         return f"Never run yet, {waiting}", "idle"
+    if any(one.mirror is not None and one.mirror.behind is None for one in status.mappings):
+        waiting += " in the files, Redis is not reached"
     ago = duration(status.at - float(beat["at"]))
     if beat.get("stopped"):
         return f"Not running, stopped {ago} ago; {waiting}", "idle"

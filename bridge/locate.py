@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bridge.carry.shared import Shared
+from bridge.check import is_regular
 from bridge.config import Settings
 from bridge.errors import BridgeError, SourceError
 from bridge.files.generation import Generation, open_regular, pread
@@ -23,8 +25,8 @@ from bridge.streams.writer import Books, read_books
 
 PIECE = 1 << 20
 DAY_MS = 86_400_000
-_ID = re.compile(r"\d{1,20}-\d{1,20}")
-_PLACE = re.compile(r"(.+?)([:@])(\d+)")
+_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+_PLACE = re.compile(r"(.+?)([:@])([0-9]{1,18})", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
     """What is known of `FILE:LINE`, `FILE@OFFSET`, an entry ID or an origin. Raises BridgeError when it is nowhere."""
     searches = [Search(Shared(mapping, settings), ledger, connection) for mapping in settings.mappings]
     try:
-        origin = parse_origin(what.encode())
+        origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):
             found = [one for search in searches if (one := search.of_entry(parse_id(what.encode()))) is not None]
             if not found:
@@ -70,10 +72,11 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
             return found
         place = _PLACE.fullmatch(what)
         if place is None:
-            raise BridgeError(f"{what!r} is no place", hint="FILE:LINE, FILE@OFFSET, or an entry ID (1771004967322-0)")
-        path = next((p for p in (cwd / place[1], settings.root / place[1]) if p.is_file()), None)
+            forms = "FILE:LINE, FILE@OFFSET, an entry ID (1771004967322-0), or an origin (1.2:3041)"
+            raise BridgeError(f"{what!a} is no place", hint=forms)
+        path = next((p for p in (cwd / place[1], settings.root / place[1]) if is_regular(p)), None)
         if path is None:
-            raise BridgeError("there is no such file", where=place[1], hint=f"neither here nor in {settings.root}")
+            raise BridgeError(f"there is no such file, neither here nor in {settings.root}", where=ascii(place[1]))
         for search in searches:
             one = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
             if one is not None:
@@ -134,13 +137,13 @@ class Search:
             place.said = f"the mirror wrote it, of entry {place.entry}" + (", which is in the stream no more" * gone)
             return place
         place.born = "file"
-        if not raw.endswith(b"\n"):
+        if not raw.endswith(b"\n") and offset + len(raw) >= one.size():
             place.said = "the line is not ended yet: it is carried when it is"
             return place
         if raw == b"\n":
             place.said = "an empty line: it is passed over"
             return place
-        return self._of_own(place, tail.name, Position(one.number, offset), raw[:-1])
+        return self._of_own(place, tail.name, Position(one.number, offset), raw.removesuffix(b"\n"))
 
     def _of_own(self, place: Place, name: str, at: Position, line: bytes) -> Place:
         """A file-born line: its entry, or why there is none."""
@@ -213,7 +216,10 @@ class Search:
         entry_id = self._find(origin, 0)
         place = Place(self.shared.mapping.name, self._stream, entry=format_id(entry_id).decode() if entry_id else None,
                       origin=f"{origin.source}.{origin.generation}:{origin.offset}")  # fmt: skip
-        return self._of_known_origin(place, origin)
+        self._of_known_origin(place, origin)
+        if place.offset is not None and place.offset != origin.offset:  # a byte within the line
+            return self.of_origin(Origin(origin.source, origin.generation, place.offset))
+        return place
 
     def _of_known_origin(self, place: Place, origin: Origin) -> Place:
         place.born = "file"
@@ -231,13 +237,15 @@ class Search:
         try:
             tail.look()
             one = tail.of_number(at.generation) or tail.reopen(at.generation)
+            if all(record.number != at.generation for record in tail.records()):
+                raise BridgeError(f"has no generation {at.generation}", where=name)
             if one is None or one.fd < 0:
                 place.said = f"it stood in generation {at.generation} of {name}, which is gone"
                 return
             place.offset, place.line, place.raw = _line_in(one, at.offset, by_line=False)
             place.file = one.path.name
             place.said = f"it is line {place.line} of {one.path.name}"
-        except (SourceError, BridgeError) as error:
+        except SourceError as error:
             place.said = str(error)
 
 
@@ -262,6 +270,8 @@ def _line_in(one: Generation, number: int, *, by_line: bool) -> tuple[int, int, 
 
     Raises BridgeError when the file has no such line.
     """
+    if by_line and number < 1:
+        raise BridgeError("lines are counted from 1", where=str(one.path))
     size, at, line, begin = one.size(), 0, 1, 0
     if not by_line and number >= size:
         raise BridgeError(f"has {size} bytes", where=str(one.path))

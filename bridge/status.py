@@ -113,7 +113,11 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
         status.ledger_error = str(error)
     try:
         if ledger is not None:
-            status.heartbeat = heartbeat(ledger, settings.instance)
+            beat = heartbeat(ledger, settings.instance)
+            # A process that has the lock and gave no heartbeat yet is not the one that gave the last.
+            status.heartbeat = (
+                None if status.running and beat and f"(process {beat['pid']})" not in status.holder else beat
+            )
             known = troubles(ledger)
             status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
             status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}
@@ -132,7 +136,7 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
 
 
 def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status) -> MappingStatus:
-    mapping = shared.mapping
+    mapping, settings = shared.mapping, shared.settings
     one = MappingStatus(mapping.name, mapping.stream.key)
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
@@ -151,7 +155,10 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
             if ledger is None and one.owner and not status.ledger_error:
                 one.error = "its ledger is lost, so it is not carried"
                 one.hint = "`bridge repair` rebuilds it"
-            elif ledger is not None and one.owner and one.owner != ledger.uuid.decode():
+            elif ledger is not None and one.owner not in ("", ledger.uuid.decode()) and instance == settings.instance:
+                one.error = "its ledger was lost, and this one is another, so it is not carried"
+                one.hint = "`bridge repair` rebuilds it"
+            elif ledger is not None and one.owner not in ("", ledger.uuid.decode()):
                 one.error = f"the stream belongs to bridge '{instance}': standing by"
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}

@@ -30,7 +30,7 @@ BELOW: dict[str, set[str]] = {
     "drain": {"errors", "config", "carry", "streams", "ledger", "log", "run"},
     "status": {"errors", "model", "config", "carry", "streams", "ledger", "run"},
     "headline": {"carry", "status"},
-    "locate": {"errors", "model", "config", "carry", "files", "streams", "ledger"},
+    "locate": {"errors", "check", "model", "config", "carry", "files", "streams", "ledger"},
     "check": {"errors", "model", "mapping"},
     "discover": {"errors", "mapping", "check"},
     "demo": {"errors", "model", "streams", "server", "run"},

@@ -100,13 +100,37 @@ def test_init_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "bridge.toml").unlink()
     (tmp_path / "chat.log").write_bytes(LINES)
     done = bridge(tmp_path, "init")
-    assert "chat.log has lines that hestai-message would translate (2 of its first 3)" in done.stdout
-    for row in done.stdout.splitlines():
-        if row.startswith("    "):
-            command = row.replace("bridge mapping", f"{sys.executable} -m bridge mapping")
-            command = command.replace("&& bridge", f"&& {sys.executable} -m bridge")
-            subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True, timeout=60)
-    assert load(config=None, redis=None, env={}, cwd=tmp_path).mappings[0].source.path == "chat.log"
+    assert done.returncode == 2
+    assert "chat.log (2 of its first 3 lines are such as hestai-message knows)" in done.stderr
+    assert "bridge init --log chat.log" in done.stderr
+    assert not (tmp_path / "bridge.toml").exists()
+    done = bridge(tmp_path, "init", "--log", "chat.log")
+    assert done.returncode == 0, done.stderr
+    assert "chat: chat.log → chat:messages" in done.stdout
+    [mapping] = load(config=None, redis=None, env={}, cwd=tmp_path).mappings
+    assert (mapping.name, mapping.source.path, mapping.source.rotated) == ("chat", "chat.log", ("chat.log.*",))
+    assert mapping.mirror is not None
+    assert mapping.mirror.path == "chat.log"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("none.log", "no such file"), ("[a].log", "holds more than"), ("../x.log", "not below the root"),
+                       ("notes.txt", "no shipped mapping"), ("x'; touch PWNED; '.log", "holds more than")]
+)  # fmt: skip
+def test_init_with_a_log_that_is_none(tmp_path: Path, name: str, said: str) -> None:
+    """--log refuses what it cannot write a mapping for, says why, and writes nothing."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "notes.txt").write_text("hello\n")
+    if name not in ("none.log", "notes.txt"):
+        (here / name).write_bytes(LINES)
+    done = bridge(here, "init", "--log", name)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list(here.glob("*.toml"))
+    if name.startswith("x"):
+        hint = bridge(here, "init").stderr.partition("bridge init --log ")[2].partition("`")[0]
+        assert hint.startswith("'"), "a name that stands for something in a shell is quoted"
 
 
 def test_init_mistakes(tmp_path: Path) -> None:
@@ -114,6 +138,8 @@ def test_init_mistakes(tmp_path: Path) -> None:
     for args, said in (
         (("--root", "none"), "is no folder"),
         (("--redis", "localhost:6379"), "did you mean redis://localhost:6379?"),
+        (("--redis", "embeded"), "did you mean embedded?"),
+        (("--redis", "redis://localhost/x"), "database 'x' is no number"),
         (("--config", "x.toml"), "init writes ./bridge.toml"),
         (("--mapping", "none.toml"), "no such mapping file"),
     ):
@@ -300,7 +326,9 @@ def test_real_log(tmp_path: Path) -> None:
         assert bridge(tmp_path, "run", "--dual", "--once").returncode == 0
         assert log.read_bytes() == REAL.read_bytes() + b"ui|2026-11-21T00:00:00Z|t|a|b\\\n"
         last = bridge(tmp_path, "run", "--dual", "--once", "--json")
-        assert json.loads(last.stdout) == [{"mapping": "hestai-message", "forwarded": 0, "mirrored": 0, "errors": []}]
+        assert json.loads(last.stdout) == [
+            {"mapping": "hestai-message", "forwarded": 0, "mirrored": 0, "quarantined": 0, "errors": []}
+        ]
         assert connection.call("XLEN", "hestai:messages") == 89
         connection.close()
     finally:

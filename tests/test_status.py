@@ -52,8 +52,12 @@ def trouble(text: str, ago: float = 60) -> dict[str, Trouble]:
          "Not running, stopped 2 min ago; 2 lines and 1 entry waiting, the oldest 90 s old", "idle"),
         (made(holder="", heartbeat=BEAT | {"at": NOW - 7200}),
          "Not running: it ended without a word, its last heartbeat was 2 h ago; nothing waiting", "bad"),
+        (made(2, None, holder="", heartbeat=BEAT | {"stopped": True, "at": NOW - 120}),
+         "Not running, stopped 2 min ago; 2 lines waiting, the oldest 90 s old in the files, Redis is not reached", "idle"),
+        (made(heartbeat=BEAT | {"at": NOW - 40, "once": True}), "Carrying both ways, 0 behind", "good"),
         (made(holder="bridge repair (process 9)"), "Not running: bridge repair (process 9) is at work; nothing waiting", "idle"),
         (made(heartbeat=BEAT | {"at": NOW - 40}), "bridge run (process 7) is there, but gave no heartbeat for 40 s", "bad"),
+        (made(heartbeat=None), "Carrying file to stream, 0 behind", "good"),
         (made(ledger_error="/x/ledger.db: is damaged"), "The ledger is damaged; nothing waiting", "bad"),
     ],
 )  # fmt: skip

@@ -57,6 +57,9 @@ def test_hostile_text(rig: Rig) -> None:
     first, second = tail(rig)
     assert first == r"ui|2026-03-02T09:14:05Z|said|\x1b]0;owned\x07 \xff \r"
     assert second == r"(entry 2-1 is no line) role=a|b\x1b[31m other=x"
+    add(rig, "3-1", "ui", "said", "\u009b31m\u202e\x7f")
+    assert tail(rig, "--json", "-n", "1")[0].endswith(r'"data": "\u009b31m\u202e\u007f"}')
+    rig.redis.call("XDEL", STREAM, "3-1")
     [facts, _] = [json.loads(one) for one in tail(rig, "--json")]
     assert set(facts["data"]) == {"base64"}
     assert tail(rig, "-n", "300") == [first, second]
@@ -121,7 +124,9 @@ def test_moments(text: str | None, expected: tuple[int, int] | None) -> None:
     assert moment(text, NOW, "--since") == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "10", "10 parsecs", "1-", "2026-13-01"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "10", "10 parsecs", "1-", "2026-13-01", "0001-01-01", "٣-٤", "9" * 400 + "w"]
+)
 def test_no_moment(text: str) -> None:
     """What is none of the three is refused."""
     with pytest.raises(click.BadParameter):
@@ -161,6 +166,8 @@ def test_locate_both_ways(rig: Rig) -> None:
         name, offset = what.partition(":")[0], back["offset"]
         assert locate(rig, f"{name}@{offset + 3}")["entry"] == there["entry"]
         if there["born"] == "file":
+            within = there["origin"].rpartition(":")
+            assert locate(rig, f"{within[0]}:{int(within[2]) + 2}")["entry"] == there["entry"]
             assert locate(rig, there["origin"])["line"] == back["line"]
     text = rig.run("locate", "messages.log:1", "--redis", rig.server.socket_url).stdout
     assert "messages.log:1, byte 0 of generation 2" in text
@@ -184,7 +191,8 @@ def test_locate_what_did_not_cross(rig: Rig) -> None:
     rig.redis.call("XDEL", STREAM, locate(rig, "messages.log:4")["entry"])
     assert "trimmed, or deleted" in locate(rig, "messages.log:4")["said"]
     for what, said in (
-        ("messages.log:7", "has 6 lines"), ("messages.log@9999", "bytes"), ("none.log:1", "no such file"),
+        ("messages.log:0", "counted from 1"), ("1.7:0", "no generation 7"), ("\u0663-\u0664", "is no place"),
+        ("x" * 5000 + ":1", "no such file"), ("messages.log:7", "has 6 lines"), ("messages.log@9999", "bytes"), ("none.log:1", "no such file"),
         ("bridge.toml:1", "belongs to no mapping"), ("1-1", "no stream holds entry"), ("what", "is no place"), ("9.1:0", "number 9"),
     ):  # fmt: skip
         done = rig.run("locate", what, "--redis", rig.server.socket_url)

@@ -16,6 +16,7 @@ from bridge.streams.reader import entries
 PIECE = 1 << 20
 MOST_BYTES = 1 << 28
 MOST_ENTRIES = 100_000
+MOST_SEEN = 300_000
 """Up to here messages are counted; `more` says that there are more."""
 
 
@@ -84,7 +85,9 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
 def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Behind:
     """The Redis-born entries behind the mirror's cursor. Raises RedisLost, RedisRefused."""
     messages, oldest = 0, None
-    for entry in entries(connection, stream, after(cursor)):
+    for seen, entry in enumerate(entries(connection, stream, after(cursor))):
+        if seen >= MOST_SEEN:
+            return Behind(messages, oldest=oldest, more=True)
         if entry.origin() is not None:
             continue
         messages += 1

@@ -309,7 +309,7 @@ class Forward:
         try:
             writer.execute(expected)
         except Newer:
-            source.go_live("the stream holds newer entries of another producer")
+            source.go_live("others have written into the stream already: further lines get the time of sending as ID")
             batch = self._batcher.batch(draft, exists=self._memory.last_id > ZERO_ID or self._since > 0)
             writer.stage(batch)
             writer.execute(expected)
@@ -337,7 +337,7 @@ class Forward:
             landed = writer.finish()
         except Overtaken:
             if batch.watch_stream:
-                source.go_live("another producer writes into the stream")
+                source.go_live("others write into the stream: further lines get the time of sending as ID")
                 save_source(self._ledger, self._stream, source.name, replace(source.memory, stored=source.stored))
             raise
         reached("forward.reply.after")

@@ -216,6 +216,8 @@ class Mirror:
         reached("mirror.read.after")
         if announced:
             reached("mirror.checkpoint.after")
+        if owner is None:
+            raise NotYet("the bridge's keys are gone: forward claims the stream first")
         if owner != self._ledger.uuid:
             raise NotOwner("the stream was taken over by another bridge", where=self._stream)
         if self.shared.cursor_epoch != self._epoch:

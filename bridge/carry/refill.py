@@ -83,15 +83,17 @@ def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory
         holder = claim(connection, keys, ledger.uuid, instance)
     if holder == ledger.uuid:
         return
-    other = connection.call("HGET", keys.meta, "instance") or b"?"
-    name = other.decode(errors="replace")
-    hint = (
-        "if its ledger was lost or moved, `bridge repair` rebuilds it"
-        if name == instance
-        else "stop that bridge first; then `bridge repair --take-over` makes this one the owner"
-    )
+    other = (connection.call("HGET", keys.meta, "instance") or b"?").decode(errors="replace")
+    if other == instance:
+        raise NotOwner(
+            "the stream was carried with another ledger, which was lost or moved: nothing is carried",
+            where=where,
+            hint="`bridge repair` rebuilds it from stream and files",
+        )
     raise NotOwner(
-        f"the stream belongs to ledger {holder.decode()} of bridge '{name}': standing by", where=where, hint=hint
+        f"the stream belongs to bridge '{other}' (ledger {holder.decode()}): standing by",
+        where=where,
+        hint="stop that bridge first; then `bridge repair --take-over` makes this one the owner",
     )
 
 

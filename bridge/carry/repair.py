@@ -37,7 +37,10 @@ class Line:
 
 @dataclass(slots=True)
 class Plan:
-    """What a repair would write. `ambiguous` counts mirrored lines that an equal line could stand in for."""
+    """What a repair would write. `ambiguous` counts mirrored lines that an equal line could stand in for.
+
+    `missing` are generations without a file, `strangers` sources whose file is no generation that was carried.
+    """
 
     stream: str
     owner: str
@@ -48,6 +51,7 @@ class Plan:
     ranges: list[Range] = field(default_factory=list)
     cursor: EntryId = ZERO_ID
     missing: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
     ambiguous: int = 0
     unmatched: int = 0
 
@@ -59,6 +63,7 @@ class Plan:
             "sources": {name: one.number for name, one in self.sources.items()},
             "generations": sum(map(len, self.generations.values())),
             "missing_generations": self.missing,
+            "new_files": self.strangers,
             "mirrored_lines": len(self.ranges),
             "ambiguous": self.ambiguous,
             "to_be_mirrored": self.unmatched,
@@ -163,6 +168,8 @@ def _source(
         taken.add(one.identity)
         made.generations[name].append(Known(generation, *one.identity, known.at, known.closed))
         lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()))
+    if current is not None and current.identity not in taken and current.size():
+        made.strangers.append(name)
     for one in [*files, *([current] if current else [])]:
         one.close()
     return lines

@@ -22,7 +22,7 @@ from bridge.carry.translate import unpack_fields
 from bridge.codecs import Codec
 from bridge.errors import RedisRefused, SourceError
 from bridge.ledger.mirrored import Written, intents_of, range_of, written_above
-from bridge.ledger.quarantine import Quarantined, mark_retried, quarantined_number
+from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
@@ -76,20 +76,27 @@ class Retry:
             if lost:
                 hint = "let `bridge run` fill it again first"
                 raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=self._stream, hint=hint)
-            yield from self._lines(connection, [one for one in wanted if one.direction == "forward"])
+            for done in self._lines(connection, [one for one in wanted if one.direction == "forward"]):
+                yield self._noted(done)
             entries = [one for one in wanted if one.direction == "mirror"]
             entries.sort(key=lambda one: parse_id(one.entry_id.encode()))
             mirrored = self._shared.mapping.mirror is not None
             if mirrored and not entries and intents_of(self._ledger, self._stream):
                 self._finished().close()
             for some in _portions(entries):
-                yield from self._entries(connection, some)
+                for done in self._entries(connection, some):
+                    yield self._noted(done)
         finally:
             connection.close()
 
     def _whole(self, one: Quarantined) -> Quarantined:
         found = quarantined_number(self._ledger, one.number)
         return found[1] if found is not None else one
+
+    def _noted(self, done: Retried) -> Retried:
+        if done.reason:
+            note_reason(self._ledger, done.number, done.reason)
+        return done
 
     def _left(self, one: Quarantined, where: str) -> Retried:
         reached("retry.mark.before")

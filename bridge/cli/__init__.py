@@ -41,12 +41,19 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "bridge"
+        common.complain(BridgeError(error.format_message().rstrip("."), hint=f"`{where} --help`"))
+        code = 2
     except click.ClickException as error:
-        error.show()
+        common.complain(BridgeError(error.format_message()))
         code = 2
     except BridgeError as error:
         common.complain(error)
         code = error.exit_code
+    except PermissionError as error:
+        common.complain(BridgeError(f"is not allowed: {error.strerror}", where=str(error.filename or "")))
+        code = 1
     except BrokenPipeError:
         sys.stderr.close()
         code = 0

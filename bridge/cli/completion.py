@@ -12,7 +12,7 @@ from bridge.cli.common import Options, verb
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion")
+@click.command("completion", short_help="Let the shell complete verbs and options")
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 @verb
 def command(options: Options, shell: str | None) -> None:

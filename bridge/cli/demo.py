@@ -25,7 +25,7 @@ NEWEST = 50
 """Messages over which the live latency is told."""
 
 
-@click.command("demo")
+@click.command("demo", short_help="See it work, on a server of its own")
 @verb
 def command(options: Options) -> int:
     """See it work: three programs, a bridge, a server, two of them killed, and a check of both sides at the end.
@@ -55,6 +55,9 @@ def command(options: Options) -> int:
                 if live is not None:
                     live.stop()
             scene = stage.scene
+    except KeyboardInterrupt:
+        click.echo("bridge: interrupted; all that the demo had started is gone", err=True)
+        return 130
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -136,7 +139,7 @@ class _Plain:
             self._due = time.monotonic() + EVERY
             ways = (("file → Redis", scene.into_stream, scene.from_file),
                     ("Redis → file", scene.into_file, scene.written["ui"]))  # fmt: skip
-            told = [f"{name} {one.count:,} of {total:,} {_ms(one, NEWEST)}" for name, one, total in ways]
+            told = [f"{name} {one.count:,} of {total:,} {_ms(one, NEWEST)}".rstrip() for name, one, total in ways]
             click.echo(f"        {'; '.join(told)}")
 
 

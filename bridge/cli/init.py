@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bridge.discover import Found, Seen
+    from bridge.errors import ConfigError
 
 _TEMPLATE = """\
 # How this bridge carries messages between files and Redis. Every key: MIGRATION.md.
@@ -40,14 +43,15 @@ dir = ".bridge"
 """
 
 
-@click.command("init")
+@click.command("init", short_help="Look at the logs here and write bridge.toml")
 @click.option("--mapping", "mappings", multiple=True, metavar="NAME", help="A shipped mapping, or a path to one")
+@click.option("--log", "logs", multiple=True, metavar="FILE", help="A log of another name: a mapping is written for it")
 @click.option("--root", default=".", metavar="DIR", help="Where the log files live")
 @verb
-def command(options: Options, mappings: tuple[str, ...], root: str) -> None:
+def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], root: str) -> None:
     """Look through this folder, show how its lines would translate, and write bridge.toml.
 
-    Without --mapping it takes the shipped mappings whose files are here.
+    Without --mapping and --log it takes the shipped mappings whose files are here.
     """
     import json
     import secrets
@@ -66,10 +70,15 @@ def command(options: Options, mappings: tuple[str, ...], root: str) -> None:
         raise ConfigError("is there already and was left alone", where=str(path), hint="edit it, or move it away")
     if not folder.is_dir():
         raise ConfigError("is no folder", where=str(folder), hint="name the folder of the logs with --root")
-    given = {name: load_mapping(name, here) for name in mappings or shipped_names()}
+    written = [_own(here, folder, log) for log in logs]
+    names = [*mappings, *(f"./{name}" for name in written)]
+    given = {name: load_mapping(name, here) for name in names or shipped_names()}
     seen = discover(folder, list(given.values()))
     here_are = {one.mapping.name for one in seen.found if one.files or one.unread}
-    names = list(mappings) or [name for name, one in given.items() if one.name in here_are] or ["hestai-message"]
+    names = names or [name for name, one in given.items() if one.name in here_are]
+    if not names and seen.near:
+        raise _nearly(seen, folder)
+    names = names or ["hestai-message"]
     text = _TEMPLATE.format(
         instance=json.dumps(f"bridge-{secrets.token_hex(3)}"), root=json.dumps(root), url=json.dumps(url),
         mappings=json.dumps(names),
@@ -86,7 +95,6 @@ def command(options: Options, mappings: tuple[str, ...], root: str) -> None:
     if options.as_json:
         emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
               "reachable": reachable, "mappings": names, "sources": {one.mapping.name: _facts(one) for one in chosen},
-              "near": [{"file": str(p), "mapping": m.name, "translated": c.translated} for p, m, c in seen.near],
               })  # fmt: skip
         return
     from bridge.cli.screen import console, safe
@@ -137,19 +145,57 @@ def _nothing(out: Console, seen: Seen, folder: Path) -> None:
 
     some = ", ".join(seen.names[:5]) + (f" and {len(seen.names) - 5} more" if seen.names[5:] else "")
     out.print(safe(f"no log that a mapping names is in {folder.resolve()}; seen: {some or 'no file at all'}", "yellow"))
-    for path, mapping, check in seen.near[:3]:
-        name = path.relative_to(folder)
-        out.print(safe(f"  {name} has lines that {mapping.name} would translate ({check.translated} of its first "
-                       f"{check.translated + check.rejected}); for a mapping of its own:"))  # fmt: skip
-        out.print(
-            safe(f"    bridge mapping show {mapping.name} | sed 's#{mapping.source.path}#{name}#' > mine.toml"),
-            soft_wrap=True,
-        )
-        out.print(safe("    rm bridge.toml && bridge init --mapping ./mine.toml"), soft_wrap=True)
-    if not seen.near:
-        out.print(safe("  if the logs are elsewhere: rm bridge.toml && bridge init --root DIR"))
-        out.print(safe("  if they have another form: `bridge mapping show hestai-message` is a mapping to begin from"))
+    out.print(safe("  if the logs are elsewhere: remove bridge.toml, and `bridge init --root DIR`"))
+    out.print(safe("  if they have another form: `bridge mapping show hestai-message` is a mapping to begin from"))
     out.print(safe("  hestai-message is written down meanwhile: its log is met when it appears"))
+
+
+def _nearly(seen: Seen, folder: Path) -> ConfigError:
+    """No log has a name that a mapping knows, but some have lines that one would translate."""
+    from bridge.errors import ConfigError
+    from bridge.model import shown
+
+    told = []
+    for path, mapping, check in seen.near[:3]:
+        first = check.translated + check.rejected
+        name = shown(os.fsencode(path.relative_to(folder)))
+        told.append(f"{name} ({check.translated} of its first {first} lines are such as {mapping.name} knows)")
+    name = str(seen.near[0][0].relative_to(folder))
+    return ConfigError(
+        f"no log here has a name that a mapping knows, but there is {', '.join(told)}; nothing was written",
+        where=str(folder),
+        hint=f"`bridge init --log {shlex.quote(name)}`" if name.isprintable() else "rename it",
+    )
+
+
+def _own(here: Path, folder: Path, log: str) -> str:
+    """Writes a mapping for a log of another name; returns the name of its file. Raises ConfigError."""
+    from bridge.discover import closest, own_mapping
+    from bridge.errors import ConfigError
+    from bridge.mapping import load_mapping, mapping_path, shipped_names
+
+    file = next((path for path in (folder / log, here / log) if path.is_file()), None)
+    if file is None:
+        raise ConfigError("there is no such file", where=log, hint="--log takes a file below --root")
+    try:
+        name = str(file.resolve().relative_to(folder.resolve()))
+    except ValueError:
+        raise ConfigError("is not below the root", where=str(file), hint="name its folder with --root") from None
+    shipped = {load_mapping(one, here).name: one for one in shipped_names()}
+    best = closest([load_mapping(one, here) for one in shipped_names()], file)
+    if best is None:
+        hint = "`bridge mapping show hestai-message` is a mapping to begin from, `bridge mapping check` tries it"
+        raise ConfigError("no shipped mapping translates most of its first lines", where=str(file), hint=hint)
+    text = mapping_path(shipped[best[0].name], here).read_text(encoding="utf-8")
+    try:
+        text, own = own_mapping(text, best[0], name)
+        with (here / f"{own}.toml").open("x", encoding="utf-8") as out:
+            out.write(text)
+    except ValueError as error:
+        raise ConfigError(str(error), where=str(file), hint="write a mapping with a glob that matches it") from None
+    except FileExistsError:
+        raise ConfigError("is there already and was left alone", where=str(here / f"{own}.toml")) from None
+    return f"{own}.toml"
 
 
 def _server(url: str) -> tuple[bool, str]:
@@ -167,7 +213,4 @@ def _server(url: str) -> tuple[bool, str]:
         Connection(url, timeout=2).close()
         return True, f"{masked(url)}, it answers"
     except BridgeError as error:
-        return (
-            False,
-            f"{masked(url)}: {error.what} (try: {error.hint})" if error.hint else f"{masked(url)}: {error.what}",
-        )
+        return False, f"{masked(url)}: {error.what}" + (f" (try: {error.hint})" if error.hint else "")

@@ -9,7 +9,7 @@ import click
 from bridge.cli.common import Options, emit, verb
 
 
-@click.command("locate")
+@click.command("locate", short_help="Find a message on the other side")
 @click.argument("what", metavar="FILE:LINE|FILE@OFFSET|ID")
 @verb
 def command(options: Options, what: str) -> None:
@@ -42,6 +42,7 @@ def command(options: Options, what: str) -> None:
             out.print(safe(f"file   {place.file}:{place.line}, byte {place.offset:,}{later}"))
         born = f", born in {'the file' if place.born == 'file' else 'Redis'}" if place.born else ""
         out.print(safe(f"stream {place.stream}" + (f", entry {place.entry}" if place.entry else "") + born))
-        out.print(safe(place.said))
+        if not place.said.startswith(("it is entry", "it is line")):  # that stands above already
+            out.print(safe(place.said))
         if place.raw is not None:
             out.print(safe("  " + shown(place.raw.removesuffix(b"\n"))), soft_wrap=True)

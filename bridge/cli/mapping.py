@@ -10,7 +10,7 @@ import click
 from bridge.cli.common import Options, Verbs, emit, options, verb
 
 
-@click.group("mapping", cls=Verbs)
+@click.group("mapping", cls=Verbs, short_help="Show mappings, and try one on a file")
 @options
 def command(**_: object) -> None:
     """Show mappings, and try one on a file."""

@@ -22,7 +22,7 @@ SHOWN = 10_000
 """Characters of a message that `show` prints; `export` gives all of them."""
 
 
-@click.group("quarantine", cls=Verbs)
+@click.group("quarantine", cls=Verbs, short_help="See and retry what could not be translated")
 @options
 def command(**_: object) -> None:
     """See and retry what could not be translated: kept whole, with its place and the reason."""

@@ -7,7 +7,7 @@ import click
 from bridge.cli.common import Options, counted, emit, verb
 
 
-@click.command("repair")
+@click.command("repair", short_help="Rebuild a lost ledger")
 @click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
 @click.option("--take-over", is_flag=True, help="Also where the stream belongs to another bridge that is gone")
 @verb
@@ -55,7 +55,9 @@ def command(options: Options, execute: bool, take_over: bool) -> None:
         )
         click.echo(f"  {counted(made.unmatched, 'entry', 'entries')} still to be mirrored")
         for one in made.missing:
-            click.echo(f"  {one} is not to be found; nothing of it is carried again")
+            click.echo(f"  {one} is not to be found")
+        for one in made.strangers:
+            click.echo(f"  {one} is not a file that was carried: all of it will be carried as new")
         if not execute:
             flags = "--take-over --execute" if take_over else "--execute"
             click.echo(f"  nothing was changed; `bridge repair {flags}` does it")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bridge.config import Settings
 
 
-@click.command("run")
+@click.command("run", short_help="Carry lines into the stream, and back with --dual")
 @click.option("--dual", is_flag=True, help="Mirror too: Redis-born entries become lines in the files")
 @click.option(
     "--once", is_flag=True, help="Carry what is there and exit: 0, 1 if a source failed, or 130 if interrupted"
@@ -55,13 +55,14 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
     if options.as_json:
         emit([
             {"mapping": one.mapping, "forwarded": one.forwarded, "mirrored": one.mirrored,
-             "errors": [str(error) for error in one.errors]}
+             "quarantined": one.quarantined, "errors": [str(error) for error in one.errors]}
             for one in results
         ])  # fmt: skip
     else:
         for one in results:
             done = f"carried {counted(one.forwarded, 'line')}"
             done += f", mirrored {counted(one.mirrored, 'entry', 'entries')}" if dual else ""
+            done += f"; {one.quarantined:,} in quarantine, see `bridge quarantine list`" if one.quarantined else ""
             click.echo(f"{one.mapping}: not done, see above; {done}" if one.errors else f"{one.mapping}: {done}")
     errors = [error for one in results for error in one.errors]
     if stop.is_set():

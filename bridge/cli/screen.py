@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 WIDE = 200
@@ -24,6 +24,17 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else WIDE
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def show(out: Console, what: RenderableType) -> None:
+    """Prints it; where there is no terminal without the blanks that fill up a table's rows."""
+    if out.is_terminal:
+        out.print(what)
+        return
+    with out.capture() as captured:
+        out.print(what)
+    out.file.write("".join(f"{row.rstrip()}\n" for row in captured.get().splitlines()))
+    out.file.flush()
 
 
 def safe(text: str, style: str = "") -> Text:

@@ -10,7 +10,7 @@ import click
 from bridge.cli.common import Options, Verbs, emit, options, verb
 
 
-@click.group("server", cls=Verbs)
+@click.group("server", cls=Verbs, short_help="The embedded server")
 @options
 def command(**_: object) -> None:
     """The embedded server: a real Valkey or Redis of this state directory."""
@@ -28,9 +28,14 @@ def _state_dir(given: Options) -> Path:
 @verb
 def start(given: Options) -> None:
     """Start it; it stays until `bridge server stop`."""
+    from bridge.config import find_config, masked
     from bridge.server import embedded
 
-    server = embedded.start(_state_dir(given))
+    state = _state_dir(given)
+    server = embedded.start(state)
+    url = given.settings().redis_url if find_config(given.config, os.environ, Path.cwd()) else "embedded"
+    if url != "embedded":
+        click.echo(f"bridge: bridge.toml names {masked(url)}: nobody here uses this server", err=True)
     facts = {"running": True, "pid": embedded.pid_of(server), "port": server.port, "socket": server.socket}
     if given.as_json:
         emit(facts)

@@ -21,7 +21,7 @@ EVERY = 1.0
 """Seconds between two looks of `--watch`."""
 
 
-@click.command("status")
+@click.command("status", short_help="Say where both directions stand")
 @click.option("--watch", is_flag=True, help="Look again every second, until interrupted")
 @verb
 def command(options: Options, watch: bool) -> int:
@@ -29,7 +29,7 @@ def command(options: Options, watch: bool) -> int:
 
     Exits 3 when something is wrong that does not mend itself, 5 without Redis.
     """
-    from bridge.cli.screen import console
+    from bridge.cli.screen import console, show
     from bridge.headline import headline
     from bridge.status import sample, to_json
 
@@ -42,7 +42,7 @@ def command(options: Options, watch: bool) -> int:
         emit(to_json(found, said, level))
     else:
         out = console()
-        out.print(screen(found, said, level, out.width))
+        show(out, screen(found, said, level, out.width))
     return _exit_code(found, level)
 
 
@@ -53,7 +53,7 @@ def _exit_code(found: Status, level: Level) -> int:
 def _watch(options: Options) -> int:
     from rich.live import Live
 
-    from bridge.cli.screen import console
+    from bridge.cli.screen import console, show
     from bridge.headline import headline
     from bridge.status import sample, to_json
 
@@ -70,7 +70,9 @@ def _watch(options: Options) -> int:
             elif live is not None:
                 live.update(screen(found, said, level, out.width), refresh=True)
             elif said != last:
-                out.print(screen(found, said, level, out.width))
+                click.echo(time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(found.at)))
+                show(out, screen(found, said, level, out.width))
+                click.echo()
                 last = said
             time.sleep(EVERY)
     finally:

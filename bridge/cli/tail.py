@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from bridge.streams.reader import Entry
 
 LINES = 10
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
+_AGO = re.compile(r"([0-9]{1,12}(?:\.[0-9]+)?)\s*(s|m|min|h|d|w)")
+_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-@click.command("tail")
+@click.command("tail", short_help="Print a stream as lines")
 @click.argument("mapping", required=False, shell_complete=mapping_names)
-@click.option("-n", "count", type=click.IntRange(min=0), help=f"How many [{LINES}; all of them with --since]")
+@click.option(
+    "-n", "count", type=click.IntRange(min=0), metavar="N", help=f"How many [{LINES}; all of them with --since]"
+)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what comes, until interrupted")
 @click.option("--since", metavar="WHEN", help="From a time (2026-03-02T09:14), an age (10m, 2h, 3d) or an entry ID on")
 @click.option("--until", metavar="WHEN", help="Before a time, an age or an entry ID")
@@ -99,16 +102,16 @@ def moment(text: str | None, now: float, option: str) -> EntryId | None:
 
     if text is None:
         return None
-    if re.fullmatch(r"\d+-\d+", text):
+    if _ID.fullmatch(text):
         return parse_id(text.encode())
     ago = _AGO.fullmatch(text)
     if ago:
         return max(0, int((now - float(ago[1]) * _SECONDS[ago[2]]) * 1000)), 0
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
+        seconds = datetime.fromisoformat(text).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is neither a time (2026-03-02T09:14), nor an age (10m, 2h, 3d), nor an entry ID",
             param_hint=option,
         ) from None
-    return max(0, int(when.astimezone(UTC).timestamp() * 1000)), 0
+    return max(0, int(seconds * 1000)), 0

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 
@@ -50,26 +51,29 @@ def write_file(path: str, role: str, per_second: float, stop: Event) -> int:
 
 
 def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
-    """What a program on Redis does; one that lost a reply looks whether its message is there before it goes on."""
-    n, connection = 0, None
-    for n, stamp, data in messages(role, per_second, stop):  # noqa: B007
-        while True:
+    """What a program on Redis does; one that lost a reply looks whether its message is there before it goes on.
+
+    One that cannot write its last message before its input ends gives it up.
+    """
+    written, connection = 0, None
+    for n, stamp, data in messages(role, per_second, stop):
+        while written < n:
             try:
                 if connection is None:
                     connection = Connection(url)
-                    if any(
-                        data in one.fields
-                        for one, _ in zip(entries_back(connection, STREAM.encode()), range(500), strict=False)
-                    ):
+                    newest = islice(entries_back(connection, STREAM.encode()), 500)
+                    if any(data in one.fields for one in newest):
+                        written = n
                         break
                 connection.call("XADD", STREAM, "*", "role", role, "timestamp", stamp, "type", "said", "data", data)
-                break
+                written = n
             except (RedisLost, RedisRefused):
                 if connection is not None:
                     connection.close()
                 connection = None
-                time.sleep(0.05)
-    return n
+                if stop.wait(0.05):
+                    return written
+    return written
 
 
 def keep(scratch: Path) -> int:
@@ -85,7 +89,11 @@ def keep(scratch: Path) -> int:
     if server is not None:
         embedded.kill(server)
         Path(server.socket).unlink(missing_ok=True)
-    shutil.rmtree(scratch, ignore_errors=True)
+    for _ in range(100):  # the programs end at this moment, and may still write
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not scratch.exists():
+            break
+        time.sleep(0.05)
     return 0
 
 

@@ -105,7 +105,10 @@ def _open_below(root: Path, name: str) -> int:
             os.close(at)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise TargetError("is a symbolic link, which the mirror does not follow", where=str(where)) from None
+            hint = "let mirror.path name the file itself, below the root"
+            raise TargetError(
+                "is a symbolic link, which the mirror does not follow", where=str(where), hint=hint
+            ) from None
         raise target_error(error, where) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -242,7 +242,7 @@ class Tail:
             elif not record.closed and not empty:
                 self._say_once(
                     f"generation {record.number}",
-                    f"is gone; what stood in it behind byte {record.at.offset} was not read",
+                    f"is gone; if anything stood in it behind byte {record.at.offset}, it was not read",
                 )
         last = self._chain[-1] if self._chain else None
         if last is not None and not self._known[last.number].at.head_len and self._skipped():

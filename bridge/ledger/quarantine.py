@@ -112,6 +112,11 @@ def mark_retried(ledger: Ledger, number: int, where: str, now: float) -> None:
     ledger.write("UPDATE quarantine SET retried = ?, retried_at = ? WHERE id = ?", (where, now, number))
 
 
+def note_reason(ledger: Ledger, number: int, reason: str) -> None:
+    """Why it stays, as of now."""
+    ledger.write("UPDATE quarantine SET reason = ? WHERE id = ?", (reason, number))
+
+
 def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> dict[tuple[int, int, str], int]:
     """Generation, offset and entry ID of what is in quarantine now, with its number: of a source, or of the mirror."""
     rows = ledger.rows(

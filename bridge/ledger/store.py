@@ -109,7 +109,11 @@ class Ledger:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         if not path.exists() and not create:
-            raise LedgerError("there is no ledger", where=str(path), hint="`bridge run` makes one")
+            raise LedgerError(
+                "there is no ledger",
+                where=str(path),
+                hint="`bridge run` makes one; one that was lost is rebuilt by `bridge repair`",
+            )
         with translated(path):
             self.conn = sqlite3.connect(str(path), timeout=5.0, isolation_level=None)
             try:
@@ -128,9 +132,9 @@ class Ledger:
             )
         if found < VERSION and not create:
             raise LedgerError(
-                f"is of version {found}, this bridge writes {VERSION}",
+                f"is of version {found}, this bridge writes {VERSION}" if found else "is empty",
                 where=str(self.path),
-                hint="`bridge run` brings it up to date",
+                hint="`bridge run` brings it up to date" if found else "move it aside; `bridge repair` rebuilds it",
             )
         self.conn.execute("PRAGMA journal_mode=WAL")
         # Survives kill -9; a power failure may take the last commits, which DESIGN §2 does not promise.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -33,6 +34,7 @@ from bridge.streams.connect import Connection
 SOCKET_LIMIT = 100
 """A Unix socket's path may have 103 bytes on macOS and 107 on Linux."""
 
+_log = logging.getLogger("bridge")
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -124,6 +126,8 @@ def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
             said = _launch(server, binary)
             if said is None:
                 _write_stamp(data, binary)
+                if unclean:
+                    _log.warning("the embedded server had died and was started again (process %s)", pid_of(server))
                 return server
             if "in use" not in said:
                 break

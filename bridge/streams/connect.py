@@ -82,7 +82,9 @@ class Connection:
         except AuthenticationError as error:
             raise refused(error, self.shown) from None
         except redis.ConnectionError as error:
-            raise RedisLost(f"cannot connect: {error}", where=self.shown, hint="is the server running?") from None
+            unknown = "Name or service" in str(error) or "nodename" in str(error)
+            hint = "is the host's name right?" if unknown else "is the server running?"
+            raise RedisLost(f"cannot connect: {error}", where=self.shown, hint=hint) from None
         except redis.TimeoutError as error:
             raise RedisLost(f"no answer: {error}", where=self.shown, hint="is the server reachable?") from None
         except RedisError as error:
