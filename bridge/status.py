@@ -156,8 +156,8 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 one.error = "its ledger is lost, so it is not carried"
                 one.hint = "`bridge repair` rebuilds it"
             elif ledger is not None and one.owner not in ("", ledger.uuid.decode()) and instance == settings.instance:
-                one.error = "its ledger was lost, and this one is another, so it is not carried"
-                one.hint = "`bridge repair` rebuilds it"
+                one.error = "the stream was carried with another ledger of this bridge: standing by"
+                one.hint = "if that one was lost or moved, `bridge repair` rebuilds it"
             elif ledger is not None and one.owner not in ("", ledger.uuid.decode()):
                 one.error = f"the stream belongs to bridge '{instance}': standing by"
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"

@@ -86,9 +86,9 @@ def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory
     other = (connection.call("HGET", keys.meta, "instance") or b"?").decode(errors="replace")
     if other == instance:
         raise NotOwner(
-            "the stream was carried with another ledger, which was lost or moved: nothing is carried",
+            "the stream was carried with another ledger of this bridge: standing by",
             where=where,
-            hint="`bridge repair` rebuilds it from stream and files",
+            hint="if that one was lost or moved, `bridge repair` rebuilds it from stream and files",
         )
     raise NotOwner(
         f"the stream belongs to bridge '{other}' (ledger {holder.decode()}): standing by",
