@@ -67,7 +67,8 @@ class Retry:
     def run(self, wanted: list[Quarantined]) -> Iterator[Retried]:
         """Tries these again; of each only the facts are needed, what was kept of it is read when its turn comes.
 
-        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then."""
+        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then.
+        """
         connection = self._dial()
         try:
             known = stream_memory(self._ledger, self._stream)
@@ -114,13 +115,19 @@ class Retry:
             Origin(sources[one.name].number, one.generation, one.offset): one for one in wanted if one.name in sources
         }
         yield from (Retried(one.number, reason="its source is not known") for one in wanted if one.name not in sources)
-        standing = {origin: entry.id for entry, origin in file_born(connection, stream) if origin in origins}
+        standing = {origin for _, origin in file_born(connection, stream) if origin in origins}
         exists, books = stream_info(connection, stream).exists, read_books(connection, self._shared.keys)
         writer = StreamWriter(connection, self._shared.keys, self._ledger.uuid)
         codecs: dict[str, Codec] = {}
         for origin, one in origins.items():
-            if origin in standing:  # sent before, by a retry that was interrupted, or by a refill
-                yield self._left(one, format_id(standing[origin]).decode())
+            prefix = b"%d.%d:" % origin[:2]
+            text = prefix + b"%d" % origin.offset
+            mark = connection.call("HGET", self._shared.keys.late, text)
+            if mark is not None and b"entry" in mark:  # sent by a retry, be it removed since or not
+                yield self._left(one, str(json.loads(mark)["entry"]))
+                continue
+            if origin in standing:  # sent by forward
+                yield self._left(one, f"origin {text.decode()}")
                 continue
             codec = codecs.setdefault(one.name, self._shared.mapping.codec(one.name))
             row = self._row(self._whole(one), codec)
@@ -129,13 +136,7 @@ class Retry:
             if isinstance(row, str):
                 yield Retried(one.number, reason=row)
                 continue
-            prefix = b"%d.%d:" % origin[:2]
-            text = prefix + b"%d" % origin.offset
             packed = entry_packer(stream, codec.fields)([row], None, prefix, [origin.offset], exists)
-            mark = connection.call("HGET", self._shared.keys.late, text)
-            if mark is not None and b"entry" in mark:  # sent before, and removed from the stream since
-                yield self._left(one, str(json.loads(mark)["entry"]))
-                continue
             reached("retry.send.before")
             writer.stage(Batch(Cursor(self._shared.keys.late, text, RETRIED), packed, 1, text))
             try:

@@ -31,7 +31,11 @@ _GLOBAL = (
 
 
 class Verbs(click.Group):
-    """A group that names the nearest verb when one is misspelt."""
+    """A group that lists its verbs in the order of their use, and names the nearest one when one is misspelt."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
