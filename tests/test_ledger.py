@@ -1,0 +1,78 @@
+"""The ledger's layout: an older one is brought up to date by those who hold the lock, and by nobody else."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlite_utils
+
+from bridge.errors import LedgerError
+from bridge.ledger.health import heartbeat, save_heartbeat
+from bridge.ledger.quarantine import Quarantined, add_quarantined, mark_retried, quarantine_counts, quarantined
+from bridge.ledger.store import VERSION, Ledger, migrations
+
+
+def first_layout(path: Path) -> None:
+    """A ledger as version 1 left it, with a line in quarantine."""
+    connection = sqlite3.connect(path)
+    migrations.apply(sqlite_utils.Database(connection), stop_before="002_retried_and_heartbeat")
+    connection.execute(
+        "INSERT INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw, length, digest,"
+        " noted_at) VALUES ('s', 'forward', 'a.log', 1, 7, '', 'reason: more', x'61', 1, '', 1.0)"
+    )
+    connection.execute("PRAGMA user_version=1")
+    connection.commit()
+    connection.close()
+
+
+def test_from_version_1(tmp_path: Path) -> None:
+    """Those who only look say what to do; `run` brings it up to date, and what was in it is there."""
+    path = tmp_path / "ledger.db"
+    first_layout(path)
+    with pytest.raises(LedgerError, match="is of version 1") as caught:
+        Ledger(path)
+    assert "bridge run" in caught.value.hint
+    ledger = Ledger(path, create=True)
+    assert quarantine_counts(ledger, "s") == [("forward", "reason", 1)]
+    [one] = quarantined(ledger, "s")
+    assert (one.name, one.offset, one.raw, one.retried) == ("a.log", 7, b"a", "")
+    ledger.close()
+    ledger = Ledger(path)
+    assert ledger.rows("PRAGMA user_version") == [(VERSION,)]
+    ledger.close()
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    """A ledger of no bytes is not taken for an old one."""
+    path = tmp_path / "ledger.db"
+    path.touch()
+    with pytest.raises(LedgerError, match="is empty") as caught:
+        Ledger(path)
+    assert "bridge repair" in caught.value.hint
+
+
+def test_quarantine_kept_once(tmp_path: Path) -> None:
+    """What is met twice is kept once, with its number; what had left and is rejected again is back."""
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    one = Quarantined("forward", "a.log", 1, 7, "", "bad", b"x", 1)
+    for _ in range(2):
+        add_quarantined(ledger, "s", [one], 1.0)
+    [kept] = quarantined(ledger, "s")
+    mark_retried(ledger, kept.number, "1-1", 2.0)
+    assert list(quarantined(ledger, "s")) == []
+    assert [found.retried for found in quarantined(ledger, "s", everything=True)] == ["1-1"]
+    add_quarantined(ledger, "s", [one], 3.0)
+    assert [found.number for found in quarantined(ledger, "s")] == [kept.number]
+    ledger.close()
+
+
+def test_heartbeat_is_kept(tmp_path: Path) -> None:
+    """The last heartbeat of each instance; none of one that never ran."""
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    for at in (1.0, 2.0):
+        save_heartbeat(ledger, {"instance": "a", "at": at})
+    assert heartbeat(ledger, "a") == {"instance": "a", "at": 2.0}
+    assert heartbeat(ledger, "b") is None
+    ledger.close()
