@@ -43,3 +43,13 @@ def rig(tmp_path: Path, binary: Binary) -> Iterator[Rig]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def one_rig(tmp_path: Path) -> Iterator[Rig]:
+    """The same with the first kind of server, where the kind makes no difference."""
+    made = Rig(tmp_path, BINARIES[0])
+    try:
+        yield made
+    finally:
+        made.close()

@@ -120,8 +120,9 @@ def test_killed(rig: Rig, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_and_run(rig: Rig, point: str) -> None:
+def test_killed_and_run(one_rig: Rig, point: str) -> None:
     """The same when the bridge runs between the two."""
+    rig = one_rig
     aside(rig)
     assert retry(rig, crash=point).returncode == -signal.SIGKILL
     assert not rig.once().errors
@@ -166,8 +167,9 @@ def test_not_before_the_refill(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("point", [one for one in POINTS if one.startswith("mirror.")])
-def test_killed_when_redis_lost_the_entries(rig: Rig, point: str) -> None:
+def test_killed_when_redis_lost_the_entries(one_rig: Rig, point: str) -> None:
     """Entries that are in quarantine alone come back once on both sides, whenever the retry is killed."""
+    rig = one_rig
     aside(rig)
     rig.redis.call("DEL", STREAM)
     assert not rig.once().errors
@@ -263,8 +265,9 @@ def test_forward_meets_it_again(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("point", [one for one in POINTS if not one.endswith("send.before")])
-def test_killed_and_flushed(rig: Rig, point: str) -> None:
+def test_killed_and_flushed(one_rig: Rig, point: str) -> None:
     """Redis flushed after a retry was killed: each message is on both sides once in the end."""
+    rig = one_rig
     aside(rig)
     assert retry(rig, crash=point).returncode == -signal.SIGKILL
     rig.redis.call("FLUSHALL")
