@@ -13,12 +13,17 @@ import pytest
 
 from bridge.demo.verdict import judge
 from tests.rig import wait_until
+from tests.terminal import on_terminal, plain
+
+
+def environment(tmp: Path) -> dict[str, str]:
+    """All temporary files here, and a url that the demo must not use."""
+    return {"TMPDIR": str(tmp), "XDG_RUNTIME_DIR": str(tmp), "BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}
 
 
 def start(tmp: Path, *args: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "TMPDIR": str(tmp), "XDG_RUNTIME_DIR": str(tmp), "BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}
     return subprocess.Popen(
-        [sys.executable, "-m", "bridge", "demo", *args], cwd=tmp, env=env, text=True, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "bridge", "demo", *args], cwd=tmp, env={**os.environ, **environment(tmp)}, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -41,12 +46,15 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("d")
 
 
-def test_two_at_once(short: Path) -> None:
-    """Two demos at once both find every message on both sides, once and in order, and leave nothing behind."""
+def test_three_at_once(short: Path) -> None:
+    """Demos at once, one of them on a terminal of 60 columns, all find every message, and leave nothing behind."""
     one, two = start(short, "--json"), start(short)
+    _, seen = on_terminal(short, "demo", columns=60, env=environment(short))
     facts = json.loads(one.communicate(timeout=90)[0])
     text, said = two.communicate(timeout=90)
     assert one.returncode == two.returncode == 0, text + said
+    assert max(map(len, plain(seen))) <= 60
+    assert "every message on both sides" in " ".join(" ".join(plain(seen)).split())
     assert facts["equal"]
     assert facts["lines"] == facts["entries"] == sum(facts["written"].values()) > 500
     assert "every message on both sides, once, in order" in text

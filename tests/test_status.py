@@ -17,6 +17,7 @@ from bridge.ledger.health import Trouble
 from bridge.run import RATED, Rates
 from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
 from tests.rig import Rig, line, wait_until
+from tests.terminal import coloured, on_terminal, plain
 
 NOW = 1_800_000_000.0
 BEAT = {"instance": "a", "pid": 7, "dual": True, "started": NOW - 3600, "at": NOW - 1, "stopped": False}
@@ -227,3 +228,19 @@ def test_what_the_last_run_ended_with(rig: Rig) -> None:
     text = rig.run("status", "--redis", rig.server.socket_url).stdout
     assert "is a symbolic link, which the mirror does not follow" in text
     assert "1 entry waiting" in text
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_on_a_terminal(rig: Rig, columns: int) -> None:
+    """On a terminal no line is wider than it, the headline is coloured, and not so with NO_COLOR."""
+    rig.append("f-0")
+    rig.log.write_bytes(rig.log.read_bytes() + b"broken\n")
+    assert not rig.once().errors
+    code, text = on_terminal(rig.path, "status", "--redis", rig.server.socket_url, columns=columns)
+    assert code == 0
+    assert coloured(text)
+    assert max(map(len, plain(text))) <= columns
+    assert "1 of 4 columns" in " ".join(" ".join(plain(text)).split())
+    _, grey = on_terminal(rig.path, "status", "--redis", rig.server.socket_url, columns=columns, env={"NO_COLOR": "1"})
+    assert not coloured(grey)
+    assert plain(grey)[3:] == plain(text)[3:], "all but the ages is the same"
