@@ -76,7 +76,7 @@ def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
     """
     if not _NAME.fullmatch(file):
         raise ValueError(f"{file!a} holds more than letters, digits, spaces and . _ - /")
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0]) or "log"
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0])[:64] or "log"
     old = mapping.source.path
     for was, now in (
         (f'name = "{mapping.name}"', f'name = "{name}"'), (f'"{old}"', f'"{file}"'), (f'"{old}.*"', f'"{file}.*"'),
