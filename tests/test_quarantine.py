@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bridge.model import format_id
 from bridge.streams.connect import Connection
 from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, line, wait_until
@@ -278,6 +279,113 @@ def test_killed_and_flushed(one_rig: Rig, point: str) -> None:
     in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
     assert sorted(in_file) == sorted(rig.datas())
     assert len(set(in_file)) == len(in_file) == 12
+
+
+def snapshot(rig: Rig) -> dict[bytes, bytes]:
+    """A copy of the whole data set."""
+    return {key: rig.redis.call("DUMP", key) for key in rig.redis.call("KEYS", "*")}
+
+
+def restore(rig: Rig, copy: dict[bytes, bytes]) -> None:
+    """Redis comes back with an older data set."""
+    rig.redis.call("FLUSHALL")
+    for key, value in copy.items():
+        rig.redis.call("RESTORE", key, 0, value)
+
+
+def test_flushed_and_run_twice(rig: Rig) -> None:
+    """What was retried, flushed, and sent again by forward stays out of quarantine, and is not sent again when trimmed."""
+    aside(rig)
+    assert retry(rig).returncode == 0
+    rig.redis.call("FLUSHALL")
+    for _ in range(3):
+        assert not rig.once().errors
+        assert listed(rig) == []
+    rig.redis.call("XTRIM", STREAM, "MAXLEN", 0)
+    assert "nothing is in quarantine" in retry(rig).stdout
+    assert not rig.once().errors
+    assert rig.datas() == []
+
+
+def test_removed_on_purpose_stays_away(rig: Rig) -> None:
+    """Retried lines and quarantined entries that somebody removed do not come back after a loss of something else."""
+    limit(rig, 100)
+    rig.append("f-0", LONG[0])
+    rig.add(LONG_BORN[0])
+    rig.add("r-0")
+    assert not rig.once().errors
+    limit(rig, 1000)
+    assert retry(rig, "1").returncode == 0
+    for one in rig.entries():
+        if one.fields[7] in (LONG[0], LONG_BORN[0]):
+            rig.redis.call("XDEL", STREAM, format_id(one.id))
+    assert not rig.once().errors
+    copy = snapshot(rig)
+    rig.append("f-1")
+    assert not rig.once().errors
+    restore(rig, copy)
+    for _ in range(2):
+        assert not rig.once().errors
+        retry(rig)
+    assert not rig.once().errors
+    assert sorted(rig.datas()) == [b"f-0", b"f-1", b"r-0"]
+    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert sorted(in_file) == sorted([b"f-0", LONG[0], b"f-1", b"r-0", LONG_BORN[0]])
+
+
+def test_lost_and_then_trimmed(rig: Rig) -> None:
+    """An entry that Redis lost while it was in quarantine comes back, though its ID lies below what was trimmed since."""
+    limit(rig, 100)
+    rig.append("f-0")
+    rig.add(LONG_BORN[0])
+    assert not rig.once().errors
+    rig.redis.call("FLUSHALL")
+    assert not rig.once().errors
+    rig.add("r-1")
+    rig.add("r-2")
+    assert not rig.once().errors
+    rig.redis.call("XTRIM", STREAM, "MAXLEN", 1)
+    limit(rig, 1000)
+    assert retry(rig).returncode == 0
+    assert not rig.once().errors
+    assert rig.datas() == [b"r-2", LONG_BORN[0]]
+
+
+def test_killed_before_forward_sends_it(rig: Rig) -> None:
+    """A line that forward was about to send is in quarantine until it is sent: its file may be gone by then."""
+    limit(rig, 100)
+    rig.append("f-0", LONG[0])
+    assert not rig.once().errors
+    rig.log.rename(rig.root / "messages.log.1")
+    rig.append("f-1")
+    assert not rig.once().errors
+    rig.redis.call("FLUSHALL")
+    limit(rig, 1000)
+    assert rig.start("--once", crash="forward.send.before").wait(60) == -signal.SIGKILL
+    (rig.root / "messages.log.1").unlink()
+    assert not rig.once().errors
+    assert [one["direction"] for one in listed(rig)] == ["forward"]
+    assert retry(rig).returncode == 0
+    assert LONG[0] in rig.datas()
+
+
+def test_another_mirror_path_after_a_loss(rig: Rig) -> None:
+    """Mirrored lines whose entry stands stay the mirror's when the mapping says another path meanwhile."""
+    rig.append("f-0")
+    rig.add("r-0")
+    assert not rig.once().errors
+    copy = snapshot(rig)
+    rig.append("f-1")
+    assert not rig.once().errors
+    restore(rig, copy)
+    (rig.path / "moved.toml").write_text(
+        SHIPPED.replace('[mirror]\npath = "messages.log"', '[mirror]\npath = "{role}.log"')
+    )
+    rig.write_config(mapping="moved.toml", extra='[components.ui]\nroles = ["ui"]\n')
+    for _ in range(2):
+        assert not rig.once().errors
+    assert rig.datas() == [b"r-0", b"f-0", b"f-1"]
+    assert not (rig.root / "ui.log").exists()
 
 
 @pytest.mark.parametrize("point", ["retry.send.after", "retry.mark.before"])

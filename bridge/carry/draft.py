@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Draft:
     """A batch before its IDs are known. `times` are milliseconds since 1970 for history, else empty.
 
-    `ended` is the generation of a late one, as it stands behind the batch.
+    `ended` is the generation of a late one, as it stands behind the batch; `taken_out` are the offsets and numbers of
+    lines that leave quarantine with it.
     """
 
     source: Source
@@ -36,6 +37,7 @@ class Draft:
     closing: tuple[Known, ...] = ()
     ended: Known | None = None
     clamped: int = 0
+    taken_out: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def late(self) -> bool:
@@ -72,6 +74,8 @@ class Batcher:
         late: tuple[bytes, ...] = ()
         if source.memory.refill and draft.first and draft.first <= source.memory.refill:
             late = tuple(draft.prefix + b"%d" % offset for offset in draft.offsets)
+        elif draft.taken_out:  # the mark tells a retry that they were sent, whatever becomes of them
+            late = tuple(draft.prefix + b"%d" % offset for offset, _ in draft.taken_out)
         first_ms = ids[0] if ids else 0
         return Batch(draft.cursor, packed, len(draft.rows), last, ids is not None, first_ms, closing, late)
 

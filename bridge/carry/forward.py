@@ -356,7 +356,7 @@ class Forward:
             log.info("%s: generation %d is carried to its end, byte %d", source.name, known.number, known.at.offset)
             source.late_stored[known.number] = closed_value(known)
             self._closed.append((source.name, known))
-        source.carried += landed.count
+        source.landed(draft, landed.count)
         self._since += landed.count
         self._dirty = True
         memory = source.memory

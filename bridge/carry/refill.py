@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from bridge.carry.provenance import release
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
-from bridge.ledger.quarantine import mark_lost, sent_lines
-from bridge.ledger.sources import SourceMemory, StreamMemory
+from bridge.ledger.quarantine import in_doubt, mark_lost
+from bridge.ledger.sources import SourceMemory, StreamMemory, sources_of
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Position, after, before, format_id, parse_id
@@ -273,27 +273,29 @@ def forget_lost(
     verified: set[EntryId] = set()
     released = 0
 
-    def lost(name: str, content: bytes, written: list[Written]) -> set[EntryId]:
+    def lost(content: bytes, written: list[Written]) -> set[EntryId]:
         gone: set[EntryId] = set()
         noted = [entry_id for entry_id, _ in written if entry_id != ZERO_ID]
         standing, at = existing(connection, keys.stream, noted), 0
         for entry_id, length in written:
             line, at = content[at : at + length], at + length
             fields = standing.get(entry_id)
-            if fields is not None and (not content or line_of(fields) == (name, line)):
+            made = line_of(fields) if fields is not None else None  # its path may be another one by now
+            same = made is not None and made[1] == line
+            if fields is not None and (same or not compared.anew or not content):
                 verified.add(entry_id)
             elif entry_id >= trimmed and entry_id != ZERO_ID:
                 gone.add(entry_id)
         return gone
 
     for intent in intents_of(ledger, stream):
-        gone = lost(intent.name, intent.content, intent.entries)
+        gone = lost(intent.content, intent.entries)
         if gone:
             released += len(gone)
             disown(ledger, intent.id, [(ZERO_ID if i in gone else i, length) for i, length in intent.entries])
     for one in all_ranges(ledger, stream):
         content = read(one)
-        gone = lost(one.name, content if range_digest(content) == one.digest else b"", one.entries)
+        gone = lost(content if range_digest(content) == one.digest else b"", one.entries)
         if gone:
             released += release(ledger, stream, one, content, gone)
     cursor = max(verified, default=ZERO_ID)
@@ -305,35 +307,43 @@ def forget_lost(
 
 
 def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared) -> None:
-    """Lines that a retry had sent, and Redis lost, are in quarantine again, before forward goes on and may meet them.
+    """What Redis lost of quarantine, before forward goes on: lines that a retry had sent are in quarantine again.
 
     The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
-    What was removed from the stream on purpose has its mark still, and stays away.
+    With it, and of an entry that is still in quarantine, the stream itself tells: what it cannot have had is lost,
+    what is missing otherwise was removed on purpose, and stays away.
     """
-    stream, lost = keys.stream.decode(), 0
-    rows = sent_lines(ledger, stream, everything=bool(compared.lost))
-    trimmed = trimmed_to(connection, keys, compared.info) if rows else ZERO_ID
-    numbers = compared.books.sources
+    stream, back, info = keys.stream.decode(), 0, compared.info
+    numbers = {name: one.number for name, one in sources_of(ledger, stream).items()}
+    rows = [one for one in in_doubt(ledger, stream, lost=bool(compared.lost)) if not one.name or one.name in numbers]
     for at in range(0, len(rows), 500):
-        part = [one for one in rows[at : at + 500] if one.name.encode("utf-8", "surrogateescape") in numbers]
-        origins = [
-            b"%b.%d:%d" % (numbers[one.name.encode("utf-8", "surrogateescape")], one.generation, one.offset)
-            for one in part
-        ]
-        marks = connection.call("HMGET", keys.late, *origins) if part else []
-        sent = [parse_id(json.loads(mark)["entry"].encode()) if mark and b"entry" in mark else None for mark in marks]
-        standing = existing(connection, keys.stream, [entry_id for entry_id in sent if entry_id is not None])
-        for one, origin, entry_id in zip(part, origins, sent, strict=True):
-            stands = entry_id is not None and origin in standing.get(entry_id, ())
-            if entry_id is not None and (stands or not compared.lost or entry_id < trimmed):
+        part = rows[at : at + 500]
+        origins = [b"%d.%d:%d" % (numbers.get(one.name, 0), one.generation, one.offset) for one in part]
+        marks = connection.call("HMGET", keys.late, *origins)
+        ids = [
+            parse_id(one.entry_id.encode()) if one.entry_id
+            else parse_id(json.loads(mark)["entry"].encode()) if mark and b'"entry"' in mark else None
+            for one, mark in zip(part, marks, strict=True)
+        ]  # fmt: skip
+        standing = existing(connection, keys.stream, [entry_id for entry_id in ids if entry_id is not None])
+        for one, origin, mark, entry_id in zip(part, origins, marks, ids, strict=True):
+            fields = standing.get(entry_id, []) if entry_id is not None else []
+            stands = bool(fields) and (bool(one.entry_id) or origin in fields)
+            whole = compared.anew or not info.exists
+            if entry_id is None and not one.retried:
+                if whole and mark is not None:  # of a line that forward sent: it meets it again
+                    connection.call("HDEL", keys.late, origin)
                 continue
-            if entry_id is not None:
+            sent = mark is not None if entry_id is None else not whole and entry_id <= info.last_id
+            if stands or sent:
+                continue
+            if mark is not None and not one.entry_id:
                 connection.call("HDEL", keys.late, origin)
-            if one.retried:
-                mark_lost(ledger, one.number)
-                lost += 1
-    if lost:
-        log.warning("%s: Redis lost %d lines that a retry had sent: they are in quarantine again", stream, lost)
+            mark_lost(ledger, one.number)
+            back += bool(one.retried)
+    if back:
+        many = "1 line" if back == 1 else f"{back} lines"
+        log.warning("%s: Redis lost %s that a retry had sent: in quarantine again", stream, many)
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:

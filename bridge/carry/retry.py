@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bridge.carry.append import Write
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.mirror import Mirror
-from bridge.carry.refill import own, trimmed_to, what_was_lost
+from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.carry.translate import unpack_fields
 from bridge.codecs import Codec
@@ -123,11 +123,8 @@ class Retry:
             prefix = b"%d.%d:" % origin[:2]
             text = prefix + b"%d" % origin.offset
             mark = connection.call("HGET", self._shared.keys.late, text)
-            if mark is not None and b"entry" in mark:  # sent by a retry, be it removed since or not
-                yield self._left(one, str(json.loads(mark)["entry"]))
-                continue
-            if origin in standing:  # sent by forward
-                yield self._left(one, f"origin {text.decode()}")
+            if mark is not None or origin in standing:  # sent, by a retry or by forward, be it removed since or not
+                yield self._left(one, str(json.loads(mark or b"{}").get("entry", f"origin {text.decode()}")))
                 continue
             codec = codecs.setdefault(one.name, self._shared.mapping.codec(one.name))
             row = self._row(self._whole(one), codec)
@@ -182,7 +179,6 @@ class Retry:
             by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
-            trimmed = trimmed_to(connection, self._shared.keys, stream_info(connection, self._shared.keys.stream))
             lines: dict[str, tuple[list[bytes], list[Written], list[Quarantined]]] = {}
             for entry_id in sorted(by_id):
                 one = by_id[entry_id]
@@ -197,7 +193,7 @@ class Retry:
                     continue
                 whole, entries, ones = lines.setdefault(name, ([], [], []))
                 whole.append(line + b"\n")
-                lost = fields is None and entry_id >= trimmed  # its line will be the file's own, and forward sends it
+                lost = fields is None and one.lost  # its line will be the file's own, and forward sends it
                 entries.append((ZERO_ID if lost else entry_id, len(line) + 1))
                 ones.append(one)
             for name, (whole, entries, ones) in lines.items():

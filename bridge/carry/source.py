@@ -268,8 +268,8 @@ class Source:
             draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
             draft.first = Position(generation.number, offsets[0])
             draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
-            if self._aside:
-                self._take_out(generation.number, offsets)
+            if self._aside:  # lines that an earlier mapping could not translate are forward's now
+                draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
             if not late and self._in_history(generation.number, offsets[0]):
                 draft.times = times if whole else [times[k] for k in good]
             if late:
@@ -277,15 +277,11 @@ class Source:
             return draft if late else self._seal(draft)
         return None
 
-    def _take_out(self, generation: int, offsets: list[int]) -> None:
-        """Lines that an earlier mapping could not translate are forward's now: a retry must not send them too."""
-        met = [(offset, self._aside.pop((generation, offset, ""))) for offset in offsets
-               if (generation, offset, "") in self._aside]  # fmt: skip
-        if met:
-            with self._ledger.transaction():
-                for offset, number in met:
-                    origin = f"{self.memory.number}.{generation}:{offset}"
-                    mark_retried(self._ledger, number, f"origin {origin}", self._clock())
+    def landed(self, draft: Draft, count: int) -> None:
+        """A batch of `count` entries is in: what was in quarantine of it has left it."""
+        self.carried += count
+        for offset, number in draft.taken_out:
+            mark_retried(self._ledger, number, f"origin {draft.prefix.decode()}{offset}", self._clock())
 
     def _in_history(self, generation: int, offset: int) -> bool:
         history = self.memory.history

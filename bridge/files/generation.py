@@ -25,17 +25,14 @@ def digest(raw: bytes) -> str:
 
 
 def pread(fd: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes at `offset`; short only at the end of the file. Raises SourceError."""
+    """Up to `size` bytes at `offset`, in one read; short at the end of the file. Raises SourceError.
+
+    A second read for what is missing could find the file emptied and written anew in between.
+    """
     try:
-        raw = os.pread(fd, size, offset)
-        while raw and len(raw) < size:
-            more = os.pread(fd, size - len(raw), offset + len(raw))
-            if not more:
-                break
-            raw += more
+        return os.pread(fd, size, offset)
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
-    return raw
 
 
 @dataclass(frozen=True, slots=True)

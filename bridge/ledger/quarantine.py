@@ -17,7 +17,7 @@ class Quarantined:
     """One message that stays behind. `direction` is forward or mirror; `entry_id` is empty for a line.
 
     `reason` is what is wrong, and after a colon the particulars. `number` is what a person calls it by; `retried` says
-    where it went at last.
+    where it went at last. `lost`: Redis lost this entry, nobody removed it.
     """
 
     direction: str
@@ -32,6 +32,7 @@ class Quarantined:
     number: int = 0
     noted_at: float = 0.0
     retried: str = ""
+    lost: int = 0
 
     @property
     def kind(self) -> str:
@@ -40,7 +41,7 @@ class Quarantined:
 
 
 _FACTS = "direction, name, generation, offset, entry_id, reason, {raw}, length, digest, id, noted_at"
-_RETRIED = ", coalesce(retried, '')"
+_RETRIED = ", coalesce(retried, ''), coalesce(lost, 0)"
 _COLUMNS = _FACTS.format(raw="raw") + _RETRIED
 _SHORT = _FACTS.format(raw="substr(raw, 1, 200)") + _RETRIED
 
@@ -127,15 +128,16 @@ def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> 
     return {(generation, offset, entry_id): number for generation, offset, entry_id, number in rows}
 
 
-def sent_lines(ledger: Ledger, stream: str, *, everything: bool) -> list[Quarantined]:
-    """The lines that a retry sent, `retried` is their entry ID; with `everything` those in quarantine too."""
+def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[Quarantined]:
+    """The lines that a retry sent, whose `retried` is an entry ID; where Redis `lost` something what is aside too."""
     rows = ledger.rows(
-        f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND direction = 'forward' AND (? OR retried LIKE '%-%')",
-        (stream, everything),
+        f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND (direction = 'forward' AND retried LIKE '%-%'"
+        " OR ? AND retried IS NULL)",
+        (stream, lost),
     )
     return [_row(row) for row in rows]
 
 
 def mark_lost(ledger: Ledger, number: int) -> None:
-    """Redis lost the entry that a retry had sent: the line is back in quarantine."""
-    ledger.write("UPDATE quarantine SET retried = NULL, retried_at = NULL WHERE id = ?", (number,))
+    """Redis lost the entry: a line that a retry had sent is back in quarantine, an entry is the file's own to bring."""
+    ledger.write("UPDATE quarantine SET retried = NULL, retried_at = NULL, lost = 1 WHERE id = ?", (number,))

@@ -73,6 +73,7 @@ def _second(db: sqlite_utils.Database) -> None:
     quarantine = db.table("quarantine")
     quarantine.add_column("retried", str)
     quarantine.add_column("retried_at", float)
+    quarantine.add_column("lost", int)
     db.table("health").add_column("over", float)
     db.table("heartbeat").create({"instance": str, "pulse": str}, pk="instance")
 
