@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bridge.ledger.store import Ledger
-from tests.rig import Rig, line, wait_until
+from tests.rig import STREAM, Rig, line, wait_until
 
 Act = Callable[[Rig], None]
 
@@ -429,3 +429,23 @@ def test_a_name_that_is_not_utf8(rig: Rig, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "not carried" in result.stderr
     assert rig.datas() == [b"f-a"]
+
+
+def test_a_glob_and_no_new_file_yet(rig: Rig) -> None:
+    """A source of a glob whose file was rotated away is carried to its end, and refilled, before a new file is there."""
+    mapping = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    mapping = mapping.replace('"messages.log"', '"*.log"').replace('"messages.log.*"', '"*.log.*"')
+    (rig.path / "glob.toml").write_text(mapping.replace('[mirror]\npath = "*.log"', '[mirror]\npath = "messages.log"'))
+    rig.write_config(mapping="glob.toml")
+    rig.append("f-0")
+    assert not rig.once(dual=False).errors
+    rig.append("f-1")
+    rig.log.rename(rig.root / "messages.log.1")
+    assert not rig.once(dual=False).errors
+    assert rig.datas() == [b"f-0", b"f-1"]
+    rig.redis.call("DEL", STREAM)
+    assert not rig.once(dual=False).errors
+    assert rig.datas() == [b"f-0", b"f-1"]
+    rig.append("f-2")
+    assert not rig.once(dual=False).errors
+    assert rig.datas() == [b"f-0", b"f-1", b"f-2"]

@@ -91,7 +91,7 @@ class Forward:
     def look(self, paths: set[str] | None = None) -> None:
         """Looks at the files something happened to; when `paths` is None at all of them, and for new sources."""
         if paths is None:
-            for name in self.shared.source_names():
+            for name in self.shared.source_names(sources_of(self._ledger, self._stream)):
                 if name not in self._sources:
                     tail = self.shared.tail(name, self._ledger)
                     self._sources[name] = Source(self.shared.mapping, self.shared.keys, tail, self._ledger, self._clock)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
 
 from bridge.config import Settings
@@ -80,8 +81,11 @@ class Shared:
                 )
             return self._tails[name]
 
-    def source_names(self) -> list[str]:
-        """The sources there are: a path without a glob always, else every match that is no rotated piece."""
+    def source_names(self, known: Iterable[str] = ()) -> list[str]:
+        """The sources there are: a path without a glob always, else every match that is no rotated piece.
+
+        And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
+        """
         source = self.mapping.source
         if not any(c in source.path for c in "*?["):
             return [source.path]
@@ -89,6 +93,11 @@ class Shared:
         rotated = {path for pattern in source.rotated for path in root.glob(pattern)}
         found = [path for path in root.glob(source.path) if path not in rotated and path.is_file()]
         names = {str(path.relative_to(root)) for path in found}
+        deep = "**" in source.path
+        names |= {
+            name for name in known
+            if PurePath(name).match(source.path) and (deep or name.count("/") == source.path.count("/"))
+        }  # fmt: skip
         for name in [name for name in names if not name.isprintable()]:  # not UTF-8, or control characters
             names.remove(name)
             if name not in self._refused:
