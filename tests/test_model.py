@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.drain import once
@@ -158,6 +158,7 @@ def killed(rig: Rig, n: int) -> None:
     derandomize=not SOAK,
 )
 @given(st.lists(ACTS, min_size=1, max_size=14))
+@example([("write", 1), ("copytruncate", 0), ("kill", 594), ("write", 1), ("kill", 594), ("copytruncate", 0)])
 @pytest.mark.timeout(1200)
 def test_programs(acts: list[tuple[str, int]]) -> None:
     """After any program both sides hold what was written, once and in order, and another run changes nothing."""

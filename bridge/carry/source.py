@@ -249,6 +249,10 @@ class Source:
             while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
                 j = (i + j) // 2
             piece = lines.lines[i:j]
+            if lines.offsets[i] == 0 and not late:
+                self.tail.introduce(generation)
+                if self.tail.news:
+                    self.tail.notices.extend(self.keep_news())
             rows, times = self.codec.decode(piece)
             good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
             if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:

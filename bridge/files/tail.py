@@ -92,11 +92,14 @@ class Tail:
         """Finished generations that have grown since: a writer still held the old descriptor."""
         grown = [one for one in self._late if one.size() > one.read_to]
         for one in grown:
-            if not self._known[one.number].at.head_len:  # it was empty when it ended: from now on it can be found again
-                one.extend_head()
-                self._known[one.number] = one.known(closed=True)
-                self.news.append(self._known[one.number])
+            self.introduce(one, closed=True)
         return grown
+
+    def introduce(self, one: Generation, *, closed: bool = False) -> None:
+        """Before a line is sent of what was empty when it was numbered: it is known by its first bytes from now on."""
+        if not self._known[one.number].at.head_len:
+            one.extend_head()
+            self._register(one, closed=closed)
 
     def close(self) -> None:
         """Closes every descriptor."""
@@ -384,11 +387,8 @@ class Tail:
             self._register(current)
         self._append_newer(current, last_written)
 
-    # -- small things ----------------------------------------------------------------------------------------
-
-    def _register(self, one: Generation) -> None:
-        record = one.known()
-        self._known[one.number] = record
+    def _register(self, one: Generation, *, closed: bool = False) -> None:
+        record = self._known[one.number] = one.known(closed=closed)
         self.news.append(record)
 
     def _say_once(self, name: str, what: str) -> None:
