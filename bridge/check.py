@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
 from bridge.errors import SourceError
-from bridge.model import as_json
+from bridge.files.generation import open_regular
+from bridge.model import Row, as_json
 
 if TYPE_CHECKING:
     from bridge.mapping import Mapping
 
 KEPT_LINES = 5
 PIECE = 1 << 20
+MOST_KINDS = 1000
+"""So many different roles, and types, are counted by themselves."""
 
 
 @dataclass(slots=True)
 class Checked:
     """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example.
 
-    `partial` are the bytes of a last line without its newline.
+    `partial` are the bytes of a last line without its newline, `size` all bytes. `earliest` and `latest` are times of
+    messages in ms since 1970, `values` the bytes of all their fields, `damage` what is wrong with a compressed file.
     """
 
     translated: int = 0
@@ -30,12 +38,21 @@ class Checked:
     size: int = 0
     first: list[tuple[int, list[tuple[str, bytes]]]] = field(default_factory=list)
     reasons: dict[str, tuple[int, list[int], bytes]] = field(default_factory=dict)
+    earliest: int | None = None
+    latest: int | None = None
+    backwards: int = 0
+    values: int = 0
+    roles: Counter[bytes] = field(default_factory=Counter)
+    types: Counter[bytes] = field(default_factory=Counter)
+    damage: str = ""
+    last: int | None = None
+    """The time of the last message, from which the next one may run backwards."""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
             "translated": self.translated, "rejected": self.rejected, "empty": self.empty,
-            "partial_bytes": self.partial,
+            "partial_bytes": self.partial, "damage": self.damage or None,
             "first": [{"line": n, "fields": {name: as_json(v) for name, v in pairs}} for n, pairs in self.first],
             "reasons": [{"reason": reason, "count": count, "lines": numbers, "example": as_json(example)}
                         for reason, (count, numbers, example) in self.reasons.items()],
@@ -48,6 +65,42 @@ class Checked:
         count, numbers, example = self.reasons.get(kind, (0, [], line[:400]))
         self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
 
+    def take(self, codec: Codec, lines: list[bytes], numbers: list[int], limit: int, first: int) -> None:
+        """Translates whole messages, whose first lines have these numbers."""
+        rows, times = codec.decode(lines) if lines else ([], [])
+        good = [row.__class__ is tuple and len(line) <= limit for row, line in zip(rows, lines, strict=True)]
+        if not all(good):
+            for line, number, row, fine in zip(lines, numbers, rows, good, strict=True):
+                if fine:
+                    continue
+                if not line:
+                    self.empty += 1
+                else:
+                    over = f"over max_line_bytes: a line of {len(line)} bytes, the limit is {limit}"
+                    self.reject(row if isinstance(row, str) and len(line) <= limit else over, number, line)
+            rows, times, numbers = [*compress(rows, good)], [*compress(times, good)], [*compress(numbers, good)]
+        if not rows:
+            return
+        whole: list[Row] = rows  # type: ignore[assignment]
+        names = [name.decode() for name in codec.fields]
+        for row, number in zip(whole[: max(0, first - len(self.first))], numbers, strict=False):
+            self.first.append((number, list(zip(names, row, strict=True))))
+        self.translated += len(rows)
+        self.values += sum(len(b"".join(row)) for row in whole)
+        self._count(self.roles, [row[0] for row in whole])
+        self._count(self.types, [row[2] for row in whole])
+        self.backwards += sum(b < a for a, b in pairwise([*([] if self.last is None else [self.last]), *times]))
+        self.last = times[-1]
+        self.earliest = min(times) if self.earliest is None else min(self.earliest, *times)
+        self.latest = max(times) if self.latest is None else max(self.latest, *times)
+
+    @staticmethod
+    def _count(counter: Counter[bytes], values: list[Any]) -> None:
+        found = Counter(values)
+        if len(counter) + len(found) > MOST_KINDS:
+            found = Counter({value if value in counter else b"\xe2\x80\xa6": many for value, many in found.items()})
+        counter.update(found)
+
 
 def is_regular(path: Path) -> bool:
     """Whether there is a regular file, as far as this user may see."""
@@ -59,37 +112,46 @@ def is_regular(path: Path) -> bool:
 
 def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> Checked:
     """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
-    codec = mapping.codec(path.name)
-    names = [name.decode() for name in codec.fields]
-    limit = mapping.format.max_line_bytes
+    codec, limit = mapping.codec(path.name), mapping.format.max_line_bytes
+    continued = codec if isinstance(codec, Continued) else None
     result, number, rest, skipped = Checked(), 0, b"", 0
-    if path.exists() and not path.is_file():
-        raise SourceError("is not a regular file", where=str(path))
+    held: list[bytes] = []
+    opened = open_regular(path)
+    if opened is None or opened.content is None:
+        raise SourceError("cannot be read: No such file or directory", where=str(path))
+
+    def take(lines: list[bytes], last: bool) -> None:
+        """Puts messages together; the last one waits for what may follow."""
+        nonlocal held, number
+        lines, at = held + lines, number - len(held)
+        number, held = at + len(lines), []
+        numbers = [*range(at + 1, at + len(lines) + 1)]
+        if continued is not None:
+            starts = [i for i, begins in enumerate(continued.begins(lines)) if begins]
+            if not last and starts and sum(map(len, lines[starts[-1] :])) <= limit:
+                held = lines[starts[-1] :]
+                lines = lines[: starts.pop()]
+            lead = starts[0] if starts else len(lines)
+            bounds = pairwise([*starts, len(lines)])
+            groups = [(i, b"\n".join(lines[i:j])) for i, j in bounds if j > i]
+            numbers = [*numbers[:lead], *(numbers[i] for i, _ in groups)]
+            lines = [*lines[:lead], *(group for _, group in groups)]
+        result.take(codec, lines, numbers, limit, first)
+
     try:
-        with path.open("rb") as file:
-            while data := file.read(PIECE if most is None else min(PIECE, most - result.size)):
-                result.size += len(data)
-                *lines, rest = (rest + data).split(b"\n")
-                if skipped and lines:  # the end of a line that was too long to be held
-                    number += 1
-                    result.reject("over max_line_bytes", number, b"")
-                    lines, skipped = lines[1:], 0
-                if skipped or len(rest) > limit:
-                    skipped, rest = skipped + len(rest), b""
-                rows = codec.decode(lines).rows if lines else []
-                for line, row in zip(lines, rows, strict=True):
-                    number += 1
-                    if not line:
-                        result.empty += 1
-                    elif len(line) > limit:
-                        result.reject("over max_line_bytes", number, line)
-                    elif isinstance(row, str):
-                        result.reject(row, number, line)
-                    else:
-                        result.translated += 1
-                        if len(result.first) < first:
-                            result.first.append((number, list(zip(names, row, strict=True))))
-    except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        while data := opened.content.read(PIECE if most is None else min(PIECE, most - result.size), result.size):
+            result.size += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            if skipped and lines:  # the end of a line that was too long to be held
+                number += 1
+                result.reject("over max_line_bytes", number, b"")
+                lines, skipped = lines[1:], 0
+            if skipped or len(rest) > limit:
+                skipped, rest = skipped + len(rest), b""
+            take(lines, False)
+        take([], True)
+        result.damage = opened.content.damage()
+    finally:
+        opened.close()
     result.partial = skipped + len(rest)
     return result

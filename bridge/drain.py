@@ -67,7 +67,7 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
         forward.look()
         if not forward.attached:
             forward.attach()
-        while forward.step() and not stop.is_set():
+        while not stop.is_set() and (forward.step() or (forward.waits and not stop.wait(RETRY))):
             pass
         forward.flush()
 

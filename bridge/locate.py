@@ -12,7 +12,7 @@ from bridge.carry.shared import Shared
 from bridge.check import is_regular
 from bridge.config import Settings
 from bridge.errors import BridgeError, SourceError
-from bridge.files.generation import Generation, open_regular, pread
+from bridge.files.generation import Generation, open_regular
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import range_at, range_of
 from bridge.ledger.quarantine import Quarantined, find_quarantined
@@ -239,7 +239,7 @@ class Search:
             one = tail.of_number(at.generation) or tail.reopen(at.generation)
             if all(record.number != at.generation for record in tail.records()):
                 raise BridgeError(f"has no generation {at.generation}", where=name)
-            if one is None or one.fd < 0:
+            if one is None or one.content is None:
                 place.said = f"it stood in generation {at.generation} of {name}, which is gone"
                 return
             place.offset, place.line, place.raw = _line_in(one, at.offset, by_line=False)
@@ -276,7 +276,7 @@ def _line_in(one: Generation, number: int, *, by_line: bool) -> tuple[int, int, 
     if not by_line and number >= size:
         raise BridgeError(f"has {size} bytes", where=str(one.path))
     while at < size:
-        data = pread(one.fd, PIECE, at)
+        data = one.read(PIECE, at)
         if not data:
             break
         newlines = data.count(b"\n") if by_line else data[: max(0, number - at)].count(b"\n")
@@ -291,7 +291,7 @@ def _line_in(one: Generation, number: int, *, by_line: bool) -> tuple[int, int, 
             begin = at + place
             line += 1
             newlines -= 1
-        raw = pread(one.fd, PIECE, begin)
+        raw = one.read(PIECE, begin)
         if not raw:
             break
         return begin, line, raw[: raw.find(b"\n") + 1] if b"\n" in raw else raw

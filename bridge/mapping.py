@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bridge.codecs import FORMATS, Codec, FieldRule, delimited, jsonl
+from bridge.codecs import FORMATS, Codec, FieldRule, delimited, jsonl, regexp
+from bridge.codecs.continued import Continued
 from bridge.codecs.template import TemplateCodec
 from bridge.codecs.timestamps import clock_for, zone_of
 from bridge.errors import ConfigError
@@ -26,6 +27,7 @@ class SourceSection(Strict):
     kind: Literal["log"]
     path: str
     rotated: tuple[str, ...] = ()
+    settle_ms: Annotated[int, Field(ge=0, le=60_000)] = 200
 
     @field_validator("path", "rotated")
     @classmethod
@@ -38,12 +40,14 @@ class SourceSection(Strict):
 class FormatSection(Strict):
     """`[format]`: how a line is read."""
 
-    codec: Literal["delimited", "jsonl"]
+    codec: Literal["delimited", "jsonl", "regex"]
     delimiter: str | None = None
     columns: tuple[str, ...] = ()
+    pattern: str | None = None
     timestamp: str = "iso8601"
     timezone: str = "UTC"
     max_line_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 20
+    continuation: bool = False
 
     @field_validator("timezone")
     @classmethod
@@ -77,7 +81,21 @@ class FormatSection(Strict):
                 raise ValueError("format.columns names a column twice")
         elif self.delimiter or self.columns:
             raise ValueError("format.delimiter and format.columns belong to codec 'delimited'")
+        if (self.codec == "regex") != bool(self.pattern):
+            raise ValueError("codec 'regex' needs format.pattern, and no other has one")
+        for group in re.compile(self.pattern.encode()).groupindex if self.pattern else ():
+            if not _NAME.fullmatch(group) or group in RESERVED:
+                raise ValueError(f"group {group!r} must match [a-z0-9_]+ and not be 'origin'")
         return self
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile((value or "").encode())
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
 
 
 class FieldSection(Strict):
@@ -203,11 +221,13 @@ class Mapping(Strict):
         codec: Codec
         if self.format.codec == "delimited":
             codec = delimited.Delimited(self.format.delimiter or "", self.format.columns, rules, clock, escape)
+        elif self.format.codec == "regex":
+            codec = regexp.Regex(self.format.pattern or "", rules, clock)
         else:
             codec = jsonl.Jsonl(rules, clock)
         if self.mirror is not None and self.mirror.template is not None:
             codec = TemplateCodec(codec, self.mirror.template, escape)
-        return codec
+        return Continued(codec) if self.format.continuation else codec
 
 
 def inside_root(path: str) -> None:

@@ -31,7 +31,7 @@ BELOW: dict[str, set[str]] = {
     "status": {"errors", "model", "config", "carry", "streams", "ledger", "run"},
     "headline": {"carry", "status"},
     "locate": {"errors", "check", "model", "config", "carry", "files", "streams", "ledger"},
-    "check": {"errors", "model", "mapping"},
+    "check": {"errors", "model", "mapping", "codecs", "files"},
     "discover": {"errors", "mapping", "check"},
     "demo": {"errors", "model", "streams", "server", "run"},
     "cli": {"*"},

@@ -1,41 +1,53 @@
-"""Each folder under fixtures/<mapping>/ is a case: input.log, the entries it becomes, and what is set aside."""
+"""Each folder under fixtures/<mapping>/ is a case: its files, the entries they become, and what is set aside."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge.ledger.store import Ledger
+from bridge.mapping import load_mapping
 from bridge.model import as_json
 from bridge.server.binary import find
+from bridge.streams.reader import entries
 from tests.rig import Rig
 
-CASES = sorted((Path(__file__).parent.parent / "fixtures").glob("*/*/input.log"))
+CASES = sorted(path.parent for path in (Path(__file__).parent.parent / "fixtures").glob("*/*/verdict.json"))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda path: "/".join(path.parts[-3:-1]))
+def carried(rig: Rig, case: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The entries without their IDs, and what is in quarantine."""
+    mapping = load_mapping(case.parent.name, case)
+    rig.write_config(mapping=mapping.name)
+    shutil.copytree(case / "files", rig.root, dirs_exist_ok=True)
+    assert not rig.once().errors
+    found = []
+    for entry in entries(rig.redis, mapping.stream.key.encode()):
+        names, values = entry.fields[0::2], entry.fields[1::2]
+        found.append({name.decode(): as_json(value) for name, value in zip(names, values, strict=True)})
+    ledger = Ledger(rig.state / "ledger.db")
+    aside = [
+        {"file": name, "offset": offset, "reason": reason}
+        for name, offset, reason in ledger.rows("SELECT name, offset, reason FROM quarantine ORDER BY name, offset")
+    ]
+    ledger.close()
+    return found, aside
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: "/".join(path.parts[-2:]))
 def test_case(case: Path, tmp_path: Path) -> None:
-    """The input's lines become the expected entries, in order, and the expected reasons; the file is left as it was."""
+    """The files' lines become the expected entries, in order, and the expected reasons; the files stay as they were."""
     rig = Rig.shared(tmp_path, find())
     try:
-        rig.write_config(mapping=case.parts[-3])
-        rig.log.write_bytes(case.read_bytes())
-        assert not rig.once().errors
-        found = []
-        for entry in rig.entries():
-            names, values = entry.fields[0::2], entry.fields[1::2]
-            found.append({name.decode(): as_json(value) for name, value in zip(names, values, strict=True)})
-        ledger = Ledger(rig.state / "ledger.db")
-        aside = [
-            {"offset": offset, "reason": reason}
-            for offset, reason in ledger.rows("SELECT offset, reason FROM quarantine ORDER BY offset")
-        ]
-        ledger.close()
-        expected = [json.loads(row) for row in (case.parent / "expected.jsonl").read_text().splitlines()]
-        assert found == expected
-        assert aside == json.loads((case.parent / "verdict.json").read_text())["quarantined"]
-        assert rig.log.read_bytes() == case.read_bytes()
+        found, aside = carried(rig, case)
+        assert found == [json.loads(row) for row in (case / "expected.jsonl").read_text().splitlines()]
+        assert aside == json.loads((case / "verdict.json").read_text())["quarantined"]
+        for path in (case / "files").rglob("*"):
+            if path.is_file():
+                assert (rig.root / path.relative_to(case / "files")).read_bytes() == path.read_bytes()
     finally:
         rig.close_shared()

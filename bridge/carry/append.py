@@ -9,7 +9,8 @@ from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
 from bridge.errors import NotYet, TargetError
 from bridge.files.append import Appender
-from bridge.files.generation import HEAD, Generation, pread
+from bridge.files.content import HEAD
+from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import Intent, Range, Written, add_range, entries_of, move_intent, range_digest
 from bridge.ledger.sources import save_generation
@@ -277,8 +278,8 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
     write = Write(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
     noted = target.find(intent.generation)
-    places = [(noted, intent.size)] if noted is not None and noted.fd >= 0 else []
-    places += [(one, 0) for one in target.after(intent.generation) if one.fd >= 0]
+    places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
+    places += [(one, 0) for one in target.after(intent.generation) if one.content is not None]
     for one, start in places:
         at = _find(one, start, intent.content)
         if at >= 0:
@@ -288,7 +289,7 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
         said = _in_part(write, one, start, codec)
         if said:
             return write, f"{many} had been written in part{said}"
-    if noted is None or noted.fd < 0:
+    if noted is None or noted.content is None:
         return write, f"the file that {many} were to be written to is gone; written to its successor"
     if any(_find(one, start, intent.content, within=True) >= 0 for one, start in places):
         return write, f"{many} stand only within a line of another program's: taken as not written before the last stop"
@@ -301,16 +302,16 @@ def _in_part(write: Write, one: Generation, start: int, codec: Codec) -> str:
     at = _find(one, start, content[: content.index(b"\n") + 1])
     if at < 0:  # or less than its first line, at the file's end
         begin = max(start, size - len(content))
-        end = pread(one.fd, max(0, size - begin), begin)
+        end = one.read(max(0, size - begin), begin)
         last_line = end.rfind(b"\n") + 1
         if last_line == len(end) or (last_line == 0 and begin > start) or not content.startswith(end[last_line:]):
             return ""
         at = begin + last_line
-    there = pread(one.fd, len(content), at)
+    there = one.read(len(content), at)
     common = next((i for i, (a, b) in enumerate(zip(content, there, strict=False)) if a != b), len(there))
     whole = content.rfind(b"\n", 0, common) + 1
     followed = at + common < size
-    next_line = pread(one.fd, WINDOW, at + whole).partition(b"\n")[0]
+    next_line = one.read(WINDOW, at + whole).partition(b"\n")[0]
     if followed and codec.decode((next_line,)).rows[0].__class__ is tuple:
         common = whole  # what follows our whole lines is another writer's whole line that begins alike
     if common:
@@ -328,7 +329,7 @@ def _find(one: Generation, start: int, lines: bytes, *, within: bool = False) ->
     `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
     """
     at, before = start, b"\n"
-    while data := pread(one.fd, WINDOW + len(lines), at):
+    while data := one.read(WINDOW + len(lines), at):
         found = (before + data).find(lines if within else b"\n" + lines)
         if found >= 0:
             return at + found - within

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Draft:
-    """A batch before its IDs are known. `times` are milliseconds since 1970 for history, else empty.
+    """Lines of one generation for a batch, before their IDs are known.
 
-    `ended` is the generation of a late one, as it stands behind the batch; `taken_out` are the offsets and numbers of
-    lines that leave quarantine with it.
+    `times` are milliseconds since 1970 for history, else empty. `places`: which of the lines it was made of became
+    rows, None: all. `ended` is the generation of a late one, as it stands behind the batch; `taken_out` are the offsets
+    and numbers of lines that leave quarantine with it.
     """
 
     source: Source
@@ -34,9 +35,9 @@ class Draft:
     prefix: bytes = b""
     offsets: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    places: list[int] | None = None
     closing: tuple[Known, ...] = ()
     ended: Known | None = None
-    clamped: int = 0
     taken_out: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -44,40 +45,89 @@ class Draft:
         """Whether its lines stand in a generation that had ended: they move that one's cursor, not the source's."""
         return self.ended is not None
 
+    @property
+    def moves(self) -> tuple[bytes, ...]:
+        """The origins that stand out of order: they go into `late`."""
+        refill = self.source.memory.refill
+        if refill and self.first and self.first <= refill:
+            return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
+        # The mark tells a retry that they were sent, whatever becomes of them.
+        return tuple(self.prefix + b"%d" % offset for offset, _ in self.taken_out)
+
+
+@dataclass(slots=True)
+class Parcel:
+    """Drafts that go in one transaction, and their rows in the order in which they go.
+
+    `runs`: whose rows come, and how many, one after the other. `clamped` counts for each draft the entries whose ID is
+    not their message's own time.
+    """
+
+    drafts: list[Draft]
+    rows: list[Row]
+    times: list[int]
+    runs: list[tuple[int, int]]
+    origins: list[bytes] = field(default_factory=list)
+    clamped: list[int] = field(default_factory=list)
+    floor_ms: int = 0
+
+    @classmethod
+    def of(cls, draft: Draft) -> Parcel:
+        """Of one draft."""
+        return cls([draft], draft.rows, draft.times, [(0, len(draft.rows))])
+
+    @property
+    def live(self) -> bool:
+        """Whether its entries get the time of sending as ID."""
+        return not self.times or any(draft.source.memory.live for draft in self.drafts)
+
 
 class Batcher:
-    """Makes batches for one stream. IDs of history ascend over all of its sources."""
+    """Makes batches for one stream. IDs of history ascend over all of its sources, from `floor_ms` on."""
 
     def __init__(self, stream: bytes, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
         self._packers: dict[tuple[bytes, ...], Packer] = {}
-        self.id_ms = 0
+        self.floor_ms = 0
         self.server_ahead_ms = 0
 
-    def batch(self, draft: Draft, *, exists: bool) -> Batch:
+    def batch(self, parcel: Parcel, *, exists: bool) -> Batch:
         """The message's own time as ID in history, else the time of sending. `exists`: the stream is known to."""
-        source = draft.source
-        ids: list[int] | None = None
-        draft.clamped = len(draft.times)
-        if draft.times and not source.memory.live:
-            now_ms = int(self._clock() * 1000) + self.server_ahead_ms
-            ids, draft.clamped = history_times(draft.times, self.id_ms, now_ms)
-            self.id_ms = ids[-1]
-        fields = source.codec.fields
+        drafts, ids = parcel.drafts, None
+        parcel.floor_ms = self.floor_ms
+        parcel.clamped = [len(draft.times) for draft in drafts]
+        if not parcel.live:
+            ids, clamped = history_times(parcel.times, self.floor_ms, int(self._clock() * 1000) + self.server_ahead_ms)
+            parcel.clamped = _shared_out(parcel, ids) if clamped else [0] * len(drafts)
+            self.floor_ms = ids[-1]
+        fields = drafts[0].source.codec.fields
         packer = self._packers.get(fields)
         if packer is None:
             packer = self._packers[fields] = entry_packer(self._stream, fields)
-        packed = packer(draft.rows, ids, draft.prefix, draft.offsets, exists)
-        closing = tuple((b"%d.%d" % (source.memory.number, one.number), closed_value(one)) for one in draft.closing)
-        last = draft.prefix + b"%d" % draft.offsets[-1] if draft.offsets else b""
-        late: tuple[bytes, ...] = ()
-        if source.memory.refill and draft.first and draft.first <= source.memory.refill:
-            late = tuple(draft.prefix + b"%d" % offset for offset in draft.offsets)
-        elif draft.taken_out:  # the mark tells a retry that they were sent, whatever becomes of them
-            late = tuple(draft.prefix + b"%d" % offset for offset, _ in draft.taken_out)
-        first_ms = ids[0] if ids else 0
-        return Batch(draft.cursor, packed, len(draft.rows), last, ids is not None, first_ms, closing, late)
+        last, packed = b"", b""
+        if len(drafts) > 1:
+            packed, last = packer(parcel.rows, ids, None, parcel.origins, exists), parcel.origins[-1]
+        elif parcel.rows:
+            [draft] = drafts
+            packed = packer(parcel.rows, ids, draft.prefix, draft.offsets, exists)
+            last = draft.prefix + b"%d" % draft.offsets[-1]
+        closing = tuple(
+            (b"%d.%d" % (draft.source.memory.number, one.number), closed_value(one))
+            for draft in drafts for one in draft.closing
+        )  # fmt: skip
+        late = tuple(origin for draft in drafts for origin in draft.moves)
+        cursors = tuple(draft.cursor for draft in drafts)
+        return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late)
+
+
+def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:
+    """How many of each draft's entries have another ID than their own time."""
+    counts, at = [0] * len(parcel.drafts), 0
+    for which, many in parcel.runs:
+        counts[which] += sum(map(ne, ids[at : at + many], parcel.times[at : at + many]))
+        at += many
+    return counts
 
 
 def closed_value(known: Known) -> bytes:

@@ -6,9 +6,9 @@ has read. So bytes that forward holds are either behind an open intent, or in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate, count, pairwise
 from operator import add
 
 from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_between
@@ -83,6 +83,29 @@ def split(data: bytes, start: int, cuts: list[Cut]) -> Lines:
         if begun < 0:
             end = at
     return Lines(lines, offsets, ends, end)
+
+
+def grouped(lines: Lines, begins: Sequence[bool], limit: int, *, ended: bool) -> Lines:
+    """Each message with the lines that continue it, newlines between them; a line that continues none stays by itself.
+
+    `begins`: which lines begin a message. The last message is left for later, unless `ended`: nothing can follow it.
+    One that would be over `limit` bytes is not put together: its first line goes alone. Pure.
+    """
+    starts = [i for i, first in enumerate(begins) if first]
+    lead = starts[0] if starts else len(lines.lines)
+    texts, offsets, ends, end = lines.lines[:lead], lines.offsets[:lead], lines.ends[:lead], lines.end
+    if not ended and starts:
+        end = lines.offsets[starts[-1]]
+    for i, j in pairwise([*starts, len(lines.lines)] if ended else starts):
+        if lines.ends[j - 1] - lines.offsets[i] - 1 > limit:
+            texts += lines.lines[i:j]
+            offsets += lines.offsets[i:j]
+            ends += lines.ends[i:j]
+        else:
+            texts.append(b"\n".join(lines.lines[i:j]) if j - i > 1 else lines.lines[i])
+            offsets.append(lines.offsets[i])
+            ends.append(lines.ends[j - 1])
+    return Lines(texts, offsets, ends, end)
 
 
 def release(ledger: Ledger, stream: str, one: Range, content: bytes, gone: set[EntryId]) -> int:

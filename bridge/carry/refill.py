@@ -190,9 +190,18 @@ def compare(
     walk(all_vouched=anew or filling)
     if not all(vouched(where, *high) for where, high in standing.items() if lost or beyond(where, high[0])):
         walk(all_vouched=True)
-    resume = {
-        name: _resume(name, source, books, lost, anew, info, standing, trimmed) for name, source in sources.items()
-    }
+    furthest = {name: _best(name, source, books, lost) for name, source in sources.items()}
+    if lost:  # one is still true where the last entry of its batch stands, or was trimmed on purpose
+        noted = [one.entry for one in furthest.values() if one is not None and one.entry is not None]
+        stands = existing(connection, keys.stream, noted) if not anew else {}
+        for name, one in furthest.items():
+            if (
+                one is not None
+                and one.entry not in stands
+                and not (one.entry and one.entry <= info.last_id and one.entry < trimmed)
+            ):
+                furthest[name] = None
+    resume = {name: _resume(source, furthest[name], lost, anew, standing) for name, source in sources.items()}
     return Compared(books, info, lost, anew, strangers, resume, standing, offsets)
 
 
@@ -206,13 +215,7 @@ def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoin
     return best
 
 
-def _resume(
-    name: str, source: SourceMemory, books: Books, lost: str, anew: bool, info: StreamInfo, standing: Standing,
-    trimmed: EntryId,
-) -> Resume:  # fmt: skip
-    best = _best(name, source, books, lost)
-    if best is not None and lost and not _stands(best, info, standing, source.number, trimmed):
-        best = None
+def _resume(source: SourceMemory, best: Checkpoint | None, lost: str, anew: bool, standing: Standing) -> Resume:
     high = max((Position(g, o) for (s, g), (o, _) in standing.items() if s == source.number), default=None)
     if anew and high is not None:
         return Resume(refill=high)
@@ -221,15 +224,6 @@ def _resume(
     if high is not None and (best is None or high >= best.position):
         return Resume(best, high)
     return Resume(best)
-
-
-def _stands(one: Checkpoint, info: StreamInfo, standing: Standing, number: int, trimmed: EntryId) -> bool:
-    """Whether a checkpoint in a stream that lost entries is still true: its entry stands, or was trimmed on purpose."""
-    if one.entry is None:
-        return False
-    if any(entry_id == one.entry for (s, _), (_, entry_id) in standing.items() if s == number):
-        return True
-    return one.entry <= info.last_id and one.entry < trimmed
 
 
 def number_for(name: bytes, books: Books, taken: list[int]) -> int:

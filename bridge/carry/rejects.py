@@ -37,6 +37,7 @@ class Rejects:
     def __init__(
         self, mapping: Mapping, name: str, ledger: Ledger, clock: Callable[[], float], say: Callable[[str], None]
     ) -> None:
+        self.count = 0
         self.stops = mapping.policy.on_reject == "stop"
         self._limit = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
@@ -57,6 +58,10 @@ class Rejects:
     def too_long(self, generation: int, offset: int, kept: bytes, length: int, digest: str) -> Quarantined:
         """A line over `max_line_bytes`: its first bytes, length and digest."""
         reason = f"over max_line_bytes: a line of {length} bytes, the limit is {self._limit}"
+        return self.rest(generation, offset, kept, length, digest, reason)
+
+    def rest(self, generation: int, offset: int, kept: bytes, length: int, digest: str, reason: str) -> Quarantined:
+        """What has no end, or too late a one: its first bytes, length and digest."""
         return Quarantined("forward", self._name, generation, offset, "", reason, kept, length, digest)
 
     def keep(self, aside: list[Quarantined]) -> None:
@@ -65,6 +70,7 @@ class Rejects:
             raise self.stop(aside[0])
         with self._ledger.transaction():
             add_quarantined(self._ledger, self._stream, aside, self._clock())
+        self.count += len(aside)
         self._kinds.tell(aside)
 
     def stop(self, one: Quarantined) -> RejectStop:

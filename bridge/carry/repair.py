@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
 from bridge.errors import NotOwner
-from bridge.files.generation import Generation, Known, in_age_order, open_regular, pread
+from bridge.files.generation import Generation, Known, in_age_order, open_regular
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
 from bridge.ledger.store import Ledger
@@ -167,7 +169,8 @@ def _source(
             continue
         taken.add(one.identity)
         made.generations[name].append(Known(generation, *one.identity, known.at, known.closed))
-        lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()))
+        codec = shared.mapping.codec(name)
+        lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()), codec)
     if current is not None and current.identity not in taken and current.size():
         made.strangers.append(name)
     for one in [*files, *([current] if current else [])]:
@@ -175,12 +178,15 @@ def _source(
     return lines
 
 
-def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int]) -> list[Line]:
-    lines, offset, rest = [], 0, b""
-    while data := pread(one.fd, 1 << 20, offset + len(rest)):
+def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
+    """Lines that no entry names as its origin; those that continue a message that one does are not among them."""
+    lines, offset, rest, mine = [], 0, b"", False
+    while data := one.read(1 << 20, offset + len(rest)):
         *whole, rest = (rest + data).split(b"\n")
-        for line in whole:
-            if line and offset not in claimed:
+        begins = codec.begins(whole) if isinstance(codec, Continued) else [True] * len(whole)
+        for line, first in zip(whole, begins, strict=True):
+            mine = offset not in claimed if first else mine
+            if line and mine:
                 lines.append(Line(name, generation, offset, line))
             offset += len(line) + 1
     return lines

@@ -135,9 +135,9 @@ class Retry:
                 continue
             packed = entry_packer(stream, codec.fields)([row], None, prefix, [origin.offset], exists)
             reached("retry.send.before")
-            writer.stage(Batch(Cursor(self._shared.keys.late, text, RETRIED), packed, 1, text))
+            writer.stage(Batch((Cursor(self._shared.keys.late, text, RETRIED),), packed, 1, text))
             try:
-                writer.execute(mark)
+                writer.execute((mark,))
                 landed = writer.finish()
             except Overtaken:
                 raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
@@ -93,17 +94,27 @@ class Shared:
         rotated = {path for pattern in source.rotated for path in root.glob(pattern)}
         found = [path for path in root.glob(source.path) if path not in rotated and path.is_file()]
         names = {str(path.relative_to(root)) for path in found}
-        deep = "**" in source.path
-        names |= {
-            name for name in known
-            if PurePath(name).match(source.path) and (deep or name.count("/") == source.path.count("/"))
-        }  # fmt: skip
+        names |= {name for name in known if self._is_source(name)}
+        names |= {name for path in rotated if (name := self._piece_of(str(path.relative_to(root)))) is not None}
         for name in [name for name in names if not name.isprintable()]:  # not UTF-8, or control characters
             names.remove(name)
             if name not in self._refused:
                 self._refused.add(name)
                 log.warning("%s is not carried: a source's name must be printable UTF-8; rename it", ascii(name))
         return sorted(names)
+
+    def _is_source(self, name: str) -> bool:
+        path = self.mapping.source.path
+        return PurePath(name).match(path) and ("**" in path or name.count("/") == path.count("/"))
+
+    def _piece_of(self, name: str) -> str | None:
+        """The source that a rotated file is a piece of, be there anything at its own path or not: the longest name."""
+        parts = re.split(r"(?=[.-])", name)
+        shorter = ("".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+        rotated = self.mapping.source.rotated
+        return next(
+            (one for one in shorter if self._is_source(one) and not any(PurePath(one).match(r) for r in rotated)), None
+        )
 
     def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
         """The mirror's file and line, with its newline, for an entry's fields; None where it makes none of them."""
@@ -113,10 +124,11 @@ class Shared:
         values = dict(zip(fields[0::2], fields[1::2], strict=True))
         if any(name not in values for name in codec.fields):
             return None
+        path = section.path.replace("{role}", values[b"role"].decode("utf-8", "replace"))
+        if path != section.path:  # whose name may be a field's value
+            codec = self.mapping.codec(path)
         line = codec.encode(tuple(values[name] for name in codec.fields))
-        if isinstance(line, str):
-            return None
-        return section.path.replace("{role}", values[b"role"].decode("utf-8", "replace")), line + b"\n"
+        return None if isinstance(line, str) else (path, line + b"\n")
 
     def folders(self) -> set[Path]:
         """The folders to watch."""

@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bridge.carry.draft import Draft, closed_fingerprint, closed_value
-from bridge.carry.longline import LongLine, Piece
-from bridge.carry.provenance import Cut, Lines, foreign, split
+from bridge.carry.merge import BATCH_BYTES, Head
+from bridge.carry.reading import Read, Reader
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.rejects import Rejects
 from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
-from bridge.errors import BridgeError, LedgerError
+from bridge.errors import BridgeError, LedgerError, SourceError
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import drop_range
 from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
-from bridge.ledger.sources import SourceMemory
+from bridge.ledger.sources import SourceMemory, save_source
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
 from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row
-from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
-READ_LINES = 2.1
-READ_BYTES = (1 << 16, 1 << 20)
-"""A piece of the file holds about two batches, within these bytes: reading more at once would leave the server idle."""
-
-BATCH_BYTES = 1 << 20
-
 
 @dataclass(slots=True)
-class _Read:
-    """Lines of one generation that are read and not yet in a batch."""
+class Tally:
+    """What was read of a source: lines that became entries, and those that were empty; of the entries how many
+    have another ID than their own time. `earliest` and `latest` are times of messages, in ms since 1970, 0: none."""
 
-    generation: Generation
-    start: int
-    data: bytes
-    lines: Lines
-    more: bool = False
-    at: int = 0
+    entries: int = 0
+    empty: int = 0
+    clamped: int = 0
+    earliest: int = 0
+    latest: int = 0
 
-    def serves(self, limit: int) -> bool:
-        """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
-        left = len(self.lines.lines) - self.at
-        return left > 0 and (left >= limit or not self.more or self.at == 0)
+    def timed(self, times: list[int]) -> None:
+        """Takes in the times of entries."""
+        first = min(times)
+        self.earliest = min(first, self.earliest) if self.latest else first
+        self.latest = max(self.latest, max(times))
 
 
 class Source:
@@ -60,22 +54,19 @@ class Source:
         self.stored: bytes | None = None
         self.late_stored: dict[int, bytes | None] = {}
         self.trouble: BridgeError | None = None
-        self.skipped_since: float | None = None
+        self.damage: dict[int, SourceError] = {}
+        """What was found wrong with compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
-        self.clamped = 0
-        self.carried = 0
+        self.tally = Tally()
         self.codec: Codec = mapping.codec(tail.name)
         self._rejects = Rejects(mapping, tail.name, ledger, clock, self.tail.notices.append)
         self._keys = keys
         self._ledger = ledger
         self._clock = clock
-        self._read: _Read | None = None
-        self._longs: dict[int, LongLine] = {}
-        self._piece = READ_BYTES[0]
+        self._reader = Reader(mapping, tail, ledger, self._rejects, self.codec, clock)
+        self._latest = 0
         self._aside: dict[tuple[int, int, str], int] = {}
-        self._barred = 0
-        """The generation whose bytes wait for the mirror's intent; it is not at its end."""
         self._closing: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
@@ -83,16 +74,54 @@ class Source:
     def go_live(self, why: str) -> None:
         """From here on lines get the time of sending as entry ID."""
         self.memory = replace(self.memory, live=True)
-        later = f"; {self.clamped} lines have a later time as entry ID than their own" if self.clamped else ""
-        log.info("%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": self.clamped}})
+        clamped = self.tally.clamped
+        later = f"; {clamped} lines have another time as entry ID than their own" if clamped else ""
+        log.info("%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": clamped}})
+
+    @property
+    def skipped_since(self) -> float | None:
+        """Since when the reader is ahead over bytes without entries; None when it is not."""
+        return self._reader.skipped_since
+
+    @property
+    def waits(self) -> bool:
+        """Whether what comes next is not ended yet, and will be in a moment."""
+        return self._reader.settling
+
+    @property
+    def in_history(self) -> bool:
+        """Whether what comes next stood there when the source was first met, or an import began."""
+        first, history = self.tail.first(), self.memory.history
+        return history is not None and first is not None and (first.number, first.read_to) < history
+
+    @property
+    def rejected(self) -> int:
+        """Lines that were set aside."""
+        return self._rejects.count
+
+    def left(self) -> int:
+        """Bytes on disk that are to be read."""
+        return sum(one.content.left(one.read_to) for one in self.tail.pending() if one.content is not None)
 
     # -- the cursor ------------------------------------------------------------------------------------------
 
     def begin(self, number: int) -> SourceMemory:
         """What is remembered of a source that was never carried: all that stands in it now is its history."""
-        last = self.tail.current()
-        history = None if last is None else Position(last.number, last.size())
+        history = self.end()
         return SourceMemory(number, None, history is None, history)
+
+    def end(self) -> Position | None:
+        """Where its files end now; None when there are none."""
+        last = self.tail.current()
+        if last is None:
+            return None
+        return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
+
+    def take_as_history(self) -> None:
+        """What stands there now is history, as if the source was met for the first time."""
+        history = self.end()
+        if history is not None and (self.memory.history is None or self.memory.history < history):
+            self.memory = replace(self.memory, live=False, history=history)
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Goes on from a place Redis confirmed. What was read beyond it is forgotten."""
@@ -101,8 +130,8 @@ class Source:
         self.keep_news()
 
     def _forget(self) -> None:
-        self._read, self._closing, self.skipped_since = None, [], None
-        self._longs.clear()
+        self._reader.forget()
+        self._closing = []
 
     def seek_offset(self, number: int, offset: int) -> bool:
         """Goes on from a place whose digests nobody wrote down; False when that generation was never known."""
@@ -123,7 +152,7 @@ class Source:
                 )
             first = tail.first()
             if first is not None and first.number == resume.behind.generation:
-                self.step_over(first, resume.behind.offset)
+                self._reader.step_over(first, resume.behind.offset)
         elif resume.checkpoint is not None:
             self.seek(resume.checkpoint.generation, resume.checkpoint.at)
         elif tail.records():
@@ -136,8 +165,8 @@ class Source:
                 continue
             tail.seek_late(known.number, closed_fingerprint(stored) if stored else known.at)
             high = compared.standing.get((self.memory.number, known.number))
-            if high is not None and one.fd >= 0:
-                self.step_over(one, high[0])
+            if high is not None and one.content is not None:
+                self._reader.step_over(one, high[0])
         aside = still_aside(self._ledger, self._stream, "forward", self.name)
         self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
 
@@ -147,31 +176,13 @@ class Source:
         The ledger knows every generation that was sent from.
         """
         one = self.tail.of_number(origin.generation)
-        if one is None or one.fd < 0:
+        if one is None or one.content is None:
             return any(record.number == origin.generation for record in self.tail.records())
-        at, size = origin.offset, sum(map(len, fields)) + 256
-        if at and self.tail.read(one, 1, at - 1) != b"\n":
-            return False
-        while raw := self.tail.read(one, size, at):
-            data, cuts = self._foreign(one, at, raw)
-            lines = split(data, at, cuts).lines
-            if lines:
-                values = dict(zip(fields[0::2], fields[1::2], strict=True))
-                return self.codec.decode(lines[:1]).rows[0] == tuple(values.get(name) for name in self.codec.fields)
-            if len(data) < len(raw):
-                return True  # a line of the mirror's is under way there: nobody can tell yet
-            if len(raw) < size or size > self._max_line:
-                return False
-            size *= 4
-        return False
-
-    def step_over(self, generation: Generation, offset: int) -> None:
-        """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""
-        while generation.read_to <= offset and (found := self._fetch(generation)) is not None:
-            passed = sum(begin <= offset for begin in found.lines.offsets)
-            if not passed:
-                return
-            self.tail.advance(generation, found.data[: found.lines.ends[passed - 1] - found.start])
+        line = self._reader.line_at(one, origin.offset, sum(map(len, fields)) + 256)
+        if not line:
+            return line is not None
+        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        return self.codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self.codec.fields)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
         """Where the reader stands, as a position and as the checkpoint's value."""
@@ -185,6 +196,10 @@ class Source:
         """Writes new generations into the ledger; returns notices for the log."""
         return keep_news(self.tail, self._ledger, self._stream)
 
+    def remember(self) -> None:
+        """Into the ledger: how far it was carried, as Redis confirmed it."""
+        save_source(self._ledger, self._stream, self.name, replace(self.memory, stored=self.stored))
+
     # -- drafts ----------------------------------------------------------------------------------------------
 
     def next_draft(self, limit: int) -> Draft | None:
@@ -193,30 +208,74 @@ class Source:
         A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
         Raises RejectStop, SourceError, LedgerError.
         """
-        while True:
-            generation = self.tail.first()
-            if generation is None:
-                return None
-            draft = self._draft_from(generation, limit, late=False)
+        while (read := self._next(limit)) is not None:
+            draft = self._draft(read, self._fits(read, limit), late=False)
             if draft is not None:
                 return draft
-            if self._barred == generation.number or (record := self.tail.finish()) is None:
-                break
-            if left := generation.size() - generation.read_to:
-                said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
-                self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
-            self._closing.append(record)
-            self._note_skip()
         late = self.tail.late()
         if late and self._closing:
             return self.here()  # where they ended comes first, else it would overwrite how far they are carried since
         if self.tail.news:
             self.keep_news()
         for generation in late:
-            draft = self._draft_from(generation, limit, late=True)
-            if draft is not None:
-                return draft
+            while (read := self._reader.next(generation, limit)) is not None:
+                draft = self._draft(read, self._fits(read, limit), late=True)
+                if draft is not None:
+                    return draft
         return None
+
+    def head(self, limit: int) -> Head | None:
+        """The next lines, as far as they are history and in one piece of a file, for the merge; None: no more now."""
+        if not self.in_history or (read := self._next(limit)) is None or self.memory.history is None:
+            return None
+        end, more = len(read.lines.lines), True
+        if read.generation.number == self.memory.history.generation:
+            end = bisect_left(read.lines.offsets, self.memory.history.offset)
+            more = end == len(read.lines.lines)
+        return Head(read.order(self.codec, self._latest), read.at, end, more, read.lines) if end > read.at else None
+
+    def take(self, count: int) -> Draft | None:
+        """A draft of the next `count` lines of `head`; None when none of them becomes an entry."""
+        read = self._reader.held
+        self._latest = read.keys[read.at + count - 1]
+        return self._draft(read, count, late=False)
+
+    def _next(self, limit: int) -> Read | None:
+        """Lines of the first generation that has any left; those before it are ended."""
+        while (generation := self.tail.first()) is not None:
+            read = self._reader.next(generation, limit)
+            if read is not None:
+                return read
+            if self._reader.barred == generation.number or self._reader.settling:
+                return None
+            self._at_end(generation)
+            if (record := self.tail.finish()) is None:
+                return None
+            if left := generation.size() - generation.read_to:
+                said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
+                self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
+            self._closing.append(record)
+            self._reader.note_skip()
+        return None
+
+    def _at_end(self, generation: Generation) -> None:
+        """Of a compressed file: what is damaged is said, and what is not ended never will be."""
+        if generation.content is None or generation.packed is None:
+            return
+        damage = generation.content.damage()
+        if damage and generation.number not in self.damage:
+            hint = "what stands before it was carried; put a whole copy in its place, and see `bridge locate` for it"
+            self.damage[generation.number] = SourceError(damage, where=generation.path.name, hint=hint)
+            self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
+        self._reader.end_packed(generation)
+
+    @staticmethod
+    def _fits(read: Read, limit: int) -> int:
+        lines, i = read.lines, read.at
+        j = min(i + limit, len(lines.lines))
+        while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
+            j = (i + j) // 2
+        return j - i
 
     def flush(self) -> Draft | None:
         """A draft without entries that moves the cursor over what was skipped; None when nothing was."""
@@ -232,64 +291,59 @@ class Source:
         cursor = Cursor(cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last).to_json())
         return self._seal(Draft(self, cursor, Position(first.number, first.read_to)))
 
-    def _note_skip(self) -> None:
-        if self.skipped_since is None:
-            self.skipped_since = self._clock()
-
     def _seal(self, draft: Draft) -> Draft:
         draft.closing = tuple(self._closing)
         self._closing = []
-        self.skipped_since = None
+        self._reader.skipped_since = None
         return draft
 
-    def _draft_from(self, generation: Generation, limit: int, *, late: bool) -> Draft | None:
-        while (read := self._lines(generation, limit)) is not None:
-            lines, i = read.lines, read.at
-            j = min(i + limit, len(lines.lines))
-            while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
-                j = (i + j) // 2
-            piece = lines.lines[i:j]
-            if lines.offsets[i] == 0 and not late:
-                self.tail.introduce(generation)
-                if self.tail.news:
-                    self.tail.notices.extend(self.keep_news())
-            rows, times = self.codec.decode(piece)
-            good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
-            if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
-                good, j = self._set_aside(generation, read, rows, i, j)
-            if self.standing:
-                stands = self.standing.get((self.memory.number, generation.number), set())
-                good = [k for k in good if lines.offsets[i + k] not in stands]
-            end = lines.ends[j - 1] if j < len(lines.lines) else lines.end
-            self.tail.advance(generation, read.data[generation.read_to - read.start : end - read.start])
-            read.at = j
-            if not good:
-                self._note_skip()
-                continue
-            whole = len(good) == j - i == len(piece)
-            offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
-            draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end))
-            draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
-            draft.first = Position(generation.number, offsets[0])
-            draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
-            if self._aside:  # lines that an earlier mapping could not translate are forward's now
-                draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
-            if not late and self._in_history(generation.number, offsets[0]):
-                draft.times = times if whole else [times[k] for k in good]
-            if late:
-                draft.ended = generation.known(closed=True)
-            return draft if late else self._seal(draft)
-        return None
+    def _draft(self, read: Read, count: int, *, late: bool) -> Draft | None:
+        """The next `count` lines; None when there is no entry in them."""
+        generation, lines, i, j = read.generation, read.lines, read.at, read.at + count
+        piece = lines.lines[i:j]
+        if lines.offsets[i] == 0 and not late:
+            self.tail.introduce(generation)
+            if self.tail.news:
+                self.tail.notices.extend(self.keep_news())
+        rows, times = read.rows(self.codec, i, j)
+        good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
+        if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
+            good, j = self._set_aside(generation, read, rows, i, j)
+        if self.standing:
+            stands = self.standing.get((self.memory.number, generation.number), set())
+            good = [k for k in good if lines.offsets[i + k] not in stands]
+        end = lines.ends[j - 1] if j < len(lines.lines) else lines.end
+        self.tail.advance(generation, read.data[generation.read_to - read.start : end - read.start])
+        read.at = j
+        if not good:
+            self._reader.note_skip()
+            return None
+        whole = len(good) == j - i == len(piece)
+        offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
+        draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end))
+        draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
+        draft.places = None if whole else good
+        draft.first = Position(generation.number, offsets[0])
+        draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+        if self._aside:  # lines that an earlier mapping could not translate are forward's now
+            draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
+        if not late and self._is_history(generation.number, offsets[0]):
+            draft.times = times if whole else [times[k] for k in good]
+        if late:
+            draft.ended = generation.known(closed=True)
+        return draft if late else self._seal(draft)
 
     def landed(self, draft: Draft, count: int) -> None:
         """A batch of `count` entries is in: what was in quarantine of it has left it."""
-        self.carried += count
+        self.tally.entries += count
+        if draft.times:
+            self.tally.timed(draft.times)
         for offset, number in draft.taken_out:
             mark_retried(self._ledger, number, f"origin {draft.prefix.decode()}{offset}", self._clock())
 
-    def _in_history(self, generation: int, offset: int) -> bool:
+    def _is_history(self, generation: int, offset: int) -> bool:
         history = self.memory.history
-        return history is not None and not self.memory.live and (generation, offset) < history
+        return history is not None and (generation, offset) < history
 
     def _cursor(self, generation: Generation, *, late: bool) -> Cursor:
         value = Checkpoint(generation.number, generation.fingerprint()).to_json()
@@ -298,87 +352,8 @@ class Source:
             return Cursor(self._keys.generations, name, closed_value(generation.known()))
         return Cursor(self._keys.checkpoint, self.name.encode("utf-8", "surrogateescape"), value)
 
-    # -- lines -----------------------------------------------------------------------------------------------
-
-    def _lines(self, generation: Generation, limit: int) -> _Read | None:
-        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file."""
-        read = self._read
-        if read is not None and read.generation is generation and read.serves(limit):
-            return read
-        self._read = None
-        reached("forward.read.before")
-        found = self._fetch(generation)
-        reached("forward.read.after")
-        if found is None:
-            return None
-        if not found.lines.lines:
-            if found.lines.end > found.start:  # nothing but mirrored bytes
-                self.tail.advance(generation, found.data[: found.lines.end - found.start])
-                self._note_skip()
-                return self._lines(generation, limit)
-            return None
-        self._read = found
-        each = (found.lines.end - found.start) / len(found.lines.lines)
-        self._piece = max(READ_BYTES[0], min(READ_BYTES[1], int(each * limit * READ_LINES)))
-        return found
-
-    def _fetch(self, generation: Generation) -> _Read | None:
-        """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
-        size, self._barred = self._piece, 0
-        while True:
-            if generation.number in self._longs and not self._through_long(generation):
-                return None
-            start = generation.read_to
-            raw = self.tail.peek(generation, size)
-            if not raw:
-                return None
-            data, cuts = self._foreign(generation, start, raw)
-            full = len(raw) == size and len(data) >= size  # it was not cut off at an intent of the mirror's
-            lines = split(data, start, cuts)
-            if lines.lines or lines.end > start or not full:
-                return _Read(generation, start, data, lines, full)
-            if len(data) - sum(b - a for a, b in cuts) > self._max_line:
-                self._longs[generation.number] = LongLine(start)
-            size *= 4
-
-    def _foreign(self, generation: Generation, start: int, data: bytes) -> tuple[bytes, list[Cut]]:
-        """What of `data`, read at `start`, forward may look at, and the mirror's ranges in it."""
-
-        def read(size: int, offset: int) -> bytes:
-            return self.tail.read(generation, size, offset)
-
-        given = len(data)
-        data, cuts, stale = foreign(self._ledger, self._stream, self.name, generation.number, start, data, read)
-        self._barred = generation.number if len(data) < given else 0
-        for one in stale:
-            said = f"bytes {one.start} to {one.end} are not what the mirror wrote there any more"
-            self.tail.notices.append(f"{self.name}: {said}; they are carried as the file's own")
-            drop_range(self._ledger, self._stream, one)
-        return data, cuts
-
-    def _through_long(self, generation: Generation) -> bool:
-        """Reads on in a line that is too long; False while its end is not there.
-
-        With its end it goes into quarantine, and the reader moves over it.
-        """
-
-        def read(offset: int) -> Piece:
-            return self._foreign(generation, offset, self.tail.read(generation, 1 << 20, offset))
-
-        if generation.fd < 0:  # its content is gone, and the line with it
-            del self._longs[generation.number]
-            return False
-        long = self._longs[generation.number]
-        if not long.scan(read) or long.end is None:
-            return False
-        self._rejects.keep([self._rejects.too_long(generation.number, long.start, long.kept, long.length, long.digest)])
-        self.tail.pass_over(generation, long.end)
-        del self._longs[generation.number]
-        self._note_skip()
-        return True
-
     def _set_aside(
-        self, generation: Generation, read: _Read, rows: list[Row | str], i: int, j: int
+        self, generation: Generation, read: Read, rows: list[Row | str], i: int, j: int
     ) -> tuple[list[int], int]:
         """Puts what cannot be an entry into quarantine; returns the good lines' places and where the batch ends."""
         good: list[int] = []
@@ -386,6 +361,7 @@ class Source:
         for k, row in enumerate(rows):
             line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
             if not line:
+                self.tally.empty += 1
                 continue
             one = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
             if one is None:

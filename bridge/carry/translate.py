@@ -37,6 +37,8 @@ class Translator:
 
     def __init__(self, mapping: Mapping, section: MirrorSection, roles: frozenset[str]) -> None:
         self.codec = mapping.codec(section.path)
+        self._mapping = mapping
+        self._codecs = {section.path: self.codec}
         self._names = [*self.codec.fields]
         self._path = section.path
         self._roles = roles
@@ -108,7 +110,9 @@ class Translator:
             if not ROLE.fullmatch(role) or role not in self._roles:
                 return "", b"", "its role is not declared in [components], so it may not become a file name"
             path = path.replace("{role}", role)
-        line = self.codec.encode(tuple(values[name] for name in self._names))
+        if path not in self._codecs:  # whose name may be a field's value
+            self._codecs[path] = self._mapping.codec(path)
+        line = self._codecs[path].encode(tuple(values[name] for name in self._names))
         if isinstance(line, str):
             return "", b"", line
         if len(line) > self._limit:

@@ -58,15 +58,24 @@ def show(given: Options, name: str) -> None:
 def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
     """How the lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
     from bridge.check import check_file
+    from bridge.errors import ConfigError
     from bridge.mapping import load_mapping
 
     loaded = load_mapping(mapping, Path.cwd())
-    result = check_file(loaded, file or Path(loaded.source.path), lines)
+    own = loaded.source.path
+    files = [file] if file else sorted(Path.cwd().glob(own)) if any(c in own for c in "*?[") else [Path(own)]
+    if not files:
+        raise ConfigError(f"no file here matches {own}", where=str(Path.cwd()), hint="go there, or name a FILE")
+    results = [(path, check_file(loaded, path, lines)) for path in files]
     if given.as_json:
-        emit(result.to_json())
+        found = [{"file": str(path), **result.to_json()} for path, result in results]
+        emit(found[0] if len(found) == 1 else found)
     else:
-        _render(result)
-    return 3 if result.rejected else 0
+        for path, result in results:
+            if len(results) > 1:
+                click.echo(f"{path.relative_to(Path.cwd())}:")
+            _render(result)
+    return 3 if any(result.rejected or result.damage for _, result in results) else 0
 
 
 def _render(result: Any) -> None:
@@ -79,6 +88,8 @@ def _render(result: Any) -> None:
     total = result.translated + result.rejected
     share = f"{100 * result.translated / total:.1f} %" if total else "nothing to translate"
     click.echo(f"{result.translated} of {total} lines translate ({share}); {result.empty} empty lines")
+    if result.damage:
+        click.echo(f"the file {result.damage}")
     if result.partial:
         click.echo(f"the last line has no newline yet ({result.partial} bytes): it waits")
     for reason, (count, numbers, example) in result.reasons.items():

@@ -12,6 +12,7 @@ from bridge.cli.common import Options, emit_line, mapping_names, verb
 
 if TYPE_CHECKING:
     from bridge.codecs import Codec
+    from bridge.mapping import Mapping
     from bridge.model import EntryId
     from bridge.streams.reader import Entry
 
@@ -54,7 +55,7 @@ def command(
         moment(since, now, "--since"), moment(until, now, "--until"),
         frozenset(role.encode() for role in roles), frozenset(kind.encode() for kind in types),
     )  # fmt: skip
-    codec = chosen.codec(chosen.mirror.path if chosen.mirror else chosen.source.path)
+    codec = None if named(chosen) else chosen.codec(chosen.mirror.path if chosen.mirror else chosen.source.path)
     if count is None and since is None:
         count = LINES
     keys = Keys.of(chosen.stream.key)
@@ -75,9 +76,15 @@ def _say(text: str) -> None:
     click.echo(f"bridge: {text}", err=True)
 
 
-def _print(entry: Entry, codec: Codec, *, as_json: bool) -> None:
+def named(mapping: Mapping) -> bool:
+    """Whether a field comes from the file's name, so that the line alone would not tell it."""
+    message = mapping.message
+    return any(one is not None and one.name for one in (message.role, message.type, message.timestamp, message.data))
+
+
+def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
+    from bridge.model import FIELDS, ORIGIN_FIELD, format_id, shown
     from bridge.model import as_json as of_bytes
-    from bridge.model import format_id, shown
 
     pairs = list(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
     if as_json:
@@ -86,8 +93,12 @@ def _print(entry: Entry, codec: Codec, *, as_json: bool) -> None:
         emit_line(facts)
         return
     values = dict(pairs)
-    missing = [name for name in codec.fields if name not in values]
-    line = "" if missing else codec.encode(tuple(values[name] for name in codec.fields))
+    missing = [name for name in (codec.fields if codec else FIELDS) if name not in values]
+    line: bytes | str = ""
+    if not missing and codec is not None:
+        line = codec.encode(tuple(values[name] for name in codec.fields))
+    elif not missing:
+        line = b"|".join(value for name, value in pairs if name != ORIGIN_FIELD)
     if isinstance(line, str):  # no line can be made of it: its fields as they are
         line = b"(entry %b is no line) " % format_id(entry.id) + b" ".join(b"%b=%b" % pair for pair in pairs)
     click.echo(shown(line, None))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 Clock = Callable[[Sequence[bytes]], list[int]]
 """Milliseconds since 1970 of many timestamps' bytes; ValueError (or a subclass) when one of them is not one."""
 
 _LIMIT_MS = 1 << 53
+LEAP = 9
+"""Years among which there is always one with a 29 February."""
 
 
-def clock_for(pattern: str, timezone: str) -> Clock:
-    """The reader for `format.timestamp`; a time that names no zone is taken in `timezone`."""
+def clock_for(pattern: str, timezone: str, now: Callable[[], datetime] = datetime.now) -> Clock:
+    """The reader for `format.timestamp`; a time that names no zone is taken in `timezone`, its year from `now`."""
     zone = zone_of(timezone)
     if pattern == "iso8601":
 
@@ -26,7 +29,23 @@ def clock_for(pattern: str, timezone: str) -> Clock:
     if pattern in ("epoch_s", "epoch_ms"):
         scale = 1000 if pattern == "epoch_s" else 1
         return lambda raws: [_epoch(raw, scale) for raw in raws]
+    if not re.search("%[YyGcDxs]", pattern):
+        return lambda raws: [_ms(_recent(raw.decode("utf-8"), pattern, now()), zone) for raw in raws]
     return lambda raws: [_ms(datetime.strptime(raw.decode("utf-8"), pattern), zone) for raw in raws]
+
+
+def _recent(text: str, pattern: str, now: datetime) -> datetime:
+    """A time that names no year: the latest one that is not after tomorrow."""
+    for year in range(now.year + 1, now.year - LEAP, -1):
+        try:
+            moment = datetime.strptime(f"{year} {text}", f"%Y {pattern}")
+        except ValueError:  # also 29 February of most years
+            if year > now.year - LEAP + 1:
+                continue
+            raise
+        if moment.replace(tzinfo=None) <= now + timedelta(days=1):
+            return moment
+    raise ValueError("no such date")
 
 
 def zone_of(name: str) -> tzinfo:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.errors import SourceError
+from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
 from bridge.model import Fingerprint
 
-HEAD = 1024
 TAIL = 128
 COMPARED = 1 << 18
 _NUMBERED = re.compile(r"\.(\d{1,4})$")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_DATED = re.compile(r"\d{4}(?:[-_.]?\d{2}){1,2}(?!\d).*")
 
 
 def digest(raw: bytes) -> str:
@@ -24,26 +24,19 @@ def digest(raw: bytes) -> str:
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
-def pread(fd: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes at `offset`, in one read; short at the end of the file. Raises SourceError.
-
-    A second read for what is missing could find the file emptied and written anew in between.
-    """
-    try:
-        return os.pread(fd, size, offset)
-    except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
-
-
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger remembers of a generation. `at.offset` is how far it was carried; closed: to its end."""
+    """What the ledger remembers of a generation. `at.offset` is how far it was carried; closed: to its end.
+
+    `packed`: size and mtime of the compressed file that holds it, when it was recognised in one.
+    """
 
     number: int
     device: int
     inode: int
     at: Fingerprint
     closed: bool = False
+    packed: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -51,11 +44,11 @@ class Generation:
     """One physical file, held open. `read_to` is the reader's place, ahead of what Redis has confirmed.
 
     `head` and `tail` are the file's first bytes (up to 1 KiB) and the up to 128 before `read_to`, as they were read.
-    `fd` is -1 when the content is gone. `checked` is size and mtime at the last comparison.
+    `content` is None when it is gone. `checked` is size and mtime at the last comparison.
     """
 
     number: int
-    fd: int
+    content: Content | None
     path: Path
     identity: tuple[int, int]
     head: bytes = b""
@@ -80,76 +73,96 @@ class Generation:
 
     def known(self, *, closed: bool = False) -> Known:
         """The record for the ledger."""
-        return Known(self.number, *self.identity, self.fingerprint(), closed)
+        return Known(self.number, *self.identity, self.fingerprint(), closed, self.packed)
+
+    @property
+    def packed(self) -> tuple[int, int] | None:
+        """Size and mtime of a compressed file; None for a plain one."""
+        return self.content.packed if self.content is not None else None
 
     def size(self) -> int:
-        """The file's size now; what was read of it when the content is gone."""
-        return os.fstat(self.fd).st_size if self.fd >= 0 else self.read_to
+        """What can be read of the file now; what was read of it when the content is gone."""
+        return self.content.size() if self.content is not None else self.read_to
+
+    def written(self) -> int:
+        """When the file was written to last, in nanoseconds since 1970; 0 when the content is gone."""
+        return self.content.stat().st_mtime_ns if self.content is not None else 0
+
+    def grown(self) -> bool:
+        """Whether there is anything behind the reader's place."""
+        return self.content is not None and bool(self.content.read(1, self.read_to))
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`; none when the content is gone. Raises SourceError."""
+        return self.content.read(size, offset) if self.content is not None else b""
 
     def extend_head(self) -> None:
         """Takes in more of the first bytes while there are fewer than 1 KiB of them."""
-        if len(self.head) < HEAD and self.fd >= 0:
-            self.head += pread(self.fd, HEAD - len(self.head), len(self.head))
+        if len(self.head) < HEAD:
+            self.head += self.read(HEAD - len(self.head), len(self.head))
 
     def changed(self) -> str | None:
         """Why the open file is no longer the one that was read up to `read_to`; None when it is."""
-        if self.fd < 0:
+        if self.content is None:
             return None
-        now = os.fstat(self.fd)
+        now = self.content.stat()
         if (now.st_size, now.st_mtime_ns) == self.checked:
             return None
-        if now.st_size < self.read_to:
+        if not self.packed and now.st_size < self.read_to:
             return f"it shrank from {self.read_to} to {now.st_size} bytes"
         known = self._known_head()
-        if pread(self.fd, known, 0) != self.head[:known]:
+        if self.read(known, 0) != self.head[:known]:
             return "its first bytes are others"
         if not self.head and not now.st_size and self.checked != (-1, -1):
             return "it was written to and emptied"
         self.head = self.head[:known]
-        if pread(self.fd, len(self.tail), self.read_to - len(self.tail)) != self.tail:
+        if self.read(len(self.tail), self.read_to - len(self.tail)) != self.tail:
             return f"the bytes before offset {self.read_to} are others"
         self.extend_head()
         self.checked = (now.st_size, now.st_mtime_ns)
         return None
 
+    def holds(self, at: Fingerprint) -> bool:
+        """Whether the content is what `at` describes: both digests, and it reaches the offset."""
+        head, back = self.read(at.head_len, 0), min(TAIL, at.offset)
+        if self.content is None or len(head) < at.head_len or digest(head) != at.head:
+            return False
+        tail = self.read(back, max(0, at.offset - TAIL))
+        return len(tail) == back and digest(tail) == at.tail
+
     def place(self, at: Fingerprint) -> bool:
         """Moves the reader to `at`, if the file holds there what `at` says; False when it does not."""
-        if self.fd < 0 or not holds(self.fd, at):
+        if not self.holds(at):
             return False
         self.read_to = at.offset
-        self.tail = pread(self.fd, min(TAIL, at.offset), max(0, at.offset - TAIL))
-        self.head = pread(self.fd, HEAD, 0)
+        self.tail = self.read(min(TAIL, at.offset), max(0, at.offset - TAIL))
+        self.head = self.read(HEAD, 0)
         self.checked = (-1, -1)
         return True
 
     def close(self) -> None:
-        """Closes the descriptor; further calls do nothing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Closes the file; further calls do nothing."""
+        if self.content is not None:
+            self.content.close()
+            self.content = None
 
 
-def holds(fd: int, at: Fingerprint) -> bool:
-    """Whether the open file's content is what `at` describes: both digests, and the size reaches the offset."""
-    if os.fstat(fd).st_size < max(at.offset, at.head_len):
+def is_copy(content: Content, other: Content, *, longer: bool = False) -> bool:
+    """Whether the first file's content, which is not empty, is what the second begins with; `longer`: and goes on."""
+    first = content.read(TAIL, 0)
+    if not first or other.read(len(first), 0) != first:
         return False
-    if digest(pread(fd, at.head_len, 0)) != at.head:
-        return False
-    return digest(pread(fd, min(TAIL, at.offset), max(0, at.offset - TAIL))) == at.tail
-
-
-def is_copy(fd: int, other: int) -> bool:
-    """Whether the first file's content, which is not empty, is what the second begins with."""
-    size = os.fstat(fd).st_size
-    if not 0 < size <= os.fstat(other).st_size:
-        return False
-    first, last = min(TAIL, size), max(0, size - COMPARED)
-    if pread(fd, first, 0) != pread(other, first, 0) or pread(fd, COMPARED, last) != pread(other, size - last, last):
-        return False  # nearly always decided here
-    return all(
-        pread(fd, min(COMPARED, last - at), at) == pread(other, min(COMPARED, last - at), at)
-        for at in range(0, last, COMPARED)
-    )
+    if content.packed is None and other.packed is None:
+        size = content.size()
+        last = max(0, size - COMPARED)
+        if size > other.size() or content.read(COMPARED, last) != other.read(size - last, last):
+            return False  # nearly always decided here
+    at = 0
+    while piece := content.read(COMPARED, at):
+        if other.read(len(piece), at) != piece:
+            return False
+        at += len(piece)
+    return not longer or bool(other.read(1, at))
 
 
 def open_regular(path: Path) -> Generation | None:
@@ -165,14 +178,26 @@ def open_regular(path: Path) -> Generation | None:
     if not stat.S_ISREG(now.st_mode):
         os.close(fd)
         raise SourceError("is not a regular file", where=str(path))
-    return Generation(0, fd, path, (now.st_dev, now.st_ino))
+    packed = path.suffix in COMPRESSED
+    return Generation(0, Packed(fd, path.suffix) if packed else Plain(fd), path, (now.st_dev, now.st_ino))
+
+
+def bare(name: str) -> str:
+    """A file's name without the suffix of its compression."""
+    return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
 
 
 def in_age_order(paths: list[Path]) -> list[Path]:
-    """Rotated files, oldest first: `.1` is younger than `.2`; other names go by modification time, then by name."""
-    numbers = [_NUMBERED.search(path.name) for path in paths]
-    if all(numbers):
-        return sorted(paths, key=lambda path: -int(_NUMBERED.search(path.name)[1]))  # type: ignore[index]
+    """Rotated files, oldest first: `.1` is younger than `.2`, compressed or not; dates in names go by themselves.
+
+    Where not all names tell, they go by modification time, then by name.
+    """
+    numbers = {path: match for path in paths if (match := _NUMBERED.search(bare(path.name)))}
+    if len(numbers) == len(paths):
+        return sorted(paths, key=lambda path: -int(numbers[path][1]))
+    dates = {path: re.sub(r"\D", "", match[0]) for path in paths if (match := _DATED.search(bare(path.name)))}
+    if len(dates) == len(paths) and len({len(date) for date in dates.values()}) == 1:
+        return sorted(paths, key=lambda path: (dates[path], path.name))
     timed = []
     for path in paths:
         try:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.errors import SourceError
-from bridge.files.generation import COMPRESSED, HEAD, Generation, in_age_order, is_copy, open_regular
+from bridge.files.content import COMPRESSED, HEAD
+from bridge.files.generation import Generation, bare, in_age_order, is_copy, open_regular
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -61,27 +62,34 @@ class Survey:
         kept = []
         known = {one.identity for one in held}
         for i, one in enumerate(files):
-            size, name = one.size(), one.path.name.removeprefix(self._path.name)
-            others = [*files[i + 1 :], *(o for o in files[:i] if o.fd >= 0 and o.size() > size)]
-            others += [o for o in (*held, *([fresh] if fresh else [])) if o.fd >= 0]
-            small = size <= HEAD and any(c.isdigit() for c in name)
-            if one.identity not in known and not small and any(is_copy(one.fd, other.fd) for other in others):
-                self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
-                one.close()
-            else:
+            name = one.path.name.removeprefix(self._path.name)
+            small = len(one.read(HEAD, 0)) < HEAD and any(c.isdigit() for c in name)
+            if one.identity in known or small or not self._repeats(one, files[:i], [*files[i + 1 :], *held, fresh]):
                 kept.append(one)
+                continue
+            if one.packed is None:  # what is compressed repeats what is held open until it was
+                self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
+            one.close()
         return kept
+
+    @staticmethod
+    def _repeats(one: Generation, older: list[Generation], others: list[Generation | None]) -> bool:
+        if one.content is None:
+            return False
+        content = one.content
+        if any(is_copy(content, other.content) for other in others if other and other.content):
+            return True
+        return any(is_copy(content, other.content, longer=True) for other in older if other.content)
 
     def _names(self) -> dict[Path, tuple[int, int]]:
         """Every name of a piece of this source, and the device and inode behind it."""
         paths = {path for pattern in self._rotated for path in self._root.glob(pattern)}
         if self._one_of_many:  # a glob of rotated names serves every source: its own begin with its name
-            paths = {path for path in paths if path.name.startswith(self._path.name + ".")}
+            paths = {path for path in paths if path.name.startswith((self._path.name + ".", self._path.name + "-"))}
         names = {}
         for path in paths | {self._path}:
-            if path.suffix in COMPRESSED:
-                self._say_once(path.name, "is compressed and is not read by a running bridge")
-                continue
+            if path.suffix in COMPRESSED and path.with_name(bare(path.name)) in paths:
+                continue  # it is being compressed, or was and the plain one was kept
             try:
                 now = os.stat(path)
             except OSError:

@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import RLock
 
 from bridge.errors import SourceError
-from bridge.files.generation import TAIL, Generation, Known, holds, pread
+from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.register import Register
 from bridge.files.survey import Survey
 from bridge.model import Fingerprint
 
@@ -30,13 +31,17 @@ class Tail:
         self.name = name
         self.path = root / name
         self.lock = RLock()
-        self.news: list[Known] = []
         self.notices: deque[str] = deque(maxlen=100)
         self._survey = Survey(root, self.path, rotated, self._say_once, one_of_many=one_of_many)
         self._ignored: set[str] = set()
-        self._known = {one.number: one for one in known}
+        self._register = Register(known)
         self._chain: list[Generation] = []
         self._late: list[Generation] = []
+
+    @property
+    def news(self) -> list[Known]:
+        """Generations that are new, or known by more than before: for the ledger, and then to be cleared."""
+        return self._register.news
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -53,7 +58,7 @@ class Tail:
                 return  # moved away or deleted, nothing in its place yet: the descriptor still reads
             except OSError as error:
                 raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self.path)) from None
-            if current.fd >= 0 and (found.st_dev, found.st_ino) == current.identity:
+            if current.content is not None and (found.st_dev, found.st_ino) == current.identity:
                 why = current.changed()
                 if why:
                     self._replaced_in_place(current, why)
@@ -70,7 +75,9 @@ class Tail:
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """The open generation with this device and inode; sound, because the descriptor holds the inode."""
-        return next((one for one in (*self._chain, *self._late) if one.fd >= 0 and one.identity == identity), None)
+        return next(
+            (one for one in (*self._chain, *self._late) if one.content is not None and one.identity == identity), None
+        )
 
     def of_number(self, number: int) -> Generation | None:
         """The open generation of this number, or None."""
@@ -79,7 +86,7 @@ class Tail:
     def reopen(self, number: int) -> Generation | None:
         """A known generation that is not open, found by its content and kept among the finished ones; None if gone."""
         with self.lock:
-            found = self._find(self._known[number]) if number in self._known else None
+            found = self._find(self._register.known[number]) if number in self._register.known else None
             if found is not None:
                 self._late.append(found)
             return found
@@ -90,16 +97,16 @@ class Tail:
 
     def late(self) -> list[Generation]:
         """Finished generations that have grown since: a writer still held the old descriptor."""
-        grown = [one for one in self._late if one.size() > one.read_to]
+        grown = [one for one in self._late if one.grown()]
         for one in grown:
             self.introduce(one, closed=True)
         return grown
 
     def introduce(self, one: Generation, *, closed: bool = False) -> None:
         """Before a line is sent of what was empty when it was numbered: it is known by its first bytes from now on."""
-        if not self._known[one.number].at.head_len:
+        if not self._register.known[one.number].at.head_len:
             one.extend_head()
-            self._register(one, closed=closed)
+            self._register.note(one, closed=closed)
 
     def close(self) -> None:
         """Closes every descriptor."""
@@ -116,10 +123,10 @@ class Tail:
         Empty when there is nothing new, or when the content is another now: the next look sorts that out.
         """
         with self.lock:
-            if generation.fd < 0:
+            if generation.content is None:
                 return b""
             back = len(generation.tail)
-            raw = pread(generation.fd, back + limit, generation.read_to - back)
+            raw = generation.read(back + limit, generation.read_to - back)
             if raw[:back] != generation.tail:
                 generation.checked = (-1, -1)
                 return b""
@@ -128,16 +135,16 @@ class Tail:
     def read(self, generation: Generation, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`. Raises SourceError, also where the file was replaced meanwhile."""
         with self.lock:
-            if generation.fd < 0:
+            if generation.content is None:
                 raise SourceError("was replaced while it was read", where=str(generation.path))
-            return pread(generation.fd, size, offset)
+            return generation.read(size, offset)
 
     def pass_over(self, generation: Generation, end: int) -> None:
         """Moves the reader to `end`, over bytes that `read` returned, if the file is still the one they came from."""
         with self.lock:
-            if generation.fd >= 0 and generation.changed() is None:
+            if generation.content is not None and generation.changed() is None:
                 back = min(TAIL, end)
-                generation.read_to, generation.tail = end, pread(generation.fd, back, end - back)
+                generation.read_to, generation.tail = end, generation.read(back, end - back)
                 generation.extend_head()
 
     def advance(self, generation: Generation, consumed: bytes) -> None:
@@ -156,7 +163,7 @@ class Tail:
             return self._end(self._chain.pop(0))
 
     def _end(self, done: Generation) -> Known:
-        record = self._known[done.number] = done.known(closed=True)
+        record = self._register.known[done.number] = done.known(closed=True)
         self._keep_late(done)
         return record
 
@@ -191,7 +198,7 @@ class Tail:
             for one in self._chain:
                 if one.number == number:
                     if not one.place(at):
-                        if one is self._chain[-1] and one.fd >= 0:
+                        if one is self._chain[-1] and one.content is not None:
                             self._replaced_in_place(one, f"it is not what was read up to offset {at.offset}", at)
                         else:
                             one.close()
@@ -201,13 +208,13 @@ class Tail:
     def seek_offset(self, number: int, offset: int) -> bool:
         """Puts the reader at a place whose digests nobody wrote down; False when that generation was never known."""
         with self.lock:
-            if number not in self._known:
+            if number not in self._register.known:
                 return False
-            self.seek(number, self._known[number].at)
+            self.seek(number, self._register.known[number].at)
             first = self.first()
             if first is not None and first.number == number:
                 first.read_to = offset
-                first.tail = pread(first.fd, min(TAIL, offset), max(0, offset - TAIL)) if first.fd >= 0 else b""
+                first.tail = first.read(min(TAIL, offset), max(0, offset - TAIL))
             return True
 
     def seek_late(self, number: int, at: Fingerprint) -> None:
@@ -219,24 +226,24 @@ class Tail:
 
     def record(self, number: int) -> Known:
         """What is remembered of this generation."""
-        return self._known[number]
+        return self._register.known[number]
 
     def records(self) -> list[Known]:
         """All generations of this source that are known, oldest first."""
-        return [self._known[number] for number in sorted(self._known)]
+        return [self._register.known[number] for number in sorted(self._register.known)]
 
     # -- taking in what changed ------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """The first look of this process: finds the generations the ledger knows, then what came since."""
         held = {one.number for one in self._late}
-        newest = max(self._known, default=0)
+        newest = max(self._register.known, default=0)
         for record in self.records():
             empty = record.at.head_len == 0  # nothing but its inode to know it by
             if (
                 (empty and (record.closed or record.number != newest))
                 or record.number in held
-                or (record.closed and record.number < newest - KEPT_LATE)
+                or (record.closed and (record.packed or record.number < newest - KEPT_LATE))
             ):
                 continue
             found = self._find(record)
@@ -248,7 +255,7 @@ class Tail:
                     f"is gone; if anything stood in it behind byte {record.at.offset}, it was not read",
                 )
         last = self._chain[-1] if self._chain else None
-        if last is not None and not self._known[last.number].at.head_len and self._skipped():
+        if last is not None and not self._register.known[last.number].at.head_len and self._skipped():
             last.close()  # it was empty and is known by nothing: what stands there now came after those
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
@@ -260,7 +267,8 @@ class Tail:
         rotated, fresh = self._survey.take()
         rotated = self._survey.without_copies(rotated, fresh, [*self._chain, *self._late])
         found = any(
-            one.size() and not self._seen(one, rotated) and not self._older_than_known(one, rotated) for one in rotated
+            one.read(1, 0) and not self._seen(one, rotated) and not self._register.older(one, rotated)
+            for one in rotated
         )
         for one in (*rotated, *([fresh] if fresh else [])):
             one.close()
@@ -279,6 +287,8 @@ class Tail:
             if chosen is None and not weak and one.identity not in taken and one.place(record.at):
                 chosen = one
                 chosen.number = record.number
+                if record.closed:
+                    self._register.recognised(one, record)
             else:
                 one.close()
         return chosen
@@ -292,13 +302,13 @@ class Tail:
         if fresh is None:
             return
         at = current.fingerprint()
-        if current.head and current.identity not in aside and holds(fresh.fd, at):
-            unread = current.size() - at.offset if current.fd >= 0 else 0
-            if unread <= 0 or pread(fresh.fd, unread, at.offset) == pread(current.fd, unread, at.offset):
+        if current.head and current.identity not in aside and fresh.holds(at):
+            unread = current.size() - at.offset if current.content is not None else 0
+            if unread <= 0 or fresh.read(unread, at.offset) == current.read(unread, at.offset):
                 current.close()
-                current.fd, current.path, current.identity = fresh.fd, self.path, fresh.identity
+                current.content, current.path, current.identity = fresh.content, self.path, fresh.identity
                 current.checked = (-1, -1)
-                self._register(current)
+                self._register.note(current)
                 return
         fresh.close()
         self._append_newer(current)
@@ -312,54 +322,29 @@ class Tail:
         files, start = self._survey.without_copies(files, fresh, [*self._chain, *self._late]), 0
         if last is not None:
             own = [i for i, one in enumerate(files) if one.identity == last.identity]
-            copies = own or [i for i, one in enumerate(files) if last.head and holds(one.fd, last.fingerprint())]
+            copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
             start = copies[-1] + 1 if copies else 0
             if not copies:
-                start = sum(os.fstat(one.fd).st_mtime_ns < last_written for one in files)
+                start = sum(one.written() < last_written for one in files)
         older = {one.identity for one in files[:start]}
         for one in [*files, *([fresh] if fresh else [])]:
             if one.identity in older or self._seen(one, files):
                 one.close()
                 continue
-            if last is None and one is not fresh and self._older_than_known(one, files):
+            if last is None and one is not fresh and self._register.older(one, files):
                 self._say_once(one.path.name, "is older than what was carried; it is left alone")
                 one.close()
                 continue
-            one.number = max([0, *self._known]) + 1
+            one.number = max([0, *self._register.known]) + 1
             one.extend_head()
             self._chain.append(one)
-            self._register(one)
+            self._register.note(one)
 
     def _seen(self, one: Generation, files: list[Generation]) -> bool:
-        """Whether this file is a generation that is known already, or a copy of one.
-
-        Equal content proves that only where the known generation's own file is not also here: two generations
-        may well begin with the same line.
-        """
-        held = [*self._chain, *self._late]
-        present = {other.identity for other in files}
-        if any(one.identity == other.identity for other in held):
+        """Whether this file is open already, or a generation that is known, or a copy of one."""
+        if any(one.identity == other.identity for other in (*self._chain, *self._late)):
             return True
-        if one.path == self.path:
-            return False
-        size = one.size()
-        for record in self._known.values():
-            identity = (record.device, record.inode)
-            whole = size == record.at.offset and identity not in present
-            if (
-                record.closed
-                and record.at.head_len
-                and (one.identity == identity or whole)
-                and holds(one.fd, record.at)
-            ):
-                return True
-        return False
-
-    def _older_than_known(self, one: Generation, files: list[Generation]) -> bool:
-        """Whether a file that is known stands after this one in age order."""
-        place = next(i for i, other in enumerate(files) if other is one)
-        closed = [record for record in self._known.values() if record.at.head_len]
-        return any(other.fd >= 0 and any(holds(other.fd, r.at) for r in closed) for other in files[place + 1 :])
+        return one.path != self.path and self._register.seen(one, files)
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
         """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""
@@ -380,16 +365,12 @@ class Tail:
         current.close()
         current.identity, current.checked = (-1, -1), (-1, -1)
         if copy is not None:
-            current.fd, current.path, current.identity = copy.fd, copy.path, copy.identity
+            current.content, current.path, current.identity = copy.content, copy.path, copy.identity
         elif not at.head_len:
             self._chain.remove(current)
         if current in self._chain:
-            self._register(current)
+            self._register.note(current)
         self._append_newer(current, last_written)
-
-    def _register(self, one: Generation, *, closed: bool = False) -> None:
-        record = self._known[one.number] = one.known(closed=closed)
-        self.news.append(record)
 
     def _say_once(self, name: str, what: str) -> None:
         if name not in self._ignored:

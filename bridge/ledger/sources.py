@@ -93,13 +93,20 @@ def save_source(ledger: Ledger, stream: str, name: str, memory: SourceMemory) ->
 def generations_of(ledger: Ledger, stream: str, name: str) -> list[Known]:
     """The generations of a source that are known, oldest first."""
     rows = ledger.rows(
-        "SELECT number, device, inode, offset, head_len, head, tail, closed FROM generations"
+        "SELECT number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime FROM generations"
         " WHERE stream = ? AND name = ? ORDER BY number",
         (stream, name),
     )
     return [
-        Known(number, int(device), int(inode), Fingerprint(offset, head_len, head, tail), bool(closed))
-        for number, device, inode, offset, head_len, head, tail, closed in rows
+        Known(
+            number,
+            int(device),
+            int(inode),
+            Fingerprint(offset, head_len, head, tail),
+            bool(closed),
+            None if size is None else (size, mtime),
+        )
+        for number, device, inode, offset, head_len, head, tail, closed, size, mtime in rows
     ]
 
 
@@ -108,7 +115,7 @@ def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> Non
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"
-        " tail, closed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tail, closed, packed_size, packed_mtime) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (stream, name, known.number, str(known.device), str(known.inode), known.number, at.offset, at.head_len, at.head,
-         at.tail, int(known.closed)),
+         at.tail, int(known.closed), *(known.packed or (None, None))),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 2
+VERSION = 3
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -76,6 +76,14 @@ def _second(db: sqlite_utils.Database) -> None:
     quarantine.add_column("lost", int)
     db.table("health").add_column("over", float)
     db.table("heartbeat").create({"instance": str, "pulse": str}, pk="instance")
+
+
+@migrations(name="003_packed_and_imports")
+def _third(db: sqlite_utils.Database) -> None:
+    generations = db.table("generations")
+    generations.add_column("packed_size", int)
+    generations.add_column("packed_mtime", int)
+    db.table("imports").create({"id": int, "stream": str, "began": float, "report": str}, pk="id")
 
 
 @contextmanager

@@ -21,9 +21,11 @@ def _bulk(raw: bytes) -> bytes:
     return (b"$%d\r\n%b\r\n" % (len(raw), raw)).replace(b"%", b"%%")
 
 
-Packer = Callable[[Sequence[Sequence[bytes]], Sequence[int] | None, bytes, Sequence[int], bool], bytes]
+Places = Sequence[int] | Sequence[bytes]
+Packer = Callable[[Sequence[Sequence[bytes]], Sequence[int] | None, bytes | None, Places, bool], bytes]
 """(rows, milliseconds for explicit IDs or None for `*`, the origins' prefix, their offsets, whether the stream exists)
-→ packed XADDs. Into a stream that exists `*` goes with NOMKSTREAM: a deleted one must not begin in its middle."""
+→ packed XADDs. Without a prefix whole origins stand for the offsets. Into a stream that exists `*` goes with
+NOMKSTREAM: a deleted one must not begin in its middle."""
 
 
 def entry_packer(stream: bytes, fields: tuple[bytes, ...]) -> Packer:
@@ -40,20 +42,19 @@ def entry_packer(stream: bytes, fields: tuple[bytes, ...]) -> Packer:
     def pack_entries(
         rows: Sequence[Sequence[bytes]],
         ids: Sequence[int] | None,
-        prefix: bytes,
-        offsets: Sequence[int],
+        prefix: bytes | None,
+        places: Places,
         exists: bool,
     ) -> bytes:
         at, packed = 0, []
         head = add if exists and ids is None else make
         while at < len(rows):
-            end = _same_width(offsets, at)
-            if ids is not None:
-                end = min(end, _same_width(ids, at))
-            width = len(prefix) + len(b"%d" % offsets[at])
-            identity = b"$%d\r\n%%d-*\r\n" % (len(b"%d" % ids[at]) + 2) if ids is not None else _bulk(b"*")
-            template = head + identity + body + b"$%d\r\n" % width + prefix.replace(b"%", b"%%") + b"%d\r\n"
-            part, spots = rows[at:end], offsets[at:end]
+            end = min(len(rows), _same_width(places, at), len(rows) if ids is None else _same_width(ids, at))
+            identity = _bulk(b"*") if ids is None else b"$%d\r\n%%d-*\r\n" % (len(b"%d" % ids[at]) + 2)
+            place, written = places[at], b"%b" if prefix is None else prefix.replace(b"%", b"%%") + b"%d"
+            width = len(place) if isinstance(place, bytes) else len(prefix or b"") + len(b"%d" % place)
+            template = head + identity + body + b"$%d\r\n" % width + written + b"\r\n"
+            part, spots = rows[at:end], places[at:end]
             if len(fields) != 4:
                 packed += [
                     template % (*(() if ids is None else (ids[i],)), *(x for v in row for x in (len(v), v)), o)
@@ -75,7 +76,11 @@ def entry_packer(stream: bytes, fields: tuple[bytes, ...]) -> Packer:
     return pack_entries
 
 
-def _same_width(numbers: Sequence[int], at: int) -> int:
-    """The end of the run of ascending numbers, from `at`, that have as many digits as the first."""
-    limit = 10 ** len(b"%d" % numbers[at])
-    return len(numbers) if numbers[-1] < limit else bisect_left(numbers, limit, at)
+def _same_width(values: Places, at: int) -> int:
+    """The end of the run, from `at`, of ascending numbers with as many digits as the first, or of texts as long."""
+    first = values[at]
+    if isinstance(first, bytes):
+        width = len(first)
+        return next((i for i in range(at + 1, len(values)) if len(values[i]) != width), len(values))  # type: ignore[arg-type]
+    limit = 10 ** len(b"%d" % first)
+    return len(values) if values[-1] < limit else bisect_left(values, limit, at)

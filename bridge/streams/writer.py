@@ -27,7 +27,9 @@ if not last then return 0 end
 local fields = last[2]
 for i = 1, #fields, 2 do
   if fields[i] == 'origin' and fields[i + 1] == ARGV[1] then
-    redis.call('HSET', KEYS[2], ARGV[2], string.sub(ARGV[3], 1, -2) .. ',"entry":"' .. last[1] .. '"}')
+    for j = 2, #ARGV, 2 do
+      redis.call('HSET', KEYS[2], ARGV[j], string.sub(ARGV[j + 1], 1, -2) .. ',"entry":"' .. last[1] .. '"}')
+    end
     return 1
   end
 end
@@ -58,13 +60,13 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed XADDs and their count, the origin of the last of them, and the cursor that goes with them.
+    """Packed XADDs and their count, the origin of the last of them, and the cursors that go with them, all of one key.
 
     `watch_stream` is for explicit IDs: the stream must not hold an ID above `first_ms`, and nobody may write meanwhile.
     `closing` holds fields of the generations hash that are set alongside, `late` origins that stand out of order.
     """
 
-    cursor: Cursor
+    cursors: tuple[Cursor, ...]
     packed: bytes = b""
     count: int = 0
     last_origin: bytes = b""
@@ -72,6 +74,11 @@ class Batch:
     first_ms: int = 0
     closing: tuple[tuple[bytes, bytes], ...] = ()
     late: tuple[bytes, ...] = ()
+
+    @property
+    def arm(self) -> Arm:
+        """What it has to be sent under."""
+        return Arm(self.cursors[0].key, tuple(cursor.field for cursor in self.cursors), self.watch_stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +91,22 @@ class Landed:
 
 
 class Arm(NamedTuple):
-    """Which cursor is watched and read, and whether the stream is as well."""
+    """Which cursors are read under WATCH, and whether the stream is watched as well as their key."""
 
     key: bytes
-    field: bytes
+    fields: tuple[bytes, ...]
     watches_stream: bool
 
     def serves(self, wanted: Arm) -> bool:
-        """Whether a batch that needs `wanted` can go on this."""
-        return self[:2] == wanted[:2] and self.watches_stream >= wanted.watches_stream
+        """Whether a batch that needs `wanted` can go on this, if other fields are read again."""
+        return self.key == wanted.key and self.watches_stream >= wanted.watches_stream
 
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """What was read under WATCH: the cursor's stored value, the owner, the stream's last ID."""
+    """What was read under WATCH: the cursors' stored values, the owner, the stream's last ID."""
 
-    stored: bytes | None
+    stored: tuple[bytes | None, ...]
     owner: bytes | None
     last_id: EntryId
 
@@ -109,7 +116,11 @@ class Overtaken(Exception):
 
 
 class Newer(Exception):
-    """The stream holds entries newer than an explicit ID: nothing was sent, pack the batch again with `*`."""
+    """The stream holds entries newer than an explicit ID, up to `last`: nothing was sent, pack the batch again."""
+
+    def __init__(self, last: EntryId) -> None:
+        super().__init__(last)
+        self.last = last
 
 
 class StreamWriter:
@@ -121,6 +132,7 @@ class StreamWriter:
         self._owner = owner
         self._arm: Arm | None = None
         self._armed: Armed | None = None
+        self._read_again: Arm | None = None
         self._staged: Batch | None = None
         self._executed: Batch | None = None
         self._unsent: list[bytes] = []
@@ -128,40 +140,44 @@ class StreamWriter:
 
     def stage(self, batch: Batch) -> None:
         """Sends all of the batch but EXEC; the batch before it may still be under way."""
-        cursor, keys = batch.cursor, self._keys
-        wanted, commands = Arm(cursor.key, cursor.field, batch.watch_stream), []
+        cursors, keys = batch.cursors, self._keys
+        wanted, commands = batch.arm, []
         if self._arm is None or not self._arm.serves(wanted):
             if self._executed is not None:
                 raise AssertionError("finish the batch under way first: it arms another cursor")
             commands.append(self._arming(wanted))
+        elif self._arm.fields != wanted.fields:
+            self._read_again = Arm(wanted.key, wanted.fields, self._arm.watches_stream)
+            commands.append(self._reads(self._read_again))
         commands += [pack("MULTI"), batch.packed]
+        values = [part for cursor in cursors for part in (cursor.field, cursor.value)]
         if batch.count:
-            commands.append(
-                pack("EVAL", GUARD, 2, keys.stream, cursor.key, batch.last_origin, cursor.field, cursor.value)
-            )
+            commands.append(pack("EVAL", GUARD, 2, keys.stream, wanted.key, batch.last_origin, *values))
         else:
-            commands.append(pack("HSET", cursor.key, cursor.field, cursor.value))
+            commands.append(pack("HSET", wanted.key, *values))
         commands += [pack("HSET", keys.generations, name, value) for name, value in batch.closing]
         if batch.late:
             commands.append(pack("HSET", keys.late, *(part for origin in batch.late for part in (origin, REFILLED))))
         self._staged = batch
         self._connection.send(b"".join(commands))
 
-    def stages(self, cursor: Cursor, *, watch_stream: bool) -> bool:
-        """Whether a batch for this cursor may be staged while another is under way."""
-        wanted = Arm(cursor.key, cursor.field, watch_stream)
-        return self._executed is None or (self._arm is not None and self._arm.serves(wanted))
+    def stages(self, batch: Batch) -> bool:
+        """Whether this batch may be staged while another is under way."""
+        return self._executed is None or (self._arm is not None and self._arm.serves(batch.arm))
 
-    def execute(self, expected: bytes | None) -> None:
-        """EXEC for the staged batch, if the cursor is `expected` and the owner is this one.
+    def execute(self, expected: tuple[bytes | None, ...]) -> None:
+        """EXEC for the staged batch, if the cursors are as `expected` and the owner is this one.
 
-        The cursor is watched and read again in the same write, for the batch after it. Raises Overtaken when it is
+        They are watched and read again in the same write, for the batch after it. Raises Overtaken when one is
         another, Newer when an explicit ID would stand below another producer's entry.
         """
         batch, self._staged = self._staged, None
         if batch is None:
             raise AssertionError("nothing is staged")
         armed = self._read_armed()
+        if self._read_again is not None:
+            self._arm, self._read_again = self._read_again, None
+            armed = self._armed = self._read_reads(self._arm)
         if armed.stored != expected or armed.owner != self._owner:
             raise Overtaken
         if batch.watch_stream and armed.last_id[0] > batch.first_ms:
@@ -169,9 +185,9 @@ class StreamWriter:
             self._read_queued(batch)
             self._connection.read_small()
             self._arm = self._armed = None
-            raise Newer
+            raise Newer(armed.last_id)
         self._executed, self._armed = batch, None
-        again = self._arming(Arm(batch.cursor.key, batch.cursor.field, batch.watch_stream))
+        again = self._arming(batch.arm)
         self._connection.send(b"".join((pack("EXEC"), again, *self._waiting())))
 
     def finish(self) -> Landed:
@@ -204,8 +220,8 @@ class StreamWriter:
         The stream is not watched meanwhile: others write into it.
         """
         arming = b""
-        if cursor is not None and self._arm != Arm(cursor.key, cursor.field, False):
-            arming = self._arming(Arm(cursor.key, cursor.field, False))
+        if cursor is not None and self._arm != Arm(cursor.key, (cursor.field,), False):
+            arming = self._arming(Arm(cursor.key, (cursor.field,), False))
         if arming or self._unsent:
             self._connection.send(b"".join((arming, *self._waiting())))
             self.quiet()
@@ -248,27 +264,34 @@ class StreamWriter:
         keys = self._keys
         watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if arm.watches_stream else ())
         watched += (arm.key,) if arm.key not in watched else ()
-        reads = pack("HGET", arm.key, arm.field) + pack("HGET", keys.meta, "owner")
+        self._arm, self._armed, self._read_again = arm, None, None
+        return pack("UNWATCH") + pack("WATCH", *watched) + self._reads(arm)
+
+    def _reads(self, arm: Arm) -> bytes:
+        reads = pack("HMGET", arm.key, *arm.fields) + pack("HGET", self._keys.meta, "owner")
         if arm.watches_stream:  # its last entry may have been deleted: only XINFO knows which ID the next must exceed
-            reads += pack("XINFO", "STREAM", keys.stream)
-        self._arm, self._armed = arm, None
-        return pack("UNWATCH") + pack("WATCH", *watched) + reads
+            reads += pack("XINFO", "STREAM", self._keys.stream)
+        return reads
 
     def _read_armed(self) -> Armed:
-        """The answer to the last arming, and whatever was sent along with it."""
+        """The answer to the last arming, and whatever was sent along with it; or to the reads that came after it."""
         if self._armed is None:
             if self._arm is None:
                 raise AssertionError("not armed")
-            replies = [self._connection.read_small() for _ in range(4)]
-            for reply in replies:
+            for reply in (self._connection.read_small(), self._connection.read_small()):
                 if isinstance(reply, Refusal):
                     raise refused(reply, self._keys.stream.decode(errors="replace"))
-            last = ZERO_ID
-            if self._arm.watches_stream:
-                last = to_info(self._connection.read_small(), self._keys.stream).last_id
-            self._armed = Armed(replies[2], replies[3], last)
+            self._armed = self._read_reads(self._arm)
             self._settle()
         return self._armed
+
+    def _read_reads(self, arm: Arm) -> Armed:
+        stored, owner = self._connection.read_small(), self._connection.read_small()
+        for reply in (stored, owner):
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._keys.stream.decode(errors="replace"))
+        last = to_info(self._connection.read_small(), self._keys.stream).last_id if arm.watches_stream else ZERO_ID
+        return Armed(tuple(stored), owner, last)
 
 
 @dataclass(frozen=True, slots=True)

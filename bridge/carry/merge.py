@@ -1,0 +1,133 @@
+"""Several files' history into one stream in the order of their times; each file keeps its own order (DESIGN §5.3)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, TypeVar
+
+from bridge.carry.draft import Draft, Parcel
+from bridge.carry.provenance import Lines
+from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
+
+if TYPE_CHECKING:
+    from bridge.carry.source import Source
+
+AT_HAND = 16_000
+"""Lines that are held of all files together; of many files few of each."""
+
+FEWEST = 16
+
+BATCH_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """This source's file cannot be read, or holds what stops it."""
+
+    def __init__(self, source: Source, error: BridgeError) -> None:
+        super().__init__(str(error))
+        self.source = source
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The next lines of one file: their keys, from `begin` to `end`; `more`: others follow that are not read yet."""
+
+    keys: Sequence[int]
+    begin: int
+    end: int
+    more: bool
+    lines: Lines
+
+    def bytes(self, begin: int, end: int) -> int:
+        """Of these lines."""
+        return self.lines.ends[end - 1] - self.lines.offsets[begin]
+
+
+def merge(heads: Sequence[Head], limit: int) -> list[tuple[int, int, int]]:
+    """Up to `limit` lines as runs of (file, begin, end), by key and then by file. Pure.
+
+    The keys of a file never fall: a line whose clock ran backwards has the latest time before it, and so comes right
+    behind the line before it, as if only the files' first lines were ever compared. Ends where a file's lines are used
+    up and others follow that are not read yet.
+    """
+    begins = [head.begin for head in heads]
+    waiting = [(head.keys[head.begin], i) for i, head in enumerate(heads) if head.begin < head.end]
+    heapify(waiting)
+    runs = []
+    while waiting and limit > 0:
+        _, i = heappop(waiting)
+        head, begin = heads[i], begins[i]
+        end = min(head.end, begin + limit)
+        if waiting:
+            bound, j = waiting[0]
+            end = (bisect_right if i < j else bisect_left)(head.keys, bound, begin, end)
+        runs.append((i, begin, end))
+        limit -= end - begin
+        begins[i] = end
+        if end < head.end:
+            heappush(waiting, (head.keys[end], i))
+        elif head.more:
+            break
+    return runs
+
+
+def gather(sources: list[Source], limit: int) -> Parcel | None:
+    """The next lines of these sources' history, by name where times are equal; None when there are none to be had now.
+
+    Raises Failed.
+    """
+    share = max(FEWEST, min(limit, AT_HAND // (2 * len(sources))))
+    while True:
+        heads = [(source, head) for source in sources if (head := _of(source, lambda one: one.head(share))) is not None]
+        if not heads or any(source.waits for source in sources):
+            return None
+        most = limit
+        while True:
+            runs, ends = merge([head for _, head in heads], most), dict[int, tuple[int, int]]()
+            for i, begin, end in runs:
+                ends[i] = (ends[i][0] if i in ends else begin, end)
+            if most == 1 or sum(heads[i][1].bytes(*ends[i]) for i in ends) <= BATCH_BYTES:
+                break
+            most //= 2
+        drafts: dict[int, Draft] = {}
+        for i, (begin, end) in ends.items():
+            draft = _of(heads[i][0], lambda one, many=end - begin: one.take(many))  # type: ignore[misc]
+            if draft is not None:
+                drafts[i] = draft
+        if drafts:
+            return _interleaved(runs, drafts, ends)
+
+
+def _of(source: Source, act: Callable[[Source], T]) -> T:
+    try:
+        return act(source)
+    except (SourceError, RejectStop, LedgerError) as error:
+        raise Failed(source, error) from error
+
+
+def _interleaved(
+    runs: list[tuple[int, int, int]], drafts: dict[int, Draft], ends: dict[int, tuple[int, int]]
+) -> Parcel:
+    """One parcel; lines that became no rows are left out."""
+    number = {i: n for n, i in enumerate(drafts)}
+    parcel = Parcel([*drafts.values()], [], [], [])
+    for i, begin, end in runs:
+        if i not in drafts:
+            continue
+        draft, first = drafts[i], ends[i][0]
+        a, b = begin - first, end - first
+        if draft.places is not None:
+            a, b = bisect_left(draft.places, a), bisect_left(draft.places, b)
+        if a == b:
+            continue
+        parcel.rows += draft.rows[a:b]
+        parcel.times += draft.times[a:b]
+        parcel.origins += [draft.prefix + b"%d" % offset for offset in draft.offsets[a:b]]
+        parcel.runs.append((number[i], b - a))
+    return parcel

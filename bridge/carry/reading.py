@@ -1,0 +1,238 @@
+"""Lines out of a source's generations: whole, without what the mirror wrote, each message with what continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from bridge.carry.longline import LongLine, Piece
+from bridge.carry.provenance import Cut, Lines, foreign, grouped, split
+from bridge.carry.rejects import Rejects
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
+from bridge.files.generation import Generation
+from bridge.files.tail import Tail
+from bridge.ledger.mirrored import drop_range
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import Row
+from bridge.points import reached
+
+READ_LINES = 2.1
+READ_BYTES = (1 << 16, 1 << 20)
+"""A piece of the file holds about two batches, within these bytes: reading more at once would leave the server idle."""
+
+
+@dataclass(slots=True)
+class Read:
+    """Lines of one generation that are read and not yet in a batch. `at` is the first of those.
+
+    `more`: the generation goes on behind them. `keys`: their times, never falling, for the merge with other files.
+    """
+
+    generation: Generation
+    start: int
+    data: bytes
+    lines: Lines
+    more: bool = False
+    at: int = 0
+    keys: list[int] = field(default_factory=list)
+    _rows: list[Row | str] = field(default_factory=list)
+    _times: list[int] = field(default_factory=list)
+
+    def serves(self, limit: int) -> bool:
+        """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
+        left = len(self.lines.lines) - self.at
+        return left > 0 and (left >= limit or not self.more or self.at == 0)
+
+    def rows(self, codec: Codec, begin: int, end: int) -> tuple[list[Row | str], list[int]]:
+        """The rows, or reasons, and times of these lines."""
+        if self.keys:
+            return self._rows[begin:end], self._times[begin:end]
+        return codec.decode(self.lines.lines[begin:end])
+
+    def order(self, codec: Codec, latest: int) -> Sequence[int]:
+        """The keys by which these lines are merged with others; what is no message goes with the one before it."""
+        if not self.keys:
+            self._rows, self._times = codec.decode(self.lines.lines)
+            self.keys = [*accumulate(self._times, max, initial=latest)][1:]
+        return self.keys
+
+
+class Reader:
+    """For one source. `skipped_since`: since when, in seconds since 1970, it is ahead over bytes without entries."""
+
+    def __init__(
+        self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
+    ) -> None:
+        self.skipped_since: float | None = None
+        self.barred = 0
+        """The generation whose bytes wait for the mirror's intent; it is not at its end."""
+        self.settling = False
+        """Whether the last message may go on, or the file is being compressed still: look again in a moment."""
+        self._tail = tail
+        self._ledger = ledger
+        self._rejects = rejects
+        self._clock = clock
+        self._stream = mapping.stream.key
+        self._max_line = mapping.format.max_line_bytes
+        self._continued = codec if isinstance(codec, Continued) else None
+        self._settle = mapping.source.settle_ms / 1000
+        self._read: Read | None = None
+        self._longs: dict[int, LongLine] = {}
+        self._piece = 0
+
+    def forget(self) -> None:
+        """What was read beyond the reader's place is read again."""
+        self._read, self.skipped_since = None, None
+        self._longs.clear()
+
+    @property
+    def held(self) -> Read:
+        """What `next` gave last."""
+        if self._read is None:
+            raise AssertionError("nothing is read")
+        return self._read
+
+    def note_skip(self) -> None:
+        """The reader passed over something that makes no entry."""
+        if self.skipped_since is None:
+            self.skipped_since = self._clock()
+
+    def next(self, generation: Generation, limit: int) -> Read | None:
+        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file, or None."""
+        read = self._read
+        if read is not None and read.generation is generation and read.serves(limit):
+            return read
+        self._read, self.settling = None, False
+        low = min(READ_BYTES[0], max(1 << 12, limit << 8))  # less of each where many files are merged
+        self._piece = self._piece or low
+        while True:
+            reached("forward.read.before")
+            found = self.fetch(generation)
+            reached("forward.read.after")
+            if found is None or found.lines.lines:
+                break
+            if found.lines.end == found.start:
+                return None
+            # Nothing but mirrored bytes.
+            self._tail.advance(generation, found.data[: found.lines.end - found.start])
+            self.note_skip()
+        self._read = found
+        if found is not None:
+            each = (found.lines.end - found.start) / len(found.lines.lines)
+            self._piece = max(low, min(READ_BYTES[1], int(each * limit * READ_LINES)))
+        return found
+
+    def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
+        """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
+        size, self.barred = self._piece or READ_BYTES[0], 0
+        while True:
+            if generation.number in self._longs and not self._through_long(generation):
+                return None
+            start = generation.read_to
+            raw = self._tail.peek(generation, size)
+            if not raw:
+                self.settling = self.settling or self._young(generation)
+                return None
+            data, cuts = self.foreign(generation, start, raw)
+            full = len(raw) == size and len(data) >= size  # it was not cut off at an intent of the mirror's
+            lines = split(data, start, cuts)
+            over = len(data) - sum(b - a for a, b in cuts) > self._max_line
+            if self._continued and lines.lines:
+                ended = ended or over or (not full and not self.barred and self._ended(generation))
+                lines = grouped(lines, self._continued.begins(lines.lines), self._max_line, ended=ended)
+                self.settling = not full and not lines.lines
+            if lines.lines or lines.end > start or not full:
+                return Read(generation, start, data, lines, full)
+            if over:
+                self._longs[generation.number] = LongLine(start)
+            size *= 4
+
+    def _ended(self, generation: Generation) -> bool:
+        """Whether nothing is to come that could belong to the last message."""
+        if generation.packed or self._tail.current() is not generation:
+            return not self._young(generation)
+        return self._clock() - generation.written() / 1e9 >= self._settle
+
+    @staticmethod
+    def _young(generation: Generation) -> bool:
+        return generation.content is not None and generation.content.settling()
+
+    def foreign(self, generation: Generation, start: int, data: bytes) -> tuple[bytes, list[Cut]]:
+        """What of `data`, read at `start`, forward may look at, and the mirror's ranges in it."""
+
+        def read(size: int, offset: int) -> bytes:
+            return self._tail.read(generation, size, offset)
+
+        given, name = len(data), self._tail.name
+        data, cuts, stale = foreign(self._ledger, self._stream, name, generation.number, start, data, read)
+        self.barred = generation.number if len(data) < given else 0
+        for one in stale:
+            said = f"bytes {one.start} to {one.end} are not what the mirror wrote there any more"
+            self._tail.notices.append(f"{name}: {said}; they are carried as the file's own")
+            drop_range(self._ledger, self._stream, one)
+        return data, cuts
+
+    def line_at(self, generation: Generation, offset: int, size: int) -> bytes | None:
+        """The message that begins at `offset`; `size` is about its bytes. None: no line begins there, or ends there.
+
+        Empty where nobody can tell yet: a line of the mirror's is under way there.
+        """
+        if offset and self._tail.read(generation, 1, offset - 1) != b"\n":
+            return None
+        while raw := self._tail.read(generation, size, offset):
+            data, cuts = self.foreign(generation, offset, raw)
+            lines = split(data, offset, cuts)
+            if self._continued and lines.lines:
+                lines = grouped(lines, self._continued.begins(lines.lines), self._max_line, ended=len(raw) < size)
+            if lines.lines:
+                return lines.lines[0]
+            if len(data) < len(raw):
+                return b""
+            if len(raw) < size or size > self._max_line:
+                return None
+            size *= 4
+        return None
+
+    def step_over(self, generation: Generation, offset: int) -> None:
+        """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""
+        while generation.read_to <= offset and (found := self.fetch(generation, ended=True)) is not None:
+            passed = sum(begin <= offset for begin in found.lines.offsets)
+            if not passed:
+                return
+            self._tail.advance(generation, found.data[: found.lines.ends[passed - 1] - found.start])
+
+    def end_packed(self, generation: Generation) -> None:
+        """At the end of a compressed file: bytes without a newline go into quarantine, they will never get one."""
+        left, at = generation.size() - generation.read_to, generation.read_to
+        if generation.packed is None or not left or self.barred:
+            return
+        long = LongLine(at)
+        long.scan(lambda offset: (self._tail.read(generation, READ_BYTES[1], offset), []))
+        reason = "unfinished: the compressed file ends without a newline"
+        self._rejects.keep([self._rejects.rest(generation.number, at, long.kept, long.length, long.digest, reason)])
+        self._tail.pass_over(generation, at + left)
+        self.note_skip()
+
+    def _through_long(self, generation: Generation) -> bool:
+        """Reads on in a line that is too long; False while its end is not there.
+
+        With its end it goes into quarantine, and the reader moves over it.
+        """
+
+        def read(offset: int) -> Piece:
+            return self.foreign(generation, offset, self._tail.read(generation, READ_BYTES[1], offset))
+
+        if generation.content is None:  # its content is gone, and the line with it
+            del self._longs[generation.number]
+            return False
+        long = self._longs[generation.number]
+        if not long.scan(read) or long.end is None:
+            return False
+        self._rejects.keep([self._rejects.too_long(generation.number, long.start, long.kept, long.length, long.digest)])
+        self._tail.pass_over(generation, long.end)
+        del self._longs[generation.number]
+        self.note_skip()
+        return True

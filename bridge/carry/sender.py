@@ -1,0 +1,101 @@
+"""Parcels on their way into the stream: one is executed while the next is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.draft import Batcher, Draft, Parcel
+from bridge.points import reached
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.writer import Batch, Cursor, Landed, Newer, Overtaken, StreamWriter
+
+NEWER = 3
+"""How often the IDs of a parcel are set behind others' newer entries before it gets the time of sending."""
+
+
+class Sender:
+    """For one stream, over one connection; after an exception it is of no use any more.
+
+    `exists`: the stream is known to. `landed` is told of every parcel that is in.
+    """
+
+    def __init__(
+        self, connection: Connection, keys: Keys, owner: bytes, batcher: Batcher,
+        landed: Callable[[Parcel, Batch, Landed], None], notify: bytes,
+    ) -> None:  # fmt: skip
+        self.exists = False
+        self._writer = StreamWriter(connection, keys, owner)
+        self._batcher = batcher
+        self._landed = landed
+        self._notify = notify
+        self._under_way: tuple[Parcel, Batch] | None = None
+        self._last_cursor: Cursor | None = None
+
+    def send(self, parcel: Parcel) -> None:
+        """Lets a parcel in; returns while the server executes it. Raises Overtaken, RedisLost, RedisRefused."""
+        batch = self._batcher.batch(parcel, exists=self.exists)
+        if not self._writer.stages(batch):
+            self.complete()
+        reached("forward.send.before")
+        self._writer.stage(batch)
+        self.complete()
+        self._execute(parcel, batch)
+
+    def set(self, draft: Draft) -> None:
+        """A draft on its own, from beginning to end."""
+        self.send(Parcel.of(draft))
+        self.complete()
+
+    def _execute(self, parcel: Parcel, batch: Batch) -> None:
+        """With later IDs, or `*`, where other producers' entries are newer than its own (DESIGN §5.3)."""
+        for tries in range(NEWER + 1):
+            drafts = parcel.drafts
+            try:
+                self._writer.execute(tuple(
+                    d.source.late_stored.get(d.position.generation) if d.late else d.source.stored for d in drafts
+                ))  # fmt: skip
+                break
+            except Newer as newer:
+                if tries + 1 == NEWER:
+                    for draft in drafts:
+                        draft.source.go_live(
+                            "others write into the stream: further lines get the time of sending as ID"
+                        )
+                self._batcher.floor_ms = max(parcel.floor_ms, newer.last[0])
+                batch = self._batcher.batch(parcel, exists=self.exists)
+                self._writer.stage(batch)
+        reached("forward.send.after")
+        self._under_way = (parcel, batch)
+        self._last_cursor = batch.cursors[-1]
+
+    def complete(self) -> None:
+        """Waits for what is under way. Raises Overtaken, RedisLost, RedisRefused."""
+        if self._under_way is None:
+            return
+        (parcel, batch), self._under_way = self._under_way, None
+        reached("forward.reply.before")
+        try:
+            landed = self._writer.finish()
+        except Overtaken:
+            if batch.watch_stream:
+                for draft in parcel.drafts:
+                    draft.source.go_live("others write into the stream: further lines get the time of sending as ID")
+                    draft.source.remember()
+            raise
+        reached("forward.reply.after")
+        self.exists = self.exists or landed.count > 0
+        for draft, clamped in zip(parcel.drafts, parcel.clamped, strict=True):
+            draft.source.tally.clamped += clamped
+        self._landed(parcel, batch, landed)
+        self._writer.publish(self._notify, landed)
+
+    def rest(self) -> None:
+        """Nothing more to send for now."""
+        self.complete()
+        self._writer.rest(self._last_cursor)
+
+    def quiet(self) -> None:
+        """The connection may be used for something else after this."""
+        self.complete()
+        self._writer.quiet()

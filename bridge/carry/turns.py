@@ -1,0 +1,58 @@
+"""Whose lines go next: history of many files by time, everything else a source at a time."""
+
+from __future__ import annotations
+
+from bridge.carry.draft import Parcel
+from bridge.carry.merge import Failed, gather
+from bridge.carry.source import Source
+from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+
+
+class Turns:
+    """For one mapping. `placed` are the names of the sources that know where they go on."""
+
+    def __init__(self, placed: set[str], troubles: Troubles, ledger: Ledger, worker: str) -> None:
+        self._placed = placed
+        self._troubles = troubles
+        self._ledger = ledger
+        self._worker = worker
+        self._active: dict[str, Source] = {}
+
+    def add(self, source: Source) -> None:
+        """Something happened to its files."""
+        self._active[source.name] = source
+
+    def next(self, limit: int) -> Parcel | None:
+        """Up to `limit` entries; None when there is nothing to carry now. A source that fails is noted and left out."""
+        history = [one for name, one in sorted(self._active.items()) if name in self._placed and one.in_history]
+        while len(history) > 1:
+            try:
+                parcel = gather(history, limit)
+            except Failed as failed:
+                self._give_up(failed.source, failed.error)
+                history.remove(failed.source)
+                continue
+            if parcel is not None or any(source.waits for source in history):
+                return parcel
+            break
+        for name, source in [*self._active.items()]:
+            try:
+                draft = source.next_draft(limit) if name in self._placed else None
+            except (SourceError, RejectStop, LedgerError) as error:
+                self._give_up(source, error)
+                continue
+            if draft is not None:
+                return Parcel.of(draft)
+            if source.waits:
+                continue
+            del self._active[name]
+            if source.trouble is None:
+                self._troubles.clear(self._ledger, f"{self._worker}: {name}")
+        return None
+
+    def _give_up(self, source: Source, error: BridgeError) -> None:
+        source.trouble = error
+        self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
+        self._active.pop(source.name, None)

@@ -1,0 +1,301 @@
+"""A file's bytes as its writer wrote them: as they stand, or read in place out of a compressed file.
+
+Offsets and sizes are those of uncompressed bytes. Nothing is unpacked to disk, and of a compressed file no more than a
+few pieces are in memory, whatever it claims to hold (DESIGN §10).
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from bridge.errors import SourceError
+
+HEAD = 1024
+KEPT = 1 << 18
+"""Of what was unpacked this many bytes stay behind the reader; who asks for earlier ones begins at the beginning."""
+
+MOST_OUT = 1 << 20
+MOST_MEMORY = 1 << 28
+"""What a decompressor may give at once, and what it may need for itself, in bytes."""
+
+SETTLED = 1.0
+"""Seconds a compressed file that ends too early must lie unchanged: it may be written still."""
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes at `offset`, in one read; short at the end of the file. Raises SourceError.
+
+    A second read for what is missing could find the file emptied and written anew in between.
+    """
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
+
+
+class Content(Protocol):
+    """An open file. `packed`: size and mtime of the compressed file, None for a plain one."""
+
+    @property
+    def packed(self) -> tuple[int, int] | None: ...  # noqa: D102
+
+    def stat(self) -> os.stat_result:
+        """Of the file on disk."""
+        ...
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`; short, or none, at the end. Raises SourceError."""
+        ...
+
+    def size(self) -> int:
+        """Bytes that can be read. A compressed file is read through for it, once."""
+        ...
+
+    def left(self, offset: int) -> int:
+        """Bytes on disk that are still to be read by who stands at `offset`; of a compressed file about."""
+        ...
+
+    def damage(self) -> str:
+        """What is wrong with the file, as far as it was read; empty: nothing."""
+        ...
+
+    def settling(self) -> bool:
+        """Whether the file ends too early, and was written to a moment ago: it may be written still."""
+        ...
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        ...
+
+
+class Plain:
+    """A file as it is."""
+
+    packed = None
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def stat(self) -> os.stat_result:
+        """Of the open file."""
+        return os.fstat(self._fd)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """One read."""
+        return read_at(self._fd, size, offset)
+
+    def size(self) -> int:
+        """Now."""
+        return os.fstat(self._fd).st_size
+
+    def left(self, offset: int) -> int:
+        """Behind the offset."""
+        return max(0, self.size() - offset)
+
+    def damage(self) -> str:
+        """Never."""
+        return ""
+
+    def settling(self) -> bool:
+        """Never."""
+        return False
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        os.close(self._fd)
+
+
+class Form:
+    """A way to compress: which decompressor, how many bytes it is fed at once, and its errors."""
+
+    def __init__(self, make: Callable[[], Any], feed: int, magic: bytes) -> None:
+        self.make = make
+        self.feed = feed
+        self.magic = magic
+
+
+def _zstd() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise SourceError("needs a library to be read", hint="pip install 'hestai-bridge[zstd]'") from None
+    return zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY).decompressobj()
+
+
+FORMS = {
+    ".gz": Form(lambda: zlib.decompressobj(wbits=31), 1 << 16, b"\x1f\x8b"),
+    ".bz2": Form(bz2.BZ2Decompressor, 1 << 16, b"BZh"),
+    ".xz": Form(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), 1 << 16, b"\xfd7zXZ\x00"),
+    # It cannot be told to give less: a block is up to 128 KiB, made of as few as 4 bytes.
+    ".zst": Form(_zstd, 512, b"\x28\xb5\x2f\xfd"),
+}
+"""By the suffix of the file's name."""
+
+COMPRESSED = tuple(FORMS)
+
+
+class Packed:
+    """A compressed file, of one or many members, read from its beginning on; going back begins anew.
+
+    What stands before a damage is read to the last byte that can be had. No decompressor is held for a file of which
+    only the first KiB was asked for, so that many may be open.
+    """
+
+    def __init__(self, fd: int, suffix: str, clock: Callable[[], float] = time.time) -> None:
+        self._fd = fd
+        self._form = FORMS[suffix]
+        self._clock = clock
+        now = os.fstat(fd)
+        self._stat = (now.st_size, now.st_mtime_ns)
+        self._head: bytes | None = None
+        self._length: int | None = None
+        self._damage = ""
+        self._early = False
+        self._careful_from = 1 << 62
+        self._rewind()
+
+    @property
+    def packed(self) -> tuple[int, int] | None:
+        """The compressed file's size and mtime."""
+        return self._stat
+
+    def stat(self) -> os.stat_result:
+        """Of the compressed file. One that was written to since is read anew."""
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != self._stat:
+            self._stat = (now.st_size, now.st_mtime_ns)
+            self._head = self._length = None
+            self._damage, self._early, self._careful_from = "", False, 1 << 62
+            self._rewind()
+        return now
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`, as far as they can be had. Raises SourceError: no library, unreadable."""
+        if self._head is None:
+            self._head = self._fill(HEAD, 0)
+            self._rewind()
+        if offset + size <= len(self._head):
+            return self._head[offset : offset + size]
+        if self._length is not None and offset >= self._length:
+            return b""
+        return self._fill(size, offset)
+
+    def size(self) -> int:
+        """Bytes that can be had of it."""
+        while self._length is None:
+            self.read(MOST_OUT, self._at + len(self._out))
+        return self._length
+
+    def left(self, offset: int) -> int:
+        """Compressed bytes that were not unpacked for `offset` yet."""
+        if self._length is not None and offset >= self._length:
+            return 0
+        return self._stat[0] - (self._raw_at if offset else 0)
+
+    def damage(self) -> str:
+        """Where it is damaged, and how."""
+        return self._damage
+
+    def settling(self) -> bool:
+        """Whether it ends too early and is young."""
+        if self._early:
+            self.stat()
+        return self._early and self._clock() - self._stat[1] / 1e9 < SETTLED
+
+    def close(self) -> None:
+        """Closes the descriptor and forgets the decompressor."""
+        self._rewind()
+        os.close(self._fd)
+
+    # -- unpacking -------------------------------------------------------------------------------------------
+
+    def _rewind(self) -> None:
+        self._at = 0
+        """Where `_out` begins, in uncompressed bytes."""
+        self._out = bytearray()
+        self._raw_at = 0
+        self._pending = b""
+        self._member: Any = None
+        self._members = 0
+
+    def _fill(self, size: int, offset: int) -> bytes:
+        if offset < self._at:
+            self._rewind()
+        while self._at + len(self._out) < offset + size and self._length != self._at + len(self._out):
+            try:
+                self._more()
+            except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, _zstd_error()) as error:
+                if self._careful_from == 1 << 62:
+                    # Once more up to there, and on from there byte by byte: all that comes before the damage is wanted.
+                    self._careful_from = max(0, self._raw_at - 2 * self._form.feed)
+                    self._rewind()
+                else:
+                    self._end(str(error))
+            spare = min(len(self._out) - KEPT, offset - self._at)
+            if spare >= KEPT:
+                del self._out[:spare]
+                self._at += spare
+        begin = offset - self._at
+        return bytes(self._out[begin : begin + size]) if begin >= 0 else b""
+
+    def _take(self) -> bytes:
+        raw = read_at(self._fd, self._form.feed if self._raw_at < self._careful_from else 1, self._raw_at)
+        self._raw_at += len(raw)
+        return raw
+
+    def _more(self) -> None:
+        """Unpacks one more piece, or finds the end."""
+        raw = self._pending or self._take()
+        self._pending = b""
+        if self._member is None:
+            raw = self._begin(raw)
+            if self._member is None:
+                return
+        member = self._member
+        piece = member.decompress(raw) if self._form.feed < MOST_OUT >> 10 else member.decompress(raw, MOST_OUT)
+        self._out += piece
+        if member.eof:
+            self._pending, self._member = member.unused_data, None
+        elif not raw and not piece:
+            self._early = True
+            self._end("it ends too early")
+        else:
+            self._pending = getattr(member, "unconsumed_tail", b"")
+
+    def _begin(self, raw: bytes) -> bytes:
+        """Begins the next member with these bytes and more; none begins at the end, where padding may stand."""
+        magic = self._form.magic
+        while True:
+            raw = raw.lstrip(b"\0") if self._members else raw
+            more = self._take() if len(raw) < len(magic) else b""
+            if not more:
+                break
+            raw += more
+        if raw.startswith(magic) or (magic == FORMS[".zst"].magic and raw[1:4] == b"\x2a\x4d\x18"):  # to be skipped
+            self._member = self._form.make()
+            self._members += 1
+        elif magic.startswith(raw):
+            self._early = bool(raw) or not self._members
+            self._end("it ends too early" if self._early else "")
+        else:
+            self._raw_at -= len(raw)
+            self._end("what follows is not compressed")
+        return raw
+
+    def _end(self, damage: str = "") -> None:
+        self._length = self._at + len(self._out)
+        if damage:
+            self._damage = f"is damaged at byte {self._raw_at}, byte {self._length} of what is packed in it: {damage}"
+        self._member, self._pending = None, b""
+
+
+def _zstd_error() -> type[Exception]:
+    module = sys.modules.get("zstandard")
+    return module.ZstdError if module is not None else ValueError
