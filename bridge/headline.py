@@ -45,6 +45,11 @@ def headline(status: Status) -> tuple[str, Level]:
 
 
 def _not_running(status: Status, waiting: str) -> tuple[str, Level]:
+    if status.importing:
+        reports = [one.imported for one in status.mappings if one.imported and one.imported["state"] == "running"]
+        shares = [f"{100 * one['done'] / one['bytes']:.0f} % of {one['mapping']}" for one in reports if one["bytes"]]
+        said = f"Importing history, {shares[-1]}" if shares else "Importing history"
+        return f"{said}; {waiting}", "behind"
     if status.holder:
         return f"Not running: {status.holder} is at work; {waiting}", "idle"
     beat = status.heartbeat
@@ -80,6 +85,8 @@ def _waiting(status: Status) -> str:
 
 def many(behind: Behind, noun: str, nouns: str) -> str:
     """`1 line`, `1,204 lines`, `more than 100,000 entries`."""
+    if behind.more and not behind.messages:
+        return "not all looked at"
     count = f"{behind.messages:,} {noun if behind.messages == 1 else nouns}"
     return f"more than {count}" if behind.more else count
 

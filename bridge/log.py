@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
+from typing import TextIO
 
 from bridge.errors import BridgeError, LedgerError
 from bridge.ledger.health import Trouble, note_trouble
@@ -42,6 +43,13 @@ def set_up(log_format: str, verbosity: int) -> None:
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel({-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG))
+
+
+def redirect(stream: TextIO) -> None:
+    """Sends the log elsewhere."""
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
 
 
 class Troubles:

@@ -11,6 +11,7 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
 from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
 from bridge.ledger.health import Trouble, heartbeat, troubles
+from bridge.ledger.imports import last_import
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -54,6 +55,8 @@ class MappingStatus:
     mirror: MirrorStatus | None = None
     quarantined: list[tuple[str, str, int]] = field(default_factory=list)
     owner: str = ""
+    imported: dict[str, Any] | None = None
+    """The report of the last import run (`bridge.history`)."""
 
 
 @dataclass(slots=True)
@@ -79,6 +82,11 @@ class Status:
     def running(self) -> bool:
         """Whether `bridge run` runs on this state directory."""
         return self.holder.startswith("bridge run ")
+
+    @property
+    def importing(self) -> bool:
+        """Whether `bridge import-history` does."""
+        return self.holder.startswith("bridge import-history ")
 
     @property
     def dual(self) -> bool:
@@ -147,6 +155,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         if one.mirror is not None and memory is not None:
             one.mirror.cursor = memory.mirror_cursor
         one.quarantined = quarantine_counts(ledger, one.stream)
+        one.imported = last_import(ledger, one.stream)
     if connection is not None:
         try:
             books = read_books(connection, shared.keys)
@@ -233,6 +242,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                     "oldest": one.mirror.behind.oldest if one.mirror.behind else None,
                     "rate": one.mirror.rate, "error": one.mirror.error or None,
                 },
+                "import": one.imported,
                 "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
             }
             for one in status.mappings

@@ -22,7 +22,7 @@ from bridge.schema import known_keys
 from tests import reference
 
 ROOT = Path(__file__).parent.parent
-FIXTURE = ROOT / "fixtures" / "hestai-message" / "plain" / "input.log"
+FIXTURE = ROOT / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"
 BOOKS = ["README.md", "MIGRATION.md"]
 
 

@@ -52,10 +52,10 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
     oldest: float | None = None
     for one in tail.pending():
         at, open_line = one.read_to, 0
-        while at < one.size():
+        while True:
             if seen >= MOST_BYTES:
                 later = [other for other in tail.pending() if other.number > one.number]
-                size += one.size() - at + sum(other.size() - other.read_to for other in later)
+                size += one.left(at) + sum(other.left() for other in later)
                 return Behind(messages, size, oldest, unfinished, more=True)
             raw = tail.read(one, PIECE, at)
             if not raw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -59,14 +60,14 @@ class Draft:
 class Parcel:
     """Drafts that go in one transaction, and their rows in the order in which they go.
 
-    `runs`: whose rows come, and how many, one after the other. `clamped` counts for each draft the entries whose ID is
-    not their message's own time.
+    `order`: where in the drafts' rows, one draft after the other, each of them stands; empty for one draft. `clamped`
+    counts for each draft the entries whose ID is not their message's own time.
     """
 
     drafts: list[Draft]
     rows: list[Row]
     times: list[int]
-    runs: list[tuple[int, int]]
+    order: list[int] = field(default_factory=list)
     origins: list[bytes] = field(default_factory=list)
     clamped: list[int] = field(default_factory=list)
     floor_ms: int = 0
@@ -74,7 +75,7 @@ class Parcel:
     @classmethod
     def of(cls, draft: Draft) -> Parcel:
         """Of one draft."""
-        return cls([draft], draft.rows, draft.times, [(0, len(draft.rows))])
+        return cls([draft], draft.rows, draft.times)
 
     @property
     def live(self) -> bool:
@@ -123,10 +124,11 @@ class Batcher:
 
 def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:
     """How many of each draft's entries have another ID than their own time."""
-    counts, at = [0] * len(parcel.drafts), 0
-    for which, many in parcel.runs:
-        counts[which] += sum(map(ne, ids[at : at + many], parcel.times[at : at + many]))
-        at += many
+    counts = [0] * len(parcel.drafts)
+    bounds = [*accumulate(len(draft.rows) for draft in parcel.drafts)]
+    for n, (given, own) in enumerate(zip(ids, parcel.times, strict=True)):
+        if given != own:
+            counts[bisect_right(bounds, parcel.order[n]) if parcel.order else 0] += 1
     return counts
 
 

@@ -312,18 +312,14 @@ class Forward:
         return {f"{self.worker}: {source.name}": source.tally.entries for source in list(self._sources.values())}
 
     def _landed(self, parcel: Parcel, batch: Batch, landed: Landed) -> None:
-        counts = [0] * len(parcel.drafts)
-        for which, many in parcel.runs:
-            counts[which] += many
-        for draft, cursor, count in zip(parcel.drafts, batch.cursors, counts, strict=True):
-            stored = cursor.stored(landed.last) if landed.last else cursor.value
-            self._draft_landed(draft, stored, count)
+        for draft, cursor in zip(parcel.drafts, batch.cursors, strict=True):
+            self._draft_landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
         self._since += landed.count
         self._dirty = True
         if landed.first is not None and landed.last is not None:
             self.span = (self.span[0] if self.span else landed.first, landed.last)
 
-    def _draft_landed(self, draft: Draft, stored: bytes, count: int) -> None:
+    def _draft_landed(self, draft: Draft, stored: bytes) -> None:
         source = draft.source
         if draft.ended is not None:
             source.late_stored[draft.position.generation] = stored
@@ -334,7 +330,7 @@ class Forward:
             log.info("%s: generation %d is carried to its end, byte %d", source.name, known.number, known.at.offset)
             source.late_stored[known.number] = closed_value(known)
             self._closed.append((source.name, known))
-        source.landed(draft, count)
+        source.landed(draft)
         memory = source.memory
         if memory.refill is not None and not draft.late and draft.position > memory.refill:
             source.memory = memory = replace(memory, refill=None)

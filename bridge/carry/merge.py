@@ -6,11 +6,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.carry.draft import Draft, Parcel
 from bridge.carry.provenance import Lines
 from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
+from bridge.model import Row
 
 if TYPE_CHECKING:
     from bridge.carry.source import Source
@@ -82,9 +84,13 @@ def gather(sources: list[Source], limit: int) -> Parcel | None:
 
     Raises Failed.
     """
-    share = max(FEWEST, min(limit, AT_HAND // (2 * len(sources))))
+    share = max(FEWEST, AT_HAND // len(sources))
     while True:
-        heads = [(source, head) for source in sources if (head := _of(source, lambda one: one.head(share))) is not None]
+        heads = [
+            (source, head)
+            for source in sources
+            if (head := _of(source, lambda one: one.head(limit, share))) is not None
+        ]
         if not heads or any(source.waits for source in sources):
             return None
         most = limit
@@ -96,7 +102,8 @@ def gather(sources: list[Source], limit: int) -> Parcel | None:
                 break
             most //= 2
         drafts: dict[int, Draft] = {}
-        for i, (begin, end) in ends.items():
+        for i in sorted(ends):
+            begin, end = ends[i]
             draft = _of(heads[i][0], lambda one, many=end - begin: one.take(many))  # type: ignore[misc]
             if draft is not None:
                 drafts[i] = draft
@@ -115,19 +122,28 @@ def _interleaved(
     runs: list[tuple[int, int, int]], drafts: dict[int, Draft], ends: dict[int, tuple[int, int]]
 ) -> Parcel:
     """One parcel; lines that became no rows are left out."""
-    number = {i: n for n, i in enumerate(drafts)}
-    parcel = Parcel([*drafts.values()], [], [], [])
+    rows: list[Row] = []
+    times: list[int] = []
+    origins: list[bytes] = []
+    bases: dict[int, int] = {}
+    for i, draft in drafts.items():
+        bases[i] = len(rows)
+        rows += draft.rows
+        times += draft.times
+        origins += [draft.prefix + b"%d" % offset for offset in draft.offsets]
+    order: list[int] = []
     for i, begin, end in runs:
         if i not in drafts:
             continue
-        draft, first = drafts[i], ends[i][0]
+        places, first, base = drafts[i].places, ends[i][0], bases[i]
         a, b = begin - first, end - first
-        if draft.places is not None:
-            a, b = bisect_left(draft.places, a), bisect_left(draft.places, b)
-        if a == b:
-            continue
-        parcel.rows += draft.rows[a:b]
-        parcel.times += draft.times[a:b]
-        parcel.origins += [draft.prefix + b"%d" % offset for offset in draft.offsets[a:b]]
-        parcel.runs.append((number[i], b - a))
-    return parcel
+        if places is not None:
+            a, b = bisect_left(places, a), bisect_left(places, b)
+        if b - a == 1:
+            order.append(base + a)
+        else:
+            order += range(base + a, base + b)
+    if len(order) > 1:
+        pick = itemgetter(*order)
+        rows, times, origins = [*pick(rows)], [*pick(times)], [*pick(origins)]
+    return Parcel([*drafts.values()], rows, times, order, origins)

@@ -100,13 +100,17 @@ class Reader:
         if self.skipped_since is None:
             self.skipped_since = self._clock()
 
-    def next(self, generation: Generation, limit: int) -> Read | None:
-        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file, or None."""
+    def next(self, generation: Generation, limit: int, ahead: int = 0) -> Read | None:
+        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file, or None.
+
+        A piece is for about two batches of `limit` lines, or has about `ahead` lines.
+        """
+        limit, wanted = (min(limit, max(1, ahead // 2)), ahead) if ahead else (limit, int(limit * READ_LINES))
         read = self._read
         if read is not None and read.generation is generation and read.serves(limit):
             return read
         self._read, self.settling = None, False
-        low = min(READ_BYTES[0], max(1 << 12, limit << 8))  # less of each where many files are merged
+        low = min(READ_BYTES[0], max(1 << 12, wanted << 7))  # less of each where many files are merged
         self._piece = self._piece or low
         while True:
             reached("forward.read.before")
@@ -122,7 +126,7 @@ class Reader:
         self._read = found
         if found is not None:
             each = (found.lines.end - found.start) / len(found.lines.lines)
-            self._piece = max(low, min(READ_BYTES[1], int(each * limit * READ_LINES)))
+            self._piece = max(low, min(READ_BYTES[1], int(each * wanted)))
         return found
 
     def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:

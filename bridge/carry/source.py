@@ -101,7 +101,14 @@ class Source:
 
     def left(self) -> int:
         """Bytes on disk that are to be read."""
-        return sum(one.content.left(one.read_to) for one in self.tail.pending() if one.content is not None)
+        return sum(one.left() for one in self.tail.pending())
+
+    def on_disk(self) -> int:
+        """Bytes on disk of all its generations that are known, as far as that is known."""
+        done = [one for one in self.tail.records() if one.closed]
+        return sum(one.packed[0] if one.packed else one.at.offset for one in done) + sum(
+            one.left(0) for one in self.tail.pending()
+        )
 
     # -- the cursor ------------------------------------------------------------------------------------------
 
@@ -160,6 +167,8 @@ class Source:
         for known in [known for known in tail.records() if known.closed]:
             stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
             self.late_stored[known.number] = stored
+            if stored and closed_fingerprint(stored).offset > known.at.offset:  # it ended without the ledger's knowing
+                tail.amend(known.number, closed_fingerprint(stored))
             one = tail.of_number(known.number)
             if one is None or one in tail.pending():
                 continue
@@ -224,9 +233,12 @@ class Source:
                     return draft
         return None
 
-    def head(self, limit: int) -> Head | None:
-        """The next lines, as far as they are history and in one piece of a file, for the merge; None: no more now."""
-        if not self.in_history or (read := self._next(limit)) is None or self.memory.history is None:
+    def head(self, limit: int, ahead: int) -> Head | None:
+        """The next lines, as far as they are history and in one piece of a file, for the merge; None: no more now.
+
+        About `ahead` of them are held, and no fewer than `limit` offered where there are more.
+        """
+        if not self.in_history or (read := self._next(limit, ahead)) is None or self.memory.history is None:
             return None
         end, more = len(read.lines.lines), True
         if read.generation.number == self.memory.history.generation:
@@ -240,10 +252,10 @@ class Source:
         self._latest = read.keys[read.at + count - 1]
         return self._draft(read, count, late=False)
 
-    def _next(self, limit: int) -> Read | None:
+    def _next(self, limit: int, ahead: int = 0) -> Read | None:
         """Lines of the first generation that has any left; those before it are ended."""
         while (generation := self.tail.first()) is not None:
-            read = self._reader.next(generation, limit)
+            read = self._reader.next(generation, limit, ahead)
             if read is not None:
                 return read
             if self._reader.barred == generation.number or self._reader.settling:
@@ -333,9 +345,9 @@ class Source:
             draft.ended = generation.known(closed=True)
         return draft if late else self._seal(draft)
 
-    def landed(self, draft: Draft, count: int) -> None:
-        """A batch of `count` entries is in: what was in quarantine of it has left it."""
-        self.tally.entries += count
+    def landed(self, draft: Draft) -> None:
+        """Its entries are in: what was in quarantine of it has left it."""
+        self.tally.entries += len(draft.rows)
         if draft.times:
             self.tally.timed(draft.times)
         for offset, number in draft.taken_out:

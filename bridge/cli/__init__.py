@@ -8,7 +8,21 @@ import sys
 import click
 
 from bridge import __version__
-from bridge.cli import common, completion, demo, init, locate, mapping, quarantine, repair, run, server, status, tail
+from bridge.cli import (
+    common,
+    completion,
+    demo,
+    import_history,
+    init,
+    locate,
+    mapping,
+    quarantine,
+    repair,
+    run,
+    server,
+    status,
+    tail,
+)
 
 
 @click.group(
@@ -22,7 +36,7 @@ def cli(**_: object) -> None:
     """Carries append-only log files into Redis Streams and back, exactly once, while both are in use."""
 
 
-for module in (demo, init, mapping, run, status, tail, locate, quarantine, repair, server, completion):
+for module in (demo, init, mapping, import_history, run, status, tail, locate, quarantine, repair, server, completion):
     cli.add_command(module.command)
 
 

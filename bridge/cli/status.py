@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -146,6 +146,8 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
             notes.append((source.name, source.error))
     if one.error:
         notes.append(("error", f"{one.error}" + (f"; try: {one.hint}" if one.hint else "")))
+    if one.imported is not None:
+        notes.append(("import", _imported(one.imported, found)))
     if one.quarantined:
         total = sum(count for _, _, count in one.quarantined)
         direction, kind, count = one.quarantined[0]
@@ -164,6 +166,25 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     for row in rows:
         table.add_row(*map(safe, row))
     return [table, _pairs(notes)] if notes else [table]
+
+
+def _imported(report: dict[str, Any], found: Status) -> str:
+    from bridge.headline import clock, duration
+
+    state = report["state"]
+    if state == "running" and not found.importing:
+        state = "ended without a word"
+    said = f"{clock(report['began'], found.at)}: {state}, {counted(report['entries'], 'entry', 'entries')}"
+    said += f" in {duration(report['seconds'])}"
+    if report["first_id"]:
+        said += f", {report['first_id']} to {report['last_id']}"
+    if report["rejected"]:
+        said += f", {report['rejected']:,} to quarantine"
+    if report["clamped"]:
+        said += f", {report['clamped']:,} clamped"
+    if state != "done" and report["bytes"]:
+        said += f"; {100 * report['done'] / report['bytes']:.0f} % of {counted(report['bytes'], 'byte')}"
+    return said + (f"; {report['errors'][0]}" if report["errors"] else "")
 
 
 def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:

@@ -92,6 +92,10 @@ class Generation:
         """Whether there is anything behind the reader's place."""
         return self.content is not None and bool(self.content.read(1, self.read_to))
 
+    def left(self, offset: int | None = None) -> int:
+        """Bytes on disk behind the reader's place, or `offset`; of a compressed file about."""
+        return self.content.left(self.read_to if offset is None else offset) if self.content is not None else 0
+
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`; none when the content is gone. Raises SourceError."""
         return self.content.read(size, offset) if self.content is not None else b""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from bridge.files.content import HEAD
 from bridge.files.generation import Generation, Known
+from bridge.model import Fingerprint
 
 
 class Register:
@@ -19,6 +20,11 @@ class Register:
         """What it is known by now."""
         record = self.known[one.number] = one.known(closed=closed)
         self.news.append(record)
+
+    def amend(self, number: int, at: Fingerprint) -> None:
+        """A generation is known by more than was written down of it here."""
+        self.known[number] = replace(self.known[number], at=at)
+        self.news.append(self.known[number])
 
     def recognised(self, one: Generation, record: Known) -> None:
         """A closed generation was compressed: the next look knows it without unpacking it."""

@@ -224,6 +224,10 @@ class Tail:
                 self._late.remove(one)
                 one.close()
 
+    def amend(self, number: int, at: Fingerprint) -> None:
+        """A generation is known by more than was written down of it here."""
+        self._register.amend(number, at)
+
     def record(self, number: int) -> Known:
         """What is remembered of this generation."""
         return self._register.known[number]

@@ -70,6 +70,28 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
     return StreamInfo(True, last, added, int(facts[b"length"]), parse_id(first[0]) if first else ZERO_ID)
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A server's memory in bytes: in use, `maxmemory` (0: no limit), the machine's (0: not told), and the policy."""
+
+    used: int
+    limit: int
+    system: int
+    policy: str
+
+
+def room(connection: Connection) -> Room:
+    """What INFO says about it. Raises RedisLost, RedisRefused."""
+    facts = dict(
+        line.split(":", 1)
+        for line in connection.call("INFO", "memory").decode(errors="replace").splitlines() if ":" in line
+    )  # fmt: skip
+    return Room(
+        int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0)), int(facts.get("total_system_memory", 0)),
+        facts.get("maxmemory_policy", ""),
+    )  # fmt: skip
+
+
 def to_entries(rows: Reply) -> list[Entry]:
     """An XRANGE reply as entries; one that was deleted while it was read has no fields and is left out."""
     whole = [row for row in rows or () if row[1] is not None]

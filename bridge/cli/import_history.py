@@ -1,0 +1,304 @@
+"""`bridge import-history`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.common import Options, complain, counted, emit, emit_line, mapping_names, verb
+
+if TYPE_CHECKING:
+    from bridge.config import Settings
+    from bridge.history import Report
+    from bridge.mapping import Mapping
+    from bridge.preview import Preview
+
+KINDS = 8
+EVERY = 5.0
+"""Seconds between two lines where there is no terminal."""
+
+
+@click.command("import-history", short_help="Bring what the files already hold into the stream")
+@click.argument("mappings", metavar="[MAPPING]...", nargs=-1, shell_complete=mapping_names)
+@click.option("--dry-run", is_flag=True, help="Read everything, say what would come over, and write nothing")
+@click.option(
+    "--max-rate", type=click.FloatRange(min=1), metavar="N", help="At most N lines a second [as many as can be]"
+)
+@verb
+def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate: float | None) -> int:
+    """Bring what the files of MAPPING [all of them] already hold into the stream, with the messages' own times as IDs.
+
+    It can be stopped at any time and goes on from there. `bridge run` goes on behind its last line. Exits 1 if not all
+    could be read.
+    """
+    from bridge.errors import ConfigError
+
+    settings = options.settings()
+    options.log(settings.log_format)
+    if not settings.root.is_dir():
+        raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
+    chosen = [settings.mapping(name) for name in dict.fromkeys(mappings)] or list(settings.mappings)
+    if dry_run:
+        return _preview(options, settings, chosen)
+    return _import(options, settings, chosen, max_rate)
+
+
+def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
+    from bridge.history import import_history
+    from bridge.log import log
+    from bridge.run import state_lock, stop_on_signals, tune_interpreter
+    from bridge.server import embedded
+
+    with state_lock(settings.state_dir, "import-history"):
+        stop = stop_on_signals()
+        tune_interpreter()
+        if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
+            server = embedded.start(settings.state_dir)
+            log.info("started the embedded server (process %s); `bridge server stop` ends it", embedded.pid_of(server))
+        watch = _Events() if options.as_json else _Bars() if sys.stderr.isatty() else _Lines()
+        with watch:
+            reports, errors = import_history(settings, chosen, stop, watch, max_rate=max_rate)
+    for error in errors:
+        complain(error)
+    if stop.is_set():
+        click.echo("bridge: interrupted before the end; run it again and it goes on from here", err=True)
+        return 130
+    if not errors:
+        return 0
+    return 5 if all(error.exit_code == 5 for error in errors) and not any(one.lines for one in reports) else 1
+
+
+class _Events:
+    """One JSON object a line on stdout: started, waiting, progress, ended."""
+
+    def __enter__(self) -> _Events:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: str, report: Report) -> None:
+        emit_line({"event": event, **report.to_json(), "seconds_left": _seconds_left(report)})
+
+
+class _Lines:
+    """A line every few seconds on stderr, and the summary on stdout."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: str, report: Report) -> None:
+        if event == "started":
+            self._say(_beginning(report))
+            self._due = time.monotonic() + EVERY
+        elif event == "waiting":
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + EVERY
+                self._say(f"{report.mapping}: Redis is away; {_so_far(report)}; waiting, nothing is lost")
+        elif event == "progress" and time.monotonic() >= self._due:
+            self._due = time.monotonic() + EVERY
+            self._say(f"{report.mapping}: {_so_far(report)}")
+        elif event == "ended":
+            click.echo(summary(report))
+
+    def _say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class _Bars(_Lines):
+    """A bar for each source and one for all of them, on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from bridge.cli.screen import console
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), DownloadColumn(),
+            TextColumn("{task.fields[lines]}", markup=False), TimeRemainingColumn(), console=console(stderr=True),
+        )  # fmt: skip
+        self._tasks: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> _Bars:
+        from bridge.log import redirect
+
+        self._progress.start()
+        redirect(sys.stderr)  # which is the bars' own now: a word of the log goes above them
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from bridge.log import redirect
+
+        self._progress.stop()
+        redirect(sys.stderr)
+
+    def __call__(self, event: str, report: Report) -> None:
+        from bridge.cli.screen import safe
+
+        if event == "started":
+            self._progress.console.print(safe(_beginning(report)))
+            many = report.sources if 1 < len(report.sources) <= BARS else []
+            for name in [*(one.source for one in many), ""]:
+                label = str(safe(name or (f"{report.mapping}: all" if many else report.mapping)))
+                self._tasks[report.mapping, name] = self._progress.add_task(label, lines="")
+        for one in report.sources:
+            self._show(report.mapping, one.source, one.done, one.bytes, f"{one.entries:,} lines")
+        note = " (Redis is away)" if event == "waiting" else ""
+        said = f"{report.lines:,} lines, {report.rate:,.0f}/s{note}"
+        self._show(report.mapping, "", report.total("done"), report.total("bytes"), said)
+        if event == "ended":
+            for (mapping, _), task in self._tasks.items():
+                if mapping == report.mapping:
+                    self._progress.stop_task(task)
+            self._progress.refresh()
+            self._progress.stop()
+            click.echo(summary(report))
+            for task in self._tasks.values():
+                self._progress.update(task, visible=False)
+            self._tasks.clear()
+            self._progress.start()
+
+    def _show(self, mapping: str, source: str, done: int, total: int, lines: str) -> None:
+        task = self._tasks.get((mapping, source))
+        if task is not None:
+            self._progress.update(task, completed=done, total=total, lines=lines)
+
+
+BARS = 20
+"""More sources than these have one bar together."""
+
+
+def _seconds_left(report: Report) -> float | None:
+    fresh, left = report.total("done") - report.total("before"), report.total("bytes") - report.total("done")
+    return round(left * report.seconds / fresh, 1) if fresh > 0 and report.seconds > 0 else None
+
+
+def _beginning(report: Report) -> str:
+    before, size = report.total("before"), report.total("bytes")
+    files = counted(len(report.sources), "source")
+    if not size:
+        return f"{report.mapping}: nothing to import, {files} without a byte"
+    goes_on = (
+        f", goes on at {100 * before / size:.0f} %: {before:,} of them are in the stream already" if before else ""
+    )
+    return f"{report.mapping}: {counted(size, 'byte')} of {files}{goes_on}"
+
+
+def _so_far(report: Report) -> str:
+    from bridge.headline import duration
+
+    size, left = report.total("bytes"), _seconds_left(report)
+    share = f"{100 * report.total('done') / size:.0f} %" if size else "100 %"
+    ends = f", about {duration(left)} left" if left is not None else ""
+    return f"{share}, {counted(report.lines, 'line')}, {report.rate:,.0f}/s{ends}"
+
+
+def summary(report: Report) -> str:
+    """What came over, for people."""
+    from bridge.headline import duration
+
+    entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
+    word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
+    rate = f" ({report.rate:,.0f}/s)" if report.seconds >= 1 else ""
+    rows = [f"{report.mapping}: {word}, {counted(report.lines, 'line')} in {duration(report.seconds)}{rate}"
+            f" → {counted(entries, 'entry', 'entries')} in {report.stream}"]  # fmt: skip
+    if report.earliest is not None and report.latest is not None:
+        rows.append(f"  times    {moment(report.earliest)} to {moment(report.latest)}")
+    if report.first_id:
+        rows.append(f"  IDs      {report.first_id} to {report.last_id}")
+    if clamped:
+        rows.append(
+            f"  clamped  {counted(clamped, 'entry', 'entries')} with another time in the ID than the message's own"
+        )
+    if rejected:
+        rows.append(f"  aside    {counted(rejected, 'line')} in quarantine, see `bridge quarantine list`")
+    if report.total("empty"):
+        rows.append(f"  empty    {counted(report.total('empty'), 'line')}")
+    waiting = [one for one in report.sources if one.unfinished and report.state == "done"]
+    if waiting:
+        many = counted(sum(one.unfinished for one in waiting), "byte")
+        rows.append(
+            f"  waiting  {many} of a last line without a newline, in {', '.join(one.source for one in waiting[:3])}"
+        )
+    if report.state != "done":
+        size, done = report.total("bytes"), report.total("done")
+        rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({100 * done / size if size else 100:.0f} %)")
+    return "\n".join(rows)
+
+
+def moment(ms: int) -> str:
+    """Milliseconds since 1970 as a time in UTC, to the second."""
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).isoformat(" ", "seconds")
+    except OverflowError:
+        return f"{ms} ms after 1970"
+
+
+def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int:
+    """Exits 3 where something could not be read, would be set aside, or would not fit."""
+    from bridge.preview import preview, too_big
+
+    found, room, said = preview(settings, chosen)
+    big = too_big(found, room) if room is not None else ""
+    errors = [error for one in found for _, _, _, error in one.sources if error]
+    damage = [checked.damage for one in found for _, _, checked, _ in one.sources if checked.damage]
+    if options.as_json:
+        memory = None if room is None else {"used": room.used, "maxmemory": room.limit, "policy": room.policy}
+        emit({"mappings": [one.to_json() for one in found], "server": memory, "server_error": said or None,
+              "warning": big or None})  # fmt: skip
+    else:
+        for one in found:
+            _describe(one)
+        wanted = sum(one.memory for one in found)
+        has = f"not known, {said}"
+        if room is not None:
+            has = f"{room.used:,} in use" + (f" of {room.limit:,} (maxmemory)" if room.limit else ", no limit set")
+        click.echo(f"memory   about {counted(wanted, 'byte')} of Redis; the server: {has}")
+        click.echo("nothing was written; without --dry-run it is imported")
+    for text in [*errors, *damage]:
+        click.echo(f"bridge: {text}", err=True)
+    if big:
+        click.echo(f"bridge: it would not fit: {big}", err=True)
+        click.echo("  try: a higher maxmemory, fewer mappings at once, or trim what is not needed", err=True)
+    return 3 if errors or damage or big or any(one.total("rejected") for one in found) else 0
+
+
+def _describe(one: Preview) -> None:
+    from bridge.model import shown
+
+    size, read = sum(size for _, size, _, _ in one.sources), one.total("translated") + one.total("rejected")
+    click.echo(f"{one.mapping} → {one.stream}: {counted(size, 'byte')} in {counted(len(one.sources), 'source')}")
+    if one.before:
+        click.echo(f"  before   {counted(one.before, 'byte')} are in the stream already")
+    click.echo(f"  lines    {read + one.total('empty'):,}: {counted(one.total('translated'), 'entry', 'entries')},"
+               f" {one.total('rejected'):,} to quarantine, {one.total('empty'):,} empty")  # fmt: skip
+    span = one.span()
+    if span is not None:
+        back = one.total("backwards")
+        said = f"; {counted(back, 'line')} with an earlier time than the line before" if back else ""
+        click.echo(f"  times    {moment(span[0])} to {moment(span[1])}{said}")
+    for name in ("roles", "types"):
+        values = one.count(name)
+        shows = ", ".join(f"{shown(value, 40)} {n:,}" for value, n in values.most_common(KINDS))
+        more = f" and {len(values) - KINDS} more" if len(values) > KINDS else ""
+        if values:
+            click.echo(f"  {name:8} {shows}{more}")
+    for name, _, checked, _ in one.sources:
+        for reason, (count, offsets, example) in checked.reasons.items():
+            more = " …" if count > len(offsets) else ""
+            click.echo(f"  aside    {name}: {count:,} × {reason}, at byte {', '.join(map(str, offsets))}{more}")
+            click.echo(f"           {shown(example, 100)}")
+        if checked.partial:
+            click.echo(f"  waiting  {name}: {counted(checked.partial, 'byte')} of a last line without a newline")

@@ -1,0 +1,29 @@
+"""Import runs: what each brought over, as far as it came. The report is the run's own summary, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bridge.ledger.store import Ledger
+
+
+def begin_import(ledger: Ledger, stream: str, began: float, report: dict[str, Any]) -> int:
+    """Notes an import run that begins; returns its number."""
+    with ledger.transaction():
+        ledger.write(
+            "INSERT INTO imports (stream, began, report) VALUES (?, ?, ?)", (stream, began, json.dumps(report))
+        )
+        return int(ledger.rows("SELECT max(id) FROM imports")[0][0])
+
+
+def save_import(ledger: Ledger, number: int, report: dict[str, Any]) -> None:
+    """What it has done by now."""
+    ledger.write("UPDATE imports SET report = ? WHERE id = ?", (json.dumps(report), number))
+
+
+def last_import(ledger: Ledger, stream: str) -> dict[str, Any] | None:
+    """The report of the stream's latest import run; None when there was none."""
+    rows = ledger.rows("SELECT report FROM imports WHERE stream = ? ORDER BY id DESC LIMIT 1", (stream,))
+    found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
+    return found

@@ -1,0 +1,183 @@
+"""`import-history --dry-run`: everything is read, nothing is written; what would come over, and whether it fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.carry.provenance import foreign, grouped, split
+from bridge.carry.shared import Shared
+from bridge.check import Checked
+from bridge.codecs.continued import Continued
+from bridge.config import Settings
+from bridge.errors import BridgeError, LedgerError, SourceError
+from bridge.files.generation import Generation
+from bridge.files.tail import Tail
+from bridge.ledger.sources import sources_of
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import Checkpoint, as_json
+from bridge.run import dialler
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Room, room
+from bridge.streams.writer import read_books
+
+PIECE = 1 << 20
+
+PER_ENTRY = 23
+PER_BYTE = 1.06
+"""Bytes of Redis memory for an entry and for each byte of its values: measured on Redis 7.0 and Valkey 9.1 for data of
+5 to 5,000 bytes, where they are right to about 6 %."""
+
+ORIGIN = 16
+"""About the bytes of an origin."""
+
+
+@dataclass(slots=True)
+class Preview:
+    """One mapping's. `sources`: name, bytes on disk, what stands in them and why it cannot be read, if it cannot.
+
+    `before` are the bytes on disk that are in the stream already.
+    """
+
+    mapping: str
+    stream: str
+    sources: list[tuple[str, int, Checked, str]] = field(default_factory=list)
+    before: int = 0
+
+    def total(self, name: str) -> int:
+        """Of all sources: `translated`, `rejected`, `empty`, `partial`, `backwards`."""
+        return sum(int(getattr(one, name)) for _, _, one, _ in self.sources)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of Redis memory that the entries will take, about."""
+        entries = self.total("translated")
+        return int(entries * PER_ENTRY + PER_BYTE * (self.total("values") + ORIGIN * entries))
+
+    def count(self, name: str) -> Counter[bytes]:
+        """The `roles` or `types` of all sources."""
+        found: Counter[bytes] = Counter()
+        for _, _, one, _ in self.sources:
+            found.update(getattr(one, name))
+        return found
+
+    def span(self) -> tuple[int, int] | None:
+        """Times of the first and the last message, in ms since 1970."""
+        first = [one.earliest for _, _, one, _ in self.sources if one.earliest is not None]
+        last = [one.latest for _, _, one, _ in self.sources if one.latest is not None]
+        return (min(first), max(last)) if first else None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        span = self.span()
+        return {
+            "mapping": self.mapping, "stream": self.stream, "before": self.before,
+            "lines": self.total("translated") + self.total("rejected") + self.total("empty"),
+            "entries": self.total("translated"), "rejected": self.total("rejected"), "empty": self.total("empty"),
+            "unfinished": self.total("partial"), "backwards": self.total("backwards"), "memory": self.memory,
+            "earliest": span[0] if span else None, "latest": span[1] if span else None,
+            "roles": [{"role": as_json(value), "count": n} for value, n in self.count("roles").most_common()],
+            "types": [{"type": as_json(value), "count": n} for value, n in self.count("types").most_common()],
+            "sources": [{"source": name, "bytes": size, "error": error or None, **one.to_json()}
+                        for name, size, one, error in self.sources],
+        }  # fmt: skip
+
+
+def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview], Room | None, str]:
+    """What an import would do; what the server has room for, or why that is not known. Starts and changes nothing."""
+    path = settings.state_dir / "ledger.db"
+    ledger = Ledger(path) if path.exists() else None
+    connection, said = None, ""
+    try:
+        try:
+            connection = dialler(settings, may_start=False)()
+        except BridgeError as error:
+            said = str(error)
+        found = [_mapping(Shared(mapping, settings), ledger, connection) for mapping in mappings]
+        return found, room(connection) if connection is not None else None, said
+    finally:
+        if connection is not None:
+            connection.close()
+        if ledger is not None:
+            ledger.close()
+
+
+def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | None) -> Preview:
+    stream = shared.mapping.stream.key
+    one, stored = Preview(shared.mapping.name, stream), dict[str, bytes | None]()
+    if ledger is not None:
+        stored = {name: memory.stored for name, memory in sources_of(ledger, stream).items()}
+    if connection is not None:
+        books = read_books(connection, shared.keys)
+        stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}
+    try:
+        for name in shared.source_names(stored):
+            checked, error, tail = Checked(), "", shared.tail(name, ledger)
+            try:
+                tail.look()
+                size = sum(generation.left(0) for generation in tail.pending())
+                raw = stored.get(name)
+                if raw:
+                    at = Checkpoint.from_json(raw)
+                    tail.seek(at.generation, at.at)
+                left = sum(generation.left() for generation in tail.pending())
+                one.before += max(0, size - left)
+                for generation in tail.pending():
+                    _read(shared.mapping, tail, generation, ledger, checked)
+                one.sources.append((name, left, checked, error))
+            except (SourceError, LedgerError) as failed:
+                one.sources.append((name, 0, checked, str(failed)))
+    finally:
+        shared.close()
+    return one
+
+
+def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: Checked) -> None:
+    """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
+    codec, limit, at, size = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to, PIECE
+    checked.partial = 0
+    long = 0
+    while data := tail.read(generation, size, at):
+        whole, cuts = data, list[tuple[int, int]]()
+        if ledger is not None:
+            whole, cuts, _ = foreign(
+                ledger, mapping.stream.key, tail.name, generation.number, at, data,
+                lambda size, offset: tail.read(generation, size, offset),
+            )  # fmt: skip
+        last = len(data) < size
+        lines = split(whole, at, cuts)
+        if isinstance(codec, Continued) and lines.lines:
+            lines = grouped(lines, codec.begins(lines.lines), limit, ended=last)
+        if long and lines.lines:
+            checked.reject(f"over max_line_bytes: a line of more than {limit} bytes", lines.offsets[0], b"")
+            lines.lines.pop(0)
+            lines.offsets.pop(0)
+            long = 0
+        checked.take(codec, lines.lines, lines.offsets, limit, 3)
+        if lines.end > at:
+            at, size = lines.end, PIECE
+        elif last or len(whole) < len(data):
+            break
+        elif size > limit + PIECE:  # nothing of a line that is too long has to be held
+            long, at, size = 1, at + len(data), PIECE
+        else:
+            size *= 4
+    checked.partial = max(0, generation.size() - at)
+    checked.size += generation.size() - generation.read_to
+    if generation.content is not None and generation.content.damage():
+        checked.damage = f"{generation.path.name} {generation.content.damage()}"
+
+
+def too_big(previews: list[Preview], room: Room) -> str:
+    """A warning in words where the entries would not fit into the server's memory; empty where they would. Pure."""
+    wanted = sum(one.memory for one in previews)
+    if room.limit and room.used + wanted > room.limit:
+        return (
+            f"maxmemory is {room.limit:,} bytes and {room.used:,} are in use: this import needs about {wanted:,} more"
+        )
+    if not room.limit and room.system and room.used + wanted > room.system * 0.8:
+        has = f"the machine has {room.system:,} bytes of memory and Redis uses {room.used:,}"
+        return f"{has}: this import needs about {wanted:,} more"
+    return ""
