@@ -1,4 +1,4 @@
-"""`bridge mapping list|show|check`."""
+"""`bridge mapping list|show|check|infer|schema`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,30 @@ def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
                 click.echo(f"{path.relative_to(Path.cwd())}:")
             _render(result)
     return 3 if any(result.rejected or result.damage for _, result in results) else 0
+
+
+@command.command("infer")
+@click.argument("file", type=click.Path(path_type=Path))
+@verb
+def infer(given: Options, file: Path) -> None:
+    """Propose a mapping for FILE, a log of any form, as TOML: put it into a file, edit it, and try `mapping check`."""
+    from bridge.cli.infer import propose
+
+    text, tables, proposal, checked = propose(file, Path.cwd())
+    if given.as_json:
+        emit({"mapping": tables, "notes": proposal.notes, "translated": checked.translated,
+              "rejected": checked.rejected})  # fmt: skip
+    else:
+        click.echo(text, nl=False)
+
+
+@command.command("schema")
+@verb
+def schema(given: Options) -> None:
+    """The JSON Schema of a mapping file, with which editors complete it and find mistakes."""
+    from bridge.mapping import Mapping
+
+    emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Mapping.model_json_schema()})
 
 
 def _render(result: Any) -> None:

@@ -35,7 +35,10 @@ def clock_for(pattern: str, timezone: str, now: Callable[[], datetime] = datetim
 
 
 def _recent(text: str, pattern: str, now: datetime) -> datetime:
-    """A time that names no year: the latest one that is not after tomorrow."""
+    """A time that names no year: the latest one that is not after tomorrow. One that names no day: of the last 24 h."""
+    if not re.search("%[dmbBjUW]", pattern):
+        moment = datetime.strptime(f"{now:%Y-%m-%d} {text}", f"%Y-%m-%d {pattern}")
+        return moment if moment.replace(tzinfo=None) <= now else moment - timedelta(days=1)
     for year in range(now.year + 1, now.year - LEAP, -1):
         try:
             moment = datetime.strptime(f"{year} {text}", f"%Y {pattern}")

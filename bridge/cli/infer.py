@@ -1,0 +1,90 @@
+"""`bridge mapping infer`: a proposed mapping as TOML."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.codecs.infer import Proposal, infer
+from bridge.errors import SourceError
+from bridge.model import shown
+
+if TYPE_CHECKING:
+    from bridge.check import Checked
+
+SAMPLE = 1 << 18
+"""Bytes that are looked at, from each of the beginning, the middle and the end."""
+
+CHECKED = 1 << 26
+"""Bytes on which the proposal is tried."""
+
+
+def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Checked]:
+    """The TOML, the same as tables, what was found, and how the file translates. Raises SourceError, ConfigError."""
+    from bridge.check import check_file
+    from bridge.files.generation import bare, open_regular
+    from bridge.mapping import Mapping
+    from bridge.schema import validated
+
+    opened = open_regular(path)
+    if opened is None or opened.content is None:
+        raise SourceError("cannot be read: No such file or directory", where=str(path))
+    try:
+        lines = opened.content.read(SAMPLE, 0).split(b"\n")
+        lines = lines[:-1] if len(lines) > 1 else lines
+        if opened.packed is None:
+            for at in (opened.size() // 2, opened.size() - SAMPLE):
+                if at > SAMPLE:
+                    lines += opened.content.read(SAMPLE, at).split(b"\n")[1:-1]
+    finally:
+        opened.close()
+    if not any(line.strip() for line in lines):
+        raise SourceError("is empty", where=str(path), hint="give a file with some lines in it")
+    proposal = infer(lines)
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", bare(path.name).partition(".")[0])[:64] or "log"
+    try:
+        file = str(path.resolve().relative_to(root.resolve()))
+    except ValueError:
+        file = path.name
+    tables: dict[str, Any] = {
+        "name": name,
+        "source": {"kind": "log", "path": bare(file), "rotated": [f"{bare(file)}.*"]},
+        "format": proposal.format,
+        **({"message": proposal.message} if proposal.message else {}),
+        "stream": {"key": f"{name}:messages"},
+    }
+    checked = check_file(validated(Mapping, tables, str(path)), path, 0, CHECKED)
+    return _toml(tables, proposal, checked), tables, proposal, checked
+
+
+def _toml(tables: dict[str, Any], proposal: Proposal, checked: Checked) -> str:
+    total = checked.translated + checked.rejected
+    share = 100 * checked.translated / total if total else 0.0
+    said = [f"{checked.translated:,} of {total:,} lines translate ({share:.1f} %)."]
+    if "continuation" in proposal.format:
+        said[0] = f"{checked.translated:,} of {total:,} messages, of one line or several, translate ({share:.1f} %)."
+    for reason, (count, numbers, example) in checked.reasons.items():
+        said.append(f"{count:,} do not, {reason}: line {numbers[0]}: {shown(example, 60)}")
+    said += [f"Not sure: {note}." for note in proposal.notes]
+    said.append("Try it with `bridge mapping check THIS.toml`. Add [mirror] to carry entries back into the file.")
+    rows = [f"# {text}" for text in said]
+    rows.append(f"name = {_value(tables['name'])}")
+    for table, keys in tables.items():
+        if isinstance(keys, dict):
+            rows += ["", f"[{table}]", *(f"{key} = {_value(value)}" for key, value in keys.items())]
+    return "\n".join(rows) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+    text = str(value)
+    if "\\" in text and "'" not in text and text.isprintable():
+        return f"'{text}'"
+    return json.dumps(text, ensure_ascii=not text.isprintable())

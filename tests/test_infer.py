@@ -1,0 +1,190 @@
+"""`mapping infer` on logs of many kinds: what it proposes reads them, and what it is not sure of it says."""
+
+from __future__ import annotations
+
+import json
+import random
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.codecs.infer import codec_of, infer
+from bridge.codecs.timestamps import clock_for
+from bridge.mapping import Mapping, shipped_names
+from bridge.schema import Strict
+from tests.test_cli import bridge
+
+NOISE = random.Random(5)
+
+
+def pick(*values: str) -> str:
+    return NOISE.choice(values)
+
+
+def said() -> str:
+    words = ("alpha", "request", "failed", "for", "user", "blk_38865049064139660", "reset", "a|b", "x: y")
+    return " ".join(NOISE.choice(words) for _ in range(NOISE.randint(3, 8)))
+
+
+def at(n: int) -> str:
+    return f"{n // 3600 % 24:02}:{n // 60 % 60:02}:{n % 60:02}"
+
+
+Kind = tuple[Callable[[int], str], str, dict[str, Any]]
+KINDS: dict[str, Kind] = {
+    "syslog": (
+        lambda n: f"Mar {n // 50 + 1:2} {at(n)} host1 {pick('sshd[12]', 'cron', 'kernel')}: {said()}",
+        "regex", {"timestamp": "%b %d %H:%M:%S", "role": {"cron", "sshd", "kernel"}},
+    ),
+    "rfc5424": (
+        lambda n: f"<34>1 2026-03-02T{at(n)}.003Z host1 {pick('su', 'app')} - ID47 - {said()}",
+        "regex", {"timestamp": "iso8601", "role": {"su", "app"}, "type": {"ID47"}},
+    ),
+    "apache-error": (
+        lambda n: f"[Sun Mar 01 {at(n)} 2026] [{pick('error', 'notice')}] {pick('[client 1.2.3.4] ', '')}{said()}",
+        "regex", {"timestamp": "%a %b %d %H:%M:%S %Y", "type": {"error", "notice"}},
+    ),
+    "apache-2.4": (
+        lambda n: f"[Sun Mar 01 {at(n)}.902022 2026] [{pick('core', 'mpm')}:{pick('error', 'warn')}] [pid 35:tid 43] {said()}",
+        "regex", {"role": {"core", "mpm"}, "type": {"error", "warn"}},
+    ),
+    "access": (
+        lambda n: f'{pick("10.0.0.1", "::1")} - {pick("-", "bob")} [02/Mar/2026:{at(n)} +0100] "{pick("GET", "POST")} /{n}" 200 7',
+        "regex", {"timestamp": "%d/%b/%Y:%H:%M:%S %z", "type": {"GET", "POST"}, "role": {"10.0.0.1", "::1"}},
+    ),
+    "hadoop": (
+        lambda n: f"2026-03-02 {at(n)},{n % 1000:03} {pick('INFO', 'WARN')} [{pick('main', 'w 1')}] org.acme.{pick('A', 'B')}: {said()}"
+        + pick("", "", "\njava.lang.Bad: x\n\tat org.X.y(X.java:1)\n\t... 3 more"),
+        "regex", {"type": {"INFO", "WARN"}, "role": {"org.acme.A", "org.acme.B"}, "continuation": True},
+    ),
+    "log4j": (
+        lambda n: f"2026-03-02 {at(n)},000 [main] {pick('INFO ', 'ERROR')} org.acme.{pick('A', 'B')} - {said()}",
+        "regex", {"type": {"INFO", "ERROR"}, "role": {"org.acme.A", "org.acme.B"}},
+    ),
+    "hdfs": (
+        lambda n: f"260302 {at(n).replace(':', '')} {n % 40} {pick('INFO', 'WARN')} dfs.{pick('Node$Packet', 'FS')}: {said()}",
+        "regex", {"timestamp": "%y%m%d %H%M%S", "type": {"INFO", "WARN"}},
+    ),
+    "android": (
+        lambda n: f"03-01 {at(n)}.811  1702  {n % 5} {pick('D', 'I', 'E')} {pick('WindowManager', 'Power')}: {said()}",
+        "regex", {"type": {"D", "I", "E"}, "role": {"WindowManager", "Power"}},
+    ),
+    "openstack": (
+        lambda n: f"nova.log 2026-03-02 {at(n)}.008 25 {pick('INFO', 'WARNING')} nova.{pick('api', 'db')} [req-1 a - -] {said()}",
+        "regex", {"type": {"INFO", "WARNING"}, "role": {"nova.api", "nova.db"}},
+    ),
+    "python": (
+        lambda n: f"2026-03-02 {at(n)},123 - {pick('app.db', 'app.web')} - {pick('INFO', 'ERROR')} - {said()}",
+        "regex", {"type": {"INFO", "ERROR"}, "role": {"app.db", "app.web"}},
+    ),
+    "irc": (
+        lambda n: f"[2026-03-02 {at(n)}] <{pick('ann', 'bob', '@eve')}> {said()}",
+        "regex", {"role": {"ann", "bob", "eve"}},
+    ),
+    "pipes": (
+        lambda n: f"{pick('agent', 'ui')}|2026-03-02T{at(n)}Z|{pick('say', 'turn')}|{said()}",
+        "delimited", {"role": {"agent", "ui"}, "type": {"say", "turn"}},
+    ),
+    "tabs": (
+        lambda n: f"2026-03-02 {at(n)}\t{pick('INFO', 'WARN')}\t{pick('api', 'db')}\t{n * 7919 % 65536}\t{said()}",
+        "delimited", {"type": {"INFO", "WARN"}, "role": {"api", "db"}},
+    ),
+    "jsonl": (
+        lambda n: json.dumps({"id": n, "ts": 1772400000 + n, "level": pick("info", "warn"), "by": {"agent": pick("a", "b")}}),
+        "jsonl", {"timestamp": "epoch_s", "type": {"info", "warn"}, "role": {"a", "b"}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_kinds(kind: str, tmp_path: Path) -> None:
+    """The proposal is a mapping that `mapping check` accepts and that reads every line, with the fields one would name."""
+    make, codec, wanted = KINDS[kind]
+    path = tmp_path / f"{kind}.log"
+    path.write_text("".join(make(n) + "\n" for n in range(400)))
+    done = bridge(tmp_path, "mapping", "infer", path.name)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "found.toml").write_text(done.stdout)
+    found = tomllib.loads(done.stdout)
+    assert found["format"]["codec"] == codec
+    assert "(100.0 %)" in done.stdout
+    assert bridge(tmp_path, "mapping", "check", "found.toml", path.name).returncode == 0
+    for key in ("timestamp", "continuation"):
+        assert key not in wanted or found["format"].get(key) == wanted[key]
+    rows = codec_of(infer(path.read_bytes().split(b"\n")[:-1])).decode(path.read_bytes().split(b"\n")[:-1]).rows
+    for i, name in ((0, "role"), (2, "type")):
+        if name in wanted:
+            assert {row[i].decode() for row in rows if not isinstance(row, str)} == wanted[name]
+
+
+def test_unsure(tmp_path: Path) -> None:
+    """Where no time is found, or no year, or no zone, it says so and what to edit; the result can still be checked."""
+    (tmp_path / "x.log").write_text("".join(f"{said()}\n" for _ in range(100)))
+    done = bridge(tmp_path, "mapping", "infer", "x.log")
+    assert "# Not sure: no time was found" in done.stdout
+    assert "write format.pattern" in done.stdout
+    (tmp_path / "x.toml").write_text(done.stdout)
+    assert bridge(tmp_path, "mapping", "check", "x.toml", "x.log").returncode == 3
+    assert "the lines name no year" in infer([KINDS["syslog"][0](n).encode() for n in range(50)]).notes[0]
+    assert any("UTC is taken" in note for note in infer([KINDS["python"][0](n).encode() for n in range(50)]).notes)
+
+
+def test_odd_files(tmp_path: Path) -> None:
+    """An empty file, a missing one, bytes that are no text, and a line without end are said or read, never a trace."""
+    (tmp_path / "empty.log").write_bytes(b"\n\n")
+    assert "is empty" in bridge(tmp_path, "mapping", "infer", "empty.log").stderr
+    assert bridge(tmp_path, "mapping", "infer", "none.log").returncode == 1
+    for name, raw in (
+        ("binary.log", random.Random(1).randbytes(100_000)),
+        ("long.log", b"x" * 3_000_000),
+        ("q'\"\\.log", b"a|b\n"),
+    ):
+        (tmp_path / name).write_bytes(raw)
+        done = bridge(tmp_path, "mapping", "infer", name)
+        assert done.returncode == 0, done.stderr
+        tomllib.loads(done.stdout)
+
+
+def test_times_without_year_or_day() -> None:
+    """A time without a year is the latest that is not to come, 29 February too; one without a day is of the last day."""
+    from datetime import UTC, datetime
+
+    def ms(*when: int) -> int:
+        return int(datetime(*when, tzinfo=UTC).timestamp() * 1000)  # type: ignore[arg-type, misc]
+
+    read = clock_for("%b %d %H:%M:%S", "UTC", lambda: datetime(2026, 3, 2, 12))
+    assert read([b"Mar  2 11:00:00", b"Mar  3 11:00:00", b"Mar  4 00:00:00", b"Feb 29 00:00:00"]) == [
+        ms(2026, 3, 2, 11), ms(2026, 3, 3, 11), ms(2025, 3, 4), ms(2024, 2, 29),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="day is out of range"):
+        read([b"Feb 30 00:00:00"])
+    read = clock_for("%H:%M", "UTC", lambda: datetime(2026, 3, 2, 12))
+    assert read([b"11:00", b"13:00"]) == [ms(2026, 3, 2, 11), ms(2026, 3, 1, 13)]
+
+
+def test_schema(tmp_path: Path) -> None:
+    """The JSON Schema knows every key of a mapping, forbids others, and holds all keys of the shipped mappings."""
+    schema = json.loads(bridge(tmp_path, "mapping", "schema").stdout)
+
+    def keys(model: type[Strict], node: dict[str, Any]) -> None:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+        assert node["additionalProperties"] is False
+        assert set(node["properties"]) == {field.alias or name for name, field in model.model_fields.items()}
+
+    keys(Mapping, schema)
+    for name in ("source", "format", "message", "stream", "mirror", "policy"):
+        node = schema["properties"][name]
+        node = node["anyOf"][0] if "anyOf" in node else node
+        annotation = Mapping.model_fields[name].annotation
+        [model] = [
+            one
+            for one in (annotation, *getattr(annotation, "__args__", ()))
+            if isinstance(one, type) and issubclass(one, Strict)
+        ]
+        keys(model, node)
+    for name in shipped_names():
+        shown = json.loads(bridge(tmp_path, "mapping", "show", name, "--json").stdout)
+        assert set(shown) <= set(schema["properties"])
