@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check bench soak reference clean
+.PHONY: demo test check bench plot soak reference clean
 
 demo: $(VENV)/ready
 	$(BIN)/bridge demo
@@ -19,6 +19,9 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks
+
+plot: $(VENV)/ready
+	$(BIN)/python -m benchmarks plot
 
 soak: $(VENV)/ready
 	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_crash.py

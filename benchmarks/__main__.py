@@ -1,5 +1,11 @@
-"""`python -m benchmarks`. The measures are a module of their own, so that a spawned process can import them."""
+"""`make bench`, and `make plot` with the argument `plot`."""
 
-from benchmarks.measures import main
+import sys
 
-main()
+from benchmarks import measures, plot
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["plot"]:
+        plot.main()
+    else:
+        measures.main(sys.argv[1:])

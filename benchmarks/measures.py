@@ -316,7 +316,6 @@ def measure(binary: Binary, source: Path) -> dict[str, Any]:
     ratios = [ours / theirs for ours, theirs in zip(forwards, floors, strict=True)]
     median = statistics.median
     result: dict[str, Any] = {
-        "server": f"{binary.flavour} {'.'.join(map(str, binary.version))}", "lines": LINES, "rounds": ROUNDS,
         "forward_per_s": median(forwards), "floor_per_s": median(floors), "forward_to_floor": median(ratios),
         "forward_to_floor_each": ratios, "redis_py_pipeline_per_s": median(pipes),
         "forward_to_redis_py": median(forwards) / median(pipes), "forward_peak_mb": max(memories),
@@ -332,19 +331,52 @@ def measure(binary: Binary, source: Path) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    """Measures every server there is; the table on stderr, JSON on stdout."""
-    binaries: dict[str, Binary] = {}
+def binaries() -> list[Binary]:
+    """One server program of each kind there is."""
+    found: dict[str, Binary] = {}
     for path in candidates():
         one = identify(path)
-        binaries.setdefault(one.flavour, one)
+        found.setdefault(one.flavour, one)
+    return list(found.values())
+
+
+def main(only: list[str]) -> None:
+    """Measures every server there is; the table on stderr, JSON on stdout. `only`: `live` or `import`, else both."""
+    from benchmarks import history
+
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         source = Path(folder) / "messages.log"
         generate(source, LINES)
-        results = [measure(binary, source) for binary in binaries.values()]
+        results: list[dict[str, Any]] = []
+        for binary in binaries():
+            name = f"{binary.flavour} {'.'.join(map(str, binary.version))}"
+            result: dict[str, Any] = {"server": name, "lines": LINES, "rounds": ROUNDS}
+            if only != ["import"]:
+                result |= measure(binary, source)
+            if only != ["live"]:
+                result |= condensed(history.measure(binary, source, LINES, ROUNDS))
+            results.append(result)
     names = [name for name in results[0] if isinstance(results[0][name], int | float)]
     print(f"{'':28}" + "".join(f"{result['server']:>16}" for result in results), file=sys.stderr)
     for name in names:
         cells = "".join(f"{result.get(name, float('nan')):16,.2f}" for result in results)
         print(f"{name:28}{cells}", file=sys.stderr)
     print(json.dumps({"results": results}, indent=2))
+
+
+def condensed(found: dict[str, list[float]]) -> dict[str, float]:
+    """Medians, the largest memory, and ratios of figures of the same round."""
+    median = statistics.median
+    result = {name: max(values) if name.endswith("_mb") else median(values) for name, values in found.items()}
+
+    def ratio(name: str, ours: str, theirs: str) -> None:
+        if theirs in found and min(found[theirs]) > 0:
+            result[name] = median(a / b for a, b in zip(found[ours], found[theirs], strict=True))
+
+    ratio("import_to_pipe", "import_per_s", "redis_cli_pipe_per_s")
+    ratio("import_to_socket", "import_per_s", "socket_per_s")
+    ratio("gz_to_plain", "import_gz_per_s", "import_per_s")
+    ratio("merged_to_plain", "import_merged_per_s", "import_per_s")
+    ratio("import_to_syslog_ng", "import_per_s", "syslog-ng_per_s")
+    ratio("import_to_rsyslog", "import_per_s", "rsyslogd_per_s")
+    return result

@@ -1,0 +1,76 @@
+"""`make plot`: time and memory of an import from 10,000 to 5,000,000 lines, as import.svg beside its figures."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from benchmarks.history import imported
+from benchmarks.measures import bench, binaries, generate
+
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000, 5_000_000)
+COLOURS = ("#2266aa", "#bb5522")
+WIDE, HIGH, LEFT, TOP = 640, 240, 60, 30
+
+
+def main() -> None:
+    """Measures, and writes both files beside this one."""
+    found: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="bridge-plot-") as folder:
+        for size in SIZES:
+            source = Path(folder) / "source.log"
+            generate(source, size)
+            for binary in binaries():
+                with bench(binary) as one:
+                    one.log.hardlink_to(source)
+                    rate, memory = imported(one, size)
+                name = f"{binary.flavour} {'.'.join(map(str, binary.version))}"
+                row = {"lines": size, "seconds": round(size / rate, 3), "peak_mb": round(memory, 1)}
+                found.setdefault(name, []).append(row)
+                print(name, row, file=sys.stderr)
+    here = Path(__file__).parent
+    (here / "import.json").write_text(json.dumps(found, indent=1) + "\n")
+    (here / "import.svg").write_text(drawn(found))
+
+
+def drawn(found: dict[str, list[dict[str, float]]]) -> str:
+    """Two charts one above the other: seconds, both scales logarithmic, and megabytes."""
+    decades = [(-1, "0.1"), (0, "1"), (1, "10"), (2, "100")]
+    seconds = _chart("seconds", found, 0, lambda row: log10(row["seconds"]), (-1, 2), decades)
+    tens = [(n, str(n)) for n in (0, 40, 80, 120)]
+    memory = _chart("peak MB", found, HIGH + 50, lambda row: row["peak_mb"], (0, 120), tens)
+    names = "".join(
+        f'<text x="{LEFT + 10 + 150 * i}" y="18" fill="{COLOURS[i % 2]}">{name}</text>' for i, name in enumerate(found)
+    )
+    high = 2 * HIGH + 120
+    box = f'viewBox="0 0 {WIDE} {high}" font-family="sans-serif" font-size="12"'
+    white = f'<rect width="{WIDE}" height="{high}" fill="#fff"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n{white}\n{names}\n{seconds}{memory}</svg>\n'
+
+
+def _chart(title: str, found: dict[str, list[dict[str, float]]], down: int, value: Any, span: tuple[float, float],
+           ticks: Sequence[tuple[float, str]]) -> str:  # fmt: skip
+    def x(lines: float) -> float:
+        return LEFT + (log10(lines) - 4) / (log10(5_000_000) - 4) * (WIDE - LEFT - 30)
+
+    def y(at: float) -> float:
+        return TOP + down + HIGH - (at - span[0]) / (span[1] - span[0]) * HIGH
+
+    parts = [f'<text x="{LEFT}" y="{TOP + down + HIGH + 34}">{title} of an import, by lines</text>']
+    for at, label in ticks:
+        parts.append(f'<line x1="{LEFT}" x2="{WIDE - 30}" y1="{y(at):.1f}" y2="{y(at):.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(at) + 4:.1f}" text-anchor="end">{label}</text>')
+    for lines, label in ((1e4, "10,000"), (1e5, "100,000"), (1e6, "1,000,000"), (5e6, "5,000,000")):
+        parts.append(f'<text x="{x(lines):.1f}" y="{y(span[0]) + 16:.1f}" text-anchor="middle">{label}</text>')
+    for i, rows in enumerate(found.values()):
+        points = " ".join(f"{x(row['lines']):.1f},{y(value(row)):.1f}" for row in rows)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[i % 2]}" stroke-width="2"/>')
+        for point in points.split():
+            cx, cy = point.split(",")
+            parts.append(f'<circle cx="{cx}" cy="{cy}" r="3" fill="{COLOURS[i % 2]}"/>')
+    return "\n".join(parts) + "\n"
