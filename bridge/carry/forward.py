@@ -173,13 +173,8 @@ class Forward:
         for source in self._sources.values():
             self._resume(source, compared, remembered.get(source.name))
         self._settle_loss(compared)
-        info = compared.info
-        sender.exists = info.last_id > ZERO_ID
-        # What the bridge itself sent last is where its history goes on; behind others' entries it has to be told.
-        ours = any(
-            raw and Checkpoint.from_json(raw).entry == info.last_id for raw in compared.books.checkpoint.values()
-        )
-        self._batcher.floor_ms = info.last_id[0] if ours else 0
+        sender.exists = compared.info.last_id > ZERO_ID
+        self._batcher.floor_ms = 0
 
     def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> None:
         connection, _ = self._live

@@ -243,7 +243,7 @@ class Source:
         end, more = len(read.lines.lines), True
         if read.generation.number == self.memory.history.generation:
             end = bisect_left(read.lines.offsets, self.memory.history.offset)
-            more = end == len(read.lines.lines)
+            more = read.lines.end < self.memory.history.offset
         return Head(read.order(self.codec, self._latest), read.at, end, more, read.lines) if end > read.at else None
 
     def take(self, count: int) -> Draft | None:

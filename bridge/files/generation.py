@@ -98,7 +98,12 @@ class Generation:
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`; none when the content is gone. Raises SourceError."""
-        return self.content.read(size, offset) if self.content is not None else b""
+        if self.content is None:
+            return b""
+        try:
+            return self.content.read(size, offset)
+        except SourceError as error:
+            raise SourceError(error.what, where=f"{self.path} {error.where}".rstrip(), hint=error.hint) from None
 
     def extend_head(self) -> None:
         """Takes in more of the first bytes while there are fewer than 1 KiB of them."""

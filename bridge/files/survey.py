@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bridge.errors import SourceError
@@ -83,7 +84,7 @@ class Survey:
 
     def _names(self) -> dict[Path, tuple[int, int]]:
         """Every name of a piece of this source, and the device and inode behind it."""
-        paths = {path for pattern in self._rotated for path in self._root.glob(pattern)}
+        paths = {path for pattern in self._rotated for path in self._matches(pattern)}
         if self._one_of_many:  # a glob of rotated names serves every source: its own begin with its name
             paths = {path for path in paths if path.name.startswith((self._path.name + ".", self._path.name + "-"))}
         names = {}
@@ -97,3 +98,16 @@ class Survey:
             if path == self._path or stat.S_ISREG(now.st_mode):
                 names[path] = (now.st_dev, now.st_ino)
         return names
+
+    def _matches(self, pattern: str) -> list[Path]:
+        """What a glob of rotated names finds; beside a file of many only among names that begin with the file's own."""
+        folder, _, last = pattern.rpartition("/")
+        if not self._one_of_many or self._root / folder != self._path.parent:
+            return [*self._root.glob(pattern)]
+        try:
+            with os.scandir(self._path.parent) as found:  # quicker than a Path each, of which there may be thousands
+                names = [one.name for one in found]
+        except OSError:
+            return []
+        own = self._path.name
+        return [self._path.parent / name for name in names if name.startswith(own) and fnmatchcase(name, last)]
