@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import bz2
+import gzip
 import json
+import lzma
 import os
 import signal
 import subprocess
@@ -47,6 +50,14 @@ def line(data: str | bytes, role: str = "agent") -> bytes:
     """A line of the log, with its newline."""
     raw = data if isinstance(data, bytes) else data.encode()
     return role.encode() + b"|2026-03-02T09:14:05.112Z|turn|" + raw + b"\n"
+
+
+def unpacked(path: Path) -> bytes:
+    """What a file holds, by the suffix of its name."""
+    return UNPACK.get(path.suffix, bytes)(path.read_bytes())
+
+
+UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 
 
 class Rig:
@@ -159,10 +170,13 @@ class Rig:
         with self.log.open("ab") as file:
             file.write(b"".join(line(data) for data in datas))
 
+    def pieces(self) -> list[Path]:
+        """The rotated pieces, compressed or not, oldest first."""
+        return sorted(self.root.glob("messages.log.*"), key=lambda p: -int(p.name.split(".")[2]))
+
     def lines(self) -> list[bytes]:
         """All lines of all pieces of the source, oldest piece first, without newlines."""
-        pieces = sorted(self.root.glob("messages.log.*"), key=lambda p: -int(p.suffix[1:]))
-        whole = b"".join(p.read_bytes() for p in [*pieces, self.log] if p.exists())
+        whole = b"".join(unpacked(p) for p in [*self.pieces(), self.log] if p.exists())
         return [one for one in whole.split(b"\n") if one]
 
     # -- the bridge ------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
-"""Random programs of file events against a model: write, rotate, truncate, replace, delete, restart, kill."""
+"""Random programs of file events against a model: write, rotate, truncate, replace, delete, compress, restart, kill."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 
 from bridge.drain import once
 from bridge.server.binary import find
-from tests.rig import RUNNING, Rig, line
+from tests.rig import RUNNING, Rig, line, unpacked
 from tests.test_rotation import copytruncate, rotate
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
@@ -31,6 +35,8 @@ ACTS = st.one_of(
     st.tuples(st.just("delete"), st.just(0)),
     st.tuples(st.just("carry"), st.just(0)),
     st.tuples(st.just("kill"), st.integers(0, 10_000)),
+    st.tuples(st.just("press"), st.integers(0, 100)),
+    st.tuples(st.just("unpress"), st.integers(0, 100)),
 )
 
 
@@ -107,6 +113,8 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
         elif act == "kill":
             model.whole()
             killed(rig, n)
+        elif act in ("press", "unpress"):
+            press(rig, n, packed=act == "unpress")
         elif rig.log.exists():
             model.whole()
             if act == "rotate":
@@ -136,6 +144,21 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
     assert len(mirrored) == len(set(mirrored))
 
 
+def press(rig: Rig, n: int, *, packed: bool) -> None:
+    """One of the rotated pieces is compressed, or made plain again; as gzip does it, with its time of writing."""
+    pieces = [path for path in rig.pieces() if (path.suffix in PRESS) == packed]
+    if pieces:
+        old = pieces[n % len(pieces)]
+        suffix = list(PRESS)[n % len(PRESS)]
+        new = old.with_suffix("") if packed else old.with_name(old.name + suffix)
+        new.write_bytes(unpacked(old) if packed else PRESS[suffix](old.read_bytes()))
+        shutil.copystat(old, new)
+        old.unlink()
+
+
+PRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
 def killed(rig: Rig, n: int) -> None:
     """A run in a child process that is killed at a point the number chooses."""
     point = [f"{name}.{when}" for name in RUNNING for when in ("before", "after")][n % (2 * len(RUNNING))]
@@ -159,6 +182,10 @@ def killed(rig: Rig, n: int) -> None:
 )
 @given(st.lists(ACTS, min_size=1, max_size=14))
 @example([("write", 1), ("copytruncate", 0), ("kill", 594), ("write", 1), ("kill", 594), ("copytruncate", 0)])
+@example([("write", 9), ("rotate", 0), ("write", 9), ("carry", 0), ("delete", 0), ("press", 0), ("write", 9)])
+@example(
+    [("write", 9), ("rotate", 0), ("press", 1), ("kill", 0), ("unpress", 0), ("rotate", 0), ("write", 9), ("press", 2)]
+)
 @pytest.mark.timeout(1200)
 def test_programs(acts: list[tuple[str, int]]) -> None:
     """After any program both sides hold what was written, once and in order, and another run changes nothing."""

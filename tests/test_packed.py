@@ -254,3 +254,22 @@ def test_no_newline_at_the_end(one_rig: Rig) -> None:
     assert rig.datas() == [b"whole", b"new"]
     assert "1 message went over" in rig.run("quarantine", "retry", "--redis", rig.server.socket_url).stdout
     assert rig.datas() == [b"whole", b"new", b"rest"]
+
+
+def test_all_compressed_and_the_log_gone(one_rig: Rig) -> None:
+    """Many carried pieces that were compressed since are known by their content alone, also when the log is gone."""
+    rig, datas = one_rig, []
+    for n in range(8):
+        rig.append(f"{n}-a", f"{n}-b" * 400)
+        datas += [f"{n}-a".encode(), f"{n}-b".encode() * 400]
+        rig.once()
+        aged(rig)
+    for n in range(1, 9):
+        press(rig, f"messages.log.{n}", [".gz", ".xz", ".bz2", ".zst"][n % 4])
+    rig.log.unlink()
+    for _ in range(2):
+        rig.once()
+        assert rig.datas() == datas
+    rig.append("new")
+    rig.once()
+    assert rig.datas() == [*datas, b"new"]

@@ -19,19 +19,22 @@ def names(tag: str, n: int) -> list[bytes]:
     return [f"{tag}-{i}".encode() for i in range(n)]
 
 
+def shift(rig: Rig) -> None:
+    """.2 → .3, .1.gz → .2.gz."""
+    for path in rig.pieces():
+        number = int(path.name.split(".")[2])
+        path.rename(path.with_name(path.name.replace(f".log.{number}", f".log.{number + 1}")))
+
+
 def rotate(rig: Rig) -> None:
     """As logrotate does: .2 → .3, .1 → .2, the log → .1, and no new log yet."""
-    numbers = sorted((int(p.suffix[1:]) for p in rig.root.glob("messages.log.*")), reverse=True)
-    for n in numbers:
-        (rig.root / f"messages.log.{n}").rename(rig.root / f"messages.log.{n + 1}")
+    shift(rig)
     if rig.log.exists():
         rig.log.rename(rig.root / "messages.log.1")
 
 
 def copytruncate(rig: Rig) -> None:
-    numbers = sorted((int(p.suffix[1:]) for p in rig.root.glob("messages.log.*")), reverse=True)
-    for n in numbers:
-        (rig.root / f"messages.log.{n}").rename(rig.root / f"messages.log.{n + 1}")
+    shift(rig)
     shutil.copy2(rig.log, rig.root / "messages.log.1")
     os.truncate(rig.log, 0)
 
