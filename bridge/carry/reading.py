@@ -209,9 +209,12 @@ class Reader:
             self._tail.advance(generation, found.data[: found.lines.ends[passed - 1] - found.start])
 
     def end_packed(self, generation: Generation) -> None:
-        """At the end of a compressed file: bytes without a newline go into quarantine, they will never get one."""
+        """At the end of a compressed file: bytes without a newline go into quarantine, they will never get one.
+
+        Not those before a damage: the line may be had whole, when the file is mended.
+        """
         left, at = generation.size() - generation.read_to, generation.read_to
-        if generation.packed is None or not left or self.barred:
+        if generation.content is None or generation.content.damage() or not left or self.barred:
             return
         long = LongLine(at)
         long.scan(lambda offset: (self._tail.read(generation, READ_BYTES[1], offset), []))

@@ -56,6 +56,8 @@ class Source:
         self.trouble: BridgeError | None = None
         self.damage: dict[int, SourceError] = {}
         """What was found wrong with compressed files, by generation."""
+        self.unfinished: dict[int, int] = {}
+        """Bytes without a newline at the end of generations that are finished."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
         self.tally = Tally()
@@ -264,6 +266,7 @@ class Source:
             if (record := self.tail.finish()) is None:
                 return None
             if left := generation.size() - generation.read_to:
+                self.unfinished[generation.number] = left
                 said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
                 self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
             self._closing.append(record)
@@ -276,7 +279,7 @@ class Source:
             return
         damage = generation.content.damage()
         if damage and generation.number not in self.damage:
-            hint = "what stands before it was carried; put a whole copy in its place, and see `bridge locate` for it"
+            hint = "what stands before it was carried; with a whole copy in its place the next start goes on from there"
             self.damage[generation.number] = SourceError(damage, where=generation.path.name, hint=hint)
             self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
         self._reader.end_packed(generation)

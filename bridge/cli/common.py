@@ -147,3 +147,22 @@ def complain(error: BridgeError) -> None:
     click.echo(f"bridge: {error}", err=True)
     if error.hint:
         click.echo(f"  try: {error.hint}", err=True)
+
+
+def serve(settings: Settings) -> None:
+    """Starts the embedded server, if it is the one to be used and does not run."""
+    from bridge.log import log
+    from bridge.server import embedded
+
+    if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
+        server = embedded.start(settings.state_dir)
+        log.info("started the embedded server (process %s); `bridge server stop` ends it", embedded.pid_of(server))
+
+
+def of_root(settings: Settings) -> Settings:
+    """The same. Raises ConfigError when its root is no folder."""
+    from bridge.errors import ConfigError
+
+    if not settings.root.is_dir():
+        raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
+    return settings

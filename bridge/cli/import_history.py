@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, complain, counted, emit, emit_line, mapping_names, verb
+from bridge.cli.common import Options, complain, counted, emit, emit_line, mapping_names, of_root, serve, verb
 
 if TYPE_CHECKING:
     from bridge.config import Settings
@@ -34,12 +34,8 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
     It can be stopped at any time and goes on from there. `bridge run` goes on behind its last line. Exits 1 if not all
     could be read.
     """
-    from bridge.errors import ConfigError
-
-    settings = options.settings()
+    settings = of_root(options.settings())
     options.log(settings.log_format)
-    if not settings.root.is_dir():
-        raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
     chosen = [settings.mapping(name) for name in dict.fromkeys(mappings)] or list(settings.mappings)
     if dry_run:
         return _preview(options, settings, chosen)
@@ -48,16 +44,12 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
     from bridge.history import import_history
-    from bridge.log import log
     from bridge.run import state_lock, stop_on_signals, tune_interpreter
-    from bridge.server import embedded
 
     with state_lock(settings.state_dir, "import-history"):
         stop = stop_on_signals()
         tune_interpreter()
-        if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
-            server = embedded.start(settings.state_dir)
-            log.info("started the embedded server (process %s); `bridge server stop` ends it", embedded.pid_of(server))
+        serve(settings)
         watch = _Events() if options.as_json else _Bars() if sys.stderr.isatty() else _Lines()
         with watch:
             reports, errors = import_history(settings, chosen, stop, watch, max_rate=max_rate)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, counted, emit, verb
+from bridge.cli.common import Options, complain, counted, emit, of_root, serve, verb
 
 if TYPE_CHECKING:
     from threading import Event
@@ -24,22 +24,14 @@ if TYPE_CHECKING:
 @verb
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
-    from bridge.errors import ConfigError
-    from bridge.log import log
     from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
-    from bridge.server import embedded
 
-    settings = options.settings(log_format)
+    settings = of_root(options.settings(log_format))
     options.log(settings.log_format)
-    if not settings.root.is_dir():
-        raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()
-        if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
-            server = embedded.start(settings.state_dir)
-            pid = embedded.pid_of(server)
-            log.info("started the embedded server (process %s); `bridge server stop` ends it", pid)
+        serve(settings)
         if once:
             return _once(options, settings, dual, stop)
         return Process(settings, dual=dual, poll=poll, stop=stop).run()

@@ -39,7 +39,7 @@ class Known:
     packed: tuple[int, int] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Generation:
     """One physical file, held open. `read_to` is the reader's place, ahead of what Redis has confirmed.
 
@@ -196,21 +196,35 @@ def bare(name: str) -> str:
     return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
 
 
+def is_regular(name: str) -> bool:
+    """Whether a rotated file's name ends in a number or a date, as those of whole generations do."""
+    return bool(_NUMBERED.search(bare(name)) or _DATED.search(bare(name)))
+
+
 def in_age_order(paths: list[Path]) -> list[Path]:
     """Rotated files, oldest first: `.1` is younger than `.2`, compressed or not; dates in names go by themselves.
 
-    Where not all names tell, they go by modification time, then by name.
+    Others stand among them by modification time, and move none of them.
     """
-    numbers = {path: match for path in paths if (match := _NUMBERED.search(bare(path.name)))}
-    if len(numbers) == len(paths):
-        return sorted(paths, key=lambda path: -int(numbers[path][1]))
-    dates = {path: re.sub(r"\D", "", match[0]) for path in paths if (match := _DATED.search(bare(path.name)))}
-    if len(dates) == len(paths) and len({len(date) for date in dates.values()}) == 1:
-        return sorted(paths, key=lambda path: (dates[path], path.name))
-    timed = []
+    written: dict[Path, int] = {}
     for path in paths:
         try:
-            timed.append((path.stat().st_mtime_ns, path.name, path))
+            written[path] = path.stat().st_mtime_ns
         except OSError:
             continue
-    return [path for _, _, path in sorted(timed)]
+    numbers = {path: int(match[1]) for path in written if (match := _NUMBERED.search(bare(path.name)))}
+    dates = {
+        path: re.sub(r"\D", "", match[0])
+        for path in written if path not in numbers and (match := _DATED.search(bare(path.name)))
+    }  # fmt: skip
+    blocks = [
+        sorted(numbers, key=lambda path: -numbers[path]),
+        sorted(dates, key=lambda path: (dates[path][:8].ljust(8, "0"), dates[path], path.name)),
+    ]
+    ordered = [
+        path for block in sorted(filter(None, blocks), key=lambda b: max(written[p] for p in b)) for path in block
+    ]
+    for path in sorted(written.keys() - ordered, key=lambda path: (written[path], path.name)):
+        place = next((i for i, other in enumerate(ordered) if written[other] > written[path]), len(ordered))
+        ordered.insert(place, path)
+    return ordered

@@ -33,14 +33,19 @@ class Register:
             self.known[record.number] = record
             self.news.append(record)
 
-    def seen(self, one: Generation, files: list[Generation]) -> bool:
-        """Whether this file is a closed generation, or a copy of one.
+    def remembers(self, one: Generation) -> Known | None:
+        """The generation that this compressed file was seen to be before, and it was not written to since."""
+        return next((record for record in self.known.values() if _remembered(one, record)), None)
+
+    def seen(self, one: Generation, files: list[Generation]) -> Known | None:
+        """The closed generation that this file is, or is a copy of; None when it is none.
 
         Equal content proves that only where the known generation's own file is not among `files`: two generations
         may well begin with the same line.
         """
-        if one.packed is not None and any(_remembered(one, record) for record in self.known.values()):
-            return True
+        known = self.remembers(one)
+        if known is not None:
+            return known
         present = {other.identity for other in files}
         for record in self.known.values():
             identity = (record.device, record.inode)
@@ -48,13 +53,13 @@ class Register:
                 continue
             if (one.identity == identity or identity not in present) and _is(one, record):
                 self.recognised(one, record)
-                return True
-        return False
+                return record
+        return None
 
-    def older(self, one: Generation, files: list[Generation]) -> bool:
-        """Whether a file that is known stands after this one in age order."""
+    def older(self, one: Generation, files: list[Generation], than: list[Known]) -> bool:
+        """Whether a file that is one of these stands after this one in age order."""
         place = next(i for i, other in enumerate(files) if other is one)
-        read = [record for record in self.known.values() if record.at.head_len]
+        read = [record for record in than if record.at.head_len]
         return any(any(_remembered(other, r) or other.holds(r.at) for r in read) for other in files[place + 1 :])
 
 

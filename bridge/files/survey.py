@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bridge.errors import SourceError
-from bridge.files.content import COMPRESSED, HEAD
-from bridge.files.generation import Generation, bare, in_age_order, is_copy, open_regular
+from bridge.files.content import COMPRESSED, HEAD, Content
+from bridge.files.generation import Generation, bare, in_age_order, is_copy, is_regular, open_regular
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -57,27 +57,35 @@ class Survey:
     ) -> list[Generation]:
         """The rotated files but those that merely repeat the beginning of another, as `cp log log.bak` makes them.
 
-        Two generations may well begin with the same line, so a short file of a rotated name, which has a number or a
-        date in it, is none. `held` are the generations that are open already.
+        Of two that are alike the one whose name ends in a number or a date stays. Two generations may well begin with
+        the same line, so a short file of such a name is no copy. `held` are the generations that are open already.
         """
-        kept = []
         known = {one.identity for one in held}
-        for i, one in enumerate(files):
-            name = one.path.name.removeprefix(self._path.name)
-            small = len(one.read(HEAD, 0)) < HEAD and any(c.isdigit() for c in name)
-            if one.identity in known or small or not self._repeats(one, files[:i], [*files[i + 1 :], *held, fresh]):
-                kept.append(one)
+        odd = {id(one) for one in files if not is_regular(one.path.name)}
+        dropped: set[int] = set()
+        for one in sorted(files, key=lambda one: id(one) not in odd):
+            if one.identity in known or one.content is None:
                 continue
-            if one.packed is None:  # what is compressed repeats what is held open until it was
-                self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
-            one.close()
-        return kept
+            place = next(i for i, other in enumerate(files) if other is one)
+            others = [other for other in files if other is not one and id(other) not in dropped]
+            if id(one) not in odd:
+                if len(one.read(HEAD, 0)) < HEAD:
+                    continue
+                older = [other for other in files[:place] if other in others]
+            else:
+                older = []
+            younger = [other for other in others if other not in older]
+            if self._repeats(one.content, older, [*younger, *held, fresh]):
+                dropped.add(id(one))
+                if one.packed is None:  # what is compressed repeats what is held open until it was
+                    self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
+        for one in files:
+            if id(one) in dropped:
+                one.close()
+        return [one for one in files if id(one) not in dropped]
 
     @staticmethod
-    def _repeats(one: Generation, older: list[Generation], others: list[Generation | None]) -> bool:
-        if one.content is None:
-            return False
-        content = one.content
+    def _repeats(content: Content, older: list[Generation], others: list[Generation | None]) -> bool:
         if any(is_copy(content, other.content) for other in others if other and other.content):
             return True
         return any(is_copy(content, other.content, longer=True) for other in older if other.content)

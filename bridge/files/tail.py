@@ -164,13 +164,10 @@ class Tail:
 
     def _end(self, done: Generation) -> Known:
         record = self._register.known[done.number] = done.known(closed=True)
-        self._keep_late(done)
-        return record
-
-    def _keep_late(self, done: Generation) -> None:
         self._late.append(done)
         while len(self._late) > KEPT_LATE:
             self._late.pop(0).close()
+        return record
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Puts the reader at a place that Redis confirmed: later generations are read from their beginning.
@@ -219,10 +216,9 @@ class Tail:
 
     def seek_late(self, number: int, at: Fingerprint) -> None:
         """The same for a finished generation that has grown since."""
-        for one in [one for one in self._late if one.number == number]:
-            if not one.place(at):
-                self._late.remove(one)
-                one.close()
+        for one in [one for one in self._late if one.number == number and not one.place(at)]:
+            self._late.remove(one)
+            one.close()
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """A generation is known by more than was written down of it here."""
@@ -265,13 +261,31 @@ class Tail:
             last = self._chain[-1] if self._chain else None
         if last is None or last.path != self.path:
             self._append_newer(last)
+        self._mended()
+
+    def _mended(self) -> None:
+        """A compressed file that was damaged and is whole now goes on where it ended: among the finished ones."""
+        if not any(record.closed for record in self.records()):
+            return
+        rotated, fresh = self._survey.take()
+        held = {one.identity for one in (*self._chain, *self._late)}
+        for one in [*rotated, *([fresh] if fresh else [])]:
+            if one.packed is None or one.identity in held or self._register.remembers(one):
+                one.close()
+                continue
+            record = self._register.seen(one, rotated)
+            if record is not None and one.place(record.at) and one.grown():
+                one.number = record.number
+                self._late.append(one)
+            else:
+                one.close()
 
     def _skipped(self) -> bool:
         """Whether a rotated file holds lines that no known generation does."""
         rotated, fresh = self._survey.take()
         rotated = self._survey.without_copies(rotated, fresh, [*self._chain, *self._late])
         found = any(
-            one.read(1, 0) and not self._seen(one, rotated) and not self._register.older(one, rotated)
+            one.read(1, 0) and not self._seen(one, rotated) and not self._register.older(one, rotated, self.records())
             for one in rotated
         )
         for one in (*rotated, *([fresh] if fresh else [])):
@@ -330,12 +344,12 @@ class Tail:
             start = copies[-1] + 1 if copies else 0
             if not copies:
                 start = sum(one.written() < last_written for one in files)
-        older = {one.identity for one in files[:start]}
+        older, before = {one.identity for one in files[:start]}, self.records()
         for one in [*files, *([fresh] if fresh else [])]:
             if one.identity in older or self._seen(one, files):
                 one.close()
                 continue
-            if last is None and one is not fresh and self._register.older(one, files):
+            if last is None and one is not fresh and self._register.older(one, files, before):
                 self._say_once(one.path.name, "is older than what was carried; it is left alone")
                 one.close()
                 continue
@@ -348,7 +362,7 @@ class Tail:
         """Whether this file is open already, or a generation that is known, or a copy of one."""
         if any(one.identity == other.identity for other in (*self._chain, *self._late)):
             return True
-        return one.path != self.path and self._register.seen(one, files)
+        return one.path != self.path and self._register.seen(one, files) is not None
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
         """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""
