@@ -31,7 +31,7 @@ def headline(status: Status) -> tuple[str, Level]:
         lost = "" if failed else ", nothing lost"
         return f"Redis unreachable{since}, {waiting}{lost}", "behind"
     if not status.running:
-        return _not_running(status, waiting)
+        return _not_running(status, waiting, failed)
     ways = "Carrying both ways" if status.dual else "Carrying file to stream"
     beat = status.heartbeat
     if beat is not None and not beat.get("stopped") and not beat.get("once") and status.at - float(beat["at"]) > SILENT:
@@ -44,7 +44,7 @@ def headline(status: Status) -> tuple[str, Level]:
     return (f"{ways}, 0 behind", "good") if _nothing(status) else (f"{ways}, {waiting}", "behind")
 
 
-def _not_running(status: Status, waiting: str) -> tuple[str, Level]:
+def _not_running(status: Status, waiting: str, failed: list[str]) -> tuple[str, Level]:
     if status.importing:
         reports = [one.imported for one in status.mappings if one.imported and one.imported["state"] == "running"]
         shares = [f"{100 * one['done'] / one['bytes']:.0f} % of {one['mapping']}" for one in reports if one["bytes"]]
@@ -52,6 +52,8 @@ def _not_running(status: Status, waiting: str) -> tuple[str, Level]:
         return f"{said}; {waiting}", "behind"
     if status.holder:
         return f"Not running: {status.holder} is at work; {waiting}", "idle"
+    if failed:
+        return f"Not running, and {failed[0]}{_more(failed)}; {waiting}", "bad"
     beat = status.heartbeat
     if beat is None and any(source.position for one in status.mappings for source in one.sources):
         return f"Not running; {waiting}", "idle"

@@ -25,7 +25,7 @@ PATIENCE = 60.0
 """Seconds that an import goes on trying to reach a Redis that went away."""
 
 TOLD = 0.2
-NOTED = 2.0
+NOTED = 0.5
 """Seconds between two words to the person who watches, and between two into the ledger."""
 
 SMOOTH = 10
@@ -132,11 +132,11 @@ class Import:
             if self._mirror is not None:
                 self._mirror.close()
             self._measure()
-            damage = [error for source in self._forward.sources for error in source.damage.values()]
-            self.errors += damage
-            self.report.errors = [str(error) for error in self.errors]
             stopped = "interrupted" if self._stop.is_set() else "done"
             self.report.state = "failed" if self.errors else stopped
+            damage = [error for source in self._forward.sources for error in source.damage.values()]
+            self.errors += damage  # what could be read of those is in: the import is done as far as it can be
+            self.report.errors = [str(error) for error in self.errors]
             save_import(self._ledger, self._number, self.report.to_json())
             self._shared.close()
         self._tell("ended", self.report)
@@ -228,7 +228,9 @@ class Import:
                 tally.entries, tally.empty, tally.clamped, source.rejected,
             )  # fmt: skip
             first = source.tail.first()
-            one.unfinished = source.left() if first is not None and first is source.tail.current() else 0
+            one.unfinished = sum(source.unfinished.values())
+            if first is not None and first is source.tail.current() and not first.packed:
+                one.unfinished += source.left()
             one.error = str(source.trouble) if source.trouble is not None else ""
             if tally.latest:
                 report.earliest = min(report.earliest or tally.earliest, tally.earliest)

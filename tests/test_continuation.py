@@ -163,3 +163,33 @@ def test_check(traced: Rig) -> None:
     said = rig.run("mapping", "check", "trace.toml", "files/messages.log").stdout
     assert "2 of 3 lines translate" in said
     assert "begins no message, and continues none: line 1" in said
+
+
+@pytest.mark.parametrize("limit", [2000, 16_000])
+def test_a_limit_below_a_piece(traced: Rig, limit: int) -> None:
+    """No message is cut where a piece of the file that was read ends."""
+    rig = traced
+    (rig.path / "trace.toml").write_text(MAPPING.replace("max_line_bytes = 2000", f"max_line_bytes = {limit}"))
+    rig.log.write_text("".join(first(f"{n}") + f"more {'x' * 900}\n" for n in range(400)))
+    old(rig)
+    rig.once()
+    assert rig.datas() == [f"{n}\nmore {'x' * 900}".encode() for n in range(400)]
+    assert aside(rig) == []
+
+
+def test_late_line_and_an_older_copy(traced: Rig) -> None:
+    """A message that went before its last line came is vouched for by the lines it had: nothing of it is sent again."""
+    rig = traced
+    rig.log.write_text(first("z") + first("a"))
+    old(rig)
+    rig.once()
+    names = [key.decode() for key in rig.redis.call("KEYS", "*")]
+    saved = {name: rig.redis.call("DUMP", name) for name in names}
+    with rig.log.open("a") as file:
+        file.write("too late\n" + first("b"))
+    old(rig)
+    rig.once()
+    for name in names:
+        rig.redis.call("RESTORE", name, 0, saved[name], "REPLACE")
+    rig.once()
+    assert rig.datas() == [b"z", b"a", b"b"]

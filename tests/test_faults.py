@@ -262,3 +262,14 @@ def test_publish_is_forbidden(rig: Rig) -> None:
     rig.append(*backlog)
     assert not rig.once(url=f"unix://mute:pw@{rig.server.socket}?db=0").errors
     assert rig.datas() == backlog
+
+
+def test_deleted_before_the_ledger_knew(rig: Rig) -> None:
+    """Killed after Redis confirmed and before the ledger noted it, then the stream deleted: all of it comes back."""
+    datas = [f"{n}" for n in range(300)]
+    rig.append(*datas)
+    assert rig.start("--once", crash="forward.checkpoint.before:1", dual=False).wait(60) == -9
+    assert rig.redis.call("XLEN", STREAM) == 300
+    rig.redis.call("DEL", STREAM)
+    rig.once()
+    assert rig.datas() == [one.encode() for one in datas]

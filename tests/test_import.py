@@ -357,3 +357,35 @@ def test_beside_a_running_bridge(one_rig: Rig) -> None:
     assert f"bridge run (process {child.pid})" in done.stderr
     assert rig.run("import-history", "--dry-run", "--redis", rig.server.socket_url).returncode == 0
     rig.stop(child)
+
+
+def test_stops_where_one_of_many_must_stop(one_rig: Rig) -> None:
+    """With `on_reject = "stop"` a bad line of one file stops the merge: mended, all lines are in the order of time."""
+    rig = one_rig
+    text = rig.run("mapping", "show", "hestai-roles").stdout + '\n[policy]\non_reject = "stop"\n'
+    (rig.path / "mine.toml").write_text(text)
+    rig.write_config(mapping="mine.toml")
+    lines = {name: [f"2026-03-02T00:{n // 60:02}:{n % 60:02}Z|t|{name}{n}\n" for n in range(900)] for name in "ab"}
+    lines["a"][500] = "bad line\n"
+    for name, some in lines.items():
+        (rig.root / f"{name}.out").write_text("".join(some))
+    done = rig.run("import-history", "--redis", rig.server.socket_url)
+    assert done.returncode == 1
+    assert "a.out offset" in done.stderr
+    lines["a"][500] = "2026-03-02T00:08:20Z|t|a500\n"
+    (rig.root / "a.out").write_text("".join(lines["a"]))
+    bring(rig)
+    found = [one.fields[7].decode() for one in entries(rig.redis, b"hestai:roles")]
+    assert found == [f"{name}{n}" for n in range(900) for name in "ab"]
+
+
+def test_behind_a_full_millisecond(one_rig: Rig) -> None:
+    """Behind an entry with the highest sequence number there is, IDs go on with the next millisecond."""
+    rig = one_rig
+    values = [part for name in ("role", "timestamp", "type", "data") for part in (name, "x")]
+    rig.redis.call("XADD", STREAM, f"{BASE + 1000}-18446744073709551615", *values)
+    rig.log.write_text("".join(f"a|2026-03-02T00:00:0{n}Z|t|{n}\n" for n in range(4)))
+    bring(rig)
+    assert [one.id for one in rig.entries()][1:] == [
+        (BASE + 1001, 0), (BASE + 1001, 1), (BASE + 2000, 0), (BASE + 3000, 0)
+    ]  # fmt: skip

@@ -187,3 +187,19 @@ def test_shipped_mappings_on_real_files(one_rig: Rig) -> None:
         assert len(found) == sum(p.read_bytes().count(b"\n") for p in (data / folder).glob(glob)) == 88
         times = [one.fields[3] for one in found]
         assert times == sorted(times)
+
+
+def test_one_that_fails_takes_nothing_along(one_rig: Rig) -> None:
+    """Where one file of a merge must stop, lines of the others that were taken with it are carried all the same."""
+    rig = one_rig
+    text = rig.run("mapping", "show", "hestai-roles").stdout + '\n[policy]\non_reject = "stop"\n'
+    (rig.path / "mine.toml").write_text(text)
+    rig.write_config(mapping="mine.toml")
+    for name in "abc":
+        some = [stamped(n, f"{name}{n}") for n in range(900)]
+        (rig.root / f"{name}.out").write_bytes(b"".join(some[:500] + [b"bad\n"] * (name == "b") + some[500:]))
+    assert "b.out offset" in str(rig.once().errors[0])
+    found = [one.fields[7].decode() for one in entries(rig.redis, b"hestai:roles")]
+    for name in "abc":
+        mine = [data for data in found if data[0] == name]
+        assert mine == [f"{name}{n}" for n in range(500 if name == "b" else 900)]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bridge.files.content import KEPT, MOST_OUT, Packed
 from bridge.files.generation import in_age_order
 from bridge.ledger.store import Ledger
-from tests.rig import Rig, line
+from tests.rig import Rig, line, unpacked, wait_until
 
 zstandard = pytest.importorskip("zstandard")
 
@@ -302,3 +302,103 @@ def test_all_compressed_and_the_log_gone(one_rig: Rig) -> None:
     rig.append("new")
     rig.once()
     assert rig.datas() == [*datas, b"new"]
+
+
+@pytest.mark.parametrize("lines", [1, 40])
+def test_pieces_that_begin_alike(one_rig: Rig, lines: int) -> None:
+    """Every piece begins with the same lines; compressed before it was carried to its end, none is taken for another."""
+    rig = one_rig
+    heading = [f"heading {'x' * 40}"] * lines
+    rig.append(*heading)
+    rig.once()
+    rig.append("a")
+    aged(rig, *heading, "b")
+    aged(rig, *heading, "c")
+    press(rig, "messages.log.2")
+    press(rig, "messages.log.1")
+    for _ in range(2):
+        rig.once()
+        head = [one.encode() for one in heading]
+        assert rig.datas() == [*head, b"a", *head, b"b", *head, b"c"]
+
+
+def test_a_copy_begins_like_the_new_file(one_rig: Rig) -> None:
+    """Copied and truncated, the new content begins with the same line: what the copy holds beyond it is carried."""
+    rig = one_rig
+    rig.append("heading")
+    rig.once()
+    rig.append("a")
+    shutil.copy(rig.log, rig.root / "messages.log.1")
+    rig.log.write_bytes(line("heading") + line("b"))
+    rig.once()
+    assert rig.datas() == [b"heading", b"a", b"heading", b"b"]
+
+
+def test_met_empty_and_compressed_before_it_was_carried(one_rig: Rig) -> None:
+    """A file that was empty when it was met, while Redis was away, is known by what was written into it since."""
+    rig = one_rig
+    rig.append("a")
+    rig.once()
+    child = rig.ready(rig.start(url="redis://127.0.0.1:1/0", dual=False))
+    aged(rig)
+    rig.log.touch()
+    wait_until(lambda: known(rig) == 2, rig.said)
+    rig.append("b1", "b2")
+    aged(rig, "c")
+    wait_until(lambda: known(rig) == 3, rig.said)
+    rig.stop(child)
+    press(rig, "messages.log.1")
+    rig.once()
+    assert rig.datas() == [b"a", b"b1", b"b2", b"c"]
+
+
+def known(rig: Rig) -> int:
+    """How many generations the ledger knows."""
+    ledger = Ledger(rig.state / "ledger.db")
+    found = ledger.rows("SELECT count(*) FROM generations")[0][0]
+    ledger.close()
+    return int(found)
+
+
+def test_alike_from_end_to_end(one_rig: Rig) -> None:
+    """Pieces with the very same line are pieces all the same, one entry for each."""
+    rig = one_rig
+    for n in range(6):
+        rig.append("the same")
+        rig.once()
+        aged(rig)
+        press(rig, "messages.log.1", [".gz", ".xz"][n % 2])
+    rig.append("last")
+    rig.once()
+    assert rig.datas() == [*[b"the same"] * 6, b"last"]
+
+
+def test_unpacked_in_place(one_rig: Rig) -> None:
+    """A carried piece that is unpacked again, while its old inode went to a new log, is not carried again."""
+    rig, datas = one_rig, [f"{n:03}" for n in range(60)]
+    rig.append(*datas)
+    aged(rig)
+    rig.log.touch()
+    packed = press(rig, "messages.log.1")
+    rig.once()
+    rig.log.unlink()
+    plain = unpacked(packed)
+    packed.unlink()
+    rig.append("b")  # which has the inode of the compressed file now, on many file systems
+    (rig.root / "messages.log.1").write_bytes(plain)
+    aged(rig, "c")
+    for _ in range(2):
+        rig.once()
+        assert rig.datas() == [one.encode() for one in [*datas, "b", "c"]]
+
+
+def test_compressed_twice(one_rig: Rig) -> None:
+    """The same piece under two suffixes is one piece."""
+    rig = one_rig
+    rig.append("a")
+    aged(rig, "b")
+    raw = (rig.root / "messages.log.1").read_bytes()
+    press(rig, "messages.log.1", ".xz")
+    (rig.root / "messages.log.1.gz").write_bytes(gzip.compress(raw))
+    rig.once()
+    assert rig.datas() == [b"a", b"b"]

@@ -291,7 +291,11 @@ class Forward:
         return [self._sources[name] for name in sorted(self._sources)]
 
     def take_as_history(self) -> None:
-        """What the files hold now gets its own times as entry IDs, as far as the stream allows; noted in the ledger."""
+        """What the files hold now gets its own times as entry IDs, as far as the stream allows; noted in the ledger.
+
+        A file that fails among others stops them all from here on.
+        """
+        self._turns.strict = True
         for source in self._sources.values():
             if source.name in self._placed:
                 source.take_as_history()

@@ -102,11 +102,16 @@ def gather(sources: list[Source], limit: int) -> Parcel | None:
                 break
             most //= 2
         drafts: dict[int, Draft] = {}
-        for i in sorted(ends):
-            begin, end = ends[i]
-            draft = _of(heads[i][0], lambda one, many=end - begin: one.take(many))  # type: ignore[misc]
-            if draft is not None:
-                drafts[i] = draft
+        try:
+            for i in sorted(ends):
+                begin, end = ends[i]
+                draft = _of(heads[i][0], lambda one, many=end - begin: one.take(many))  # type: ignore[misc]
+                if draft is not None:
+                    drafts[i] = draft
+        except Failed:
+            for i, draft in drafts.items():
+                heads[i][0].give_back(draft)
+            raise
         if drafts:
             return _interleaved(runs, drafts, ends)
 

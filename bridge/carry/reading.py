@@ -52,6 +52,11 @@ class Read:
             return self._rows[begin:end], self._times[begin:end]
         return codec.decode(self.lines.lines[begin:end])
 
+    def stops(self, i: int, limit: int) -> bool:
+        """Whether this line, of which `order` was asked, cannot be an entry."""
+        line = self.lines.lines[i]
+        return len(line) > limit or (bool(line) and isinstance(self._rows[i], str))
+
     def order(self, codec: Codec, latest: int) -> Sequence[int]:
         """The keys by which these lines are merged with others; what is no message goes with the one before it."""
         if not self.keys:
@@ -145,8 +150,12 @@ class Reader:
             lines = split(data, start, cuts)
             over = len(data) - sum(b - a for a, b in cuts) > self._max_line
             if self._continued and lines.lines:
-                ended = ended or over or (not full and not self.barred and self._ended(generation))
-                lines = grouped(lines, self._continued.begins(lines.lines), self._max_line, ended=ended)
+                last = ended or (not full and not self.barred and self._ended(generation))
+                begins = self._continued.begins(lines.lines)
+                whole = grouped(lines, begins, self._max_line, ended=last)
+                if not whole.lines and full and over:  # one message that is too long
+                    whole = grouped(lines, begins, self._max_line, ended=True)
+                lines = whole
                 self.settling = not full and not lines.lines
             if lines.lines or lines.end > start or not full:
                 return Read(generation, start, data, lines, full)
@@ -179,23 +188,23 @@ class Reader:
             drop_range(self._ledger, self._stream, one)
         return data, cuts
 
-    def line_at(self, generation: Generation, offset: int, size: int) -> bytes | None:
-        """The message that begins at `offset`; `size` is about its bytes. None: no line begins there, or ends there.
+    def lines_at(self, generation: Generation, offset: int, count: int, size: int) -> bytes | None:
+        """So many lines from `offset` on, the newlines between them; `size` is about their bytes.
 
-        Empty where nobody can tell yet: a line of the mirror's is under way there.
+        None: no line begins there, or there are fewer. Empty where nobody can tell yet: a line of the mirror's is under
+        way there.
         """
         if offset and self._tail.read(generation, 1, offset - 1) != b"\n":
             return None
+        most = max(size, self._max_line) * 4
         while raw := self._tail.read(generation, size, offset):
             data, cuts = self.foreign(generation, offset, raw)
-            lines = split(data, offset, cuts)
-            if self._continued and lines.lines:
-                lines = grouped(lines, self._continued.begins(lines.lines), self._max_line, ended=len(raw) < size)
-            if lines.lines:
-                return lines.lines[0]
+            lines = split(data, offset, cuts).lines
+            if len(lines) >= count:
+                return b"\n".join(lines[:count])
             if len(data) < len(raw):
                 return b""
-            if len(raw) < size or size > self._max_line:
+            if len(raw) < size or size > most:
                 return None
             size *= 4
         return None

@@ -120,6 +120,9 @@ def what_was_lost(
         return f"it began anew with {_text(info.first_id)}, after {_text(memory.last_id)} had been seen"
     if books is None:
         return ""
+    sent = [one for raw in books.checkpoint.values() if (one := Checkpoint.from_json(raw).entry) is not None]
+    if max(sent, default=ZERO_ID) > info.last_id:
+        return f"entries up to {_text(max(sent))} had been sent, and its last ID is {_text(info.last_id)}"
     for name, source in sources.items():
         raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
         if raw and source.stored and Checkpoint.from_json(raw).position < Checkpoint.from_json(source.stored).position:

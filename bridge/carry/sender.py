@@ -8,7 +8,7 @@ from bridge.carry.draft import Batcher, Draft, Parcel
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.writer import Batch, Cursor, Landed, Newer, Overtaken, StreamWriter
+from bridge.streams.writer import FULL, Batch, Cursor, Landed, Newer, Overtaken, StreamWriter
 
 NEWER = 3
 """How often the IDs of a parcel are set behind others' newer entries before it gets the time of sending."""
@@ -62,7 +62,8 @@ class Sender:
                         draft.source.go_live(
                             "others write into the stream: further lines get the time of sending as ID"
                         )
-                self._batcher.floor_ms = max(parcel.floor_ms, newer.last[0])
+                after = newer.last[0] + (newer.last[1] >= FULL)
+                self._batcher.floor_ms = max(parcel.floor_ms, after)
                 batch = self._batcher.batch(parcel, exists=self.exists)
                 self._writer.stage(batch)
         reached("forward.send.after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bridge.carry.draft import Draft, closed_fingerprint, closed_value
 from bridge.carry.merge import BATCH_BYTES, Head
@@ -12,7 +12,9 @@ from bridge.carry.reading import Read, Reader
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.rejects import Rejects
 from bridge.carry.shared import keep_news
+from bridge.carry.tally import Tally
 from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
 from bridge.errors import BridgeError, LedgerError, SourceError
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
@@ -21,27 +23,9 @@ from bridge.ledger.sources import SourceMemory, save_source
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row
+from bridge.model import FIELDS, Checkpoint, Fingerprint, Origin, Position, Row
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was read of a source: lines that became entries, and those that were empty; of the entries how many
-    have another ID than their own time. `earliest` and `latest` are times of messages, in ms since 1970, 0: none."""
-
-    entries: int = 0
-    empty: int = 0
-    clamped: int = 0
-    earliest: int = 0
-    latest: int = 0
-
-    def timed(self, times: list[int]) -> None:
-        """Takes in the times of entries."""
-        first = min(times)
-        self.earliest = min(first, self.earliest) if self.latest else first
-        self.latest = max(self.latest, max(times))
 
 
 class Source:
@@ -68,6 +52,7 @@ class Source:
         self._clock = clock
         self._reader = Reader(mapping, tail, ledger, self._rejects, self.codec, clock)
         self._latest = 0
+        self._undo: Callable[[], None] = lambda: None
         self._aside: dict[tuple[int, int, str], int] = {}
         self._closing: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
@@ -189,10 +174,11 @@ class Source:
         one = self.tail.of_number(origin.generation)
         if one is None or one.content is None:
             return any(record.number == origin.generation for record in self.tail.records())
-        line = self._reader.line_at(one, origin.offset, sum(map(len, fields)) + 256)
+        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        count = values.get(FIELDS[3], b"").count(b"\n") + 1 if isinstance(self.codec, Continued) else 1
+        line = self._reader.lines_at(one, origin.offset, count, sum(map(len, fields)) + 256)
         if not line:
             return line is not None
-        values = dict(zip(fields[0::2], fields[1::2], strict=True))
         return self.codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self.codec.fields)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
@@ -246,13 +232,30 @@ class Source:
         if read.generation.number == self.memory.history.generation:
             end = bisect_left(read.lines.offsets, self.memory.history.offset)
             more = read.lines.end < self.memory.history.offset
-        return Head(read.order(self.codec, self._latest), read.at, end, more, read.lines) if end > read.at else None
+        keys = read.order(self.codec, self._latest)
+        if self._rejects.stops:  # a line that cannot be an entry stands alone: nothing may go before it and behind it
+            bad = next((i for i in range(read.at, end) if read.stops(i, self._max_line)), end)
+            end, more = (max(bad, read.at + 1), True) if bad < end else (end, more)
+        return Head(keys, read.at, end, more, read.lines) if end > read.at else None
 
     def take(self, count: int) -> Draft | None:
         """A draft of the next `count` lines of `head`; None when none of them becomes an entry."""
-        read = self._reader.held
-        self._latest = read.keys[read.at + count - 1]
-        return self._draft(read, count, late=False)
+        read, latest, skipped = self._reader.held, self._latest, self.skipped_since
+        at, place = read.at, (read.generation.read_to, read.generation.tail)
+        self._latest = read.keys[at + count - 1]
+        draft = self._draft(read, count, late=False)
+        self._undo = lambda: self._put_back(read, at, place, latest, skipped)
+        return draft
+
+    def give_back(self, draft: Draft) -> None:
+        """The draft that was taken last is not sent: its lines come again."""
+        self._undo()
+        self._closing = list(draft.closing)
+        self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
+
+    def _put_back(self, read: Read, at: int, place: tuple[int, bytes], latest: int, skipped: float | None) -> None:
+        read.at, (read.generation.read_to, read.generation.tail) = at, place
+        self._latest, self._reader.skipped_since = latest, skipped
 
     def _next(self, limit: int, ahead: int = 0) -> Read | None:
         """Lines of the first generation that has any left; those before it are ended."""
@@ -265,7 +268,7 @@ class Source:
             self._at_end(generation)
             if (record := self.tail.finish()) is None:
                 return None
-            if left := generation.size() - generation.read_to:
+            if left := generation.size() - generation.read_to:  # of a damaged one, the line it was torn in
                 self.unfinished[generation.number] = left
                 said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
                 self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")

@@ -19,19 +19,26 @@ class Turns:
         self._ledger = ledger
         self._worker = worker
         self._active: dict[str, Source] = {}
+        self.strict = False
+        """A source that fails in a merge stops the others: their lines could not be put in order later."""
 
     def add(self, source: Source) -> None:
         """Something happened to its files."""
         self._active[source.name] = source
 
     def next(self, limit: int) -> Parcel | None:
-        """Up to `limit` entries; None when there is nothing to carry now. A source that fails is noted and left out."""
+        """Up to `limit` entries; None when there is nothing to carry now. A source that fails is noted and left out.
+
+        With `strict` its error is raised: SourceError, RejectStop, LedgerError.
+        """
         history = [one for name, one in sorted(self._active.items()) if name in self._placed and one.in_history]
         while len(history) > 1:
             try:
                 parcel = gather(history, limit)
             except Failed as failed:
                 self._give_up(failed.source, failed.error)
+                if self.strict:
+                    raise failed.error from None
                 history.remove(failed.source)
                 continue
             if parcel is not None or any(source.waits for source in history):

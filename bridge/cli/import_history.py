@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bridge.cli.common import Options, complain, counted, emit, emit_line, mapping_names, of_root, serve, verb
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from bridge.config import Settings
     from bridge.history import Report
     from bridge.mapping import Mapping
@@ -111,61 +113,66 @@ class _Bars(_Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from bridge.cli.screen import console
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), DownloadColumn(),
-            TextColumn("{task.fields[lines]}", markup=False), TimeRemainingColumn(), console=console(stderr=True),
-        )  # fmt: skip
-        self._tasks: dict[tuple[str, str], Any] = {}
-
-    def __enter__(self) -> _Bars:
-        from bridge.log import redirect
-
-        self._progress.start()
-        redirect(sys.stderr)  # which is the bars' own now: a word of the log goes above them
-        return self
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
 
     def __exit__(self, *_: object) -> None:
-        from bridge.log import redirect
-
-        self._progress.stop()
-        redirect(sys.stderr)
+        self._stop()
 
     def __call__(self, event: str, report: Report) -> None:
-        from bridge.cli.screen import safe
-
         if event == "started":
-            self._progress.console.print(safe(_beginning(report)))
-            many = report.sources if 1 < len(report.sources) <= BARS else []
-            for name in [*(one.source for one in many), ""]:
-                label = str(safe(name or (f"{report.mapping}: all" if many else report.mapping)))
-                self._tasks[report.mapping, name] = self._progress.add_task(label, lines="")
+            self._say(_beginning(report))
+            self._start(report)
+        many = len(self._tasks) > 1
         for one in report.sources:
-            self._show(report.mapping, one.source, one.done, one.bytes, f"{one.entries:,} lines")
+            self._show(one.source, one.done, one.bytes, f"{one.entries:,} lines")
         note = " (Redis is away)" if event == "waiting" else ""
         said = f"{report.lines:,} lines, {report.rate:,.0f}/s{note}"
-        self._show(report.mapping, "", report.total("done"), report.total("bytes"), said)
+        self._show("" if many else report.mapping, report.total("done"), report.total("bytes"), said)
         if event == "ended":
-            for (mapping, _), task in self._tasks.items():
-                if mapping == report.mapping:
-                    self._progress.stop_task(task)
-            self._progress.refresh()
-            self._progress.stop()
+            self._stop()
             click.echo(summary(report))
-            for task in self._tasks.values():
-                self._progress.update(task, visible=False)
+
+    def _start(self, report: Report) -> None:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        from bridge.cli.screen import console, safe
+        from bridge.log import redirect
+
+        out = console(stderr=True)
+        size = DownloadColumn() if out.width >= NARROW else TaskProgressColumn()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), size,
+            TextColumn("{task.fields[lines]}", markup=False), TimeRemainingColumn(compact=True), console=out,
+        )  # fmt: skip
+        names = [one.source for one in report.sources] if 1 < len(report.sources) <= BARS else []
+        for name in [*names, "" if names else report.mapping]:
+            self._tasks[name] = self._progress.add_task(str(safe(name or "all")), lines="")
+        self._progress.start()
+        redirect(sys.stderr)  # which is the bars' own now: a word of the log goes above them
+
+    def _stop(self) -> None:
+        from bridge.log import redirect
+
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
             self._tasks.clear()
-            self._progress.start()
+            redirect(sys.stderr)
 
-    def _show(self, mapping: str, source: str, done: int, total: int, lines: str) -> None:
-        task = self._tasks.get((mapping, source))
-        if task is not None:
-            self._progress.update(task, completed=done, total=total, lines=lines)
+    def _show(self, name: str, done: int, total: int, lines: str) -> None:
+        if self._progress is not None and name in self._tasks:
+            self._progress.update(self._tasks[name], completed=done, total=total, lines=lines)
 
 
+NARROW = 76
 BARS = 20
 """More sources than these have one bar together."""
 
@@ -201,6 +208,7 @@ def summary(report: Report) -> str:
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
+    word += ", but not what is damaged" if report.state == "done" and report.errors else ""
     rate = f" ({report.rate:,.0f}/s)" if report.seconds >= 1 else ""
     rows = [f"{report.mapping}: {word}, {counted(report.lines, 'line')} in {duration(report.seconds)}{rate}"
             f" → {counted(entries, 'entry', 'entries')} in {report.stream}"]  # fmt: skip
@@ -220,11 +228,11 @@ def summary(report: Report) -> str:
     if waiting:
         many = counted(sum(one.unfinished for one in waiting), "byte")
         rows.append(
-            f"  waiting  {many} of a last line without a newline, in {', '.join(one.source for one in waiting[:3])}"
+            f"  waiting  {many} of last lines without a newline, in {', '.join(one.source for one in waiting[:3])}"
         )
-    if report.state != "done":
+    if report.state != "done" and report.total("bytes"):
         size, done = report.total("bytes"), report.total("done")
-        rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({100 * done / size if size else 100:.0f} %)")
+        rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({100 * done / size:.0f} %)")
     return "\n".join(rows)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, counted, emit, emit_line, verb
+from bridge.cli.common import Options, counted, emit, emit_line, of_root, verb
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -33,7 +33,7 @@ def command(options: Options, watch: bool) -> int:
     from bridge.headline import headline
     from bridge.status import sample, to_json
 
-    settings = options.settings()
+    settings = of_root(options.settings())
     if watch:
         return _watch(options)
     found = sample(settings, time.time)
@@ -57,7 +57,7 @@ def _watch(options: Options) -> int:
     from bridge.headline import headline
     from bridge.status import sample, to_json
 
-    settings, out, last = options.settings(), console(), ""
+    settings, out, last = of_root(options.settings()), console(), ""
     live = Live(console=out, screen=False, auto_refresh=False) if out.is_terminal and not options.as_json else None
     try:
         if live is not None:

@@ -252,7 +252,8 @@ class Packed:
 
     def _more(self) -> None:
         """Unpacks one more piece, or finds the end."""
-        raw = self._pending or self._take()
+        hungry = self._member is None or getattr(self._member, "needs_input", True)
+        raw = self._pending or (self._take() if hungry else b"")  # else its own input would pile up
         self._pending = b""
         if self._member is None:
             raw = self._begin(raw)

@@ -15,6 +15,8 @@ class Register:
     def __init__(self, known: list[Known]) -> None:
         self.known = {one.number: one for one in known}
         self.news: list[Known] = []
+        self.anew: set[int] = set()
+        """Closed generations that were recognised in a compressed file, and were not before."""
 
     def note(self, one: Generation, *, closed: bool = False) -> None:
         """What it is known by now."""
@@ -26,50 +28,68 @@ class Register:
         self.known[number] = replace(self.known[number], at=at)
         self.news.append(self.known[number])
 
-    def recognised(self, one: Generation, record: Known) -> None:
+    def match(self, files: list[Generation]) -> dict[Generation, Known]:
+        """Which closed generation each of these files holds, oldest first; one file for each, whatever is alike.
+
+        A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
+        by inode and content; any other by all of its content alone.
+        """
+        free = {number: one for number, one in self.known.items() if one.closed and one.at.head_len}
+        found: dict[Generation, Known] = {}
+        for fits in (_remembered, _in_place, _whole):
+            for one in files:
+                record = None if one in found else next((r for r in free.values() if fits(one, r)), None)
+                if record is not None:
+                    found[one] = self._recognised(one, free.pop(record.number))
+        return found
+
+    def find(
+        self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
+    ) -> Generation | None:
+        """Which of these files holds what the record says, in its place; `taken` are the inodes of others.
+
+        Of a generation that has ended the one that is it. Else its inode among the rotated, then of those that are no
+        other generation the oldest, then the path: two generations may well begin alike, and the older one is finished
+        first.
+        """
+        matched = self.match(rotated)
+        if record.closed:
+            order = [one for one, known in matched.items() if known.number == record.number]
+        else:
+            order = sorted((one for one in rotated if one not in matched), key=lambda one: not same_inode(one, record))
+            order += [fresh] if fresh else []
+        for one in order:
+            weak = record.at.head_len == 0 and not same_inode(one, record)
+            if not weak and one.identity not in taken and one.place(record.at):
+                one.number = record.number
+                return one
+        return None
+
+    def _recognised(self, one: Generation, record: Known) -> Known:
         """A closed generation was compressed: the next look knows it without unpacking it."""
-        if one.packed is not None:
+        if one.packed is not None and not _remembered(one, record):
             record = replace(record, device=one.identity[0], inode=one.identity[1], packed=one.packed)
             self.known[record.number] = record
             self.news.append(record)
-
-    def remembers(self, one: Generation) -> Known | None:
-        """The generation that this compressed file was seen to be before, and it was not written to since."""
-        return next((record for record in self.known.values() if _remembered(one, record)), None)
-
-    def seen(self, one: Generation, files: list[Generation]) -> Known | None:
-        """The closed generation that this file is, or is a copy of; None when it is none.
-
-        Equal content proves that only where the known generation's own file is not among `files`: two generations
-        may well begin with the same line.
-        """
-        known = self.remembers(one)
-        if known is not None:
-            return known
-        present = {other.identity for other in files}
-        for record in self.known.values():
-            identity = (record.device, record.inode)
-            if not record.closed or not record.at.head_len:
-                continue
-            if (one.identity == identity or identity not in present) and _is(one, record):
-                self.recognised(one, record)
-                return record
-        return None
-
-    def older(self, one: Generation, files: list[Generation], than: list[Known]) -> bool:
-        """Whether a file that is one of these stands after this one in age order."""
-        place = next(i for i, other in enumerate(files) if other is one)
-        read = [record for record in than if record.at.head_len]
-        return any(any(_remembered(other, r) or other.holds(r.at) for r in read) for other in files[place + 1 :])
+            self.anew.add(record.number)
+        return record
 
 
 def _remembered(one: Generation, record: Known) -> bool:
     return bool(one.packed) and (one.packed, one.identity) == (record.packed, (record.device, record.inode))
 
 
-def _is(one: Generation, record: Known) -> bool:
-    """Whether a file holds what a closed generation did; a compressed one may hold more, if that one was cut short."""
-    at, same = record.at, one.identity == (record.device, record.inode)
-    if one.packed is None and not same and one.size() != at.offset:
-        return False
-    return one.holds(at) and (same or one.packed is None or at.offset >= HEAD or not one.read(1, at.offset))
+def same_inode(one: Generation, record: Known) -> bool:
+    """Whether a file has the inode of the record; compressing it gives it another, which may have been any file's."""
+    return one.identity == (record.device, record.inode) and bool(one.packed) == bool(record.packed)
+
+
+def _in_place(one: Generation, record: Known) -> bool:
+    return same_inode(one, record) and one.holds(record.at)
+
+
+def _whole(one: Generation, record: Known) -> bool:
+    """A compressed file may hold more: what was carried of it may have been cut short."""
+    if one.packed is None:
+        return one.size() == record.at.offset and one.holds(record.at)
+    return one.holds(record.at) and (record.at.offset >= HEAD or not one.read(1, record.at.offset))

@@ -77,7 +77,7 @@ class Survey:
             younger = [other for other in others if other not in older]
             if self._repeats(one.content, older, [*younger, *held, fresh]):
                 dropped.add(id(one))
-                if one.packed is None:  # what is compressed repeats what is held open until it was
+                if one.packed is None or not self._repeats(one.content, [], [*held]):  # what is held was compressed
                     self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
         for one in files:
             if id(one) in dropped:
@@ -97,8 +97,9 @@ class Survey:
             paths = {path for path in paths if path.name.startswith((self._path.name + ".", self._path.name + "-"))}
         names = {}
         for path in paths | {self._path}:
-            if path.suffix in COMPRESSED and path.with_name(bare(path.name)) in paths:
-                continue  # it is being compressed, or was and the plain one was kept
+            kept = [path.with_name(bare(path.name) + suffix) for suffix in ("", *COMPRESSED)]
+            if path.suffix in COMPRESSED and any(one in paths for one in kept[: kept.index(path)]):
+                continue  # it is being compressed, or compressed anew, or was and the other was kept
             try:
                 now = os.stat(path)
             except OSError:

@@ -60,6 +60,7 @@ class Tail:
                 raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self.path)) from None
             if current.content is not None and (found.st_dev, found.st_ino) == current.identity:
                 why = current.changed()
+                self.introduce(current)
                 if why:
                     self._replaced_in_place(current, why)
             else:
@@ -103,10 +104,11 @@ class Tail:
         return grown
 
     def introduce(self, one: Generation, *, closed: bool = False) -> None:
-        """Before a line is sent of what was empty when it was numbered: it is known by its first bytes from now on."""
+        """What was empty when it was numbered is known by its first bytes from now on: before a line of it is sent."""
         if not self._register.known[one.number].at.head_len:
             one.extend_head()
-            self._register.note(one, closed=closed)
+            if one.head:
+                self._register.note(one, closed=closed)
 
     def close(self) -> None:
         """Closes every descriptor."""
@@ -269,45 +271,43 @@ class Tail:
             return
         rotated, fresh = self._survey.take()
         held = {one.identity for one in (*self._chain, *self._late)}
+        matched = self._register.match(rotated)
         for one in [*rotated, *([fresh] if fresh else [])]:
-            if one.packed is None or one.identity in held or self._register.remembers(one):
-                one.close()
-                continue
-            record = self._register.seen(one, rotated)
-            if record is not None and one.place(record.at) and one.grown():
+            record = matched.get(one)
+            anew = record is not None and record.number in self._register.anew  # else it is as it was
+            if record is not None and anew and one.identity not in held and one.place(record.at) and one.grown():
                 one.number = record.number
                 self._late.append(one)
-            else:
-                one.close()
+                continue
+            if one is not fresh and record is None and one.identity not in held and one.read(1, 0):
+                self._say_once(one.path.name, "was never carried, and is no newer than what was; it is left alone")
+            one.close()
 
     def _skipped(self) -> bool:
         """Whether a rotated file holds lines that no known generation does."""
-        rotated, fresh = self._survey.take()
-        rotated = self._survey.without_copies(rotated, fresh, [*self._chain, *self._late])
-        found = any(
-            one.read(1, 0) and not self._seen(one, rotated) and not self._register.older(one, rotated, self.records())
-            for one in rotated
-        )
+        rotated, fresh = self._files()
+        matched = self._register.match(rotated)
+        known = [i for i, one in enumerate(rotated) if one in matched or self._is_open(one)]
+        newer = rotated[known[-1] + 1 :] if known else rotated
+        found = any(one.read(1, 0) for one in newer)
         for one in (*rotated, *([fresh] if fresh else [])):
             one.close()
         return found
 
-    def _find(self, record: Known) -> Generation | None:
-        """The file that holds what the record says: its inode among the rotated, then the path, then the others."""
+    def _files(self) -> tuple[list[Generation], Generation | None]:
+        """The rotated files, oldest first, without mere copies; and the one at the path."""
         rotated, fresh = self._survey.take()
-        candidates = [*rotated[::-1], *([fresh] if fresh else [])]
-        identity = (record.device, record.inode)
-        candidates.sort(key=lambda one: (one.path == self.path or one.identity != identity, one.path != self.path))
-        taken = {one.identity for one in (*self._chain, *self._late)}
-        chosen = None
-        for one in candidates:
-            weak = record.at.head_len == 0 and one.identity != identity
-            if chosen is None and not weak and one.identity not in taken and one.place(record.at):
-                chosen = one
-                chosen.number = record.number
-                if record.closed:
-                    self._register.recognised(one, record)
-            else:
+        return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
+
+    def _is_open(self, one: Generation) -> bool:
+        return any(one.identity == other.identity for other in (*self._chain, *self._late))
+
+    def _find(self, record: Known) -> Generation | None:
+        """The file that holds what the record says, open and in its place; None when it is gone."""
+        rotated, fresh = self._files()
+        chosen = self._register.find(record, rotated, fresh, {one.identity for one in (*self._chain, *self._late)})
+        for one in (*rotated, *([fresh] if fresh else [])):
+            if one is not chosen:
                 one.close()
         return chosen
 
@@ -317,6 +317,7 @@ class Tail:
         aside = {one.identity for one in rotated}
         for one in rotated:
             one.close()
+        self.introduce(current)
         if fresh is None:
             return
         at = current.fingerprint()
@@ -336,20 +337,21 @@ class Tail:
 
         Where the file of `last` is gone, those are younger that were written to after `last_written` (nanoseconds).
         """
-        files, fresh = self._survey.take()
-        files, start = self._survey.without_copies(files, fresh, [*self._chain, *self._late]), 0
+        files, fresh = self._files()
+        start = 0
         if last is not None:
             own = [i for i, one in enumerate(files) if one.identity == last.identity]
             copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
             start = copies[-1] + 1 if copies else 0
             if not copies:
                 start = sum(one.written() < last_written for one in files)
-        older, before = {one.identity for one in files[:start]}, self.records()
-        for one in [*files, *([fresh] if fresh else [])]:
-            if one.identity in older or self._seen(one, files):
+        matched = self._register.match(files)
+        known = [i for i, one in enumerate(files) if one in matched or self._is_open(one)]
+        for i, one in enumerate([*files, *([fresh] if fresh else [])]):
+            if i < min(start, len(files)) or one in matched or self._is_open(one):
                 one.close()
                 continue
-            if last is None and one is not fresh and self._register.older(one, files, before):
+            if last is None and one is not fresh and known and i < known[-1]:
                 self._say_once(one.path.name, "is older than what was carried; it is left alone")
                 one.close()
                 continue
@@ -358,12 +360,6 @@ class Tail:
             self._chain.append(one)
             self._register.note(one)
 
-    def _seen(self, one: Generation, files: list[Generation]) -> bool:
-        """Whether this file is open already, or a generation that is known, or a copy of one."""
-        if any(one.identity == other.identity for other in (*self._chain, *self._late)):
-            return True
-        return one.path != self.path and self._register.seen(one, files) is not None
-
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
         """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""
         at = at or current.fingerprint()
@@ -371,8 +367,10 @@ class Tail:
         rotated, now = self._survey.take()
         if now is not None:
             now.close()
-        for one in rotated[::-1]:
-            if copy is None and at.head_len and one.identity != current.identity and one.place(at):
+        matched = self._register.match(rotated)
+        for one in rotated:
+            free = at.head_len and one not in matched and one.identity != current.identity
+            if copy is None and free and one.place(at):
                 copy = one
             else:
                 one.close()

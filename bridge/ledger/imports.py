@@ -23,7 +23,7 @@ def save_import(ledger: Ledger, number: int, report: dict[str, Any]) -> None:
 
 
 def last_import(ledger: Ledger, stream: str) -> dict[str, Any] | None:
-    """The report of the stream's latest import run; None when there was none."""
-    rows = ledger.rows("SELECT report FROM imports WHERE stream = ? ORDER BY id DESC LIMIT 1", (stream,))
-    found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
-    return found
+    """The report of the stream's latest import run that had something to do; None when there was none."""
+    rows = ledger.rows("SELECT report FROM imports WHERE stream = ? ORDER BY id DESC LIMIT 20", (stream,))
+    reports: list[dict[str, Any]] = [json.loads(row[0]) for row in rows]
+    return next((one for one in reports if one["lines"] or one["state"] != "done"), reports[0] if reports else None)

@@ -115,6 +115,10 @@ class Overtaken(Exception):
     """EXEC answered nil, or the cursor was not where it was left: somebody else wrote. Reconnect and compare."""
 
 
+FULL = (1 << 64) - (1 << 32)
+"""Above this sequence number a millisecond is taken to be full."""
+
+
 class Newer(Exception):
     """The stream holds entries newer than an explicit ID, up to `last`: nothing was sent, pack the batch again."""
 
@@ -180,7 +184,7 @@ class StreamWriter:
             armed = self._armed = self._read_reads(self._arm)
         if armed.stored != expected or armed.owner != self._owner:
             raise Overtaken
-        if batch.watch_stream and armed.last_id[0] > batch.first_ms:
+        if batch.watch_stream and armed.last_id >= (batch.first_ms, FULL):
             self._connection.send(pack("DISCARD"))
             self._read_queued(batch)
             self._connection.read_small()
