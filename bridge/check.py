@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import compress, pairwise
+from itertools import accumulate, compress, pairwise
+from operator import ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ MOST_KINDS = 1000
 class Checked:
     """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example.
 
-    `partial` are the bytes of a last line without its newline, `size` all bytes. `earliest` and `latest` are times of
-    messages in ms since 1970, `values` the bytes of all their fields, `damage` what is wrong with a compressed file.
+    `partial` are the bytes of last lines without their newline, `size` all bytes. `earliest` and `latest` are times of
+    messages in ms since 1970; `clamped` counts those whose entry ID would be another than their time; `values` are the
+    bytes of all their fields; `damage` is what is wrong with a compressed file.
     """
 
     translated: int = 0
@@ -40,13 +42,13 @@ class Checked:
     reasons: dict[str, tuple[int, list[int], bytes]] = field(default_factory=dict)
     earliest: int | None = None
     latest: int | None = None
-    backwards: int = 0
+    clamped: int = 0
     values: int = 0
     roles: Counter[bytes] = field(default_factory=Counter)
     types: Counter[bytes] = field(default_factory=Counter)
     damage: str = ""
     last: int | None = None
-    """The time of the last message, from which the next one may run backwards."""
+    """The latest time up to now: the ID of a message that is older is clamped to it."""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -65,8 +67,10 @@ class Checked:
         count, numbers, example = self.reasons.get(kind, (0, [], line[:400]))
         self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
 
-    def take(self, codec: Codec, lines: list[bytes], numbers: list[int], limit: int, first: int) -> None:
-        """Translates whole messages, whose first lines have these numbers."""
+    def take(
+        self, codec: Codec, lines: list[bytes], numbers: list[int], limit: int, first: int, now: int | None = None
+    ) -> None:
+        """Translates whole messages, whose first lines have these numbers. `now` in ms: later times are clamped too."""
         rows, times = codec.decode(lines) if lines else ([], [])
         good = [row.__class__ is tuple and len(line) <= limit for row, line in zip(rows, lines, strict=True)]
         if not all(good):
@@ -89,8 +93,9 @@ class Checked:
         self.values += sum(len(b"".join(row)) for row in whole)
         self._count(self.roles, [row[0] for row in whole])
         self._count(self.types, [row[2] for row in whole])
-        self.backwards += sum(b < a for a, b in pairwise([*([] if self.last is None else [self.last]), *times]))
-        self.last = times[-1]
+        running = [*accumulate(times, max, initial=times[0] if self.last is None else self.last)][1:]
+        self.clamped += sum(map(ne, running, times)) + sum(now is not None and time > now for time in times)
+        self.last = running[-1]
         self.earliest = min(times) if self.earliest is None else min(self.earliest, *times)
         self.latest = max(times) if self.latest is None else max(self.latest, *times)
 
@@ -118,7 +123,7 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     held: list[bytes] = []
     opened = open_regular(path)
     if opened is None or opened.content is None:
-        raise SourceError("cannot be read: No such file or directory", where=str(path))
+        raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
 
     def take(lines: list[bytes], last: bool) -> None:
         """Puts messages together; the last one waits for what may follow."""

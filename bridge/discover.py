@@ -79,7 +79,8 @@ def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
     name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0])[:64] or "log"
     old = mapping.source.path
     for was, now in (
-        (f'name = "{mapping.name}"', f'name = "{name}"'), (f'"{old}"', f'"{file}"'), (f'"{old}.*"', f'"{file}.*"'),
+        (f'name = "{mapping.name}"', f'name = "{name}"'), (f'"{old}"', f'"{file}"'),
+        (f'"{old}.*"', f'"{file}.*"'), (f'"{old}-*"', f'"{file}-*"'),
         (f'key = "{mapping.stream.key}"', f'key = "{name}:messages"'),
     ):  # fmt: skip
         text = text.replace(was, now)

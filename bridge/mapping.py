@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,6 +66,12 @@ class FormatSection(Strict):
             raise ValueError(
                 f"{value!r} is none of {', '.join(FORMATS)}, nor a strptime pattern such as %d/%b/%Y %H:%M:%S"
             )
+        if value not in FORMATS:
+            try:
+                datetime.strptime("", value)
+            except ValueError as error:
+                if "directive" in str(error) or ("format" in str(error) and "match" not in str(error)):
+                    raise ValueError(f"{value!r} is no strptime pattern: {error}") from None
         return value
 
     @model_validator(mode="after")
@@ -193,7 +200,10 @@ class Mapping(Strict):
 
     @model_validator(mode="after")
     def _codec_works(self) -> Mapping:
-        codec = self.codec("x")
+        try:
+            codec = self.codec("x")
+        except ConfigError as error:
+            raise ValueError("; ".join(filter(None, (error.what, error.hint)))) from None
         if self.mirror is not None and not codec.invertible:
             raise ValueError("this codec has no inverse: give mirror.template, or leave [mirror] out")
         return self

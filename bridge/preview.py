@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Preview:
     before: int = 0
 
     def total(self, name: str) -> int:
-        """Of all sources: `translated`, `rejected`, `empty`, `partial`, `backwards`."""
+        """Of all sources: `translated`, `rejected`, `empty`, `partial`, `clamped`."""
         return sum(int(getattr(one, name)) for _, _, one, _ in self.sources)
 
     @property
@@ -76,7 +77,7 @@ class Preview:
             "mapping": self.mapping, "stream": self.stream, "before": self.before,
             "lines": self.total("translated") + self.total("rejected") + self.total("empty"),
             "entries": self.total("translated"), "rejected": self.total("rejected"), "empty": self.total("empty"),
-            "unfinished": self.total("partial"), "backwards": self.total("backwards"), "memory": self.memory,
+            "unfinished": self.total("partial"), "clamped": self.total("clamped"), "memory": self.memory,
             "earliest": span[0] if span else None, "latest": span[1] if span else None,
             "roles": [{"role": as_json(value), "count": n} for value, n in self.count("roles").most_common()],
             "types": [{"type": as_json(value), "count": n} for value, n in self.count("types").most_common()],
@@ -137,7 +138,6 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
 def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: Checked) -> None:
     """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
     codec, limit, at, size = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to, PIECE
-    checked.partial = 0
     long = 0
     while data := tail.read(generation, size, at):
         whole, cuts = data, list[tuple[int, int]]()
@@ -155,7 +155,7 @@ def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger |
             lines.lines.pop(0)
             lines.offsets.pop(0)
             long = 0
-        checked.take(codec, lines.lines, lines.offsets, limit, 3)
+        checked.take(codec, lines.lines, lines.offsets, limit, 3, int(time.time() * 1000))
         if lines.end > at:
             at, size = lines.end, PIECE
         elif last or len(whole) < len(data):
@@ -164,10 +164,16 @@ def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger |
             long, at, size = 1, at + len(data), PIECE
         else:
             size *= 4
-    checked.partial = max(0, generation.size() - at)
+    left, damage = max(0, generation.size() - at), generation.content.damage() if generation.content else ""
+    if left and generation.packed and not damage:
+        checked.reject(
+            "unfinished: the compressed file ends without a newline", at, generation.read(min(left, 400), at)
+        )
+    else:
+        checked.partial += left
     checked.size += generation.size() - generation.read_to
-    if generation.content is not None and generation.content.damage():
-        checked.damage = f"{generation.path.name} {generation.content.damage()}"
+    if damage:
+        checked.damage = f"{generation.path.name} {damage}"
 
 
 def too_big(previews: list[Preview], room: Room) -> str:

@@ -87,5 +87,5 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
             elif item["type"] == "missing":
                 lines.append(f"key '{key}' is missing")
             else:
-                lines.append(f"'{key}': {_in_words(item)}")
+                lines.append(f"'{key}': {_in_words(item)}" if key else _in_words(item))
         raise ConfigError("; ".join(lines), where=where, hint=" ".join(hints)) from None

@@ -108,7 +108,9 @@ def test_init_elsewhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "chat: chat.log → chat:messages" in done.stdout
     [mapping] = load(config=None, redis=None, env={}, cwd=tmp_path).mappings
-    assert (mapping.name, mapping.source.path, mapping.source.rotated) == ("chat", "chat.log", ("chat.log.*",))
+    assert (mapping.name, mapping.source.path, mapping.source.rotated) == (
+        "chat", "chat.log", ("chat.log.*", "chat.log-*"),
+    )  # fmt: skip
     assert mapping.mirror is not None
     assert mapping.mirror.path == "chat.log"
 

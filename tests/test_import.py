@@ -316,6 +316,49 @@ def test_damaged_and_empty(one_rig: Rig) -> None:
     assert bring(rig)[-1]["entries"] == 0
 
 
+def test_unfinished_lines(one_rig: Rig) -> None:
+    """Dry run and import say alike what has no newline: of a plain piece it waits, of a compressed one it is set aside."""
+    rig = one_rig
+    (rig.root / "messages.log.2.gz").write_bytes(gzip.compress(dated(1) + dated(2)[:-1]))
+    (rig.root / "messages.log.1").write_bytes(dated(3) + dated(4)[:-1])
+    rig.log.write_bytes(dated(5) + dated(6)[:-1])
+    [planned] = json.loads(rig.run("import-history", "--dry-run", "--json", "--redis", rig.server.socket_url).stdout)[
+        "mappings"
+    ]
+    done = bring(rig)[-1]
+    for one in (planned, done):
+        assert (one["entries"], one["rejected"], one["unfinished"]) == (3, 1, len(dated(4)[:-1]) + len(dated(6)[:-1]))
+
+
+def test_the_last_run_that_did_something(one_rig: Rig) -> None:
+    """`status` keeps the summary of the last import that had anything to do; and says what one that was killed had done."""
+    rig = one_rig
+    history(rig, 3000)
+    bring(rig)
+    bring(rig)
+    assert "done, 3,000 entries" in rig.run("status", "--redis", rig.server.socket_url).stdout
+    with rig.log.open("ab") as file:
+        file.writelines(dated(n) for n in range(3000, 60_000))
+    child = start(rig, "--max-rate", "10000")
+    wait_until(lambda: rig.redis.call("XLEN", STREAM) > 12_000, rig.said)
+    child.kill()
+    child.wait()
+    shown = rig.run("status", "--redis", rig.server.socket_url).stdout
+    assert "import  " in shown
+    assert "ended without a word" in shown
+    assert "ended without a word, 0 entries" not in shown
+
+
+def test_what_cannot_be_read_is_no_good_status(one_rig: Rig) -> None:
+    """After an import that could not read a file `status` says so, with 3."""
+    rig = one_rig
+    rig.log.mkdir()
+    assert rig.run("import-history", "--redis", rig.server.socket_url).returncode == 1
+    shown = rig.run("status", "--redis", rig.server.socket_url)
+    assert shown.returncode == 3
+    assert "is not a regular file" in shown.stdout.splitlines()[0]
+
+
 def test_nothing_there(one_rig: Rig) -> None:
     """An empty file, or none, is nothing to import, and no error."""
     rig = one_rig

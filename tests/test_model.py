@@ -35,6 +35,7 @@ ACTS = st.one_of(
     st.tuples(st.just("delete"), st.just(0)),
     st.tuples(st.just("carry"), st.just(0)),
     st.tuples(st.just("kill"), st.integers(0, 10_000)),
+    st.tuples(st.just("touch"), st.just(0)),
     st.tuples(st.just("press"), st.integers(0, 100)),
     st.tuples(st.just("unpress"), st.integers(0, 100)),
 )
@@ -113,6 +114,8 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
         elif act == "kill":
             model.whole()
             killed(rig, n)
+        elif act == "touch":
+            rig.log.touch()
         elif act in ("press", "unpress"):
             press(rig, n, packed=act == "unpress")
         elif rig.log.exists():
@@ -186,6 +189,8 @@ def killed(rig: Rig, n: int) -> None:
 @example(
     [("write", 9), ("rotate", 0), ("press", 1), ("kill", 0), ("unpress", 0), ("rotate", 0), ("write", 9), ("press", 2)]
 )
+@example([("write", 9), ("rotate", 0), ("touch", 0), ("carry", 0), ("write", 9), ("copytruncate", 0), ("write", 1),
+          ("rotate", 0)])  # fmt: skip
 @pytest.mark.timeout(1200)
 def test_programs(acts: list[tuple[str, int]]) -> None:
     """After any program both sides hold what was written, once and in order, and another run changes nothing."""

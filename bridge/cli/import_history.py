@@ -286,9 +286,11 @@ def _describe(one: Preview) -> None:
                f" {one.total('rejected'):,} to quarantine, {one.total('empty'):,} empty")  # fmt: skip
     span = one.span()
     if span is not None:
-        back = one.total("backwards")
-        said = f"; {counted(back, 'line')} with an earlier time than the line before" if back else ""
-        click.echo(f"  times    {moment(span[0])} to {moment(span[1])}{said}")
+        click.echo(f"  times    {moment(span[0])} to {moment(span[1])}")
+        clamped = one.total("clamped")
+        if clamped:
+            said = "whose times run back, or are to come, get another time as ID"
+            click.echo(f"  clamped  {counted(clamped, 'entry', 'entries')} {said}")
     for name in ("roles", "types"):
         values = one.count(name)
         shows = ", ".join(f"{shown(value, 40)} {n:,}" for value, n in values.most_common(KINDS))
@@ -301,4 +303,4 @@ def _describe(one: Preview) -> None:
             click.echo(f"  aside    {name}: {count:,} × {reason}, at byte {', '.join(map(str, offsets))}{more}")
             click.echo(f"           {shown(example, 100)}")
         if checked.partial:
-            click.echo(f"  waiting  {name}: {counted(checked.partial, 'byte')} of a last line without a newline")
+            click.echo(f"  waiting  {name}: {counted(checked.partial, 'byte')} of last lines without a newline")

@@ -43,20 +43,33 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     if not any(line.strip() for line in lines):
         raise SourceError("is empty", where=str(path), hint="give a file with some lines in it")
     proposal = infer(lines)
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", bare(path.name).partition(".")[0])[:64] or "log"
     try:
         file = str(path.resolve().relative_to(root.resolve()))
     except ValueError:
         file = path.name
+    base, globbed = _source_of(bare(file))
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(base).name.partition(".")[0]).strip("-")[:64] or "log"
+    if base != file:
+        proposal.notes.append(f"source.path: {path.name} looks like one of several files, so it is {base}")
     tables: dict[str, Any] = {
         "name": name,
-        "source": {"kind": "log", "path": bare(file), "rotated": [f"{bare(file)}.*"]},
+        "source": {"kind": "log", "path": base, "rotated": [f"{base}.*"] if globbed else [f"{base}.*", f"{base}-*"]},
         "format": proposal.format,
         **({"message": proposal.message} if proposal.message else {}),
         "stream": {"key": f"{name}:messages"},
     }
     checked = check_file(validated(Mapping, tables, str(path)), path, 0, CHECKED)
     return _toml(tables, proposal, checked), tables, proposal, checked
+
+
+def _source_of(file: str) -> tuple[str, bool]:
+    """The path of the log that this file is, or is a piece of; and whether that is a glob for a file each day."""
+    folder, slash, name = file.rpartition("/")
+    piece = re.fullmatch(r"(.+?)(?:\.\d{1,4}|[.-]\d{4}-?\d\d-?\d\d[\dT:_-]*)", name)
+    if piece:
+        return folder + slash + piece[1], False
+    daily = re.fullmatch(r"(.*?)\d{4}-?\d\d-?\d\d[^.]*(\..+)", name)
+    return (f"{folder}{slash}{daily[1]}*{daily[2]}", True) if daily else (file, False)
 
 
 def _toml(tables: dict[str, Any], proposal: Proposal, checked: Checked) -> str:
@@ -68,7 +81,8 @@ def _toml(tables: dict[str, Any], proposal: Proposal, checked: Checked) -> str:
     for reason, (count, numbers, example) in checked.reasons.items():
         said.append(f"{count:,} do not, {reason}: line {numbers[0]}: {shown(example, 60)}")
     said += [f"Not sure: {note}." for note in proposal.notes]
-    said.append("Try it with `bridge mapping check THIS.toml`. Add [mirror] to carry entries back into the file.")
+    said += [f"The file {checked.damage}."] if checked.damage else []
+    said.append("Try it with `bridge mapping check THIS.toml`. Add [mirror] to carry entries back into files.")
     rows = [f"# {text}" for text in said]
     rows.append(f"name = {_value(tables['name'])}")
     for table, keys in tables.items():

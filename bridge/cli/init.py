@@ -43,6 +43,9 @@ dir = ".bridge"
 """
 
 
+PROPOSE = "`bridge mapping infer {} > mine.toml` proposes a mapping, then `bridge init --mapping mine.toml`"
+
+
 @click.command("init", short_help="Look at the logs here and write bridge.toml")
 @click.option("--mapping", "mappings", multiple=True, metavar="NAME", help="A shipped mapping, or a path to one")
 @click.option("--log", "logs", multiple=True, metavar="FILE", help="A log of another name: a mapping is written for it")
@@ -106,8 +109,9 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
         _nothing(out, seen, folder)
     out.print(safe(f"redis: {server}"))
     out.print(safe(f"wrote {path}", "bold"))
+    out.print(safe("next: `bridge import-history --dry-run` tells what of this would come over"))
     out.print(
-        safe("next: `bridge run --dual` carries both ways until you stop it, `bridge status` says where it stands")
+        safe("      `bridge run --dual` carries both ways until you stop it, `bridge status` says where it stands")
     )
 
 
@@ -131,6 +135,8 @@ def _show(out: Console, one: Found, folder: Path) -> None:
             for number, pairs in check.first:
                 text = "  ".join(f"{name}={shown(value, 120)}" for name, value in pairs)
                 out.print(safe(f"    {number}: {text}"), no_wrap=True, overflow="ellipsis")
+        if check.damage:
+            out.print(safe(f"    it {check.damage}", "red"))
         for reason, (count, numbers, example) in check.reasons.items():
             where = ", ".join(map(str, numbers)) + (" …" if count > len(numbers) else "")
             text = f"    {count:,} × {reason}, line {where}: {shown(example, 120)}"
@@ -146,7 +152,9 @@ def _nothing(out: Console, seen: Seen, folder: Path) -> None:
     some = ", ".join(seen.names[:5]) + (f" and {len(seen.names) - 5} more" if seen.names[5:] else "")
     out.print(safe(f"no log that a mapping names is in {folder.resolve()}; seen: {some or 'no file at all'}", "yellow"))
     out.print(safe("  if the logs are elsewhere: remove bridge.toml, and `bridge init --root DIR`"))
-    out.print(safe("  if they have another form: `bridge mapping show hestai-message` is a mapping to begin from"))
+    out.print(
+        safe("  if they have another form: `bridge mapping infer FILE > mine.toml`, `bridge init --mapping mine.toml`")
+    )
     out.print(safe("  hestai-message is written down meanwhile: its log is met when it appears"))
 
 
@@ -184,7 +192,7 @@ def _own(here: Path, folder: Path, log: str) -> str:
     shipped = {load_mapping(one, here).name: one for one in shipped_names()}
     best = closest([load_mapping(one, here) for one in shipped_names()], file)
     if best is None:
-        hint = "`bridge mapping show hestai-message` is a mapping to begin from, `bridge mapping check` tries it"
+        hint = PROPOSE.format(shlex.quote(log))
         raise ConfigError("no shipped mapping translates most of its first lines", where=str(file), hint=hint)
     text = mapping_path(shipped[best[0].name], here).read_text(encoding="utf-8")
     try:

@@ -74,15 +74,18 @@ def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
         for path, result in results:
             if len(results) > 1:
                 click.echo(f"{path.relative_to(Path.cwd())}:")
-            _render(result)
+            _render(result, "messages" if loaded.format.continuation else "lines")
     return 3 if any(result.rejected or result.damage for _, result in results) else 0
 
 
 @command.command("infer")
 @click.argument("file", type=click.Path(path_type=Path))
 @verb
-def infer(given: Options, file: Path) -> None:
-    """Propose a mapping for FILE, a log of any form, as TOML: put it into a file, edit it, and try `mapping check`."""
+def infer(given: Options, file: Path) -> int:
+    """Propose a mapping for FILE, a log of any form, as TOML: put it into a file, edit it, and try `mapping check`.
+
+    Exits 3 when no line would translate.
+    """
     from bridge.cli.infer import propose
 
     text, tables, proposal, checked = propose(file, Path.cwd())
@@ -91,6 +94,7 @@ def infer(given: Options, file: Path) -> None:
               "rejected": checked.rejected})  # fmt: skip
     else:
         click.echo(text, nl=False)
+    return 0 if checked.translated else 3
 
 
 @command.command("schema")
@@ -102,7 +106,7 @@ def schema(given: Options) -> None:
     emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Mapping.model_json_schema()})
 
 
-def _render(result: Any) -> None:
+def _render(result: Any, noun: str) -> None:
     from bridge.model import shown
 
     for number, fields in result.first:
@@ -111,7 +115,7 @@ def _render(result: Any) -> None:
             click.echo(f"  {name:10} {shown(value, 100)}")
     total = result.translated + result.rejected
     share = f"{100 * result.translated / total:.1f} %" if total else "nothing to translate"
-    click.echo(f"{result.translated} of {total} lines translate ({share}); {result.empty} empty lines")
+    click.echo(f"{result.translated} of {total} {noun} translate ({share}); {result.empty} empty lines")
     if result.damage:
         click.echo(f"the file {result.damage}")
     if result.partial:

@@ -55,7 +55,8 @@ def command(
         moment(since, now, "--since"), moment(until, now, "--until"),
         frozenset(role.encode() for role in roles), frozenset(kind.encode() for kind in types),
     )  # fmt: skip
-    codec = None if named(chosen) else chosen.codec(chosen.mirror.path if chosen.mirror else chosen.source.path)
+    inverse = chosen.codec(chosen.mirror.path if chosen.mirror else chosen.source.path)
+    codec = None if named(chosen) or not inverse.invertible else inverse
     if count is None and since is None:
         count = LINES
     keys = Keys.of(chosen.stream.key)
@@ -83,7 +84,7 @@ def named(mapping: Mapping) -> bool:
 
 
 def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
-    from bridge.model import FIELDS, ORIGIN_FIELD, format_id, shown
+    from bridge.model import FIELDS, format_id, shown
     from bridge.model import as_json as of_bytes
 
     pairs = list(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
@@ -97,8 +98,8 @@ def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
     line: bytes | str = ""
     if not missing and codec is not None:
         line = codec.encode(tuple(values[name] for name in codec.fields))
-    elif not missing:
-        line = b"|".join(value for name, value in pairs if name != ORIGIN_FIELD)
+    elif not missing:  # its line would not tell all, or cannot be made
+        line = b"|".join(values[name] for name in FIELDS)
     if isinstance(line, str):  # no line can be made of it: its fields as they are
         line = b"(entry %b is no line) " % format_id(entry.id) + b" ".join(b"%b=%b" % pair for pair in pairs)
     click.echo(shown(line, None))

@@ -33,6 +33,7 @@ TIMES: tuple[tuple[str, str], ...] = (
     (r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "%Y/%m/%d %H:%M:%S"),
     (r"\d{4}\.\d\d\.\d\d \d\d:\d\d:\d\d", "%Y.%m.%d %H:%M:%S"),
     (r"\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d", "%d.%m.%Y %H:%M:%S"),
+    (r"\d{1,2}/\d{1,2}/\d{4},? \d{1,2}:\d\d:\d\d [AP]M", "%m/%d/%Y %I:%M:%S %p"),
     (r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d", "%m/%d/%Y %H:%M:%S"),
     (r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d", "%d/%m/%Y %H:%M:%S"),
     (r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d", "%y/%m/%d %H:%M:%S"),
@@ -52,7 +53,7 @@ DAYLESS = ("%H:%M:%S", "%H:%M")
 _NAME = r"[\w.$@/-]+"
 AROUND: tuple[str, ...] = (
     # Apache access: common and combined
-    r'(?P<role>\S+) (?P<ident>\S+) (?P<user>\S+) \[@\] "(?P<type>\S+) (?P<data>.*)',
+    r'(?P<client>\S+) (?P<ident>\S+) (?P<user>\S+) \[@\] (?P<data>"(?P<type>\S+) (?P<path>\S*).*?" (?P<status>\d+).*)',
     # Apache error, 2.4 and 2.2
     r"\[@\] \[(?P<role>\w*):(?P<type>\w+)\] (?:\[pid (?P<pid>[\d:tid ]+)\] )?(?P<data>.*)",
     r"\[@\] \[(?P<type>\w+)\] (?P<data>.*)",
@@ -74,9 +75,14 @@ AROUND: tuple[str, ...] = (
     rf"\[@\] +(?P<role>{_NAME})\.(?P<type>{LEVEL}): (?P<data>.*)",
     rf"\[?@\]? +\[?(?P<type>{LEVEL})\]?:? +(?P<data>.*)",
     # syslog, RFC 3164
-    r"(?:<(?P<priority>\d+)>)?@ (?P<host>[\w.:-]+) (?P<role>[^\s:\[]+)(?:\[(?P<pid>\d+)\])? ?: ?(?P<data>.*)",
+    r"<(?P<priority>\d+)>@ (?P<host>[\w.:-]+) (?P<role>[^\s:\[]+)(?:\[(?P<pid>\d+)\])? ?: ?(?P<data>.*)",
+    r"@ (?P<host>[\w.:-]+) (?P<role>[^\s:\[]+)(?:\[(?P<pid>\d+)\])? ?: ?(?P<data>.*)",
     # chats
     r"\[?@\]? (?:<[ @+%&~]?(?P<role>[^>]+)>|(?P<type>-!-|-->|<--|\*+)) (?P<data>.*)",
+    # key=value, in any order: the whole line is data
+    r'(?=.*\b(?:component|logger|service|module|app)="?(?P<role>[\w.-]+))(?=.*\b(?:level|lvl|severity)="?(?P<type>\w+))'
+    r'.*?\b(?:time|ts|timestamp|t)="?@.*',
+    r'(?=.*\b(?:level|lvl|severity)="?(?P<type>\w+)).*?\b(?:time|ts|timestamp|t)="?@.*',
     # anything behind a time; a time anywhere, the whole line is data
     r"\[?@\]?[ \t:|,;-]*(?P<data>.*)",
     r".*?@.*",
@@ -129,6 +135,10 @@ def infer(lines: Sequence[bytes]) -> Proposal:
     for name, how in (("role", "it is the file's name"), ("type", "it is a constant")):
         if {"const", "name"} & set(best.message.get(name, {})):
             best.notes.append(f"{name}: nothing in the lines looks like one, so {how}; edit message.{name}")
+    rows = [row for row in codec_of(best).decode(some).rows if not isinstance(row, str)]
+    for name, at in (("role", 0), ("type", 2)):
+        if any(row[at] for row in rows) and not all(row[at] for row in rows):
+            best.notes.append(f"{name}: empty in some lines, whose form has none")
     if best.format.get("delimiter") == "," and any(b',"' in line for line in some[:50]):
         best.notes.append(
             "columns: quotes are taken as they stand, and a comma within them divides; the last column may hold any"
@@ -271,20 +281,30 @@ def _few(values: Sequence[Any]) -> bool:
 def _columns(lines: Sequence[bytes]) -> Iterator[Proposal]:
     for delimiter in DELIMITERS:
         raw = delimiter.encode()
+        heading = _heading(lines[0].split(raw)) if lines else []
         counts = Counter(line.count(raw) + 1 for line in lines)
         most = [n for n in sorted(counts) if sum(m for k, m in counts.items() if k >= n) >= 0.9 * len(lines)]
         wide = max(most, default=1)
+        wide = len(heading) if 3 <= len(heading) <= wide else wide  # what goes beyond it is in the last column
         if wide < 3 or wide > 40:
             continue
         steady = counts[wide] >= 0.9 * len(lines)
         rows = [line.split(raw, wide - 1) for line in lines if line.count(raw) >= wide - 1]
-        proposal = _of_columns(delimiter, rows, steady=steady)
+        proposal = _of_columns(delimiter, rows, heading, steady=steady and len(heading) in (0, max(most, default=1)))
         if proposal is not None:
             yield _judged(proposal, lines)
 
 
-def _of_columns(delimiter: str, rows: list[list[bytes]], *, steady: bool) -> Proposal | None:
-    body = rows[1:] if len(rows) > 1 else rows  # the first may be a heading
+def _heading(cells: list[bytes]) -> list[str]:
+    """The names in a first line that is a heading; empty when it is none."""
+    names = [cell.decode("utf-8", "replace").strip().strip('"').lower() for cell in cells]
+    named = all(re.fullmatch(r"[a-z_][\w .@/-]{0,40}", name) for name in names)
+    return names if named and len(set(names)) == len(names) and set(names) & {*STAMPS, "when"} else []
+
+
+def _of_columns(delimiter: str, rows: list[list[bytes]], heading: list[str], *, steady: bool) -> Proposal | None:
+    body = rows[1:] if heading and len(rows) > 1 else rows
+    heading = heading or [""] * len(rows[0])
     columns = [[row[i].decode("utf-8", "replace") for row in body] for i in range(len(rows[0]))]
     stamps = [(i, form) for i, values in enumerate(columns) if (form := _time_of(values))]
     if not stamps:
@@ -295,7 +315,6 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], *, steady: bool) -> Pro
     if steady:  # else the last column holds delimiters, so it is the text
         data = max(rest, key=lambda i: (len(set(columns[i])) > max(3, FEW * len(body)), sum(map(len, columns[i]))))
     names = {at: "timestamp", data: "data"}
-    heading = [value.decode("utf-8", "replace").strip().strip('"').lower() for value in rows[0]]
     few = [i for i in rest if i != data and _few(columns[i])]
     for name, wanted in (("type", TYPES), ("role", ROLES)):
         by_name = [i for i in few if i not in names and heading[i] in wanted]
@@ -310,7 +329,7 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], *, steady: bool) -> Pro
     taken = set(names.values()) | {"origin"}
     for i in range(len(columns)):
         if i not in names:
-            title = titles[i] if _time_of([rows[0][at].decode("utf-8", "replace")]) == "" else ""
+            title = titles[i]
             names[i] = title if title and title not in taken else f"column{i + 1}"
             taken.add(names[i])
     form_table = {"codec": "delimited", "delimiter": delimiter, "columns": [names[i] for i in range(len(columns))],
@@ -319,7 +338,7 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], *, steady: bool) -> Pro
 
 
 def _levels(values: Sequence[str]) -> bool:
-    return all(re.fullmatch(LEVEL, value.strip()) for value in values)
+    return any(re.fullmatch(LEVEL, value.strip()) for value in values)
 
 
 # -- patterns ------------------------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ class Tail:
                     f"is gone; if anything stood in it behind byte {record.at.offset}, it was not read",
                 )
         last = self._chain[-1] if self._chain else None
-        if last is not None and not self._register.known[last.number].at.head_len and self._skipped():
+        if last is not None and not self._register.known[last.number].at.head_len and self._skipped(last):
             last.close()  # it was empty and is known by nothing: what stands there now came after those
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
@@ -283,13 +283,13 @@ class Tail:
                 self._say_once(one.path.name, "was never carried, and is no newer than what was; it is left alone")
             one.close()
 
-    def _skipped(self) -> bool:
-        """Whether a rotated file holds lines that no known generation does."""
+    def _skipped(self, last: Generation) -> bool:
+        """Whether a rotated file holds lines, and is younger than all that are known but this one."""
         rotated, fresh = self._files()
-        matched = self._register.match(rotated)
-        known = [i for i, one in enumerate(rotated) if one in matched or self._is_open(one)]
+        matched, own = self._register.match(rotated), last.identity
+        known = [i for i, one in enumerate(rotated) if one in matched or (self._is_open(one) and one.identity != own)]
         newer = rotated[known[-1] + 1 :] if known else rotated
-        found = any(one.read(1, 0) for one in newer)
+        found = any(one.read(1, 0) for one in newer if one.identity != own)
         for one in (*rotated, *([fresh] if fresh else [])):
             one.close()
         return found
