@@ -402,3 +402,17 @@ def test_compressed_twice(one_rig: Rig) -> None:
     (rig.root / "messages.log.1.gz").write_bytes(gzip.compress(raw))
     rig.once()
     assert rig.datas() == [b"a", b"b"]
+
+
+def test_pieces_that_turn_up_late(one_rig: Rig) -> None:
+    """A piece that is older than what was carried is left alone, compressed or not, and that is said once."""
+    rig = one_rig
+    rig.append("now")
+    rig.once()
+    for n in (2, 1):
+        (rig.root / f"messages.log.{n}").write_bytes(line(f"old {n}"))
+    press(rig, "messages.log.2")
+    said = rig.run("run", "--once", "--redis", rig.server.socket_url).stderr
+    for name in ("messages.log.2.gz", "messages.log.1"):
+        assert f"{name} was never carried, and is no newer than what was; it is left alone" in said
+    assert rig.datas() == [b"now"]

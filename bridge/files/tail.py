@@ -238,7 +238,7 @@ class Tail:
 
     def _start(self) -> None:
         """The first look of this process: finds the generations the ledger knows, then what came since."""
-        held = {one.number for one in self._late}
+        held, met = {one.number for one in self._late}, bool(self._register.known)
         newest = max(self._register.known, default=0)
         for record in self.records():
             empty = record.at.head_len == 0  # nothing but its inode to know it by
@@ -263,12 +263,11 @@ class Tail:
             last = self._chain[-1] if self._chain else None
         if last is None or last.path != self.path:
             self._append_newer(last)
-        self._mended()
+        if met:
+            self._mended()
 
     def _mended(self) -> None:
         """A compressed file that was damaged and is whole now goes on where it ended: among the finished ones."""
-        if not any(record.closed for record in self.records()):
-            return
         rotated, fresh = self._survey.take()
         held = {one.identity for one in (*self._chain, *self._late)}
         matched = self._register.match(rotated)
