@@ -161,7 +161,7 @@ def test_check(traced: Rig) -> None:
     rig = traced
     rig.log.write_text("orphan\n" + first("a") + TRACE + first("b"))
     said = rig.run("mapping", "check", "trace.toml", "files/messages.log").stdout
-    assert "2 of 3 lines translate" in said
+    assert "2 of 3 messages translate" in said
     assert "begins no message, and continues none: line 1" in said
 
 
