@@ -373,7 +373,8 @@ def condensed(found: dict[str, list[float]]) -> dict[str, float]:
         if theirs in found and min(found[theirs]) > 0:
             result[name] = median(a / b for a, b in zip(found[ours], found[theirs], strict=True))
 
-    ratio("import_to_pipe", "import_per_s", "redis_cli_pipe_per_s")
+    ratio("import_to_pipe", "import_per_s", "pipe_per_s")
+    ratio("import_to_pipe_default_nodes", "import_per_s", "pipe_default_nodes_per_s")
     ratio("import_to_socket", "import_per_s", "socket_per_s")
     ratio("gz_to_plain", "import_gz_per_s", "import_per_s")
     ratio("merged_to_plain", "import_merged_per_s", "import_per_s")
