@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, compress
 from operator import ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,13 @@ from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.errors import SourceError
 from bridge.files.generation import open_regular
+from bridge.files.lines import Cut, walk
 from bridge.model import Row, as_json
 
 if TYPE_CHECKING:
     from bridge.mapping import Mapping
 
 KEPT_LINES = 5
-PIECE = 1 << 20
 MOST_KINDS = 1000
 """So many different roles, and types, are counted by themselves."""
 
@@ -68,9 +69,16 @@ class Checked:
         self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
 
     def take(
-        self, codec: Codec, lines: list[bytes], numbers: list[int], limit: int, first: int, now: int | None = None
-    ) -> None:
-        """Translates whole messages, whose first lines have these numbers. `now` in ms: later times are clamped too."""
+        self, codec: Codec, lines: list[bytes], numbers: list[int], limit: int, first: int, *,
+        cut: bool = False, now: int | None = None,
+    ) -> None:  # fmt: skip
+        """Translates whole messages, whose first lines have these numbers; `cut`: the first is the end of a longer one.
+
+        `now` in ms: later times are clamped too.
+        """
+        if cut:
+            self.reject(f"over max_line_bytes: the limit is {limit}", numbers[0], b"")
+            lines, numbers = lines[1:], numbers[1:]
         rows, times = codec.decode(lines) if lines else ([], [])
         good = [row.__class__ is tuple and len(line) <= limit for row, line in zip(rows, lines, strict=True)]
         if not all(good):
@@ -118,45 +126,30 @@ def is_regular(path: Path) -> bool:
 def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> Checked:
     """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
     codec, limit = mapping.codec(path.name), mapping.format.max_line_bytes
-    continued = codec if isinstance(codec, Continued) else None
-    result, number, rest, skipped = Checked(), 0, b"", 0
-    held: list[bytes] = []
+    result, number, end = Checked(), 0, 0
     opened = open_regular(path)
     if opened is None or opened.content is None:
         raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
 
-    def take(lines: list[bytes], last: bool) -> None:
-        """Puts messages together; the last one waits for what may follow."""
-        nonlocal held, number
-        lines, at = held + lines, number - len(held)
-        number, held = at + len(lines), []
-        numbers = [*range(at + 1, at + len(lines) + 1)]
-        if continued is not None:
-            starts = [i for i, begins in enumerate(continued.begins(lines)) if begins]
-            if not last and starts and sum(map(len, lines[starts[-1] :])) <= limit:
-                held = lines[starts[-1] :]
-                lines = lines[: starts.pop()]
-            lead = starts[0] if starts else len(lines)
-            bounds = pairwise([*starts, len(lines)])
-            groups = [(i, b"\n".join(lines[i:j])) for i, j in bounds if j > i]
-            numbers = [*numbers[:lead], *(numbers[i] for i, _ in groups)]
-            lines = [*lines[:lead], *(group for _, group in groups)]
-        result.take(codec, lines, numbers, limit, first)
+    def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
+        wanted = size if most is None else min(size, most - offset)
+        data = opened.read(wanted, offset)
+        result.size = max(result.size, offset + len(data))
+        return data, [], len(data) == size
 
     try:
-        while data := opened.content.read(PIECE if most is None else min(PIECE, most - result.size), result.size):
-            result.size += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            if skipped and lines:  # the end of a line that was too long to be held
-                number += 1
-                result.reject("over max_line_bytes", number, b"")
-                lines, skipped = lines[1:], 0
-            if skipped or len(rest) > limit:
-                skipped, rest = skipped + len(rest), b""
-            take(lines, False)
-        take([], True)
+        for lines, cut in walk(read, 0, continuing(codec), limit):
+            counts = [line.count(b"\n") + 1 for line in lines.lines]
+            numbers = [*accumulate(counts, initial=number + 1)]
+            result.take(codec, lines.lines, numbers[:-1], limit, first, cut=cut)
+            number, end = numbers[-1] - 1, lines.end
         result.damage = opened.content.damage()
     finally:
         opened.close()
-    result.partial = skipped + len(rest)
+    result.partial = result.size - end
     return result
+
+
+def continuing(codec: Codec) -> Callable[[Sequence[bytes]], list[bool]] | None:
+    """Which lines begin a message, for a codec whose messages may go on; None for any other."""
+    return codec.begins if isinstance(codec, Continued) else None

@@ -100,7 +100,6 @@ class Import:
         self, mapping: Mapping, settings: Settings, ledger: Ledger, stop: Event, tell: Tell, *, max_rate: float | None,
         steady: Callable[[], float] = time.monotonic, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self._settings = settings
         self._ledger = ledger
         self._stop = stop
         self._tell = tell
@@ -172,11 +171,7 @@ class Import:
 
     def _begin(self) -> None:
         if self._mirror is not None:  # what an earlier process had begun to mirror stands in the files first
-            self._mirror.resolve(self._stop.wait)
-            while not self._mirror.finish():
-                waits = self._mirror.waits_for
-                if waits is None or self._stop.wait(RETRY) or self._steady() - self._began > PATIENCE:
-                    raise waits[0] if waits else NotYet("the mirror waits for another writer")
+            self._mirror.settle(self._stop.wait)
         self._forward.look()
         self._readable()
         self._forward.attach()

@@ -5,26 +5,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from bridge.carry.provenance import foreign, grouped, split
+from bridge.carry.provenance import foreign
 from bridge.carry.shared import Shared
-from bridge.check import Checked
-from bridge.codecs.continued import Continued
+from bridge.check import Checked, continuing
 from bridge.config import Settings
 from bridge.errors import BridgeError, LedgerError, SourceError
 from bridge.files.generation import Generation
+from bridge.files.lines import Cut, walk
 from bridge.files.tail import Tail
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, as_json
+from bridge.model import as_json
 from bridge.run import dialler
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Room, room
 from bridge.streams.writer import read_books
-
-PIECE = 1 << 20
 
 PER_ENTRY = 23
 PER_BYTE = 1.06
@@ -115,14 +114,11 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}
     try:
         for name in shared.source_names(stored):
-            checked, error, tail = Checked(), "", shared.tail(name, ledger)
+            checked, error = Checked(), ""
             try:
-                tail.look()
+                tail, _ = shared.tail_at(name, ledger, None)
                 size = sum(generation.left(0) for generation in tail.pending())
-                raw = stored.get(name)
-                if raw:
-                    at = Checkpoint.from_json(raw)
-                    tail.seek(at.generation, at.at)
+                shared.tail_at(name, ledger, stored.get(name))
                 left = sum(generation.left() for generation in tail.pending())
                 one.before += max(0, size - left)
                 for generation in tail.pending():
@@ -137,38 +133,22 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
 
 def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: Checked) -> None:
     """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
-    codec, limit, at, size = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to, PIECE
-    long = 0
-    while data := tail.read(generation, size, at):
-        whole, cuts = data, list[tuple[int, int]]()
-        if ledger is not None:
-            whole, cuts, _ = foreign(
-                ledger, mapping.stream.key, tail.name, generation.number, at, data,
-                lambda size, offset: tail.read(generation, size, offset),
-            )  # fmt: skip
-        last = len(data) < size
-        lines = split(whole, at, cuts)
-        if isinstance(codec, Continued) and lines.lines:
-            lines = grouped(lines, codec.begins(lines.lines), limit, ended=last)
-        if long and lines.lines:
-            checked.reject(f"over max_line_bytes: a line of more than {limit} bytes", lines.offsets[0], b"")
-            lines.lines.pop(0)
-            lines.offsets.pop(0)
-            long = 0
-        checked.take(codec, lines.lines, lines.offsets, limit, 3, int(time.time() * 1000))
-        if lines.end > at:
-            at, size = lines.end, PIECE
-        elif last or len(whole) < len(data):
-            break
-        elif size > limit + PIECE:  # nothing of a line that is too long has to be held
-            long, at, size = 1, at + len(data), PIECE
-        else:
-            size *= 4
-    left, damage = max(0, generation.size() - at), generation.content.damage() if generation.content else ""
+    codec, limit, end = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to
+
+    def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
+        raw = tail.read(generation, size, offset)
+        if ledger is None:
+            return raw, [], len(raw) == size
+        stream, name, number = mapping.stream.key, tail.name, generation.number
+        data, cuts, _ = foreign(ledger, stream, name, number, offset, raw, partial(tail.read, generation))
+        return data, cuts, len(raw) == size <= len(data)
+
+    for lines, cut in walk(read, end, continuing(codec), limit):
+        checked.take(codec, lines.lines, lines.offsets, limit, 3, cut=cut, now=int(time.time() * 1000))
+        end = lines.end
+    left, damage = generation.size() - end, generation.content.damage() if generation.content else ""
     if left and generation.packed and not damage:
-        checked.reject(
-            "unfinished: the compressed file ends without a newline", at, generation.read(min(left, 400), at)
-        )
+        checked.reject("unfinished: the compressed file ends without a newline", end, generation.read(400, end))
     else:
         checked.partial += left
     checked.size += generation.size() - generation.read_to

@@ -15,7 +15,7 @@ from bridge.ledger.imports import last_import
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id
+from bridge.model import ZERO_ID, EntryId, Position, format_id
 from bridge.run import dialler, lock_holder
 from bridge.streams.connect import Connection
 from bridge.streams.writer import read_books
@@ -194,12 +194,7 @@ def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | No
     worker = f"forward {shared.mapping.name}: {name}"
     one = SourceStatus(name, rate=_rate(status, worker))
     try:
-        tail = shared.tail(name, ledger)
-        tail.look()
-        if stored:
-            checkpoint = Checkpoint.from_json(stored)
-            one.position = checkpoint.position
-            tail.seek(checkpoint.generation, checkpoint.at)
+        tail, one.position = shared.tail_at(name, ledger, stored)
         one.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
     except (SourceError, LedgerError, OSError) as error:
         one.error = str(error)

@@ -330,6 +330,24 @@ def test_unfinished_lines(one_rig: Rig) -> None:
         assert (one["entries"], one["rejected"], one["unfinished"]) == (3, 1, len(dated(4)[:-1]) + len(dated(6)[:-1]))
 
 
+def test_all_readers_agree(one_rig: Rig) -> None:
+    """`mapping check`, the dry run and the import count alike: over-long lines, broken and empty ones, the unfinished."""
+    rig = one_rig
+    long = dated(1, "x" * 3_000_000)
+    rig.log.write_bytes(dated(0) + long + dated(2) + b"broken\n\n" + long + dated(3) + dated(4)[:-1])
+    checked = json.loads(rig.run("mapping", "check", "hestai-message", "files/messages.log", "--json").stdout)
+    [planned] = json.loads(rig.run("import-history", "--dry-run", "--json", "--redis", rig.server.socket_url).stdout)[
+        "mappings"
+    ]
+    done = bring(rig)[-1]
+    assert (checked["translated"], checked["rejected"], checked["empty"]) == (3, 3, 1)
+    assert checked["partial_bytes"] == planned["unfinished"] == done["unfinished"] == len(dated(4)) - 1
+    assert (planned["entries"], planned["rejected"], planned["empty"]) == (3, 3, 1)
+    assert (done["entries"], done["rejected"], done["empty"]) == (3, 3, 1)
+    assert [one["lines"] for one in checked["reasons"]] == [[2, 6], [4]]
+    assert [one["lines"] for one in planned["sources"][0]["reasons"]][1] == [len(dated(0) + long + dated(2))]
+
+
 def test_the_last_run_that_did_something(one_rig: Rig) -> None:
     """`status` keeps the summary of the last import that had anything to do; and says what one that was killed had done."""
     rig = one_rig

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.carry.draft import history_times
 from bridge.carry.merge import Head, merge
-from bridge.carry.provenance import Lines
+from bridge.files.lines import Lines
 from bridge.streams.reader import entries
 from tests.rig import Rig
 

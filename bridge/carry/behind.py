@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from bridge.carry.provenance import Cut, foreign, split
+from bridge.carry.provenance import foreign
 from bridge.codecs import Codec
+from bridge.files.lines import Cut, split
 from bridge.files.tail import Tail
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId, after

@@ -47,8 +47,8 @@ class Draft:
         return self.ended is not None
 
     @property
-    def moves(self) -> tuple[bytes, ...]:
-        """The origins that stand out of order: they go into `late`."""
+    def out_of_order(self) -> tuple[bytes, ...]:
+        """The origins that go into `late`."""
         refill = self.source.memory.refill
         if refill and self.first and self.first <= refill:
             return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
@@ -117,7 +117,7 @@ class Batcher:
             (b"%d.%d" % (draft.source.memory.number, one.number), closed_value(one))
             for draft in drafts for one in draft.closing
         )  # fmt: skip
-        late = tuple(origin for draft in drafts for origin in draft.moves)
+        late = tuple(origin for draft in drafts for origin in draft.out_of_order)
         cursors = tuple(draft.cursor for draft in drafts)
         return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late)
 

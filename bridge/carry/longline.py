@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from bridge.carry.provenance import Cut
+from bridge.files.lines import Cut
 from bridge.ledger.quarantine import KEPT
 
 Piece = tuple[bytes, list[Cut]]

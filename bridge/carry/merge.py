@@ -10,8 +10,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.carry.draft import Draft, Parcel
-from bridge.carry.provenance import Lines
 from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
+from bridge.files.lines import Lines
 from bridge.model import Row
 
 if TYPE_CHECKING:

@@ -37,6 +37,11 @@ REMEMBERED = 1.0
 """Seconds after which the cursor is kept in the ledger although nothing was written."""
 
 
+PAUSE = 0.05
+PATIENCE = 200
+"""Seconds between two tries while another writer is in the way, and how many tries."""
+
+
 class Mirror:
     """One mapping's stream, into its file or files. Used by one thread; after any error from `step`, attach again."""
 
@@ -151,6 +156,19 @@ class Mirror:
             target.close()
 
     # -- carrying --------------------------------------------------------------------------------------------
+
+    def settle(self, wait: Callable[[float], object]) -> None:
+        """What was begun, by an earlier process too, is in the files. Raises TargetError: another writer is in the way.
+
+        `wait` waits so many seconds. Raises as `finish` does besides.
+        """
+        self.resolve(wait)
+        for _ in range(PATIENCE):
+            if self.finish():
+                return
+            wait(PAUSE)
+        if self.waits_for is not None:
+            raise self.waits_for[0]
 
     def finish(self) -> bool:
         """Brings what was read into the files. False while it has to wait for another program, see `waits_for`.

@@ -6,26 +6,12 @@ has read. So bytes that forward holds are either behind an open intent, or in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, count, pairwise
-from operator import add
+from collections.abc import Callable
 
+from bridge.files.lines import Cut
 from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_between
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId
-
-Cut = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """Whole lines without their newlines, where each begins, where the next one will, and where each ends."""
-
-    lines: list[bytes]
-    offsets: list[int]
-    ends: list[int]
-    end: int
 
 
 def foreign(
@@ -52,60 +38,6 @@ def foreign(
         else:
             stale.append(one)
     return data, cuts, stale
-
-
-def split(data: bytes, start: int, cuts: list[Cut]) -> Lines:
-    """The whole lines in `data`, with the cuts left out: a line that another writer's was spliced into stays whole.
-
-    Pure. No cut reaches beyond `data`. `end` is where the first unfinished line begins, or the end of the last whole
-    line or cut.
-    """
-    if not cuts:
-        lines = data.split(b"\n")
-        lines.pop()
-        ends = list(map(add, accumulate(map(len, lines)), count(start + 1)))
-        return Lines(lines, [start, *ends[:-1]] if ends else [], ends, ends[-1] if ends else start)
-    lines, offsets, ends = [], [], []
-    end, at, open_line, begun = start, start, b"", -1
-    stop = start + len(data)
-    for a, b in [*cuts, (stop, stop)]:
-        parts = data[at - start : max(a, at) - start].split(b"\n")
-        for part in parts[:-1]:
-            offsets.append(begun if begun >= 0 else at)
-            lines.append(open_line + part)
-            at += len(part) + 1
-            ends.append(at)
-            end, open_line, begun = at, b"", -1
-        if parts[-1]:
-            begun = begun if begun >= 0 else at
-            open_line += parts[-1]
-        at = max(at, b)
-        if begun < 0:
-            end = at
-    return Lines(lines, offsets, ends, end)
-
-
-def grouped(lines: Lines, begins: Sequence[bool], limit: int, *, ended: bool) -> Lines:
-    """Each message with the lines that continue it, newlines between them; a line that continues none stays by itself.
-
-    `begins`: which lines begin a message. The last message is left for later, unless `ended`: nothing can follow it.
-    One that would be over `limit` bytes is not put together: its first line goes alone. Pure.
-    """
-    starts = [i for i, first in enumerate(begins) if first]
-    lead = starts[0] if starts else len(lines.lines)
-    texts, offsets, ends, end = lines.lines[:lead], lines.offsets[:lead], lines.ends[:lead], lines.end
-    if not ended and starts:
-        end = lines.offsets[starts[-1]]
-    for i, j in pairwise([*starts, len(lines.lines)] if ended else starts):
-        if lines.ends[j - 1] - lines.offsets[i] - 1 > limit:
-            texts += lines.lines[i:j]
-            offsets += lines.offsets[i:j]
-            ends += lines.ends[i:j]
-        else:
-            texts.append(b"\n".join(lines.lines[i:j]) if j - i > 1 else lines.lines[i])
-            offsets.append(lines.offsets[i])
-            ends.append(lines.ends[j - 1])
-    return Lines(texts, offsets, ends, end)
 
 
 def release(ledger: Ledger, stream: str, one: Range, content: bytes, gone: set[EntryId]) -> int:

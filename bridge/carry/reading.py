@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from bridge.carry.longline import LongLine, Piece
-from bridge.carry.provenance import Cut, Lines, foreign, grouped, split
+from bridge.carry.provenance import foreign
 from bridge.carry.rejects import Rejects
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.files.generation import Generation
+from bridge.files.lines import Cut, Lines, grouped, split
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.store import Ledger

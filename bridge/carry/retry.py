@@ -36,10 +36,6 @@ from bridge.streams.writer import RETRIED, Batch, Books, Cursor, Overtaken, Stre
 AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
 """Entries, and about their bytes, that are written with one intent."""
 
-PAUSE = 0.05
-PATIENCE = 200
-"""A mirrored file whose last line another program has not ended is waited for this often, 10 s in all."""
-
 
 @dataclass(frozen=True, slots=True)
 class Retried:
@@ -201,7 +197,7 @@ class Retry:
                 late = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
                 connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), RETRIED) for i in late))
                 mirror.write_late([Write(name, b"".join(whole), entries)], [(one.number, name) for one in ones])
-                self._finish(mirror)
+                mirror.settle(self._settle)
                 yield from (Retried(one.number, name) for one in ones)
         finally:
             mirror.close()
@@ -217,20 +213,11 @@ class Retry:
         """The mirror, with whatever an earlier process had begun written."""
         mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
         try:
-            mirror.resolve(self._settle)
-            self._finish(mirror)
+            mirror.settle(self._settle)
         except BaseException:
             mirror.close()
             raise
         return mirror
-
-    def _finish(self, mirror: Mirror) -> None:
-        for _ in range(PATIENCE):
-            if mirror.finish():
-                return
-            self._settle(PAUSE)
-        if mirror.waits_for is not None:
-            raise mirror.waits_for[0]
 
 
 def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:

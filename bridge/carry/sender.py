@@ -50,18 +50,15 @@ class Sender:
     def _execute(self, parcel: Parcel, batch: Batch) -> None:
         """With later IDs, or `*`, where other producers' entries are newer than its own (DESIGN §5.3)."""
         for tries in range(NEWER + 1):
-            drafts = parcel.drafts
             try:
                 self._writer.execute(tuple(
-                    d.source.late_stored.get(d.position.generation) if d.late else d.source.stored for d in drafts
+                    draft.source.late_stored.get(draft.position.generation) if draft.late else draft.source.stored
+                    for draft in parcel.drafts
                 ))  # fmt: skip
                 break
             except Newer as newer:
                 if tries + 1 == NEWER:
-                    for draft in drafts:
-                        draft.source.go_live(
-                            "others write into the stream: further lines get the time of sending as ID"
-                        )
+                    self._give_way(parcel)
                 after = newer.last[0] + (newer.last[1] >= FULL)
                 self._batcher.floor_ms = max(parcel.floor_ms, after)
                 batch = self._batcher.batch(parcel, exists=self.exists)
@@ -69,6 +66,12 @@ class Sender:
         reached("forward.send.after")
         self._under_way = (parcel, batch)
         self._last_cursor = batch.cursors[-1]
+
+    @staticmethod
+    def _give_way(parcel: Parcel) -> None:
+        for draft in parcel.drafts:
+            draft.source.go_live("others write into the stream: further lines get the time of sending as ID")
+            draft.source.remember()
 
     def complete(self) -> None:
         """Waits for what is under way. Raises Overtaken, RedisLost, RedisRefused."""
@@ -80,9 +83,7 @@ class Sender:
             landed = self._writer.finish()
         except Overtaken:
             if batch.watch_stream:
-                for draft in parcel.drafts:
-                    draft.source.go_live("others write into the stream: further lines get the time of sending as ID")
-                    draft.source.remember()
+                self._give_way(parcel)
             raise
         reached("forward.reply.after")
         self.exists = self.exists or landed.count > 0

@@ -13,6 +13,7 @@ from bridge.ledger.sources import generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
+from bridge.model import Checkpoint, Position
 from bridge.streams.keys import Keys
 
 
@@ -81,6 +82,16 @@ class Shared:
                     self.settings.root, name, source.rotated if reads else (f"{name}.*",), known, one_of_many=many
                 )
             return self._tails[name]
+
+    def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
+        """The same for who only looks: looked at, its reader at a stored checkpoint; and the position of that one."""
+        tail = self.tail(name, ledger)
+        tail.look()
+        if not stored:
+            return tail, None
+        checkpoint = Checkpoint.from_json(stored)
+        tail.seek(checkpoint.generation, checkpoint.at)
+        return tail, checkpoint.position
 
     def source_names(self, known: Iterable[str] = ()) -> list[str]:
         """The sources there are: a path without a glob always, else every match that is no rotated piece.

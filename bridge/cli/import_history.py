@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -53,7 +54,7 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
         tune_interpreter()
         serve(settings)
         watch = _Events() if options.as_json else _Bars() if sys.stderr.isatty() else _Lines()
-        with watch:
+        with closing(watch):
             reports, errors = import_history(settings, chosen, stop, watch, max_rate=max_rate)
     for error in errors:
         complain(error)
@@ -65,30 +66,25 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
     return 5 if all(error.exit_code == 5 for error in errors) and not any(one.lines for one in reports) else 1
 
 
-class _Events:
+class _Watch:
+    """Somebody, or a program, who is told."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class _Events(_Watch):
     """One JSON object a line on stdout: started, waiting, progress, ended."""
-
-    def __enter__(self) -> _Events:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def __call__(self, event: str, report: Report) -> None:
         emit_line({"event": event, **report.to_json(), "seconds_left": _seconds_left(report)})
 
 
-class _Lines:
+class _Lines(_Watch):
     """A line every few seconds on stderr, and the summary on stdout."""
 
     def __init__(self) -> None:
         self._due = 0.0
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def __call__(self, event: str, report: Report) -> None:
         if event == "started":
@@ -116,9 +112,6 @@ class _Bars(_Lines):
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
     def __call__(self, event: str, report: Report) -> None:
         if event == "started":
             self._say(_beginning(report))
@@ -130,7 +123,7 @@ class _Bars(_Lines):
         said = f"{report.lines:,} lines, {report.rate:,.0f}/s{note}"
         self._show("" if many else report.mapping, report.total("done"), report.total("bytes"), said)
         if event == "ended":
-            self._stop()
+            self.close()
             click.echo(summary(report))
 
     def _start(self, report: Report) -> None:
@@ -158,7 +151,8 @@ class _Bars(_Lines):
         self._progress.start()
         redirect(sys.stderr)  # which is the bars' own now: a word of the log goes above them
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """The bars stay as they are."""
         from bridge.log import redirect
 
         if self._progress is not None:

@@ -196,7 +196,7 @@ def bare(name: str) -> str:
     return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
 
 
-def is_regular(name: str) -> bool:
+def tells_age(name: str) -> bool:
     """Whether a rotated file's name ends in a number or a date, as those of whole generations do."""
     return bool(_NUMBERED.search(bare(name)) or _DATED.search(bare(name)))
 

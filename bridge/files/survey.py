@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content
-from bridge.files.generation import Generation, bare, in_age_order, is_copy, is_regular, open_regular
+from bridge.files.generation import Generation, bare, in_age_order, is_copy, open_regular, tells_age
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -61,7 +61,7 @@ class Survey:
         the same line, so a short file of such a name is no copy. `held` are the generations that are open already.
         """
         known = {one.identity for one in held}
-        odd = {id(one) for one in files if not is_regular(one.path.name)}
+        odd = {id(one) for one in files if not tells_age(one.path.name)}
         dropped: set[int] = set()
         for one in sorted(files, key=lambda one: id(one) not in odd):
             if one.identity in known or one.content is None:

@@ -289,8 +289,7 @@ class Tail:
         known = [i for i, one in enumerate(rotated) if one in matched or (self._is_open(one) and one.identity != own)]
         newer = rotated[known[-1] + 1 :] if known else rotated
         found = any(one.read(1, 0) for one in newer if one.identity != own)
-        for one in (*rotated, *([fresh] if fresh else [])):
-            one.close()
+        _shut(rotated, fresh)
         return found
 
     def _files(self) -> tuple[list[Generation], Generation | None]:
@@ -305,17 +304,14 @@ class Tail:
         """The file that holds what the record says, open and in its place; None when it is gone."""
         rotated, fresh = self._files()
         chosen = self._register.find(record, rotated, fresh, {one.identity for one in (*self._chain, *self._late)})
-        for one in (*rotated, *([fresh] if fresh else [])):
-            if one is not chosen:
-                one.close()
+        _shut(rotated, fresh, but=chosen)
         return chosen
 
     def _moved_on(self, current: Generation) -> None:
         """Another file stands at the path: the same content saved anew, or the next generation."""
         rotated, fresh = self._survey.take()
         aside = {one.identity for one in rotated}
-        for one in rotated:
-            one.close()
+        _shut(rotated)
         self.introduce(current)
         if fresh is None:
             return
@@ -347,7 +343,7 @@ class Tail:
         matched = self._register.match(files)
         known = [i for i, one in enumerate(files) if one in matched or self._is_open(one)]
         for i, one in enumerate([*files, *([fresh] if fresh else [])]):
-            if i < min(start, len(files)) or one in matched or self._is_open(one):
+            if i < start or one in matched or self._is_open(one):
                 one.close()
                 continue
             if last is None and one is not fresh and known and i < known[-1]:
@@ -394,3 +390,9 @@ class Tail:
 
     def _say(self, what: str) -> None:
         self.notices.append(f"{self.name}: {what}")
+
+
+def _shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:
+    for one in [*files, *([fresh] if fresh else [])]:
+        if one is not but:
+            one.close()
