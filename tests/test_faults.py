@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bridge.errors import RedisRefused
 from bridge.streams.connect import Connection
 from tests.proxy import Fault, Proxy
 from tests.rig import STREAM, Rig, wait_until
@@ -94,6 +96,18 @@ def test_out_of_memory(rig: Rig) -> None:
     assert rig.datas() == [b"f-0"]
     rig.redis.call("CONFIG", "SET", "maxmemory", "0")
     rig.settle([b"f-0", b"f-1"], [])
+
+
+def test_memory_runs_out_between_queueing_and_exec(rig: Rig) -> None:
+    """EXECABORT tells why: the code is OOM, as when a queued command is refused at once."""
+    with closing(Connection(rig.server.socket_url)) as writer:
+        assert writer.call("MULTI") == b"OK"
+        assert writer.call("XADD", "s", "*", "a", "b") == b"QUEUED"
+        rig.redis.call("CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(RedisRefused) as told:
+            writer.call("EXEC")
+    assert told.value.code == "OOM"
+    assert "maxmemory is reached" in told.value.hint
 
 
 def test_replica(rig: Rig) -> None:

@@ -45,6 +45,8 @@ NEEDED = ("XADD", "XREAD", "XRANGE", "XREVRANGE", "XINFO", "WATCH", "MULTI", "EX
 def refused(error: Exception | str, where: str) -> RedisRefused:
     """A server's error reply as a RedisRefused with its hint."""
     text = str(error)
+    if text.startswith("EXECABORT"):  # what matters is why: it may be room that ran out between queueing and EXEC
+        text = text.partition("because of: ")[2] or text
     code = text.split(" ", 1)[0].rstrip(":")
     lowered = text.lower()
     for name, sign in (("WRONGPASS", "invalid username-password"), ("NOAUTH", "authentication required"),
