@@ -190,7 +190,7 @@ def test_interrupted(one_rig: Rig) -> None:
     """SIGINT ends it at a whole batch with 130; the next run says how far it is and brings the rest."""
     rig = one_rig
     datas = history(rig, 60_000)
-    child = start(rig, "--max-rate", "20000")
+    child = start(rig, "--max-rate", "3000")
     wait_until(lambda: rig.redis.call("XLEN", STREAM) > 2000, rig.said)
     status = json.loads(rig.run("status", "--json", "--redis", rig.server.socket_url).stdout)
     assert status["headline"].startswith("Importing history")
