@@ -77,8 +77,14 @@ class Settings:
     state_dir: Path
     redis_url: str
     mappings: tuple[Mapping, ...]
-    roles: frozenset[str]
+    components: MappingType[str, frozenset[str]]
+    """The roles that each component writes as."""
     log_format: str = "text"
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles of all components."""
+        return frozenset().union(*self.components.values())
 
     def mapping(self, name: str) -> Mapping:
         """The mapping of this name. Raises ConfigError that names the nearest one."""
@@ -184,7 +190,7 @@ def load(
         state_dir=state_dir(env, cwd, base / file.state.dir),
         redis_url=check_url(url, source),
         mappings=mappings,
-        roles=frozenset(role for component in file.components.values() for role in component.roles),
+        components={name: frozenset(component.roles) for name, component in file.components.items()},
         log_format=log_format,
     )
 

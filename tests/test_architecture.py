@@ -42,6 +42,7 @@ BELOW: dict[str, set[str]] = {
         "ledger",
         "run",
     },
+    "parity": {"errors", "model", "config", "mapping", "codecs", "carry", "files", "streams", "ledger"},
     "status": {"errors", "model", "config", "carry", "streams", "ledger", "run"},
     "headline": {"carry", "status"},
     "locate": {"errors", "check", "model", "config", "carry", "files", "streams", "ledger"},

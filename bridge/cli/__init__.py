@@ -16,6 +16,7 @@ from bridge.cli import (
     init,
     locate,
     mapping,
+    parity,
     quarantine,
     repair,
     run,
@@ -36,7 +37,21 @@ def cli(**_: object) -> None:
     """Carries append-only log files into Redis Streams and back, exactly once, while both are in use."""
 
 
-for module in (demo, init, mapping, import_history, run, status, tail, locate, quarantine, repair, server, completion):
+for module in (
+    demo,
+    init,
+    mapping,
+    import_history,
+    run,
+    parity,
+    status,
+    tail,
+    locate,
+    quarantine,
+    repair,
+    server,
+    completion,
+):
     cli.add_command(module.command)
 
 

@@ -44,3 +44,7 @@ class Codec(Protocol):
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
         """`encode` of many rows."""
         ...
+
+    def agree(self, lines: Sequence[bytes], rows: Sequence[Row]) -> bool:
+        """Whether each line decodes to its row."""
+        return self.decode(lines).rows == rows

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-from bridge.codecs import Decoded, FieldRule
+from bridge.codecs import Codec, Decoded, FieldRule
 from bridge.codecs.timestamps import Clock
 from bridge.errors import ConfigError
 from bridge.model import FIELDS, Row, shown
@@ -20,7 +20,7 @@ _DECODER = json.JSONDecoder()
 _SPACE = " \t\r\n"
 
 
-class Jsonl:
+class Jsonl(Codec):
     """`data` is the whole line unless `message.data` points to a part of it."""
 
     def __init__(self, rules: dict[str, FieldRule], clock: Clock) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bridge.codecs import Decoded, FieldRule
+from bridge.codecs import Codec, Decoded, FieldRule
 from bridge.codecs.timestamps import Clock
 from bridge.errors import ConfigError
 from bridge.model import FIELDS, Row, shown
 
 
-class Regex:
+class Regex(Codec):
     """Fields are the groups of their names; others become entry fields; `data` is the whole line without a group."""
 
     invertible = False

@@ -12,7 +12,7 @@ from bridge.model import Row
 _FIELD = re.compile(r"\{([a-z0-9_]+)\}")
 
 
-class TemplateCodec:
+class TemplateCodec(Codec):
     """Reads as `inner` does; writes `"{timestamp} {role}: {data}"`, if that reads back the same."""
 
     def __init__(self, inner: Codec, template: str, escape: bool) -> None:

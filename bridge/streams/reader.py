@@ -98,18 +98,27 @@ def to_entries(rows: Reply) -> list[Entry]:
     return list(map(Entry, parse_ids([row[0] for row in whole]), [row[1] for row in whole]))
 
 
-def _pages(connection: Connection, stream: bytes, start: bytes, end: bytes, page: int) -> Iterator[list[Reply]]:
+def pages(
+    connection: Connection, stream: bytes, start: bytes, end: bytes, page: int, *, most_bytes: int = 0
+) -> Iterator[list[Reply]]:
     """XRANGE replies of `page` entries. The next one is asked for before this one is looked at, so that the server
-    works meanwhile; the connection is of no other use until the iteration is over."""
-    connection.send(pack("XRANGE", stream, start, end, "COUNT", page))
+    works meanwhile; the connection is of no other use until the iteration is over.
+
+    With `most_bytes` a reply has about so many bytes at most: where entries are long, it has fewer of them.
+    """
+    asked = min(page, 64) if most_bytes else page
+    connection.send(pack("XRANGE", stream, start, end, "COUNT", asked))
     owed = True
     try:
         while owed:
+            begun = connection.received
             rows, owed = connection.read(), False
             if isinstance(rows, Refusal):
                 raise refused(rows, stream.decode(errors="replace"))
-            if len(rows) == page:
-                connection.send(pack("XRANGE", stream, after(parse_id(rows[-1][0])), end, "COUNT", page))
+            if len(rows) == asked:
+                if most_bytes:
+                    asked = max(1, min(page, most_bytes * len(rows) // max(1, connection.received - begun)))
+                connection.send(pack("XRANGE", stream, after(parse_id(rows[-1][0])), end, "COUNT", asked))
                 owed = True
             yield rows
     finally:
@@ -121,7 +130,7 @@ def entries(
     connection: Connection, stream: bytes, start: bytes = b"-", end: bytes = b"+", *, page: int = 1000
 ) -> Iterator[Entry]:
     """The entries from `start` to `end`, in order, a page at a time."""
-    for rows in _pages(connection, stream, start, end, page):
+    for rows in pages(connection, stream, start, end, page):
         yield from to_entries(rows)
 
 
@@ -141,7 +150,7 @@ def file_born(
     connection: Connection, stream: bytes, start: bytes = b"-", *, page: int = 1000
 ) -> Iterator[tuple[Entry, Origin]]:
     """The file-born entries from `start` on, in order, with their origins; quick over all the others."""
-    for rows in _pages(connection, stream, start, b"+", page):
+    for rows in pages(connection, stream, start, b"+", page):
         for raw_id, fields in rows:
             if fields is not None and ORIGIN_FIELD in fields:
                 entry = Entry(parse_id(raw_id), fields)

@@ -1,0 +1,107 @@
+"""Finding the place again after a difference: two sequences laid beside each other. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Sequence
+
+EXACT = 250_000
+"""Up to this product of lengths the longest common subsequence is found; above, only what its anchors lead to."""
+
+Pair = tuple[int, int]
+
+
+def align(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
+    """Places in `a` and `b` that hold the same, ascending in both: as many as there can be, where both are short.
+
+    Of long ones, items that stand once in each are anchors (the patience method, B. Cohen); what stands between them
+    is aligned by itself.
+    """
+    low, pairs = 0, []
+    shorter = min(len(a), len(b))
+    while low < shorter and a[low] == b[low]:
+        pairs.append((low, low))
+        low += 1
+    high_a, high_b, ends = len(a), len(b), []
+    while high_a > low and high_b > low and a[high_a - 1] == b[high_b - 1]:
+        high_a, high_b = high_a - 1, high_b - 1
+        ends.append((high_a, high_b))
+    if high_a > low and high_b > low:
+        middle_a, middle_b = a[low:high_a], b[low:high_b]
+        small = len(middle_a) * len(middle_b) <= EXACT
+        found = _longest(middle_a, middle_b) if small else _anchored(middle_a, middle_b)
+        pairs += [(i + low, j + low) for i, j in found]
+    return pairs + ends[::-1]
+
+
+def _longest(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
+    """The longest common subsequence, by the table of its lengths from each place on."""
+    common = set(a) & set(b)
+    if not common:
+        return []
+    width = len(b) + 1
+    rows = [[0] * width for _ in range(len(a) + 1)]
+    for i in range(len(a) - 1, -1, -1):
+        row, below = rows[i], rows[i + 1]
+        if (item := a[i]) not in common:
+            row[:] = below
+            continue
+        for j in range(len(b) - 1, -1, -1):
+            row[j] = below[j + 1] + 1 if b[j] == item else max(below[j], row[j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(a) and j < len(b) and rows[i][j]:
+        if a[i] == b[j]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif rows[i + 1][j] >= rows[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _anchored(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
+    places_a, places_b = _single(a), _single(b)
+    both = [(i, places_b[item]) for item, i in places_a.items() if item in places_b]
+    pairs, i, j = [], 0, 0
+    for k, m in [*(both[n] for n in ascending([m for _, m in both])), (len(a), len(b))]:
+        if k > i and m > j:
+            pairs += [(i + x, j + y) for x, y in _between(a[i:k], b[j:m])]
+        if k < len(a):
+            pairs.append((k, m))
+        i, j = k + 1, m + 1
+    return pairs
+
+
+def _between(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
+    if len(a) * len(b) <= EXACT or a[0] == b[0] or a[-1] == b[-1]:
+        return align(a, b)
+    return []
+
+
+def _single(items: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Where those stand that stand once, in order."""
+    places: dict[Hashable, int] = {}
+    for i, item in enumerate(items):
+        places[item] = -1 if item in places else i
+    return {item: i for item, i in places.items() if i >= 0}
+
+
+def ascending(values: Sequence[int]) -> list[int]:
+    """The places of a longest strictly ascending subsequence (patience sorting)."""
+    ends: list[int] = []
+    last: list[int] = []
+    before: list[int] = [-1] * len(values)
+    for i, value in enumerate(values):
+        n = bisect_left(ends, value)
+        before[i] = last[n - 1] if n else -1
+        if n == len(ends):
+            ends.append(value)
+            last.append(i)
+        else:
+            ends[n], last[n] = value, i
+    chain, at = [], last[-1] if last else -1
+    while at >= 0:
+        chain.append(at)
+        at = before[at]
+    return chain[::-1]

@@ -1,0 +1,174 @@
+"""Reads both sides and compares them (DESIGN §6.5). Holds no lock, writes nothing but the ledger's note of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from bridge.config import Settings
+from bridge.ledger.quarantine import still_aside
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import ZERO_ID, EntryId, format_id
+from bridge.parity.compare import Comparison, Due, Tally
+from bridge.parity.expected import Expected
+from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
+from bridge.parity.view import View
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import pages
+
+PAGE, PAGE_BYTES = 1000, 1 << 20
+"""Entries, and about the bytes, that one command reads: a few milliseconds of the server's time."""
+
+SETTLING = 1.0
+"""Seconds after which a difference is looked at once more before it is called one."""
+
+Tell = Callable[[int, int], None]
+"""How many entries were read, of how many."""
+
+
+class Interrupted(Exception):
+    """The stop event was set."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What parity found for one mapping. `notes` are in words, for people: what is to be known beside the verdict."""
+
+    mapping: str
+    stream: str
+    verdict: str = "inconclusive"
+    tally: Tally = field(default_factory=Tally)
+    files: dict[str, int] = field(default_factory=dict)
+    entry: EntryId = ZERO_ID
+    notes: list[str] = field(default_factory=list)
+    began: float = 0.0
+    seconds: float = 0.0
+
+    def counts(self) -> dict[str, int]:
+        """Differences of each kind."""
+        from bridge.parity.classify import counts
+
+        found = counts(self.tally.differences)
+        return {kind: n + self.tally.uncounted.get(kind, 0) for kind, n in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """As DESIGN §5.4 has it."""
+        tally = self.tally
+        return {
+            "mapping": self.mapping, "stream": self.stream, "verdict": self.verdict, "compared": tally.compared,
+            "file_born": tally.file_born, "redis_born": tally.redis_born, "in_flight": tally.in_flight,
+            "not_mirrored": tally.not_mirrored, "quarantined": tally.quarantined, "unverifiable": tally.unverifiable,
+            "position": {"files": self.files, "entry": format_id(self.entry).decode()}, "digest": tally.digest,
+            "counts": self.counts(), "differences": [one.to_json() for one in tally.differences],
+        }  # fmt: skip
+
+
+def verdict_of(tally: Tally, entries: int) -> str:
+    """`entries` counts what stands in the stream. Pure."""
+    if tally.differences or tally.uncounted:
+        return "differs"
+    if any(not why.startswith("trimmed") for why in tally.why):
+        return "inconclusive"
+    nothing = not tally.compared and (entries or tally.in_flight or tally.unverifiable or tally.not_mirrored)
+    return "inconclusive" if nothing else "equal"
+
+
+def verdict_of_all(results: Iterable[Result]) -> str:
+    """The whole differs if one mapping does, and is inconclusive if one is, or if nothing at all was compared. Pure."""
+    found = list(results)
+    for verdict in ("differs", "inconclusive"):
+        if any(one.verdict == verdict for one in found):
+            return verdict
+    return "equal" if any(one.tally.compared for one in found) else "inconclusive"
+
+
+class Check:
+    """One mapping. Reads the stream through `connection`, which is of no other use meanwhile."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, connection: Connection, ledger: Ledger | None, stop: Event,
+        tell: Tell, *, max_rate: float | None = None, settling: float = SETTLING,
+    ) -> None:  # fmt: skip
+        self._mapping = mapping
+        self._settings = settings
+        self._connection = connection
+        self._ledger = ledger
+        self._stop = stop
+        self._tell = tell
+        self._max_rate = max_rate
+        self._settling = settling
+        self._keys = Keys.of(mapping.stream.key)
+
+    def run(self) -> Result:
+        """Both sides; where they do not agree, once more. Raises Interrupted, SourceError, RedisLost, RedisRefused."""
+        result = self._once()
+        if result.verdict == "differs":
+            if self._stop.wait(self._settling):
+                raise Interrupted
+            result = self._once()
+        return result
+
+    def _once(self) -> Result:
+        began, steady = time.time(), time.monotonic()
+        view = View(self._mapping, self._settings, self._connection, self._keys, self._ledger)
+        try:
+            comparison = Comparison(
+                {name: found.files for name, found in view.sources.items()}, view.numbers,
+                {name: found.files for name, found in view.targets.items()}, self._mapping.codec,
+                Expected(self._mapping, self._settings.roles),
+                Due(view.mirrored_to, view.mirrored, self._late, self._aside(view), view.gone, view.both),
+            )  # fmt: skip
+            try:
+                self._walk(comparison, view)
+                tally = comparison.finish()
+                result = Result(self._mapping.name, self._keys.stream.decode(errors="replace"), "", tally)
+                result.verdict = verdict_of(tally, view.length)
+                result.entry, result.began = view.last, began
+                result.files = view.positions(comparison.claimed_to())
+                result.notes = view.notes
+                result.seconds = time.monotonic() - steady
+                return result
+            finally:
+                comparison.close()
+        finally:
+            view.close()
+
+    def _walk(self, comparison: Comparison, view: View) -> None:
+        if view.last == ZERO_ID:
+            return
+        read, begun = 0, time.monotonic()
+        for rows in pages(self._connection, self._keys.stream, b"-", format_id(view.last), PAGE, most_bytes=PAGE_BYTES):
+            comparison.feed(rows)
+            read += len(rows)
+            self._tell(read, view.length)
+            ahead = read / self._max_rate - (time.monotonic() - begun) if self._max_rate else 0.0
+            if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
+                raise Interrupted
+
+    def _late(self, fields: list[bytes]) -> set[bytes]:
+        found = set()
+        for at in range(0, len(fields), 500):
+            part = fields[at : at + 500]
+            marks = self._connection.call("HMGET", self._keys.late, *part)
+            found |= {name for name, mark in zip(part, marks, strict=True) if mark is not None}
+        return found
+
+    def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:
+        """Whether the ledger keeps it in quarantine; its mapping may have been mended since."""
+        if self._ledger is None:
+            return lambda one: False
+        ledger, stream = self._ledger, self._mapping.stream.key
+        lines = {name: still_aside(ledger, stream, "forward", name) for name in view.sources}
+        entries = still_aside(ledger, stream, "mirror")
+
+        def aside(one: Extra | Missing) -> bool:
+            if isinstance(one, Extra):
+                return (one.place >> SHIFT, one.place & OFFSETS, "") in lines.get(one.file.source, {})
+            return one.home < 0 and (0, 0, one.entry.decode()) in entries
+
+        return aside

@@ -1,0 +1,385 @@
+"""File-born entries claim the lines of one source by their origins, and must equal them. Pure.
+
+Both come in order, so two fingers are enough. Where they disagree, the next place is looked for at which they agree
+again: further on at the same places, or shifted, where somebody cut or put in bytes. What stands between is told apart
+later, by content (`classify`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence, Set
+from dataclasses import replace
+from itertools import islice, pairwise
+from operator import lt
+
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
+from bridge.model import Row
+from bridge.parity.align import align, ascending
+from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed, Sink
+
+HELD = 8
+"""So many entries wait for those behind them: one that stands in a wrong place is told by what follows."""
+
+RUN = 3
+"""So many in a row must agree before a place counts as found again."""
+
+WINDOW, WIDEST = 64, 8192
+"""Entries that are looked at to find the place again, at first and at most."""
+
+AT_ONCE = 4096
+DOUBT = 64
+
+
+class Lines:
+    """The lines of one file from the walk's place on, as far as they were asked for."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.lines: list[bytes] = []
+        self.places: list[int] = []
+        self.at = 0
+        self._number = file.first
+        self._blocks = file.blocks()
+
+    def more(self) -> bool:
+        """Reads on; False at the end of the file."""
+        block = next(self._blocks, None)
+        if block is None:
+            return False
+        base = self.file.base
+        self.lines += block.lines
+        self.places += map(base.__add__, block.offsets) if base else block.offsets
+        return True
+
+    def trim(self) -> None:
+        """Forgets the lines that were passed: the walk's place is the first that is held."""
+        self._number += self.at
+        del self.lines[: self.at], self.places[: self.at]
+        self.at = 0
+
+    def ahead(self, count: int) -> None:
+        """Reads on until so many lines are here, or all."""
+        while len(self.lines) - self.at < count and self.more():
+            pass
+
+    def left(self) -> bool:
+        """Whether a line is left, read now if need be."""
+        if self.at < len(self.lines):
+            return True
+        self.trim()
+        return self.more()
+
+    def number(self, i: int) -> int:
+        """The line number of the i-th line that is held."""
+        return self._number + i
+
+
+class Claims:
+    """One source. `files` in order of their generations, those behind the newest known one last."""
+
+    def __init__(self, name: str, files: Sequence[File], codec: Codec, sink: Sink) -> None:
+        self.name = name
+        self._files = list(files)
+        self._all = {file.generation: file for file in files}
+        self._codec = codec
+        self._continued = codec if isinstance(codec, Continued) else None
+        self._sink = sink
+        self._places: list[int] = []
+        self._rows: list[Row] = []
+        self._ids: list[bytes] = []
+        self._here: Lines | None = None
+        self._last = -1
+        self._shift = 0
+        self._window = WINDOW
+        self._gap = 0
+        self.first_ids: dict[int, bytes] = {}
+        """The first entry of each generation."""
+        self.claimed_to = -1
+        """The place behind the last line that an entry claimed."""
+
+    def add(self, places: list[int], rows: list[Row], ids: list[bytes]) -> None:
+        """File-born entries of this source, as they follow in the stream."""
+        self._places += places
+        self._rows += rows
+        self._ids += ids
+        if len(self._places) > HELD:
+            self._work(final=False)
+
+    def finish(self) -> None:
+        """No more entries: what is left of the files was not claimed."""
+        self._work(final=True)
+        self._enter(1 << 60)
+
+    # -- entries ---------------------------------------------------------------------------------------------
+
+    def _work(self, *, final: bool) -> None:
+        while self._places:
+            self._drop_strays()
+            usable = len(self._places) - (0 if final else HELD)
+            if usable <= 0:
+                return
+            generation = self._places[0] >> SHIFT
+            end = bisect_left(self._places, (generation + 1) << SHIFT)
+            self.first_ids.setdefault(generation, self._ids[0])
+            closed = final or end < len(self._places)
+            usable = end if closed else usable
+            found = self._enter(generation)
+            if found and self._here is not None and self._here.file.doubtful and self._last >> SHIFT != generation:
+                if end < DOUBT and not closed:
+                    return
+                found = self._is_it(self._here, end)
+            if not found:
+                self._sink.unverifiable(end, f"generation {generation} of {self.name} is gone")
+                self._take(end)
+                continue
+            if not self._claim(usable, end, closed=closed):
+                return
+
+    def _take(self, count: int) -> None:
+        if count:
+            self._last = max(self._last, self._places[count - 1])
+            del self._places[:count], self._rows[:count], self._ids[:count]
+
+    def _drop_strays(self) -> None:
+        """Entries out of order: of those that wait the fewest that leave the others ascending."""
+        places = self._places
+        if places[0] > self._last and all(map(lt, places, islice(places, 1, None))):
+            return
+        kept = ascending([place if place > self._last else -1 for place in places])
+        kept = [i for i in kept if places[i] > self._last]
+        stays = set(kept)
+        for i in range(len(places)):
+            if i not in stays:
+                self._missing(i)
+        self._places, self._rows, self._ids = (
+            [places[i] for i in kept], [self._rows[i] for i in kept], [self._ids[i] for i in kept],
+        )  # fmt: skip
+
+    def _missing(self, i: int) -> None:
+        line = self._codec.encode(self._rows[i]) if self._codec.invertible else None
+        one = Missing(self.name, self._ids[i], self._rows[i], line if isinstance(line, bytes) else None,
+                      self._places[i], self._all.get(self._places[i] >> SHIFT), self._gap)  # fmt: skip
+        self._sink.missing(one)
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def _enter(self, generation: int) -> bool:
+        """Goes on to this generation's file; what is left of those before it was not claimed. False: there is none."""
+        while self._here is not None or self._files:
+            here = self._here
+            if here is None:
+                if self._files[0].generation > generation:
+                    return False
+                self._here, self._shift = Lines(self._files.pop(0)), 0
+                continue
+            if here.file.generation >= generation:
+                return here.file.generation == generation
+            while here.left():
+                self._pass(here, len(here.lines))
+            self._here = None
+        return False
+
+    def _is_it(self, here: Lines, count: int) -> bool:
+        """Whether a file of which only its place speaks holds any of the first messages; else it is a new one."""
+        here.ahead(4 * DOUBT)
+        texts = [text for _, _, text in self._units(here, 4 * DOUBT)]
+        rows = {row for row in self._codec.decode(texts).rows if isinstance(row, tuple)}
+        if any(row in rows for row in self._rows[: min(count, DOUBT)]):
+            return True
+        newest = max(file.generation for file in [here.file, *self._files])
+        self._files.append(replace(here.file, generation=newest + 1, due=0, doubtful=False))
+        self._here = None
+        return False
+
+    def _pass(self, here: Lines, end: int, without: Set[int] = frozenset()) -> None:
+        """Lines up to the `end`-th that is held are nobody's, but those that were claimed."""
+        a = here.at
+        due = bisect_left(here.places, max(here.file.base + here.file.due, self.claimed_to), a, end)
+        for i, j, is_due in ((a, due, True), (due, end, False)):
+            chosen = [k for k in range(i, j) if k not in without]
+            if chosen:
+                lines, places = [here.lines[k] for k in chosen], [here.places[k] for k in chosen]
+                numbers = [here.number(k) for k in chosen]
+                self._sink.passed(Passed(here.file, lines, places, numbers, self._shift, is_due))
+        here.at = end
+
+    # -- claiming --------------------------------------------------------------------------------------------
+
+    def _claim(self, usable: int, end: int, *, closed: bool) -> bool:
+        """Claims lines for up to `usable` entries of this file; False: more of them are needed to find the place."""
+        here, at = self._here, 0
+        if here is None:
+            raise AssertionError("no file")
+        while at < usable:
+            if not here.left():
+                self._behind_the_end(here.file, at, usable)
+                at = usable
+                break
+            a = here.at
+            part = min(usable - at, len(here.lines) - a)
+            places, lines = self._places[at : at + part], here.lines[a : a + part]
+            if here.places[a : a + part] == places and self._agree(lines, self._rows[at : at + part]):
+                self._claimed(here, [*range(a, a + part)], a + part)
+                at += part
+                continue
+            good, sound = self._scattered(here, at, usable)
+            at += good
+            if not sound:
+                self._take(at)
+                return self._resync(here, end - at, closed=closed)
+        self._take(at)
+        return True
+
+    def _behind_the_end(self, file: File, start: int, end: int) -> None:
+        """Entries whose lines would stand behind the last one that can be read."""
+        why = file.damage()
+        if why:
+            self._sink.unverifiable(end - start, f"{file.name} {why}")
+            return
+        self._gap += 1
+        for i in range(start, end):
+            self._missing(i)
+
+    def _agree(self, lines: list[bytes], rows: list[Row]) -> bool:
+        return self._continued is None and self._codec.agree(lines, rows)
+
+    def _claimed(self, here: Lines, mine: list[int], end: int, broken: Set[int] = frozenset()) -> None:
+        """These lines are claimed, the others up to the `end`-th are not; of `broken` ones it was said already."""
+        if mine:
+            self.claimed_to = here.places[mine[-1]] + len(here.lines[mine[-1]]) + 1
+        a, lines, places = here.at, here.lines, here.places
+        if len(mine) == end - a:
+            here.at = end
+            self._sink.claimed(here.file, lines[a:end], places[a:end])
+            return
+        self._pass(here, end, broken | set(mine))
+        if mine:
+            self._sink.claimed(here.file, [lines[k] for k in mine], [places[k] for k in mine])
+
+    def _scattered(self, here: Lines, at: int, end: int) -> tuple[int, bool]:
+        """Lines that stand among others. How many entries found theirs, and whether none of them failed to."""
+        here.trim()
+        chosen: list[list[int]] = []
+        i, sound = 0, True
+        for n in range(at, end):
+            place = self._places[n] + self._shift
+            while (i := bisect_left(here.places, place, i)) == len(here.places):
+                if not chosen and i > AT_ONCE:
+                    self._pass(here, i)
+                    here.trim()
+                    i = 0
+                if not here.more():
+                    break
+            if i == len(here.places) or here.places[i] != place:
+                sound = False
+                break
+            chosen.append(self._with_followers(here, i, self._rows[n]))
+            i = chosen[-1][-1] + 1
+        texts = [self._text(here, found) for found in chosen]
+        rows = self._rows[at : at + len(chosen)]
+        good = len(chosen)
+        if not self._codec.agree(texts, rows):
+            decoded = self._codec.decode(texts).rows
+            good = next(k for k in range(good) if decoded[k] != rows[k])
+            sound = False
+        if good:
+            self._claimed(here, [k for found in chosen[:good] for k in found], chosen[good - 1][-1] + 1)
+        return good, sound
+
+    def _with_followers(self, here: Lines, i: int, row: Row) -> list[int]:
+        """The lines of one message: the first, and as many that begin none as its data has newlines."""
+        found = [i]
+        wanted = row[3].count(b"\n") if self._continued is not None else 0
+        while self._continued is not None and len(found) <= wanted:
+            i += 1
+            if i == len(here.lines) and not here.more():
+                break
+            if not self._continued.begins([here.lines[i]])[0]:
+                found.append(i)
+        return found
+
+    @staticmethod
+    def _text(here: Lines, found: Sequence[int]) -> bytes:
+        return here.lines[found[0]] if len(found) == 1 else b"\n".join([here.lines[k] for k in found])
+
+    def _units(self, here: Lines, count: int) -> list[tuple[int, int, bytes]]:
+        """The next lines as messages: from which line to which, and their text."""
+        end = min(len(here.lines), here.at + count)
+        starts = list(range(here.at, end))
+        if self._continued is not None:
+            begins = self._continued.begins(here.lines[here.at : end])
+            starts = [k for k, first in zip(starts, begins, strict=True) if first or k == here.at]
+        return [(a, b, self._text(here, range(a, b))) for a, b in pairwise([*starts, end])]
+
+    # -- finding the place again -----------------------------------------------------------------------------
+
+    def _resync(self, here: Lines, end: int, *, closed: bool) -> bool:
+        """The first entry that waits does not agree with the line at its place. False: wait for more entries."""
+        while True:
+            width = min(self._window, end)
+            whole = closed and width == end
+            if width < self._window and not closed:
+                return False
+            here.ahead(4 * self._window)
+            here.trim()
+            units = self._units(here, 4 * self._window)
+            decoded = self._codec.decode([text for _, _, text in units]).rows
+            places = [here.places[a] for a, _, _ in units]
+            found = self._again(decoded, places, width, whole=whole)
+            if found is None and not whole and self._window < WIDEST:
+                self._window *= 8
+                continue
+            if found is None:
+                found = (width, len(units), self._shift) if whole else (max(1, width // 2), 0, self._shift)
+            entries, upto, shift = found
+            self._bridge_gap(here, units[:upto], decoded[:upto], entries)
+            self._shift, self._window = shift, WINDOW
+            return True
+
+    def _again(
+        self, decoded: list[Row | str], places: list[int], width: int, *, whole: bool
+    ) -> tuple[int, int, int] | None:
+        """Entry, line and shift at which the two agree again, as near as it can be had."""
+        at = {place: i for i, place in enumerate(places)}
+        rows, wanted = self._rows[:width], self._places[:width]
+
+        def runs(j: int, shift: int) -> bool:
+            last = min(j + RUN, width) if whole else j + RUN
+            if last > width:
+                return False
+            lines = [at.get(wanted[k] + shift, -1) for k in range(j, last)]
+            return all(i >= 0 and decoded[i] == rows[k] for i, k in zip(lines, range(j, last), strict=True))
+
+        unmoved = (j for j in range(1, width) if wanted[j] + self._shift in at and runs(j, self._shift))
+        best = next(unmoved, width)
+        for i, j in align(decoded, rows):
+            if j < best and runs(j, places[i] - wanted[j]):
+                return j, i, places[i] - wanted[j]
+        return (best, at[wanted[best] + self._shift], self._shift) if best < width else None
+
+    def _bridge_gap(
+        self, here: Lines, units: list[tuple[int, int, bytes]], decoded: list[Row | str], entries: int
+    ) -> None:
+        """These entries and lines are in disagreement: those that agree by content do."""
+        self._gap += 1
+        pairs = align(decoded, self._rows[:entries])
+        found = {j for _, j in pairs}
+        mine = [k for i, _ in pairs for k in range(*units[i][:2])]
+        at = {here.places[a]: i for i, (a, _, _) in enumerate(units)}
+        broken: set[int] = set()
+        for j in range(entries):
+            if j not in found:
+                self._missing(j)
+                i = at.get(self._places[j] + self._shift, -1)
+                if i >= 0 and isinstance(decoded[i], str) and units[i][2]:  # no line the mirror would write
+                    self._extra(here, units[i])
+                    broken |= {*range(*units[i][:2])}
+        self._claimed(here, mine, units[-1][1] if units else here.at, broken)
+        self._take(entries)
+
+    def _extra(self, here: Lines, unit: tuple[int, int, bytes]) -> None:
+        place = here.places[unit[0]]
+        self._sink.aside(1)
+        self._sink.extra(Extra(here.file, place, here.number(unit[0]), unit[2], place - self._shift, broken=True))

@@ -1,0 +1,232 @@
+"""What is left when all agreeing lines and entries are gone: which kind of difference each of them is. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import eq
+from typing import Any
+
+from bridge.codecs import Codec
+from bridge.model import Row, as_json
+from bridge.parity.sides import OFFSETS, Extra, Missing
+
+KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
+
+LIKE = 0.5
+"""So much of the longer one must be the beginning and end of the other, to count as the same line altered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One message on which the sides disagree. `line` counts from 1; `entry` is an ID; `expected` and `actual` lines.
+
+    Expected is what the message is where it was first written, actual what stands on the other side, None: nothing.
+    """
+
+    kind: str
+    file: str | None
+    line: int | None
+    offset: int | None
+    entry: str | None
+    expected: bytes | None
+    actual: bytes | None
+    place: int = field(default=-1, compare=False)
+    source: str = field(default="", compare=False)
+    row: Row = field(default=(), compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As DESIGN §5.4 has it."""
+        facts: dict[str, Any] = {name: getattr(self, name) for name in ("kind", "file", "line", "offset", "entry")}
+        for name in ("expected", "actual"):
+            raw = getattr(self, name)
+            facts[name] = None if raw is None else as_json(raw)
+        return facts
+
+
+@dataclass(slots=True)
+class Sorted:
+    """The differences, and what turned out to be none: `late` ones stand out of order and say so."""
+
+    differences: list[Difference] = field(default_factory=list)
+    late: int = 0
+    unordered: int = 0
+    """Messages of components that write both sides themselves."""
+    altered_broken: int = 0
+    """Lines that are no messages, which were taken for altered ones."""
+    foreign: int = 0
+    aside: int = 0
+
+
+Look = Callable[[Iterable[bytes], Iterable[tuple[str, int]]], "Seen"]
+"""Looks through the files once more, for lines of these bytes and for the lines at these places."""
+
+
+def classify(
+    extras: Sequence[Extra], absent: Sequence[Missing], codec: Callable[[str], Codec], *,
+    late: Callable[[Missing], bool], aside: Callable[[Extra | Missing], bool], both: frozenset[bytes], seen: Look,
+) -> Sorted:  # fmt: skip
+    """Pairs what is left by content, then by place, then within each gap; what stays alone is missing, or too many.
+
+    What stays alone may be `aside`, in quarantine. `seen` is asked only when something stays alone even so.
+    """
+    found = Sorted()
+    rows = _rows_of(extras, codec)
+    waiting: dict[tuple[str, object], list[int]] = defaultdict(list)
+    for n, one in enumerate(extras):
+        waiting[one.file.source, rows[n] if rows[n] is not None else one.line].append(n)
+    for places in waiting.values():
+        places.reverse()
+    taken: set[int] = set()
+    rest: list[Missing] = []
+    for missing in absent:
+        here = waiting.get((missing.name, missing.row))
+        if not here and missing.line is not None:
+            here = waiting.get((missing.name, missing.line))
+        if not here:
+            rest.append(missing)
+            continue
+        n = here.pop()
+        taken.add(n)
+        if late(missing):
+            found.late += 1
+        elif missing.home < 0 and missing.row[0] in both:
+            found.unordered += 1
+        else:
+            found.differences.append(_difference("reordered", extras[n], missing, codec))
+    alone = dict.fromkeys(n for n in range(len(extras)) if n not in taken)
+    rest = _by_place(extras, alone, rest, found, codec)
+    rest = _by_gap(extras, alone, rest, found, codec)
+    lines = [extras[n] for n in alone if not extras[n].broken and not aside(extras[n])]
+    entries = [one for one in rest if not aside(one)]
+    found.aside = sum(1 for n in alone if not extras[n].broken) - len(lines) + len(rest) - len(entries)
+    rest = entries
+    if lines or rest:
+        _alone(lines, rest, {(one.file.source, one.place) for one in extras}, found, codec, seen)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where lines of these bytes stand first, besides those that were left over; and what stands at these places."""
+
+    first: dict[bytes, tuple[str, int]]
+    at: dict[tuple[str, int], bytes]
+
+
+def _rows_of(extras: Sequence[Extra], codec: Callable[[str], Codec]) -> list[Row | None]:
+    rows: list[Row | None] = [None] * len(extras)
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for n, one in enumerate(extras):
+        by_source[one.file.source].append(n)
+    for name, places in by_source.items():
+        for n, row in zip(places, codec(name).decode([extras[n].line for n in places]).rows, strict=True):
+            rows[n] = row if isinstance(row, tuple) else None
+    return rows
+
+
+def _by_place(
+    extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
+) -> list[Missing]:
+    """A line at the very place that an entry names, of other bytes: altered."""
+    at = {(extras[n].file.source, extras[n].home): n for n in alone}
+    still = []
+    for missing in rest:
+        n = at.pop((missing.name, missing.home), -1) if missing.home >= 0 else -1
+        if n < 0:
+            still.append(missing)
+            continue
+        found.altered_broken += extras[n].broken
+        found.differences.append(_difference("altered", extras[n], missing, codec))
+        del alone[n]
+    return still
+
+
+def _by_gap(
+    extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
+) -> list[Missing]:
+    """Of Redis-born entries nobody knows the place: a line much alike, in the same gap, is one of them altered."""
+    gaps: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for n in alone:
+        if extras[n].gap:
+            gaps[extras[n].file.source, extras[n].gap].append(n)
+    still = []
+    for missing in rest:
+        here = gaps.get((missing.name, missing.gap), []) if missing.home < 0 and missing.line is not None else []
+        near = max(here, key=lambda n: likeness(extras[n].line, missing.line or b""), default=-1)
+        if near < 0 or likeness(extras[near].line, missing.line or b"") < LIKE:
+            still.append(missing)
+            continue
+        here.remove(near)
+        del alone[near]
+        found.altered_broken += extras[near].broken
+        found.differences.append(_difference("altered", extras[near], missing, codec))
+    return still
+
+
+def likeness(a: bytes, b: bytes) -> float:
+    """How much of the longer one stands in the other at the same place, from the beginning or the end: 0 to 1. Pure."""
+    longer = max(len(a), len(b))
+    head = sum(map(eq, a, b))
+    tail = sum(map(eq, reversed(a), reversed(b)))
+    return max(head, tail) / longer if longer else 1.0
+
+
+def _alone(
+    lines: list[Extra], rest: list[Missing], left_over: set[tuple[str, int]], found: Sorted,
+    codec: Callable[[str], Codec], seen: Look,
+) -> None:  # fmt: skip
+    """A line that repeats an earlier one which has its entry is a duplicate; so is an entry whose line has another."""
+    known = seen([one.line for one in lines], [(one.name, one.home) for one in rest if one.home >= 0])
+    for extra in lines:
+        first = known.first.get(extra.line)
+        if first is not None and first[0] == extra.file.source and first[1] < extra.place:
+            found.differences.append(_difference("duplicate", extra, None, codec))
+        elif extra.file.foreign:
+            found.foreign += 1
+        else:
+            found.differences.append(_difference("missing_in_redis", extra, None, codec))
+    for missing in rest:
+        at = (missing.name, missing.home)
+        line = known.at.get(at)
+        twice = missing.home >= 0 and line is not None and at not in left_over
+        twice = twice and line is not None and codec(missing.name).agree([line], [missing.row])
+        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, missing, codec))
+
+
+def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: Callable[[str], Codec]) -> Difference:
+    line = extra.line if extra is not None else None
+    entry = _as_line(missing, codec) if missing is not None else None
+    expected, actual = {
+        "missing_in_redis": (line, None),
+        "missing_in_file": (entry, None),
+        "duplicate": (None, line if entry is None else entry),
+        "reordered": (entry, line),
+        "altered": (line, entry) if missing is not None and missing.home >= 0 else (entry, line),
+    }[kind]
+    if extra is not None:
+        file, number, offset, place, source = (
+            extra.file.name, extra.number, extra.place & OFFSETS, extra.place, extra.file.source,
+        )  # fmt: skip
+    else:
+        number, file, offset, place, source = None, None, None, -1, ""
+    if missing is not None and extra is None:
+        source, place = missing.name, missing.home
+        file = missing.file.name if missing.file is not None else missing.name
+        offset = missing.home & OFFSETS if missing.home >= 0 else None
+    return Difference(
+        kind, file, number, offset, missing.entry.decode() if missing is not None else None, expected, actual, place,
+        source, missing.row if missing is not None else (),
+    )  # fmt: skip
+
+
+def _as_line(missing: Missing, codec: Callable[[str], Codec]) -> bytes:
+    """The entry as a line; where its fields make none, with bars between them."""
+    return missing.line if missing.line is not None else b"|".join(missing.row)
+
+
+def counts(differences: Iterable[Difference]) -> dict[str, int]:
+    """How many of each kind."""
+    found = Counter(one.kind for one in differences)
+    return {kind: found[kind] for kind in KINDS}

@@ -1,0 +1,388 @@
+"""The comparison of DESIGN §6.5: one stream and the files it is kept in, walked once side by side. Pure.
+
+Entries come in pages, in stream order; files are read as far as they are needed. What agrees is counted, hashed and
+forgotten; what does not is kept, up to `MOST` of it, and told apart at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.codecs import Codec
+from bridge.model import ORIGIN_FIELD, EntryId, Row, parse_id, parse_origin
+from bridge.parity.claims import Claims
+from bridge.parity.classify import Difference, Seen, classify
+from bridge.parity.expected import Expected
+from bridge.parity.matches import Matches
+from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
+from bridge.parity.spool import Spool
+
+MOST = 100_000
+"""So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
+
+Rows = Sequence[Sequence[Any]]
+"""An XRANGE reply: pairs of an ID, and fields and values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they are to have any.
+
+    `late` tells which of these origins and IDs stand out of order and may; `aside` whether a line or an entry is in
+    quarantine that could be translated by now. `gone`: the generations of each file that are not to be found.
+    """
+
+    entry: EntryId
+    mirrored: bool
+    late: Callable[[list[bytes]], set[bytes]]
+    aside: Callable[[Extra | Missing], bool]
+    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    both: frozenset[bytes] = frozenset()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the comparison counted. `why` says in words what is unverifiable, and how many messages each time."""
+
+    file_born: int = 0
+    redis_born: int = 0
+    in_flight: int = 0
+    oldest_ms: int = 0
+    not_mirrored: int = 0
+    quarantined: int = 0
+    late: int = 0
+    unordered: int = 0
+    foreign: int = 0
+    unverifiable: int = 0
+    why: dict[str, int] = field(default_factory=dict)
+    uncounted: dict[str, int] = field(default_factory=dict)
+    """Differences beyond `MOST`, by kind."""
+    differences: list[Difference] = field(default_factory=list)
+    digest: str = ""
+    entries: int = 0
+
+    @property
+    def compared(self) -> int:
+        """Messages that were found to be the same on both sides."""
+        return self.file_born + self.redis_born
+
+
+class Comparison:
+    """One mapping. `files` are each source's, by name; `numbers` the sources' names by number; `rest` the mirror's own.
+
+    `feed` it every page of the stream, then `finish`.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
+        codec: Callable[[str], Codec], expected: Expected, due: Due,
+    ) -> None:  # fmt: skip
+        self.tally = Tally()
+        self._codec = codec
+        self._codecs: dict[str, Codec] = {}
+        self._expected = expected
+        self._due = due
+        self._files = files
+        self._rest = rest
+        self._claims = {name: Claims(name, of, self._codec_of(name), self) for name, of in files.items()}
+        self._by_number = {number: self._claims[name] for number, name in numbers.items() if name in self._claims}
+        self._matches: dict[str, Matches] = {}
+        self._spools: dict[str, Spool] = {}
+        self._hasher = hashlib.blake2b(digest_size=16)
+        self._spans: dict[str, array[int]] | None = {name: array("Q") for name in files} if len(files) > 1 else None
+        self._extras: list[Extra] = []
+        self._missing: list[Missing] = []
+        names = self._codec_of(next(iter(files), "x")).fields
+        self._names, self._born = list(names), [*names, ORIGIN_FIELD]
+
+    def _codec_of(self, name: str) -> Codec:
+        if name not in self._codecs:
+            self._codecs[name] = self._codec(name)
+        return self._codecs[name]
+
+    # -- the stream ------------------------------------------------------------------------------------------
+
+    def feed(self, rows: Rows) -> None:
+        """The next entries."""
+        self.tally.entries += len(rows)
+        if not self._all_of_one(rows):
+            self._each(rows)
+
+    def _all_of_one(self, rows: Rows) -> bool:
+        """The commonest case, in columns: all entries are file-born, of one generation."""
+        wanted, count = self._born, len(rows)
+        fields = [one[1] for one in rows]
+        if not count or any(one is None or one[0::2] != wanted for one in fields):
+            return False
+        origins = [one[-1] for one in fields]
+        first = parse_origin(origins[0])
+        claims = self._by_number.get(first.source) if first is not None else None
+        if first is None or claims is None:
+            return False
+        prefix, joined = b" %d.%d:" % first[:2], b" " + b" ".join(origins)
+        offsets = joined.replace(prefix, b" ").split()
+        if joined.count(prefix) != count or len(offsets) != count or not all(map(bytes.isdigit, offsets)):
+            return False
+        base = first.generation << SHIFT
+        places = list(map(base.__add__, map(int, offsets))) if base else list(map(int, offsets))
+        claims.add(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in rows])
+        return True
+
+    def _each(self, rows: Rows) -> None:
+        wanted, own = self._born, self._names
+        columns: dict[Claims, tuple[list[int], list[Row], list[bytes]]] = {}
+        plain: list[Sequence[Any]] = []
+        for entry_id, fields in rows:
+            if fields is None:  # deleted while it was read
+                self.tally.entries -= 1
+                continue
+            names = fields[0::2]
+            if ORIGIN_FIELD not in names:
+                plain.append((entry_id, fields))
+                continue
+            row = tuple(fields[1:-2:2]) if names == wanted else _row(fields, own)
+            raw = fields[2 * names.index(ORIGIN_FIELD) + 1]
+            origin = parse_origin(raw)
+            if origin is None:
+                self._without_line(entry_id)
+                continue
+            claims = self._by_number.get(origin.source)
+            if claims is None:
+                self._stranger(entry_id, row, raw)
+                continue
+            places, found, ids = columns.setdefault(claims, ([], [], []))
+            places.append((origin.generation << SHIFT) + origin.offset)
+            found.append(row)
+            ids.append(entry_id)
+        if plain:
+            self._redis_born(plain)
+        for claims, column in columns.items():
+            claims.add(*column)
+
+    def _redis_born(self, plain: list[Sequence[Any]]) -> None:
+        if not self._due.mirrored:
+            self.tally.not_mirrored += len(plain)
+            return
+        lines = self._expected.lines([fields for _, fields in plain])
+        by_name: dict[str, tuple[list[bytes], list[bytes]]] = {}
+        for (entry_id, _), made in zip(plain, lines, strict=True):
+            if made is not None:
+                ids, texts = by_name.setdefault(made[0], ([], []))
+                ids.append(entry_id)
+                texts.append(made[1])
+            else:
+                self._without_line(entry_id)
+        for name, (ids, texts) in by_name.items():
+            self._matches_of(name).entries.push(ids, texts)
+
+    def _without_line(self, entry_id: bytes) -> None:
+        """A Redis-born entry that can be no line is in quarantine, when the mirror has come by."""
+        if not self._due.mirrored:
+            self.tally.not_mirrored += 1
+        elif parse_id(entry_id) > self._due.entry:
+            self.in_flight(1, parse_id(entry_id)[0])
+        else:
+            self.tally.quarantined += 1
+
+    def _stranger(self, entry_id: bytes, row: Row, origin: bytes) -> None:
+        """An entry of a source that nobody knows."""
+        self.missing(Missing(origin.decode("ascii", "replace"), entry_id, row, None, 0))
+
+    def _matches_of(self, name: str) -> Matches:
+        if name not in self._matches:
+            self._matches[name] = Matches(
+                name, self._codec_of(name), self._due.entry, self, lambda line: self._row_of(name, line)
+            )
+        return self._matches[name]
+
+    def _row_of(self, name: str, line: bytes) -> Row:
+        row = self._codec_of(name).decode((line,)).rows[0]
+        return row if isinstance(row, tuple) else (line,)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def finish(self) -> Tally:
+        """No more entries. Reads the files to their ends; raises what reading them raises."""
+        for claims in self._claims.values():
+            claims.finish()
+        for name in {*self._rest} | {*self._matches}:
+            matches = self._matches_of(name)
+            for file in self._rest.get(name, ()):
+                number = file.first
+                for block in file.blocks():
+                    places = [file.base + offset for offset in block.offsets]
+                    numbers = list(range(number, number + len(places)))
+                    matches.passed(Passed(file, block.lines, places, numbers))
+                    number += len(places)
+            matches.finish()
+        self._sort_out()
+        self.tally.digest = self._digest()
+        return self.tally
+
+    def claimed_to(self) -> dict[str, int]:
+        """For each source the place behind the last line that an entry claimed, -1 for none."""
+        return {name: claims.claimed_to for name, claims in self._claims.items()}
+
+    def close(self) -> None:
+        """Forgets what is spooled."""
+        for matches in self._matches.values():
+            matches.entries.close()
+        for spool in self._spools.values():
+            spool.close()
+
+    def _sort_out(self) -> None:
+        if not (self._extras or self._missing):
+            return
+        tally, due = self.tally, self._due
+        self._missing = [one for one in self._missing if not self._went_with_its_file(one)]
+        origins = [self._origin_of(one) for one in self._missing if one.home >= 0]
+        late = due.late([*(one.entry for one in self._missing), *origins])
+
+        def marked(one: Missing) -> bool:
+            return one.entry in late or (one.home >= 0 and self._origin_of(one) in late)
+
+        found = classify(
+            self._extras, self._missing, self._codec_of, late=marked, aside=due.aside, both=due.both, seen=self._seen
+        )
+        tally.differences = found.differences
+        tally.quarantined += found.aside - found.altered_broken
+        tally.foreign += found.foreign
+        tally.late += found.late
+        tally.unordered += found.unordered
+        born = sum(1 for one in self._missing if one.home >= 0)
+        both = found.late + found.unordered
+        tally.file_born += min(both, born)
+        tally.redis_born += both - min(both, born)
+
+    def _went_with_its_file(self, one: Missing) -> bool:
+        """Whether a Redis-born entry's line may have stood in a generation that is gone.
+
+        It was to stand there by its neighbours, and was written before anything was read of the generation after it.
+        """
+        low, high = (place >> SHIFT for place in one.between)
+        claims = self._claims.get(one.name)
+        for number in self._due.gone.get(one.name, ()) if one.home < 0 else ():
+            later = [n for n in claims.first_ids if n > number] if claims is not None else []
+            next_id = parse_id(claims.first_ids[min(later)]) if claims is not None and later else None
+            if low < number < high and (next_id is None or parse_id(one.entry) < next_id):
+                self.unverifiable(1, f"generation {number} of {one.name} is gone")
+                return True
+        return False
+
+    def _origin_of(self, one: Missing) -> bytes:
+        number = next((number for number, claims in self._by_number.items() if claims.name == one.name), 0)
+        return b"%d.%d:%d" % (number, one.home >> SHIFT, one.home & ((1 << SHIFT) - 1))
+
+    def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
+        """Reads the files once more for these."""
+        wanted, asked = set(lines), set(places)
+        left_over = {(one.file.source, one.place) for one in self._extras}
+        seen = Seen({}, {})
+        if not (self.tally.compared or asked):
+            return seen
+        for name, files in [*self._files.items(), *self._rest.items()]:
+            mine = {place for source, place in asked if source == name}
+            for file in files:
+                for block in file.blocks():
+                    base = file.base
+                    for offset, line in zip(block.offsets, block.lines, strict=True):
+                        place = base + offset
+                        if place in mine:
+                            seen.at[name, place] = line
+                        if line in wanted and line not in seen.first and (name, place) not in left_over:
+                            seen.first[line] = (name, place)
+        return seen
+
+    def _digest(self) -> str:
+        """BLAKE2b-128 over what agrees: file-born lines of each source in name order, Redis-born in stream order."""
+        for name in sorted(self._spans or ()):
+            spans = (self._spans or {})[name]
+            files = {file.generation: file for file in self._files[name]}
+            for start, end in zip(spans[0::2], spans[1::2], strict=True):
+                file = files[start >> SHIFT]
+                for piece in file.section(start - file.base, end - file.base):
+                    self._hasher.update(piece)
+        for lines in self._in_stream_order():
+            self._hasher.update(b"\n".join(lines) + b"\n")
+        return self._hasher.hexdigest()
+
+    def _in_stream_order(self) -> Iterator[list[bytes]]:
+        if len(self._spools) == 1:
+            [spool] = self._spools.values()
+            yield from (lines for _, lines in spool.drain())
+            return
+
+        def pairs(spool: Spool) -> Iterator[tuple[EntryId, bytes]]:
+            for ids, lines in spool.drain():
+                yield from zip(map(parse_id, ids), lines, strict=True)
+
+        for _, line in heapq.merge(*map(pairs, self._spools.values())):
+            yield [line]
+
+    # -- what claims and matches say (`Sink`) ----------------------------------------------------------------
+
+    def claimed(self, file: File, lines: list[bytes], places: list[int]) -> None:
+        """These lines agree with the entries that name them."""
+        self.tally.file_born += len(lines)
+        if self._spans is None:
+            self._hasher.update(b"\n".join(lines) + b"\n")
+            return
+        spans = self._spans[file.source]
+        for place, line in zip(places, lines, strict=True):
+            if spans and spans[-1] == place:
+                spans[-1] = place + len(line) + 1
+            else:
+                spans.extend((place, place + len(line) + 1))
+
+    def passed(self, passed: Passed) -> None:
+        """Lines that no file-born entry claims: Redis-born, or too many."""
+        self._matches_of(passed.file.source).passed(passed)
+
+    def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
+        """These lines agree with Redis-born entries."""
+        self.tally.redis_born += len(ids)
+        self._spools.setdefault(name, Spool()).push(ids, lines)
+
+    def extra(self, one: Extra) -> None:
+        """A line without an entry, so far."""
+        if len(self._extras) < MOST:
+            self._extras.append(one)
+        elif not (one.file.foreign or one.broken):
+            self.tally.uncounted["missing_in_redis"] = self.tally.uncounted.get("missing_in_redis", 0) + 1
+
+    def missing(self, one: Missing) -> None:
+        """An entry without a line, so far."""
+        if len(self._missing) < MOST:
+            self._missing.append(one)
+        else:
+            self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1
+
+    def unverifiable(self, count: int, why: str) -> None:
+        """Entries whose lines cannot be looked at."""
+        self.tally.unverifiable += count
+        self.tally.why[why] = self.tally.why.get(why, 0) + count
+
+    def aside(self, count: int) -> None:
+        """Lines that are no messages."""
+        self.tally.quarantined += count
+
+    def in_flight(self, count: int, oldest_ms: int) -> None:
+        """Messages that are not due on the other side yet."""
+        self.tally.in_flight += count
+        if oldest_ms and (not self.tally.oldest_ms or oldest_ms < self.tally.oldest_ms):
+            self.tally.oldest_ms = oldest_ms
+
+
+def _row(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
+    """An entry's values in the codec's order; of one whose fields are others, all that it has."""
+    held = fields[0::2]
+    values = dict(zip(held, fields[1::2], strict=True))
+    if len(held) == len(values) and set(values) - {ORIGIN_FIELD} == set(names):
+        return tuple(values[name] for name in names)
+    return tuple(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
+                 for part in (name, value))  # fmt: skip

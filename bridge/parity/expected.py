@@ -1,0 +1,56 @@
+"""The line, and the file, that a Redis-born entry must have. Its own reading of the mapping, not the mirror's. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bridge.mapping import Mapping
+from bridge.model import FIELDS
+
+ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Expected:
+    """For one mapping with a mirror. `roles` are the declared ones: no other may name a file (DESIGN §10)."""
+
+    def __init__(self, mapping: Mapping, roles: frozenset[str]) -> None:
+        self._mapping = mapping
+        self._roles = roles
+        self._path = mapping.mirror.path if mapping.mirror is not None else ""
+        self._codecs = {self._path: mapping.codec(self._path or "x")}
+        self._names = list(self._codecs[self._path].fields)
+
+    def lines(self, entries: Sequence[Sequence[bytes]]) -> list[tuple[str, bytes] | None]:
+        """For each entry's fields and values its file and line (without newline); None: it can be none."""
+        found: list[tuple[str, bytes] | None] = [None] * len(entries)
+        by_path: dict[str, list[int]] = {}
+        values = [self._values(fields) for fields in entries]
+        for n, row in enumerate(values):
+            if row is not None and (path := self._target(row)) is not None:
+                by_path.setdefault(path, []).append(n)
+        for path, places in by_path.items():
+            if path not in self._codecs:
+                self._codecs[path] = self._mapping.codec(path)
+            rows = [row for n in places if (row := values[n]) is not None]
+            for n, line in zip(places, self._codecs[path].encode_all(rows), strict=True):
+                if isinstance(line, bytes) and len(line) <= self._mapping.format.max_line_bytes:
+                    found[n] = path, line
+        return found
+
+    def _values(self, fields: Sequence[bytes]) -> tuple[bytes, ...] | None:
+        names = fields[0::2]
+        if names == self._names:
+            return tuple(fields[1::2])
+        values = dict(zip(names, fields[1::2], strict=True))
+        if len(values) != len(names) or any(name not in values for name in self._names):
+            return None
+        return tuple(values[name] for name in self._names)
+
+    def _target(self, row: tuple[bytes, ...]) -> str | None:
+        if "{role}" not in self._path:
+            return self._path
+        role = row[self._names.index(FIELDS[0])].decode("utf-8", "replace")
+        if not ROLE.fullmatch(role) or role not in self._roles:
+            return None
+        return self._path.replace("{role}", role)

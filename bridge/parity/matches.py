@@ -1,0 +1,264 @@
+"""Lines that no file-born entry claimed must be those that the Redis-born entries make, in order. Pure.
+
+Nothing names their places, so they are laid beside each other by content.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
+from bridge.model import EntryId, Row, parse_id
+from bridge.parity.align import Pair, align
+from bridge.parity.claims import RUN, WIDEST, WINDOW
+from bridge.parity.sides import LONG, Extra, File, Missing, Passed, Sink
+from bridge.parity.spool import Spool
+
+PAGE = 1000
+
+Line = tuple[File, bytes, int, int, int]
+"""A line that waits: its file, its bytes, place, number, and the shift that holds there."""
+
+
+class Matches:
+    """One file that the mirror writes, with its rotated pieces; `due` is the last entry that must have its line."""
+
+    def __init__(self, name: str, codec: Codec, due: EntryId, sink: Sink, row_of: Callable[[bytes], Row]) -> None:
+        self.name = name
+        self.entries = Spool()
+        self._codec = codec
+        self._continued = codec if isinstance(codec, Continued) else None
+        self._due = due
+        self._sink = sink
+        self._row_of = row_of
+        self._lines: list[Line] = []
+        self._told = 0
+        """Of the lines that wait, so many are known to be messages."""
+        self._window = WINDOW
+        self._gap = 0
+        self._before = -1
+        """The place of the last line that agreed."""
+        self._broken: deque[Line] = deque(maxlen=PAGE)
+        """Lines that are no messages, of late: one of them may be what became of an entry's line."""
+        self._open: deque[tuple[bytes, bytes, bool]] | None = None
+        self._open_lines: dict[bytes, int] = {}
+
+    def passed(self, passed: Passed) -> None:
+        """Lines that nobody claimed, in file order; those that are not due come last."""
+        if self._continued is not None:
+            passed = grouped(passed, self._continued)
+        if not passed.due:
+            self._finish_due()
+            self._not_due(passed)
+            return
+        if not self._lines:
+            at = 0
+            while at < len(passed.lines):
+                wanted = self.entries.peek(PAGE)[1]
+                if not wanted or passed.lines[at : at + len(wanted)] != wanted[: len(passed.lines) - at]:
+                    break
+                count = min(len(wanted), len(passed.lines) - at)
+                self._match(count, passed.places[at + count - 1])
+                at += count
+            if at == len(passed.lines):
+                return
+            passed = Passed(passed.file, passed.lines[at:], passed.places[at:], passed.numbers[at:], passed.shift)
+        file, shift = passed.file, passed.shift
+        self._lines += [(file, *line, shift) for line in zip(passed.lines, passed.places, passed.numbers, strict=True)]
+        self._work(final=False)
+
+    def finish(self) -> None:
+        """No more lines and no more entries."""
+        self._finish_due()
+        if self.entries or self._open:
+            self._take_broken(self._before, 1 << 62)
+        if self._open is not None:
+            for entry_id, line, arrived in self._open:
+                if not arrived:
+                    self._absent(entry_id, line)
+        for ids, lines in self.entries.drain():
+            for entry_id, line in zip(ids, lines, strict=True):
+                self._absent(entry_id, line)
+        self.entries.close()
+
+    def _absent(self, entry_id: bytes, line: bytes, high: int = 1 << 62) -> None:
+        """An entry whose line was not found before the place `high`: missing, or on its way."""
+        at = parse_id(entry_id)
+        if at > self._due:
+            self._sink.in_flight(1, at[0])
+        else:
+            between = (self._before, high)
+            self._sink.missing(Missing(self.name, entry_id, self._row_of(line), line, gap=self._gap, between=between))
+
+    # -- lines that are due ----------------------------------------------------------------------------------
+
+    def _match(self, count: int, place: int) -> None:
+        self._before = place
+        self._gap += 1
+        ids, lines = self.entries.pop(count)
+        self._sink.matched(self.name, ids, lines)
+
+    def _finish_due(self) -> None:
+        self._work(final=True)
+
+    def _drop_the_rest(self) -> None:
+        """Lines that are no messages leave: they are in quarantine, or empty."""
+        fresh = self._lines[self._told :]
+        if not fresh:
+            return
+        rows = self._codec.decode([line[1] for line in fresh]).rows
+        good = [line for line, row in zip(fresh, rows, strict=True) if not isinstance(row, str)]
+        broken = [line for line, row in zip(fresh, rows, strict=True) if isinstance(row, str) and line[1]]
+        self._broken += broken
+        self._sink.aside(len(broken))
+        self._lines[self._told :] = good
+        self._told = len(self._lines)
+
+    def _work(self, *, final: bool) -> None:
+        while self._lines:
+            self._drop_the_rest()
+            wanted = self.entries.peek(PAGE)[1]
+            same = 0
+            for line, other in zip(self._lines, wanted, strict=False):
+                if line[1] != other:
+                    break
+                same += 1
+            if same:
+                self._match(same, self._lines[same - 1][2])
+                self._forget(same)
+                continue
+            if not self._lines or (len(self._lines) < self._window and not final):
+                return
+            self._differ(final=final)
+
+    def _forget(self, count: int) -> None:
+        del self._lines[:count]
+        self._told -= count
+
+    def _differ(self, *, final: bool) -> None:
+        """The first line is not what the first entry makes: finds the place at which they agree again."""
+        whole = final and len(self._lines) <= self._window
+        lines = self._lines[: self._window]
+        texts = [line[1] for line in lines]
+        ids, wanted = self.entries.peek(4 * self._window)
+        pairs = align(texts, wanted)
+        if not whole:
+            pairs = up_to_a_run(pairs)
+            if not pairs and self._window < WIDEST:
+                self._window *= 8
+                return
+        if not pairs and self._skip_to(texts):
+            return
+        upto = len(lines) if whole or not pairs else pairs[-1][0] + 1
+        self._settle(pairs, lines[:upto], ids, wanted)
+        self._window = WINDOW
+
+    def _settle(self, pairs: Sequence[Pair], lines: Sequence[Line], ids: list[bytes], wanted: list[bytes]) -> None:
+        """Lines and entries up to the last pair: what is paired agrees, the rest is told apart later."""
+        entries = pairs[-1][1] + 1 if pairs else 0
+        i = j = 0
+        for a, b in [*pairs, (len(lines), entries)]:
+            high = lines[a][2] if a < len(lines) else 1 << 62
+            for k in range(i, a):
+                self._sink.extra(self._as_extra(lines[k]))
+            if b > j:
+                self._take_broken(self._before, high)
+            for k in range(j, b):
+                self._absent(ids[k], wanted[k], high)
+            if a < len(lines):
+                self._before = high
+                self._gap += 1
+            i, j = a + 1, b + 1
+        self._sink.matched(self.name, [ids[j] for _, j in pairs], [wanted[j] for _, j in pairs])
+        self.entries.pop(entries)
+        self._forget(len(lines))
+
+    def _take_broken(self, low: int, high: int) -> None:
+        """Lines that are no messages, where entries' lines should be: they may have been those."""
+        for line in [*self._broken]:
+            if low < line[2] < high:
+                self._broken.remove(line)
+                self._sink.extra(self._as_extra(line, broken=True))
+
+    def _skip_to(self, texts: list[bytes]) -> bool:
+        """The entries of a whole stretch may have no lines: passes them over, up to the first that has one here."""
+        places = {text: i for i, text in reversed([*enumerate(texts)])}
+        at, runs = 0, 0
+        for wanted in self.entries.look():
+            for line in wanted:
+                at += 1
+                runs = runs + 1 if line in places else 0
+                if runs == RUN:
+                    left = at - RUN
+                    while left:
+                        ids, lines = self.entries.pop(min(left, PAGE))
+                        left -= len(ids)
+                        for entry_id, one in zip(ids, lines, strict=True):
+                            self._absent(entry_id, one)
+                    return True
+        return False
+
+    def _as_extra(self, line: Line, *, broken: bool = False) -> Extra:
+        file, text, place, number, shift = line
+        return Extra(file, place, number, text, place - shift, self._gap, broken)
+
+    # -- lines that are not ----------------------------------------------------------------------------------
+
+    def _not_due(self, passed: Passed) -> None:
+        """Behind the checkpoint entries' lines stand among others that are not carried yet, which are in flight."""
+        if self._open is None:
+            self._open = deque()
+        here, known = self._open, self._open_lines
+        fresh: list[bytes] = []
+        for line in passed.lines:
+            if len(here) < PAGE:
+                ids, lines = self.entries.pop(PAGE)
+                here += [(entry_id, text, False) for entry_id, text in zip(ids, lines, strict=True)]
+                for text in lines:
+                    known[text] = known.get(text, 0) + 1
+            if known.get(line):
+                self._arrive(line)
+            else:
+                fresh.append(line)
+        rows, times = self._codec.decode(fresh)
+        moments = [time for row, time in zip(rows, times, strict=True) if not isinstance(row, str)]
+        if moments:
+            self._sink.in_flight(len(moments), min((time for time in moments if time > 0), default=0))
+
+    def _arrive(self, line: bytes) -> None:
+        here = self._open
+        if here is None:
+            return
+        i = next(i for i, (_, text, arrived) in enumerate(here) if text == line and not arrived)
+        here[i] = (here[i][0], line, True)
+        self._open_lines[line] -= 1
+        while here and here[0][2]:
+            entry_id, text, _ = here.popleft()
+            self._sink.matched(self.name, [entry_id], [text])
+        if len(here) >= 2 * PAGE and not here[0][2]:
+            entry_id, text, _ = here.popleft()
+            self._open_lines[text] -= 1
+            self._absent(entry_id, text)
+
+
+def up_to_a_run(pairs: list[Pair]) -> list[Pair]:
+    """The pairs up to the last run of neighbours that is long enough to be trusted. Pure."""
+    run = 0
+    for n in range(len(pairs) - 1, -1, -1):
+        i, j = pairs[n]
+        run = run + 1 if n + 1 < len(pairs) and pairs[n + 1] == (i + 1, j + 1) else 1
+        if run == RUN:
+            return pairs[: n + RUN]
+    return []
+
+
+def grouped(passed: Passed, codec: Continued) -> Passed:
+    """The same with each message's lines put together. Pure."""
+    begins = codec.begins([line if line is not LONG else b"" for line in passed.lines])
+    starts = [i for i, first in enumerate(begins) if first or i == 0]
+    ends = [*starts[1:], len(begins)]
+    lines = [b"\n".join(passed.lines[i:j]) if j - i > 1 else passed.lines[i] for i, j in zip(starts, ends, strict=True)]
+    places, numbers = [passed.places[i] for i in starts], [passed.numbers[i] for i in starts]
+    return Passed(passed.file, lines, places, numbers, passed.shift, passed.due)

@@ -1,0 +1,137 @@
+"""What the comparison is told of, and what it tells: files as plain lines, and where the two sides do not agree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from bridge.model import Row
+
+SHIFT = 48
+OFFSETS = (1 << SHIFT) - 1
+"""A place in a source is one number: its generation, and in the lower 48 bits the offset."""
+
+LONG = b"over max_line_bytes " + os.urandom(16)
+"""Stands for a line that is too long to be held. No line is ever equal to it."""
+
+
+class Block(NamedTuple):
+    """Whole lines that follow each other in a file, without their newlines, and the offset of the first one."""
+
+    lines: list[bytes]
+    offsets: list[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class File:
+    """One physical file. `name` is the one it has now; `source` that of the log it is a piece of.
+
+    Lines from `due` on were not carried yet. `doubtful`: nothing but its place says that it is this generation.
+    `foreign`: only the mirror's lines in it are this mapping's.
+    `blocks` reads it from its beginning, or from `start`, line `first`; `section` gives bytes of it once more;
+    `damage` says why it could not be read to its end.
+    """
+
+    name: str
+    source: str
+    generation: int
+    due: int
+    blocks: Callable[[], Iterator[Block]]
+    section: Callable[[int, int], Iterator[bytes]]
+    damage: Callable[[], str]
+    doubtful: bool = False
+    first: int = 1
+    foreign: bool = False
+
+    @property
+    def base(self) -> int:
+        """The place of its byte 0."""
+        return self.generation << SHIFT
+
+
+@dataclass(slots=True)
+class Passed:
+    """Lines of a file that no file-born entry claimed, in file order; `numbers` count from 1, as editors do.
+
+    `shift`: by how much lines hereabouts stand behind the places their origins name. `due`: they must be Redis-born.
+    """
+
+    file: File
+    lines: list[bytes]
+    places: list[int]
+    numbers: list[int]
+    shift: int = 0
+    due: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A line that no entry accounts for, at first. `home` is the origin an entry of it would name.
+
+    `gap` numbers the stretches of disagreement of a file: what stands in one was to be found in one place. `broken`:
+    it is no message, and counted among those; unless it turns out to be what became of an entry's line.
+    """
+
+    file: File
+    place: int
+    number: int
+    line: bytes
+    home: int
+    gap: int = 0
+    broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An entry whose line was not found at first. `home` is the place its origin names, -1 for a Redis-born one.
+
+    `row` are its fields, `line` what they make as a line, where a codec can tell. Of a Redis-born one the line was to
+    stand `between` these two places.
+    """
+
+    name: str
+    entry: bytes
+    row: Row
+    line: bytes | None
+    home: int = -1
+    file: File | None = None
+    gap: int = 0
+    between: tuple[int, int] = (-1, 1 << 62)
+
+
+class Sink(Protocol):
+    """Where claims and matches go. Numbers are counts of messages."""
+
+    def claimed(self, file: File, lines: list[bytes], places: list[int]) -> None:
+        """File-born: these lines, and their entries, agree."""
+        ...
+
+    def passed(self, passed: Passed) -> None:
+        """Lines no file-born entry claims."""
+        ...
+
+    def extra(self, one: Extra) -> None:
+        """A line without an entry."""
+        ...
+
+    def missing(self, one: Missing) -> None:
+        """An entry without a line."""
+        ...
+
+    def unverifiable(self, count: int, why: str) -> None:
+        """File-born entries whose lines cannot be looked at."""
+        ...
+
+    def aside(self, count: int) -> None:
+        """Lines, or entries, that cannot be translated."""
+        ...
+
+    def in_flight(self, count: int, oldest_ms: int) -> None:
+        """Messages of one side that are not due on the other; the time of the oldest, 0 where none is told."""
+        ...
+
+    def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
+        """Redis-born: these entries, and the lines of this file, agree."""
+        ...

@@ -1,0 +1,165 @@
+"""What both sides hold at one moment: the cursors, the stream's end, and every file of every source, open."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from bridge.carry.draft import closed_fingerprint
+from bridge.config import Settings
+from bridge.ledger.health import heartbeat
+from bridge.ledger.sources import generations_of, sources_of
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import ZERO_ID, Checkpoint, parse_id
+from bridge.parity.files import Found, Generation, find
+from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.streams import keys
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import stream_info
+from bridge.streams.writer import Books, read_books
+
+
+class View:
+    """What both sides hold at the moment of the comparison: cursors first, then the stream's end, then the files."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
+    ) -> None:  # fmt: skip
+        self._mapping = mapping
+        self._settings = settings
+        stream = mapping.stream.key
+        memories = sources_of(ledger, stream) if ledger is not None else {}
+        remembered = {name: generations_of(ledger, stream, name) for name in memories} if ledger is not None else {}
+        books = self.books = read_books(connection, own)
+        pulse = connection.call("GET", keys.health(settings.instance))
+        self.both = _write_both(connection, mapping.name, settings)
+        info = stream_info(connection, own.stream)
+        self.last, self.length = info.last_id, info.length
+        self.notes: list[str] = []
+        self.beat = json.loads(pulse) if pulse else heartbeat(ledger, settings.instance) if ledger is not None else None
+        announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
+        self.mirrored_to = max(announced, default=ZERO_ID)
+        dual = bool(self.beat and self.beat.get("dual")) or bool(announced)
+        self.mirrored = mapping.mirror is not None and dual
+        self.numbers = {int(n): raw.decode("utf-8", "surrogateescape") for raw, n in books.sources.items()}
+        self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
+        self.sources: dict[str, Found] = {}
+        self.targets: dict[str, Found] = {}
+        self.gone: dict[str, list[int]] = {}
+        self._known: dict[str, list[Generation]] = {}
+        limit = mapping.format.max_line_bytes
+        root = settings.root
+        rotated = sorted({p for pattern in mapping.source.rotated for p in root.glob(pattern)})
+        try:
+            for name in sorted({*self.numbers.values(), *_names(mapping, root, rotated)}):
+                number = next((n for n, other in self.numbers.items() if other == name), -1)
+                memory = memories.get(name)
+                known = _generations(books, name, number)
+                for one in remembered.get(name, ()):
+                    known.setdefault(one.number, Generation(one.number, one.at, one.closed))
+                if memory is not None and memory.stored:
+                    _add_checkpoint(known, memory.stored)
+                self._known[name] = [known[n] for n in sorted(known)]
+                pieces = _pieces(mapping, root / name, rotated)
+                self.sources[name] = find(name, root / name, pieces, self._known[name], limit)
+            if self.mirrored:
+                self._find_targets(limit, ledger)
+        except BaseException:
+            self.close()
+            raise
+        self._say()
+
+    def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
+        """Files that only the mirror writes."""
+        mirror = self._mapping.mirror
+        if mirror is None:
+            return
+        paths = {mirror.path.replace("{role}", role) for role in self._settings.roles} if "{role}" in mirror.path else {
+            mirror.path
+        }  # fmt: skip
+        for name in sorted(paths - self.sources.keys()):
+            known = generations_of(ledger, self._mapping.stream.key, name) if ledger is not None else []
+            self._known[name] = [Generation(one.number, one.at, one.closed) for one in known]
+            pieces = [path for path in self._settings.root.glob(f"{name}.*") if path.is_file()]
+            self.targets[name] = find(name, self._settings.root / name, pieces, self._known[name], limit, foreign=True)
+
+    def _say(self) -> None:
+        for name, found in [*self.sources.items(), *self.targets.items()]:
+            for piece in found.strangers:
+                self.notes.append(f"{piece} is no piece of {name} that was carried; it is not compared")
+            here = {file.generation for file in found.files}
+            self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
+            self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
+        beat = self.beat
+        if beat is None:
+            self.notes.append("no bridge runs here, and none ever did" if not self.books.checkpoint else
+                              "the bridge is not running")  # fmt: skip
+        elif beat.get("stopped") or time.time() - float(beat["at"]) > 10:
+            self.notes.append("the bridge is not running")
+
+    def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
+        """For each source the offset in its newest file up to which the verdict holds."""
+        found = {}
+        for name in self.sources:
+            known = self._known[name]
+            newest = next((one for one in known if not one.closed), known[-1] if known else None)
+            place = max(claimed_to.get(name, -1), (newest.number << SHIFT) + newest.at.offset if newest else -1)
+            if place >= 0:
+                found[name] = place & OFFSETS
+        return found
+
+    def close(self) -> None:
+        """Closes every file."""
+        for found in [*self.sources.values(), *self.targets.values()]:
+            for one in found.held:
+                one.close()
+
+
+def _generations(books: Books, name: str, number: int) -> dict[int, Generation]:
+    """What Redis holds of a source's generations, and of the one that its checkpoint is in."""
+    found = {}
+    for key, raw in books.generations.items():
+        source, _, which = key.partition(b".")
+        if int(source) == number:
+            found[int(which)] = Generation(int(which), closed_fingerprint(raw), True)
+    stored = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    if stored:
+        _add_checkpoint(found, stored)
+    return found
+
+
+def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
+    at = Checkpoint.from_json(stored)
+    known = found.get(at.generation)
+    if known is None or (not known.closed and known.at.offset < at.at.offset):
+        found[at.generation] = Generation(at.generation, at.at, False)
+
+
+def _pieces(mapping: Mapping, path: Path, rotated: list[Path]) -> list[Path]:
+    """The rotated files of one source: of many only those whose names begin with its own."""
+    many = any(c in mapping.source.path for c in "*?[")
+    own = (f"{path.name}.", f"{path.name}-")
+    return [one for one in rotated if one != path and (not many or one.name.startswith(own))]
+
+
+def _names(mapping: Mapping, root: Path, rotated: list[Path]) -> set[str]:
+    """The sources there are: a path without a glob always, else every match that is no rotated piece."""
+    if not any(c in mapping.source.path for c in "*?["):
+        return {mapping.source.path}
+    aside = set(rotated)
+    found = {str(p.relative_to(root)) for p in root.glob(mapping.source.path) if p not in aside and p.is_file()}
+    return {name for name in found if name.isprintable()}
+
+
+def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
+    """The roles of components that write both sides themselves."""
+    stored = connection.call("HGETALL", "bridge:components")
+    roles: set[bytes] = set()
+    for key, raw in zip(stored[0::2], stored[1::2], strict=True):
+        component, _, its = key.decode(errors="replace").partition("/")
+        if its == mapping and json.loads(raw).get("writes") == "both":
+            roles |= {role.encode() for role in settings.components.get(component, ())}
+    return frozenset(roles)
