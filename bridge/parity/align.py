@@ -31,7 +31,19 @@ def align(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
         small = len(middle_a) * len(middle_b) <= EXACT
         found = _longest(middle_a, middle_b) if small else _anchored(middle_a, middle_b)
         pairs += [(i + low, j + low) for i, j in found]
-    return pairs + ends[::-1]
+    return _earliest(_earliest(pairs + ends[::-1], a, 0), b, 1)
+
+
+def _earliest(pairs: list[Pair], items: Sequence[Hashable], side: int) -> list[Pair]:
+    """The same, with the first of equal items where one of several stays alone: the others repeat it."""
+    last, moved = -1, []
+    for pair in pairs:
+        at, item = pair[side], items[pair[side]]
+        if last + 1 < at:
+            at = next(k for k in range(last + 1, at + 1) if items[k] == item)
+        moved.append((at, pair[1]) if side == 0 else (pair[0], at))
+        last = at
+    return moved
 
 
 def _longest(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:

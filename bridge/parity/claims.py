@@ -147,20 +147,20 @@ class Claims:
         places = self._places
         if places[0] > self._last and all(map(lt, places, islice(places, 1, None))):
             return
-        kept = ascending([place if place > self._last else -1 for place in places])
-        kept = [i for i in kept if places[i] > self._last]
+        ahead = [i for i, place in enumerate(places) if place > self._last]
+        kept = [ahead[n] for n in ascending([places[i] for i in ahead])]
         stays = set(kept)
         for i in range(len(places)):
             if i not in stays:
-                self._missing(i)
+                self._missing(i, stray=True)
         self._places, self._rows, self._ids = (
             [places[i] for i in kept], [self._rows[i] for i in kept], [self._ids[i] for i in kept],
         )  # fmt: skip
 
-    def _missing(self, i: int) -> None:
+    def _missing(self, i: int, *, stray: bool = False) -> None:
         line = self._codec.encode(self._rows[i]) if self._codec.invertible else None
         one = Missing(self.name, self._ids[i], self._rows[i], line if isinstance(line, bytes) else None,
-                      self._places[i], self._all.get(self._places[i] >> SHIFT), self._gap)  # fmt: skip
+                      self._places[i], self._all.get(self._places[i] >> SHIFT), self._gap, stray=stray)  # fmt: skip
         self._sink.missing(one)
 
     # -- files -----------------------------------------------------------------------------------------------
@@ -364,19 +364,23 @@ class Claims:
     ) -> None:
         """These entries and lines are in disagreement: those that agree by content do."""
         self._gap += 1
-        pairs = align(decoded, self._rows[:entries])
-        found = {j for _, j in pairs}
-        mine = [k for i, _ in pairs for k in range(*units[i][:2])]
-        at = {here.places[a]: i for i, (a, _, _) in enumerate(units)}
-        broken: set[int] = set()
-        for j in range(entries):
-            if j not in found:
-                self._missing(j)
-                i = at.get(self._places[j] + self._shift, -1)
-                if i >= 0 and isinstance(decoded[i], str) and units[i][2]:  # no line the mirror would write
-                    self._extra(here, units[i])
-                    broken |= {*range(*units[i][:2])}
-        self._claimed(here, mine, units[-1][1] if units else here.at, broken)
+        begun = 0
+        for i, j in [*align(decoded, self._rows[:entries]), (len(units), entries)]:
+            at = {here.places[a]: (a, b, text) for a, b, text in units[:i] if a >= here.at}
+            broken: set[int] = set()
+            for k in range(begun, j):
+                self._missing(k)
+                unit = at.get(self._places[k] + self._shift)
+                if unit is not None and unit[2] and isinstance(self._codec.decode(unit[2:]).rows[0], str):
+                    self._extra(here, unit)  # no line the mirror would write: this may be what became of the entry's
+                    broken |= {*range(*unit[:2])}
+            mine = list(range(*units[i][:2])) if i < len(units) else []
+            end = units[i][1] if mine else units[-1][1] if units else here.at
+            if mine:
+                self._pass(here, mine[0], broken)
+                self._shift = here.places[mine[0]] - self._places[j]
+            self._claimed(here, mine, end, broken)
+            begun = j + 1
         self._take(entries)
 
     def _extra(self, here: Lines, unit: tuple[int, int, bytes]) -> None:

@@ -95,16 +95,51 @@ def classify(
             found.unordered += 1
         else:
             found.differences.append(_difference("reordered", extras[n], missing, codec))
-    alone = dict.fromkeys(n for n in range(len(extras)) if n not in taken)
-    rest = _by_place(extras, alone, rest, found, codec)
-    rest = _by_gap(extras, alone, rest, found, codec)
-    lines = [extras[n] for n in alone if not extras[n].broken and not aside(extras[n])]
+    alone = dict.fromkeys(n for n in range(len(extras)) if n not in taken and not aside(extras[n]))
     entries = [one for one in rest if not aside(one)]
-    found.aside = sum(1 for n in alone if not extras[n].broken) - len(lines) + len(rest) - len(entries)
-    rest = entries
-    if lines or rest:
-        _alone(lines, rest, {(one.file.source, one.place) for one in extras}, found, codec, seen)
+    found.aside = len(extras) - len(taken) - len(alone) + len(rest) - len(entries)
+    if alone or entries:
+        lines = [one.line for one in entries if one.stray and one.line is not None]
+        known = seen([*lines, *(extras[n].line for n in alone)], [(one.name, one.home) for one in entries])
+        _repeated(extras, alone, known, found, codec)
+        entries = _by_gap(extras, alone, _by_place(extras, alone, entries, found, codec), found, codec)
+        for n in alone:
+            if extras[n].file.foreign:
+                found.foreign += 1
+            elif not extras[n].broken:
+                found.differences.append(_difference("missing_in_redis", extras[n], None, codec))
+        _without_line(extras, absent, entries, known, found, codec)
     return found
+
+
+def _repeated(
+    extras: Sequence[Extra], alone: dict[int, None], known: Seen, found: Sorted, codec: Callable[[str], Codec]
+) -> None:
+    """A line that repeats an earlier one which has its entry is a duplicate."""
+    for n in [*alone]:
+        one = extras[n]
+        first = known.first.get(one.line)
+        if first is not None and first[0] == one.file.source and first[1] < one.place and not one.broken:
+            found.differences.append(_difference("duplicate", one, None, codec))
+            del alone[n]
+
+
+def _without_line(
+    extras: Sequence[Extra], absent: Sequence[Missing], alone: list[Missing], known: Seen, found: Sorted,
+    codec: Callable[[str], Codec],
+) -> None:  # fmt: skip
+    """An entry whose line belongs to another entry too is a duplicate: both name the same origin."""
+    left_over = {(one.file.source, one.place) for one in extras}
+    here = Counter((one.name, one.home) for one in alone)
+    named = {at for at, n in Counter((one.name, one.home) for one in absent).items() if n > here[at]}
+    for one in alone:
+        at = (one.name, one.home)
+        line = known.at.get(at)
+        twice = one.home >= 0 and at in named
+        twice = twice or (one.stray and one.line in known.first)
+        if line is not None and at not in left_over:
+            twice = twice or codec(one.name).agree([line], [one.row])
+        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, one, codec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,28 +206,6 @@ def likeness(a: bytes, b: bytes) -> float:
     head = sum(map(eq, a, b))
     tail = sum(map(eq, reversed(a), reversed(b)))
     return max(head, tail) / longer if longer else 1.0
-
-
-def _alone(
-    lines: list[Extra], rest: list[Missing], left_over: set[tuple[str, int]], found: Sorted,
-    codec: Callable[[str], Codec], seen: Look,
-) -> None:  # fmt: skip
-    """A line that repeats an earlier one which has its entry is a duplicate; so is an entry whose line has another."""
-    known = seen([one.line for one in lines], [(one.name, one.home) for one in rest if one.home >= 0])
-    for extra in lines:
-        first = known.first.get(extra.line)
-        if first is not None and first[0] == extra.file.source and first[1] < extra.place:
-            found.differences.append(_difference("duplicate", extra, None, codec))
-        elif extra.file.foreign:
-            found.foreign += 1
-        else:
-            found.differences.append(_difference("missing_in_redis", extra, None, codec))
-    for missing in rest:
-        at = (missing.name, missing.home)
-        line = known.at.get(at)
-        twice = missing.home >= 0 and line is not None and at not in left_over
-        twice = twice and line is not None and codec(missing.name).agree([line], [missing.row])
-        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, missing, codec))
 
 
 def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: Callable[[str], Codec]) -> Difference:

@@ -37,7 +37,7 @@ class Matches:
         self._told = 0
         """Of the lines that wait, so many are known to be messages."""
         self._window = WINDOW
-        self._gap = 0
+        self._gap = 1
         self._before = -1
         """The place of the last line that agreed."""
         self._broken: deque[Line] = deque(maxlen=PAGE)

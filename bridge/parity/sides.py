@@ -88,7 +88,7 @@ class Missing:
     """An entry whose line was not found at first. `home` is the place its origin names, -1 for a Redis-born one.
 
     `row` are its fields, `line` what they make as a line, where a codec can tell. Of a Redis-born one the line was to
-    stand `between` these two places.
+    stand `between` these two places. A `stray` one comes behind entries of later places.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Missing:
     file: File | None = None
     gap: int = 0
     between: tuple[int, int] = (-1, 1 << 62)
+    stray: bool = False
 
 
 class Sink(Protocol):
