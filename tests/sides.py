@@ -10,9 +10,10 @@ from pathlib import Path
 
 from bridge.mapping import Mapping, load_mapping
 from bridge.model import ORIGIN_FIELD, EntryId, format_id
-from bridge.parity.compare import Comparison, Due, Tally
+from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.sides import OFFSETS, SHIFT, Block, File
+from bridge.parity.tally import Due, Tally
 from tests.rig import FIELDS
 
 MAPPING: Mapping = load_mapping("hestai-message", Path())
@@ -75,8 +76,8 @@ def file_of(number: int, lines: Sequence[bytes], due: int | None) -> File:
     ends = [0, *accumulate(len(line) + 1 for line in lines)]
     raw = b"".join(line + b"\n" for line in lines)
 
-    def blocks() -> Iterator[Block]:
-        for at in range(0, len(lines), 5):
+    def blocks(start: int) -> Iterator[Block]:
+        for at in range(ends.index(start), len(lines), 5):
             yield Block([*lines[at : at + 5]], ends[at : min(at + 5, len(lines))])
 
     def section(start: int, end: int) -> Iterator[bytes]:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.parity.align import align, ascending
-from bridge.parity.compare import Tally
 from bridge.parity.spool import Spool
+from bridge.parity.tally import Tally
 from tests.sides import NAME, Sides, by_force, longest, text
 
 FAULTS = ("lost entry", "lost line", "line twice", "entry twice", "lines swapped", "entries swapped", "line altered",
@@ -33,7 +33,7 @@ def both_sides(draw: st.DrawFn) -> Sides:
             sides.entries.append((waiting[-1], None))
         else:
             sides.append(text(data))
-        if waiting and draw(st.booleans()):
+        if draw(st.booleans()) and waiting:
             sides.files[-1].append(waiting.pop(0))
     sides.files[-1] += waiting
     return sides

@@ -17,7 +17,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 3
+VERSION = 4
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -84,6 +84,15 @@ def _third(db: sqlite_utils.Database) -> None:
     generations.add_column("packed_size", int)
     generations.add_column("packed_mtime", int)
     db.table("imports").create({"id": int, "stream": str, "began": float, "report": str}, pk="id")
+
+
+@migrations(name="004_parity_and_journal")
+def _fourth(db: sqlite_utils.Database) -> None:
+    run = {"id": int, "mapping": str, "stream": str, "began": float, "seconds": float, "who": str, "verdict": str,
+           "report": str}  # fmt: skip
+    db.table("parity").create(run, pk="id")
+    db.table("verified").create({"stream": str, "position": str}, pk="stream")
+    db.table("journal").create({"id": int, "at": float, "who": str, "what": str, "stream": str, "facts": str}, pk="id")
 
 
 @contextmanager

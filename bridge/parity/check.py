@@ -12,10 +12,13 @@ from bridge.config import Settings
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import ZERO_ID, EntryId, format_id
-from bridge.parity.compare import Comparison, Due, Tally
+from bridge.model import ZERO_ID, EntryId, after, format_id
+from bridge.parity.classify import counts
+from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
+from bridge.parity.since import Since
+from bridge.parity.tally import Due, Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
@@ -48,11 +51,18 @@ class Result:
     notes: list[str] = field(default_factory=list)
     began: float = 0.0
     seconds: float = 0.0
+    until: Since | None = None
+    """From where the next look may go on."""
+
+    def add(self, since: Since | None) -> None:
+        """What was counted the last time is part of this one's."""
+        for name, number in (since.totals if since is not None else {}).items():
+            setattr(self.tally, name, getattr(self.tally, name) + number)
+        if since is not None and self.until is not None:
+            self.tally.digest = self.until.digest
 
     def counts(self) -> dict[str, int]:
         """Differences of each kind."""
-        from bridge.parity.classify import counts
-
         found = counts(self.tally.differences)
         return {kind: n + self.tally.uncounted.get(kind, 0) for kind, n in found.items()}
 
@@ -104,33 +114,55 @@ class Check:
         self._settling = settling
         self._keys = Keys.of(mapping.stream.key)
 
-    def run(self) -> Result:
-        """Both sides; where they do not agree, once more. Raises Interrupted, SourceError, RedisLost, RedisRefused."""
-        result = self._once()
-        if result.verdict == "differs":
+    def run(self, since: Since | None = None) -> Result:
+        """Both sides; where they do not agree, once more after the settling time.
+
+        With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
+        Raises Interrupted, SourceError, RedisLost, RedisRefused.
+        """
+        result = self._once(since) if since is not None else None
+        if result is None or result.verdict != "equal":
+            result = self._once(None)
+        if result is not None and result.verdict == "differs":
             if self._stop.wait(self._settling):
                 raise Interrupted
-            result = self._once()
+            result = self._once(None)
+        if result is None:
+            raise AssertionError("a whole comparison has a result")
         return result
 
-    def _once(self) -> Result:
+    def _once(self, since: Since | None) -> Result | None:
+        """None where what was before `since` is not as it was."""
         began, steady = time.time(), time.monotonic()
         view = View(self._mapping, self._settings, self._connection, self._keys, self._ledger)
         try:
+            files = {name: found.files for name, found in view.sources.items()}
+            own = {name: found.files for name, found in view.targets.items()}
+            gone = view.gone
+            if since is not None:
+                rest = {name: since.rest(name, found) for name, found in (files | own).items()}
+                if any(found is None for found in rest.values()) or view.last < since.last:
+                    return None
+                files = {name: rest[name] or [] for name in files}
+                own = {name: rest[name] or [] for name in own}
+                first = {name: one.place >> SHIFT for name, one in since.places.items()}
+                gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
+            due = Due(view.mirrored_to, view.mirrored, self._late, self._aside(view), gone, view.both)
             comparison = Comparison(
-                {name: found.files for name, found in view.sources.items()}, view.numbers,
-                {name: found.files for name, found in view.targets.items()}, self._mapping.codec,
-                Expected(self._mapping, self._settings.roles),
-                Due(view.mirrored_to, view.mirrored, self._late, self._aside(view), view.gone, view.both),
-            )  # fmt: skip
+                files, view.numbers, own, self._mapping.codec, Expected(self._mapping, self._settings.roles), due, since
+            )
             try:
-                self._walk(comparison, view)
+                self._walk(comparison, view, since)
                 tally = comparison.finish()
-                result = Result(self._mapping.name, self._keys.stream.decode(errors="replace"), "", tally)
-                result.verdict = verdict_of(tally, view.length)
-                result.entry, result.began = view.last, began
-                result.files = view.positions(comparison.claimed_to())
-                result.notes = view.notes
+                if since is not None and view.length != since.length + tally.entries:
+                    return None
+                verdict = verdict_of(tally, view.length) if since is None or tally.compared else "equal"
+                result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+                result.files, result.entry = view.positions(comparison.claimed_to()), view.last
+                result.notes, result.began = view.notes, began
+                if verdict == "equal":
+                    result.until = comparison.until(view.last, view.length, view.mirrored_to)
+                    result.add(since)
                 result.seconds = time.monotonic() - steady
                 return result
             finally:
@@ -138,11 +170,14 @@ class Check:
         finally:
             view.close()
 
-    def _walk(self, comparison: Comparison, view: View) -> None:
+    def _walk(self, comparison: Comparison, view: View, since: Since | None) -> None:
+        start = after(since.resume) if since is not None else b"-"
         if view.last == ZERO_ID:
             return
         read, begun = 0, time.monotonic()
-        for rows in pages(self._connection, self._keys.stream, b"-", format_id(view.last), PAGE, most_bytes=PAGE_BYTES):
+        for rows in pages(
+            self._connection, self._keys.stream, start, format_id(view.last), PAGE, most_bytes=PAGE_BYTES
+        ):
             comparison.feed(rows)
             read += len(rows)
             self._tell(read, view.length)
@@ -163,12 +198,14 @@ class Check:
         if self._ledger is None:
             return lambda one: False
         ledger, stream = self._ledger, self._mapping.stream.key
-        lines = {name: still_aside(ledger, stream, "forward", name) for name in view.sources}
-        entries = still_aside(ledger, stream, "mirror")
+        kept: dict[str, dict[tuple[int, int, str], int]] = {}
 
         def aside(one: Extra | Missing) -> bool:
+            if not kept:
+                kept[""] = still_aside(ledger, stream, "mirror")
+                kept.update((name, still_aside(ledger, stream, "forward", name)) for name in view.sources)
             if isinstance(one, Extra):
-                return (one.place >> SHIFT, one.place & OFFSETS, "") in lines.get(one.file.source, {})
-            return one.home < 0 and (0, 0, one.entry.decode()) in entries
+                return (one.place >> SHIFT, one.place & OFFSETS, "") in kept.get(one.file.source, {})
+            return one.home < 0 and (0, 0, one.entry.decode()) in kept[""]
 
         return aside

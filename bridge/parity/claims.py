@@ -17,7 +17,8 @@ from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.model import Row
 from bridge.parity.align import align, ascending
-from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed, Sink
+from bridge.parity.lines import Lines
+from bridge.parity.sides import LONG, SHIFT, Extra, File, Missing, Passed, Sink
 
 HELD = 8
 """So many entries wait for those behind them: one that stands in a wrong place is told by what follows."""
@@ -32,54 +33,10 @@ AT_ONCE = 4096
 DOUBT = 64
 
 
-class Lines:
-    """The lines of one file from the walk's place on, as far as they were asked for."""
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-        self.lines: list[bytes] = []
-        self.places: list[int] = []
-        self.at = 0
-        self._number = file.first
-        self._blocks = file.blocks()
-
-    def more(self) -> bool:
-        """Reads on; False at the end of the file."""
-        block = next(self._blocks, None)
-        if block is None:
-            return False
-        base = self.file.base
-        self.lines += block.lines
-        self.places += map(base.__add__, block.offsets) if base else block.offsets
-        return True
-
-    def trim(self) -> None:
-        """Forgets the lines that were passed: the walk's place is the first that is held."""
-        self._number += self.at
-        del self.lines[: self.at], self.places[: self.at]
-        self.at = 0
-
-    def ahead(self, count: int) -> None:
-        """Reads on until so many lines are here, or all."""
-        while len(self.lines) - self.at < count and self.more():
-            pass
-
-    def left(self) -> bool:
-        """Whether a line is left, read now if need be."""
-        if self.at < len(self.lines):
-            return True
-        self.trim()
-        return self.more()
-
-    def number(self, i: int) -> int:
-        """The line number of the i-th line that is held."""
-        return self._number + i
-
-
 class Claims:
     """One source. `files` in order of their generations, those behind the newest known one last."""
 
-    def __init__(self, name: str, files: Sequence[File], codec: Codec, sink: Sink) -> None:
+    def __init__(self, name: str, files: Sequence[File], codec: Codec, sink: Sink, since: int = -1) -> None:
         self.name = name
         self._files = list(files)
         self._all = {file.generation: file for file in files}
@@ -90,14 +47,16 @@ class Claims:
         self._rows: list[Row] = []
         self._ids: list[bytes] = []
         self._here: Lines | None = None
-        self._last = -1
+        self._last = since - 1
         self._shift = 0
         self._window = WINDOW
         self._gap = 0
         self.first_ids: dict[int, bytes] = {}
         """The first entry of each generation."""
-        self.claimed_to = -1
-        """The place behind the last line that an entry claimed."""
+        self.claimed_to = since
+        """The place behind the last line that an entry claimed; at first, where lines before were claimed earlier."""
+        self.settled: tuple[File, int, int] | None = None
+        """File, place and line number behind the last line that had to be accounted for."""
 
     def add(self, places: list[int], rows: list[Row], ids: list[bytes]) -> None:
         """File-born entries of this source, as they follow in the stream."""
@@ -197,6 +156,8 @@ class Claims:
         """Lines up to the `end`-th that is held are nobody's, but those that were claimed."""
         a = here.at
         due = bisect_left(here.places, max(here.file.base + here.file.due, self.claimed_to), a, end)
+        if due > a and here.lines[due - 1] is not LONG:
+            self.settled = here.file, here.places[due - 1] + len(here.lines[due - 1]) + 1, here.number(due)
         for i, j, is_due in ((a, due, True), (due, end, False)):
             chosen = [k for k in range(i, j) if k not in without]
             if chosen:
@@ -252,6 +213,7 @@ class Claims:
         a, lines, places = here.at, here.lines, here.places
         if len(mine) == end - a:
             here.at = end
+            self.settled = here.file, self.claimed_to, here.number(end)
             self._sink.claimed(here.file, lines[a:end], places[a:end])
             return
         self._pass(here, end, broken | set(mine))

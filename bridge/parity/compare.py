@@ -10,66 +10,24 @@ import hashlib
 import heapq
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.codecs import Codec
-from bridge.model import ORIGIN_FIELD, EntryId, Row, parse_id, parse_origin
+from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
 from bridge.parity.claims import Claims
-from bridge.parity.classify import Difference, Seen, classify
+from bridge.parity.classify import Seen, classify
 from bridge.parity.expected import Expected
 from bridge.parity.matches import Matches
 from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
+from bridge.parity.since import TOTALS, Place, Since
 from bridge.parity.spool import Spool
+from bridge.parity.tally import Due, Tally
 
 MOST = 100_000
 """So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
 
 Rows = Sequence[Sequence[Any]]
 """An XRANGE reply: pairs of an ID, and fields and values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they are to have any.
-
-    `late` tells which of these origins and IDs stand out of order and may; `aside` whether a line or an entry is in
-    quarantine that could be translated by now. `gone`: the generations of each file that are not to be found.
-    """
-
-    entry: EntryId
-    mirrored: bool
-    late: Callable[[list[bytes]], set[bytes]]
-    aside: Callable[[Extra | Missing], bool]
-    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    both: frozenset[bytes] = frozenset()
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the comparison counted. `why` says in words what is unverifiable, and how many messages each time."""
-
-    file_born: int = 0
-    redis_born: int = 0
-    in_flight: int = 0
-    oldest_ms: int = 0
-    not_mirrored: int = 0
-    quarantined: int = 0
-    late: int = 0
-    unordered: int = 0
-    foreign: int = 0
-    unverifiable: int = 0
-    why: dict[str, int] = field(default_factory=dict)
-    uncounted: dict[str, int] = field(default_factory=dict)
-    """Differences beyond `MOST`, by kind."""
-    differences: list[Difference] = field(default_factory=list)
-    digest: str = ""
-    entries: int = 0
-
-    @property
-    def compared(self) -> int:
-        """Messages that were found to be the same on both sides."""
-        return self.file_born + self.redis_born
 
 
 class Comparison:
@@ -80,7 +38,7 @@ class Comparison:
 
     def __init__(
         self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
-        codec: Callable[[str], Codec], expected: Expected, due: Due,
+        codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
     ) -> None:  # fmt: skip
         self.tally = Tally()
         self._codec = codec
@@ -89,7 +47,11 @@ class Comparison:
         self._due = due
         self._files = files
         self._rest = rest
-        self._claims = {name: Claims(name, of, self._codec_of(name), self) for name, of in files.items()}
+        self._since = since or Since()
+        starts = {name: one.place for name, one in self._since.places.items()}
+        self._claims = {
+            name: Claims(name, of, self._codec_of(name), self, starts.get(name, -1)) for name, of in files.items()
+        }
         self._by_number = {number: self._claims[name] for number, name in numbers.items() if name in self._claims}
         self._matches: dict[str, Matches] = {}
         self._spools: dict[str, Spool] = {}
@@ -110,8 +72,26 @@ class Comparison:
     def feed(self, rows: Rows) -> None:
         """The next entries."""
         self.tally.entries += len(rows)
+        if rows and parse_id(rows[0][0]) <= self._since.last:
+            self.tally.entries -= sum(1 for row in rows if parse_id(row[0]) <= self._since.last)
+            rows = [row for row in rows if not self._known(*row)]
         if not self._all_of_one(rows):
             self._each(rows)
+
+    def _known(self, raw: bytes, fields: Sequence[bytes] | None) -> bool:
+        """Whether an entry was compared the last time, and need not be again."""
+        since, entry_id = self._since, parse_id(raw)
+        if entry_id > since.last or fields is None:
+            return False
+        names = fields[0::2]
+        if ORIGIN_FIELD in names:
+            origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1])
+            if origin is not None:
+                claims = self._by_number.get(origin.source)
+                start = since.places.get(claims.name) if claims is not None else None
+                return start is not None and (origin.generation << SHIFT) + origin.offset < start.place
+        [made] = self._expected.lines([fields])
+        return entry_id <= (since.targets.get(made[0], ZERO_ID) if made is not None else since.due)
 
     def _all_of_one(self, rows: Rows) -> bool:
         """The commonest case, in columns: all entries are file-born, of one generation."""
@@ -227,6 +207,27 @@ class Comparison:
     def claimed_to(self) -> dict[str, int]:
         """For each source the place behind the last line that an entry claimed, -1 for none."""
         return {name: claims.claimed_to for name, claims in self._claims.items()}
+
+    def until(self, last: EntryId, length: int, due: EntryId) -> Since:
+        """From where the next comparison may go on, when this one found all equal."""
+        places, totals = {}, {name: getattr(self.tally, name) for name in TOTALS}
+        ends = {name: claims.settled for name, claims in self._claims.items()}
+        ends |= {name: self._matches[name].settled for name in self._rest if name in self._matches}
+        for name, end in ends.items():
+            if end is not None:
+                places[name] = Place.of(*end)
+            elif name in self._since.places:
+                places[name] = self._since.places[name]
+        waiting = [one.waiting for one in self._matches.values() if one.waiting is not None]
+        resume = before(min(waiting)) if waiting else last
+        targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
+                   for name, one in self._matches.items()}  # fmt: skip
+        totals["redis_born"] -= sum(one.early for one in self._matches.values())
+        for name, number in self._since.totals.items():
+            totals[name] += number
+        raw = (self._since.digest + self.tally.digest).encode()
+        chained = hashlib.blake2b(raw, digest_size=16).hexdigest() if self._since.digest else self.tally.digest
+        return Since(last, resume, due, length, places, dict(self._since.targets) | targets, totals, chained)
 
     def close(self) -> None:
         """Forgets what is spooled."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
-from bridge.model import EntryId, Row, parse_id
+from bridge.model import ZERO_ID, EntryId, Row, parse_id
 from bridge.parity.align import Pair, align
 from bridge.parity.claims import RUN, WIDEST, WINDOW
 from bridge.parity.sides import LONG, Extra, File, Missing, Passed, Sink
@@ -44,6 +44,14 @@ class Matches:
         """Lines that are no messages, of late: one of them may be what became of an entry's line."""
         self._open: deque[tuple[bytes, bytes, bool]] | None = None
         self._open_lines: dict[bytes, int] = {}
+        self.matched_to: EntryId = ZERO_ID
+        """The last entry whose line was found where it is due."""
+        self.waiting: EntryId | None = None
+        """The first one that has no such line, but is on its way."""
+        self.early = 0
+        """Entries whose lines were found behind the checkpoint: found again the next time."""
+        self.settled: tuple[File, int, int] | None = None
+        """File, place and line number behind the last line that agreed."""
 
     def passed(self, passed: Passed) -> None:
         """Lines that nobody claimed, in file order; those that are not due come last."""
@@ -60,7 +68,8 @@ class Matches:
                 if not wanted or passed.lines[at : at + len(wanted)] != wanted[: len(passed.lines) - at]:
                     break
                 count = min(len(wanted), len(passed.lines) - at)
-                self._match(count, passed.places[at + count - 1])
+                last = at + count - 1
+                self._match(count, (passed.file, passed.lines[last], passed.places[last], passed.numbers[last], 0))
                 at += count
             if at == len(passed.lines):
                 return
@@ -76,7 +85,9 @@ class Matches:
             self._take_broken(self._before, 1 << 62)
         if self._open is not None:
             for entry_id, line, arrived in self._open:
-                if not arrived:
+                if arrived:
+                    self._came_early(entry_id, line)
+                else:
                     self._absent(entry_id, line)
         for ids, lines in self.entries.drain():
             for entry_id, line in zip(ids, lines, strict=True):
@@ -87,6 +98,7 @@ class Matches:
         """An entry whose line was not found before the place `high`: missing, or on its way."""
         at = parse_id(entry_id)
         if at > self._due:
+            self.waiting = self.waiting or at
             self._sink.in_flight(1, at[0])
         else:
             between = (self._before, high)
@@ -94,11 +106,16 @@ class Matches:
 
     # -- lines that are due ----------------------------------------------------------------------------------
 
-    def _match(self, count: int, place: int) -> None:
-        self._before = place
-        self._gap += 1
+    def _match(self, count: int, last: Line) -> None:
+        self._agreed_at(last)
         ids, lines = self.entries.pop(count)
+        self.matched_to = parse_id(ids[-1])
         self._sink.matched(self.name, ids, lines)
+
+    def _agreed_at(self, line: Line) -> None:
+        file, text, self._before, number, _ = line
+        self.settled = file, self._before + len(text) + 1, number + 1
+        self._gap += 1
 
     def _finish_due(self) -> None:
         self._work(final=True)
@@ -126,7 +143,7 @@ class Matches:
                     break
                 same += 1
             if same:
-                self._match(same, self._lines[same - 1][2])
+                self._match(same, self._lines[same - 1])
                 self._forget(same)
                 continue
             if not self._lines or (len(self._lines) < self._window and not final):
@@ -168,8 +185,8 @@ class Matches:
             for k in range(j, b):
                 self._absent(ids[k], wanted[k], high)
             if a < len(lines):
-                self._before = high
-                self._gap += 1
+                self._agreed_at(lines[a])
+                self.matched_to = parse_id(ids[b])
             i, j = a + 1, b + 1
         self._sink.matched(self.name, [ids[j] for _, j in pairs], [wanted[j] for _, j in pairs])
         self.entries.pop(entries)
@@ -236,11 +253,16 @@ class Matches:
         self._open_lines[line] -= 1
         while here and here[0][2]:
             entry_id, text, _ = here.popleft()
-            self._sink.matched(self.name, [entry_id], [text])
+            self._came_early(entry_id, text)
         if len(here) >= 2 * PAGE and not here[0][2]:
             entry_id, text, _ = here.popleft()
             self._open_lines[text] -= 1
             self._absent(entry_id, text)
+
+    def _came_early(self, entry_id: bytes, line: bytes) -> None:
+        self.waiting = self.waiting or parse_id(entry_id)
+        self.early += 1
+        self._sink.matched(self.name, [entry_id], [line])
 
 
 def up_to_a_run(pairs: list[Pair]) -> list[Pair]:

@@ -30,18 +30,19 @@ class File:
 
     Lines from `due` on were not carried yet. `doubtful`: nothing but its place says that it is this generation.
     `foreign`: only the mirror's lines in it are this mapping's.
-    `blocks` reads it from its beginning, or from `start`, line `first`; `section` gives bytes of it once more;
-    `damage` says why it could not be read to its end.
+    It is read from `start` on, where line `first` begins; `blocks_from` reads it from any offset, `section` gives bytes
+    of it, and `damage` says why it could not be read to its end.
     """
 
     name: str
     source: str
     generation: int
     due: int
-    blocks: Callable[[], Iterator[Block]]
+    blocks_from: Callable[[int], Iterator[Block]]
     section: Callable[[int, int], Iterator[bytes]]
     damage: Callable[[], str]
     doubtful: bool = False
+    start: int = 0
     first: int = 1
     foreign: bool = False
 
@@ -49,6 +50,10 @@ class File:
     def base(self) -> int:
         """The place of its byte 0."""
         return self.generation << SHIFT
+
+    def blocks(self) -> Iterator[Block]:
+        """Its lines from `start` on."""
+        return self.blocks_from(self.start)
 
 
 @dataclass(slots=True)

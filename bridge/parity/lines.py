@@ -1,0 +1,49 @@
+"""A window onto the lines of one file."""
+
+from __future__ import annotations
+
+from bridge.parity.sides import File
+
+
+class Lines:
+    """The lines of one file from the walk's place on, as far as they were asked for."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.lines: list[bytes] = []
+        self.places: list[int] = []
+        self.at = 0
+        self._number = file.first
+        self._blocks = file.blocks()
+
+    def more(self) -> bool:
+        """Reads on; False at the end of the file."""
+        block = next(self._blocks, None)
+        if block is None:
+            return False
+        base = self.file.base
+        self.lines += block.lines
+        self.places += map(base.__add__, block.offsets) if base else block.offsets
+        return True
+
+    def trim(self) -> None:
+        """Forgets the lines that were passed: the walk's place is the first that is held."""
+        self._number += self.at
+        del self.lines[: self.at], self.places[: self.at]
+        self.at = 0
+
+    def ahead(self, count: int) -> None:
+        """Reads on until so many lines are here, or all."""
+        while len(self.lines) - self.at < count and self.more():
+            pass
+
+    def left(self) -> bool:
+        """Whether a line is left, read now if need be."""
+        if self.at < len(self.lines):
+            return True
+        self.trim()
+        return self.more()
+
+    def number(self, i: int) -> int:
+        """The line number of the i-th line that is held."""
+        return self._number + i

@@ -1,0 +1,91 @@
+"""A position up to which both sides were found equal, so that the next look need only read what came after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge.files.generation import TAIL, digest
+from bridge.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.parity.sides import OFFSETS, SHIFT, File
+
+HEAD = 1024
+TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a file at the beginning of line `line`; `head` and `tail` are digests that must hold there still."""
+
+    place: int
+    line: int
+    head_len: int
+    head: str
+    tail: str
+
+    @classmethod
+    def of(cls, file: File, place: int, line: int) -> Place:
+        """What stands there now."""
+        offset = place & OFFSETS
+        head = b"".join(file.section(0, min(HEAD, offset)))
+        return cls(place, line, len(head), digest(head), digest(_tail(file, offset)))
+
+    def holds(self, file: File) -> bool:
+        """Whether the file still holds what it held up to here."""
+        head = b"".join(file.section(0, self.head_len))
+        return digest(head) == self.head and digest(_tail(file, self.place & OFFSETS)) == self.tail
+
+
+def _tail(file: File, offset: int) -> bytes:
+    return b"".join(file.section(max(0, offset - TAIL), offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Equal up to entry `last`, with `length` entries in the stream; read on behind `resume`: entries up to `last` that
+    are behind it were on their way, or have agreed (those of a file up to `targets`, file-born ones before `places`).
+
+    `due`: the last entry whose line had to be there; `totals`: what was counted up to here.
+    """
+
+    last: EntryId = ZERO_ID
+    resume: EntryId = ZERO_ID
+    due: EntryId = ZERO_ID
+    length: int = 0
+    places: Mapping[str, Place] = field(default_factory=dict)
+    targets: Mapping[str, EntryId] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {
+            "last": format_id(self.last).decode(), "resume": format_id(self.resume).decode(),
+            "due": format_id(self.due).decode(), "length": self.length,
+            "places": {name: [one.place, one.line, one.head_len, one.head, one.tail]
+                       for name, one in self.places.items()},
+            "targets": {name: format_id(one).decode() for name, one in self.targets.items()},
+            "totals": dict(self.totals), "digest": self.digest,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Since:
+        """The inverse. Raises KeyError, TypeError or ValueError when it is not one."""
+        ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due")}
+        return cls(
+            **ids, length=int(facts["length"]), places={name: Place(*one) for name, one in facts["places"].items()},
+            targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
+            totals=facts["totals"], digest=facts["digest"],
+        )  # fmt: skip
+
+    def rest(self, name: str, files: Sequence[File]) -> list[File] | None:
+        """A file's pieces from here on; None when what stood before is not as it was."""
+        at = self.places.get(name)
+        if at is None:
+            return [*files]
+        here = next((file for file in files if file.generation == at.place >> SHIFT), None)
+        if here is None or not at.holds(here):
+            return None
+        later = [file for file in files if file.generation > here.generation]
+        return [replace(here, start=at.place & OFFSETS, first=at.line), *later]
