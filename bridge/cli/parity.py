@@ -2,34 +2,258 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from bridge.cli.common import Options, emit, mapping_names, verb
+from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
+
+    from bridge.config import Settings
+    from bridge.ledger.store import Ledger
+    from bridge.mapping import Mapping
+    from bridge.parity.check import Result
+    from bridge.parity.proof import Proof
+    from bridge.streams.connect import Connection
+
+EVERY = 2.0
+"""Seconds between two looks of `--watch`; more after a look that took long, so that looking is a tenth of the time."""
+
+SAID = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+LISTED = 20
+"""Differences that are printed."""
+
+CODES = {"equal": 0, "differs": 3, "inconclusive": 4}
 
 
 @click.command("parity", short_help="Prove that both sides hold the same")
 @click.argument("mappings", nargs=-1, metavar="[MAPPING]...", shell_complete=mapping_names)
-@click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N entries a second")
+@click.option("--html", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE",
+              help="Write the result as a page, too")  # fmt: skip
+@click.option("--watch", is_flag=True, help="Keep it up to date, reading only what is new, until interrupted")
+@click.option("--full", is_flag=True, help="With --watch: read everything anew at first")
+@click.option("--max-rate", type=click.FloatRange(min=1), metavar="N", help="At most N entries a second")
+@click.option("--history", is_flag=True, help="List earlier runs instead")
 @verb
-def command(options: Options, mappings: tuple[str, ...], max_rate: float | None) -> None:
-    """Read files and stream anew and compare them, message by message."""
-    from threading import Event
+def command(
+    options: Options, mappings: tuple[str, ...], html: Path | None, watch: bool, full: bool, max_rate: float | None,
+    history: bool,
+) -> int:  # fmt: skip
+    """Read the files and the streams of MAPPING [all of them] anew, and compare them message by message.
 
+    It runs beside a running bridge: what is merely under way is no difference. Exits 0 when both sides are equal, 3
+    when they differ, 4 when that cannot be told.
+    """
     from bridge.ledger.store import Ledger
-    from bridge.parity.check import Check, verdict_of_all
-    from bridge.run import dialler
 
-    settings = options.settings()
+    settings = of_root(options.settings())
     options.log(settings.log_format)
-    wanted = [settings.mapping(name) for name in mappings] or list(settings.mappings)
+    chosen = [settings.mapping(name) for name in dict.fromkeys(mappings)] or list(settings.mappings)
+    if watch and (html is not None or history):
+        raise click.UsageError("--watch goes with neither --html nor --history")
+    if full and not watch:
+        raise click.UsageError("--full goes with --watch; without, everything is read anyway")
+    ledger, why = None, "there is no ledger"
     path = settings.state_dir / "ledger.db"
-    ledger = Ledger(path) if path.exists() else None
-    connection = dialler(settings, may_start=False)()
-    results = [
-        Check(one, settings, connection, ledger, Event(), lambda read, of: None, max_rate=max_rate).run()
-        for one in wanted
-    ]
-    emit({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
+    if path.exists():
+        from bridge.errors import LedgerError
+
+        try:
+            ledger = Ledger(path)
+        except LedgerError as error:
+            why = str(error)
+    try:
+        if history:
+            return _history(options, ledger, why, chosen)
+        return _prove(options, settings, ledger, why, chosen, html=html, watch=watch, full=full, max_rate=max_rate)
+    finally:
+        if ledger is not None:
+            ledger.close()
+
+
+def _prove(
+    options: Options, settings: Settings, ledger: Ledger | None, why: str, chosen: list[Mapping], *,
+    html: Path | None, watch: bool, full: bool, max_rate: float | None,
+) -> int:  # fmt: skip
+    from bridge.parity.check import Interrupted, verdict_of_all
+    from bridge.parity.proof import Proof
+    from bridge.run import dialler, stop_on_signals, tune_interpreter
+
+    stop = stop_on_signals()
+    tune_interpreter()
+    with closing(_Progress(quiet=options.verbosity < 0 or watch)) as progress:
+        proof = Proof(settings, chosen, ledger, stop, progress, _who(), max_rate=max_rate, stats=html is not None)
+        dial = dialler(settings, may_start=False)
+        try:
+            if watch:
+                return _watch(options, proof, dial, stop, full=full)
+            results = proof.run(dial)
+        except Interrupted:
+            progress.close()
+            click.echo("bridge: interrupted: there is no verdict", err=True)
+            return 130
+    if html is not None:
+        from bridge.parity.report import page
+
+        _write(html, page(results, time.time()))
+    if options.as_json:
+        emit({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
+        for one in results:
+            _notes(one)
+    else:
+        _print(results)
+    if ledger is None or proof.unkept:
+        click.echo(f"bridge: this run is not kept: {proof.unkept or why}", err=True)
+    return CODES[verdict_of_all(results)]
+
+
+def _who() -> str:
+    """The user and the host, for the ledger."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _write(path: Path, text: str) -> None:
+    from bridge.errors import BridgeError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BridgeError(f"the page cannot be written: {error.strerror}", where=str(path)) from None
+
+
+class _Progress:
+    """How far the reading is, on stderr: a bar on a terminal, else a line every few seconds."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._due = time.monotonic() + (0.5 if sys.stderr.isatty() else SAID)
+        self._open = False
+
+    def __call__(self, mapping: Mapping, read: int, of: int) -> None:
+        now = time.monotonic()
+        if self._quiet or now < self._due:
+            return
+        said = f"{mapping.name}: {read:,} of {of:,} entries read"
+        if sys.stderr.isatty():
+            self._due, self._open = now + 0.2, True
+            click.echo(f"\r\x1b[K{said}", err=True, nl=False)
+        else:
+            self._due = now + SAID
+            click.echo(said, err=True)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._open:
+            click.echo("\r\x1b[K", err=True, nl=False)
+            self._open = False
+
+
+def _notes(one: Result) -> None:
+    for note in [*one.notes, *one.tally.why]:
+        click.echo(f"bridge: {one.mapping}: {note}", err=True)
+
+
+def _print(results: list[Result]) -> None:
+    from bridge.cli.screen import STYLES, console, safe
+    from bridge.model import shown
+    from bridge.parity.check import verdict_of_all
+    from bridge.parity.report import WORDS, counts_in_words, facts, plural, sides, verdict_in_words, where
+
+    out = console()
+    level = {"equal": "good", "differs": "bad", "inconclusive": "behind"}
     for one in results:
-        click.echo(f"{one.seconds:.2f} {one.notes} {one.tally.why}", err=True)
-    raise SystemExit({"equal": 0, "differs": 3, "inconclusive": 4}[verdict_of_all(results)])
+        out.print(safe(f"{one.mapping} → {one.stream}", "bold"))
+        out.print(safe(f"  {verdict_in_words(one)}", STYLES[level[one.verdict]]))
+        for fact in facts(one, time.time()):
+            out.print(safe(f"  {fact}"))
+        if one.verdict == "differs":
+            out.print(safe(f"  {counts_in_words(one)}"))
+        for difference in one.tally.differences[:LISTED]:
+            out.print(safe(""))
+            out.print(safe(f"  {WORDS[difference.kind]}: {where(difference)}", "bold"))
+            for name, raw in zip(("file ", "Redis"), sides(difference), strict=True):
+                out.print(safe(f"    {name}  {'nothing' if raw is None else shown(raw, 500)}"))
+        more = sum(one.counts().values()) - LISTED
+        if more > 0:
+            out.print(safe(f"\n  … and {plural(more, 'difference')} more: `--json` or `--html FILE` shows them"))
+        out.print(safe(""))
+    whole = verdict_of_all(results)
+    hint = ": `bridge repair` says what can be mended" if whole == "differs" else ""
+    out.print(safe(f"{whole.upper()}{hint}", STYLES[level[whole]]))
+
+
+def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
+    """Until interrupted. A new verdict is a line on stdout; with `--json` every look is one."""
+    from bridge.errors import BridgeError
+    from bridge.parity.check import Interrupted, verdict_of_all
+    from bridge.parity.report import verdict_in_words
+
+    last, onwards = "", not full
+    while not stop.is_set():
+        begun = time.monotonic()
+        try:
+            results = proof.run(dial, onwards=onwards)
+            onwards = True
+            if options.as_json:
+                emit_line({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
+            said = "; ".join(f"{one.mapping}: {one.verdict}" for one in results)
+            if said != last and not options.as_json:
+                for one in results:
+                    click.echo(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {one.mapping}: {verdict_in_words(one)}")
+        except Interrupted:
+            break
+        except BridgeError as error:
+            said = str(error)
+            if said != last:
+                complain(error)
+        last = said
+        stop.wait(max(EVERY, 9 * (time.monotonic() - begun)))
+    return 130
+
+
+def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Mapping]) -> int:
+    from bridge.cli.screen import console, safe, show
+    from bridge.errors import LedgerError
+    from bridge.ledger.parity import runs
+
+    if ledger is None:
+        raise LedgerError(f"no runs are kept: {why}")
+    found = sorted((run for one in chosen for run in runs(ledger, one.stream.key, 100)), key=lambda run: run.number)
+    if options.as_json:
+        emit([{"began": run.began, "seconds": run.seconds, "who": run.who, **run.report} for run in found])
+        return 0
+    if not found:
+        click.echo("no runs yet")
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    for name in ("when", "mapping", "verdict", "compared", "differences", "up to entry", "took", "who"):
+        table.add_column(name, justify="right" if name in ("compared", "differences", "took") else "left", no_wrap=True)
+    for run in found:
+        differences = sum(run.report["counts"].values())
+        table.add_row(
+            *(safe(cell) for cell in (
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.began)), run.mapping, run.verdict,
+                f"{run.report['compared']:,}", f"{differences:,}", run.report["position"]["entry"],
+                f"{run.seconds:.1f} s", run.who,
+            ))
+        )  # fmt: skip
+    show(console(), table)
+    return 0

@@ -18,6 +18,7 @@ from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
 from bridge.parity.since import Since
+from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
@@ -51,6 +52,8 @@ class Result:
     notes: list[str] = field(default_factory=list)
     began: float = 0.0
     seconds: float = 0.0
+    stats: Stats | None = None
+    onwards: bool = False
     until: Since | None = None
     """From where the next look may go on."""
 
@@ -102,7 +105,7 @@ class Check:
 
     def __init__(
         self, mapping: Mapping, settings: Settings, connection: Connection, ledger: Ledger | None, stop: Event,
-        tell: Tell, *, max_rate: float | None = None, settling: float = SETTLING,
+        tell: Tell, *, max_rate: float | None = None, settling: float = SETTLING, stats: bool = False,
     ) -> None:  # fmt: skip
         self._mapping = mapping
         self._settings = settings
@@ -112,6 +115,7 @@ class Check:
         self._tell = tell
         self._max_rate = max_rate
         self._settling = settling
+        self._stats = stats
         self._keys = Keys.of(mapping.stream.key)
 
     def run(self, since: Since | None = None) -> Result:
@@ -147,9 +151,17 @@ class Check:
                 own = {name: rest[name] or [] for name in own}
                 first = {name: one.place >> SHIFT for name, one in since.places.items()}
                 gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
+            stats = Stats() if self._stats else None
             due = Due(view.mirrored_to, view.mirrored, self._late, self._aside(view), gone, view.both)
             comparison = Comparison(
-                files, view.numbers, own, self._mapping.codec, Expected(self._mapping, self._settings.roles), due, since
+                files,
+                view.numbers,
+                own,
+                self._mapping.codec,
+                Expected(self._mapping, self._settings.roles),
+                due,
+                since,
+                stats,
             )
             try:
                 self._walk(comparison, view, since)
@@ -159,7 +171,8 @@ class Check:
                 verdict = verdict_of(tally, view.length) if since is None or tally.compared else "equal"
                 result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
                 result.files, result.entry = view.positions(comparison.claimed_to()), view.last
-                result.notes, result.began = view.notes, began
+                result.notes, result.began, result.stats = view.notes, began, stats
+                result.onwards = since is not None
                 if verdict == "equal":
                     result.until = comparison.until(view.last, view.length, view.mirrored_to)
                     result.add(since)

@@ -35,6 +35,8 @@ class Difference:
     place: int = field(default=-1, compare=False)
     source: str = field(default="", compare=False)
     row: Row = field(default=(), compare=False)
+    time_ms: int = field(default=0, compare=False)
+    file_born: bool = field(default=True, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """As DESIGN §5.4 has it."""
@@ -228,9 +230,11 @@ def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: 
         source, place = missing.name, missing.home
         file = missing.file.name if missing.file is not None else missing.name
         offset = missing.home & OFFSETS if missing.home >= 0 else None
+    rows, times = codec(source or "x").decode([one for one in (line, entry) if one is not None])
+    row = next((row for row in rows if isinstance(row, tuple)), missing.row if missing is not None else ())
     return Difference(
         kind, file, number, offset, missing.entry.decode() if missing is not None else None, expected, actual, place,
-        source, missing.row if missing is not None else (),
+        source, row, max(times, default=0), missing is None or missing.home >= 0,
     )  # fmt: skip
 
 

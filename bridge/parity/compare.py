@@ -21,6 +21,7 @@ from bridge.parity.matches import Matches
 from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
 from bridge.parity.since import TOTALS, Place, Since
 from bridge.parity.spool import Spool
+from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 
 MOST = 100_000
@@ -39,6 +40,7 @@ class Comparison:
     def __init__(
         self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
         codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
+        stats: Stats | None = None,
     ) -> None:  # fmt: skip
         self.tally = Tally()
         self._codec = codec
@@ -48,6 +50,7 @@ class Comparison:
         self._files = files
         self._rest = rest
         self._since = since or Since()
+        self._stats = stats
         starts = {name: one.place for name, one in self._since.places.items()}
         self._claims = {
             name: Claims(name, of, self._codec_of(name), self, starts.get(name, -1)) for name, of in files.items()
@@ -330,6 +333,8 @@ class Comparison:
     def claimed(self, file: File, lines: list[bytes], places: list[int]) -> None:
         """These lines agree with the entries that name them."""
         self.tally.file_born += len(lines)
+        if self._stats is not None:
+            self._stats.add(self._codec_of(file.source), lines)
         if self._spans is None:
             self._hasher.update(b"\n".join(lines) + b"\n")
             return
@@ -347,6 +352,8 @@ class Comparison:
     def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
         """These lines agree with Redis-born entries."""
         self.tally.redis_born += len(ids)
+        if self._stats is not None:
+            self._stats.add(self._codec_of(name), lines)
         self._spools.setdefault(name, Spool()).push(ids, lines)
 
     def extra(self, one: Extra) -> None:

@@ -1,0 +1,96 @@
+"""Parity of several mappings in one go, noted in the ledger: what `bridge parity` runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Event
+
+from bridge.config import Settings
+from bridge.errors import LedgerError, RedisLost, SourceError
+from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.parity.check import SETTLING, Check, Result
+from bridge.parity.since import Since
+from bridge.streams.connect import Connection
+
+Tell = Callable[[Mapping, int, int], None]
+"""Of which mapping how many entries were read, of how many."""
+
+
+class Proof:
+    """The mappings of one command. `who` runs it; `ledger` may be None: then the run is not kept."""
+
+    def __init__(
+        self, settings: Settings, mappings: list[Mapping], ledger: Ledger | None, stop: Event, tell: Tell, who: str, *,
+        max_rate: float | None = None, settling: float = SETTLING, stats: bool = False,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._mappings = mappings
+        self._ledger = ledger
+        self._stop = stop
+        self._tell = tell
+        self._who = who
+        self._max_rate = max_rate
+        self._settling = settling
+        self._stats = stats
+        self.unkept = ""
+        """Why the ledger did not take the run."""
+
+    def run(self, dial: Callable[[], Connection], *, onwards: bool = False) -> list[Result]:
+        """Each mapping's result. `onwards`: from where it was found equal the last time, where it was.
+
+        Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
+        """
+        connection: Connection | None = dial()
+        results = []
+        for mapping in self._mappings:
+            try:
+                connection = connection or dial()
+                result = self._one(mapping, connection, onwards=onwards)
+            except (RedisLost, SourceError, OSError) as error:
+                if connection is not None:
+                    connection.close()
+                connection = None
+                result = Result(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
+            self._keep(result)
+            results.append(result)
+        if connection is not None:
+            connection.close()
+        return results
+
+    def _one(self, mapping: Mapping, connection: Connection, *, onwards: bool) -> Result:
+        def tell(read: int, of: int) -> None:
+            self._tell(mapping, read, of)
+
+        check = Check(
+            mapping, self._settings, connection, self._ledger, self._stop, tell, max_rate=self._max_rate,
+            settling=self._settling, stats=self._stats,
+        )  # fmt: skip
+        return check.run(self._since(mapping) if onwards else None)
+
+    def _since(self, mapping: Mapping) -> Since | None:
+        facts = verified(self._ledger, mapping.stream.key) if self._ledger is not None else None
+        try:
+            return Since.from_json(facts) if facts is not None else None
+        except (KeyError, TypeError, ValueError):
+            return None  # of another version: it is made anew
+
+    def _keep(self, result: Result) -> None:
+        """Notes the run. One that found what the one before it found, going on from there, takes its place."""
+        if self._ledger is None:
+            return
+        report = {name: value for name, value in result.to_json().items() if name != "differences"}
+        run = Run(result.mapping, result.stream, result.began, result.seconds, self._who, result.verdict, report)
+        try:
+            last = next(iter(runs(self._ledger, result.stream, 1)), None)
+            if last is not None and result.onwards and last.verdict == run.verdict == "equal" and last.who == run.who:
+                run = replace(run, number=last.number)
+            with self._ledger.transaction():
+                save_run(self._ledger, run)
+                if result.verdict != "inconclusive":
+                    save_verified(self._ledger, result.stream, result.until.to_json() if result.until else None)
+        except LedgerError as error:
+            self.unkept = str(error)

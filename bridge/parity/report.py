@@ -1,0 +1,229 @@
+"""A result in words, and as a page. Pure; what the page shows of logs is escaped by the template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.model import format_id, shown
+from bridge.parity.check import Result, verdict_of_all
+from bridge.parity.classify import Difference
+
+WORDS = {
+    "missing_in_redis": "missing in Redis",
+    "missing_in_file": "missing in the file",
+    "altered": "altered",
+    "duplicate": "twice",
+    "reordered": "out of order",
+}
+SHOWN = 1000
+"""Differences that the page shows of each mapping."""
+
+LONGEST = 4000
+"""Characters of a line that the page shows."""
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """`1 message`, `1,204 messages`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def verdict_in_words(one: Result) -> str:
+    """One sentence for a tired person."""
+    tally = one.tally
+    if one.verdict == "equal":
+        if not tally.compared:
+            return "Equal: both sides are empty"
+        return f"Equal: {plural(tally.compared, 'message')}, each once on both sides, in order"
+    if one.verdict == "differs":
+        total = sum(one.counts().values())
+        verb = "is" if total == 1 else "are"
+        return f"Differs: {plural(total, 'message')} {verb} not the same on both sides; {tally.compared:,} are"
+    if tally.unverifiable:
+        what = "what could be compared is equal" if tally.compared else "nothing could be compared"
+        return f"Inconclusive: {what}; {plural(tally.unverifiable, 'message')} cannot be compared"
+    if one.notes and not one.tally.entries:
+        return f"Inconclusive: {one.notes[0]}"
+    return "Inconclusive: nothing was compared"
+
+
+def facts(one: Result, now: float) -> list[str]:
+    """What else there is to know, a line each."""
+    tally, said = one.tally, []
+    if tally.compared:
+        said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
+    if one.files or tally.entries:
+        places = [f"{shown(name.encode('utf-8', 'surrogateescape'))} byte {at:,}" for name, at in one.files.items()]
+        said.append(f"up to {', '.join([*places, 'entry ' + format_id(one.entry).decode()])}")
+    if tally.in_flight:
+        age = f", the oldest for {_age(now - tally.oldest_ms / 1000)}" if tally.oldest_ms else ""
+        said.append(f"{tally.in_flight:,} in flight{age}")
+    if tally.not_mirrored:
+        said.append(f"{tally.not_mirrored:,} Redis-born not mirrored")
+    if tally.quarantined:
+        said.append(f"{tally.quarantined:,} in quarantine (`bridge quarantine list`)")
+    if tally.late:
+        said.append(f"{tally.late:,} came late, out of order, and are marked so")
+    if tally.unordered:
+        said.append(f"{tally.unordered:,} by components that write both sides, compared without order")
+    if tally.foreign:
+        said.append(f"{plural(tally.foreign, 'line')} of others in files that only the mirror writes")
+    said += [f"{why}: {plural(count, 'message')}" for why, count in tally.why.items()]
+    return said + [note for note in one.notes if note not in tally.why]
+
+
+def counts_in_words(one: Result) -> str:
+    """`1 altered, 2 missing in Redis`."""
+    return ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in one.counts().items() if count)
+
+
+def where(one: Difference) -> str:
+    """File, line, byte and entry, as far as they are known."""
+    parts = []
+    if one.file is not None:
+        line = f" line {one.line:,}" if one.line is not None else ""
+        at = f", byte {one.offset:,}" if one.offset is not None else ""
+        parts.append(f"{shown(one.file.encode('utf-8', 'surrogateescape'))}{line}{at}")
+    if one.entry is not None:
+        parts.append(f"entry {one.entry}")
+    return " · ".join(parts)
+
+
+def sides(one: Difference) -> tuple[bytes | None, bytes | None]:
+    """The message in the file, and in Redis."""
+    if one.kind == "missing_in_redis":
+        return one.expected, None
+    if one.kind == "missing_in_file":
+        return None, one.expected
+    if one.kind == "duplicate":
+        return (one.actual, None) if one.entry is None else (None, one.actual)
+    if one.kind == "altered" and one.file_born:
+        return one.expected, one.actual
+    return one.actual, one.expected
+
+
+def _age(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+# -- the page -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a line; `differs`: the other side has another in its place."""
+
+    text: str
+    differs: bool
+
+
+def marked(ours: bytes | None, theirs: bytes | None) -> list[Piece]:
+    """Our side in pieces, those bytes marked that the other side does not have. Pure."""
+    if ours is None:
+        return []
+    if theirs is None or ours == theirs:
+        return [Piece(shown(ours, LONGEST), False)]
+    shorter = min(len(ours), len(theirs))
+    head = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
+    tail = next((i for i in range(shorter - head) if ours[-1 - i] != theirs[-1 - i]), shorter - head)
+    parts = ((ours[:head], False), (ours[head : len(ours) - tail], True), (ours[len(ours) - tail :], False))
+    return [Piece(shown(raw, LONGEST), differs) for raw, differs in parts if raw]
+
+
+def page(results: Sequence[Result], now: float) -> str:
+    """One HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("parity.html").render(
+        verdict=verdict_of_all(results), at=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
+        mappings=[_mapping(one, now) for one in results],
+    )  # fmt: skip
+
+
+def _mapping(one: Result, now: float) -> dict[str, Any]:
+    listed = one.tally.differences[:SHOWN]
+    return {
+        "name": one.mapping, "stream": one.stream, "verdict": one.verdict, "said": verdict_in_words(one),
+        "facts": facts(one, now), "counts": {WORDS[kind]: n for kind, n in one.counts().items()},
+        "digest": one.tally.digest, "seconds": f"{one.seconds:.1f}", "chart": _chart(one), "kinds": _kinds(one),
+        "left_out": sum(one.counts().values()) - len(listed),
+        "differences": [
+            {"number": n, "kind": WORDS[d.kind], "slug": d.kind, "where": where(d),
+             "file": marked(*sides(d)), "redis": marked(*sides(d)[::-1])}
+            for n, d in enumerate(listed, 1)
+        ],
+    }  # fmt: skip
+
+
+def _kinds(one: Result) -> list[tuple[str, str, int, int, int]]:
+    """Role, type, and how many messages: on both sides, in the file alone, in Redis alone."""
+    both = dict(one.stats.kinds) if one.stats is not None else {}
+    alone: dict[tuple[str, str], list[int]] = {}
+    for difference in one.tally.differences:
+        file, redis = sides(difference)
+        row = difference.row
+        if (file is None) != (redis is None) and len(row) >= 3:
+            counts = alone.setdefault((shown(row[0], 40), shown(row[2], 40)), [0, 0])
+            counts[file is None] += 1
+    names = sorted({*both, *alone}, key=lambda name: (-both.get(name, 0), name))
+    return [(role, kind, both.get((role, kind), 0), *alone.get((role, kind), [0, 0])) for role, kind in names[:200]]  # type: ignore[misc]
+
+
+WIDE, HIGH = 960, 60
+
+
+def _chart(one: Result) -> dict[str, Any] | None:
+    """Bars for both sides over time, and where the differences are."""
+    if one.stats is None:
+        return None
+    timeline = one.stats.timeline
+    alone: dict[int, list[int]] = {}
+    marks: dict[int, list[int]] = {}
+    for number, difference in enumerate(one.tally.differences, 1):
+        if difference.time_ms <= 0:
+            continue
+        bucket = difference.time_ms // timeline.width
+        file, redis = sides(difference)
+        counts = alone.setdefault(bucket, [0, 0])
+        counts[0] += file is not None
+        counts[1] += redis is not None
+        marks.setdefault(bucket, []).append(number)
+    buckets = {*timeline.counts, *alone}
+    if not buckets:
+        return None
+    first, last = min(buckets), max(buckets)
+    if last - first > 10_000:  # a difference dated far away would leave one bar of all the others
+        first, last = min(timeline.counts, default=first), max(timeline.counts, default=last)
+        buckets = {bucket for bucket in buckets if first <= bucket <= last}
+    step = WIDE / (last - first + 1)
+    counted = {bucket: timeline.counts[bucket] for bucket in buckets}
+    most = max(max(counted[b] + max(alone.get(b, (0, 0))) for b in buckets), 1)
+
+    def bar(bucket: int, side: int) -> float:
+        return HIGH * (counted[bucket] + alone.get(bucket, (0, 0))[side]) / most
+
+    return {
+        "wide": WIDE, "high": HIGH, "step": max(step * 0.9, 0.5), "from": _moment(first * timeline.width),
+        "to": _moment((last + 1) * timeline.width), "bucket": _age(timeline.width / 1000), "most": most,
+        "bars": [
+            {"x": (b - first) * step, "file": bar(b, 0), "redis": bar(b, 1), "count": counted[b],
+             "marks": len(marks.get(b, ())), "first": marks.get(b, [0])[0]}
+            for b in sorted(buckets)
+        ],
+    }  # fmt: skip
+
+
+def _moment(ms: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ms / 1000)) + " UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
