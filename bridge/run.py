@@ -23,6 +23,7 @@ from bridge.config import Settings
 from bridge.errors import BridgeError, LedgerError, LockHeld, NotYet, RedisLost, SourceError, TargetError
 from bridge.files.watch import Watcher
 from bridge.ledger.health import forget_troubles, save_heartbeat
+from bridge.ledger.parity import runs
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.server import embedded
@@ -242,6 +243,8 @@ class Process:
             "started": self._started, "at": time.time(), "stopped": stopped,
             "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in counts},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
+            "parity": {one.mapping.name: run.in_short(time.time()) for one in self._shared
+                       for run in runs(ledger, one.mapping.stream.key, 1)},
         }  # fmt: skip
         save_heartbeat(ledger, pulse)
         return pulse

@@ -12,6 +12,7 @@ from bridge.config import Settings, masked
 from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.imports import last_import
+from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -57,6 +58,7 @@ class MappingStatus:
     owner: str = ""
     imported: dict[str, Any] | None = None
     """The report of the last import run (`bridge.history`)."""
+    parity: Run | None = None
 
 
 @dataclass(slots=True)
@@ -156,6 +158,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
             one.mirror.cursor = memory.mirror_cursor
         one.quarantined = quarantine_counts(ledger, one.stream)
         one.imported = last_import(ledger, one.stream)
+        one.parity = next(iter(runs(ledger, one.stream, 1)), None)
     if connection is not None:
         try:
             books = read_books(connection, shared.keys)
@@ -238,6 +241,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                     "rate": one.mirror.rate, "error": one.mirror.error or None,
                 },
                 "import": one.imported,
+                "parity": None if one.parity is None else one.parity.in_short(status.at),
                 "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
             }
             for one in status.mappings

@@ -20,6 +20,8 @@ from typing import Any
 
 from bridge.config import Settings, load
 from bridge.drain import Drained, once
+from bridge.ledger.store import Ledger
+from bridge.parity.check import Check, Result
 from bridge.points import POINTS
 from bridge.server import embedded
 from bridge.server.binary import Binary
@@ -263,6 +265,22 @@ class Rig:
         assert sorted(born_order) == sorted(redis_born), said
         assert [d for d in in_file if d in theirs] == born_order, said
         assert len(in_file) == len(in_stream) == len(file_born) + len(redis_born), said
+        result = self.parity()
+        assert result.verdict != "differs", f"{result.tally.differences[:5]} {result.notes} {said}"
+
+    def parity(self, *, settling: float = 0.0) -> Result:
+        """What parity says of the first mapping, in this process."""
+        settings = self.settings()
+        path = settings.state_dir / "ledger.db"
+        ledger = Ledger(path) if path.exists() else None
+        try:
+            check = Check(
+                settings.mappings[0], settings, self.redis, ledger, Event(), lambda read, of: None, settling=settling
+            )
+            return check.run()
+        finally:
+            if ledger is not None:
+                ledger.close()
 
     def check_unchanged(self, file_born: list[bytes], redis_born: list[bytes]) -> None:
         """The stream and the file hold these and one new message each, which has not crossed."""

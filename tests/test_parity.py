@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event
 
 import pytest
 
-from bridge.ledger.store import Ledger
 from bridge.model import format_id, parse_id
-from bridge.parity.check import Check, Result
+from bridge.parity.check import Result
 from tests.rig import STREAM, Rig, line
 
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
 
 
-def parity(rig: Rig, *, settling: float = 0.0) -> Result:
+def parity(rig: Rig) -> Result:
     """The first mapping's, in this process."""
-    settings = rig.settings()
-    path = settings.state_dir / "ledger.db"
-    ledger = Ledger(path) if path.exists() else None
-    try:
-        check = Check(
-            settings.mappings[0], settings, rig.redis, ledger, Event(), lambda read, of: None, settling=settling
-        )
-        return check.run()
-    finally:
-        if ledger is not None:
-            ledger.close()
+    return rig.parity()
 
 
 def bridged(rig: Rig, count: int = 40, every: int = 4) -> None:

@@ -173,29 +173,34 @@ def _print(results: list[Result]) -> None:
     from bridge.cli.screen import STYLES, console, safe
     from bridge.model import shown
     from bridge.parity.check import verdict_of_all
-    from bridge.parity.report import WORDS, counts_in_words, facts, plural, sides, verdict_in_words, where
+    from bridge.parity.report import WORDS, counts_in_words, facts, plural, sides, verdict_in_words, where, without
 
     out = console()
     level = {"equal": "good", "differs": "bad", "inconclusive": "behind"}
+
+    def say(text: str, style: str = "") -> None:
+        out.print(safe(text, style), soft_wrap=not out.is_terminal)
+
     for one in results:
-        out.print(safe(f"{one.mapping} → {one.stream}", "bold"))
-        out.print(safe(f"  {verdict_in_words(one)}", STYLES[level[one.verdict]]))
+        say(f"{one.mapping} → {one.stream}", "bold")
+        say(f"  {verdict_in_words(one)}", STYLES[level[one.verdict]])
         for fact in facts(one, time.time()):
-            out.print(safe(f"  {fact}"))
+            say(f"  {fact}")
         if one.verdict == "differs":
-            out.print(safe(f"  {counts_in_words(one)}"))
+            say(f"  {counts_in_words(one)}")
         for difference in one.tally.differences[:LISTED]:
-            out.print(safe(""))
-            out.print(safe(f"  {WORDS[difference.kind]}: {where(difference)}", "bold"))
+            say("")
+            say(f"  {WORDS[difference.kind]}: {where(difference)}", "bold")
             for name, raw in zip(("file ", "Redis"), sides(difference), strict=True):
-                out.print(safe(f"    {name}  {'nothing' if raw is None else shown(raw, 500)}"))
+                say(f"    {name}  {without(difference) if raw is None else shown(raw, 500)}")
         more = sum(one.counts().values()) - LISTED
         if more > 0:
-            out.print(safe(f"\n  … and {plural(more, 'difference')} more: `--json` or `--html FILE` shows them"))
-        out.print(safe(""))
+            say("")
+            say(f"  … and {plural(more, 'difference')} more: `--json` or `--html FILE` shows them")
+        say("")
     whole = verdict_of_all(results)
     hint = ": `bridge repair` says what can be mended" if whole == "differs" else ""
-    out.print(safe(f"{whole.upper()}{hint}", STYLES[level[whole]]))
+    say(f"{whole.upper()}{hint}", STYLES[level[whole]])
 
 
 def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
@@ -247,11 +252,10 @@ def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Map
     for name in ("when", "mapping", "verdict", "compared", "differences", "up to entry", "took", "who"):
         table.add_column(name, justify="right" if name in ("compared", "differences", "took") else "left", no_wrap=True)
     for run in found:
-        differences = sum(run.report["counts"].values())
         table.add_row(
             *(safe(cell) for cell in (
                 time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.began)), run.mapping, run.verdict,
-                f"{run.report['compared']:,}", f"{differences:,}", run.report["position"]["entry"],
+                f"{run.report['compared']:,}", f"{run.differences:,}", run.report["position"]["entry"],
                 f"{run.seconds:.1f} s", run.who,
             ))
         )  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bridge.carry.behind import Behind
     from bridge.headline import Level
+    from bridge.ledger.parity import Run
     from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
 
 EVERY = 1.0
@@ -148,6 +149,8 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
         notes.append(("error", f"{one.error}" + (f"; try: {one.hint}" if one.hint else "")))
     if one.imported is not None:
         notes.append(("import", _imported(one.imported, found)))
+    if one.parity is not None:
+        notes.append(("parity", _parity(one.parity, found)))
     if one.quarantined:
         total = sum(count for _, _, count in one.quarantined)
         direction, kind, count = one.quarantined[0]
@@ -185,6 +188,16 @@ def _imported(report: dict[str, Any], found: Status) -> str:
     if state != "done" and report["bytes"]:
         said += f"; {100 * report['done'] / report['bytes']:.0f} % of {counted(report['bytes'], 'byte')}"
     return said + (f"; {report['errors'][0]}" if report["errors"] else "")
+
+
+def _parity(run: Run, found: Status) -> str:
+    from bridge.headline import duration
+
+    said = (
+        f"{run.verdict}, {duration(max(0.0, found.at - run.ended))} ago: {counted(run.report['compared'], 'message')}"
+    )
+    said += f" the same, {counted(run.differences, 'difference')}" if run.differences else ""
+    return said + f", up to entry {run.report['position']['entry']}"
 
 
 def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:

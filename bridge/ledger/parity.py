@@ -25,6 +25,23 @@ class Run:
     report: dict[str, Any]
     number: int = 0
 
+    @property
+    def ended(self) -> float:
+        """Seconds since 1970: the verdict holds for this moment."""
+        return self.began + self.seconds
+
+    @property
+    def differences(self) -> int:
+        """How many there were."""
+        return sum(self.report["counts"].values())
+
+    def in_short(self, now: float) -> dict[str, Any]:
+        """For `status` and the heartbeat: the verdict, its age in seconds, what it says it of, and up to where."""
+        return {
+            "verdict": self.verdict, "at": self.ended, "age": round(max(0.0, now - self.ended), 3),
+            "compared": self.report["compared"], "differences": self.differences, "position": self.report["position"],
+        }  # fmt: skip
+
 
 _COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
 

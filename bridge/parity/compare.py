@@ -253,7 +253,9 @@ class Comparison:
         found = classify(
             self._extras, self._missing, self._codec_of, late=marked, aside=due.aside, both=due.both, seen=self._seen
         )
-        tally.differences = found.differences
+        tally.differences = sorted(
+            found.differences, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62)
+        )
         tally.quarantined += found.aside - found.altered_broken
         tally.foreign += found.foreign
         tally.late += found.late

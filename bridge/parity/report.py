@@ -105,6 +105,11 @@ def sides(one: Difference) -> tuple[bytes | None, bytes | None]:
     return one.actual, one.expected
 
 
+def without(one: Difference) -> str:
+    """What stands on the side that does not have it."""
+    return "once, not twice" if one.kind == "duplicate" else "nothing"
+
+
 def _age(seconds: float) -> str:
     seconds = max(0.0, seconds)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -158,7 +163,7 @@ def _mapping(one: Result, now: float) -> dict[str, Any]:
         "left_out": sum(one.counts().values()) - len(listed),
         "differences": [
             {"number": n, "kind": WORDS[d.kind], "slug": d.kind, "where": where(d),
-             "file": marked(*sides(d)), "redis": marked(*sides(d)[::-1])}
+             "file": marked(*sides(d)), "redis": marked(*sides(d)[::-1]), "without": without(d)}
             for n, d in enumerate(listed, 1)
         ],
     }  # fmt: skip

@@ -1,0 +1,283 @@
+"""Parity beside a running bridge: never a false difference; and a broken one is caught."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from bridge.carry import provenance
+from bridge.carry.draft import Batcher, Parcel
+from bridge.ledger import mirrored
+from bridge.streams.connect import Connection
+from bridge.streams.resp import pack
+from bridge.streams.writer import Batch
+from tests.rig import FIELDS, STREAM, Rig, line, wait_until
+from tests.test_parity import bridged, found
+
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+RATE = 500
+"""Messages a second that are written on each side."""
+
+
+class Writers:
+    """Two programs: one appends lines, one adds entries, each `RATE` a second in small portions."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._stop = Event()
+        self.lines = self.entries = 0
+        self._threads = [Thread(target=self._append), Thread(target=self._add)]
+        for thread in self._threads:
+            thread.start()
+
+    def _append(self) -> None:
+        with self._rig.log.open("ab", buffering=0) as file:
+            while not self._stop.wait(0.01):
+                some = range(self.lines, self.lines + RATE // 100)
+                file.write(b"".join(line(f"f-{n}" + "x" * (n % 50)) for n in some))
+                self.lines = some.stop
+
+    def _add(self) -> None:
+        connection = Connection(self._rig.server.socket_url)
+        while not self._stop.wait(0.01):
+            some = range(self.entries, self.entries + RATE // 100)
+            rows = [(b"ui", b"2026-03-02T09:14:06Z", b"say", b"r-%d" % n) for n in some]
+            connection.calls(*(
+                pack("XADD", STREAM, "*", *(part for pair in zip(FIELDS, row, strict=True) for part in pair))
+                for row in rows
+            ))  # fmt: skip
+            self.entries = some.stop
+        connection.close()
+
+    def beyond(self, count: int) -> bool:
+        """Whether more lines than that were appended."""
+        return self.lines > count
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_never_a_false_difference(rig: Rig) -> None:
+    """While both sides are written at 1,000 messages a second: equal each time, with some in flight."""
+    child = rig.ready(rig.start())
+    writers = Writers(rig)
+    try:
+        seen = []
+        for _ in range(200 if SOAK else 3):
+            before = writers.lines
+            wait_until(partial(writers.beyond, before + 100), rig.said)
+            result = rig.parity(settling=1.0)
+            assert result.verdict == "equal", (result.tally.differences[:3], result.notes)
+            seen.append((result.tally.file_born, result.tally.redis_born))
+        assert seen == sorted(seen)
+        assert seen[-1][0] > 300
+        assert seen[-1][1] > 100
+    finally:
+        writers.stop()
+    wait_until(lambda: rig.parity().tally.compared == writers.lines + writers.entries, rig.said)
+    rig.stop(child)
+    result = rig.parity()
+    assert (result.verdict, result.tally.in_flight) == ("equal", 0)
+    assert "the bridge is not running" in result.notes
+
+
+def test_watch(one_rig: Rig) -> None:
+    """`--watch` stays right while both sides are written, reads only what is new, and sees a fault behind its position."""
+    rig = one_rig
+    rig.append(*(f"old-{n}" for n in range(3000)))
+    rig.once()
+    child = rig.ready(rig.start())
+    writers = Writers(rig)
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "bridge", "parity", "--watch", "--json", "--redis", rig.server.socket_url], cwd=rig.path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert watch.stdout is not None
+    try:
+        last = 0
+        for _ in range(3):
+            told = json.loads(watch.stdout.readline())
+            assert told["verdict"] == "equal", told
+            [one] = told["mappings"]
+            assert one["compared"] > last
+            last = one["compared"]
+        writers.stop()
+        rig.redis.call("XDEL", STREAM, b"%d-%d" % rig.entries()[10].id)
+        told = wait_until(lambda: _differs(watch), "the difference")
+        assert told["mappings"][0]["counts"]["missing_in_redis"] == 1
+        status = json.loads(rig.run("status", "--json", "--redis", rig.server.socket_url).stdout)
+        assert status["mappings"][0]["parity"]["verdict"] == "differs"
+        assert 0 <= status["mappings"][0]["parity"]["age"] < 60
+        health = wait_until(lambda: _beat(rig, "differs"), "the heartbeat")
+        assert health["hestai-message"]["differences"] == 1
+    finally:
+        writers.stop()
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 130
+        watch.stdout.close()
+        if watch.stderr is not None:
+            watch.stderr.close()
+    rig.stop(child)
+
+
+def _differs(watch: subprocess.Popen[bytes]) -> dict[str, object] | None:
+    assert watch.stdout is not None
+    told: dict[str, object] = json.loads(watch.stdout.readline())
+    return told if told["verdict"] == "differs" else None
+
+
+def _beat(rig: Rig, verdict: str) -> dict[str, dict[str, object]] | None:
+    raw = rig.redis.call("GET", "bridge:health:test")
+    told: dict[str, dict[str, object]] = json.loads(raw)["parity"] if raw else {}
+    return told if told.get("hestai-message", {}).get("verdict") == verdict else None
+
+
+# -- bridges that are broken ----------------------------------------------------------------------------------
+
+Break = Callable[[Parcel], None]
+
+
+def drops(parcel: Parcel) -> None:
+    """Every 100th line is passed over."""
+    [draft] = parcel.drafts
+    kept = [n for n in range(len(draft.rows)) if draft.offsets[n] % 100 or n == len(draft.rows) - 1]
+    parcel.rows = draft.rows = [draft.rows[n] for n in kept]
+    draft.offsets = [draft.offsets[n] for n in kept]
+    parcel.times = draft.times = [draft.times[n] for n in kept] if draft.times else []
+
+
+def duplicates(parcel: Parcel) -> None:
+    """One line is sent twice."""
+    [draft] = parcel.drafts
+    for column in (draft.rows, draft.offsets, draft.times):
+        if column:
+            column.insert(3, column[2])  # type: ignore[arg-type]
+
+
+def swaps(parcel: Parcel) -> None:
+    """Two lines change places."""
+    [draft] = parcel.drafts
+    draft.rows[10], draft.rows[20] = draft.rows[20], draft.rows[10]
+    draft.offsets[10], draft.offsets[20] = draft.offsets[20], draft.offsets[10]
+
+
+@pytest.mark.parametrize("broken", [drops, duplicates, swaps])
+def test_broken_forward(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Break) -> None:
+    """A forward that drops, doubles or swaps lines is caught, by its kind."""
+    whole = Batcher.batch
+
+    def batch(self: Batcher, parcel: Parcel, *, exists: bool) -> Batch:
+        if len(parcel.rows) > 10:
+            broken(parcel)
+        return whole(self, parcel, exists=exists)
+
+    monkeypatch.setattr(Batcher, "batch", batch)
+    rig = one_rig
+    rig.append(*(f"f-{n}" for n in range(390)))
+    rig.once()
+    lines = rig.log.read_bytes().split(b"\n")[:-1]
+    offsets = [sum(len(one) + 1 for one in lines[:n]) for n in range(len(lines))]
+    wanted = {
+        "drops": {"missing_in_redis": sum(1 for n in offsets[:-1] if n % 100 == 0)},
+        "duplicates": {"duplicate": 1}, "swaps": {"reordered": 2},
+    }[broken.__name__]  # fmt: skip
+    assert found(rig.parity()) == wanted
+
+
+def test_broken_provenance(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that carries a mirrored line back is caught: its entry's line belongs to another one."""
+    rig = one_rig
+    bridged(rig, 8)
+    monkeypatch.setattr(provenance, "ranges_between", lambda *args: mirrored.ranges_between(*args)[1:])
+    rig.add("r-echo")
+    rig.once()
+    rig.append("f-behind")
+    rig.once()
+    result = rig.parity()
+    assert result.verdict == "differs"
+    assert found(result) == {"missing_in_file": 1}
+
+
+# -- what dies ------------------------------------------------------------------------------------------------
+
+
+def start(rig: Rig, *args: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bridge", "parity", "--redis", rig.server.socket_url, *args], cwd=rig.path,
+        env={**os.environ, "TMPDIR": str(rig.path / "tmp")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def reading(rig: Rig) -> Callable[[], bool]:
+    """Whether parity reads the stream by now."""
+    return lambda: b"cmd=xrange" in rig.redis.call("CLIENT", "LIST")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_ended(one_rig: Rig, number: int, code: int) -> None:
+    """Killed or interrupted it leaves no file and no run; the bridge runs on beside it all the time."""
+    rig = one_rig
+    (rig.path / "tmp").mkdir()
+    rig.append(*(f"f-{n}" for n in range(5000)))
+    rig.once()
+    bridge = rig.ready(rig.start())
+    child = start(rig, "--max-rate", "500")
+    wait_until(reading(rig), "the reading")
+    child.send_signal(number)
+    assert child.wait(30) == code
+    child.communicate()
+    assert not [*(rig.path / "tmp").iterdir()]
+    rig.append("f-more")
+    wait_until(lambda: rig.datas()[-1] == b"f-more", rig.said)
+    rig.stop(bridge)
+    assert rig.run("parity", "--history").stdout == "no runs yet\n"
+
+
+def test_redis_goes_away(one_rig: Rig) -> None:
+    """Redis gone in the middle: inconclusive, exit 4; never reached: exit 5."""
+    rig = one_rig
+    (rig.path / "tmp").mkdir()
+    rig.append(*(f"f-{n}" for n in range(5000)))
+    rig.once()
+    child = start(rig, "--max-rate", "1000", "--json")
+    wait_until(reading(rig), "the reading")
+    rig.kill_server()
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 4
+    told = json.loads(out)
+    assert told["verdict"] == told["mappings"][0]["verdict"] == "inconclusive"
+    done = rig.run("parity", "--redis", rig.server.socket_url)
+    assert done.returncode == 5
+    rig.start_server()
+    assert rig.run("parity", "--redis", rig.server.socket_url).returncode == 0
+    assert [one["verdict"] for one in json.loads(rig.run("parity", "--history", "--json").stdout)] == [
+        "inconclusive", "equal",
+    ]  # fmt: skip
+
+
+def test_spooled_lines_leave_nothing(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Redis-born entries that wait for their lines go to a file without a name when they are many."""
+    rig, folder = one_rig, tmp_path / "spool"
+    folder.mkdir()
+    monkeypatch.setattr("bridge.parity.spool.HELD", 1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    rig.append("f-0")
+    rig.once()
+    for n in range(300):
+        rig.add(f"r-{n}")
+    rig.once()
+    result = rig.parity()
+    assert (result.verdict, result.tally.redis_born) == ("equal", 300)
+    assert not [*folder.iterdir()]
