@@ -22,6 +22,8 @@ POINTS = {
     "mirror.checkpoint": "the mirrored ID in Redis",
     "retry.send": "a line from quarantine on the wire",
     "retry.mark": "the ledger's word that a message left quarantine",
+    "repair.restore": "a piece of a file's end that is put back",
+    "repair.note": "the journal's word of a repair",
 }
 
 _armed: str | None = None

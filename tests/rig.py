@@ -29,7 +29,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
 STREAM = "hestai:messages"
-RUNNING = [name for name in POINTS if not name.startswith("retry.")]
+RUNNING = [name for name in POINTS if not name.startswith(("retry.", "repair."))]
 """The crash points that a running bridge comes by."""
 
 FIELDS = (b"role", b"timestamp", b"type", b"data")
@@ -275,7 +275,13 @@ class Rig:
         ledger = Ledger(path) if path.exists() else None
         try:
             check = Check(
-                settings.mappings[0], settings, self.redis, ledger, Event(), lambda read, of: None, settling=settling
+                settings.mappings[0],
+                settings,
+                lambda: Connection(self.server.socket_url),
+                ledger,
+                Event(),
+                lambda read, of: None,
+                settling=settling,
             )
             return check.run()
         finally:

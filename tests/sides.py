@@ -52,7 +52,7 @@ class Sides:
         files = [file_of(n, lines, self.due if n == len(self.files) else None)
                  for n, lines in enumerate(self.files, 1) if n not in self.gone]  # fmt: skip
         last: EntryId = (1 << 60, 0) if self.mirrored is None else (self.mirrored, 0)
-        due = Due(last, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both)
+        due = Due(last, True, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both)
         comparison = Comparison(
             {NAME: files}, {1: NAME}, {}, MAPPING.codec, Expected(MAPPING, frozenset({"ui"})), due
         )  # fmt: skip

@@ -43,6 +43,7 @@ BELOW: dict[str, set[str]] = {
         "run",
     },
     "parity": {"errors", "model", "config", "mapping", "codecs", "carry", "files", "streams", "ledger"},
+    "mend": {"errors", "model", "mapping", "points", "carry", "files", "streams", "ledger", "parity"},
     "status": {"errors", "model", "config", "carry", "streams", "ledger", "run"},
     "headline": {"carry", "status"},
     "locate": {"errors", "check", "model", "config", "carry", "files", "streams", "ledger"},

@@ -13,25 +13,22 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bridge.carry.append import Write
 from bridge.carry.draft import closed_fingerprint
+from bridge.carry.late import Late
 from bridge.carry.mirror import Mirror
-from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.carry.translate import unpack_fields
 from bridge.codecs import Codec
-from bridge.errors import RedisRefused, SourceError
+from bridge.errors import SourceError
 from bridge.ledger.mirrored import Written, intents_of, range_of, written_above
 from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
-from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, format_id, parse_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, parse_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
-from bridge.streams.reader import Entry, existing, file_born, stream_info
-from bridge.streams.resp import entry_packer, pack
-from bridge.streams.writer import RETRIED, Batch, Books, Cursor, Overtaken, StreamWriter, read_books
+from bridge.streams.reader import Entry, existing, file_born
+from bridge.streams.writer import RETRIED, Books, read_books
 
 AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
 """Entries, and about their bytes, that are written with one intent."""
@@ -59,6 +56,7 @@ class Retry:
         self._clock = clock
         self._settle = settle
         self._stream = shared.mapping.stream.key
+        self._late: Late
 
     def run(self, wanted: list[Quarantined]) -> Iterator[Retried]:
         """Tries these again; of each only the facts are needed, what was kept of it is read when its turn comes.
@@ -66,20 +64,16 @@ class Retry:
         Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then.
         """
         connection = self._dial()
+        self._late = Late(self._shared, self._ledger, connection, RETRIED, self._dial, self._clock, self._settle)
         try:
-            known = stream_memory(self._ledger, self._stream)
-            own(connection, self._shared.keys, self._ledger, known, self._shared.settings.instance)
-            lost = what_was_lost(known, {}, stream_info(connection, self._shared.keys.stream), None)
-            if lost:
-                hint = "let `bridge run` fill it again first"
-                raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=self._stream, hint=hint)
+            self._late.own()
             for done in self._lines(connection, [one for one in wanted if one.direction == "forward"]):
                 yield self._noted(done)
             entries = [one for one in wanted if one.direction == "mirror"]
             entries.sort(key=lambda one: parse_id(one.entry_id.encode()))
             mirrored = self._shared.mapping.mirror is not None
             if mirrored and not entries and intents_of(self._ledger, self._stream):
-                self._finished().close()
+                self._late.finished().close()
             for some in _portions(entries):
                 for done in self._entries(connection, some):
                     yield self._noted(done)
@@ -112,13 +106,11 @@ class Retry:
         }
         yield from (Retried(one.number, reason="its source is not known") for one in wanted if one.name not in sources)
         standing = {origin for _, origin in file_born(connection, stream) if origin in origins}
-        exists, books = stream_info(connection, stream).exists, read_books(connection, self._shared.keys)
-        writer = StreamWriter(connection, self._shared.keys, self._ledger.uuid)
+        books = read_books(connection, self._shared.keys)
         codecs: dict[str, Codec] = {}
         for origin, one in origins.items():
-            prefix = b"%d.%d:" % origin[:2]
-            text = prefix + b"%d" % origin.offset
-            mark = connection.call("HGET", self._shared.keys.late, text)
+            text = b"%d.%d:%d" % origin
+            mark = self._late.mark(text)
             if mark is not None or origin in standing:  # sent, by a retry or by forward, be it removed since or not
                 yield self._left(one, str(json.loads(mark or b"{}").get("entry", f"origin {text.decode()}")))
                 continue
@@ -129,19 +121,7 @@ class Retry:
             if isinstance(row, str):
                 yield Retried(one.number, reason=row)
                 continue
-            packed = entry_packer(stream, codec.fields)([row], None, prefix, [origin.offset], exists)
-            reached("retry.send.before")
-            writer.stage(Batch((Cursor(self._shared.keys.late, text, RETRIED),), packed, 1, text))
-            try:
-                writer.execute((mark,))
-                landed = writer.finish()
-            except Overtaken:
-                raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
-            reached("retry.send.after")
-            writer.publish(self._shared.mapping.notify.encode(), landed)
-            writer.quiet()
-            exists = True
-            yield self._left(one, format_id(landed.last).decode() if landed.last else "")
+            yield self._left(one, self._late.send(origin, row, codec, mark))
 
     def _row(self, one: Quarantined, codec: Codec) -> Row | str:
         """The line's row, or why it is none."""
@@ -170,7 +150,7 @@ class Retry:
         if self._shared.mapping.mirror is None:
             yield from (Retried(one.number, reason="this mapping has no [mirror]") for one in wanted)
             return
-        mirror = self._finished()
+        mirror = self._late.finished()
         try:
             by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
@@ -193,11 +173,7 @@ class Retry:
                 entries.append((ZERO_ID if lost else entry_id, len(line) + 1))
                 ones.append(one)
             for name, (whole, entries, ones) in lines.items():
-                # The marks first: one without its line harms nobody, a line without its mark is out of order.
-                late = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
-                connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), RETRIED) for i in late))
-                mirror.write_late([Write(name, b"".join(whole), entries)], [(one.number, name) for one in ones])
-                mirror.settle(self._settle)
+                self._late.write(mirror, name, b"".join(whole), entries, [one.number for one in ones])
                 yield from (Retried(one.number, name) for one in ones)
         finally:
             mirror.close()
@@ -208,16 +184,6 @@ class Retry:
         if fields is None and len(one.raw) < one.length:
             return "", b"", "only its first bytes were kept, and the stream does not hold it any more"
         return mirror.translator.line(Entry(entry_id, unpack_fields(one.raw) if fields is None else fields))
-
-    def _finished(self) -> Mirror:
-        """The mirror, with whatever an earlier process had begun written."""
-        mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
-        try:
-            mirror.settle(self._settle)
-        except BaseException:
-            mirror.close()
-            raise
-        return mirror
 
 
 def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:

@@ -166,3 +166,15 @@ def of_root(settings: Settings) -> Settings:
     if not settings.root.is_dir():
         raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
     return settings
+
+
+def who() -> str:
+    """The user and the host, for the ledger."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import sys
 import time
 from contextlib import closing
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, verb
+from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, verb, who
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +91,7 @@ def _prove(
     stop = stop_on_signals()
     tune_interpreter()
     with closing(_Progress(quiet=options.verbosity < 0 or watch)) as progress:
-        proof = Proof(settings, chosen, ledger, stop, progress, _who(), max_rate=max_rate, stats=html is not None)
+        proof = Proof(settings, chosen, ledger, stop, progress, who(), max_rate=max_rate, stats=html is not None)
         dial = dialler(settings, may_start=False)
         try:
             if watch:
@@ -117,15 +114,6 @@ def _prove(
     if ledger is None or proof.unkept:
         click.echo(f"bridge: this run is not kept: {proof.unkept or why}", err=True)
     return CODES[verdict_of_all(results)]
-
-
-def _who() -> str:
-    """The user and the host, for the ledger."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,54 +2,213 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from bridge.cli.common import Options, counted, emit, verb
+from bridge.cli.common import Options, counted, emit, of_root, verb, who
+
+if TYPE_CHECKING:
+    from bridge.carry import repair
+    from bridge.carry.shared import Shared
+    from bridge.config import Settings
+    from bridge.ledger.store import Ledger
+    from bridge.mend import Act, Plan
+    from bridge.parity.check import Result
+    from bridge.streams.connect import Connection
+
+LISTED = 20
 
 
-@click.command("repair", short_help="Rebuild a lost ledger")
+@click.command("repair", short_help="Rebuild a lost ledger, and mend what parity found")
 @click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
 @click.option("--take-over", is_flag=True, help="Also where the stream belongs to another bridge that is gone")
 @verb
-def command(options: Options, execute: bool, take_over: bool) -> None:
-    """Rebuild a lost ledger by aligning stream and files."""
-    from contextlib import ExitStack
+def command(options: Options, execute: bool, take_over: bool) -> int:
+    """Rebuild a lost ledger by aligning stream and files. Then send what is missing in Redis, append what is missing in
+    the files.
 
-    from bridge.carry import repair
-    from bridge.carry.shared import Shared
+    Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
+    """
     from bridge.ledger.store import Ledger
     from bridge.run import dialler, state_lock
 
-    settings = options.settings()
+    settings = of_root(options.settings())
     options.log(settings.log_format)
+    told = []
     with ExitStack() as stack:
         path = settings.state_dir / "ledger.db"
-        ledger = None
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "repair"))
-        if execute or path.exists():
-            ledger = Ledger(path, create=execute)
+        ledger = Ledger(path, create=execute) if execute or path.exists() else None
+        if ledger is not None:
             stack.callback(ledger.close)
         connection = dialler(settings, may_start=execute)()
         stack.callback(connection.close)
-        results = []
         for mapping in settings.mappings:
-            shared = Shared(mapping, settings)
-            made = repair.plan(connection, shared, ledger.uuid if ledger else b"", take_over=take_over)
-            if made is not None and execute and ledger is not None:
-                repair.execute(connection, shared, ledger, made)
-            results.append((mapping.name, made))
+            one = _Repair(settings, mapping.name, ledger, connection, execute=execute, take_over=take_over)
+            stack.callback(one.shared.close)
+            one.run()
+            told.append(one)
+            if not options.as_json:
+                one.print()
     if options.as_json:
-        emit([
-            {"mapping": name, "executed": execute and made is not None, "plan": made.to_json() if made else None}
-            for name, made in results
-        ])  # fmt: skip
-        return
-    for name, made in results:
+        emit([one.to_json() for one in told])
+    return 3 if any(one.left for one in told) else 0
+
+
+class _Repair:
+    """One mapping: its ledger, and its differences."""
+
+    def __init__(
+        self, settings: Settings, name: str, ledger: Ledger | None, connection: Connection, *, execute: bool,
+        take_over: bool,
+    ) -> None:  # fmt: skip
+        from bridge.carry.shared import Shared
+
+        self.shared: Shared = Shared(settings.mapping(name), settings)
+        self._ledger = ledger
+        self._connection = connection
+        self._execute = execute
+        self._take_over = take_over
+        self.rebuilt: repair.Plan | None = None
+        self.result: Result | None = None
+        self.plan: Plan | None = None
+        self.done: list[tuple[Act, str]] = []
+        self.restored = 0
+
+    @property
+    def left(self) -> int:
+        """Differences that are not mended by this."""
+        if self.plan is None:
+            return 0
+        return len(self.plan.of("")) + self.plan.untold
+
+    def run(self) -> None:
+        """Makes the plans, and carries them out where that was asked for."""
+        from bridge.carry import repair
+
+        ledger = self._ledger
+        uuid = ledger.uuid if ledger is not None else b""
+        self.rebuilt = repair.plan(self._connection, self.shared, uuid, take_over=self._take_over)
+        if self.rebuilt is not None and (not self._execute or ledger is None):
+            return  # what parity finds without a ledger is another matter
+        if self.rebuilt is not None and ledger is not None:
+            repair.execute(self._connection, self.shared, ledger, self.rebuilt)
+        if self._execute and ledger is not None:
+            self._mend(ledger)
+        else:
+            self._look()
+
+    def _look(self) -> None:
+        from threading import Event
+
+        from bridge.mend import plan
+        from bridge.parity.check import Check
+        from bridge.run import dialler
+        from bridge.streams.writer import read_books
+
+        settings, mapping = self.shared.settings, self.shared.mapping
+        dial = dialler(settings, may_start=False)
+        check = Check(mapping, settings, dial, self._ledger, Event(), lambda read, of: None)
+        self.result = check.run()
+        books = read_books(self._connection, self.shared.keys)
+        self._numbers = {name.decode("utf-8", "surrogateescape"): int(n) for name, n in books.sources.items()}
+        self.plan = plan(self.result, mapping, self._numbers, settings.roles)
+
+    def _mend(self, ledger: Ledger) -> None:
+        from bridge.carry.late import Late
+        from bridge.mend import Mender
+        from bridge.run import dialler
+        from bridge.streams.writer import REPAIRED
+
+        settings = self.shared.settings
+        late = Late(
+            self.shared, ledger, self._connection, REPAIRED, dialler(settings), time.time, time.sleep
+        )  # fmt: skip
+        late.own()
+        if self.shared.mapping.mirror is not None:
+            late.finished().close()
+        self._look()
+        mender = Mender(self.shared, ledger, late, who(), time.time)
+        if self.plan is not None and self.plan.restores:
+            for one in self.plan.restores:
+                mender.restore(one)
+                self.restored += one.lines
+            self._look()  # where the lines stand again, other places may be right as well
+        if self.plan is not None:
+            self.done = list(mender.run(self.plan, self._numbers))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        acts = self.plan.acts if self.plan is not None else []
+        where = {id(act): place for act, place in self.done}
+        did = bool(self.rebuilt or self.done or self.restored)
+        return {
+            "mapping": self.shared.mapping.name, "executed": self._execute and did,
+            "plan": self.rebuilt.to_json() if self.rebuilt is not None else None,
+            "parity": self.result.verdict if self.result is not None else None, "restored": self._put_back(),
+            "acts": [
+                {"action": act.action or None, "advice": act.advice or None, "now": where.get(id(act)),
+                 **act.difference.to_json()}
+                for act in acts
+            ],
+            "untold": self.plan.untold if self.plan is not None else 0,
+        }  # fmt: skip
+
+    def _put_back(self) -> int:
+        """Lines at the end of a file that were, or would be, put back."""
+        if self._execute or self.plan is None:
+            return self.restored
+        return sum(one.lines for one in self.plan.restores)
+
+    # -- for people ------------------------------------------------------------------------------------------
+
+    def print(self) -> None:
+        """What was, or would be, done."""
+        name = self.shared.mapping.name
+        self._print_rebuilt()
+        if self.plan is None:
+            return
+        sends, appends, left = self.plan.of("send"), self.plan.of("append"), self.plan.of("")
+        restores = self._put_back()
+        if not (sends or appends or left or restores or self.plan.untold):
+            unknown = self.result is not None and self.result.verdict == "inconclusive"
+            said = "; nothing could be compared" if unknown else ", nothing to repair"
+            click.echo(f"{name}: the ledger is in order{said}")
+            return
+        did = "" if self._execute else "would "
+        click.echo(f"{name}: {did}{'mended' if self._execute else 'mend'} what parity found")
+        verbs = ("put back", "sent", "appended") if self._execute else ("put back", "send", "append")
+        if restores:
+            click.echo(f"  {did}{verbs[0]} {counted(restores, 'line')} at the end of a file that was cut")
+        for action, acts in ((verbs[1], sends), (verbs[2], appends)):
+            for act in acts[:LISTED]:
+                click.echo(f"  {did}{action} {self._said(act)}")
+            if len(acts) > LISTED:
+                click.echo(f"  … and {counted(len(acts) - LISTED, 'more line')}")
+        for act in left[:LISTED]:
+            click.echo(f"  left alone, {self._said(act)}: {act.advice}")
+        if len(left) > LISTED:
+            click.echo(f"  … and {counted(len(left) - LISTED, 'more')} left alone")
+        if self.plan.untold:
+            click.echo(f"  {counted(self.plan.untold, 'more difference')}: run it again when these are mended")
+        if not self._execute and (sends or appends or restores):
+            click.echo("  nothing was changed; `bridge repair --execute` does it")
+
+    def _said(self, act: Act) -> str:
+        from bridge.parity.report import WORDS, where
+
+        now = next((f", now {place}" for one, place in self.done if one is act), "")
+        return f"{WORDS[act.difference.kind]}: {where(act.difference)}{now}"
+
+    def _print_rebuilt(self) -> None:
+        made, name = self.rebuilt, self.shared.mapping.name
         if made is None:
-            click.echo(f"{name}: the ledger is in order, nothing to repair")
-            continue
-        click.echo(f"{name}: {'rebuilt' if execute else 'would rebuild'} the ledger of stream {made.stream}")
+            return
+        click.echo(f"{name}: {'rebuilt' if self._execute else 'would rebuild'} the ledger of stream {made.stream}")
         click.echo(
             f"  {counted(len(made.ranges), 'mirrored line')} found in the files, {made.ambiguous} with an equal twin"
         )
@@ -58,6 +217,6 @@ def command(options: Options, execute: bool, take_over: bool) -> None:
             click.echo(f"  {one} is not to be found")
         for one in made.strangers:
             click.echo(f"  {one} is not a file that was carried: all of it will be carried as new")
-        if not execute:
-            flags = "--take-over --execute" if take_over else "--execute"
+        if not self._execute:
+            flags = "--take-over --execute" if self._take_over else "--execute"
             click.echo(f"  nothing was changed; `bridge repair {flags}` does it")

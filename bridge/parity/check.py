@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -16,6 +17,7 @@ from bridge.model import ZERO_ID, EntryId, after, format_id
 from bridge.parity.classify import counts
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
+from bridge.parity.files import Cut
 from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
@@ -50,6 +52,8 @@ class Result:
     files: dict[str, int] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
     notes: list[str] = field(default_factory=list)
+    cut: dict[str, Cut] = field(default_factory=dict)
+    """Sources whose current file is not as the bridge left it."""
     began: float = 0.0
     seconds: float = 0.0
     stats: Stats | None = None
@@ -101,15 +105,15 @@ def verdict_of_all(results: Iterable[Result]) -> str:
 
 
 class Check:
-    """One mapping. Reads the stream through `connection`, which is of no other use meanwhile."""
+    """One mapping. `dial` connects: once to read the stream, and once more to look things up meanwhile."""
 
     def __init__(
-        self, mapping: Mapping, settings: Settings, connection: Connection, ledger: Ledger | None, stop: Event,
+        self, mapping: Mapping, settings: Settings, dial: Callable[[], Connection], ledger: Ledger | None, stop: Event,
         tell: Tell, *, max_rate: float | None = None, settling: float = SETTLING, stats: bool = False,
     ) -> None:  # fmt: skip
         self._mapping = mapping
         self._settings = settings
-        self._connection = connection
+        self._dial = dial
         self._ledger = ledger
         self._stop = stop
         self._tell = tell
@@ -138,73 +142,62 @@ class Check:
     def _once(self, since: Since | None) -> Result | None:
         """None where what was before `since` is not as it was."""
         began, steady = time.time(), time.monotonic()
-        view = View(self._mapping, self._settings, self._connection, self._keys, self._ledger)
-        try:
-            files = {name: found.files for name, found in view.sources.items()}
-            own = {name: found.files for name, found in view.targets.items()}
-            gone = view.gone
-            if since is not None:
-                rest = {name: since.rest(name, found) for name, found in (files | own).items()}
-                if any(found is None for found in rest.values()) or view.last < since.last:
-                    return None
-                files = {name: rest[name] or [] for name in files}
-                own = {name: rest[name] or [] for name in own}
-                first = {name: one.place >> SHIFT for name, one in since.places.items()}
-                gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
-            stats = Stats() if self._stats else None
-            due = Due(view.mirrored_to, view.mirrored, self._late, self._aside(view), gone, view.both)
-            comparison = Comparison(
-                files,
-                view.numbers,
-                own,
-                self._mapping.codec,
-                Expected(self._mapping, self._settings.roles),
-                due,
-                since,
-                stats,
-            )
-            try:
-                self._walk(comparison, view, since)
-                tally = comparison.finish()
-                if since is not None and view.length != since.length + tally.entries:
-                    return None
-                verdict = verdict_of(tally, view.length) if since is None or tally.compared else "equal"
-                result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
-                result.files, result.entry = view.positions(comparison.claimed_to()), view.last
-                result.notes, result.began, result.stats = view.notes, began, stats
-                result.onwards = since is not None
-                if verdict == "equal":
-                    result.until = comparison.until(view.last, view.length, view.mirrored_to)
-                    result.add(since)
-                result.seconds = time.monotonic() - steady
-                return result
-            finally:
-                comparison.close()
-        finally:
-            view.close()
+        with (
+            closing(self._dial()) as connection,
+            closing(self._dial()) as marks,
+            closing(View(self._mapping, self._settings, connection, self._keys, self._ledger)) as view,
+        ):
+            result = self._of(view, since, connection, marks)
+        if result is not None:
+            result.began, result.seconds = began, time.monotonic() - steady
+        return result
 
-    def _walk(self, comparison: Comparison, view: View, since: Since | None) -> None:
+    def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        files = {name: found.files for name, found in view.sources.items()}
+        own = {name: found.files for name, found in view.targets.items()}
+        gone = view.gone
+        if since is not None:
+            rest = {name: since.rest(name, found) for name, found in (files | own).items()}
+            if any(found is None for found in rest.values()) or view.last < since.last:
+                return None
+            files = {name: rest[name] or [] for name in files}
+            own = {name: rest[name] or [] for name in own}
+            first = {name: one.place >> SHIFT for name, one in since.places.items()}
+            gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
+        stats = Stats() if self._stats else None
+        due = Due(
+            view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
+            self._aside(view), gone, view.both,
+        )  # fmt: skip
+        expected = Expected(self._mapping, self._settings.roles)
+        comparison = Comparison(files, view.numbers, own, self._mapping.codec, expected, due, since, stats)
+        with closing(comparison):
+            self._walk(connection, comparison, view, since)
+            tally = comparison.finish()
+            if since is not None and view.length != since.length + tally.entries:
+                return None
+            verdict = verdict_of(tally, view.length) if since is None or tally.compared else "equal"
+            result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+            result.files, result.entry = view.positions(comparison.claimed_to()), view.last
+            result.notes, result.stats, result.cut = view.notes, stats, view.cut
+            result.onwards = since is not None
+            if verdict == "equal":
+                result.until = comparison.until(view.last, view.length, view.mirrored_to)
+                result.add(since)
+            return result
+
+    def _walk(self, connection: Connection, comparison: Comparison, view: View, since: Since | None) -> None:
         start = after(since.resume) if since is not None else b"-"
         if view.last == ZERO_ID:
             return
-        read, begun = 0, time.monotonic()
-        for rows in pages(
-            self._connection, self._keys.stream, start, format_id(view.last), PAGE, most_bytes=PAGE_BYTES
-        ):
+        read, begun, end = 0, time.monotonic(), format_id(view.last)
+        for rows in pages(connection, self._keys.stream, start, end, PAGE, most_bytes=PAGE_BYTES):
             comparison.feed(rows)
             read += len(rows)
             self._tell(read, view.length)
             ahead = read / self._max_rate - (time.monotonic() - begun) if self._max_rate else 0.0
             if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
                 raise Interrupted
-
-    def _late(self, fields: list[bytes]) -> set[bytes]:
-        found = set()
-        for at in range(0, len(fields), 500):
-            part = fields[at : at + 500]
-            marks = self._connection.call("HMGET", self._keys.late, *part)
-            found |= {name for name, mark in zip(part, marks, strict=True) if mark is not None}
-        return found
 
     def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:
         """Whether the ledger keeps it in quarantine; its mapping may have been mended since."""
@@ -222,3 +215,20 @@ class Check:
             return one.home < 0 and (0, 0, one.entry.decode()) in kept[""]
 
         return aside
+
+
+class Late:
+    """Which origins and entry IDs stand out of order and may: what `bridge:{S}:late` says, asked as they come."""
+
+    def __init__(self, connection: Connection, key: bytes) -> None:
+        self._connection = connection
+        self._key = key
+
+    def __call__(self, fields: list[bytes]) -> set[bytes]:
+        """Those of these that are marked."""
+        found = set()
+        for at in range(0, len(fields), 500):
+            part = fields[at : at + 500]
+            marks = self._connection.call("HMGET", self._key, *part)
+            found |= {name for name, mark in zip(part, marks, strict=True) if mark is not None}
+        return found

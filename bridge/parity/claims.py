@@ -47,7 +47,10 @@ class Claims:
         self._rows: list[Row] = []
         self._ids: list[bytes] = []
         self._here: Lines | None = None
-        self._last = since - 1
+        self._last = self._last_own = since - 1
+        """The place of the last entry that was looked at; and of the last one that is not marked late."""
+        self.late: set[bytes] = set()
+        """Of the entries that wait, the IDs of those that are."""
         self._shift = 0
         self._window = WINDOW
         self._gap = 0
@@ -99,6 +102,14 @@ class Claims:
     def _take(self, count: int) -> None:
         if count:
             self._last = max(self._last, self._places[count - 1])
+            own = self._last
+            if self.late:
+                mine = [
+                    place for place, one in zip(self._places, self._ids[:count], strict=False) if one not in self.late
+                ]
+                own = max(mine, default=-1)
+                self.late.difference_update(self._ids[:count])
+            self._last_own = max(self._last_own, own)
             del self._places[:count], self._rows[:count], self._ids[:count]
 
     def _drop_strays(self) -> None:
@@ -106,20 +117,26 @@ class Claims:
         places = self._places
         if places[0] > self._last and all(map(lt, places, islice(places, 1, None))):
             return
-        ahead = [i for i, place in enumerate(places) if place > self._last]
+        own = [i for i, one in enumerate(self._ids) if one not in self.late and places[i] > self._last_own]
+        right = {own[n] for n in ascending([places[i] for i in own])}
+        ahead = [i for i, one in enumerate(self._ids) if places[i] > self._last and (i in right or one in self.late)]
         kept = [ahead[n] for n in ascending([places[i] for i in ahead])]
         stays = set(kept)
         for i in range(len(places)):
             if i not in stays:
-                self._missing(i, stray=True)
+                self._missing(i, stray=True, excused=i in right or self._ids[i] in self.late)
+                self.late.discard(self._ids[i])
         self._places, self._rows, self._ids = (
             [places[i] for i in kept], [self._rows[i] for i in kept], [self._ids[i] for i in kept],
         )  # fmt: skip
 
-    def _missing(self, i: int, *, stray: bool = False) -> None:
-        line = self._codec.encode(self._rows[i]) if self._codec.invertible else None
-        one = Missing(self.name, self._ids[i], self._rows[i], line if isinstance(line, bytes) else None,
-                      self._places[i], self._all.get(self._places[i] >> SHIFT), self._gap, stray=stray)  # fmt: skip
+    def _missing(self, i: int, *, stray: bool = False, excused: bool = False) -> None:
+        row, place = self._rows[i], self._places[i]
+        line = self._codec.encode(row) if self._codec.invertible else None
+        one = Missing(
+            self.name, self._ids[i], row, line if isinstance(line, bytes) else None, place,
+            self._all.get(place >> SHIFT), self._gap, stray=stray, excused=excused or self._ids[i] in self.late,
+        )  # fmt: skip
         self._sink.missing(one)
 
     # -- files -----------------------------------------------------------------------------------------------

@@ -37,6 +37,10 @@ class Difference:
     row: Row = field(default=(), compare=False)
     time_ms: int = field(default=0, compare=False)
     file_born: bool = field(default=True, compare=False)
+    shift: int = field(default=0, compare=False)
+    """By how many bytes the line stands behind the place that its origin would name."""
+    whole: bool = field(default=True, compare=False)
+    """Whether `expected` is a line, and not merely an entry's values."""
 
     def to_json(self) -> dict[str, Any]:
         """As DESIGN §5.4 has it."""
@@ -67,7 +71,7 @@ Look = Callable[[Iterable[bytes], Iterable[tuple[str, int]]], "Seen"]
 
 def classify(
     extras: Sequence[Extra], absent: Sequence[Missing], codec: Callable[[str], Codec], *,
-    late: Callable[[Missing], bool], aside: Callable[[Extra | Missing], bool], both: frozenset[bytes], seen: Look,
+    aside: Callable[[Extra | Missing], bool], both: frozenset[bytes], seen: Look,
 ) -> Sorted:  # fmt: skip
     """Pairs what is left by content, then by place, then within each gap; what stays alone is missing, or too many.
 
@@ -91,7 +95,7 @@ def classify(
             continue
         n = here.pop()
         taken.add(n)
-        if late(missing):
+        if missing.excused:
             found.late += 1
         elif missing.home < 0 and missing.row[0] in both:
             found.unordered += 1
@@ -235,6 +239,7 @@ def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: 
     return Difference(
         kind, file, number, offset, missing.entry.decode() if missing is not None else None, expected, actual, place,
         source, row, max(times, default=0), missing is None or missing.home >= 0,
+        extra.place - extra.home if extra is not None else 0, missing is None or missing.line is not None,
     )  # fmt: skip
 
 

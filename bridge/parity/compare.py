@@ -78,8 +78,20 @@ class Comparison:
         if rows and parse_id(rows[0][0]) <= self._since.last:
             self.tally.entries -= sum(1 for row in rows if parse_id(row[0]) <= self._since.last)
             rows = [row for row in rows if not self._known(*row)]
-        if not self._all_of_one(rows):
-            self._each(rows)
+        late = self._late_of(rows) if self._due.late is not None else set()
+        if not self._all_of_one(rows, late):
+            self._each(rows, late)
+
+    def _late_of(self, rows: Rows) -> set[bytes]:
+        """The IDs of those entries that are marked late, by their ID or their origin."""
+        marks = []
+        for entry_id, fields in rows:
+            names = fields[0::2] if fields is not None else []
+            marks.append((entry_id, entry_id))
+            if ORIGIN_FIELD in names:
+                marks.append((entry_id, fields[2 * names.index(ORIGIN_FIELD) + 1]))
+        marked = self._due.late([mark for _, mark in marks]) if self._due.late is not None else set()
+        return {entry_id for entry_id, mark in marks if mark in marked}
 
     def _known(self, raw: bytes, fields: Sequence[bytes] | None) -> bool:
         """Whether an entry was compared the last time, and need not be again."""
@@ -96,7 +108,7 @@ class Comparison:
         [made] = self._expected.lines([fields])
         return entry_id <= (since.targets.get(made[0], ZERO_ID) if made is not None else since.due)
 
-    def _all_of_one(self, rows: Rows) -> bool:
+    def _all_of_one(self, rows: Rows, late: set[bytes]) -> bool:
         """The commonest case, in columns: all entries are file-born, of one generation."""
         wanted, count = self._born, len(rows)
         fields = [one[1] for one in rows]
@@ -111,12 +123,13 @@ class Comparison:
         offsets = joined.replace(prefix, b" ").split()
         if joined.count(prefix) != count or len(offsets) != count or not all(map(bytes.isdigit, offsets)):
             return False
+        claims.late |= late
         base = first.generation << SHIFT
         places = list(map(base.__add__, map(int, offsets))) if base else list(map(int, offsets))
         claims.add(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in rows])
         return True
 
-    def _each(self, rows: Rows) -> None:
+    def _each(self, rows: Rows, late: set[bytes]) -> None:
         wanted, own = self._born, self._names
         columns: dict[Claims, tuple[list[int], list[Row], list[bytes]]] = {}
         plain: list[Sequence[Any]] = []
@@ -143,18 +156,21 @@ class Comparison:
             found.append(row)
             ids.append(entry_id)
         if plain:
-            self._redis_born(plain)
+            self._redis_born(plain, late)
         for claims, column in columns.items():
+            claims.late |= late.intersection(column[2]) if late else late
             claims.add(*column)
 
-    def _redis_born(self, plain: list[Sequence[Any]]) -> None:
+    def _redis_born(self, plain: list[Sequence[Any]], late: set[bytes]) -> None:
         if not self._due.mirrored:
             self.tally.not_mirrored += len(plain)
             return
         lines = self._expected.lines([fields for _, fields in plain])
         by_name: dict[str, tuple[list[bytes], list[bytes]]] = {}
         for (entry_id, _), made in zip(plain, lines, strict=True):
-            if made is not None:
+            if made is not None and entry_id in late:
+                self.missing(Missing(made[0], entry_id, self._row_of(*made), made[1], excused=True))
+            elif made is not None:
                 ids, texts = by_name.setdefault(made[0], ([], []))
                 ids.append(entry_id)
                 texts.append(made[1])
@@ -168,7 +184,7 @@ class Comparison:
         if not self._due.mirrored:
             self.tally.not_mirrored += 1
         elif parse_id(entry_id) > self._due.entry:
-            self.in_flight(1, parse_id(entry_id)[0])
+            self.waiting(parse_id(entry_id))
         else:
             self.tally.quarantined += 1
 
@@ -222,7 +238,7 @@ class Comparison:
             elif name in self._since.places:
                 places[name] = self._since.places[name]
         waiting = [one.waiting for one in self._matches.values() if one.waiting is not None]
-        resume = before(min(waiting)) if waiting else last
+        resume = before(min(waiting)) if waiting and self._due.dual else last
         targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
                    for name, one in self._matches.items()}  # fmt: skip
         totals["redis_born"] -= sum(one.early for one in self._matches.values())
@@ -244,15 +260,7 @@ class Comparison:
             return
         tally, due = self.tally, self._due
         self._missing = [one for one in self._missing if not self._went_with_its_file(one)]
-        origins = [self._origin_of(one) for one in self._missing if one.home >= 0]
-        late = due.late([*(one.entry for one in self._missing), *origins])
-
-        def marked(one: Missing) -> bool:
-            return one.entry in late or (one.home >= 0 and self._origin_of(one) in late)
-
-        found = classify(
-            self._extras, self._missing, self._codec_of, late=marked, aside=due.aside, both=due.both, seen=self._seen
-        )
+        found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
         tally.differences = sorted(
             found.differences, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62)
         )
@@ -279,10 +287,6 @@ class Comparison:
                 self.unverifiable(1, f"generation {number} of {one.name} is gone")
                 return True
         return False
-
-    def _origin_of(self, one: Missing) -> bytes:
-        number = next((number for number, claims in self._by_number.items() if claims.name == one.name), 0)
-        return b"%d.%d:%d" % (number, one.home >> SHIFT, one.home & ((1 << SHIFT) - 1))
 
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
         """Reads the files once more for these."""
@@ -380,6 +384,13 @@ class Comparison:
     def aside(self, count: int) -> None:
         """Lines that are no messages."""
         self.tally.quarantined += count
+
+    def waiting(self, entry: EntryId) -> None:
+        """A Redis-born entry that the mirror has not come to; or never will, where there is none."""
+        if self._due.dual:
+            self.in_flight(1, entry[0])
+        else:
+            self.tally.not_mirrored += 1
 
     def in_flight(self, count: int, oldest_ms: int) -> None:
         """Messages that are not due on the other side yet."""

@@ -167,13 +167,42 @@ def _unpacked(raw: Any, suffix: str) -> Any:
     return zstandard.ZstdDecompressor(max_window_size=1 << 28).stream_reader(raw, read_across_frames=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A file that is not as the bridge left it at `offset`, where the last 128 bytes had the digest `tail`.
+
+    It ends with `torn` bytes behind its last newline, which stands before `whole`; before that stand `before`.
+    """
+
+    generation: int
+    offset: int
+    tail: str
+    size: int
+    whole: int
+    torn: bytes
+    before: bytes
+
+    @classmethod
+    def of(cls, one: Plain, wanted: Generation) -> Cut:
+        """What can be said of it."""
+        last = one.read(PIECE, max(0, one.size - PIECE))
+        whole = one.size - len(last) + last.rfind(b"\n") + 1
+        before = one.read(min(TAIL, whole), max(0, whole - TAIL))
+        return cls(wanted.number, wanted.at.offset, wanted.at.tail, one.size, whole, last[whole - one.size :]
+                   if whole < one.size else b"", before)  # fmt: skip
+
+
 @dataclass(slots=True)
 class Found:
-    """A source's files in the order of their generations; `strangers` are pieces that no generation is known for."""
+    """A source's files in the order of their generations; `strangers` are pieces that no generation is known for.
+
+    `changed`: those that are not as they were left, by generation.
+    """
 
     files: list[File]
     strangers: list[str]
     held: list[Plain]
+    changed: dict[int, Plain]
 
 
 def find(
@@ -195,11 +224,13 @@ def find(
         if one is not None:
             is_of[wanted.number] = free.pop(id(one))
 
+    exact: set[int] = set()
     for test in (_exactly, _partly, _by_size):
         for wanted in sorted(known, key=lambda one: one.number):
             if wanted.number not in is_of:
                 order = [*free.values()] if wanted.closed else [*reversed(free.values())]
                 assign(wanted, next((one for one in order if test(one, wanted.at)), None))
+        exact |= set(is_of) if test is _exactly else set()
     doubtful = set()
     if open_one is not None and open_one.number not in is_of and here is not None and id(here) in free:
         assign(open_one, here)
@@ -219,7 +250,8 @@ def find(
             files.append(_file(name, one, Generation(newest, Fingerprint(0, 0, "", ""), False), foreign))
         else:
             strangers.append(one.path.name)
-    return Found(files, strangers, held)
+    changed = {one.number: is_of[one.number] for one in known if one.number in is_of and one.number not in exact}
+    return Found(files, strangers, held, changed)
 
 
 def _opened(path: Path, limit: int) -> Plain | None:

@@ -99,7 +99,7 @@ class Matches:
         at = parse_id(entry_id)
         if at > self._due:
             self.waiting = self.waiting or at
-            self._sink.in_flight(1, at[0])
+            self._sink.waiting(at)
         else:
             between = (self._before, high)
             self._sink.missing(Missing(self.name, entry_id, self._row_of(line), line, gap=self._gap, between=between))

@@ -44,29 +44,23 @@ class Proof:
 
         Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
         """
-        connection: Connection | None = dial()
+        dial().close()
         results = []
         for mapping in self._mappings:
             try:
-                connection = connection or dial()
-                result = self._one(mapping, connection, onwards=onwards)
+                result = self._one(mapping, dial, onwards=onwards)
             except (RedisLost, SourceError, OSError) as error:
-                if connection is not None:
-                    connection.close()
-                connection = None
                 result = Result(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
             self._keep(result)
             results.append(result)
-        if connection is not None:
-            connection.close()
         return results
 
-    def _one(self, mapping: Mapping, connection: Connection, *, onwards: bool) -> Result:
+    def _one(self, mapping: Mapping, dial: Callable[[], Connection], *, onwards: bool) -> Result:
         def tell(read: int, of: int) -> None:
             self._tell(mapping, read, of)
 
         check = Check(
-            mapping, self._settings, connection, self._ledger, self._stop, tell, max_rate=self._max_rate,
+            mapping, self._settings, dial, self._ledger, self._stop, tell, max_rate=self._max_rate,
             settling=self._settling, stats=self._stats,
         )  # fmt: skip
         return check.run(self._since(mapping) if onwards else None)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from bridge.model import Row
+from bridge.model import EntryId, Row
 
 SHIFT = 48
 OFFSETS = (1 << SHIFT) - 1
@@ -93,7 +93,8 @@ class Missing:
     """An entry whose line was not found at first. `home` is the place its origin names, -1 for a Redis-born one.
 
     `row` are its fields, `line` what they make as a line, where a codec can tell. Of a Redis-born one the line was to
-    stand `between` these two places. A `stray` one comes behind entries of later places.
+    stand `between` these two places. A `stray` one comes behind entries of later places,
+    `excused`: it, or they, came late and are marked so.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Missing:
     gap: int = 0
     between: tuple[int, int] = (-1, 1 << 62)
     stray: bool = False
+    excused: bool = False
 
 
 class Sink(Protocol):
@@ -136,6 +138,10 @@ class Sink(Protocol):
 
     def in_flight(self, count: int, oldest_ms: int) -> None:
         """Messages of one side that are not due on the other; the time of the oldest, 0 where none is told."""
+        ...
+
+    def waiting(self, entry: EntryId) -> None:
+        """A Redis-born entry that is not due in its file yet."""
         ...
 
     def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:

@@ -12,15 +12,17 @@ from bridge.parity.sides import Extra, Missing
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they are to have any.
+    """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they may have any;
+    `dual`: a bridge is there to write those that have none yet.
 
-    `late` tells which of these origins and IDs stand out of order and may; `aside` whether a line or an entry is in
-    quarantine that could be translated by now. `gone`: the generations of each file that are not to be found.
+    `late` tells which of these origins and IDs stand out of order and may, None: none does; `aside` whether a line or
+    an entry is in quarantine that could be translated by now. `gone`: the generations of each file that are not found.
     """
 
     entry: EntryId
     mirrored: bool
-    late: Callable[[list[bytes]], set[bytes]]
+    dual: bool
+    late: Callable[[list[bytes]], set[bytes]] | None
     aside: Callable[[Extra | Missing], bool]
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     both: frozenset[bytes] = frozenset()

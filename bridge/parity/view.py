@@ -13,7 +13,7 @@ from bridge.ledger.sources import generations_of, sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, Checkpoint, parse_id
-from bridge.parity.files import Found, Generation, find
+from bridge.parity.files import Cut, Found, Generation, find
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.streams import keys
 from bridge.streams.connect import Connection
@@ -38,17 +38,19 @@ class View:
         self.both = _write_both(connection, mapping.name, settings)
         info = stream_info(connection, own.stream)
         self.last, self.length = info.last_id, info.length
+        self.marked = int(connection.call("HLEN", own.late))
         self.notes: list[str] = []
         self.beat = json.loads(pulse) if pulse else heartbeat(ledger, settings.instance) if ledger is not None else None
         announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
         self.mirrored_to = max(announced, default=ZERO_ID)
-        dual = bool(self.beat and self.beat.get("dual")) or bool(announced)
-        self.mirrored = mapping.mirror is not None and dual
+        self.mirrored = mapping.mirror is not None
+        self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
         self.numbers = {int(n): raw.decode("utf-8", "surrogateescape") for raw, n in books.sources.items()}
         self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
         self.sources: dict[str, Found] = {}
         self.targets: dict[str, Found] = {}
         self.gone: dict[str, list[int]] = {}
+        self.cut: dict[str, Cut] = {}
         self._known: dict[str, list[Generation]] = {}
         limit = mapping.format.max_line_bytes
         root = settings.root
@@ -91,6 +93,12 @@ class View:
             for piece in found.strangers:
                 self.notes.append(f"{piece} is no piece of {name} that was carried; it is not compared")
             here = {file.generation for file in found.files}
+            open_one = next((one for one in self._known[name] if not one.closed), None)
+            if open_one is not None and (changed := found.changed.get(open_one.number)) is not None:
+                self.cut[name] = cut = Cut.of(changed, open_one)
+                how = f"ends at byte {cut.size:,}" if cut.size < cut.offset else "holds other bytes"
+                self.notes.append(f"{name} {how}, the bridge left it at byte {cut.offset:,}: when it runs, it takes it"
+                                  " for a new file and carries all of it again")  # fmt: skip
             self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
         beat = self.beat

@@ -36,7 +36,7 @@ end
 return 0"""
 
 
-REFILLED, RETRIED = b'{"why":"refill"}', b'{"why":"retry"}'
+REFILLED, RETRIED, REPAIRED = b'{"why":"refill"}', b'{"why":"retry"}', b'{"why":"repair"}'
 """What `bridge:{S}:late` says of an origin or an entry ID that stands out of order."""
 
 

@@ -1,0 +1,105 @@
+"""Single messages out of order, each exactly once and marked late: what a retry and a repair send and write.
+
+A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. An
+entry's line goes through the mirror, with an intent and a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.append import Write
+from bridge.carry.mirror import Mirror
+from bridge.carry.refill import own, what_was_lost
+from bridge.carry.shared import Shared
+from bridge.codecs import Codec
+from bridge.errors import RedisRefused
+from bridge.ledger.mirrored import Written
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.model import ZERO_ID, EntryId, Origin, Row, format_id
+from bridge.points import reached
+from bridge.streams.connect import Connection
+from bridge.streams.reader import stream_info
+from bridge.streams.resp import entry_packer, pack
+from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter
+
+
+class Late:
+    """One mapping's. The state directory's lock is held, so no bridge runs beside it. `why` is what the marks say."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, connection: Connection, why: bytes, dial: Callable[[], Connection],
+        clock: Callable[[], float], settle: Callable[[float], object],
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._why = why
+        self._dial = dial
+        self._clock = clock
+        self._settle = settle
+        self._writer: StreamWriter | None = None
+        self._exists = False
+
+    def own(self) -> None:
+        """Makes sure that this ledger owns the stream, and that Redis lost nothing that comes back by itself.
+
+        Raises NotOwner, RedisRefused.
+        """
+        stream, keys = self._shared.mapping.stream.key, self._shared.keys
+        known = stream_memory(self._ledger, stream)
+        own(self._connection, keys, self._ledger, known, self._shared.settings.instance)
+        info = stream_info(self._connection, keys.stream)
+        self._exists = info.exists
+        lost = what_was_lost(known, {}, info, None)
+        if lost:
+            hint = "let `bridge run` fill it again first"
+            raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=stream, hint=hint)
+
+    def mark(self, origin: bytes) -> bytes | None:
+        """What `late` says of an origin by now."""
+        found = self._connection.call("HGET", self._shared.keys.late, origin)
+        return None if found is None else bytes(found)
+
+    def send(self, origin: Origin, row: Row, codec: Codec, mark: bytes | None) -> str:
+        """Sends one line, if `late` still says `mark` of it; returns its entry's ID. Raises RedisRefused, RedisLost."""
+        prefix = b"%d.%d:" % origin[:2]
+        text = prefix + b"%d" % origin.offset
+        keys = self._shared.keys
+        writer = self._writer = self._writer or StreamWriter(self._connection, keys, self._ledger.uuid)
+        packed = entry_packer(keys.stream, codec.fields)([row], None, prefix, [origin.offset], self._exists)
+        reached("retry.send.before")
+        writer.stage(Batch((Cursor(keys.late, text, self._why),), packed, 1, text))
+        try:
+            writer.execute((mark,))
+            landed = writer.finish()
+        except Overtaken:
+            raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
+        reached("retry.send.after")
+        writer.publish(self._shared.mapping.notify.encode(), landed)
+        writer.quiet()
+        self._exists = True
+        return format_id(landed.last).decode() if landed.last else ""
+
+    def finished(self) -> Mirror:
+        """The mirror, with whatever an earlier process had begun written. Close it. Raises TargetError."""
+        mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        try:
+            mirror.settle(self._settle)
+        except BaseException:
+            mirror.close()
+            raise
+        return mirror
+
+    def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[Written], numbers: list[int]) -> None:
+        """Appends whole lines to a file; `entries` are those they were made of, `numbers` what leaves quarantine so.
+
+        Entries 0-0 are none of Redis's any more: their lines will be the file's own. Raises TargetError, LedgerError.
+        """
+        # The marks first: one without its line harms nobody, a line without its mark is out of order.
+        late: list[EntryId] = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
+        self._connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), self._why) for i in late))
+        mirror.write_late([Write(name, lines, entries)], [(number, name) for number in numbers])
+        mirror.settle(self._settle)

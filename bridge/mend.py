@@ -1,0 +1,217 @@
+"""What parity found, mended where it can be: lines sent, lines appended, each once. Nothing is rewritten or deleted.
+
+`plan` decides (pure); `Mender` acts. What is sent or appended stands out of order, and is marked so; only a tail that
+was cut off a file is put back byte for byte, where all of it is known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from bridge.carry.late import Late
+from bridge.carry.provenance import release
+from bridge.carry.shared import Shared
+from bridge.errors import SourceError
+from bridge.files.generation import TAIL, digest
+from bridge.ledger.journal import note
+from bridge.ledger.mirrored import range_at
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping as BridgeMapping
+from bridge.model import Origin, parse_id
+from bridge.parity.check import Result
+from bridge.parity.classify import Difference
+from bridge.parity.files import Cut
+from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.points import reached
+
+PIECE = 1 << 20
+
+ADVICE = {
+    "altered": "somebody changed it: decide which side is right, and write the right one as a new message",
+    "duplicate": "it stands once too often, and who reads this side meets it twice: remove one by hand if that matters",
+    "reordered": "both sides have it, in different places: no program can put it right without rewriting",
+}
+"""What a person can do about a difference that is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing to do: "send" a line, or "append" one; or nothing but `advice`."""
+
+    action: str
+    difference: Difference
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The end of a file that was cut off, to be put back: `raw` belongs at `offset` of the file of this source."""
+
+    source: str
+    offset: int
+    raw: bytes
+    lines: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """For one mapping. `untold`: differences beyond those that parity lists."""
+
+    mapping: str
+    stream: str
+    acts: list[Act] = field(default_factory=list)
+    restores: list[Restore] = field(default_factory=list)
+    untold: int = 0
+
+    def of(self, action: str) -> list[Act]:
+        """Those of one kind."""
+        return [act for act in self.acts if act.action == action]
+
+
+def plan(result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str]) -> Plan:
+    """What can be done about each difference; `numbers` are the sources'. Pure."""
+    made = Plan(result.mapping, result.stream)
+    made.untold = sum(result.counts().values()) - len(result.tally.differences)
+    restored: set[int] = set()
+    for source, cut in result.cut.items():
+        restore = _tail(source, cut, result.tally.differences)
+        if restore is not None:
+            made.restores.append(restore[0])
+            restored |= restore[1]
+    targets = _targets(mapping, roles)
+    for n, one in enumerate(result.tally.differences):
+        if n not in restored:
+            made.acts.append(_act(one, result, numbers, targets))
+    return made
+
+
+def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
+    path = mapping.mirror.path if mapping.mirror is not None else ""
+    names = roles if "{role}" in path else [path]
+    return frozenset(path.replace("{role}", name) for name in names if name)
+
+
+def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
+    if one.kind == "missing_in_redis":
+        if one.source not in numbers:
+            return Act("", one, "its file has no number in Redis yet: `bridge run` gives it one")
+        if one.shift:
+            said = f"bytes were put in or cut out before it ({one.shift:+}), so its place is not its origin any more"
+            return Act("", one, f"{said}: append it anew, or bring the file back from a copy")
+        return Act("send", one)
+    if one.kind == "missing_in_file":
+        if one.expected is None or not one.whole:
+            return Act("", one, "its fields make no line: write it by hand")
+        if one.source not in targets:
+            return Act("", one, "the mirror does not write this file: append it by hand")
+        if one.source in result.cut:
+            return Act("", one, f"{one.source} was cut or changed: bring it back from a copy first")
+        return Act("append", one)
+    return Act("", one, ADVICE[one.kind])
+
+
+def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore, set[int]] | None:
+    """The missing end of a file, if lines that are known fill it to the byte, and its digest is the one noted."""
+    mine = [(n, one) for n, one in enumerate(differences) if one.kind == "missing_in_file" and one.source == source]
+    by_offset = {one.place & OFFSETS: (n, one) for n, one in mine if one.place >> SHIFT == cut.generation}
+    others = iter([(n, one) for n, one in mine if one.place < 0])
+    at, raw, used = cut.whole, b"", set[int]()
+    while at < cut.offset:
+        n, one = by_offset.get(at) or next(others, (-1, None))
+        if one is None or one.expected is None or not one.whole:
+            return None
+        raw += one.expected + b"\n"
+        used.add(n)
+        at = cut.whole + len(raw)
+    known = (cut.before + raw)[-TAIL:]
+    if at != cut.offset or digest(known[-min(TAIL, cut.offset) :]) != cut.tail or not raw.startswith(cut.torn):
+        return None
+    return Restore(source, cut.whole + len(cut.torn), raw[len(cut.torn) :], len(used)), used
+
+
+class Mender:
+    """Carries a plan out. The state directory's lock is held. `who` goes into the journal."""
+
+    def __init__(self, shared: Shared, ledger: Ledger, late: Late, who: str, clock: Callable[[], float]) -> None:
+        self._shared = shared
+        self._ledger = ledger
+        self._late = late
+        self._who = who
+        self._clock = clock
+
+    def _note(self, what: str, facts: dict[str, object]) -> None:
+        note(self._ledger, self._clock(), self._who, what, self._shared.mapping.stream.key, facts)
+
+    def restore(self, one: Restore) -> None:
+        """Puts back the end of a file. Raises SourceError: somebody writes into it, or it cannot be written."""
+        path = self._shared.settings.root / one.source
+        hint = "stop the programs that write it, and run it again"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                left = memoryview(one.raw)
+                while left:
+                    reached("repair.restore.before")
+                    if os.fstat(fd).st_size != one.offset + len(one.raw) - len(left):
+                        raise SourceError("was written to meanwhile", where=str(path), hint=hint)
+                    left = left[os.write(fd, left[:PIECE]) :]
+                    reached("repair.restore.after")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SourceError(f"cannot be written: {error.strerror}", where=str(path)) from None
+        self._note("restored", {"file": one.source, "offset": one.offset, "bytes": len(one.raw), "lines": one.lines})
+
+    def run(self, made: Plan, numbers: Mapping[str, int]) -> Iterator[tuple[Act, str]]:
+        """Sends and appends; yields each act when it is done, and where the message is now.
+
+        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run parity and repair again then.
+        """
+        for act in made.of("send"):
+            one = act.difference
+            origin = Origin(numbers[one.source], one.place >> SHIFT, one.place & OFFSETS)
+            text = b"%d.%d:%d" % origin
+            entry = self._late.send(origin, one.row, self._shared.mapping.codec(one.source), self._late.mark(text))
+            self._leave_range(one)
+            reached("repair.note.before")
+            self._note("sent", {"file": one.file, "line": one.line, "offset": one.offset, "origin": text.decode(),
+                                "entry": entry})  # fmt: skip
+            reached("repair.note.after")
+            yield act, f"entry {entry}"
+        appends = made.of("append")
+        if not appends:
+            return
+        mirror = self._late.finished()
+        try:
+            for act in appends:
+                one = act.difference
+                line = (one.expected or b"") + b"\n"
+                self._late.write(mirror, one.source, line, [(parse_id((one.entry or "").encode()), len(line))], [])
+                reached("repair.note.before")
+                self._note("appended", {"file": one.source, "entry": one.entry, "bytes": len(line)})
+                reached("repair.note.after")
+                yield act, one.source
+        finally:
+            mirror.close()
+
+    def _leave_range(self, one: Difference) -> None:
+        """A mirrored line whose entry was removed is the file's own from here on."""
+        stream = self._shared.mapping.stream.key
+        held = range_at(self._ledger, stream, one.source, one.place >> SHIFT, one.place & OFFSETS)
+        if held is None:
+            return
+        at = held.start
+        gone = set()
+        for entry_id, length in held.entries:
+            if at == one.place & OFFSETS:
+                gone.add(entry_id)
+            at += length
+        tail = self._shared.tail(one.source, self._ledger)
+        tail.look()
+        generation = tail.of_number(held.generation) or tail.reopen(held.generation)
+        content = tail.read(generation, held.end - held.start, held.start) if generation is not None else b""
+        if gone and len(content) == held.end - held.start:
+            with self._ledger.transaction():
+                release(self._ledger, stream, held, content, gone)
