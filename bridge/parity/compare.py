@@ -60,6 +60,7 @@ class Comparison:
         self._spools: dict[str, Spool] = {}
         self._hasher = hashlib.blake2b(digest_size=16)
         self._spans: dict[str, array[int]] | None = {name: array("Q") for name in files} if len(files) > 1 else None
+        self._at_the_end = False
         self._extras: list[Extra] = []
         self._missing: list[Missing] = []
         names = self._codec_of(next(iter(files), "x")).fields
@@ -219,6 +220,11 @@ class Comparison:
                     matches.passed(Passed(file, block.lines, places, numbers))
                     number += len(places)
             matches.finish()
+        self._at_the_end = True
+        for matches in self._matches.values():
+            for some in matches.late.values():
+                for one in some:
+                    self.missing(one)
         self._sort_out()
         self.tally.digest = self._digest()
         return self.tally
@@ -371,10 +377,19 @@ class Comparison:
 
     def missing(self, one: Missing) -> None:
         """An entry without a line, so far."""
+        if one.excused and one.line is not None and not self._at_the_end:
+            self._matches_of(one.name).late.setdefault(one.line, []).append(one)
+            return
         if len(self._missing) < MOST:
             self._missing.append(one)
         else:
             self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1
+
+    def came_late(self, one: Missing) -> None:
+        """An entry that is marked late, and its line."""
+        self.tally.late += 1
+        self.tally.redis_born += one.home < 0
+        self.tally.file_born += one.home >= 0
 
     def unverifiable(self, count: int, why: str) -> None:
         """Entries whose lines cannot be looked at."""

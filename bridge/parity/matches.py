@@ -44,6 +44,8 @@ class Matches:
         """Lines that are no messages, of late: one of them may be what became of an entry's line."""
         self._open: deque[tuple[bytes, bytes, bool]] | None = None
         self._open_lines: dict[bytes, int] = {}
+        self.late: dict[bytes, list[Missing]] = {}
+        """Entries that came late, by their lines, which may stand anywhere."""
         self.matched_to: EntryId = ZERO_ID
         """The last entry whose line was found where it is due."""
         self.waiting: EntryId | None = None
@@ -179,7 +181,8 @@ class Matches:
         for a, b in [*pairs, (len(lines), entries)]:
             high = lines[a][2] if a < len(lines) else 1 << 62
             for k in range(i, a):
-                self._sink.extra(self._as_extra(lines[k]))
+                if not self._is_late(lines[k][1]):
+                    self._sink.extra(self._as_extra(lines[k]))
             if b > j:
                 self._take_broken(self._before, high)
             for k in range(j, b):
@@ -237,7 +240,7 @@ class Matches:
                     known[text] = known.get(text, 0) + 1
             if known.get(line):
                 self._arrive(line)
-            else:
+            elif not self._is_late(line):
                 fresh.append(line)
         rows, times = self._codec.decode(fresh)
         moments = [time for row, time in zip(rows, times, strict=True) if not isinstance(row, str)]
@@ -258,6 +261,14 @@ class Matches:
             entry_id, text, _ = here.popleft()
             self._open_lines[text] -= 1
             self._absent(entry_id, text)
+
+    def _is_late(self, line: bytes) -> bool:
+        """Whether the line is that of an entry that came late."""
+        waiting = self.late.get(line)
+        if not waiting:
+            return False
+        self._sink.came_late(waiting.pop(0))
+        return True
 
     def _came_early(self, entry_id: bytes, line: bytes) -> None:
         self.waiting = self.waiting or parse_id(entry_id)

@@ -128,6 +128,10 @@ class Sink(Protocol):
         """An entry without a line."""
         ...
 
+    def came_late(self, one: Missing) -> None:
+        """Its line was found, out of order; and it is marked so."""
+        ...
+
     def unverifiable(self, count: int, why: str) -> None:
         """File-born entries whose lines cannot be looked at."""
         ...
