@@ -7,7 +7,7 @@ later, by content (`classify`).
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -29,7 +29,7 @@ RUN = 3
 WINDOW, WIDEST = 64, 8192
 """Entries that are looked at to find the place again, at first and at most."""
 
-AT_ONCE = 4096
+AT_ONCE, FAR = 4096, 100_000
 DOUBT = 64
 
 
@@ -240,6 +240,8 @@ class Claims:
     def _scattered(self, here: Lines, at: int, end: int) -> tuple[int, bool]:
         """Lines that stand among others. How many entries found theirs, and whether none of them failed to."""
         here.trim()
+        if self._among_others(here, at, end):
+            return end - at, True
         chosen: list[list[int]] = []
         i, sound = 0, True
         for n in range(at, end):
@@ -266,6 +268,20 @@ class Claims:
         if good:
             self._claimed(here, [k for found in chosen[:good] for k in found], chosen[good - 1][-1] + 1)
         return good, sound
+
+    def _among_others(self, here: Lines, at: int, end: int) -> bool:
+        """The commonest case: every entry's line is there, and agrees. Else nothing is done."""
+        last = self._places[end - 1] + self._shift
+        while (not here.places or here.places[-1] < last) and len(here.lines) < FAR and here.more():
+            pass
+        upto = bisect_right(here.places, last)
+        index = dict(zip(here.places[:upto], range(upto), strict=True))
+        shift = self._shift
+        found = [index.get(place + shift, -1) for place in self._places[at:end]]
+        if -1 in found or not self._agree([here.lines[i] for i in found], self._rows[at:end]):
+            return False
+        self._claimed(here, found, found[-1] + 1)
+        return True
 
     def _with_followers(self, here: Lines, i: int, row: Row) -> list[int]:
         """The lines of one message: the first, and as many that begin none as its data has newlines."""

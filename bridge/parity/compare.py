@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO
 
 from bridge.codecs import Codec
 from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
 from bridge.parity.claims import Claims
 from bridge.parity.classify import Seen, classify
+from bridge.parity.columns import Rows, parted
 from bridge.parity.expected import Expected
 from bridge.parity.matches import Matches
 from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
 from bridge.parity.since import TOTALS, Place, Since
-from bridge.parity.spool import Spool
+from bridge.parity.spool import HELD, Spool
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 
 MOST = 100_000
 """So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
-
-Rows = Sequence[Sequence[Any]]
-"""An XRANGE reply: pairs of an ID, and fields and values."""
 
 
 class Comparison:
@@ -58,13 +57,15 @@ class Comparison:
         self._by_number = {number: self._claims[name] for number, name in numbers.items() if name in self._claims}
         self._matches: dict[str, Matches] = {}
         self._spools: dict[str, Spool] = {}
+        self._agreed: IO[bytes] | None = None
+        if not expected.several:
+            self._agreed = tempfile.SpooledTemporaryFile(HELD, prefix="bridge-parity-")  # noqa: SIM115 - see close()
         self._hasher = hashlib.blake2b(digest_size=16)
         self._spans: dict[str, array[int]] | None = {name: array("Q") for name in files} if len(files) > 1 else None
         self._at_the_end = False
         self._extras: list[Extra] = []
         self._missing: list[Missing] = []
-        names = self._codec_of(next(iter(files), "x")).fields
-        self._names, self._born = list(names), [*names, ORIGIN_FIELD]
+        self._names = list(self._codec_of(next(iter(files), "x")).fields)
 
     def _codec_of(self, name: str) -> Codec:
         if name not in self._codecs:
@@ -80,8 +81,21 @@ class Comparison:
             self.tally.entries -= sum(1 for row in rows if parse_id(row[0]) <= self._since.last)
             rows = [row for row in rows if not self._known(*row)]
         late = self._late_of(rows) if self._due.late is not None else set()
-        if not self._all_of_one(rows, late):
-            self._each(rows, late)
+        born, plain, odd = parted(rows, self._names)
+        self.tally.entries -= len(rows) - len(plain) - len(odd) - sum(len(one.ids) for one in born.values())
+        if plain:
+            self._redis_born(plain, late)
+        for entry_id in odd:
+            self._without_line(entry_id)
+        for number, column in born.items():
+            claims = self._by_number.get(number)
+            if claims is not None:
+                claims.late |= late.intersection(column.ids) if late else late
+                claims.add(*column)
+                continue
+            for place, row, entry_id in zip(*column, strict=True):  # of a source that nobody knows
+                name = f"source {number}"
+                self.missing(Missing(name, entry_id, row, None, place))
 
     def _late_of(self, rows: Rows) -> set[bytes]:
         """The IDs of those entries that are marked late, by their ID or their origin."""
@@ -109,62 +123,13 @@ class Comparison:
         [made] = self._expected.lines([fields])
         return entry_id <= (since.targets.get(made[0], ZERO_ID) if made is not None else since.due)
 
-    def _all_of_one(self, rows: Rows, late: set[bytes]) -> bool:
-        """The commonest case, in columns: all entries are file-born, of one generation."""
-        wanted, count = self._born, len(rows)
-        fields = [one[1] for one in rows]
-        if not count or any(one is None or one[0::2] != wanted for one in fields):
-            return False
-        origins = [one[-1] for one in fields]
-        first = parse_origin(origins[0])
-        claims = self._by_number.get(first.source) if first is not None else None
-        if first is None or claims is None:
-            return False
-        prefix, joined = b" %d.%d:" % first[:2], b" " + b" ".join(origins)
-        offsets = joined.replace(prefix, b" ").split()
-        if joined.count(prefix) != count or len(offsets) != count or not all(map(bytes.isdigit, offsets)):
-            return False
-        claims.late |= late
-        base = first.generation << SHIFT
-        places = list(map(base.__add__, map(int, offsets))) if base else list(map(int, offsets))
-        claims.add(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in rows])
-        return True
-
-    def _each(self, rows: Rows, late: set[bytes]) -> None:
-        wanted, own = self._born, self._names
-        columns: dict[Claims, tuple[list[int], list[Row], list[bytes]]] = {}
-        plain: list[Sequence[Any]] = []
-        for entry_id, fields in rows:
-            if fields is None:  # deleted while it was read
-                self.tally.entries -= 1
-                continue
-            names = fields[0::2]
-            if ORIGIN_FIELD not in names:
-                plain.append((entry_id, fields))
-                continue
-            row = tuple(fields[1:-2:2]) if names == wanted else _row(fields, own)
-            raw = fields[2 * names.index(ORIGIN_FIELD) + 1]
-            origin = parse_origin(raw)
-            if origin is None:
-                self._without_line(entry_id)
-                continue
-            claims = self._by_number.get(origin.source)
-            if claims is None:
-                self._stranger(entry_id, row, raw)
-                continue
-            places, found, ids = columns.setdefault(claims, ([], [], []))
-            places.append((origin.generation << SHIFT) + origin.offset)
-            found.append(row)
-            ids.append(entry_id)
-        if plain:
-            self._redis_born(plain, late)
-        for claims, column in columns.items():
-            claims.late |= late.intersection(column[2]) if late else late
-            claims.add(*column)
-
-    def _redis_born(self, plain: list[Sequence[Any]], late: set[bytes]) -> None:
+    def _redis_born(self, plain: list[tuple[bytes, list[bytes]]], late: set[bytes]) -> None:
         if not self._due.mirrored:
             self.tally.not_mirrored += len(plain)
+            return
+        straight = self._expected.straight([fields for _, fields in plain]) if not late else None
+        if straight is not None:
+            self._matches_of(straight[0]).entries.push([entry_id for entry_id, _ in plain], straight[1])
             return
         lines = self._expected.lines([fields for _, fields in plain])
         by_name: dict[str, tuple[list[bytes], list[bytes]]] = {}
@@ -188,10 +153,6 @@ class Comparison:
             self.waiting(parse_id(entry_id))
         else:
             self.tally.quarantined += 1
-
-    def _stranger(self, entry_id: bytes, row: Row, origin: bytes) -> None:
-        """An entry of a source that nobody knows."""
-        self.missing(Missing(origin.decode("ascii", "replace"), entry_id, row, None, 0))
 
     def _matches_of(self, name: str) -> Matches:
         if name not in self._matches:
@@ -260,6 +221,8 @@ class Comparison:
             matches.entries.close()
         for spool in self._spools.values():
             spool.close()
+        if self._agreed is not None:
+            self._agreed.close()
 
     def _sort_out(self) -> None:
         if not (self._extras or self._missing):
@@ -323,14 +286,16 @@ class Comparison:
                 file = files[start >> SHIFT]
                 for piece in file.section(start - file.base, end - file.base):
                     self._hasher.update(piece)
-        for lines in self._in_stream_order():
-            self._hasher.update(b"\n".join(lines) + b"\n")
+        for piece in self._in_stream_order():
+            self._hasher.update(piece)
         return self._hasher.hexdigest()
 
-    def _in_stream_order(self) -> Iterator[list[bytes]]:
-        if len(self._spools) == 1:
-            [spool] = self._spools.values()
-            yield from (lines for _, lines in spool.drain())
+    def _in_stream_order(self) -> Iterator[bytes]:
+        """Redis-born lines with their newlines, a piece at a time."""
+        if self._agreed is not None:
+            self._agreed.seek(0)
+            while piece := self._agreed.read(1 << 20):
+                yield piece
             return
 
         def pairs(spool: Spool) -> Iterator[tuple[EntryId, bytes]]:
@@ -338,7 +303,7 @@ class Comparison:
                 yield from zip(map(parse_id, ids), lines, strict=True)
 
         for _, line in heapq.merge(*map(pairs, self._spools.values())):
-            yield [line]
+            yield line + b"\n"
 
     # -- what claims and matches say (`Sink`) ----------------------------------------------------------------
 
@@ -366,7 +331,10 @@ class Comparison:
         self.tally.redis_born += len(ids)
         if self._stats is not None:
             self._stats.add(self._codec_of(name), lines)
-        self._spools.setdefault(name, Spool()).push(ids, lines)
+        if self._agreed is not None:
+            self._agreed.write(b"\n".join(lines) + b"\n" if lines else b"")
+        else:
+            self._spools.setdefault(name, Spool()).push(ids, lines)
 
     def extra(self, one: Extra) -> None:
         """A line without an entry, so far."""
@@ -412,13 +380,3 @@ class Comparison:
         self.tally.in_flight += count
         if oldest_ms and (not self.tally.oldest_ms or oldest_ms < self.tally.oldest_ms):
             self.tally.oldest_ms = oldest_ms
-
-
-def _row(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
-    """An entry's values in the codec's order; of one whose fields are others, all that it has."""
-    held = fields[0::2]
-    values = dict(zip(held, fields[1::2], strict=True))
-    if len(held) == len(values) and set(values) - {ORIGIN_FIELD} == set(names):
-        return tuple(values[name] for name in names)
-    return tuple(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
-                 for part in (name, value))  # fmt: skip

@@ -21,6 +21,22 @@ class Expected:
         self._codecs = {self._path: mapping.codec(self._path or "x")}
         self._names = list(self._codecs[self._path].fields)
 
+    @property
+    def several(self) -> bool:
+        """Whether the mirror writes more than one file."""
+        return "{role}" in self._path
+
+    def straight(self, entries: Sequence[Sequence[bytes]]) -> tuple[str, list[bytes]] | None:
+        """The commonest case: all have lines, in one file. None: ask for each."""
+        if self.several or any(fields[0::2] != self._names for fields in entries):
+            return None
+        made = self._codecs[self._path].encode_all([tuple(fields[1::2]) for fields in entries])
+        if any(line.__class__ is str for line in made):
+            return None
+        if max(map(len, made), default=0) > self._mapping.format.max_line_bytes:
+            return None
+        return self._path, made  # type: ignore[return-value]
+
     def lines(self, entries: Sequence[Sequence[bytes]]) -> list[tuple[str, bytes] | None]:
         """For each entry's fields and values its file and line (without newline); None: it can be none."""
         found: list[tuple[str, bytes] | None] = [None] * len(entries)
