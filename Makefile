@@ -24,7 +24,7 @@ plot: $(VENV)/ready
 	$(BIN)/python -m benchmarks plot
 
 soak: $(VENV)/ready
-	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_crash.py
+	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_crash.py tests/test_parity_live.py
 
 reference: $(VENV)/ready
 	$(BIN)/python -m tests.reference

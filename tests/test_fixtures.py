@@ -46,6 +46,8 @@ def test_case(case: Path, tmp_path: Path) -> None:
         found, aside = carried(rig, case)
         assert found == [json.loads(row) for row in (case / "expected.jsonl").read_text().splitlines()]
         assert aside == json.loads((case / "verdict.json").read_text())["quarantined"]
+        tally = rig.parity().tally
+        assert (tally.differences, tally.compared, tally.quarantined) == ([], len(found), len(aside))
         for path in (case / "files").rglob("*"):
             if path.is_file():
                 assert (rig.root / path.relative_to(case / "files")).read_bytes() == path.read_bytes()

@@ -137,6 +137,7 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
     model.carried()
     datas = rig.datas()
     assert [d for d in datas if d.startswith(b"f-")] == model.sent
+    assert rig.parity().verdict != "differs"
     assert [d for d in datas if d.startswith(b"r-")] == model.added
     assert len(datas) == len(model.sent) + len(model.added)
     before = rig.lines()

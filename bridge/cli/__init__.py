@@ -28,8 +28,8 @@ from bridge.cli import (
 
 @click.group(
     cls=common.Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 findings · 5 Redis never reached ·"
-    " 130 interrupted.",
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 findings · 4 inconclusive ·"
+    " 5 Redis never reached · 130 interrupted.",
 )  # fmt: skip
 @click.version_option(__version__, prog_name="bridge")
 @common.options

@@ -223,19 +223,22 @@ class Claims:
     def _agree(self, lines: list[bytes], rows: list[Row]) -> bool:
         return self._continued is None and self._codec.agree(lines, rows)
 
-    def _claimed(self, here: Lines, mine: list[int], end: int, broken: Set[int] = frozenset()) -> None:
-        """These lines are claimed, the others up to the `end`-th are not; of `broken` ones it was said already."""
+    def _claimed(
+        self, here: Lines, mine: list[int], end: int, broken: Set[int] = frozenset(), count: int | None = None
+    ) -> None:
+        """These lines, of `count` messages, are claimed, the others up to the `end`-th not; `broken` are left out."""
+        messages = len(mine) if count is None or not mine else count
         if mine:
             self.claimed_to = here.places[mine[-1]] + len(here.lines[mine[-1]]) + 1
         a, lines, places = here.at, here.lines, here.places
         if len(mine) == end - a:
             here.at = end
             self.settled = here.file, self.claimed_to, here.number(end)
-            self._sink.claimed(here.file, lines[a:end], places[a:end])
+            self._sink.claimed(here.file, lines[a:end], places[a:end], messages)
             return
         self._pass(here, end, broken | set(mine))
         if mine:
-            self._sink.claimed(here.file, [lines[k] for k in mine], [places[k] for k in mine])
+            self._sink.claimed(here.file, [lines[k] for k in mine], [places[k] for k in mine], messages)
 
     def _scattered(self, here: Lines, at: int, end: int) -> tuple[int, bool]:
         """Lines that stand among others. How many entries found theirs, and whether none of them failed to."""
@@ -266,7 +269,7 @@ class Claims:
             good = next(k for k in range(good) if decoded[k] != rows[k])
             sound = False
         if good:
-            self._claimed(here, [k for found in chosen[:good] for k in found], chosen[good - 1][-1] + 1)
+            self._claimed(here, [k for found in chosen[:good] for k in found], chosen[good - 1][-1] + 1, count=good)
         return good, sound
 
     def _among_others(self, here: Lines, at: int, end: int) -> bool:
@@ -374,7 +377,7 @@ class Claims:
             if mine:
                 self._pass(here, mine[0], broken)
                 self._shift = here.places[mine[0]] - self._places[j]
-            self._claimed(here, mine, end, broken)
+            self._claimed(here, mine, end, broken, 1)
             begun = j + 1
         self._take(entries)
 

@@ -307,9 +307,9 @@ class Comparison:
 
     # -- what claims and matches say (`Sink`) ----------------------------------------------------------------
 
-    def claimed(self, file: File, lines: list[bytes], places: list[int]) -> None:
+    def claimed(self, file: File, lines: list[bytes], places: list[int], count: int) -> None:
         """These lines agree with the entries that name them."""
-        self.tally.file_born += len(lines)
+        self.tally.file_born += count
         if self._stats is not None:
             self._stats.add(self._codec_of(file.source), lines)
         if self._spans is None:

@@ -27,7 +27,6 @@ from bridge.parity.sides import LONG, OFFSETS, Block, File
 
 PIECE = 1 << 20
 HEAD = 1024
-EVERYWHERE = OFFSETS
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
@@ -115,19 +114,28 @@ class Plain:
             if at >= end:
                 return
 
+    def length(self) -> int:
+        """Its size; of a compressed file that of what is packed in it, for which it is read through."""
+        return sum(map(len, self._pieces())) if self.packed else self.size
+
     def _pieces(self) -> Iterator[bytes]:
         raw: Any = io.BufferedReader(Held(self._fd, self.size), PIECE)
-        suffix = self.path.suffix
+        held = b""
         try:
-            stream = _unpacked(raw, suffix) if self.packed else raw
-            while piece := stream.read(PIECE):
-                yield piece
+            stream = _unpacked(raw, self.path.suffix) if self.packed else raw
+            while piece := stream.read1(PIECE):  # `read` would lose what comes before a damage
+                held += piece
+                if len(held) >= PIECE:
+                    yield held
+                    held = b""
         except BROKEN as error:
             self._damage = f"cannot be read to its end: {error}"
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("zstandard", "zstd"):
                 raise
             self._damage = f"cannot be read to its end: {error}"
+        if held:
+            yield held
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Its whole lines from `start` on; in the place of one over the limit stands LONG."""
@@ -205,13 +213,27 @@ class Found:
     changed: dict[int, Plain]
 
 
-def find(
-    name: str, current: Path, rotated: Sequence[Path], known: Sequence[Generation], limit: int, *, foreign: bool = False
-) -> Found:
+def written(name: str, paths: Sequence[Path], known: int, limit: int) -> Found:
+    """The pieces of a file that only the mirror writes, oldest first; the newest is generation `known`, if told.
+
+    What is in them is told by content alone. `limit` is the longest line, in bytes. Raises SourceError.
+    """
+    held = [one for path in paths if (one := _opened(path, limit)) is not None]
+    held.sort(key=lambda one: (one.path.name == Path(name).name, one.written))
+    newest = known or len(held)
+    first = newest - len(held) + 1
+    strangers = [one.path.name for one in held[: max(0, 1 - first)]]
+    files = [
+        File(one.path.name, name, n, OFFSETS, one.blocks, one.section, one.damage, foreign=True)
+        for n, one in enumerate(held, first) if n > 0
+    ]  # fmt: skip
+    return Found(files, strangers, held, {})
+
+
+def find(name: str, current: Path, rotated: Sequence[Path], known: Sequence[Generation], limit: int) -> Found:
     """Which file is which of the `known` generations. Files that came after them follow, with nothing due in them.
 
-    `limit` is the longest line, in bytes. `foreign`: only the mirror's lines count, wherever they stand.
-    Raises SourceError.
+    `limit` is the longest line, in bytes. Raises SourceError.
     """
     held = [one for path in [*sorted(rotated), current] if (one := _opened(path, limit)) is not None]
     here = next((one for one in held if one.path == current), None)
@@ -232,13 +254,19 @@ def find(
                 assign(wanted, next((one for one in order if test(one, wanted.at)), None))
         exact |= set(is_of) if test is _exactly else set()
     doubtful = set()
+    left = [one for one in known if one.closed and one.number not in is_of]
+    spare = sorted((one for one in free.values() if one is not here), key=lambda one: one.written)
+    if len(left) == len(spare):  # somebody altered both ends of them: their order is all there is to go by
+        for wanted, one in zip(sorted(left, key=lambda one: one.number), spare, strict=True):
+            assign(wanted, one)
+            doubtful.add(wanted.number)
     if open_one is not None and open_one.number not in is_of and here is not None and id(here) in free:
         assign(open_one, here)
         doubtful.add(open_one.number)
     files = []
     for wanted in sorted(known, key=lambda one: one.number):
         if wanted.number in is_of:
-            files.append(_file(name, is_of[wanted.number], wanted, foreign, doubtful=wanted.number in doubtful))
+            files.append(_file(name, is_of[wanted.number], wanted, doubtful=wanted.number in doubtful))
     newest = max((one.number for one in known), default=0)
     since = is_of[open_one.number].written if open_one is not None and open_one.number in is_of else -1
     known_here = open_one is not None and is_of.get(open_one.number) is here
@@ -247,7 +275,7 @@ def find(
     for one in later:
         if one is here or not known or (open_one is not None and not known_here and one.written > since >= 0):
             newest += 1
-            files.append(_file(name, one, Generation(newest, Fingerprint(0, 0, "", ""), False), foreign))
+            files.append(_file(name, one, Generation(newest, Fingerprint(0, 0, "", ""), False)))
         else:
             strangers.append(one.path.name)
     changed = {one.number: is_of[one.number] for one in known if one.number in is_of and one.number not in exact}
@@ -267,11 +295,8 @@ def _opened(path: Path, limit: int) -> Plain | None:
     return None
 
 
-def _file(name: str, one: Plain, wanted: Generation, foreign: bool, *, doubtful: bool = False) -> File:
-    due = EVERYWHERE if foreign else wanted.at.offset
-    return File(
-        one.path.name, name, wanted.number, due, one.blocks, one.section, one.damage, doubtful, foreign=foreign
-    )  # fmt: skip
+def _file(name: str, one: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
+    return File(one.path.name, name, wanted.number, wanted.at.offset, one.blocks, one.section, one.damage, doubtful)
 
 
 def _head_holds(one: Plain, at: Fingerprint) -> bool:
@@ -291,8 +316,8 @@ def _exactly(one: Plain, at: Fingerprint) -> bool:
 
 
 def _partly(one: Plain, at: Fingerprint) -> bool:
-    return _head_holds(one, at) or (not one.packed and _tail_holds(one, at))
+    return _head_holds(one, at) or _tail_holds(one, at)
 
 
 def _by_size(one: Plain, at: Fingerprint) -> bool:
-    return not one.packed and one.size == at.offset > 0
+    return at.offset > 0 and one.length() == at.offset

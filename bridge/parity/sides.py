@@ -112,8 +112,8 @@ class Missing:
 class Sink(Protocol):
     """Where claims and matches go. Numbers are counts of messages."""
 
-    def claimed(self, file: File, lines: list[bytes], places: list[int]) -> None:
-        """File-born: these lines, and their entries, agree."""
+    def claimed(self, file: File, lines: list[bytes], places: list[int], count: int) -> None:
+        """File-born: these lines, which are `count` messages, and their entries agree."""
         ...
 
     def passed(self, passed: Passed) -> None:

@@ -12,8 +12,8 @@ from bridge.ledger.health import heartbeat
 from bridge.ledger.sources import generations_of, sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import ZERO_ID, Checkpoint, parse_id
-from bridge.parity.files import Cut, Found, Generation, find
+from bridge.model import ZERO_ID, Checkpoint, Fingerprint, parse_id
+from bridge.parity.files import Cut, Found, Generation, find, written
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.streams import keys
 from bridge.streams.connect import Connection
@@ -84,9 +84,10 @@ class View:
         }  # fmt: skip
         for name in sorted(paths - self.sources.keys()):
             known = generations_of(ledger, self._mapping.stream.key, name) if ledger is not None else []
-            self._known[name] = [Generation(one.number, one.at, one.closed) for one in known]
+            newest = max((one.number for one in known), default=0)
+            self._known[name] = [Generation(n, Fingerprint(0, 0, "", ""), True) for n in range(1, newest + 1)]
             pieces = [path for path in self._settings.root.glob(f"{name}.*") if path.is_file()]
-            self.targets[name] = find(name, self._settings.root / name, pieces, self._known[name], limit, foreign=True)
+            self.targets[name] = written(name, [*pieces, self._settings.root / name], newest, limit)
 
     def _say(self) -> None:
         for name, found in [*self.sources.items(), *self.targets.items()]:

@@ -1,0 +1,281 @@
+"""Parity of everything the bridge carries: rotated, compressed, damaged, many files, JSON, several lines, other targets."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge.model import format_id
+from tests.rig import FIELDS, STREAM, Rig, line
+from tests.test_parity import bridged, entry_of, found
+
+zstandard = pytest.importorskip("zstandard")
+
+PRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress,
+}  # fmt: skip
+
+ROLES = """
+name = "roles"
+[source]
+kind = "log"
+path = "*.out"
+rotated = ["*.out.*"]
+[format]
+codec = "delimited"
+delimiter = "|"
+columns = ["timestamp", "type", "data"]
+[message]
+role = {name = "stem"}
+[stream]
+key = "hestai:messages"
+[mirror]
+path = "{role}.out"
+"""
+
+OTHER_FILE = """
+name = "apart"
+[source]
+kind = "log"
+path = "messages.log"
+[format]
+codec = "delimited"
+delimiter = "|"
+columns = ["role", "timestamp", "type", "data"]
+[stream]
+key = "hestai:messages"
+[mirror]
+path = "from-redis.log"
+"""
+
+TRACES = """
+name = "trace"
+[source]
+kind = "log"
+path = "messages.log"
+settle_ms = 0
+[format]
+codec = "regex"
+pattern = '(?P<timestamp>\\S+ \\S+) (?P<type>[A-Z]+) \\[(?P<role>\\w+)\\] (?P<data>.*)'
+continuation = true
+[stream]
+key = "hestai:messages"
+[mirror]
+path = "messages.log"
+template = "{timestamp} {type} [{role}] {data}"
+"""
+
+
+def mapped(rig: Rig, text: str, roles: str = "") -> None:
+    (rig.path / "own.toml").write_text(text)
+    rig.write_config(mapping="own.toml", extra=f"[components.all]\nroles = [{roles}]" if roles else "")
+
+
+@pytest.mark.parametrize("suffix", PRESS)
+def test_rotated(one_rig: Rig, suffix: str) -> None:
+    """Rotated pieces, compressed or not: equal; a byte that is another in one is found, with its file and line."""
+    rig = one_rig
+    bridged(rig, 20)
+    rig.log.rename(rig.root / "messages.log.1")
+    rig.append("f-20", "f-21")
+    rig.once()
+    piece = rig.root / "messages.log.1"
+    whole = piece.read_bytes()
+    target = rig.root / f"messages.log.1{suffix}"
+    piece.unlink()
+    target.write_bytes(PRESS[suffix](whole))
+    result = rig.parity()
+    assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 22, 5)
+    target.write_bytes(PRESS[suffix](whole.replace(b"|f-9\n", b"|f-#\n")))
+    [one] = rig.parity().tally.differences
+    assert (one.kind, one.file, one.line) == ("altered", target.name, whole.split(b"\n").index(line("f-9")[:-1]) + 1)
+
+
+def test_damaged(one_rig: Rig) -> None:
+    """What stands behind the damage of a compressed file cannot be compared: inconclusive, and said."""
+    rig = one_rig
+    rig.append(*(f"f-{n}-{n * n % 977}" for n in range(5000)))
+    rig.log.rename(rig.root / "messages.log.1")
+    rig.append("f-last")
+    rig.once()
+    piece = rig.root / "messages.log.1"
+    packed = gzip.compress(piece.read_bytes())
+    piece.unlink()
+    (rig.root / "messages.log.1.gz").write_bytes(packed[: len(packed) // 2])
+    result = rig.parity()
+    assert (result.verdict, found(result)) == ("inconclusive", {})
+    assert result.tally.compared + result.tally.unverifiable == 5001
+    assert any("cannot be read to its end" in why for why in result.tally.why)
+
+
+def test_many_files(one_rig: Rig) -> None:
+    """A file for each role, both ways: each is compared with its own entries; a lost line is named in its file."""
+    rig = one_rig
+    mapped(rig, ROLES, '"agent", "daemon"')
+    for role in ("agent", "daemon"):
+        with (rig.root / f"{role}.out").open("wb") as file:
+            file.write(b"".join(b"2026-03-02T09:14:%02dZ|turn|%s-%d\n" % (n, role.encode(), n) for n in range(50)))
+    rig.once()
+    for n in range(10):
+        rig.add(f"r-{n}", role=("agent", "daemon")[n % 2])
+    rig.once()
+    result = rig.parity()
+    assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 100, 10)
+    assert result.files == {name: (rig.root / name).stat().st_size for name in ("agent.out", "daemon.out")}
+    again = rig.parity()
+    assert result.tally.digest == again.tally.digest
+    path = rig.root / "daemon.out"
+    path.write_bytes(path.read_bytes().replace(b"daemon-7\n", b"daemon-#\n"))
+    [one] = rig.parity().tally.differences
+    assert (one.kind, one.file, one.line) == ("altered", "daemon.out", 8)
+
+
+def test_json_lines(one_rig: Rig) -> None:
+    """JSONL, by the shipped mapping."""
+    rig = one_rig
+    rig.write_config(mapping="hestai-debates")
+    case = Path(__file__).parent.parent / "fixtures" / "hestai-debates" / "fallbacks" / "files"
+    shutil.copytree(case, rig.root, dirs_exist_ok=True)
+    rig.once()
+    count = rig.redis.call("XLEN", "hestai:debates")
+    result = rig.parity()
+    assert (result.verdict, result.tally.compared) == ("equal", count)
+    [first] = rig.redis.call("XRANGE", "hestai:debates", "-", "+", "COUNT", 1)
+    rig.redis.call("XDEL", "hestai:debates", first[0])
+    assert found(rig.parity()) == {"missing_in_redis": 1}
+
+
+def test_several_lines(one_rig: Rig) -> None:
+    """Messages of several lines, with mirrored lines between them; a lost continuation line is an altered message."""
+    rig = one_rig
+    mapped(rig, TRACES)
+    for n in range(6):
+        with rig.log.open("ab") as file:
+            file.write(b"2026-03-02 09:14:%02d ERROR [agent] m-%d\n  at x\n\n  at y%d\n" % (n, n, n))
+        rig.once()
+        values = (b"ui", b"2026-03-02 09:15:00", b"SAY", b"r-%d" % n)
+        rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+        rig.once()
+    rig.once()
+    result = rig.parity()
+    assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 6, 6), result.tally
+    rig.log.write_bytes(rig.log.read_bytes().replace(b"  at y2\n", b"  at z2\n"))
+    [one] = rig.parity().tally.differences
+    assert one.kind == "altered"
+    assert b"m-2" in (one.expected or b"") + (one.actual or b"")
+
+
+def test_mirror_into_another_file(one_rig: Rig) -> None:
+    """A file that only the mirror writes is looked through for its lines; what others write into it is not a message."""
+    rig = one_rig
+    mapped(rig, OTHER_FILE)
+    rig.append("f-0", "f-1")
+    rig.once()
+    for n in range(20):
+        rig.add(f"r-{n}")
+    rig.once()
+    target = rig.root / "from-redis.log"
+    result = rig.parity()
+    assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 2, 20)
+    target.rename(rig.root / "from-redis.log.1")
+    rig.add("r-20")
+    rig.once()
+    with target.open("ab") as file:
+        file.write(line("of-others"))
+    result = rig.parity()
+    assert (result.verdict, result.tally.redis_born, result.tally.foreign) == ("equal", 21, 1)
+    lines = (rig.root / "from-redis.log.1").read_bytes().split(b"\n")
+    (rig.root / "from-redis.log.1").write_bytes(b"\n".join(lines[:5] + lines[6:]))
+    assert found(rig.parity()) == {"missing_in_file": 1}
+
+
+def test_odd_bytes(one_rig: Rig) -> None:
+    """CRLF, NUL, bytes that are not UTF-8, delimiters in data, long and empty lines, one that is not ended."""
+    rig = one_rig
+    data = [b"crlf\r", b"\0nul", b"\xff\xfe", b"a|b|c", b"z" * 300_000, "ü\u2028".encode(), b"", b" "]
+    with rig.log.open("wb") as file:
+        file.write(b"".join(line(one) + b"\n" for one in data) + b"no message\n" + b"y" * (2 << 20) + b"\n")
+        file.write(line("behind") + b"not ended")
+    rig.once()
+    for one in [*data, b"two\nlines"]:
+        rig.add(one)
+    rig.once()
+    with rig.log.open("ab") as file:
+        file.write(b" yet\n")
+    rig.once()
+    rig.once()
+    result = rig.parity()
+    assert (result.verdict, found(result)) == ("equal", {})
+    assert (result.tally.file_born, result.tally.redis_born) == (len(data) + 1, len(data) + 1)
+    assert result.tally.quarantined == 3
+
+
+def test_without_a_mirror(one_rig: Rig) -> None:
+    """A bridge without --dual: Redis-born entries are not mirrored, and no difference."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.once(dual=False)
+    rig.add("r-0")
+    rig.once(dual=False)
+    result = rig.parity()
+    assert (result.verdict, result.tally.compared, result.tally.not_mirrored, result.tally.in_flight) == (
+        "equal",
+        1,
+        1,
+        0,
+    )
+
+
+def test_nothing_yet(one_rig: Rig) -> None:
+    """Nothing compared is never equal: both sides empty, or nothing carried yet."""
+    rig = one_rig
+    done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
+    assert (done.returncode, json.loads(done.stdout)["verdict"]) == (4, "inconclusive")
+    rig.append("f-0")
+    done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["verdict"], told["mappings"][0]["in_flight"]) == (4, "inconclusive", 1)
+
+
+def test_an_empty_mapping_beside_a_full_one(one_rig: Rig) -> None:
+    """The empty one is equal with nothing compared, and the whole is equal."""
+    rig = one_rig
+    (rig.path / "bridge.toml").write_text(
+        'instance = "test"\nroot = "files"\nmappings = ["hestai-message", "hestai-debates"]\n[state]\ndir = "state"\n'
+    )
+    rig.append("f-0")
+    assert rig.run("run", "--once", "--redis", rig.server.socket_url).returncode == 0
+    done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["verdict"]) == (0, "equal")
+    assert [(one["verdict"], one["compared"]) for one in told["mappings"]] == [("equal", 1), ("equal", 0)]
+
+
+def test_json(rig: Rig) -> None:
+    """`--json` is what the contract says, to the key."""
+    bridged(rig)
+    rig.redis.call("XDEL", STREAM, entry_of(rig, "f-2"))
+    done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
+    told = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert told == {
+        "verdict": "differs",
+        "mappings": [{
+            "mapping": "hestai-message", "stream": STREAM, "verdict": "differs", "compared": 49, "file_born": 39,
+            "redis_born": 10, "in_flight": 0, "not_mirrored": 0, "quarantined": 0, "unverifiable": 0,
+            "position": {"files": {"messages.log": rig.log.stat().st_size},
+                         "entry": format_id(rig.entries()[-1].id).decode()},
+            "digest": told["mappings"][0]["digest"],
+            "counts": {"missing_in_redis": 1, "missing_in_file": 0, "altered": 0, "duplicate": 0, "reordered": 0},
+            "differences": [{"kind": "missing_in_redis", "file": "messages.log", "line": 3, "offset": 80, "entry": None,
+                             "expected": line("f-2")[:-1].decode(), "actual": None}],
+        }],
+    }  # fmt: skip
+    assert len(told["mappings"][0]["digest"]) == 32
