@@ -341,8 +341,8 @@ def binaries() -> list[Binary]:
 
 
 def main(only: list[str]) -> None:
-    """Measures every server there is; the table on stderr, JSON on stdout. `only`: `live` or `import`, else both."""
-    from benchmarks import history
+    """Measures every server there is; the table on stderr, JSON on stdout. `only`: live, import, parity, or all."""
+    from benchmarks import history, proof
 
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         source = Path(folder) / "messages.log"
@@ -351,10 +351,12 @@ def main(only: list[str]) -> None:
         for binary in binaries():
             name = f"{binary.flavour} {'.'.join(map(str, binary.version))}"
             result: dict[str, Any] = {"server": name, "lines": LINES, "rounds": ROUNDS}
-            if only != ["import"]:
+            if only in ([], ["live"]):
                 result |= measure(binary, source)
-            if only != ["live"]:
+            if only in ([], ["import"]):
                 result |= condensed(history.measure(binary, source, LINES, ROUNDS))
+            if only in ([], ["parity"]):
+                result |= condensed(proof.measure(binary, source, LINES, ROUNDS))
             results.append(result)
     names = [name for name in results[0] if isinstance(results[0][name], int | float)]
     print(f"{'':28}" + "".join(f"{result['server']:>16}" for result in results), file=sys.stderr)
@@ -370,7 +372,7 @@ def condensed(found: dict[str, list[float]]) -> dict[str, float]:
     result = {name: max(values) if name.endswith("_mb") else median(values) for name, values in found.items()}
 
     def ratio(name: str, ours: str, theirs: str) -> None:
-        if theirs in found and min(found[theirs]) > 0:
+        if ours in found and theirs in found and min(found[theirs]) > 0:
             result[name] = median(a / b for a, b in zip(found[ours], found[theirs], strict=True))
 
     ratio("import_to_pipe", "import_per_s", "pipe_per_s")
@@ -380,4 +382,7 @@ def condensed(found: dict[str, list[float]]) -> dict[str, float]:
     ratio("merged_to_plain", "import_merged_per_s", "import_per_s")
     ratio("import_to_syslog_ng", "import_per_s", "syslog-ng_per_s")
     ratio("import_to_rsyslog", "import_per_s", "rsyslogd_per_s")
+    for name in ("parity", "parity_mixed"):
+        ratio(f"{name}_alone_to_floor", f"{name}_alone_s", f"{name}_floor_s")
+        ratio(f"{name}_command_to_floor", f"{name}_command_s", f"{name}_floor_s")
     return result

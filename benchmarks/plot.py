@@ -1,4 +1,4 @@
-"""`make plot`: time and memory of an import from 10,000 to 5,000,000 lines, as import.svg beside its figures."""
+"""`make plot`: time and memory of an import and of parity, 10,000 to 5,000,000 lines, drawn beside their figures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.history import imported
 from benchmarks.measures import bench, binaries, generate
+from benchmarks.proof import proved
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000, 5_000_000)
 COLOURS = ("#2266aa", "#bb5522")
@@ -19,31 +20,38 @@ WIDE, HIGH, LEFT, TOP = 640, 240, 60, 30
 
 
 def main() -> None:
-    """Measures, and writes both files beside this one."""
-    found: dict[str, list[dict[str, float]]] = {}
+    """Measures, and writes import and parity, .svg and .json, beside this file."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = {"import": {}, "parity": {}}
     with tempfile.TemporaryDirectory(prefix="bridge-plot-") as folder:
         for size in SIZES:
             source = Path(folder) / "source.log"
             generate(source, size)
             for binary in binaries():
+                name = f"{binary.flavour} {'.'.join(map(str, binary.version))}"
                 with bench(binary) as one:
                     one.log.hardlink_to(source)
                     rate, memory = imported(one, size)
-                name = f"{binary.flavour} {'.'.join(map(str, binary.version))}"
-                row = {"lines": size, "seconds": round(size / rate, 3), "peak_mb": round(memory, 1)}
-                found.setdefault(name, []).append(row)
-                print(name, row, file=sys.stderr)
+                    _note(found["import"], name, size, size / rate, memory)
+                    seconds, _, memory = proved(one, size)
+                    _note(found["parity"], name, size, seconds, memory)
     here = Path(__file__).parent
-    (here / "import.json").write_text(json.dumps(found, indent=1) + "\n")
-    (here / "import.svg").write_text(drawn(found))
+    for what, rows in found.items():
+        (here / f"{what}.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (here / f"{what}.svg").write_text(drawn(rows, "an import" if what == "import" else what))
 
 
-def drawn(found: dict[str, list[dict[str, float]]]) -> str:
+def _note(found: dict[str, list[dict[str, float]]], name: str, size: int, seconds: float, memory: float) -> None:
+    row = {"lines": size, "seconds": round(seconds, 3), "peak_mb": round(memory, 1)}
+    found.setdefault(name, []).append(row)
+    print(name, row, file=sys.stderr)
+
+
+def drawn(found: dict[str, list[dict[str, float]]], what: str) -> str:
     """Two charts one above the other: seconds, both scales logarithmic, and megabytes."""
     decades = [(-1, "0.1"), (0, "1"), (1, "10"), (2, "100")]
-    seconds = _chart("seconds", found, 0, lambda row: log10(row["seconds"]), (-1, 2), decades)
+    seconds = _chart(f"seconds of {what}", found, 0, lambda row: log10(row["seconds"]), (-1, 2), decades)
     tens = [(n, str(n)) for n in (0, 40, 80, 120)]
-    memory = _chart("peak MB", found, HIGH + 50, lambda row: row["peak_mb"], (0, 120), tens)
+    memory = _chart(f"peak MB of {what}", found, HIGH + 50, lambda row: row["peak_mb"], (0, 120), tens)
     names = "".join(
         f'<text x="{LEFT + 10 + 150 * i}" y="18" fill="{COLOURS[i % 2]}">{name}</text>' for i, name in enumerate(found)
     )
@@ -61,7 +69,7 @@ def _chart(title: str, found: dict[str, list[dict[str, float]]], down: int, valu
     def y(at: float) -> float:
         return TOP + down + HIGH - (at - span[0]) / (span[1] - span[0]) * HIGH
 
-    parts = [f'<text x="{LEFT}" y="{TOP + down + HIGH + 34}">{title} of an import, by lines</text>']
+    parts = [f'<text x="{LEFT}" y="{TOP + down + HIGH + 34}">{title}, by lines</text>']
     for at, label in ticks:
         parts.append(f'<line x1="{LEFT}" x2="{WIDE - 30}" y1="{y(at):.1f}" y2="{y(at):.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(at) + 4:.1f}" text-anchor="end">{label}</text>')
