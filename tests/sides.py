@@ -13,6 +13,7 @@ from bridge.model import ORIGIN_FIELD, EntryId, format_id
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.sides import OFFSETS, SHIFT, Block, File
+from bridge.parity.since import Since
 from bridge.parity.tally import Due, Tally
 from tests.rig import FIELDS
 
@@ -37,6 +38,8 @@ class Sides:
     due: int | None = None
     mirrored: int | None = None
     gone: set[int] = field(default_factory=set)
+    until: Since | None = None
+    """From where the next comparison may go on, after one that found all equal."""
 
     def append(self, line: bytes, *, born: str = "file", carried: bool = True) -> None:
         """A message that is on both sides; `born` "redis": it has no origin; not `carried`: it has no entry yet."""
@@ -46,20 +49,26 @@ class Sides:
             self.entries.append((line, place))
         here.append(line)
 
-    def compare(self, *, page: int = 7, late: frozenset[bytes] = frozenset(), both: frozenset[bytes] = frozenset()
-                ) -> Tally:  # fmt: skip
+    def compare(
+        self, *, page: int = 7, late: frozenset[bytes] = frozenset(), both: frozenset[bytes] = frozenset(),
+        since: Since | None = None,
+    ) -> Tally:  # fmt: skip
         """What parity finds."""
         files = [file_of(n, lines, self.due if n == len(self.files) else None)
                  for n, lines in enumerate(self.files, 1) if n not in self.gone]  # fmt: skip
         last: EntryId = (1 << 60, 0) if self.mirrored is None else (self.mirrored, 0)
         due = Due(last, True, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both)
-        comparison = Comparison(
-            {NAME: files}, {1: NAME}, {}, MAPPING.codec, Expected(MAPPING, frozenset({"ui"})), due
-        )  # fmt: skip
+        found = since.rest(NAME, files) if since is not None else files
+        assert found is not None
+        comparison = Comparison({NAME: found}, {1: NAME}, {}, MAPPING.codec, Expected(MAPPING, frozenset()), due, since)
         rows = [[format_id((n, 0)), fields_of(line, place)] for n, (line, place) in enumerate(self.entries, 1)]
+        rows = rows[since.resume[0] :] if since is not None else rows
         for at in range(0, len(rows), page):
             comparison.feed(rows[at : at + page])
         tally = comparison.finish()
+        self.until = None
+        if not tally.differences:
+            self.until = comparison.until((len(self.entries), 0), len(self.entries), last)
         comparison.close()
         return tally
 

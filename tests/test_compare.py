@@ -112,6 +112,42 @@ def test_many_faults(sides: Sides, data: st.DataObject, page: int) -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@given(both_sides(), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), max_size=4), st.data())
+def test_going_on(whole: Sides, cuts: list[tuple[float, float, float]], data: st.DataObject) -> None:
+    """Looked at again and again while both sides grow, each time only from where they were equal: the same in the end.
+
+    The lines come, their entries come after them or before, the checkpoint and the mirror's word come later still.
+    """
+    lines = [(n, line) for n, file in enumerate(whole.files, 1) for line in file]
+    since = None
+    for cut in [*sorted(cuts), (1.0, 1.0, 1.0)]:
+        here = Sides()
+        shown = lines[: round(cut[0] * len(lines))]
+        here.files = [[line for n, line in shown if n == g] for g in range(1, (shown[-1][0] if shown else 1) + 1)]
+        there = {(n, sum(len(x) + 1 for x in here.files[n - 1][:i])) for n in range(1, len(here.files) + 1)
+                 for i in range(len(here.files[n - 1]))}  # fmt: skip
+        here.entries = []
+        for line, place in whole.entries:  # what has no line yet is not sent yet; the rest of the stream neither
+            if place is not None and place not in there:
+                break
+            here.entries.append((line, place))
+        mirrored = {line for _, line in shown}
+        if any(line in mirrored for line, place in whole.entries[len(here.entries) :] if place is None):
+            continue  # a line before its entry: that cannot be
+        if cut[0] < 1.0:
+            sent = [place for _, place in here.entries if place is not None and place[0] == len(here.files)]
+            here.due = round(cut[1] * max((place[1] for place in sent), default=0)) if sent else 0
+            behind = [n for n, (line, place) in enumerate(here.entries, 1) if place is None and line not in mirrored]
+            here.mirrored = round(cut[2] * (min(behind, default=len(here.entries) + 1) - 1))
+        tally = here.compare(page=data.draw(st.sampled_from([1, 7, 50])), since=since)
+        assert not tally.differences
+        since = here.until or since
+    assert since is not None
+    assert since.totals["file_born"] == sum(1 for _, place in whole.entries if place is not None)
+    assert since.totals["redis_born"] == sum(1 for _, place in whole.entries if place is None)
+
+
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=40), st.lists(st.sampled_from("abc"), max_size=40))
 def test_align(a: list[str], b: list[str]) -> None:
     """What is paired is the same, ascends, and is as much as can be."""
