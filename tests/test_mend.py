@@ -99,6 +99,10 @@ def test_lines_sent(rig: Rig) -> None:
     assert [one["what"] for one in noted(rig)] == ["sent"] * 3
     assert {one["facts"]["line"] for one in noted(rig)} == {offset_of(rig, text)[0] for text in texts}
     assert rig.parity().tally.late == 3
+    said = rig.run("journal", "-n", "2").stdout.splitlines()
+    assert len(said) == 2
+    assert "sent  hestai:messages: file messages.log, line" in said[0]
+    assert json.loads(rig.run("journal", "--json").stdout) == noted(rig)
     assert "nothing to repair" in rig.run("repair", "--redis", rig.server.socket_url).stdout
 
 

@@ -14,6 +14,7 @@ from bridge.cli import (
     demo,
     import_history,
     init,
+    journal,
     locate,
     mapping,
     parity,
@@ -49,6 +50,7 @@ for module in (
     locate,
     quarantine,
     repair,
+    journal,
     server,
     completion,
 ):
