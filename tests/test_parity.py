@@ -256,6 +256,16 @@ def test_lost_generation(rig: Rig) -> None:
     assert result.tally.compared == 2
 
 
+def test_another_file_in_its_place(rig: Rig) -> None:
+    """The file was deleted and a new one begun: what it held is unverifiable, what the new one holds is in flight."""
+    bridged(rig)
+    rig.log.unlink()
+    rig.append("f-100", "f-101")
+    result = rig.parity()
+    assert (result.verdict, found(result)) == ("inconclusive", {})
+    assert (result.tally.unverifiable, result.tally.in_flight) == (50, 2)
+
+
 @pytest.mark.parametrize("side", ["file", "redis"])
 def test_missing_block(one_rig: Rig, side: str) -> None:
     """A block of 1,000 out of the middle of either side is 1,000 differences, and no more."""

@@ -87,8 +87,10 @@ class Result:
 
 def verdict_of(tally: Tally, entries: int) -> str:
     """`entries` counts what stands in the stream. Pure."""
-    if tally.differences or tally.uncounted:
+    if tally.differences or (tally.uncounted and not tally.marked):
         return "differs"
+    if tally.uncounted:
+        return "inconclusive"  # so many are out of place that those that may be cannot be told from the others
     if any(not why.startswith("trimmed") for why in tally.why):
         return "inconclusive"
     nothing = not tally.compared and (entries or tally.in_flight or tally.unverifiable or tally.not_mirrored)
@@ -132,6 +134,7 @@ class Check:
         if result is None or result.verdict != "equal":
             result = self._once(None)
         if result is not None and result.verdict == "differs":
+            result = None  # it may be large
             if self._stop.wait(self._settling):
                 raise Interrupted
             result = self._once(None)
@@ -176,6 +179,7 @@ class Check:
             tally = comparison.finish()
             if since is not None and view.length != since.length + tally.entries:
                 return None
+            tally.marked = view.marked > 0
             verdict = verdict_of(tally, view.length) if since is None or tally.compared else "equal"
             result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
             result.files, result.entry = view.positions(comparison.claimed_to()), view.last

@@ -54,6 +54,8 @@ class Claims:
         self._shift = 0
         self._window = WINDOW
         self._gap = 0
+        self.gone: set[int] = set()
+        """Generations that turned out to be in none of the files."""
         self.first_ids: dict[int, bytes] = {}
         """The first entry of each generation."""
         self.claimed_to = since
@@ -164,6 +166,7 @@ class Claims:
         rows = {row for row in self._codec.decode(texts).rows if isinstance(row, tuple)}
         if any(row in rows for row in self._rows[: min(count, DOUBT)]):
             return True
+        self.gone.add(here.file.generation)
         newest = max(file.generation for file in [here.file, *self._files])
         self._files.append(replace(here.file, generation=newest + 1, due=0, doubtful=False))
         self._here = None

@@ -26,7 +26,7 @@ from bridge.parity.spool import HELD, Spool
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 
-MOST = 100_000
+MOST = 20_000
 """So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
 
 
@@ -249,7 +249,8 @@ class Comparison:
         """
         low, high = (place >> SHIFT for place in one.between)
         claims = self._claims.get(one.name)
-        for number in self._due.gone.get(one.name, ()) if one.home < 0 else ():
+        gone = {*self._due.gone.get(one.name, ()), *(claims.gone if claims is not None else ())}
+        for number in sorted(gone) if one.home < 0 else ():
             later = [n for n in claims.first_ids if n > number] if claims is not None else []
             next_id = parse_id(claims.first_ids[min(later)]) if claims is not None and later else None
             if low < number < high and (next_id is None or parse_id(one.entry) < next_id):

@@ -45,6 +45,8 @@ class Tally:
     why: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, int] = field(default_factory=dict)
     """Differences beyond `MOST`, by kind."""
+    marked: bool = False
+    """Whether any message of the stream is marked late."""
     differences: list[Difference] = field(default_factory=list)
     digest: str = ""
     entries: int = 0
