@@ -26,7 +26,7 @@ from bridge.parity.spool import HELD, Spool
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 
-MOST = 20_000
+MOST = 10_000
 """So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
 
 
