@@ -104,6 +104,10 @@ def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: f
     if one.kind == "missing_in_file":
         if one.expected is None or not one.whole:
             return Act("", one, "its fields make no line: write it by hand")
+        if one.taken:
+            return Act(
+                "", one, "another line stands in its place: somebody edited the file, or the entry's origin is not true"
+            )
         if one.source not in targets:
             return Act("", one, "the mirror does not write this file: append it by hand")
         if one.source in result.cut:

@@ -48,9 +48,9 @@ class Draft:
 
     @property
     def out_of_order(self) -> tuple[bytes, ...]:
-        """The origins that go into `late`."""
+        """The origins that go into `late`: they stand behind entries of lines that come after theirs."""
         refill = self.source.memory.refill
-        if refill and self.first and self.first <= refill:
+        if self.late or (refill and self.first and self.first <= refill):
             return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
         # The mark tells a retry that they were sent, whatever becomes of them.
         return tuple(self.prefix + b"%d" % offset for offset, _ in self.taken_out)

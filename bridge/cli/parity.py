@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,10 @@ def command(
     chosen = [settings.mapping(name) for name in dict.fromkeys(mappings)] or list(settings.mappings)
     if watch and (html is not None or history):
         raise click.UsageError("--watch goes with neither --html nor --history")
+    if html is not None:
+        if history:
+            raise click.UsageError("--history goes without --html")
+        _may_write(html)
     if full and not watch:
         raise click.UsageError("--full goes with --watch; without, everything is read anyway")
     ledger, why = None, "there is no ledger"
@@ -116,9 +120,30 @@ def _prove(
     return CODES[verdict_of_all(results)]
 
 
+PAGE = "<!doctype html>\n<!-- bridge parity -->"
+"""How a page begins."""
+
+
+def _may_write(path: Path) -> None:
+    """A page may take the place of an earlier one, and of nothing else. Raises BridgeError."""
+    from bridge.errors import BridgeError
+
+    try:
+        with path.open("rb") as file:
+            known = file.read(len(PAGE)) == PAGE.encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BridgeError(f"the page cannot be written: {error.strerror}", where=str(path)) from None
+    if not known:
+        raise BridgeError("is there already, and is no page of parity: it is left alone", where=str(path),
+                          hint="give another name")  # fmt: skip
+
+
 def _write(path: Path, text: str) -> None:
     from bridge.errors import BridgeError
 
+    _may_write(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -193,30 +218,38 @@ def _print(results: list[Result]) -> None:
 
 def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
     """Until interrupted. A new verdict is a line on stdout; with `--json` every look is one."""
+    from rich.live import Live
+
+    from bridge.cli.screen import console, safe
     from bridge.errors import BridgeError
     from bridge.parity.check import Interrupted, verdict_of_all
     from bridge.parity.report import verdict_in_words
 
-    last, onwards = "", not full
-    while not stop.is_set():
-        begun = time.monotonic()
-        try:
-            results = proof.run(dial, onwards=onwards)
-            onwards = True
-            if options.as_json:
-                emit_line({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
-            said = "; ".join(f"{one.mapping}: {one.verdict}" for one in results)
-            if said != last and not options.as_json:
-                for one in results:
-                    click.echo(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {one.mapping}: {verdict_in_words(one)}")
-        except Interrupted:
-            break
-        except BridgeError as error:
-            said = str(error)
-            if said != last:
-                complain(error)
-        last = said
-        stop.wait(max(EVERY, 9 * (time.monotonic() - begun)))
+    out, last, onwards = console(), "", not full
+    live = Live(console=out, auto_refresh=False) if out.is_terminal and not options.as_json else None
+    with live or nullcontext():
+        while not stop.is_set():
+            begun = time.monotonic()
+            try:
+                results = proof.run(dial, onwards=onwards)
+                onwards = True
+                said = "; ".join(f"{one.mapping}: {one.verdict}" for one in results)
+                at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                words = [f"{at} {one.mapping}: {verdict_in_words(one)}" for one in results]
+                if options.as_json:
+                    emit_line({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
+                elif live is not None:
+                    live.update(safe("\n".join(words)), refresh=True)
+                elif said != last:
+                    click.echo("\n".join(words))
+            except Interrupted:
+                break
+            except BridgeError as error:
+                said = str(error)
+                if said != last:
+                    complain(error)
+            last = said
+            stop.wait(max(EVERY, 9 * (time.monotonic() - begun)))
     return 130
 
 
@@ -236,16 +269,19 @@ def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Map
         return 0
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-    for name in ("when", "mapping", "verdict", "compared", "differences", "up to entry", "took", "who"):
-        table.add_column(name, justify="right" if name in ("compared", "differences", "took") else "left", no_wrap=True)
+    out = console()
+    names = ["when", "verdict", "compared", "differ", "up to entry", "mapping"] + ["took", "who"] * (out.width >= 110)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for name in names:
+        right = name in ("compared", "differ", "took")
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("when", "verdict")
+        )
     for run in found:
-        table.add_row(
-            *(safe(cell) for cell in (
-                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.began)), run.mapping, run.verdict,
-                f"{run.report['compared']:,}", f"{run.differences:,}", run.report["position"]["entry"],
-                f"{run.seconds:.1f} s", run.who,
-            ))
-        )  # fmt: skip
-    show(console(), table)
+        cells = [
+            time.strftime("%m-%d %H:%M:%S", time.localtime(run.began)), run.verdict, f"{run.report['compared']:,}",
+            f"{run.differences:,}", run.report["position"]["entry"], run.mapping, f"{run.seconds:.1f} s", run.who,
+        ]  # fmt: skip
+        table.add_row(*map(safe, cells[: len(names)]))
+    show(out, table)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
@@ -13,7 +13,8 @@ from bridge.config import Settings
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import ZERO_ID, EntryId, after, format_id
+from bridge.model import ZERO_ID, EntryId, after, format_id, parse_id
+from bridge.model import before as before_it
 from bridge.parity.classify import counts
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
@@ -85,15 +86,16 @@ class Result:
         }  # fmt: skip
 
 
-def verdict_of(tally: Tally, entries: int) -> str:
-    """`entries` counts what stands in the stream. Pure."""
+def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
+    """`entries` counts what stands in the stream, `before` what had agreed already. Pure."""
     if tally.differences or (tally.uncounted and not tally.marked):
         return "differs"
     if tally.uncounted:
         return "inconclusive"  # so many are out of place that those that may be cannot be told from the others
     if any(not why.startswith("trimmed") for why in tally.why):
         return "inconclusive"
-    nothing = not tally.compared and (entries or tally.in_flight or tally.unverifiable or tally.not_mirrored)
+    compared = before + tally.compared
+    nothing = not compared and (entries or tally.in_flight or tally.unverifiable or tally.not_mirrored)
     return "inconclusive" if nothing else "equal"
 
 
@@ -177,16 +179,26 @@ class Check:
         with closing(comparison):
             self._walk(connection, comparison, view, since)
             tally = comparison.finish()
-            if since is not None and view.length != since.length + tally.entries:
+            moved = since is not None and (view.first, view.added) != (since.first, since.added + tally.entries)
+            if since is not None and (moved or view.length != since.length + tally.entries):
                 return None
             tally.marked = view.marked > 0
-            verdict = verdict_of(tally, view.length) if since is None or tally.compared else "equal"
+            before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
+            verdict = verdict_of(tally, view.length, before)
             result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
             result.files, result.entry = view.positions(comparison.claimed_to()), view.last
-            result.notes, result.stats, result.cut = view.notes, stats, view.cut
+            if comparison.first_waiting is not None:
+                end = format_id(before_it(comparison.first_waiting))
+                told = marks.call("XREVRANGE", self._keys.stream, end, "-", "COUNT", 1)
+                result.entry = parse_id(told[0][0]) if told else ZERO_ID
+            result.cut = {name: cut for name, cut in view.cut.items() if cut.generation not in comparison.gone(name)}
+            result.notes = [*view.notes, *(cut.in_words(name) for name, cut in result.cut.items())]
+            result.stats = stats
             result.onwards = since is not None
             if verdict == "equal":
-                result.until = comparison.until(view.last, view.length, view.mirrored_to)
+                result.until = replace(
+                    comparison.until(view.last, view.length, view.mirrored_to), first=view.first, added=view.added
+                )
                 result.add(since)
             return result
 

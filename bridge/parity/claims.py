@@ -12,11 +12,13 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from itertools import islice, pairwise
 from operator import lt
+from pathlib import PurePath
 
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.model import Row
 from bridge.parity.align import align, ascending
+from bridge.parity.columns import Odd
 from bridge.parity.lines import Lines
 from bridge.parity.sides import LONG, SHIFT, Extra, File, Missing, Passed, Sink
 
@@ -134,7 +136,7 @@ class Claims:
 
     def _missing(self, i: int, *, stray: bool = False, excused: bool = False) -> None:
         row, place = self._rows[i], self._places[i]
-        line = self._codec.encode(row) if self._codec.invertible else None
+        line = self._codec.encode(row) if self._codec.invertible and not isinstance(row, Odd) else None
         one = Missing(
             self.name, self._ids[i], row, line if isinstance(line, bytes) else None, place,
             self._all.get(place >> SHIFT), self._gap, stray=stray, excused=excused or self._ids[i] in self.late,
@@ -167,8 +169,9 @@ class Claims:
         if any(row in rows for row in self._rows[: min(count, DOUBT)]):
             return True
         self.gone.add(here.file.generation)
-        newest = max(file.generation for file in [here.file, *self._files])
-        self._files.append(replace(here.file, generation=newest + 1, due=0, doubtful=False))
+        if here.file.name == PurePath(self.name).name:  # else it is no piece that anybody knows
+            newest = max(file.generation for file in [here.file, *self._files])
+            self._files.append(replace(here.file, generation=newest + 1, due=0, doubtful=False))
         self._here = None
         return False
 
@@ -292,7 +295,7 @@ class Claims:
     def _with_followers(self, here: Lines, i: int, row: Row) -> list[int]:
         """The lines of one message: the first, and as many that begin none as its data has newlines."""
         found = [i]
-        wanted = row[3].count(b"\n") if self._continued is not None else 0
+        wanted = row[3].count(b"\n") if self._continued is not None and not isinstance(row, Odd) else 0
         while self._continued is not None and len(found) <= wanted:
             i += 1
             if i == len(here.lines) and not here.more():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from operator import eq
 from typing import Any
 
@@ -15,7 +16,9 @@ from bridge.parity.sides import OFFSETS, Extra, Missing
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
 
 LIKE = 0.5
-"""So much of the longer one must be the beginning and end of the other, to count as the same line altered."""
+NEAR, LOOKED_AT = 8, 256
+"""So much of the longer one must stand in the other, to count as the same line altered; so many lines are tried, and so
+many bytes of each end of a line are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Difference:
     file_born: bool = field(default=True, compare=False)
     shift: int = field(default=0, compare=False)
     """By how many bytes the line stands behind the place that its origin would name."""
+    taken: bool = field(default=False, compare=False)
+    """Whether another line stands at the place that the entry's origin names."""
     whole: bool = field(default=True, compare=False)
     """Whether `expected` is a line, and not merely an entry's values."""
 
@@ -97,13 +102,14 @@ def classify(
         taken.add(n)
         if missing.excused:
             found.late += 1
-        elif missing.home < 0 and missing.row[0] in both:
+        elif missing.home < 0 and missing.row[:1] and missing.row[0] in both:
             found.unordered += 1
         else:
             found.differences.append(_difference("reordered", extras[n], missing, codec))
     alone = dict.fromkeys(n for n in range(len(extras)) if n not in taken and not aside(extras[n]))
     entries = [one for one in rest if not aside(one)]
-    found.aside = len(extras) - len(taken) - len(alone) + len(rest) - len(entries)
+    left = sum(1 for n, one in enumerate(extras) if n not in taken and n not in alone and not one.broken)
+    found.aside = left + len(rest) - len(entries)
     if alone or entries:
         lines = [one.line for one in entries if one.stray and one.line is not None]
         known = seen([*lines, *(extras[n].line for n in alone)], [(one.name, one.home) for one in entries])
@@ -145,7 +151,8 @@ def _without_line(
         twice = twice or (one.stray and one.line in known.first)
         if line is not None and at not in left_over:
             twice = twice or codec(one.name).agree([line], [one.row])
-        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, one, codec))
+        difference = _difference("duplicate" if twice else "missing_in_file", None, one, codec)
+        found.differences.append(replace(difference, taken=line is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +195,22 @@ def _by_gap(
     extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
 ) -> list[Missing]:
     """Of Redis-born entries nobody knows the place: a line much alike, in the same gap, is one of them altered."""
-    gaps: dict[tuple[str, int], list[int]] = defaultdict(list)
+    gaps: dict[tuple[str, int], deque[int]] = defaultdict(deque)
     for n in alone:
         if extras[n].gap:
             gaps[extras[n].file.source, extras[n].gap].append(n)
     still = []
     for missing in rest:
-        here = gaps.get((missing.name, missing.gap), []) if missing.home < 0 and missing.line is not None else []
-        near = max(here, key=lambda n: likeness(extras[n].line, missing.line or b""), default=-1)
-        if near < 0 or likeness(extras[near].line, missing.line or b"") < LIKE:
+        line = missing.line
+        here = gaps.get((missing.name, missing.gap)) if missing.home < 0 else None
+        near = -1
+        if here and line is not None:  # both are in order: the first that is alike, of the next few
+            near = next((n for n in islice(here, NEAR) if likeness(extras[n].line, line) >= LIKE), -1)
+        if not here or near < 0:
             still.append(missing)
             continue
-        here.remove(near)
+        while here.popleft() != near:
+            pass
         del alone[near]
         found.altered_broken += extras[near].broken
         found.differences.append(_difference("altered", extras[near], missing, codec))
@@ -208,10 +219,15 @@ def _by_gap(
 
 def likeness(a: bytes, b: bytes) -> float:
     """How much of the longer one stands in the other at the same place, from the beginning or the end: 0 to 1. Pure."""
+    a, b = _ends(a), _ends(b)
     longer = max(len(a), len(b))
     head = sum(map(eq, a, b))
     tail = sum(map(eq, reversed(a), reversed(b)))
     return max(head, tail) / longer if longer else 1.0
+
+
+def _ends(line: bytes) -> bytes:
+    return line if len(line) <= 2 * LOOKED_AT else line[:LOOKED_AT] + line[-LOOKED_AT:]
 
 
 def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: Callable[[str], Codec]) -> Difference:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bridge.model import ORIGIN_FIELD, Row, parse_origin
-from bridge.parity.sides import SHIFT
+from bridge.parity.sides import OFFSETS, SHIFT
 
 Rows = Sequence[Sequence[Any]]
 """An XRANGE reply: pairs of an ID, and fields and values."""
@@ -18,6 +18,10 @@ class Born(NamedTuple):
     places: list[int]
     rows: list[Row]
     ids: list[bytes]
+
+
+class Odd(tuple[bytes, ...]):
+    """The fields and values of an entry that has other fields than its mapping's."""
 
 
 class Columns(NamedTuple):
@@ -55,7 +59,10 @@ def _of_one_generation(born: Rows) -> dict[int, Born] | None:
     offsets = joined.replace(prefix, b" ").split()
     if joined.count(prefix) != len(born) or len(offsets) != len(born) or not all(map(bytes.isdigit, offsets)):
         return None
-    places = list(map((first.generation << SHIFT).__add__, map(int, offsets)))
+    numbers = list(map(int, offsets))
+    if max(numbers) > OFFSETS:
+        return None
+    places = list(map((first.generation << SHIFT).__add__, numbers))
     return {first.source: Born(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in born])}
 
 
@@ -81,7 +88,7 @@ def _one_by_one(rows: Rows, names: list[bytes], with_origin: list[bytes]) -> Col
         column = found.born.get(base[0])
         if column is None:
             column = found.born[base[0]] = Born([], [], [])
-        column.places.append(base[1] + int(offset))
+        column.places.append(base[1] + min(int(offset), OFFSETS))  # no file is so long: no line stands there
         column.rows.append(tuple(fields[1:-2:2]) if held == with_origin else row_of(fields, names))
         column.ids.append(entry_id)
     return found
@@ -93,5 +100,5 @@ def row_of(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
     values = dict(zip(held, fields[1::2], strict=True))
     if len(held) == len(values) and set(values) - {ORIGIN_FIELD} == set(names):
         return tuple(values[name] for name in names)
-    return tuple(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
-                 for part in (name, value))  # fmt: skip
+    return Odd(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
+               for part in (name, value))  # fmt: skip

@@ -7,22 +7,19 @@ forgotten; what does not is kept, up to `MOST` of it, and told apart at the end.
 from __future__ import annotations
 
 import hashlib
-import heapq
-import tempfile
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bridge.codecs import Codec
 from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
 from bridge.parity.claims import Claims
 from bridge.parity.classify import Seen, classify
 from bridge.parity.columns import Rows, parted
+from bridge.parity.digest import Digest
 from bridge.parity.expected import Expected
+from bridge.parity.lines import messages
 from bridge.parity.matches import Matches
 from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
 from bridge.parity.since import TOTALS, Place, Since
-from bridge.parity.spool import HELD, Spool
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 
@@ -56,13 +53,10 @@ class Comparison:
         }
         self._by_number = {number: self._claims[name] for number, name in numbers.items() if name in self._claims}
         self._matches: dict[str, Matches] = {}
-        self._spools: dict[str, Spool] = {}
-        self._agreed: IO[bytes] | None = None
-        if not expected.several:
-            self._agreed = tempfile.SpooledTemporaryFile(HELD, prefix="bridge-parity-")  # noqa: SIM115 - see close()
-        self._hasher = hashlib.blake2b(digest_size=16)
-        self._spans: dict[str, array[int]] | None = {name: array("Q") for name in files} if len(files) > 1 else None
+        self._digest = Digest(files, several=expected.several)
         self._at_the_end = False
+        self._late = 0
+        self._first_waiting: EntryId | None = None
         self._extras: list[Extra] = []
         self._missing: list[Missing] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
@@ -149,7 +143,7 @@ class Comparison:
         """A Redis-born entry that can be no line is in quarantine, when the mirror has come by."""
         if not self._due.mirrored:
             self.tally.not_mirrored += 1
-        elif parse_id(entry_id) > self._due.entry:
+        elif parse_id(entry_id) > self._due.entry and not self._due.aside(Missing("", entry_id, (), None)):
             self.waiting(parse_id(entry_id))
         else:
             self.tally.quarantined += 1
@@ -187,7 +181,7 @@ class Comparison:
                 for one in some:
                     self.missing(one)
         self._sort_out()
-        self.tally.digest = self._digest()
+        self.tally.digest = self._digest.hexdigest()
         return self.tally
 
     def claimed_to(self) -> dict[str, int]:
@@ -205,6 +199,7 @@ class Comparison:
             elif name in self._since.places:
                 places[name] = self._since.places[name]
         waiting = [one.waiting for one in self._matches.values() if one.waiting is not None]
+        waiting += [self._first_waiting] if self._first_waiting is not None else []
         resume = before(min(waiting)) if waiting and self._due.dual else last
         targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
                    for name, one in self._matches.items()}  # fmt: skip
@@ -213,22 +208,24 @@ class Comparison:
             totals[name] += number
         raw = (self._since.digest + self.tally.digest).encode()
         chained = hashlib.blake2b(raw, digest_size=16).hexdigest() if self._since.digest else self.tally.digest
-        return Since(last, resume, due, length, places, dict(self._since.targets) | targets, totals, chained)
+        return Since(
+            last, resume, due, length, places=places, targets=dict(self._since.targets) | targets, totals=totals,
+            digest=chained,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Forgets what is spooled."""
         for matches in self._matches.values():
             matches.entries.close()
-        for spool in self._spools.values():
-            spool.close()
-        if self._agreed is not None:
-            self._agreed.close()
+        self._digest.close()
 
     def _sort_out(self) -> None:
         if not (self._extras or self._missing):
             return
         tally, due = self.tally, self._due
         self._missing = [one for one in self._missing if not self._went_with_its_file(one)]
+        if tally.uncounted and due.late is not None:  # their lines may be among those that were only counted
+            self._missing = [one for one in self._missing if not one.excused]
         found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
         tally.differences = sorted(
             found.differences, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62)
@@ -256,6 +253,10 @@ class Comparison:
             if low < number < high and (next_id is None or parse_id(one.entry) < next_id):
                 self.unverifiable(1, f"generation {number} of {one.name} is gone")
                 return True
+        for file in self._files.get(one.name, ()) if one.home < 0 else ():
+            if low <= file.generation <= high and file.damage():
+                self.unverifiable(1, f"{file.name} {file.damage()}")
+                return True
         return False
 
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
@@ -268,43 +269,21 @@ class Comparison:
         for name, files in [*self._files.items(), *self._rest.items()]:
             mine = {place for source, place in asked if source == name}
             for file in files:
-                for block in file.blocks():
-                    base = file.base
-                    for offset, line in zip(block.offsets, block.lines, strict=True):
-                        place = base + offset
-                        if place in mine:
-                            seen.at[name, place] = line
-                        if line in wanted and line not in seen.first and (name, place) not in left_over:
-                            seen.first[line] = (name, place)
+                for place, line in messages(file, self._codec_of(name)):
+                    if place in mine:
+                        seen.at[name, place] = line
+                    if line in wanted and line not in seen.first and (name, place) not in left_over:
+                        seen.first[line] = (name, place)
         return seen
 
-    def _digest(self) -> str:
-        """BLAKE2b-128 over what agrees: file-born lines of each source in name order, Redis-born in stream order."""
-        for name in sorted(self._spans or ()):
-            spans = (self._spans or {})[name]
-            files = {file.generation: file for file in self._files[name]}
-            for start, end in zip(spans[0::2], spans[1::2], strict=True):
-                file = files[start >> SHIFT]
-                for piece in file.section(start - file.base, end - file.base):
-                    self._hasher.update(piece)
-        for piece in self._in_stream_order():
-            self._hasher.update(piece)
-        return self._hasher.hexdigest()
+    @property
+    def first_waiting(self) -> EntryId | None:
+        """The first Redis-born entry that has no line yet."""
+        return self._first_waiting
 
-    def _in_stream_order(self) -> Iterator[bytes]:
-        """Redis-born lines with their newlines, a piece at a time."""
-        if self._agreed is not None:
-            self._agreed.seek(0)
-            while piece := self._agreed.read(1 << 20):
-                yield piece
-            return
-
-        def pairs(spool: Spool) -> Iterator[tuple[EntryId, bytes]]:
-            for ids, lines in spool.drain():
-                yield from zip(map(parse_id, ids), lines, strict=True)
-
-        for _, line in heapq.merge(*map(pairs, self._spools.values())):
-            yield line + b"\n"
+    def gone(self, name: str) -> set[int]:
+        """Generations of a source that turned out to be in none of its files."""
+        return self._claims[name].gone if name in self._claims else set()
 
     # -- what claims and matches say (`Sink`) ----------------------------------------------------------------
 
@@ -313,15 +292,7 @@ class Comparison:
         self.tally.file_born += count
         if self._stats is not None:
             self._stats.add(self._codec_of(file.source), lines)
-        if self._spans is None:
-            self._hasher.update(b"\n".join(lines) + b"\n")
-            return
-        spans = self._spans[file.source]
-        for place, line in zip(places, lines, strict=True):
-            if spans and spans[-1] == place:
-                spans[-1] = place + len(line) + 1
-            else:
-                spans.extend((place, place + len(line) + 1))
+        self._digest.file_born(file, lines, places)
 
     def passed(self, passed: Passed) -> None:
         """Lines that no file-born entry claims: Redis-born, or too many."""
@@ -332,10 +303,7 @@ class Comparison:
         self.tally.redis_born += len(ids)
         if self._stats is not None:
             self._stats.add(self._codec_of(name), lines)
-        if self._agreed is not None:
-            self._agreed.write(b"\n".join(lines) + b"\n" if lines else b"")
-        else:
-            self._spools.setdefault(name, Spool()).push(ids, lines)
+        self._digest.redis_born(name, ids, lines)
 
     def extra(self, one: Extra) -> None:
         """A line without an entry, so far."""
@@ -346,7 +314,8 @@ class Comparison:
 
     def missing(self, one: Missing) -> None:
         """An entry without a line, so far."""
-        if one.excused and one.line is not None and not self._at_the_end:
+        if one.excused and one.line is not None and not self._at_the_end and self._late < MOST:
+            self._late += 1
             self._matches_of(one.name).late.setdefault(one.line, []).append(one)
             return
         if len(self._missing) < MOST:
@@ -371,6 +340,7 @@ class Comparison:
 
     def waiting(self, entry: EntryId) -> None:
         """A Redis-born entry that the mirror has not come to; or never will, where there is none."""
+        self._first_waiting = min(self._first_waiting or entry, entry)
         if self._due.dual:
             self.in_flight(1, entry[0])
         else:

@@ -67,6 +67,8 @@ class Plain:
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
         now = os.fstat(self._fd)
@@ -199,6 +201,12 @@ class Cut:
         return cls(wanted.number, wanted.at.offset, wanted.at.tail, one.size, whole, last[whole - one.size :]
                    if whole < one.size else b"", before)  # fmt: skip
 
+    def in_words(self, name: str) -> str:
+        """What became of the file `name`, and what will."""
+        how = f"ends at byte {self.size:,}" if self.size < self.offset else "holds other bytes"
+        left = f"the bridge left it at byte {self.offset:,}"
+        return f"{name} {how}, {left}: when it runs, it takes it for a new file and carries all of it again"
+
 
 @dataclass(slots=True)
 class Found:
@@ -256,10 +264,9 @@ def find(name: str, current: Path, rotated: Sequence[Path], known: Sequence[Gene
     doubtful = set()
     left = [one for one in known if one.closed and one.number not in is_of]
     spare = sorted((one for one in free.values() if one is not here), key=lambda one: one.written)
-    if len(left) == len(spare):  # somebody altered both ends of them: their order is all there is to go by
-        for wanted, one in zip(sorted(left, key=lambda one: one.number), spare, strict=True):
-            assign(wanted, one)
-            doubtful.add(wanted.number)
+    for wanted, one in zip(sorted(left, key=lambda one: -one.number), spare[::-1], strict=False):
+        assign(wanted, one)  # somebody altered both ends: the order is all there is to go by
+        doubtful.add(wanted.number)
     if open_one is not None and open_one.number not in is_of and here is not None and id(here) in free:
         assign(open_one, here)
         doubtful.add(open_one.number)
@@ -285,10 +292,8 @@ def find(name: str, current: Path, rotated: Sequence[Path], known: Sequence[Gene
 def _opened(path: Path, limit: int) -> Plain | None:
     try:
         one = Plain(path, limit)
-    except SourceError:
-        if not path.exists():
-            return None
-        raise
+    except FileNotFoundError:
+        return None
     if one.regular:
         return one
     one.close()
@@ -311,12 +316,19 @@ def _tail_holds(one: Plain, at: Fingerprint) -> bool:
     return len(tail) == back and digest(tail) == at.tail
 
 
+def _ends_alike(one: Plain, at: Fingerprint) -> bool:
+    """Whether its last bytes are those it was left with, wherever they stand now."""
+    size = one.length()
+    back = min(TAIL, at.offset, size)
+    return at.offset > 0 and digest(one.read(back, size - back)) == at.tail
+
+
 def _exactly(one: Plain, at: Fingerprint) -> bool:
     return _head_holds(one, at) and (at.offset == 0 or _tail_holds(one, at))
 
 
 def _partly(one: Plain, at: Fingerprint) -> bool:
-    return _head_holds(one, at) or _tail_holds(one, at)
+    return _head_holds(one, at) or _tail_holds(one, at) or _ends_alike(one, at)
 
 
 def _by_size(one: Plain, at: Fingerprint) -> bool:

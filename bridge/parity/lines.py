@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from bridge.parity.sides import File
+from collections.abc import Iterator
+
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
+from bridge.parity.sides import LONG, File
+
+
+def messages(file: File, codec: Codec) -> Iterator[tuple[int, bytes]]:
+    """Place and text of each message, or line that is none, in file order; those of several lines put together."""
+    base, held, place = file.base, list[bytes](), -1
+    for block in file.blocks():
+        if not isinstance(codec, Continued):
+            yield from zip(map(base.__add__, block.offsets), block.lines, strict=True)
+            continue
+        begins = codec.begins([line if line is not LONG else b"" for line in block.lines])
+        for offset, line, first in zip(block.offsets, block.lines, begins, strict=True):
+            if first and held:
+                yield place, b"\n".join(held)
+                held = []
+            if not held:
+                place = base + offset
+            held.append(line)
+    if held:
+        yield place, b"\n".join(held)
 
 
 class Lines:

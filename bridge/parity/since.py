@@ -43,16 +43,19 @@ def _tail(file: File, offset: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Equal up to entry `last`, with `length` entries in the stream; read on behind `resume`: entries up to `last` that
-    are behind it were on their way, or have agreed (those of a file up to `targets`, file-born ones before `places`).
+    """Equal up to entry `last`; read on behind `resume`.
 
-    `due`: the last entry whose line had to be there; `totals`: what was counted up to here.
+    Entries between the two were on their way, or have agreed: those of a file up to `targets`, file-born ones before
+    `places`. The stream held `length` entries, `added` ever came, `first` is the oldest. `due`: the last entry whose
+    line had to be there. `totals`: what was counted up to here.
     """
 
     last: EntryId = ZERO_ID
     resume: EntryId = ZERO_ID
     due: EntryId = ZERO_ID
     length: int = 0
+    added: int = 0
+    first: EntryId = ZERO_ID
     places: Mapping[str, Place] = field(default_factory=dict)
     targets: Mapping[str, EntryId] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
@@ -62,7 +65,8 @@ class Since:
         """For the ledger."""
         return {
             "last": format_id(self.last).decode(), "resume": format_id(self.resume).decode(),
-            "due": format_id(self.due).decode(), "length": self.length,
+            "due": format_id(self.due).decode(), "length": self.length, "added": self.added,
+            "first": format_id(self.first).decode(),
             "places": {name: [one.place, one.line, one.head_len, one.head, one.tail]
                        for name, one in self.places.items()},
             "targets": {name: format_id(one).decode() for name, one in self.targets.items()},
@@ -72,9 +76,10 @@ class Since:
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Since:
         """The inverse. Raises KeyError, TypeError or ValueError when it is not one."""
-        ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due")}
+        ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due", "first")}
         return cls(
-            **ids, length=int(facts["length"]), places={name: Place(*one) for name, one in facts["places"].items()},
+            **ids, length=int(facts["length"]), added=int(facts["added"]),
+            places={name: Place(*one) for name, one in facts["places"].items()},
             targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
             totals=facts["totals"], digest=facts["digest"],
         )  # fmt: skip

@@ -38,6 +38,7 @@ class View:
         self.both = _write_both(connection, mapping.name, settings)
         info = stream_info(connection, own.stream)
         self.last, self.length = info.last_id, info.length
+        self.first, self.added = info.first_id, info.added
         self.marked = int(connection.call("HLEN", own.late))
         self.notes: list[str] = []
         self.beat = json.loads(pulse) if pulse else heartbeat(ledger, settings.instance) if ledger is not None else None
@@ -95,11 +96,8 @@ class View:
                 self.notes.append(f"{piece} is no piece of {name} that was carried; it is not compared")
             here = {file.generation for file in found.files}
             open_one = next((one for one in self._known[name] if not one.closed), None)
-            if open_one is not None and (changed := found.changed.get(open_one.number)) is not None:
-                self.cut[name] = cut = Cut.of(changed, open_one)
-                how = f"ends at byte {cut.size:,}" if cut.size < cut.offset else "holds other bytes"
-                self.notes.append(f"{name} {how}, the bridge left it at byte {cut.offset:,}: when it runs, it takes it"
-                                  " for a new file and carries all of it again")  # fmt: skip
+            if name in self.sources and open_one is not None and open_one.number in found.changed:
+                self.cut[name] = Cut.of(found.changed[open_one.number], open_one)
             self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
         beat = self.beat
