@@ -29,9 +29,9 @@ from bridge.points import reached
 PIECE = 1 << 20
 
 ADVICE = {
-    "altered": "somebody changed it: decide which side is right, and write the right one as a new message",
-    "duplicate": "it stands once too often, and who reads this side meets it twice: remove one by hand if that matters",
-    "reordered": "both sides have it, in different places: no program can put it right without rewriting",
+    "altered": "somebody changed one side: put the old bytes back, from a copy",
+    "duplicate": "one side holds it once too often: XDEL the entry, or bring the file back from a copy",
+    "reordered": "both sides have it, in different places: bring back the side that was changed from a copy",
 }
 """What a person can do about a difference that is left alone."""
 
@@ -104,14 +104,12 @@ def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: f
     if one.kind == "missing_in_file":
         if one.expected is None or not one.whole:
             return Act("", one, "its fields make no line: write it by hand")
-        if one.taken:
-            return Act(
-                "", one, "another line stands in its place: somebody edited the file, or the entry's origin is not true"
-            )
-        if one.source not in targets:
+        if not one.file_born and one.source not in targets:
             return Act("", one, "the mirror does not write this file: append it by hand")
         if one.source in result.cut:
             return Act("", one, f"{one.source} was cut or changed: bring it back from a copy first")
+        if one.file_born:  # a line that the file never had cannot be told from one that was taken out of an older piece
+            return Act("", one, "no file holds a line where its origin says: bring its file back from a copy")
         return Act("append", one)
     return Act("", one, ADVICE[one.kind])
 

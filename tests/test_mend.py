@@ -83,7 +83,7 @@ def test_plan_changes_nothing(rig: Rig) -> None:
     assert noted(rig) == []
     done = rig.run("repair", "--redis", rig.server.socket_url)
     assert "would send missing in Redis: messages.log line 8" in done.stdout
-    assert "nothing was changed; `bridge repair --execute` does it" in done.stdout
+    assert "nothing was changed; `bridge repair --execute` does it, while the bridge is stopped" in done.stdout
 
 
 def test_lines_sent(rig: Rig) -> None:

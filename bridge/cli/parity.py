@@ -178,7 +178,7 @@ class _Progress:
 
 
 def _notes(one: Result) -> None:
-    for note in [*one.notes, *one.tally.why]:
+    for note in [*one.warnings(), *one.notes, *(why for why in one.tally.why if why not in one.notes)]:
         click.echo(f"bridge: {one.mapping}: {note}", err=True)
 
 
@@ -197,6 +197,8 @@ def _print(results: list[Result]) -> None:
     for one in results:
         say(f"{one.mapping} → {one.stream}", "bold")
         say(f"  {verdict_in_words(one)}", STYLES[level[one.verdict]])
+        for warning in one.warnings():
+            say(f"  {warning}", STYLES["bad"])
         for fact in facts(one, time.time()):
             say(f"  {fact}")
         if one.verdict == "differs":
@@ -212,7 +214,8 @@ def _print(results: list[Result]) -> None:
             say(f"  … and {plural(more, 'difference')} more: `--json` or `--html FILE` shows them")
         say("")
     whole = verdict_of_all(results)
-    hint = ": `bridge repair` says what can be mended" if whole == "differs" else ""
+    lost = any(one.lost for one in results)
+    hint = ": `bridge repair` says what can be mended" if whole == "differs" and not lost else ""
     say(f"{whole.upper()}{hint}", STYLES[level[whole]])
 
 

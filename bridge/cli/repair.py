@@ -84,6 +84,8 @@ class _Repair:
         """Differences that are not mended by this."""
         if self.plan is None:
             return 0
+        if self.result is not None and self.result.lost:
+            return 1
         return len(self.plan.of("")) + self.plan.untold
 
     def run(self) -> None:
@@ -172,15 +174,26 @@ class _Repair:
         self._print_rebuilt()
         if self.plan is None:
             return
+        if self.result is not None and self.result.lost:
+            click.echo(f"{name}: {self.result.warnings()[0]}")
+            return
         sends, appends, left = self.plan.of("send"), self.plan.of("append"), self.plan.of("")
         restores = self._put_back()
         if not (sends or appends or left or restores or self.plan.untold):
+            from bridge.parity.report import verdict_in_words
+
             unknown = self.result is not None and self.result.verdict == "inconclusive"
-            said = "; nothing could be compared" if unknown else ", nothing to repair"
+            said = f". {verdict_in_words(self.result)}" if self.result and unknown else ", nothing to repair"
             click.echo(f"{name}: the ledger is in order{said}")
             return
         did = "" if self._execute else "would "
-        click.echo(f"{name}: {did}{'mended' if self._execute else 'mend'} what parity found")
+        mends = sends or appends or restores
+        said = (
+            f"{did}{'mended' if self._execute else 'mend'} what parity found" if mends else "nothing that can be mended"
+        )
+        click.echo(f"{name}: {said}")
+        for warning in self.result.warnings() if self.result is not None else ():
+            click.echo(f"  {warning}")
         verbs = ("put back", "sent", "appended") if self._execute else ("put back", "send", "append")
         if restores:
             click.echo(f"  {did}{verbs[0]} {counted(restores, 'line')} at the end of a file that was cut")
@@ -192,11 +205,11 @@ class _Repair:
         for act in left[:LISTED]:
             click.echo(f"  left alone, {self._said(act)}: {act.advice}")
         if len(left) > LISTED:
-            click.echo(f"  … and {counted(len(left) - LISTED, 'more')} left alone")
+            click.echo(f"  … and {len(left) - LISTED:,} more left alone")
         if self.plan.untold:
             click.echo(f"  {counted(self.plan.untold, 'more difference')}: run it again when these are mended")
         if not self._execute and (sends or appends or restores):
-            click.echo("  nothing was changed; `bridge repair --execute` does it")
+            click.echo("  nothing was changed; `bridge repair --execute` does it, while the bridge is stopped")
 
     def _said(self, act: Act) -> str:
         from bridge.parity.report import WORDS, where

@@ -55,6 +55,8 @@ class Result:
     notes: list[str] = field(default_factory=list)
     cut: dict[str, Cut] = field(default_factory=dict)
     """Sources whose current file is not as the bridge left it."""
+    lost: str = ""
+    """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
     began: float = 0.0
     seconds: float = 0.0
     stats: Stats | None = None
@@ -68,6 +70,12 @@ class Result:
             setattr(self.tally, name, getattr(self.tally, name) + number)
         if since is not None and self.until is not None:
             self.tally.digest = self.until.digest
+
+    def warnings(self) -> list[str]:
+        """What is to be known before anything is done."""
+        lost = f"Redis lost entries ({self.lost}): start `bridge run`, it fills it again from the files"
+        cuts = [f"do not start the bridge yet: {cut.in_words(name)}" for name, cut in self.cut.items()]
+        return [lost] * bool(self.lost) + cuts
 
     def counts(self) -> dict[str, int]:
         """Differences of each kind."""
@@ -192,7 +200,7 @@ class Check:
                 told = marks.call("XREVRANGE", self._keys.stream, end, "-", "COUNT", 1)
                 result.entry = parse_id(told[0][0]) if told else ZERO_ID
             result.cut = {name: cut for name, cut in view.cut.items() if cut.generation not in comparison.gone(name)}
-            result.notes = [*view.notes, *(cut.in_words(name) for name, cut in result.cut.items())]
+            result.notes, result.lost = view.notes, view.lost
             result.stats = stats
             result.onwards = since is not None
             if verdict == "equal":

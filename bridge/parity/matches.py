@@ -18,8 +18,8 @@ from bridge.parity.spool import Spool
 
 PAGE = 1000
 
-Line = tuple[File, bytes, int, int, int]
-"""A line that waits: its file, its bytes, place, number, and the shift that holds there."""
+Line = tuple[File, bytes, int, int, int, bytes]
+"""A line that waits: its file, its bytes, place, number, the shift that holds there, and what follows it (`Passed`)."""
 
 
 class Matches:
@@ -71,13 +71,19 @@ class Matches:
                     break
                 count = min(len(wanted), len(passed.lines) - at)
                 last = at + count - 1
-                self._match(count, (passed.file, passed.lines[last], passed.places[last], passed.numbers[last], 0))
+                self._match(count, (passed.file, passed.lines[last], passed.places[last], passed.numbers[last], 0, b""))
+                for n in range(at, at + count) if passed.tails else ():
+                    self._left_over(passed.tails.get(n, b""))
                 at += count
             if at == len(passed.lines):
                 return
-            passed = Passed(passed.file, passed.lines[at:], passed.places[at:], passed.numbers[at:], passed.shift)
-        file, shift = passed.file, passed.shift
-        self._lines += [(file, *line, shift) for line in zip(passed.lines, passed.places, passed.numbers, strict=True)]
+        else:
+            at = 0
+        file, shift, tails = passed.file, passed.shift, passed.tails
+        self._lines += [
+            (file, passed.lines[n], passed.places[n], passed.numbers[n], shift, tails.get(n, b""))
+            for n in range(at, len(passed.lines))
+        ]  # fmt: skip
         self._work(final=False)
 
     def finish(self) -> None:
@@ -114,8 +120,13 @@ class Matches:
         self.matched_to = parse_id(ids[-1])
         self._sink.matched(self.name, ids, lines)
 
+    def _left_over(self, tail: bytes) -> None:
+        """What stands behind a mirrored line, and begins no message, belongs to none."""
+        if tail:
+            self._sink.aside(sum(1 for line in tail.split(b"\n") if line))
+
     def _agreed_at(self, line: Line) -> None:
-        file, text, self._before, number, _ = line
+        file, text, self._before, number, *_ = line
         self.settled = file, self._before + len(text) + 1, number + 1
         self._gap += 1
 
@@ -146,6 +157,8 @@ class Matches:
                 same += 1
             if same:
                 self._match(same, self._lines[same - 1])
+                for line in self._lines[:same]:
+                    self._left_over(line[5])
                 self._forget(same)
                 continue
             if not self._lines or (len(self._lines) < self._window and not final):
@@ -189,6 +202,7 @@ class Matches:
                 self._absent(ids[k], wanted[k], high)
             if a < len(lines):
                 self._agreed_at(lines[a])
+                self._left_over(lines[a][5])
                 self.matched_to = parse_id(ids[b])
             i, j = a + 1, b + 1
         self._sink.matched(self.name, [ids[j] for _, j in pairs], [wanted[j] for _, j in pairs])
@@ -221,8 +235,8 @@ class Matches:
         return False
 
     def _as_extra(self, line: Line, *, broken: bool = False) -> Extra:
-        file, text, place, number, shift = line
-        return Extra(file, place, number, text, place - shift, self._gap, broken)
+        file, text, place, number, shift, tail = line
+        return Extra(file, place, number, text + tail, place - shift, self._gap, broken)
 
     # -- lines that are not ----------------------------------------------------------------------------------
 
@@ -288,10 +302,14 @@ def up_to_a_run(pairs: list[Pair]) -> list[Pair]:
 
 
 def grouped(passed: Passed, codec: Continued) -> Passed:
-    """The same with each message's lines put together. Pure."""
+    """The same, with the lines that begin no message behind those that do. Pure."""
     begins = codec.begins([line if line is not LONG else b"" for line in passed.lines])
     starts = [i for i, first in enumerate(begins) if first or i == 0]
-    ends = [*starts[1:], len(begins)]
-    lines = [b"\n".join(passed.lines[i:j]) if j - i > 1 else passed.lines[i] for i, j in zip(starts, ends, strict=True)]
-    places, numbers = [passed.places[i] for i in starts], [passed.numbers[i] for i in starts]
-    return Passed(passed.file, lines, places, numbers, passed.shift, passed.due)
+    tails = {
+        n: b"".join(b"\n" + line for line in passed.lines[i + 1 : j])
+        for n, (i, j) in enumerate(zip(starts, [*starts[1:], len(begins)], strict=True)) if j - i > 1
+    }  # fmt: skip
+    return Passed(
+        passed.file, [passed.lines[i] for i in starts], [passed.places[i] for i in starts],
+        [passed.numbers[i] for i in starts], passed.shift, passed.due, tails,
+    )  # fmt: skip

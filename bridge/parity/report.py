@@ -11,6 +11,7 @@ from typing import Any
 from bridge.model import format_id, shown
 from bridge.parity.check import Result, verdict_of_all
 from bridge.parity.classify import Difference
+from bridge.parity.view import NOT_RUNNING
 
 WORDS = {
     "missing_in_redis": "missing in Redis",
@@ -37,7 +38,8 @@ def verdict_in_words(one: Result) -> str:
     if one.verdict == "equal":
         if not tally.compared:
             return "Equal: both sides are empty"
-        return f"Equal: {plural(tally.compared, 'message')}, each once on both sides, in order"
+        late = f" but for {tally.late:,} that came late" if tally.late else ""
+        return f"Equal: {plural(tally.compared, 'message')}, each once on both sides, in order{late}"
     if one.verdict == "differs":
         total = sum(one.counts().values())
         verb = "is" if total == 1 else "are"
@@ -59,14 +61,15 @@ def facts(one: Result, now: float) -> list[str]:
         places = [f"{shown(name.encode('utf-8', 'surrogateescape'))} byte {at:,}" for name, at in one.files.items()]
         said.append(f"up to {', '.join([*places, 'entry ' + format_id(one.entry).decode()])}")
     if tally.in_flight:
-        age = f", the oldest for {_age(now - tally.oldest_ms / 1000)}" if tally.oldest_ms else ""
-        said.append(f"{tally.in_flight:,} in flight{age}")
+        age = f", the oldest dated {_age(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
+        stays = "; they wait until the bridge runs" if NOT_RUNNING in one.notes else ""
+        said.append(f"{tally.in_flight:,} in flight{age}{stays}")
     if tally.not_mirrored:
         said.append(f"{tally.not_mirrored:,} Redis-born not mirrored")
     if tally.quarantined:
         said.append(f"{tally.quarantined:,} in quarantine (`bridge quarantine list`)")
     if tally.late:
-        said.append(f"{tally.late:,} came late, out of order, and are marked so")
+        said.append(f"{tally.late:,} late: out of order, by a retry, a repair or a refill, and marked so")
     if tally.unordered:
         said.append(f"{tally.unordered:,} by components that write both sides, compared without order")
     if tally.foreign:
@@ -158,7 +161,8 @@ def _mapping(one: Result, now: float) -> dict[str, Any]:
     listed = one.tally.differences[:SHOWN]
     return {
         "name": one.mapping, "stream": one.stream, "verdict": one.verdict, "said": verdict_in_words(one),
-        "facts": facts(one, now), "counts": {WORDS[kind]: n for kind, n in one.counts().items()},
+        "warnings": one.warnings(), "facts": facts(one, now),
+        "counts": {WORDS[kind]: n for kind, n in one.counts().items()},
         "digest": one.tally.digest, "seconds": f"{one.seconds:.1f}", "chart": _chart(one), "kinds": _kinds(one),
         "left_out": sum(one.counts().values()) - len(listed),
         "differences": [

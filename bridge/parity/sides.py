@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from bridge.model import EntryId, Row
@@ -69,6 +69,8 @@ class Passed:
     numbers: list[int]
     shift: int = 0
     due: bool = True
+    tails: dict[int, bytes] = field(default_factory=dict)
+    """By their index, what follows those lines and may belong to their messages, with its newlines."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 from bridge.carry.draft import closed_fingerprint
+from bridge.carry.refill import what_was_lost
 from bridge.config import Settings
+from bridge.errors import SourceError
 from bridge.ledger.health import heartbeat
-from bridge.ledger.sources import generations_of, sources_of
+from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, Checkpoint, Fingerprint, parse_id
@@ -20,6 +22,10 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import stream_info
 from bridge.streams.writer import Books, read_books
+
+NOT_RUNNING = "the bridge is not running"
+LOOKS = 20
+"""How often the files are looked for again while they are being renamed."""
 
 
 class View:
@@ -45,6 +51,7 @@ class View:
         announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
         self.mirrored_to = max(announced, default=ZERO_ID)
         self.mirrored = mapping.mirror is not None
+        self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) if ledger is not None else ""
         self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
         self.numbers = {int(n): raw.decode("utf-8", "surrogateescape") for raw, n in books.sources.items()}
         self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
@@ -53,27 +60,58 @@ class View:
         self.gone: dict[str, list[int]] = {}
         self.cut: dict[str, Cut] = {}
         self._known: dict[str, list[Generation]] = {}
-        limit = mapping.format.max_line_bytes
-        root = settings.root
-        rotated = sorted({p for pattern in mapping.source.rotated for p in root.glob(pattern)})
+        self._limit = mapping.format.max_line_bytes
+        self._ledger = ledger
+        self._remembered = remembered
+        self._memories = memories
+        self._open_all()
+        self._say()
+
+    def _open_all(self) -> None:
+        """Again until no file was renamed meanwhile: it may have slipped from one name to another."""
+        for _ in range(LOOKS):
+            before = self._stamps()
+            self._open(before)
+            if self._stamps() == before:
+                return
+            self.close()
+            self.sources.clear()
+            self.targets.clear()
+        raise SourceError("its files are renamed faster than they can be looked at", where=self._mapping.source.path)
+
+    def _stamps(self) -> dict[Path, tuple[int, int]]:
+        """Every file that may be a piece of a source, and the device and inode behind its name."""
+        root, found = self._settings.root, {}
+        globs = (self._mapping.source.path, *self._mapping.source.rotated)
+        paths = {path for name in globs for path in root.glob(name)} | {root / name for name in self.numbers.values()}
+        for path in sorted(paths):
+            try:
+                now = path.stat()
+            except OSError:
+                continue
+            found[path] = (now.st_dev, now.st_ino)
+        return found
+
+    def _open(self, found: dict[Path, tuple[int, int]]) -> None:
+        root, mapping = self._settings.root, self._mapping
+        rotated = sorted({p for pattern in mapping.source.rotated for p in root.glob(pattern) if p in found})
         try:
             for name in sorted({*self.numbers.values(), *_names(mapping, root, rotated)}):
                 number = next((n for n, other in self.numbers.items() if other == name), -1)
-                memory = memories.get(name)
-                known = _generations(books, name, number)
-                for one in remembered.get(name, ()):
+                memory = self._memories.get(name)
+                known = _generations(self.books, name, number)
+                for one in self._remembered.get(name, ()):
                     known.setdefault(one.number, Generation(one.number, one.at, one.closed))
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
                 self._known[name] = [known[n] for n in sorted(known)]
                 pieces = _pieces(mapping, root / name, rotated)
-                self.sources[name] = find(name, root / name, pieces, self._known[name], limit)
+                self.sources[name] = find(name, root / name, pieces, self._known[name], self._limit)
             if self.mirrored:
-                self._find_targets(limit, ledger)
+                self._find_targets(self._limit, self._ledger)
         except BaseException:
             self.close()
             raise
-        self._say()
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
         """Files that only the mirror writes."""
@@ -102,10 +140,9 @@ class View:
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
         beat = self.beat
         if beat is None:
-            self.notes.append("no bridge runs here, and none ever did" if not self.books.checkpoint else
-                              "the bridge is not running")  # fmt: skip
+            self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
         elif beat.get("stopped") or time.time() - float(beat["at"]) > 10:
-            self.notes.append("the bridge is not running")
+            self.notes.append(NOT_RUNNING)
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""
