@@ -117,6 +117,19 @@ def test_flushed_and_repaired(rig: Rig) -> None:
     equal(rig, 50, 50)
 
 
+def test_lost_by_redis(rig: Rig) -> None:
+    """What Redis lost by itself comes back by `bridge run`: parity and the plan say so, and promise nothing else."""
+    bridged(rig)
+    rig.redis.call("DEL", STREAM)
+    url = ("--redis", rig.server.socket_url)
+    assert "start `bridge run`, it fills it again" in rig.run("parity", *url).stdout
+    plan = rig.run("repair", *url)
+    assert (plan.returncode, "start `bridge run`" in plan.stdout, "would send" in plan.stdout) == (3, True, False)
+    assert rig.run("repair", "--execute", *url).returncode == 1
+    rig.once()
+    assert rig.parity().verdict == "equal"
+
+
 def test_cut_end(rig: Rig) -> None:
     """The end of the file was cut off, in the middle of a line: it is put back to the byte, and the bridge goes on."""
     bridged(rig)

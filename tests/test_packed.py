@@ -416,3 +416,27 @@ def test_pieces_that_turn_up_late(one_rig: Rig) -> None:
     for name in ("messages.log.2.gz", "messages.log.1"):
         assert f"{name} was never carried, and is no newer than what was; it is left alone" in said
     assert rig.datas() == [b"now"]
+
+
+@SUFFIXES
+def test_flushed(one_rig: Rig, suffix: str) -> None:
+    """What Redis lost comes back from compressed pieces too, those that were compressed after they were carried."""
+    rig = one_rig
+    datas = [b"f-%d" % n for n in range(60)]
+    for some in (datas[:20], datas[20:40]):
+        rig.append(*some)
+        rig.once()
+        for piece in sorted(rig.root.glob("messages.log.*"), reverse=True):
+            number, *rest = piece.name.removeprefix("messages.log.").split(".")
+            piece.rename(rig.root / ".".join(["messages.log", str(int(number) + 1), *rest]))
+        rig.log.rename(rig.root / "messages.log.1")
+        packed = rig.root / f"messages.log.1{suffix}"
+        packed.write_bytes(PRESS[suffix]((rig.root / "messages.log.1").read_bytes()))
+        (rig.root / "messages.log.1").unlink()
+    rig.append(*datas[40:])
+    rig.once()
+    rig.once()
+    rig.redis.call("FLUSHALL")
+    rig.once()
+    assert rig.datas() == datas
+    assert rig.parity().verdict == "equal"

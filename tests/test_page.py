@@ -112,6 +112,21 @@ def test_in_a_browser(one_rig: Rig, tmp_path: Path) -> None:
     assert shot.stat().st_size > 20_000
 
 
+def test_takes_no_other_place(one_rig: Rig) -> None:
+    """A page takes the place of an earlier one, and of no other file: not of a log, not of the configuration."""
+    rig = one_rig
+    bridged(rig, 4)
+    url = ("--redis", rig.server.socket_url)
+    for path in (rig.log, rig.path / "bridge.toml", rig.state / "ledger.db"):
+        before = path.read_bytes()
+        done = rig.run("parity", "--html", str(path), *url)
+        assert done.returncode == 1
+        assert "is no page of parity: it is left alone" in done.stderr
+        assert path.read_bytes() == before
+    for _ in range(2):
+        assert rig.run("parity", "--html", str(rig.path / "p.html"), *url).returncode == 0
+
+
 def test_marked() -> None:
     """The differing bytes stand between what is the same before and behind them."""
     assert [(one.text, one.differs) for one in marked(b"agent|x|1", b"agent|yy|1")] == [

@@ -279,3 +279,128 @@ def test_json(rig: Rig) -> None:
         }],
     }  # fmt: skip
     assert len(told["mappings"][0]["digest"]) == 32
+
+
+def test_several_lines_twice(one_rig: Rig) -> None:
+    """An entry of several lines that is there twice is a duplicate, and repair leaves it alone."""
+    rig = one_rig
+    mapped(rig, TRACES)
+    rig.log.write_bytes(b"2026-03-02 09:14:00 ERROR [agent] one\n  more\n2026-03-02 09:14:01 ERROR [agent] two\n  x\n")
+    rig.once()
+    rig.once()
+    rig.redis.call("XADD", STREAM, "*", *rig.entries()[0].fields)
+    assert found(rig.parity()) == {"duplicate": 1}
+    before = rig.log.read_bytes()
+    assert rig.run("repair", "--execute", "--redis", rig.server.socket_url).returncode == 3
+    assert rig.log.read_bytes() == before
+
+
+def test_a_line_behind_a_mirrored_one(one_rig: Rig) -> None:
+    """A line that begins no message, behind a mirrored one, is in quarantine; the mirrored one is not altered by it."""
+    rig = one_rig
+    mapped(rig, TRACES)
+    rig.log.write_bytes(b"2026-03-02 09:14:00 ERROR [agent] one\n")
+    rig.once()
+    values = (b"ui", b"2026-03-02 09:15:00", b"SAY", b"r-0")
+    rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+    rig.once()
+    with rig.log.open("ab") as file:
+        file.write(b"  astray\n2026-03-02 09:16:00 ERROR [agent] two\n")
+    rig.once()
+    rig.once()
+    result = rig.parity()
+    assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 2, 1), result.tally
+    assert result.tally.quarantined == 1
+
+
+def test_damaged_with_mirrored_lines(one_rig: Rig) -> None:
+    """Mirrored lines behind the damage are unverifiable like the others, and repair does not write them again."""
+    rig = one_rig
+    bridged(rig, 400, every=100)
+    rig.log.rename(rig.root / "messages.log.1")
+    rig.append("f-last")
+    rig.once()
+    packed = gzip.compress((rig.root / "messages.log.1").read_bytes())
+    (rig.root / "messages.log.1").unlink()
+    (rig.root / "messages.log.1.gz").write_bytes(packed[:-200])
+    result = rig.parity()
+    assert (result.verdict, found(result)) == ("inconclusive", {})
+    assert result.tally.compared + result.tally.unverifiable == 405
+
+
+def test_late_line_of_a_rotated_piece(one_rig: Rig) -> None:
+    """A line that a program wrote into the rotated piece after the next one had begun came late, and is marked so."""
+    rig = one_rig
+    bridged(rig, 8)
+    rig.log.rename(rig.root / "messages.log.1")
+    rig.append("f-8", "f-9")
+    rig.once()
+    with (rig.root / "messages.log.1").open("ab") as file:
+        file.write(line("late"))
+    rig.once()
+    assert rig.datas()[-1] == b"late"
+    result = rig.parity()
+    assert (result.verdict, result.tally.late, result.tally.file_born) == ("equal", 1, 11)
+
+
+def test_deleted_line_of_a_small_piece(one_rig: Rig) -> None:
+    """A line taken out of a rotated piece of a few lines: one is missing, the piece is not called gone."""
+    rig = one_rig
+    bridged(rig, 8, every=100)
+    rig.append("f-8")
+    rig.once()
+    piece = rig.root / "messages.log.1"
+    rig.log.rename(piece)
+    rig.append("f-9")
+    rig.once()
+    lines = piece.read_bytes().split(b"\n")
+    piece.write_bytes(b"\n".join(lines[:3] + lines[4:]))
+    assert found(rig.parity()) == {"missing_in_file": 1}
+
+
+def test_a_file_renamed_away(one_rig: Rig) -> None:
+    """Another file in its place: what it held, mirrored lines too, is unverifiable; no word of a file that was cut."""
+    rig = one_rig
+    bridged(rig)
+    rig.log.rename(rig.root / "old-away")
+    rig.append("new")
+    result = rig.parity()
+    assert (result.verdict, found(result), result.tally.unverifiable) == ("inconclusive", {}, 50)
+    assert result.warnings() == []
+
+
+ODD = [
+    [b"origin", b"1.1:0"], [b"origin", b"1.1:999999999999999"], [b"origin", b"1.1:" + b"9" * 40], [b"origin", b""],
+    [b"origin", b"99.1:5"], [b"role", b"a"], [b"role", b"a", b"role", b"b", b"timestamp", b"x", b"type", b"y"],
+    [b"data", b"d", b"type", b"t", b"timestamp", b"x", b"role", b"r", b"origin", b"1.1:3"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", ODD, ids=range(len(ODD)))
+def test_odd_entries(one_rig: Rig, fields: list[bytes]) -> None:
+    """Whatever an entry holds, parity ends with a verdict, repair with a plan; no other message is touched by it."""
+    rig = one_rig
+    bridged(rig, 8)
+    rig.redis.call("XADD", STREAM, "*", *fields)
+    rig.once()
+    result = rig.parity()
+    assert result.tally.compared == 10
+    assert sum(result.counts().values()) + result.tally.quarantined == 1
+    before = rig.log.read_bytes()
+    for command in (("parity",), ("parity", "--json"), ("repair",), ("repair", "--execute")):
+        assert "Traceback" not in rig.run(*command, "--redis", rig.server.socket_url).stderr
+    assert rig.log.read_bytes() == before
+
+
+def test_many_altered(one_rig: Rig) -> None:
+    """Every mirrored line altered, as `sed -i` does it: each is named, in no time worth speaking of."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.once()
+    for n in range(1500):
+        rig.add(f"r-{n} " + "x" * 100)
+    rig.once()
+    rig.append("f-1")
+    rig.once()
+    rig.log.write_bytes(rig.log.read_bytes().replace(b"ui|", b"UI|"))
+    assert found(rig.parity()) == {"altered": 1500}

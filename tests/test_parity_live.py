@@ -18,6 +18,9 @@ import pytest
 from bridge.carry import provenance
 from bridge.carry.draft import Batcher, Parcel
 from bridge.ledger import mirrored
+from bridge.ledger.store import Ledger
+from bridge.parity.check import Result
+from bridge.parity.proof import Proof
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 from bridge.streams.writer import Batch
@@ -142,6 +145,54 @@ def _beat(rig: Rig, verdict: str) -> dict[str, dict[str, object]] | None:
     raw = rig.redis.call("GET", "bridge:health:test")
     told: dict[str, dict[str, object]] = json.loads(raw)["parity"] if raw else {}
     return told if told.get("hestai-message", {}).get("verdict") == verdict else None
+
+
+def onwards(rig: Rig) -> Result:
+    """As `--watch` looks the next time."""
+    settings = rig.settings()
+    ledger = Ledger(settings.state_dir / "ledger.db")
+    try:
+        proof = Proof(settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=0.0)
+        [result] = proof.run(lambda: Connection(rig.server.socket_url), onwards=True)
+        return result
+    finally:
+        ledger.close()
+
+
+def test_going_on_sees_faults(rig: Rig) -> None:
+    """What is new is judged as ever: an entry twice, a line without its entry; and it does not get past them."""
+    bridged(rig)
+    assert onwards(rig).verdict == onwards(rig).verdict == "equal"
+    rig.redis.call("XADD", STREAM, "*", *rig.entries()[3].fields)
+    for _ in range(3):
+        assert found(onwards(rig)) == {"duplicate": 1}
+    rig.redis.call("XDEL", STREAM, b"%d-%d" % rig.entries()[-1].id)
+    assert onwards(rig).verdict == "equal"
+    rig.append("f-new")
+    rig.once()
+    rig.redis.call("XDEL", STREAM, b"%d-%d" % rig.entries()[-1].id)
+    for _ in range(3):
+        assert found(onwards(rig)) == {"missing_in_redis": 1}
+
+
+def test_going_on_after_a_loss(rig: Rig) -> None:
+    """A stream that was flushed and filled again is another one: it is read from the beginning."""
+    bridged(rig)
+    assert onwards(rig).tally.redis_born == 10
+    rig.redis.call("FLUSHALL")
+    rig.once()
+    rig.once()
+    result = onwards(rig)
+    assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 50, 0)
+
+
+def test_going_on_from_nothing(rig: Rig) -> None:
+    """Nothing compared yet is not equal, however often it is looked."""
+    rig.log.touch()
+    rig.once()
+    onwards(rig)
+    rig.append("f-0")
+    assert onwards(rig).verdict == "inconclusive"
 
 
 # -- bridges that are broken ----------------------------------------------------------------------------------

@@ -188,7 +188,8 @@ class Tail:
                 if record.number < number or record.number in held:
                     continue
                 exact = record.number == number
-                found = self._find(Known(number, record.device, record.inode, at) if exact else record)
+                known = record if record.closed or not exact else Known(number, record.device, record.inode, at)
+                found = self._find(known)
                 if found is not None:
                     self._chain.append(found)
                 elif exact or not record.closed:

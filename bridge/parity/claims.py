@@ -135,7 +135,10 @@ class Claims:
         )  # fmt: skip
 
     def _missing(self, i: int, *, stray: bool = False, excused: bool = False) -> None:
-        row, place = self._rows[i], self._places[i]
+        row, place, here = self._rows[i], self._places[i], self._here
+        if here is not None and not stray and place + self._shift > max(here.places[-1:], default=-1) and here.damage():
+            self._sink.unverifiable(1, here.damage())
+            return
         line = self._codec.encode(row) if self._codec.invertible and not isinstance(row, Odd) else None
         one = Missing(
             self.name, self._ids[i], row, line if isinstance(line, bytes) else None, place,
@@ -198,7 +201,9 @@ class Claims:
             raise AssertionError("no file")
         while at < usable:
             if not here.left():
-                self._behind_the_end(here.file, at, usable)
+                self._gap += 1
+                for i in range(at, usable):
+                    self._missing(i)
                 at = usable
                 break
             a = here.at
@@ -215,16 +220,6 @@ class Claims:
                 return self._resync(here, end - at, closed=closed)
         self._take(at)
         return True
-
-    def _behind_the_end(self, file: File, start: int, end: int) -> None:
-        """Entries whose lines would stand behind the last one that can be read."""
-        why = file.damage()
-        if why:
-            self._sink.unverifiable(end - start, f"{file.name} {why}")
-            return
-        self._gap += 1
-        for i in range(start, end):
-            self._missing(i)
 
     def _agree(self, lines: list[bytes], rows: list[Row]) -> bool:
         return self._continued is None and self._codec.agree(lines, rows)

@@ -67,6 +67,11 @@ class Lines:
         self.trim()
         return self.more()
 
+    def damage(self) -> str:
+        """Why the file could not be read to its end, as far as it was read; empty: it could."""
+        why = self.file.damage()
+        return f"{self.file.name} {why}" if why else ""
+
     def number(self, i: int) -> int:
         """The line number of the i-th line that is held."""
         return self._number + i
