@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,25 @@ def test_stop_of_a_slow_server(tmp_path: Path, binary: Binary, monkeypatch: pyte
         os.kill(pid, signal.SIGCONT)
         monkeypatch.undo()
         assert embedded.stop(tmp_path / "s")
+
+
+def test_copied_folder(tmp_path: Path, binary: Binary) -> None:
+    """A copy of a state directory, made while its server runs, gets a server of its own: nothing goes to the other's."""
+    first = embedded.start(tmp_path / "a", binary)
+    try:
+        shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("*.sock"))
+        assert not embedded.running(tmp_path / "b")
+        second = embedded.start(tmp_path / "b", binary)
+        try:
+            assert {first.port, first.password, first.socket}.isdisjoint({second.port, second.password, second.socket})
+            with closing(embedded.dial(tmp_path / "b", 5.0)) as connection:
+                connection.call("SET", "only", "here")
+            with closing(embedded.dial(tmp_path / "a", 5.0)) as connection:
+                assert connection.call("GET", "only") is None
+            assert embedded.start(tmp_path / "b", binary) == embedded.known(tmp_path / "b")
+        finally:
+            embedded.kill(second)
+            Path(second.socket).unlink(missing_ok=True)
+    finally:
+        embedded.kill(first)
+        Path(first.socket).unlink(missing_ok=True)

@@ -46,6 +46,8 @@ class Embedded:
     port: int
     password: str
     socket: str
+    copied: bool = False
+    """Whether port and password were written for another state directory, of which this is a copy."""
 
     @property
     def home(self) -> Path:
@@ -67,7 +69,10 @@ def known(state_dir: Path) -> Embedded | None:
     """The server that belongs to this state directory, running or not; None when there never was one."""
     try:
         facts = json.loads((state_dir / "server" / "server.json").read_text())
-        return Embedded(state_dir, int(facts["port"]), str(facts["password"]), str(facts["socket"]))
+        # In a copy of the folder these are another server's: nothing of this one's may go there.
+        copied = facts.get("state_dir", str(state_dir)) != str(state_dir)
+        socket_path = _socket_path(state_dir) if copied else str(facts["socket"])
+        return Embedded(state_dir, int(facts["port"]), str(facts["password"]), socket_path, copied)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
@@ -203,13 +208,13 @@ def _only_one(home: Path) -> Iterator[None]:
 
 def _settings(state_dir: Path, old: Embedded | None) -> Embedded:
     """Port and password; kept over restarts, so that the programs that know them go on."""
-    if old is not None and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir():
+    if old is not None and not old.copied and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir():
         return old
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = Embedded(state_dir, port, secrets.token_urlsafe(24), _socket_path(state_dir))
-    facts = {"port": server.port, "password": server.password, "socket": server.socket}
+    facts = {"port": server.port, "password": server.password, "socket": server.socket, "state_dir": str(state_dir)}
     _write_private(server.home / "server.json", facts)
     return server
 
