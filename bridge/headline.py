@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 from bridge.carry.behind import Behind
 from bridge.status import Status
+from bridge.words import clock, duration
 
 Level = Literal["good", "behind", "idle", "bad"]
 """good: at work. behind: at work, or waiting for Redis. idle: no bridge runs. bad: a person is needed."""
@@ -99,21 +99,3 @@ def _more(found: list[str]) -> str:
 
 def _after_path(text: str) -> str:
     return text.partition(": ")[2] or text
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`: the two digits a person wants."""
-    seconds = max(0.0, seconds)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for size, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        if seconds < 100 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86400:,.0f} days"
-
-
-def clock(moment: float, now: float) -> str:
-    """The time of day here, with the date when it is another day."""
-    then = time.localtime(moment)
-    same = time.strftime("%Y-%m-%d", then) == time.strftime("%Y-%m-%d", time.localtime(now))
-    return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", then)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from bridge.carry.behind import Behind
-from bridge.headline import duration, headline
+from bridge.headline import headline
 from bridge.ledger.health import Trouble
 from bridge.run import RATED, Rates
 from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
+from bridge.words import duration
 from tests.rig import Rig, line, wait_until
 from tests.terminal import coloured, on_terminal, plain
 

@@ -137,11 +137,6 @@ def _plain(text: str) -> str:
     )
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
-    """`1 line`, `1,204 lines`."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
-
-
 def complain(error: BridgeError) -> None:
     """What happened, where, and what to try."""
     click.echo(f"bridge: {error}", err=True)

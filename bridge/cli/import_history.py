@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, counted, emit, emit_line, mapping_names, of_root, serve, verb
+from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, serve, verb
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -188,7 +189,7 @@ def _beginning(report: Report) -> str:
 
 
 def _so_far(report: Report) -> str:
-    from bridge.headline import duration
+    from bridge.words import duration
 
     size, left = report.total("bytes"), _seconds_left(report)
     share = f"{100 * report.total('done') / size:.0f} %" if size else "100 %"
@@ -198,7 +199,7 @@ def _so_far(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What came over, for people."""
-    from bridge.headline import duration
+    from bridge.words import duration
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, counted, emit, verb
+from bridge.cli.common import Options, emit, verb
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -186,7 +186,8 @@ def _print(results: list[Result]) -> None:
     from bridge.cli.screen import STYLES, console, safe
     from bridge.model import shown
     from bridge.parity.check import verdict_of_all
-    from bridge.parity.report import WORDS, counts_in_words, facts, plural, sides, verdict_in_words, where, without
+    from bridge.parity.report import WORDS, counts_in_words, facts, sides, verdict_in_words, where, without
+    from bridge.words import counted
 
     out = console()
     level = {"equal": "good", "differs": "bad", "inconclusive": "behind"}
@@ -211,7 +212,7 @@ def _print(results: list[Result]) -> None:
         more = sum(one.counts().values()) - LISTED
         if more > 0:
             say("")
-            say(f"  … and {plural(more, 'difference')} more: `--json` or `--html FILE` shows them")
+            say(f"  … and {counted(more, 'difference')} more: `--json` or `--html FILE` shows them")
         say("")
     whole = verdict_of_all(results)
     lost = any(one.lost for one in results)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, Verbs, counted, emit, emit_line, mapping_names, options, verb
+from bridge.cli.common import Options, Verbs, emit, emit_line, mapping_names, options, verb
 from bridge.model import as_json
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, counted, emit, of_root, verb, who
+from bridge.cli.common import Options, emit, of_root, verb, who
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from bridge.carry import repair

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, counted, emit, of_root, serve, verb
+from bridge.cli.common import Options, complain, emit, of_root, serve, verb
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from threading import Event

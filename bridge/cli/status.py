@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, counted, emit, emit_line, of_root, verb
+from bridge.cli.common import Options, emit, emit_line, of_root, verb
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -86,7 +87,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     from rich.console import Group
 
     from bridge.cli.screen import STYLES, safe
-    from bridge.headline import clock, duration
+    from bridge.words import clock, duration
 
     facts: list[tuple[str, str]] = []
     beat = found.heartbeat
@@ -172,7 +173,7 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
 
 
 def _imported(report: dict[str, Any], found: Status) -> str:
-    from bridge.headline import clock, duration
+    from bridge.words import clock, duration
 
     state = report["state"]
     if state == "running" and not found.importing:
@@ -191,7 +192,7 @@ def _imported(report: dict[str, Any], found: Status) -> str:
 
 
 def _parity(run: Run, found: Status) -> str:
-    from bridge.headline import duration
+    from bridge.words import duration
 
     said = (
         f"{run.verdict}, {duration(max(0.0, found.at - run.ended))} ago: {counted(run.report['compared'], 'message')}"
@@ -224,7 +225,7 @@ def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
 
 
 def _age(behind: Behind | None, found: Status) -> str:
-    from bridge.headline import duration
+    from bridge.words import duration
 
     return duration(found.at - behind.oldest) if behind and behind.oldest is not None else ""
 

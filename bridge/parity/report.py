@@ -12,6 +12,7 @@ from bridge.model import format_id, shown
 from bridge.parity.check import Result, verdict_of_all
 from bridge.parity.classify import Difference
 from bridge.parity.view import NOT_RUNNING
+from bridge.words import counted, duration
 
 WORDS = {
     "missing_in_redis": "missing in Redis",
@@ -27,11 +28,6 @@ LONGEST = 4000
 """Characters of a line that the page shows."""
 
 
-def plural(number: int, noun: str, nouns: str = "") -> str:
-    """`1 message`, `1,204 messages`."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
-
-
 def verdict_in_words(one: Result) -> str:
     """One sentence for a tired person."""
     tally = one.tally
@@ -39,14 +35,14 @@ def verdict_in_words(one: Result) -> str:
         if not tally.compared:
             return "Equal: both sides are empty"
         late = f" but for {tally.late:,} that came late" if tally.late else ""
-        return f"Equal: {plural(tally.compared, 'message')}, each once on both sides, in order{late}"
+        return f"Equal: {counted(tally.compared, 'message')}, each once on both sides, in order{late}"
     if one.verdict == "differs":
         total = sum(one.counts().values())
         verb = "is" if total == 1 else "are"
-        return f"Differs: {plural(total, 'message')} {verb} not the same on both sides; {tally.compared:,} are"
+        return f"Differs: {counted(total, 'message')} {verb} not the same on both sides; {tally.compared:,} are"
     if tally.unverifiable:
         what = "what could be compared is equal" if tally.compared else "nothing could be compared"
-        return f"Inconclusive: {what}; {plural(tally.unverifiable, 'message')} cannot be compared"
+        return f"Inconclusive: {what}; {counted(tally.unverifiable, 'message')} cannot be compared"
     if one.notes and not one.tally.entries:
         return f"Inconclusive: {one.notes[0]}"
     return "Inconclusive: nothing was compared"
@@ -61,7 +57,7 @@ def facts(one: Result, now: float) -> list[str]:
         places = [f"{shown(name.encode('utf-8', 'surrogateescape'))} byte {at:,}" for name, at in one.files.items()]
         said.append(f"up to {', '.join([*places, 'entry ' + format_id(one.entry).decode()])}")
     if tally.in_flight:
-        age = f", the oldest dated {_age(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
+        age = f", the oldest dated {duration(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
         stays = "; they wait until the bridge runs" if NOT_RUNNING in one.notes else ""
         said.append(f"{tally.in_flight:,} in flight{age}{stays}")
     if tally.not_mirrored:
@@ -73,8 +69,8 @@ def facts(one: Result, now: float) -> list[str]:
     if tally.unordered:
         said.append(f"{tally.unordered:,} by components that write both sides, compared without order")
     if tally.foreign:
-        said.append(f"{plural(tally.foreign, 'line')} of others in files that only the mirror writes")
-    said += [f"{why}: {plural(count, 'message')}" for why, count in tally.why.items()]
+        said.append(f"{counted(tally.foreign, 'line')} of others in files that only the mirror writes")
+    said += [f"{why}: {counted(count, 'message')}" for why, count in tally.why.items()]
     return said + [note for note in one.notes if note not in tally.why]
 
 
@@ -111,14 +107,6 @@ def sides(one: Difference) -> tuple[bytes | None, bytes | None]:
 def without(one: Difference) -> str:
     """What stands on the side that does not have it."""
     return "once, not twice" if one.kind == "duplicate" else "nothing"
-
-
-def _age(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 # -- the page -------------------------------------------------------------------------------------------------
@@ -222,7 +210,7 @@ def _chart(one: Result) -> dict[str, Any] | None:
 
     return {
         "wide": WIDE, "high": HIGH, "step": max(step * 0.9, 0.5), "from": _moment(first * timeline.width),
-        "to": _moment((last + 1) * timeline.width), "bucket": _age(timeline.width / 1000), "most": most,
+        "to": _moment((last + 1) * timeline.width), "bucket": duration(timeline.width / 1000), "most": most,
         "bars": [
             {"x": (b - first) * step, "file": bar(b, 0), "redis": bar(b, 1), "count": counted[b],
              "marks": len(marks.get(b, ())), "first": marks.get(b, [0])[0]}

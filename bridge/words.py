@@ -1,0 +1,28 @@
+"""Numbers in words, as every printer says them. Pure, but for the time zone."""
+
+from __future__ import annotations
+
+import time
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """`1 line`, `1,204 lines`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`: the two digits a person wants."""
+    seconds = max(0.0, seconds)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for size, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        if seconds < 100 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def clock(moment: float, now: float) -> str:
+    """The time of day here, with the date when it is another day."""
+    then = time.localtime(moment)
+    same = time.strftime("%Y-%m-%d", then) == time.strftime("%Y-%m-%d", time.localtime(now))
+    return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", then)
