@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import eq
 from typing import Any
@@ -42,8 +42,6 @@ class Difference:
     file_born: bool = field(default=True, compare=False)
     shift: int = field(default=0, compare=False)
     """By how many bytes the line stands behind the place that its origin would name."""
-    taken: bool = field(default=False, compare=False)
-    """Whether another line stands at the place that the entry's origin names."""
     whole: bool = field(default=True, compare=False)
     """Whether `expected` is a line, and not merely an entry's values."""
 
@@ -151,8 +149,7 @@ def _without_line(
         twice = twice or (one.stray and one.line in known.first)
         if line is not None and at not in left_over:
             twice = twice or codec(one.name).agree([line], [one.row])
-        difference = _difference("duplicate" if twice else "missing_in_file", None, one, codec)
-        found.differences.append(replace(difference, taken=line is not None))
+        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, one, codec))
 
 
 @dataclass(frozen=True, slots=True)
