@@ -70,8 +70,9 @@ def lossy_mirror(rig: Rig, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> N
     assert found(rig.parity()) == {"missing_in_file": count}
 
 
-def test_plan_changes_nothing(rig: Rig) -> None:
+def test_plan_changes_nothing(one_rig: Rig) -> None:
     """Without --execute it says what it would do, and does not."""
+    rig = one_rig
     bridged(rig)
     rig.redis.call("XDEL", STREAM, entry_of(rig, "f-7"), entry_of(rig, "f-20"))
     told = repair(rig)
@@ -106,8 +107,9 @@ def test_lines_sent(rig: Rig) -> None:
     assert "nothing to repair" in rig.run("repair", "--redis", rig.server.socket_url).stdout
 
 
-def test_flushed_and_repaired(rig: Rig) -> None:
+def test_flushed_and_repaired(one_rig: Rig) -> None:
     """What was deleted by hand stays deleted for the bridge; repair brings all of it back."""
+    rig = one_rig
     bridged(rig)
     rig.redis.call("XTRIM", STREAM, "MAXLEN", 10)
     done = rig.once()
@@ -117,8 +119,9 @@ def test_flushed_and_repaired(rig: Rig) -> None:
     equal(rig, 50, 50)
 
 
-def test_lost_by_redis(rig: Rig) -> None:
+def test_lost_by_redis(one_rig: Rig) -> None:
     """What Redis lost by itself comes back by `bridge run`: parity and the plan say so, and promise nothing else."""
+    rig = one_rig
     bridged(rig)
     rig.redis.call("DEL", STREAM)
     url = ("--redis", rig.server.socket_url)
@@ -147,8 +150,9 @@ def test_cut_end(rig: Rig) -> None:
     equal(rig, 50, 50)
 
 
-def test_cut_and_written_since(rig: Rig) -> None:
+def test_cut_and_written_since(one_rig: Rig) -> None:
     """Where another program wrote behind the cut nothing is put back; it is said what will happen, and what to do."""
+    rig = one_rig
     bridged(rig)
     _, offset = offset_of(rig, "f-30")
     rig.log.write_bytes(rig.log.read_bytes()[:offset])
@@ -162,8 +166,9 @@ def test_cut_and_written_since(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("kind", ["altered", "duplicate", "reordered"])
-def test_explained(rig: Rig, kind: str) -> None:
+def test_explained(one_rig: Rig, kind: str) -> None:
     """What would have to be rewritten is left alone, and explained; exit 3."""
+    rig = one_rig
     bridged(rig, every=100)
     entries = [(format_id(one.id), one.fields) for one in rig.entries()]
     if kind == "altered":
@@ -195,7 +200,7 @@ def test_missing_in_the_file(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("point", ["mirror.intent", "mirror.write", "mirror.range", "repair.note"])
-@pytest.mark.parametrize("when", ["before:1", "after:1", "after:3"])
+@pytest.mark.parametrize("when", ["before:1", "after:3"])
 def test_killed_while_appending(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, point: str, when: str) -> None:
     """Killed at any point, and run again: each line is there once."""
     rig = one_rig
@@ -211,7 +216,7 @@ def start(rig: Rig, crash: str) -> int:
     return subprocess.run(command, cwd=rig.path, env=env, capture_output=True, timeout=60, check=False).returncode
 
 
-@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("nth", [3])
 @pytest.mark.parametrize("point", ["retry.send.before", "retry.send.after", "repair.note.before", "repair.note.after"])
 def test_killed_while_sending(one_rig: Rig, point: str, nth: int) -> None:
     """Killed at any point, and run again: each line is sent once."""

@@ -159,8 +159,9 @@ def onwards(rig: Rig) -> Result:
         ledger.close()
 
 
-def test_going_on_sees_faults(rig: Rig) -> None:
+def test_going_on_sees_faults(one_rig: Rig) -> None:
     """What is new is judged as ever: an entry twice, a line without its entry; and it does not get past them."""
+    rig = one_rig
     bridged(rig)
     assert onwards(rig).verdict == onwards(rig).verdict == "equal"
     rig.redis.call("XADD", STREAM, "*", *rig.entries()[3].fields)
@@ -175,8 +176,9 @@ def test_going_on_sees_faults(rig: Rig) -> None:
         assert found(onwards(rig)) == {"missing_in_redis": 1}
 
 
-def test_going_on_after_a_loss(rig: Rig) -> None:
+def test_going_on_after_a_loss(one_rig: Rig) -> None:
     """A stream that was flushed and filled again is another one: it is read from the beginning."""
+    rig = one_rig
     bridged(rig)
     assert onwards(rig).tally.redis_born == 10
     rig.redis.call("FLUSHALL")
@@ -186,8 +188,9 @@ def test_going_on_after_a_loss(rig: Rig) -> None:
     assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 50, 0)
 
 
-def test_going_on_from_nothing(rig: Rig) -> None:
+def test_going_on_from_nothing(one_rig: Rig) -> None:
     """Nothing compared yet is not equal, however often it is looked."""
+    rig = one_rig
     rig.log.touch()
     rig.once()
     onwards(rig)
