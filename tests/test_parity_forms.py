@@ -404,3 +404,20 @@ def test_many_altered(one_rig: Rig) -> None:
     rig.once()
     rig.log.write_bytes(rig.log.read_bytes().replace(b"ui|", b"UI|"))
     assert found(rig.parity()) == {"altered": 1500}
+
+
+def test_entries_that_can_be_no_lines(one_rig: Rig) -> None:
+    """Entries without a time that is one are in quarantine, wherever they stand; the others' lines are found."""
+    rig = one_rig
+    bridged(rig, 8)
+    for n in range(30):
+        rig.add(f"r-{n}")
+        values = (b"ui", b"no time", b"say", b"bad-%d" % n)
+        rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+    rig.once()
+    rig.append("f-last")
+    rig.once()
+    result = rig.parity()
+    assert (result.verdict, result.tally.quarantined, result.tally.redis_born) == ("equal", 30, 32)
+    rig.log.write_bytes(rig.log.read_bytes().replace(b"|r-17\n", b"|r-1#\n"))
+    assert found(rig.parity()) == {"altered": 1}

@@ -48,3 +48,7 @@ class Codec(Protocol):
     def agree(self, lines: Sequence[bytes], rows: Sequence[Row]) -> bool:
         """Whether each line decodes to its row."""
         return self.decode(lines).rows == rows
+
+    def joined(self, rows: Sequence[Row]) -> list[bytes] | None:
+        """Lines that are those of `encode_all` if they can be lines at all; None: ask that. Not every codec can."""
+        return None

@@ -80,7 +80,7 @@ class Comparison:
         if plain:
             self._redis_born(plain, late)
         for entry_id in odd:
-            self._without_line(entry_id)
+            self.without_line(entry_id)
         for number, column in born.items():
             claims = self._by_number.get(number)
             if claims is not None:
@@ -135,11 +135,11 @@ class Comparison:
                 ids.append(entry_id)
                 texts.append(made[1])
             else:
-                self._without_line(entry_id)
+                self.without_line(entry_id)
         for name, (ids, texts) in by_name.items():
             self._matches_of(name).entries.push(ids, texts)
 
-    def _without_line(self, entry_id: bytes) -> None:
+    def without_line(self, entry_id: bytes) -> None:
         """A Redis-born entry that can be no line is in quarantine, when the mirror has come by."""
         if not self._due.mirrored:
             self.tally.not_mirrored += 1
@@ -150,9 +150,7 @@ class Comparison:
 
     def _matches_of(self, name: str) -> Matches:
         if name not in self._matches:
-            self._matches[name] = Matches(
-                name, self._codec_of(name), self._due.entry, self, lambda line: self._row_of(name, line)
-            )
+            self._matches[name] = Matches(name, self._codec_of(name), self._due.entry, self)
         return self._matches[name]
 
     def _row_of(self, name: str, line: bytes) -> Row:

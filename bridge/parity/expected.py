@@ -27,10 +27,14 @@ class Expected:
         return "{role}" in self._path
 
     def straight(self, entries: Sequence[Sequence[bytes]]) -> tuple[str, list[bytes]] | None:
-        """The commonest case: all have lines, in one file. None: ask for each."""
+        """The commonest case: all go into one file. None: ask for each.
+
+        Whether each can be a line is not asked: one that has none in the file is asked for once more.
+        """
         if self.several or any(fields[0::2] != self._names for fields in entries):
             return None
-        made = self._codecs[self._path].encode_all([tuple(fields[1::2]) for fields in entries])
+        rows, codec = [tuple(fields[1::2]) for fields in entries], self._codecs[self._path]
+        made: Sequence[bytes | str] = codec.joined(rows) or codec.encode_all(rows)
         if any(line.__class__ is str for line in made):
             return None
         if max(map(len, made), default=0) > self._mapping.format.max_line_bytes:

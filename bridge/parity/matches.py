@@ -6,11 +6,11 @@ Nothing names their places, so they are laid beside each other by content.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
-from bridge.model import ZERO_ID, EntryId, Row, parse_id
+from bridge.model import ZERO_ID, EntryId, parse_id
 from bridge.parity.align import Pair, align
 from bridge.parity.claims import RUN, WIDEST, WINDOW
 from bridge.parity.sides import LONG, Extra, File, Missing, Passed, Sink
@@ -25,14 +25,13 @@ Line = tuple[File, bytes, int, int, int, bytes]
 class Matches:
     """One file that the mirror writes, with its rotated pieces; `due` is the last entry that must have its line."""
 
-    def __init__(self, name: str, codec: Codec, due: EntryId, sink: Sink, row_of: Callable[[bytes], Row]) -> None:
+    def __init__(self, name: str, codec: Codec, due: EntryId, sink: Sink) -> None:
         self.name = name
         self.entries = Spool()
         self._codec = codec
         self._continued = codec if isinstance(codec, Continued) else None
         self._due = due
         self._sink = sink
-        self._row_of = row_of
         self._lines: list[Line] = []
         self._told = 0
         """Of the lines that wait, so many are known to be messages."""
@@ -104,13 +103,15 @@ class Matches:
 
     def _absent(self, entry_id: bytes, line: bytes, high: int = 1 << 62) -> None:
         """An entry whose line was not found before the place `high`: missing, or on its way."""
-        at = parse_id(entry_id)
-        if at > self._due:
+        at, row = parse_id(entry_id), self._codec.decode((line,)).rows[0]
+        if isinstance(row, str):  # it can be no line
+            self._sink.without_line(entry_id)
+        elif at > self._due:
             self.waiting = self.waiting or at
             self._sink.waiting(at)
         else:
             between = (self._before, high)
-            self._sink.missing(Missing(self.name, entry_id, self._row_of(line), line, gap=self._gap, between=between))
+            self._sink.missing(Missing(self.name, entry_id, row, line, gap=self._gap, between=between))
 
     # -- lines that are due ----------------------------------------------------------------------------------
 

@@ -150,6 +150,10 @@ class Sink(Protocol):
         """A Redis-born entry that is not due in its file yet."""
         ...
 
+    def without_line(self, entry_id: bytes) -> None:
+        """A Redis-born entry that can be no line."""
+        ...
+
     def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
         """Redis-born: these entries, and the lines of this file, agree."""
         ...
