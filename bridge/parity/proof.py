@@ -14,7 +14,12 @@ from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.parity.check import SETTLING, Check, Result
 from bridge.parity.since import Since
+from bridge.parity.view import NOT_RUNNING
 from bridge.streams.connect import Connection
+from bridge.words import duration
+
+MUCH = 1000
+"""So many messages in flight are more than what is always under way."""
 
 Tell = Callable[[Mapping, int, int], None]
 """Of which mapping how many entries were read, of how many."""
@@ -51,6 +56,7 @@ class Proof:
                 result = self._one(mapping, dial, onwards=onwards)
             except (RedisLost, SourceError, OSError) as error:
                 result = Result(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
+            self._note_growth(result)
             self._keep(result)
             results.append(result)
         return results
@@ -64,6 +70,16 @@ class Proof:
             settling=self._settling, stats=self._stats,
         )  # fmt: skip
         return check.run(self._since(mapping) if onwards else None)
+
+    def _note_growth(self, result: Result) -> None:
+        """Says when much more is in flight than at the last look, although a bridge runs."""
+        last = next(iter(runs(self._ledger, result.stream, 1)), None) if self._ledger is not None else None
+        if last is None or NOT_RUNNING in result.notes:
+            return
+        before, now = int(last.report["in_flight"]), result.tally.in_flight
+        if now >= max(MUCH, 2 * before):
+            ago = duration(result.began - last.ended)
+            result.notes.append(f"what is in flight grows: {now:,}, and {before:,} at the last look {ago} ago")
 
     def _since(self, mapping: Mapping) -> Since | None:
         facts = verified(self._ledger, mapping.stream.key) if self._ledger is not None else None
