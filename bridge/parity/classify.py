@@ -62,6 +62,9 @@ class Sorted:
     late: int = 0
     unordered: int = 0
     """Messages of components that write both sides themselves."""
+    file_born: int = 0
+    redis_born: int = 0
+    """Of those two, by where they were first written."""
     altered_broken: int = 0
     """Lines that are no messages, which were taken for altered ones."""
     foreign: int = 0
@@ -98,9 +101,12 @@ def classify(
             continue
         n = here.pop()
         taken.add(n)
+        settled = missing.excused or (missing.home < 0 and missing.row[:1] and missing.row[0] in both)
+        found.file_born += bool(settled) and missing.home >= 0
+        found.redis_born += bool(settled) and missing.home < 0
         if missing.excused:
             found.late += 1
-        elif missing.home < 0 and missing.row[:1] and missing.row[0] in both:
+        elif settled:
             found.unordered += 1
         else:
             found.differences.append(_difference("reordered", extras[n], missing, codec))

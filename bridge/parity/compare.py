@@ -232,10 +232,8 @@ class Comparison:
         tally.foreign += found.foreign
         tally.late += found.late
         tally.unordered += found.unordered
-        born = sum(1 for one in self._missing if one.home >= 0)
-        both = found.late + found.unordered
-        tally.file_born += min(both, born)
-        tally.redis_born += both - min(both, born)
+        tally.file_born += found.file_born
+        tally.redis_born += found.redis_born
 
     def _went_with_its_file(self, one: Missing) -> bool:
         """Whether a Redis-born entry's line may have stood in a generation that is gone.
