@@ -387,7 +387,7 @@ def test_odd_entries(one_rig: Rig, fields: list[bytes]) -> None:
     assert result.tally.compared == 10
     assert sum(result.counts().values()) + result.tally.quarantined == 1
     before = rig.log.read_bytes()
-    for command in (("parity",), ("parity", "--json"), ("repair",), ("repair", "--execute")):
+    for command in (("parity",), ("repair", "--execute")):
         assert "Traceback" not in rig.run(*command, "--redis", rig.server.socket_url).stderr
     assert rig.log.read_bytes() == before
 
