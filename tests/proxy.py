@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -91,3 +92,9 @@ class Proxy:
             thread.join(10)
         for one in self._open:
             one.close()
+
+
+def every_second(sign: bytes) -> Fault:
+    """Swallows the reply to every second request that holds these bytes, from the first one on."""
+    sent = count(1)
+    return lambda piece, _: "swallow" if sign in piece and next(sent) % 2 else "pass"

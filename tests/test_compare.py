@@ -235,3 +235,18 @@ def test_late_and_unordered() -> None:
     tally = sides.compare(both=frozenset({b"ui"}))
     assert found(tally) == {"reordered": 1, "missing_in_file": 1}
     assert tally.unordered == 1
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+@pytest.mark.parametrize("born", ["file", "redis"])
+def test_differences_close_together(every: int, born: str) -> None:
+    """Every second or third line of a long log altered, as `sed -i` does it: altered each, and nothing else."""
+    sides = Sides()
+    for n in range(9_000):
+        sides.append(text(f"m{n}" + "x" * (n % 7)), born=born)
+    sides.append(text("last"))
+    lines = sides.files[0]
+    for n in range(0, 9_000, every):
+        lines[n] = lines[n].replace(b"agent|", b"AGENT|")
+    tally = sides.compare(page=1000)
+    assert found(tally) == {"altered": len(range(0, 9_000, every))}

@@ -78,6 +78,12 @@ def mapped(rig: Rig, text: str, roles: str = "") -> None:
     rig.write_config(mapping="own.toml", extra=f"[components.all]\nroles = [{roles}]" if roles else "")
 
 
+def say(rig: Rig, data: bytes, time: bytes = b"2026-03-02 09:15:00") -> None:
+    """A Redis-born entry, its time as the traces have it."""
+    values = (b"ui", time, b"SAY", data)
+    rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+
+
 @pytest.mark.parametrize("suffix", PRESS)
 def test_rotated(one_rig: Rig, suffix: str) -> None:
     """Rotated pieces, compressed or not: equal; a byte that is another in one is found, with its file and line."""
@@ -160,8 +166,7 @@ def test_several_lines(one_rig: Rig) -> None:
         with rig.log.open("ab") as file:
             file.write(b"2026-03-02 09:14:%02d ERROR [agent] m-%d\n  at x\n\n  at y%d\n" % (n, n, n))
         rig.once()
-        values = (b"ui", b"2026-03-02 09:15:00", b"SAY", b"r-%d" % n)
-        rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+        say(rig, b"r-%d" % n)
         rig.once()
     rig.once()
     result = rig.parity()
@@ -301,8 +306,7 @@ def test_a_line_behind_a_mirrored_one(one_rig: Rig) -> None:
     mapped(rig, TRACES)
     rig.log.write_bytes(b"2026-03-02 09:14:00 ERROR [agent] one\n")
     rig.once()
-    values = (b"ui", b"2026-03-02 09:15:00", b"SAY", b"r-0")
-    rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+    say(rig, b"r-0")
     rig.once()
     with rig.log.open("ab") as file:
         file.write(b"  astray\n2026-03-02 09:16:00 ERROR [agent] two\n")
@@ -412,8 +416,7 @@ def test_entries_that_can_be_no_lines(one_rig: Rig) -> None:
     bridged(rig, 8)
     for n in range(30):
         rig.add(f"r-{n}")
-        values = (b"ui", b"no time", b"say", b"bad-%d" % n)
-        rig.redis.call("XADD", STREAM, "*", *(part for pair in zip(FIELDS, values, strict=True) for part in pair))
+        say(rig, b"bad-%d" % n, time=b"no time")
     rig.once()
     rig.append("f-last")
     rig.once()

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from bridge.model import format_id
 from bridge.streams.connect import Connection
-from tests.proxy import Proxy
+from tests.proxy import Proxy, every_second
 from tests.rig import STREAM, Rig, line, wait_until
 
 SHIPPED = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
@@ -188,11 +187,7 @@ def test_killed_when_redis_lost_the_entries(one_rig: Rig, point: str) -> None:
 def test_lost_replies(rig: Rig) -> None:
     """A retry whose replies are lost has sent each line once when it comes to its end."""
     aside(rig)
-    sent = count(1)
-    proxy = Proxy(
-        rig.path / "p.sock", rig.server.socket,
-        lambda piece, _: "swallow" if b"EXEC" in piece and next(sent) % 2 else "pass",
-    )  # fmt: skip
+    proxy = Proxy(rig.path / "p.sock", rig.server.socket, every_second(b"EXEC"))
     url = rig.server.socket_url.replace(rig.server.socket, str(rig.path / "p.sock"))
     try:
         for _ in range(20):

@@ -190,7 +190,6 @@ class Check:
             moved = since is not None and (view.first, view.added) != (since.first, since.added + tally.entries)
             if since is not None and (moved or view.length != since.length + tally.entries):
                 return None
-            tally.marked = view.marked > 0
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
             verdict = verdict_of(tally, view.length, before)
             result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence, Set
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import islice
 from operator import lt
 from pathlib import PurePath
 
@@ -30,6 +30,10 @@ RUN = 3
 
 WINDOW, WIDEST = 64, 8192
 """Entries that are looked at to find the place again, at first and at most."""
+
+NEAR, MOSTLY = 9, 0.8
+"""So many of the next entries are looked at first; and of lines and entries that agree by content so many must do so in
+their places, to count as unmoved."""
 
 AT_ONCE, FAR = 4096, 100_000
 DOUBT = 64
@@ -55,6 +59,8 @@ class Claims:
         """Of the entries that wait, the IDs of those that are."""
         self._shift = 0
         self._window = WINDOW
+        self._stride = AT_ONCE
+        """So many entries are tried at once: few behind a difference, where the next one may be near."""
         self._gap = 0
         self.gone: set[int] = set()
         """Generations that turned out to be in none of the files."""
@@ -108,10 +114,7 @@ class Claims:
             self._last = max(self._last, self._places[count - 1])
             own = self._last
             if self.late:
-                mine = [
-                    place for place, one in zip(self._places, self._ids[:count], strict=False) if one not in self.late
-                ]
-                own = max(mine, default=-1)
+                own = max((self._places[i] for i in range(count) if self._ids[i] not in self.late), default=-1)
                 self.late.difference_update(self._ids[:count])
             self._last_own = max(self._last_own, own)
             del self._places[:count], self._rows[:count], self._ids[:count]
@@ -167,7 +170,7 @@ class Claims:
     def _is_it(self, here: Lines, count: int) -> bool:
         """Whether a file of which only its place speaks holds any of the first messages; else it is a new one."""
         here.ahead(4 * DOUBT)
-        texts = [text for _, _, text in self._units(here, 4 * DOUBT)]
+        texts = [text for _, _, text in here.units(4 * DOUBT, self._continued)]
         rows = {row for row in self._codec.decode(texts).rows if isinstance(row, tuple)}
         if any(row in rows for row in self._rows[: min(count, DOUBT)]):
             return True
@@ -206,15 +209,17 @@ class Claims:
                     self._missing(i)
                 at = usable
                 break
-            a = here.at
-            part = min(usable - at, len(here.lines) - a)
+            a, step = here.at, min(usable - at, self._stride)
+            part = min(step, len(here.lines) - a)
             places, lines = self._places[at : at + part], here.lines[a : a + part]
             if here.places[a : a + part] == places and self._agree(lines, self._rows[at : at + part]):
                 self._claimed(here, [*range(a, a + part)], a + part)
                 at += part
+                self._stride = min(2 * self._stride, AT_ONCE)
                 continue
-            good, sound = self._scattered(here, at, usable)
+            good, sound = self._scattered(here, at, at + step)
             at += good
+            self._stride = min(2 * self._stride, AT_ONCE) if sound else NEAR
             if not sound:
                 self._take(at)
                 return self._resync(here, end - at, closed=closed)
@@ -229,9 +234,9 @@ class Claims:
     ) -> None:
         """These lines, of `count` messages, are claimed, the others up to the `end`-th not; `broken` are left out."""
         messages = len(mine) if count is None or not mine else count
-        if mine:
-            self.claimed_to = here.places[mine[-1]] + len(here.lines[mine[-1]]) + 1
         a, lines, places = here.at, here.lines, here.places
+        if mine:
+            self.claimed_to = places[mine[-1]] + len(lines[mine[-1]]) + 1
         if len(mine) == end - a:
             here.at = end
             self.settled = here.file, self.claimed_to, here.number(end)
@@ -262,7 +267,7 @@ class Claims:
                 break
             chosen.append(self._with_followers(here, i, self._rows[n]))
             i = chosen[-1][-1] + 1
-        texts = [self._text(here, found) for found in chosen]
+        texts = [here.text(found) for found in chosen]
         rows = self._rows[at : at + len(chosen)]
         good = len(chosen)
         if not self._codec.agree(texts, rows):
@@ -299,34 +304,28 @@ class Claims:
                 found.append(i)
         return found
 
-    @staticmethod
-    def _text(here: Lines, found: Sequence[int]) -> bytes:
-        return here.lines[found[0]] if len(found) == 1 else b"\n".join([here.lines[k] for k in found])
-
-    def _units(self, here: Lines, count: int) -> list[tuple[int, int, bytes]]:
-        """The next lines as messages: from which line to which, and their text."""
-        end = min(len(here.lines), here.at + count)
-        starts = list(range(here.at, end))
-        if self._continued is not None:
-            begins = self._continued.begins(here.lines[here.at : end])
-            starts = [k for k, first in zip(starts, begins, strict=True) if first or k == here.at]
-        return [(a, b, self._text(here, range(a, b))) for a, b in pairwise([*starts, end])]
-
     # -- finding the place again -----------------------------------------------------------------------------
 
     def _resync(self, here: Lines, end: int, *, closed: bool) -> bool:
         """The first entry that waits does not agree with the line at its place. False: wait for more entries."""
+        looked = False
         while True:
             width = min(self._window, end)
             whole = closed and width == end
             if width < self._window and not closed:
                 return False
-            here.ahead(4 * self._window)
+            count = 4 * (self._window if looked else NEAR)  # mostly it is near
+            here.ahead(count)
             here.trim()
-            units = self._units(here, 4 * self._window)
+            units = here.units(count, self._continued)
             decoded = self._codec.decode([text for _, _, text in units]).rows
             places = [here.places[a] for a, _, _ in units]
-            found = self._again(decoded, places, width, whole=whole)
+            found = (
+                self._again(decoded, places, width, whole=whole) if looked else self._unmoved(decoded, places, width)
+            )
+            if found is None and not looked:
+                looked = True
+                continue
             if found is None and not whole and self._window < WIDEST:
                 self._window *= 8
                 continue
@@ -337,6 +336,13 @@ class Claims:
             self._shift, self._window = shift, WINDOW
             return True
 
+    def _unmoved(self, decoded: list[Row | str], places: list[int], width: int) -> tuple[int, int, int] | None:
+        """The same as `_again` where a line was altered in its place, and the next ones stand where they should."""
+        at = {place: i for i, place in enumerate(places)}
+        found = [at.get(place + self._shift, -1) for place in self._places[: min(width, NEAR)]]
+        near = [j for j, i in enumerate(found) if j and i >= 0 and decoded[i] == self._rows[j]]
+        return (near[0], found[near[0]], self._shift) if found[0] >= 0 and len(near) >= RUN else None
+
     def _again(
         self, decoded: list[Row | str], places: list[int], width: int, *, whole: bool
     ) -> tuple[int, int, int] | None:
@@ -344,18 +350,24 @@ class Claims:
         at = {place: i for i, place in enumerate(places)}
         rows, wanted = self._rows[:width], self._places[:width]
 
+        def agrees(j: int, shift: int) -> bool:
+            i = at.get(wanted[j] + shift, -1)
+            return i >= 0 and decoded[i] == rows[j]
+
         def runs(j: int, shift: int) -> bool:
             last = min(j + RUN, width) if whole else j + RUN
-            if last > width:
-                return False
-            lines = [at.get(wanted[k] + shift, -1) for k in range(j, last)]
-            return all(i >= 0 and decoded[i] == rows[k] for i, k in zip(lines, range(j, last), strict=True))
+            return last <= width and all(agrees(k, shift) for k in range(j, last))
 
-        unmoved = (j for j in range(1, width) if wanted[j] + self._shift in at and runs(j, self._shift))
+        unmoved = (j for j in range(1, width) if runs(j, self._shift))
         best = next(unmoved, width)
-        for i, j in align(decoded, rows):
+        pairs = align(decoded, rows)
+        for i, j in pairs:
             if j < best and runs(j, places[i] - wanted[j]):
                 return j, i, places[i] - wanted[j]
+        if best == width:  # differences stand close together: do most of those that agree stand where they should?
+            stay = [j for i, j in pairs if places[i] - wanted[j] == self._shift]
+            if len(stay) >= RUN and len(stay) >= MOSTLY * len(pairs):
+                best = next((j for j in stay if j), width)
         return (best, at[wanted[best] + self._shift], self._shift) if best < width else None
 
     def _bridge_gap(
@@ -363,9 +375,9 @@ class Claims:
     ) -> None:
         """These entries and lines are in disagreement: those that agree by content do."""
         self._gap += 1
-        begun = 0
+        begun = passed = 0
         for i, j in [*align(decoded, self._rows[:entries]), (len(units), entries)]:
-            at = {here.places[a]: (a, b, text) for a, b, text in units[:i] if a >= here.at}
+            at = {here.places[a]: (a, b, text) for a, b, text in units[passed:i]}
             broken: set[int] = set()
             for k in range(begun, j):
                 self._missing(k)
@@ -379,7 +391,7 @@ class Claims:
                 self._pass(here, mine[0], broken)
                 self._shift = here.places[mine[0]] - self._places[j]
             self._claimed(here, mine, end, broken, 1)
-            begun = j + 1
+            begun, passed = j + 1, i + 1
         self._take(entries)
 
     def _extra(self, here: Lines, unit: tuple[int, int, bytes]) -> None:

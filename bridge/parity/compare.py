@@ -38,7 +38,7 @@ class Comparison:
         codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
         stats: Stats | None = None,
     ) -> None:  # fmt: skip
-        self.tally = Tally()
+        self.tally = Tally(marked=due.late is not None)
         self._codec = codec
         self._codecs: dict[str, Codec] = {}
         self._expected = expected
@@ -196,8 +196,8 @@ class Comparison:
                 places[name] = Place.of(*end)
             elif name in self._since.places:
                 places[name] = self._since.places[name]
-        waiting = [one.waiting for one in self._matches.values() if one.waiting is not None]
-        waiting += [self._first_waiting] if self._first_waiting is not None else []
+        firsts = [self._first_waiting, *(one.early_from for one in self._matches.values())]
+        waiting = [one for one in firsts if one is not None]
         resume = before(min(waiting)) if waiting and self._due.dual else last
         targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
                    for name, one in self._matches.items()}  # fmt: skip

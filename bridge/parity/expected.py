@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from bridge.mapping import Mapping
 from bridge.model import FIELDS
-
-ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Expected:
@@ -71,6 +68,6 @@ class Expected:
         if "{role}" not in self._path:
             return self._path
         role = row[self._names.index(FIELDS[0])].decode("utf-8", "replace")
-        if not ROLE.fullmatch(role) or role not in self._roles:
+        if role not in self._roles:
             return None
         return self._path.replace("{role}", role)

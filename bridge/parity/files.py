@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import SourceError
+from bridge.files.content import COMPRESSED, HEAD
 from bridge.files.generation import TAIL, digest
 from bridge.model import Fingerprint
 from bridge.parity.sides import LONG, OFFSETS, Block, File
 
 PIECE = 1 << 20
-HEAD = 1024
-PACKED = (".gz", ".bz2", ".xz", ".zst")
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -73,7 +72,7 @@ class Plain:
             raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
         now = os.fstat(self._fd)
         self.regular = stat.S_ISREG(now.st_mode)
-        self.packed = path.suffix in PACKED
+        self.packed = path.suffix in COMPRESSED
         self.size = now.st_size
         self.written = now.st_mtime_ns
         self._limit = limit

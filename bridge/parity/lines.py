@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
@@ -66,6 +67,19 @@ class Lines:
             return True
         self.trim()
         return self.more()
+
+    def text(self, found: Sequence[int]) -> bytes:
+        """Lines that are held, by their indexes, as one message."""
+        return self.lines[found[0]] if len(found) == 1 else b"\n".join([self.lines[k] for k in found])
+
+    def units(self, count: int, continued: Continued | None) -> list[tuple[int, int, bytes]]:
+        """The next `count` lines as messages: from which line to which, and their text."""
+        end = min(len(self.lines), self.at + count)
+        starts = list(range(self.at, end))
+        if continued is not None:
+            begins = continued.begins(self.lines[self.at : end])
+            starts = [k for k, first in zip(starts, begins, strict=True) if first or k == self.at]
+        return [(a, b, self.text(range(a, b))) for a, b in pairwise([*starts, end])]
 
     def damage(self) -> str:
         """Why the file could not be read to its end, as far as it was read; empty: it could."""

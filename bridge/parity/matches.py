@@ -17,6 +17,8 @@ from bridge.parity.sides import LONG, Extra, File, Missing, Passed, Sink
 from bridge.parity.spool import Spool
 
 PAGE = 1000
+FEW = 5
+"""Where less than one line in so many agrees, only runs of them are trusted."""
 
 Line = tuple[File, bytes, int, int, int, bytes]
 """A line that waits: its file, its bytes, place, number, the shift that holds there, and what follows it (`Passed`)."""
@@ -47,10 +49,10 @@ class Matches:
         """Entries that came late, by their lines, which may stand anywhere."""
         self.matched_to: EntryId = ZERO_ID
         """The last entry whose line was found where it is due."""
-        self.waiting: EntryId | None = None
-        """The first one that has no such line, but is on its way."""
         self.early = 0
-        """Entries whose lines were found behind the checkpoint: found again the next time."""
+        """Entries whose lines were found behind the checkpoint, to be found again the next time."""
+        self.early_from: EntryId | None = None
+        """The first of them."""
         self.settled: tuple[File, int, int] | None = None
         """File, place and line number behind the last line that agreed."""
 
@@ -107,7 +109,6 @@ class Matches:
         if isinstance(row, str):  # it can be no line
             self._sink.without_line(entry_id)
         elif at > self._due:
-            self.waiting = self.waiting or at
             self._sink.waiting(at)
         else:
             between = (self._before, high)
@@ -178,7 +179,8 @@ class Matches:
         ids, wanted = self.entries.peek(4 * self._window)
         pairs = align(texts, wanted)
         if not whole:
-            pairs = up_to_a_run(pairs)
+            few = FEW * len(pairs) < len(texts)
+            pairs = up_to_a_run(pairs) if few else pairs
             if not pairs and self._window < WIDEST:
                 self._window *= 8
                 return
@@ -286,7 +288,7 @@ class Matches:
         return True
 
     def _came_early(self, entry_id: bytes, line: bytes) -> None:
-        self.waiting = self.waiting or parse_id(entry_id)
+        self.early_from = self.early_from or parse_id(entry_id)
         self.early += 1
         self._sink.matched(self.name, [entry_id], [line])
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bridge.files.content import HEAD
 from bridge.files.generation import TAIL, digest
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.parity.sides import OFFSETS, SHIFT, File
 
-HEAD = 1024
 TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered")
 
 
