@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import accumulate, compress
 from operator import ne
@@ -11,23 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.codecs import Codec
+from bridge.codecs.artifact import Artifact
+from bridge.codecs.chunk import CHUNK
 from bridge.codecs.continued import Continued
+from bridge.codecs.document import Document, Text
 from bridge.errors import SourceError
+from bridge.files.artifacts import HEAD, type_of
 from bridge.files.generation import open_regular
 from bridge.files.lines import Cut, walk
-from bridge.model import Row, as_json
+from bridge.files.spool import Folder, Taken
+from bridge.model import Row, as_json, shown
 
 if TYPE_CHECKING:
     from bridge.mapping import Mapping
 
 KEPT_LINES = 5
+SHOWN = 200
+"""Bytes of a growing file that stand for it."""
+
 MOST_KINDS = 1000
 """So many different roles, and types, are counted by themselves."""
 
 
 @dataclass(slots=True)
 class Checked:
-    """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example.
+    """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example. Of whole
+    files their names stand for the line numbers.
 
     `partial` are the bytes of last lines without their newline, `size` all bytes. `earliest` and `latest` are times of
     messages in ms since 1970; `clamped` counts those whose entry ID would be another than their time; `values` are the
@@ -39,8 +49,8 @@ class Checked:
     empty: int = 0
     partial: int = 0
     size: int = 0
-    first: list[tuple[int, list[tuple[str, bytes]]]] = field(default_factory=list)
-    reasons: dict[str, tuple[int, list[int], bytes]] = field(default_factory=dict)
+    first: list[tuple[int | str, list[tuple[str, bytes]]]] = field(default_factory=list)
+    reasons: dict[str, tuple[int, list[int | str], bytes]] = field(default_factory=dict)
     earliest: int | None = None
     latest: int | None = None
     clamped: int = 0
@@ -48,6 +58,7 @@ class Checked:
     roles: Counter[bytes] = field(default_factory=Counter)
     types: Counter[bytes] = field(default_factory=Counter)
     damage: str = ""
+    noun: str = "line"
     last: int | None = None
     """The latest time up to now: the ID of a message that is older is clamped to it."""
 
@@ -56,12 +67,12 @@ class Checked:
         return {
             "translated": self.translated, "rejected": self.rejected, "empty": self.empty,
             "partial_bytes": self.partial, "damage": self.damage or None,
-            "first": [{"line": n, "fields": {name: as_json(v) for name, v in pairs}} for n, pairs in self.first],
-            "reasons": [{"reason": reason, "count": count, "lines": numbers, "example": as_json(example)}
+            "first": [{self.noun: n, "fields": {name: as_json(v) for name, v in pairs}} for n, pairs in self.first],
+            "reasons": [{"reason": reason, "count": count, f"{self.noun}s": numbers, "example": as_json(example)}
                         for reason, (count, numbers, example) in self.reasons.items()],
         }  # fmt: skip
 
-    def reject(self, reason: str, number: int, line: bytes) -> None:
+    def reject(self, reason: str, number: int | str, line: bytes) -> None:
         """Counts a line that does not translate under the kind of its reason."""
         self.rejected += 1
         kind = reason.partition(":")[0]
@@ -69,12 +80,12 @@ class Checked:
         self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
 
     def take(
-        self, codec: Codec, lines: list[bytes], numbers: list[int], limit: int, first: int, *,
-        cut: bool = False, now: int | None = None,
+        self, codec: Codec, lines: list[bytes], numbers: Sequence[int | str], limit: int, first: int, *,
+        cut: bool = False, now: int | None = None, timed: bool = True,
     ) -> None:  # fmt: skip
         """Translates whole messages, whose first lines have these numbers; `cut`: the first is the end of a longer one.
 
-        `now` in ms: later times are clamped too.
+        `now` in ms: later times are clamped too. Not `timed`: only the writing of the file has a time.
         """
         if cut:
             self.reject(f"over max_line_bytes: the limit is {limit}", numbers[0], b"")
@@ -94,18 +105,46 @@ class Checked:
         if not rows:
             return
         whole: list[Row] = rows  # type: ignore[assignment]
-        names = [name.decode() for name in codec.fields]
-        for row, number in zip(whole[: max(0, first - len(self.first))], numbers, strict=False):
-            self.first.append((number, list(zip(names, row, strict=True))))
-        self.translated += len(rows)
-        self.values += sum(len(b"".join(row)) for row in whole)
-        self._count(self.roles, [row[0] for row in whole])
-        self._count(self.types, [row[2] for row in whole])
+        self.took(codec, whole, numbers, first)
+        if not timed:
+            return
         running = [*accumulate(times, max, initial=times[0] if self.last is None else self.last)][1:]
         self.clamped += sum(map(ne, running, times)) + sum(now is not None and time > now for time in times)
         self.last = running[-1]
         self.earliest = min(times) if self.earliest is None else min(self.earliest, *times)
         self.latest = max(times) if self.latest is None else max(self.latest, *times)
+
+    def took(self, codec: Codec, rows: Sequence[Row], numbers: Sequence[int | str], first: int) -> None:
+        """Counts messages."""
+        names = [name.decode() for name in codec.fields]
+        for row, number in zip(rows[: max(0, first - len(self.first))], numbers, strict=False):
+            self.first.append((number, list(zip(names, row, strict=True))))
+        self.translated += len(rows)
+        self.values += sum(len(b"".join(row)) for row in rows)
+        self._count(self.roles, [row[0] for row in rows])
+        self._count(self.types, [row[2] for row in rows])
+
+    def document(self, mapping: Mapping, name: bytes, taken: Taken, limit: int, first: int) -> None:
+        """Translates a whole file."""
+        self.size += taken.facts.size
+        path = name.decode("utf-8", "surrogateescape")
+        if mapping.source.kind == "artifacts":
+            kind, codec_ = type_of(taken.raw[:HEAD], path), mapping.codec(path)
+            row = codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, Artifact) else ()
+            self.took(codec_, [row], [shown(name)], first)
+            return
+        if mapping.source.kind == "state":
+            codec: Document | Text = mapping.value(path, taken.facts.written)
+        else:
+            codec = mapping.document(path, taken.facts.written)
+        message = codec.read(taken.raw[:limit])
+        if len(taken.raw) > limit:
+            self.reject(f"over max_line_bytes: the limit is {limit}", shown(name), taken.raw)
+        elif isinstance(message.row, str):
+            self.reject(message.row, shown(name), taken.raw)
+        else:
+            self.take(codec, [taken.raw], [shown(name)], limit, first)
+            self.clamped, self.last = 0, None  # they go in the order of their times
 
     @staticmethod
     def _count(counter: Counter[bytes], values: list[Any]) -> None:
@@ -130,6 +169,13 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     opened = open_regular(path)
     if opened is None or opened.content is None:
         raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
+    if mapping.source.kind == "context":  # whatever stands in it is carried
+        with closing(opened):
+            result.size, result.noun = opened.size(), "chunk"
+            chunks = [piece for piece in [opened.read(SHOWN, 0)] if piece]
+            result.take(codec, chunks, [1] * len(chunks), limit, first, timed=False)
+            result.translated = -(-result.size // CHUNK)
+        return result
 
     def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
         wanted = size if most is None else min(size, most - offset)
@@ -147,6 +193,17 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     finally:
         opened.close()
     result.partial = result.size - end
+    return result
+
+
+def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
+    """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
+    result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
+    folder = Folder(root, mapping.files, mapping.source.exclude)
+    for name in sorted(found.name for some in folder.scan() for found in some):
+        taken = folder.read(name, limit + 1)
+        if taken is not None:
+            result.document(mapping, name, taken, limit, first)
     return result
 
 

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from bridge.errors import ConfigError
 from bridge.mapping import Mapping, load_mapping
+from bridge.paths import Paths
 from bridge.schema import Strict, validated
 
 SCHEMES = ("embedded", "redis", "rediss", "unix")
@@ -54,6 +55,13 @@ class PathPair(Strict):
     from_: Annotated[str, Field(alias="from")]
     to: str
 
+    @field_validator("from_", "to")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        if not path.startswith("/"):
+            raise ValueError("a path of a rule begins with /")
+        return path
+
 
 class File(Strict):
     """`bridge.toml` as written."""
@@ -80,6 +88,8 @@ class Settings:
     components: MappingType[str, frozenset[str]]
     """The roles that each component writes as."""
     log_format: str = "text"
+    paths: Paths = field(default_factory=Paths)
+    """How each side names the same artifact."""
 
     @property
     def roles(self) -> frozenset[str]:
@@ -192,6 +202,7 @@ def load(
         mappings=mappings,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
         log_format=log_format,
+        paths=Paths.of([(pair.from_, pair.to) for pair in file.paths]),
     )
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.check import Checked, check_file, is_regular
+from bridge.check import Checked, check_file, check_folder, is_regular
 from bridge.errors import SourceError
+from bridge.files.spool import Folder
 from bridge.mapping import Mapping
 
 SAMPLE = 1 << 16
@@ -42,6 +43,9 @@ def discover(root: Path, mappings: list[Mapping]) -> Seen:
     claimed: set[Path] = set()
     for mapping in mappings:
         one = Found(mapping)
+        if mapping.source.kind in ("spool", "state", "artifacts"):
+            found.append(_folder(one, root, claimed))
+            continue
         rotated = sorted({path for glob in mapping.source.rotated for path in root.glob(glob)}, reverse=True)
         for path in [*rotated, *sorted(set(root.glob(mapping.source.path)) - set(rotated))]:
             if is_regular(path) and path not in claimed:
@@ -60,9 +64,23 @@ def discover(root: Path, mappings: list[Mapping]) -> Seen:
     return Seen(found, near, [str(path.relative_to(root)) for path in others])
 
 
+def _folder(one: Found, root: Path, claimed: set[Path]) -> Found:
+    """A folder with a file per message counts as one file."""
+    source = one.mapping.source
+    names = [found.name for some in Folder(root, one.mapping.files, source.exclude).scan() for found in some]
+    claimed |= {root / os.fsdecode(name) for name in names}
+    try:
+        if names:
+            one.files.append((root / source.path, check_folder(one.mapping, root, 3)))
+    except SourceError as error:
+        one.unread.append(str(error))
+    return one
+
+
 def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, Checked] | None:
     """The mapping that translates most of a file's first lines; None where none translates most of them."""
-    tried = [(one, check) for one in mappings if (check := _sampled(one, path)) is not None]
+    logs = [one for one in mappings if one.source.kind == "log"]
+    tried = [(one, check) for one in logs if (check := _sampled(one, path)) is not None]
     return max(tried, key=lambda pair: pair[1].translated) if tried else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
 
-from bridge.carry.forward import Forward
+from bridge.carry.carrier import Carrier, carrier_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -59,7 +59,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
 
 def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Troubles, dual: bool, stop: Event) -> Drained:
     dial = dialler(settings)
-    forward = Forward(shared, ledger, troubles, time.time, dial)
+    forward = carrier_of(shared, ledger, troubles, time.time, dial)
     mirror = Mirror(shared, ledger, troubles, time.time, dial) if shared.mapping.mirror else None
     errors: list[BridgeError] = []
 
@@ -117,7 +117,7 @@ class Waits(Exception):
 
 
 def _patiently(
-    work: Callable[[], None], forward: Forward, mirror: Mirror | None, stop: Event, patience: float
+    work: Callable[[], None], forward: Carrier, mirror: Mirror | None, stop: Event, patience: float
 ) -> BridgeError | None:
     """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed."""
     begun, pause = time.monotonic(), Backoff()

@@ -75,7 +75,9 @@ def _waiting(status: Status) -> str:
     parts = []
     lines, entries = status.files_behind, status.streams_behind
     if lines.messages:
-        parts.append(many(lines, "line", "lines"))
+        nouns = {source.noun for one in status.mappings for source in one.sources if source.behind.messages}
+        noun = nouns.pop() if len(nouns) == 1 else "message"
+        parts.append(many(lines, noun, f"{noun}s"))
     if entries.messages and (status.dual or not status.running):
         parts.append(many(entries, "entry", "entries"))
     if not parts:

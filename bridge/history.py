@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from threading import Event
 from typing import Any
 
-from bridge.carry.forward import BATCH, Forward
+from bridge.carry.carrier import carrier_of
+from bridge.carry.forward import BATCH
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -66,6 +67,7 @@ class Report:
     latest: int | None = None
     first_id: str | None = None
     last_id: str | None = None
+    noun: str = "line"
     errors: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
@@ -108,11 +110,11 @@ class Import:
         dial = dialler(settings)
         self._shared = Shared(mapping, settings)
         troubles = Troubles(clock)
-        self._forward = Forward(self._shared, ledger, troubles, clock, dial)
+        self._forward = carrier_of(self._shared, ledger, troubles, clock, dial)
         self._mirror = Mirror(self._shared, ledger, troubles, clock, dial) if mapping.mirror else None
         if max_rate is not None:
             self._forward.batch = max(1, min(BATCH, int(max_rate / SMOOTH)))
-        self.report = Report(mapping.name, mapping.stream.key, clock())
+        self.report = Report(mapping.name, mapping.stream.key, clock(), noun=mapping.noun)
         self.errors: list[BridgeError] = []
         self._began = 0.0
         self._number = 0
@@ -222,10 +224,7 @@ class Import:
             one.entries, one.empty, one.clamped, one.rejected = (
                 tally.entries, tally.empty, tally.clamped, source.rejected,
             )  # fmt: skip
-            first = source.tail.first()
-            one.unfinished = sum(source.unfinished.values())
-            if first is not None and first is source.tail.current() and not first.packed:
-                one.unfinished += source.left()
+            one.unfinished = source.unfinished()
             one.error = str(source.trouble) if source.trouble is not None else ""
             if tally.latest:
                 report.earliest = min(report.earliest or tally.earliest, tally.earliest)

@@ -2,188 +2,53 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from bridge.codecs import FORMATS, Codec, FieldRule, delimited, jsonl, regexp
+from bridge.codecs import Codec, FieldRule, delimited, jsonl, regexp
+from bridge.codecs.artifact import Artifact
+from bridge.codecs.chunk import Chunk
 from bridge.codecs.continued import Continued
+from bridge.codecs.document import Document, Text, moment, text_of
 from bridge.codecs.template import TemplateCodec
-from bridge.codecs.timestamps import clock_for, zone_of
+from bridge.codecs.timestamps import Clock, clock_for
 from bridge.errors import ConfigError
 from bridge.schema import Strict, validated
+from bridge.sections import FormatSection, MessageSection, MirrorSection, PolicySection, SourceSection, StreamSection
 
-_NAME = re.compile(r"[a-z0-9_]+")
-RESERVED = ("origin",)
+MEANT = {
+    "source.rotated": ("log",),
+    "source.exclude": ("spool", "state", "artifacts"),
+    "source.settle_ms": ("log", "spool", "state", "artifacts"),
+    "source.owner": ("state",),
+    "stream.history": ("state",),
+    "source.idle_ms": ("context",),
+    "message.id": ("spool",),
+    "mirror.name": ("spool",),
+    "mirror.template": ("log",),
+    "mirror.lock": ("log",),
+    "mirror.newline": ("log",),
+    "mirror.abandoned_line_s": ("log",),
+    "format.continuation": ("log",),
+    "format.codec": ("log", "spool"),
+    "format.timestamp": ("log", "spool"),
+    "format.timezone": ("log", "spool"),
+}
+"""Keys that mean something for some kinds of sources alone."""
 
-
-class SourceSection(Strict):
-    """`[source]`: the files."""
-
-    kind: Literal["log"]
-    path: str
-    rotated: tuple[str, ...] = ()
-    settle_ms: Annotated[int, Field(ge=0, le=60_000)] = 200
-
-    @field_validator("path", "rotated")
-    @classmethod
-    def _inside(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for path in (value,) if isinstance(value, str) else value:
-            inside_root(path)
-        return value
-
-
-class FormatSection(Strict):
-    """`[format]`: how a line is read."""
-
-    codec: Literal["delimited", "jsonl", "regex"]
-    delimiter: str | None = None
-    columns: tuple[str, ...] = ()
-    pattern: str | None = None
-    timestamp: str = "iso8601"
-    timezone: str = "UTC"
-    max_line_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 20
-    continuation: bool = False
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone(cls, name: str) -> str:
-        try:
-            zone_of(name)
-        except (ValueError, OSError, KeyError):
-            raise ValueError(f"unknown time zone {name!r}, use a name such as UTC or Europe/Madrid") from None
-        return name
-
-    @field_validator("timestamp")
-    @classmethod
-    def _pattern(cls, value: str) -> str:
-        if value not in FORMATS and "%" not in value:
-            raise ValueError(
-                f"{value!r} is none of {', '.join(FORMATS)}, nor a strptime pattern such as %d/%b/%Y %H:%M:%S"
-            )
-        if value not in FORMATS:
-            try:
-                datetime.strptime("", value)
-            except ValueError as error:
-                if "directive" in str(error) or ("format" in str(error) and "match" not in str(error)):
-                    raise ValueError(f"{value!r} is no strptime pattern: {error}") from None
-        return value
-
-    @model_validator(mode="after")
-    def _fits(self) -> FormatSection:
-        if self.codec == "delimited":
-            if not self.delimiter or "\n" in self.delimiter:
-                raise ValueError("codec 'delimited' needs format.delimiter, without a newline")
-            if not self.columns:
-                raise ValueError("codec 'delimited' needs format.columns")
-            for column in self.columns:
-                if not _NAME.fullmatch(column) or column in RESERVED:
-                    raise ValueError(f"column {column!r} must match [a-z0-9_]+ and not be 'origin'")
-            if len(set(self.columns)) != len(self.columns):
-                raise ValueError("format.columns names a column twice")
-        elif self.delimiter or self.columns:
-            raise ValueError("format.delimiter and format.columns belong to codec 'delimited'")
-        if (self.codec == "regex") != bool(self.pattern):
-            raise ValueError("codec 'regex' needs format.pattern, and no other has one")
-        for group in re.compile(self.pattern.encode()).groupindex if self.pattern else ():
-            if not _NAME.fullmatch(group) or group in RESERVED:
-                raise ValueError(f"group {group!r} must match [a-z0-9_]+ and not be 'origin'")
-        return self
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        try:
-            re.compile((value or "").encode())
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        return value
-
-
-class FieldSection(Strict):
-    """`message.role` and its like: where a field comes from when no column holds it."""
-
-    pointer: str | None = None
-    pointers: tuple[str, ...] = ()
-    const: str | None = None
-    name: Literal["stem"] | None = None
-    default: str | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> FieldSection:
-        ways = [self.pointer is not None, bool(self.pointers), self.const is not None, self.name is not None]
-        if sum(ways) != 1:
-            raise ValueError("give exactly one of pointer, pointers, const, name")
-        for pointer in self.all_pointers:
-            if pointer and not pointer.startswith("/"):
-                raise ValueError(f"pointer {pointer!r} must begin with / (RFC 6901)")
-        return self
-
-    @property
-    def all_pointers(self) -> tuple[str, ...]:
-        """The pointers to try, in order."""
-        return (self.pointer,) if self.pointer is not None else self.pointers
-
-    def rule(self, stem: str) -> FieldRule:
-        """What the codec is told, for a source whose file name without suffixes is `stem`."""
-        const = stem if self.name == "stem" else self.const
-        return FieldRule(
-            self.all_pointers,
-            None if const is None else const.encode("utf-8", "surrogateescape"),
-            None if self.default is None else self.default.encode(),
-        )
-
-
-class MessageSection(Strict):
-    """`[message]`."""
-
-    role: FieldSection | None = None
-    timestamp: FieldSection | None = None
-    type: FieldSection | None = None
-    data: FieldSection | None = None
-
-
-class StreamSection(Strict):
-    """`[stream]`."""
-
-    key: Annotated[str, Field(min_length=1)]
-    notify: str | None = None
-
-    @field_validator("key")
-    @classmethod
-    def _slot(cls, key: str) -> str:
-        if "{" in key or "}" in key or "\n" in key:
-            raise ValueError("stream.key must not hold braces or newlines: the bridge's own keys are bridge:{KEY}:…")
-        return key
-
-
-class MirrorSection(Strict):
-    """`[mirror]`: where Redis-born entries become lines."""
-
-    path: str
-    template: str | None = None
-    lock: Literal["none", "flock"] = "none"
-    newline: Literal["escape", "reject"] = "escape"
-    abandoned_line_s: Annotated[float, Field(gt=0)] | None = None
-
-    @field_validator("path")
-    @classmethod
-    def _inside(cls, path: str) -> str:
-        inside_root(path)
-        if set(re.findall(r"\{(.*?)\}", path)) - {"role"}:
-            raise ValueError("only {role} may stand in mirror.path")
-        return path
-
-
-class PolicySection(Strict):
-    """`[policy]`."""
-
-    on_reject: Literal["quarantine", "stop"] = "quarantine"
+CODECS = {
+    "log": ("delimited", "jsonl", "regex"),
+    "spool": ("document",),
+    "context": (None,),
+    "state": (None,),
+    "artifacts": (None,),
+}
+"""The codecs of each kind."""
 
 
 class Mapping(Strict):
@@ -192,11 +57,28 @@ class Mapping(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str = ""
     source: SourceSection
-    format: FormatSection
+    format: FormatSection = FormatSection()
     message: MessageSection = MessageSection()
     stream: StreamSection
     mirror: MirrorSection | None = None
     policy: PolicySection = PolicySection()
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Mapping:
+        kind = self.source.kind
+        for key, kinds in MEANT.items():
+            table, _, name = key.partition(".")
+            section = getattr(self, table)
+            if kind not in kinds and section is not None and name in section.model_fields_set:
+                raise ValueError(f"{key} means nothing for source.kind '{kind}', it is for {' and '.join(kinds)}")
+        if self.mirror is not None and kind not in ("log", "spool"):
+            raise ValueError(f"[mirror] means nothing for source.kind '{kind}', which goes to the stream alone")
+        if self.format.codec not in CODECS[kind]:
+            known = ", ".join(map(str, CODECS[kind]))
+            if self.format.codec is None:
+                raise ValueError(f"key 'format.codec' is missing: {known}")
+            raise ValueError(f"format.codec '{self.format.codec}' is not for source.kind '{kind}', which has {known}")
+        return self
 
     @model_validator(mode="after")
     def _codec_works(self) -> Mapping:
@@ -204,6 +86,8 @@ class Mapping(Strict):
             codec = self.codec("x")
         except ConfigError as error:
             raise ValueError("; ".join(filter(None, (error.what, error.hint)))) from None
+        if self.mirror is not None and self.source.kind == "spool" and not self._tells_time:
+            raise ValueError("a mirrored file must tell its time: give message.timestamp, or leave [mirror] out")
         if self.mirror is not None and not codec.invertible:
             raise ValueError("this codec has no inverse: give mirror.template, or leave [mirror] out")
         return self
@@ -213,6 +97,19 @@ class Mapping(Strict):
         """The Pub/Sub channel."""
         return self.stream.notify or f"{self.stream.key}:notify"
 
+    @property
+    def files(self) -> str:
+        """The glob of the files; of a folder of artifacts all that lie in it, at any depth."""
+        path = self.source.path
+        return f"{path}**/*" if path.endswith("/") else path
+
+    @property
+    def noun(self) -> str:
+        """What holds a message: a line, or a file."""
+        return {"log": "line", "context": "chunk", "state": "value", "artifacts": "artifact"}.get(
+            self.source.kind, "file"
+        )
+
     def claims(self, path: str) -> bool:
         """Whether a file of this relative path would be read by this mapping."""
         wanted = path.replace("{role}", "x")
@@ -220,13 +117,15 @@ class Mapping(Strict):
 
     def codec(self, source_name: str) -> Codec:
         """The codec for one source; `source_name` is its path below the root."""
-        stem = Path(source_name).name.partition(".")[0]
-        rules = {
-            name: section.rule(stem)
-            for name in ("role", "timestamp", "type", "data")
-            if (section := getattr(self.message, name)) is not None
-        }
-        clock = clock_for(self.format.timestamp, self.format.timezone)
+        if self.format.codec == "document":
+            return self.document(source_name)
+        rules, clock = self._rules(source_name), self._clock
+        if self.source.kind == "context":
+            return Chunk(rules)
+        if self.source.kind == "artifacts":
+            return Artifact(rules)
+        if self.source.kind == "state":
+            return self.value(source_name, 0)
         escape = self.mirror is None or self.mirror.newline == "escape"
         codec: Codec
         if self.format.codec == "delimited":
@@ -239,11 +138,59 @@ class Mapping(Strict):
             codec = TemplateCodec(codec, self.mirror.template, escape)
         return Continued(codec) if self.format.continuation else codec
 
+    def value(self, path: str, written_ns: int) -> Text:
+        """The codec of a file that holds a latest value."""
+        rules = self._rules(path)
+        for name in ("timestamp", "data"):
+            if name in rules:
+                raise ConfigError(f"message.{name} means nothing for a state: it is the time of writing, and the file")
+        rules.setdefault("type", FieldRule(const=b"state"))
+        return text_of(Path(path).name, rules, None, moment(written_ns), clock_for("iso8601", "UTC"))
 
-def inside_root(path: str) -> None:
-    """Raises ValueError when a mapping's path could leave the root."""
-    if not path or path.startswith("/") or ".." in Path(path).parts:
-        raise ValueError(f"path {path!r} must stay below the root, relative to it")
+    def document(self, path: str, written_ns: int = 0) -> Document | Text:
+        """The codec of one whole file, by its path below the root; `written_ns` is when, where nothing else tells."""
+        if self._same_document is not None:
+            return self._same_document
+        rules = self._rules(path)
+        written, clock = moment(written_ns), self._clock
+        if self.format.pattern is not None or not self._by_pointers:
+            name = Path(path).name
+            return text_of(
+                name, rules, self.format.pattern, written, clock if self._tells_time else clock_for("iso8601", "UTC")
+            )
+        if "timestamp" not in rules:
+            rules["timestamp"], clock = FieldRule(const=written), clock_for("iso8601", "UTC")
+        identity = self.message.id.rule(path) if self.message.id is not None else None
+        return Document(rules, clock, identity)
+
+    def _rules(self, path: str) -> dict[str, FieldRule]:
+        return {name: section.rule(path) for name, section in self._fields.items()}
+
+    @cached_property
+    def _fields(self) -> dict[str, Any]:
+        names = ("role", "timestamp", "type", "data")
+        return {name: section for name in names if (section := getattr(self.message, name)) is not None}
+
+    @cached_property
+    def _clock(self) -> Clock:
+        return clock_for(self.format.timestamp, self.format.timezone)
+
+    @cached_property
+    def _by_pointers(self) -> bool:
+        return self.message.id is not None or any(section.all_pointers for section in self._fields.values())
+
+    @cached_property
+    def _tells_time(self) -> bool:
+        return "timestamp" in self._fields or "(?P<timestamp>" in (self.format.pattern or "")
+
+    @cached_property
+    def _same_document(self) -> Document | None:
+        """The codec of all files, where neither their names nor their times say anything."""
+        named = any(section.name is not None for section in self._fields.values())
+        if self.format.pattern is not None or named or not self._by_pointers or "timestamp" not in self._fields:
+            return None
+        rules = self._rules("x")
+        return Document(rules, self._clock, self.message.id.rule("x") if self.message.id is not None else None)
 
 
 def shipped_dir() -> Path:

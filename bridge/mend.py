@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from bridge.carry.late import Late
 from bridge.carry.provenance import release
@@ -17,16 +18,20 @@ from bridge.errors import SourceError
 from bridge.files.generation import TAIL, digest
 from bridge.ledger.journal import note
 from bridge.ledger.mirrored import range_at
+from bridge.ledger.spool import forget_file
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping as BridgeMapping
-from bridge.model import Origin, parse_id
+from bridge.model import FIELDS, Origin, parse_id
 from bridge.parity.check import Result
 from bridge.parity.classify import Difference
 from bridge.parity.files import Cut
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.points import reached
+from bridge.streams.reader import Entry
 
 PIECE = 1 << 20
+
+Facts = dict[str, Any]
 
 ADVICE = {
     "altered": "somebody changed one side: put the old bytes back, from a copy",
@@ -94,6 +99,8 @@ def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
 
 
 def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
+    if result.unit == "batch":
+        return _of_folder(one)
     if one.kind == "missing_in_redis":
         if one.source not in numbers:
             return Act("", one, "its file has no number in Redis yet: `bridge run` gives it one")
@@ -112,6 +119,16 @@ def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: f
             return Act("", one, "no file holds a line where its origin says: bring its file back from a copy")
         return Act("append", one)
     return Act("", one, ADVICE[one.kind])
+
+
+def _of_folder(one: Difference) -> Act:
+    """The same for a folder with a file per message."""
+    if one.kind == "missing_in_redis":
+        return Act("send", one)
+    if one.kind == "missing_in_file" and not one.file_born:
+        return Act("append", one)
+    missing = "the file that it was made of is gone, and was not seen by this bridge: bring it back from a copy"
+    return Act("", one, missing if one.kind == "missing_in_file" else ADVICE[one.kind])
 
 
 def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore, set[int]] | None:
@@ -143,7 +160,7 @@ class Mender:
         self._who = who
         self._clock = clock
 
-    def _note(self, what: str, facts: dict[str, object]) -> None:
+    def _note(self, what: str, facts: Facts) -> None:
         note(self._ledger, self._clock(), self._who, what, self._shared.mapping.stream.key, facts)
 
     def restore(self, one: Restore) -> None:
@@ -171,16 +188,17 @@ class Mender:
 
         Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run parity and repair again then.
         """
+        if self._shared.folder is not None:
+            yield from self._files(made)
+            return
         for act in made.of("send"):
             one = act.difference
             origin = Origin(numbers[one.source], one.place >> SHIFT, one.place & OFFSETS)
             text = b"%d.%d:%d" % origin
             entry = self._late.send(origin, one.row, self._shared.mapping.codec(one.source), self._late.mark(text))
             self._leave_range(one)
-            reached("repair.note.before")
-            self._note("sent", {"file": one.file, "line": one.line, "offset": one.offset, "origin": text.decode(),
-                                "entry": entry})  # fmt: skip
-            reached("repair.note.after")
+            facts = {"file": one.file, "line": one.line, "offset": one.offset, "origin": text.decode(), "entry": entry}
+            self._noted("sent", facts)
             yield act, f"entry {entry}"
         appends = made.of("append")
         if not appends:
@@ -191,12 +209,39 @@ class Mender:
                 one = act.difference
                 line = (one.expected or b"") + b"\n"
                 self._late.write(mirror, one.source, line, [(parse_id((one.entry or "").encode()), len(line))], [])
-                reached("repair.note.before")
-                self._note("appended", {"file": one.source, "entry": one.entry, "bytes": len(line)})
-                reached("repair.note.after")
+                self._noted("appended", {"file": one.source, "entry": one.entry, "bytes": len(line)})
                 yield act, one.source
         finally:
             mirror.close()
+
+    def _files(self, made: Plan) -> Iterator[tuple[Act, str]]:
+        """The same for a folder with a file per message."""
+        stream, sends, appends = self._shared.mapping.stream.key, made.of("send"), made.of("append")
+        for act in sends:
+            forget_file(self._ledger, stream, act.difference.raw_name)
+        if sends:
+            self._late.carry_files()
+        for act in sends:
+            self._noted("sent", {"file": act.difference.file})
+            yield act, "in the stream"
+        mirror = self._late.finished() if appends else None
+        for act in appends:
+            entry_id, row = parse_id((act.difference.entry or "").encode()), act.difference.row
+            fields = [part for pair in zip(FIELDS, row, strict=True) for part in pair]
+            if mirror is None:
+                continue
+            name, content, reason = mirror.translator.line(Entry(entry_id, fields))
+            if not reason:
+                self._late.write(mirror, name, content, [(entry_id, len(content))], [])
+                self._noted("appended", {"file": name, "entry": act.difference.entry, "bytes": len(content)})
+            yield act, reason or name
+        if mirror is not None:
+            mirror.close()
+
+    def _noted(self, what: str, facts: Facts) -> None:
+        reached("repair.note.before")
+        self._note(what, facts)
+        reached("repair.note.after")
 
     def _leave_range(self, one: Difference) -> None:
         """A mirrored line whose entry was removed is the file's own from here on."""

@@ -11,12 +11,15 @@ from typing import Any
 from bridge.carry.provenance import foreign
 from bridge.carry.shared import Shared
 from bridge.check import Checked, continuing
+from bridge.codecs.chunk import CHUNK
 from bridge.config import Settings
 from bridge.errors import BridgeError, LedgerError, SourceError
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
+from bridge.files.spool import Folder
 from bridge.files.tail import Tail
 from bridge.ledger.sources import sources_of
+from bridge.ledger.spool import files_known
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import as_json
@@ -113,7 +116,9 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         books = read_books(connection, shared.keys)
         stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}
     try:
-        for name in shared.source_names(stored):
+        if (folder := shared.folder or shared.values) is not None:
+            _folder(one, shared.mapping, folder, ledger)
+        for name in shared.source_names(stored) if folder is None else ():
             checked, error = Checked(), ""
             try:
                 tail, _ = shared.tail_at(name, ledger, None)
@@ -131,9 +136,30 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
     return one
 
 
+def _folder(one: Preview, mapping: Mapping, folder: Folder, ledger: Ledger | None) -> None:
+    """Files that the ledger does not know are read; a message that it knows all the same counts as carried."""
+    checked, limit, error = Checked(noun=mapping.noun), mapping.format.max_line_bytes, ""
+    try:
+        for some in folder.scan():
+            known = files_known(ledger, mapping.stream.key, [found.name for found in some]) if ledger else {}
+            for found in some:
+                if found.name in known and known[found.name][0] == found.facts:
+                    one.before += found.facts.size
+                elif (taken := folder.read(found.name, limit + 1)) is not None:
+                    checked.document(mapping, found.name, taken, limit, 3)
+    except (SourceError, LedgerError) as failed:
+        error = str(failed)
+    one.sources.append((mapping.source.path, checked.size, checked, error))
+
+
 def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: Checked) -> None:
     """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
     codec, limit, end = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to
+    if mapping.source.kind == "context":
+        size = generation.size() - end
+        checked.noun, checked.size, checked.values = "chunk", checked.size + size, checked.values + size
+        checked.translated += -(-size // CHUNK)
+        return
 
     def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
         raw = tail.read(generation, size, offset)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-from bridge.carry.forward import Forward
+from bridge.carry.carrier import Carrier, carrier_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -159,7 +159,7 @@ class Process:
         self.troubles = Troubles(time.time)
         self._started = time.time()
         self._shared = [Shared(mapping, settings) for mapping in settings.mappings]
-        self._forwards: list[Forward] = []
+        self._forwards: list[Carrier] = []
         self._mirrors: list[Mirror] = []
         self._crashed = False
         self._rates = Rates()
@@ -265,7 +265,7 @@ class Process:
     # -- the workers -----------------------------------------------------------------------------------------
 
     def _forward(self, shared: Shared, ledger: Ledger) -> None:
-        forward = Forward(shared, ledger, self.troubles, time.time, dialler(self._settings))
+        forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings))
         self._forwards.append(forward)
         pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
         while not self._stop.is_set():
@@ -290,13 +290,13 @@ class Process:
                 self._rest(pause.next(), forward)
         self._end(forward)
 
-    def _rest(self, seconds: float, forward: Forward) -> None:
+    def _rest(self, seconds: float, forward: Carrier) -> None:
         """Waits, and goes on following the files: what is rotated away meanwhile is held by its descriptor."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, SWEEP)):
             forward.look()
 
-    def _end(self, forward: Forward) -> None:
+    def _end(self, forward: Carrier) -> None:
         try:
             if forward.attached:
                 forward.flush()

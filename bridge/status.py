@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.carry.behind import Behind, file_behind, stream_behind
+from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behind, values_behind
 from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
 from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
@@ -16,7 +16,7 @@ from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, Position, format_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id
 from bridge.run import dialler, lock_holder
 from bridge.streams.connect import Connection
 from bridge.streams.writer import read_books
@@ -31,6 +31,7 @@ class SourceStatus:
     behind: Behind = field(default_factory=Behind)
     rate: float | None = None
     error: str = ""
+    noun: str = "line"
 
 
 @dataclass(slots=True)
@@ -195,10 +196,16 @@ def _rate(status: Status, worker: str) -> float | None:
 
 def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status) -> SourceStatus:
     worker = f"forward {shared.mapping.name}: {name}"
-    one = SourceStatus(name, rate=_rate(status, worker))
+    one = SourceStatus(name, rate=_rate(status, worker), noun=shared.mapping.noun)
     try:
-        tail, one.position = shared.tail_at(name, ledger, stored)
-        one.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
+        if shared.folder is not None:
+            one.position = Checkpoint.from_json(stored).position if stored else None
+            one.behind = folder_behind(shared.mapping, shared.folder, ledger)
+        elif shared.values is not None:
+            one.behind = values_behind(shared.mapping, shared.values, ledger)
+        else:
+            tail, one.position = shared.tail_at(name, ledger, stored)
+            one.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
     except (SourceError, LedgerError, OSError) as error:
         one.error = str(error)
     if worker in status.troubles:

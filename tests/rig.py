@@ -21,7 +21,8 @@ from typing import Any
 from bridge.config import Settings, load
 from bridge.drain import Drained, once
 from bridge.ledger.store import Ledger
-from bridge.parity.check import Check, Result
+from bridge.parity.check import Result
+from bridge.parity.proof import check_of
 from bridge.points import POINTS
 from bridge.server import embedded
 from bridge.server.binary import Binary
@@ -29,7 +30,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
 STREAM = "hestai:messages"
-RUNNING = [name for name in POINTS if not name.startswith(("retry.", "repair."))]
+RUNNING = [name for name in POINTS if not name.startswith(("retry.", "repair.", "spool.", "state.", "mirror.hidden"))]
 """The crash points that a running bridge comes by."""
 
 FIELDS = (b"role", b"timestamp", b"type", b"data")
@@ -274,7 +275,7 @@ class Rig:
         path = settings.state_dir / "ledger.db"
         ledger = Ledger(path) if path.exists() else None
         try:
-            check = Check(
+            check = check_of(settings.mappings[0])(
                 settings.mappings[0],
                 settings,
                 lambda: Connection(self.server.socket_url),

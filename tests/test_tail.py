@@ -144,8 +144,9 @@ def locate(rig: Rig, what: str) -> dict[str, Any]:
     return found
 
 
-def test_locate_both_ways(rig: Rig) -> None:
+def test_locate_both_ways(one_rig: Rig) -> None:
     """Every line leads to its entry and every entry to its line, over a rotation, whoever wrote it first."""
+    rig = one_rig
     rig.append("f-0", "f-1")
     rig.add("r-0")
     assert not rig.once().errors
@@ -173,8 +174,9 @@ def test_locate_both_ways(rig: Rig) -> None:
     assert "messages.log:1, byte 0 of generation 2" in text
 
 
-def test_locate_what_did_not_cross(rig: Rig) -> None:
+def test_locate_what_did_not_cross(one_rig: Rig) -> None:
     """What is in quarantine, not carried yet, empty, unfinished, trimmed or nowhere is told as that."""
+    rig = one_rig
     rig.log.write_bytes(line("f-0") + b"broken\n\n" + line("f-1"))
     bad = rig.redis.call("XADD", STREAM, "*", "role", "x").decode()
     assert not rig.once().errors
@@ -200,8 +202,9 @@ def test_locate_what_did_not_cross(rig: Rig) -> None:
         assert said in done.stderr
 
 
-def test_locate_in_a_large_file(rig: Rig, tmp_path: Path) -> None:
+def test_locate_in_a_large_file(one_rig: Rig, tmp_path: Path) -> None:
     """Lines beyond the first megabyte are found by number and by byte."""
+    rig = one_rig
     datas = [f"f-{i:06}-" + "x" * 80 for i in range(20_000)]
     rig.append(*datas)
     assert not rig.once().errors

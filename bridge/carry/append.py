@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
@@ -16,9 +17,9 @@ from bridge.ledger.mirrored import Intent, Range, Written, add_range, entries_of
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.mapping import MirrorSection
 from bridge.model import ZERO_ID
 from bridge.points import reached
+from bridge.sections import MirrorSection
 
 WINDOW = 4 << 20
 """Bytes that are searched at once for lines an earlier process may have written."""
@@ -46,6 +47,8 @@ class Write:
     generation: int = 0
     size: int = 0
     pieces: list[Piece] = field(default_factory=list)
+    to: Destination | None = None
+    """What brings it there."""
 
     @property
     def disowned(self) -> bool:
@@ -115,6 +118,43 @@ class Write:
         return found
 
 
+class Destination(Protocol):
+    """What one write goes to: a file that lines are appended to, or a new file. All raise TargetError, LedgerError."""
+
+    @property
+    def label(self) -> str:
+        """Under what the mirror announces how far it came."""
+        ...
+
+    def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
+        """Makes ready; returns why it must wait, or an empty string. `release` later."""
+        ...
+
+    def place(self) -> tuple[int, int]:
+        """Generation and size, for an intent; after `take`."""
+        ...
+
+    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+        """Writes what is missing; returns why it must wait, or an empty string."""
+        ...
+
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+        """What became of an intent of an earlier process, and in words."""
+        ...
+
+    def remember(self, ledger: Ledger) -> None:
+        """Inside the transaction that notes the range."""
+        ...
+
+    def release(self) -> None:
+        """Lets go of what `take` took."""
+        ...
+
+    def close(self) -> None:
+        """Closes what is open."""
+        ...
+
+
 class Target:
     """One mirrored file. `tail` is the one forward reads it with, where it does, so both mean the same generation."""
 
@@ -127,6 +167,11 @@ class Target:
         self._locked = False
         self._unfinished: tuple[int, float] = (-1, 0.0)
         self._generation: Generation | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self._tail.name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
         """Opens the file at the path, locks it where the writers do, and finds its generation: a line may follow now.
@@ -244,6 +289,10 @@ class Target:
         with self._tail.lock:
             self._tail.look()
             return self._tail.of_number(number) or self._tail.reopen(number)
+
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+        """What became of an intent of an earlier process, and in words."""
+        return resolve(intent, self, codec)
 
     def after(self, number: int) -> list[Generation]:
         """The open generations that came after this one."""

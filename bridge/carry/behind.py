@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 
 from bridge.carry.provenance import foreign
 from bridge.codecs import Codec
+from bridge.codecs.chunk import CHUNK, Chunk
 from bridge.files.lines import Cut, split
+from bridge.files.spool import Folder
 from bridge.files.tail import Tail
+from bridge.ledger.spool import files_known, totals
+from bridge.ledger.state import values
 from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
 from bridge.model import EntryId, after
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
@@ -49,6 +55,10 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
 
     Bytes that wait for an open intent of the mirror's are counted as the file's own.
     """
+    if isinstance(codec, Chunk):  # whatever is there will be carried, in one chunk or more
+        left = sum(one.left() for one in tail.pending())
+        times = [one.written() / 1e9 for one in tail.pending() if one.left()]
+        return Behind(-(-left // CHUNK), left, min(times, default=None))
     messages = size = unfinished = seen = 0
     oldest: float | None = None
     for one in tail.pending():
@@ -81,6 +91,43 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
         unfinished += open_line
         size -= open_line
     return Behind(messages, size, oldest if messages else None, unfinished)
+
+
+def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
+    """The files that the ledger does not know as they are now, and what is due of those that are gone since.
+
+    A file that was rewritten counts, until the bridge has seen that it holds the same message. Raises SourceError.
+    """
+    stream = mapping.stream.key
+    _, due, size, oldest = totals(ledger, stream) if ledger is not None else (0, 0, 0, None)
+    messages, seen = due, 0
+    for some in folder.scan():
+        known = files_known(ledger, stream, [one.name for one in some]) if ledger is not None else {}
+        fresh = [one for one in some if one.name not in known or known[one.name][0] != one.facts]
+        messages += len(fresh)
+        size += sum(one.facts.size for one in fresh)
+        times = [one.facts.written // 1_000_000 for one in fresh]
+        oldest = min([*times, *([oldest] if oldest is not None else [])], default=None)
+        seen += len(some)
+        if seen >= MOST_SEEN:
+            return Behind(messages, size, oldest / 1000 if oldest is not None else None, more=True)
+    return Behind(messages, size, oldest / 1000 if oldest is not None and messages else None)
+
+
+def values_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
+    """The files whose value the other side did not hold last; where Redis owns them, none. Raises SourceError."""
+    if mapping.source.owner == "redis":
+        return Behind()
+    known = values(ledger, mapping.stream.key) if ledger is not None else {}
+    found = [one for some in folder.scan() for one in some]
+    fresh = [one for one in found if known.get(one.name, (b"",))[0] != _sha256(folder, one.name)]
+    times = [one.facts.written / 1e9 for one in fresh]
+    return Behind(len(fresh), sum(one.facts.size for one in fresh), min(times, default=None))
+
+
+def _sha256(folder: Folder, name: bytes) -> bytes:
+    taken = folder.read(name, 1 << 28)
+    return hashlib.sha256(taken.raw).hexdigest().encode() if taken is not None else b""
 
 
 def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Behind:

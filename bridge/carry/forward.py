@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from bridge.carry.draft import Batcher, Draft, Parcel, closed_value
+from bridge.carry.artifacts import ArtifactSource
+from bridge.carry.context import ContextSource
+from bridge.carry.draft import Batcher, Parcel
+from bridge.carry.logsource import LogSource
 from bridge.carry.refill import (
     Compared,
     Resume,
@@ -20,14 +23,13 @@ from bridge.carry.refill import (
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
+from bridge.carry.spool import SpoolSource
 from bridge.carry.turns import Turns
 from bridge.errors import BridgeError, LedgerError, SourceError
-from bridge.files.generation import Known
 from bridge.ledger.mirrored import Range
 from bridge.ledger.sources import (
     SourceMemory,
     StreamMemory,
-    save_generation,
     save_mirror_cursor,
     save_stream,
     sources_of,
@@ -85,7 +87,6 @@ class Forward:
         """First and last ID of what was sent."""
         self._memory = StreamMemory()
         self._since = 0
-        self._closed: list[tuple[str, Known]] = []
         self._remember_at = 0.0
         self._dirty = False
 
@@ -96,20 +97,17 @@ class Forward:
         if paths is None:
             for name in self.shared.source_names(sources_of(self._ledger, self._stream)):
                 if name not in self._sources:
-                    tail = self.shared.tail(name, self._ledger)
-                    self._sources[name] = Source(self.shared.mapping, self.shared.keys, tail, self._ledger, self._clock)
+                    self._sources[name] = source_of(self.shared, name, self._ledger, self._clock)
         for source in self._sources.values():
-            tail = source.tail
-            if paths is None or str(tail.path) in paths or any(p.startswith(str(tail.path)) for p in paths):
-                try:
-                    with tail.lock:
-                        tail.look()
-                        self._say(source)
-                    source.trouble = None
-                except (SourceError, LedgerError) as error:
-                    source.trouble = error
-                    self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)
-                self._turns.add(source)
+            try:
+                if not source.look(paths):
+                    continue
+                self._say(source)
+                source.trouble = None
+            except (SourceError, LedgerError) as error:
+                source.trouble = error
+                self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)
+            self._turns.add(source)
 
     def _say(self, source: Source) -> None:
         for notice in source.keep_news():
@@ -144,7 +142,6 @@ class Forward:
             self._connection.close()
         self._connection, self._sender = None, None
         self._placed.clear()
-        self._closed.clear()
 
     @property
     def _live(self) -> tuple[Connection, Sender]:
@@ -209,8 +206,7 @@ class Forward:
         connection, _ = self._live
 
         def read(one: Range) -> bytes:
-            held = self._sources[one.name].tail.of_number(one.generation) if one.name in self._sources else None
-            return held.read(one.end - one.start, one.start) if held else b""
+            return self._sources[one.name].content_of(one) if one.name in self._sources else b""
 
         info, line_of = stream_info(connection, self.shared.keys.stream), self.shared.line_of
         with self.shared.cursor_lock, self._ledger.transaction():
@@ -230,7 +226,7 @@ class Forward:
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
         _, sender = self._live
-        if any(name not in self._placed and source.tail.first() for name, source in self._sources.items()):
+        if any(name not in self._placed and source.present for name, source in self._sources.items()):
             self._compare()
         if self._clock() >= self._remember_at:
             self._remember()
@@ -238,7 +234,7 @@ class Forward:
         if parcel is None:
             parcel = self._skipped()
         for source in self._sources.values():
-            if source.tail.notices:
+            if source.notices:
                 self._say(source)
         if parcel is None:
             sender.rest()
@@ -272,8 +268,10 @@ class Forward:
 
     def rest(self) -> float:
         """Seconds until there is something to do without a wake-up."""
-        waiting = any(source.skipped_since is not None or source.waits for source in self._sources.values())
-        return SETTLED if waiting else REMEMBERED if self._dirty else 1.0
+        sources = self._sources.values()
+        soon = [source.patience for source in sources if source.waits]
+        soon += [SETTLED] * any(source.skipped_since is not None for source in sources)
+        return min(soon, default=REMEMBERED if self._dirty else 1.0)
 
     def failures(self) -> list[BridgeError]:
         """What keeps sources from being carried to their end."""
@@ -312,30 +310,11 @@ class Forward:
 
     def _landed(self, parcel: Parcel, batch: Batch, landed: Landed) -> None:
         for draft, cursor in zip(parcel.drafts, batch.cursors, strict=True):
-            self._draft_landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
+            draft.source.landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
         self._since += landed.count
         self._dirty = True
         if landed.first is not None and landed.last is not None:
             self.span = (self.span[0] if self.span else landed.first, landed.last)
-
-    def _draft_landed(self, draft: Draft, stored: bytes) -> None:
-        source = draft.source
-        if draft.ended is not None:
-            source.late_stored[draft.position.generation] = stored
-            self._closed.append((source.name, draft.ended))
-        else:
-            source.stored = stored
-        for known in draft.closing:
-            log.info("%s: generation %d is carried to its end, byte %d", source.name, known.number, known.at.offset)
-            source.late_stored[known.number] = closed_value(known)
-            self._closed.append((source.name, known))
-        source.landed(draft)
-        memory = source.memory
-        if memory.refill is not None and not draft.late and draft.position > memory.refill:
-            source.memory = memory = replace(memory, refill=None)
-            source.standing = {}
-        if not draft.late and not memory.live and memory.history is not None and draft.position >= memory.history:
-            source.go_live("its history is in the stream")
 
     def _save(self, info: StreamInfo) -> None:
         """Inside a ledger transaction: what the stream holds, and how far each source was carried."""
@@ -343,9 +322,6 @@ class Forward:
         for source in self._sources.values():
             if source.name in self._placed:
                 source.remember()
-                first = source.tail.first()
-                if first is not None:
-                    save_generation(self._ledger, self._stream, source.name, first.known())
 
     def _remember(self) -> None:
         """Looks at the server's side of the stream, and lets the ledger know what is confirmed up to there."""
@@ -361,12 +337,20 @@ class Forward:
         reached("forward.checkpoint.before")
         with self._ledger.transaction():
             self._save(info)
-            for name, known in self._closed:  # one that was empty when it ended is known by more since
-                since = self._sources[name].tail.record(known.number)
-                known = since if since.packed else max(known, since, key=lambda one: one.at.head_len)
-                save_generation(self._ledger, self._stream, name, known)
         reached("forward.checkpoint.after")
         log.debug("%s: %d lines carried since the start", self.worker, self.carried)
-        self._closed.clear()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
         self._dirty = False
+
+
+def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], float]) -> Source:
+    """The source of this name, as its mapping's kind has it."""
+    if shared.folder is not None and shared.mapping.source.kind == "artifacts":
+        return ArtifactSource(
+            shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths
+        )
+    if shared.folder is not None:
+        return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock)
+    if shared.mapping.source.kind == "context":
+        return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    return LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)

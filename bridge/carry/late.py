@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.carry.append import Write
-from bridge.carry.mirror import Mirror
+from bridge.carry.forward import Forward
+from bridge.carry.mirror import PAUSE, Mirror
 from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
@@ -92,6 +93,23 @@ class Late:
             mirror.close()
             raise
         return mirror
+
+    def carry_files(self) -> None:
+        """Sends what is due of a folder with a file per message. Raises RedisLost, RedisRefused, SourceError."""
+        forward = Forward(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        try:
+            forward.look()
+            forward.attach()
+            while forward.step() or forward.waits:
+                if forward.waits:
+                    self._settle(PAUSE)
+            forward.flush()
+            for error in forward.failures():
+                raise error
+        except Overtaken:
+            raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
+        finally:
+            forward.detach()
 
     def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[Written], numbers: list[int]) -> None:
         """Appends whole lines to a file; `entries` are those they were made of, `numbers` what leaves quarantine so.

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from bridge.carry.append import Target, Write, resolve
+from bridge.carry.append import Destination, Target, Write
+from bridge.carry.deliver import Deliveries, Delivery, DocumentTranslator
 from bridge.carry.refill import own, what_was_lost
 from bridge.carry.rejects import Kinds
 from bridge.carry.shared import Shared
 from bridge.carry.translate import Pass, Translator
 from bridge.errors import NotOwner, NotYet, TargetError
-from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
+from bridge.ledger.mirrored import Written, add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.mapping import MirrorSection
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.points import reached
+from bridge.sections import MirrorSection
 from bridge.streams.connect import Connection
 from bridge.streams.reader import BlockingReader, stream_info
 from bridge.streams.resp import pack
@@ -65,7 +66,10 @@ class Mirror:
         self._clock = clock
         self._dial = dial
         self._stream = shared.mapping.stream.key
-        self.translator = Translator(shared.mapping, mirror, shared.settings.roles)
+        files = shared.folder is not None
+        kind = DocumentTranslator if files else Translator
+        self.translator = kind(shared.mapping, mirror, shared.settings.roles)
+        self._deliveries = Deliveries(shared.mapping, shared.settings) if files else None
         self._kinds = Kinds(self._stream, log.warning)
         self._targets: dict[str, Target] = {}
         self._pass: Pass | None = None
@@ -97,16 +101,21 @@ class Mirror:
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
         # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
         taken = Pass(last, begun=True, epoch=FOREIGN)
+        told: dict[str, list[str]] = {}
         for intent in open_intents:
-            target = self._target(intent.name)
-            write, said = resolve(intent, target, self.translator.codec)
+            target = self._destination(intent.name, intent.content, intent.entries, intent.generation)
+            write, said = target.resolve(intent, self.translator.codec)
             while 0 < write.done < len(write.content):
                 settle(SETTLING)
-                before, (write, said) = write.pieces, resolve(intent, target, self.translator.codec)
+                before, (write, said) = write.pieces, target.resolve(intent, self.translator.codec)
                 if write.pieces == before:
                     break
-            log.warning("%s: %s", intent.name, said, extra={"facts": {"target": intent.name}})
+            told.setdefault(said, []).append(intent.name)
+            write.to = target
             taken.writes.append(write)
+        for said, names in told.items():
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            log.warning("%s%s: %s", names[0], more, said, extra={"facts": {"targets": names}})
         self._pass = taken
 
     @property
@@ -154,6 +163,8 @@ class Mirror:
         self.detach()
         for target in self._targets.values():
             target.close()
+        if self._deliveries is not None:
+            self._deliveries.close()
 
     # -- carrying --------------------------------------------------------------------------------------------
 
@@ -188,12 +199,12 @@ class Mirror:
                     if not self._begin(taken):
                         return False
                 for write in taken.writes:
-                    if self._waits(write, self._target(write.name).put(write, self._ledger, self._clock())):
+                    if self._waits(write, self._to(write).put(write, self._ledger, self._clock())):
                         return False
                 self._record(taken)
             finally:
                 for write in taken.writes:
-                    self._target(write.name).release()
+                    self._to(write).release()
         self._pass, self.waits_for = None, None
         self.carried += taken.count
         for write in taken.writes:
@@ -266,7 +277,7 @@ class Mirror:
     def _begin(self, taken: Pass) -> bool:
         """One ledger transaction: what is set aside, and the intents. False while another program is in the way."""
         for write in taken.writes:
-            if self._waits(write, self._target(write.name).take(self._ledger, self._clock())):
+            if self._waits(write, self._to(write).take(self._ledger, self._clock())):
                 return False
         if not (taken.writes or taken.aside):
             taken.begun = True
@@ -282,7 +293,7 @@ class Mirror:
             for number, where in taken.retried:
                 mark_retried(self._ledger, number, where, self._clock())
             for write in taken.writes:
-                write.generation, write.size = self._target(write.name).place()
+                write.generation, write.size = self._to(write).place()
                 write.intent = add_intent(
                     self._ledger, self._stream, write.name, write.generation, write.size, write.content, write.entries
                 )
@@ -303,7 +314,7 @@ class Mirror:
                     for one in write.ranges():
                         add_range(self._ledger, self._stream, one)
                     drop_intent(self._ledger, write.intent)
-                    self._target(write.name).remember(self._ledger)
+                    self._to(write).remember(self._ledger)
                 if taken.epoch == self.shared.cursor_epoch:
                     save_mirror_cursor(self._ledger, self._stream, taken.last)
                     self._kept_cursor = taken.last
@@ -312,7 +323,7 @@ class Mirror:
             newest = max(write.entries)[0]
             if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
                 word = {"id": format_id(newest).decode(), "generation": write.generation, "end": write.end}
-                self._announce[write.name.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
+                self._announce[self._to(write).label.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
         if self._announce:
             reached("mirror.checkpoint.before")
         if taken.epoch != FOREIGN:
@@ -336,7 +347,14 @@ class Mirror:
                 self._kept_cursor = self._cursor
         self._keep_at = self._clock() + REMEMBERED
 
-    def _target(self, name: str) -> Target:
+    def _to(self, write: Write) -> Destination:
+        if write.to is None:
+            write.to = self._destination(write.name, write.content, write.entries)
+        return write.to
+
+    def _destination(self, name: str, content: bytes, entries: list[Written], number: int = 0) -> Destination:
+        if self._deliveries is not None:
+            return Delivery(self._deliveries, name, content, entries[0][0], number)
         if name not in self._targets:
             tail = self.shared.tail(name, self._ledger)
             self._targets[name] = Target(self.shared.settings.root, tail, self._section, self._stream)

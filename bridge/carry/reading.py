@@ -53,6 +53,10 @@ class Read:
             return self._rows[begin:end], self._times[begin:end]
         return codec.decode(self.lines.lines[begin:end])
 
+    def given(self, rows: Sequence[Row], times: list[int]) -> None:
+        """What the codec cannot tell of these lines alone."""
+        self._rows, self._times, self.keys = [*rows], times, [*accumulate(times, max)]
+
     def stops(self, i: int, limit: int) -> bool:
         """Whether this line, of which `order` was asked, cannot be an entry."""
         line = self.lines.lines[i]
@@ -83,6 +87,7 @@ class Reader:
         self._clock = clock
         self._stream = mapping.stream.key
         self._max_line = mapping.format.max_line_bytes
+        self._codec = codec
         self._continued = codec if isinstance(codec, Continued) else None
         self._settle = mapping.source.settle_ms / 1000
         self._read: Read | None = None

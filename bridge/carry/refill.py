@@ -20,7 +20,7 @@ from bridge.log import log
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import StreamInfo, entries, existing, file_born, stream_info, to_entries
+from bridge.streams.reader import Entry, StreamInfo, entries, existing, file_born, stream_info, to_entries
 from bridge.streams.writer import Books, claim, read_books
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
@@ -54,6 +54,8 @@ class Compared:
     resume: dict[str, Resume] = field(default_factory=dict)
     standing: Standing = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+    highest: dict[tuple[int, int], Entry] = field(default_factory=dict)
+    """The entries of `standing`."""
 
 
 def in_words(compared: Compared, stream: str) -> list[str]:
@@ -163,6 +165,7 @@ def compare(
     }
     standing: Standing = {}
     offsets: dict[tuple[int, int], set[int]] = {}
+    highest: dict[tuple[int, int], Entry] = {}
     strangers = 0
 
     def walk(*, all_vouched: bool) -> None:
@@ -177,7 +180,7 @@ def compare(
                 strangers += 1
                 continue
             if where not in standing or origin.offset >= standing[where][0]:
-                standing[where] = (origin.offset, entry.id)
+                standing[where], highest[where] = (origin.offset, entry.id), entry
             if lost or filling:
                 offsets.setdefault(where, set()).add(origin.offset)
 
@@ -205,7 +208,7 @@ def compare(
             ):
                 furthest[name] = None
     resume = {name: _resume(source, furthest[name], lost, anew, standing) for name, source in sources.items()}
-    return Compared(books, info, lost, anew, strangers, resume, standing, offsets)
+    return Compared(books, info, lost, anew, strangers, resume, standing, offsets, highest)
 
 
 def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:

@@ -25,7 +25,8 @@ class Kinds:
         for one in found:
             if one.kind not in self._said:
                 self._said.add(one.kind)
-                what = f"entry {one.entry_id}" if one.entry_id else f"the line at offset {one.offset}"
+                line = f"the line at offset {one.offset}" if one.generation else one.name
+                what = f"entry {one.entry_id}" if one.entry_id else line
                 self._say(
                     f"{self._name}: quarantined {what}: {one.reason} (`bridge quarantine list` shows it, and any more)"
                 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from bridge.carry import rebuild
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
@@ -56,6 +57,7 @@ class Plan:
     strangers: list[str] = field(default_factory=list)
     ambiguous: int = 0
     unmatched: int = 0
+    folder: rebuild.Folders | None = None
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -86,6 +88,8 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
     _check_dead(connection, shared, instance, owner, take_over=take_over)
     info = stream_info(connection, shared.keys.stream)
     made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
+    if shared.folder is not None or shared.values is not None:
+        return _folder(connection, shared, books, made)
     claimed: dict[tuple[int, int], set[int]] = {}
     born: list[tuple[EntryId, str, bytes]] = []
     for one in entries(connection, shared.keys.stream):
@@ -105,6 +109,24 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
     return made
 
 
+def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) -> Plan:
+    """The same of a folder with a file per message."""
+    made.cursor = _announced(books)
+    for raw, number in books.sources.items():
+        name = raw.decode("utf-8", "surrogateescape")
+        stored = books.checkpoint.get(raw)
+        made.sources[name], made.generations[name] = SourceMemory(int(number), stored, live=True), []
+        if name == shared.mapping.source.path and shared.folder is not None:
+            made.folder = rebuild.read_both(connection, shared, int(number), made.cursor)
+            made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
+    return made
+
+
+def _announced(books: Books) -> EntryId:
+    """The newest entry that was mirrored."""
+    return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
+
+
 def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
     """Writes the plan into the ledger, then makes it the stream's owner."""
     stream = made.stream
@@ -117,8 +139,10 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_source(ledger, stream, name, memory)
             for known in made.generations[name]:
                 save_generation(ledger, stream, name, known)
-        for one in made.ranges:
+        for one in made.ranges if made.folder is None else ():
             add_range(ledger, stream, one)
+        if made.folder is not None:
+            rebuild.write(ledger, stream, made.folder)
     instance = shared.settings.instance
     connection.call("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance)
 
@@ -209,8 +233,7 @@ def _align(
 
     The late ones come last, and take what is left wherever it stands.
     """
-    announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
-    made.cursor = max(announced, default=ZERO_ID)
+    made.cursor = _announced(books)
     places: dict[tuple[str, bytes], list[int]] = {}
     for i, line in enumerate(lines):
         places.setdefault((line.name, line.content + b"\n"), []).append(i)

@@ -23,6 +23,7 @@ from bridge.errors import SourceError
 from bridge.ledger.mirrored import Written, intents_of, range_of, written_above
 from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
 from bridge.ledger.sources import sources_of
+from bridge.ledger.spool import forget_aside
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, parse_id
 from bridge.points import reached
@@ -67,7 +68,8 @@ class Retry:
         self._late = Late(self._shared, self._ledger, connection, RETRIED, self._dial, self._clock, self._settle)
         try:
             self._late.own()
-            for done in self._lines(connection, [one for one in wanted if one.direction == "forward"]):
+            lines = [one for one in wanted if one.direction == "forward"]
+            for done in self._lines(connection, lines) if self._shared.folder is None else self._files(lines):
                 yield self._noted(done)
             entries = [one for one in wanted if one.direction == "mirror"]
             entries.sort(key=lambda one: parse_id(one.entry_id.encode()))
@@ -123,6 +125,16 @@ class Retry:
                 continue
             yield self._left(one, self._late.send(origin, row, codec, mark))
 
+    def _files(self, wanted: list[Quarantined]) -> Iterator[Retried]:
+        """Files that were set aside are read again, and go over with what else is due."""
+        if not wanted:
+            return
+        forget_aside(self._ledger, self._stream)
+        self._late.carry_files()
+        for one in wanted:
+            now = self._whole(one)
+            yield Retried(one.number, now.retried) if now.retried else Retried(one.number, reason=now.reason)
+
     def _row(self, one: Quarantined, codec: Codec) -> Row | str:
         """The line's row, or why it is none."""
         limit = self._shared.mapping.format.max_line_bytes
@@ -155,7 +167,8 @@ class Retry:
             by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
-            lines: dict[str, tuple[list[bytes], list[Written], list[Quarantined]]] = {}
+            lines: dict[tuple[str, bytes], tuple[list[bytes], list[Written], list[Quarantined]]] = {}
+            ending = mirror.translator.ending
             for entry_id in sorted(by_id):
                 one = by_id[entry_id]
                 if entry_id in written:  # the mirror has met it again since
@@ -167,12 +180,13 @@ class Retry:
                 if reason:
                     yield Retried(one.number, reason=reason)
                     continue
-                whole, entries, ones = lines.setdefault(name, ([], [], []))
-                whole.append(line + b"\n")
+                own = b"" if ending else one.entry_id.encode()
+                whole, entries, ones = lines.setdefault((name, own), ([], [], []))
+                whole.append(line + ending)
                 lost = fields is None and one.lost  # its line will be the file's own, and forward sends it
-                entries.append((ZERO_ID if lost else entry_id, len(line) + 1))
+                entries.append((ZERO_ID if lost else entry_id, len(line + ending)))
                 ones.append(one)
-            for name, (whole, entries, ones) in lines.items():
+            for (name, _), (whole, entries, ones) in lines.items():
                 self._late.write(mirror, name, b"".join(whole), entries, [one.number for one in ones])
                 yield from (Retried(one.number, name) for one in ones)
         finally:

@@ -8,6 +8,9 @@ from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
 
 from bridge.config import Settings
+from bridge.files.artifacts import Hasher
+from bridge.files.generation import Known
+from bridge.files.spool import Folder
 from bridge.files.tail import Tail
 from bridge.ledger.sources import generations_of, save_generation
 from bridge.ledger.store import Ledger
@@ -54,6 +57,17 @@ def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
     return notices
 
 
+def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: str) -> None:
+    """Inside a ledger transaction: the generation that is carried now, and those that ended since."""
+    first = tail.first()
+    if first is not None:
+        save_generation(ledger, stream, tail.name, first.known())
+    for known in closed:  # one that was empty when it ended is known by more since
+        since = tail.record(known.number)
+        known = since if since.packed else max(known, since, key=lambda one: one.at.head_len)
+        save_generation(ledger, stream, tail.name, known)
+
+
 class Shared:
     """One mapping's files and locks."""
 
@@ -65,6 +79,14 @@ class Shared:
         self.cursor_lock = RLock()
         self.cursor_epoch = 0
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
+        source = mapping.source
+        folder = Folder(settings.root, mapping.files, source.exclude)
+        self.folder = folder if source.kind in ("spool", "artifacts") else None
+        """Of a mapping whose files are each a message, or announced by one."""
+        self.hasher = Hasher()
+        """For artifacts that are large."""
+        self.values = folder if source.kind == "state" else None
+        """Of a mapping whose files hold a latest value."""
         self._tails: dict[str, Tail] = {}
         self._lock = Lock()
         self._refused: set[str] = set()
@@ -99,7 +121,7 @@ class Shared:
         And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
         """
         source = self.mapping.source
-        if not any(c in source.path for c in "*?["):
+        if self.folder or self.values or not any(c in source.path for c in "*?["):
             return [source.path]
         root = self.settings.root
         rotated = {path for pattern in source.rotated for path in root.glob(pattern)}
@@ -139,14 +161,17 @@ class Shared:
         if path != section.path:  # whose name may be a field's value
             codec = self.mapping.codec(path)
         line = codec.encode(tuple(values[name] for name in codec.fields))
-        return None if isinstance(line, str) else (path, line + b"\n")
+        return None if isinstance(line, str) else (path, line + (b"\n" if self.folder is None else b""))
 
     def folders(self) -> set[Path]:
         """The folders to watch."""
+        if (folder := self.folder or self.values) is not None:
+            return folder.folders
         root = self.settings.root
         return {(root / name).parent for name in self.source_names()} | {(root / self.mapping.source.path).parent}
 
     def close(self) -> None:
         """Closes every file."""
+        self.hasher.close()
         for tail in self._tails.values():
             tail.close()

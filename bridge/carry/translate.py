@@ -10,8 +10,9 @@ from bridge.config import ROLE
 from bridge.errors import RejectStop
 from bridge.ledger.mirrored import Written
 from bridge.ledger.quarantine import KEPT, Quarantined
-from bridge.mapping import Mapping, MirrorSection
+from bridge.mapping import Mapping
 from bridge.model import EntryId, format_id, parse_origin, shown
+from bridge.sections import MirrorSection
 from bridge.streams.reader import Entry
 
 
@@ -35,9 +36,13 @@ class Pass:
 class Translator:
     """For one mapping's mirror. Pure, but for what it was made with."""
 
+    ending = b"\n"
+    """What stands between a message and the next one in a file; nothing: each has a file of its own."""
+
     def __init__(self, mapping: Mapping, section: MirrorSection, roles: frozenset[str]) -> None:
         self.codec = mapping.codec(section.path)
-        self._mapping = mapping
+        self.mapping = mapping
+        self.section = section
         self._codecs = {section.path: self.codec}
         self._names = [*self.codec.fields]
         self._path = section.path
@@ -72,28 +77,41 @@ class Translator:
                 lines[plain].append(line)
                 written[plain].append((entry.id, len(line) + 1))
                 continue
-            origin = entry.origin()
-            if origin is not None and parse_origin(origin) is not None:
+            if self.file_born(entry):
                 continue
             name, text, reason = self.line(entry)
             if reason:
-                aside = self._aside(entry, reason)
-                if self._stops:
-                    taken.stop = RejectStop(
-                        reason, where=f"{self._stream} entry {aside.entry_id}",
-                        hint='delete or mend the entry, or set policy.on_reject = "quarantine"',
-                    )  # fmt: skip
-                    taken.last = found[i - 1].id if i else cursor
-                    break
-                taken.aside.append(aside)
-                continue
+                if self.set_aside(taken, entry, reason):
+                    continue
+                taken.last = found[i - 1].id if i else cursor
+                break
             lines.setdefault(name, []).append(text)
             written.setdefault(name, []).append((entry.id, len(text) + 1))
         taken.writes = [Write(name, b"\n".join(part) + b"\n", written[name]) for name, part in lines.items() if part]
         return taken
 
+    @staticmethod
+    def file_born(entry: Entry) -> bool:
+        """Whether its line stands in a file already."""
+        origin = entry.origin()
+        return origin is not None and parse_origin(origin) is not None
+
+    def set_aside(self, taken: Pass, entry: Entry, reason: str) -> bool:
+        """Puts an entry that cannot be a line with the others of this pass; False when the mirror is to stop there."""
+        raw = pack_fields(entry.fields)
+        entry_id = format_id(entry.id).decode()
+        if not self._stops:
+            taken.aside.append(Quarantined("mirror", "", 0, 0, entry_id, reason, raw[:KEPT], len(raw)))
+            return True
+        hint = 'delete or mend the entry, or set policy.on_reject = "quarantine"'
+        taken.stop = RejectStop(reason, where=f"{self._stream} entry {entry_id}", hint=hint)
+        return False
+
     def line(self, entry: Entry) -> tuple[str, bytes, str]:
-        """The file a Redis-born entry goes to and its line without newline, or the reason it cannot be one."""
+        """The file a Redis-born entry goes to and what it is there, or the reason it cannot be that.
+
+        Of a log a line without its newline.
+        """
         origin = entry.origin()
         if origin is not None:
             return "", b"", f"origin is of no known form: {shown(origin, 40)}"
@@ -110,18 +128,18 @@ class Translator:
             if not ROLE.fullmatch(role) or role not in self._roles:
                 return "", b"", "its role is not declared in [components], so it may not become a file name"
             path = path.replace("{role}", role)
-        if path not in self._codecs:  # whose name may be a field's value
-            self._codecs[path] = self._mapping.codec(path)
-        line = self._codecs[path].encode(tuple(values[name] for name in self._names))
+        path, line = self.encoded(path, values, entry.id)
         if isinstance(line, str):
             return "", b"", line
         if len(line) > self._limit:
             return "", b"", f"over max_line_bytes: a line of {len(line)} bytes, the limit is {self._limit}"
         return path, line, ""
 
-    def _aside(self, entry: Entry, reason: str) -> Quarantined:
-        raw = pack_fields(entry.fields)
-        return Quarantined("mirror", "", 0, 0, format_id(entry.id).decode(), reason, raw[:KEPT], len(raw))
+    def encoded(self, path: str, values: dict[bytes, bytes], entry_id: EntryId) -> tuple[str, bytes | str]:
+        """The path, and the line or the reason there is none."""
+        if path not in self._codecs:  # whose name may be a field's value
+            self._codecs[path] = self.mapping.codec(path)
+        return path, self._codecs[path].encode(tuple(values[name] for name in self._names))
 
 
 def pack_fields(fields: list[bytes]) -> bytes:

@@ -119,9 +119,9 @@ class _Bars(_Lines):
             self._start(report)
         many = len(self._tasks) > 1
         for one in report.sources:
-            self._show(one.source, one.done, one.bytes, f"{one.entries:,} lines")
+            self._show(one.source, one.done, one.bytes, f"{one.entries:,} {report.noun}s")
         note = " (Redis is away)" if event == "waiting" else ""
-        said = f"{report.lines:,} lines, {report.rate:,.0f}/s{note}"
+        said = f"{report.lines:,} {report.noun}s, {report.rate:,.0f}/s{note}"
         self._show("" if many else report.mapping, report.total("done"), report.total("bytes"), said)
         if event == "ended":
             self.close()
@@ -194,7 +194,7 @@ def _so_far(report: Report) -> str:
     size, left = report.total("bytes"), _seconds_left(report)
     share = f"{100 * report.total('done') / size:.0f} %" if size else "100 %"
     ends = f", about {duration(left)} left" if left is not None else ""
-    return f"{share}, {counted(report.lines, 'line')}, {report.rate:,.0f}/s{ends}"
+    return f"{share}, {counted(report.lines, report.noun)}, {report.rate:,.0f}/s{ends}"
 
 
 def summary(report: Report) -> str:
@@ -205,7 +205,7 @@ def summary(report: Report) -> str:
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
     word += ", but not what is damaged" if report.state == "done" and report.errors else ""
     rate = f" ({report.rate:,.0f}/s)" if report.seconds >= 1 else ""
-    rows = [f"{report.mapping}: {word}, {counted(report.lines, 'line')} in {duration(report.seconds)}{rate}"
+    rows = [f"{report.mapping}: {word}, {counted(report.lines, report.noun)} in {duration(report.seconds)}{rate}"
             f" → {counted(entries, 'entry', 'entries')} in {report.stream}"]  # fmt: skip
     if report.earliest is not None and report.latest is not None:
         rows.append(f"  times    {moment(report.earliest)} to {moment(report.latest)}")
@@ -216,15 +216,14 @@ def summary(report: Report) -> str:
             f"  clamped  {counted(clamped, 'entry', 'entries')} with another time in the ID than the message's own"
         )
     if rejected:
-        rows.append(f"  aside    {counted(rejected, 'line')} in quarantine, see `bridge quarantine list`")
+        rows.append(f"  aside    {counted(rejected, report.noun)} in quarantine, see `bridge quarantine list`")
     if report.total("empty"):
         rows.append(f"  empty    {counted(report.total('empty'), 'line')}")
     waiting = [one for one in report.sources if one.unfinished and report.state == "done"]
     if waiting:
         many = counted(sum(one.unfinished for one in waiting), "byte")
-        rows.append(
-            f"  waiting  {many} of last lines without a newline, in {', '.join(one.source for one in waiting[:3])}"
-        )
+        what = "last lines without a newline" if report.noun == "line" else "files that are not complete"
+        rows.append(f"  waiting  {many} of {what}, in {', '.join(one.source for one in waiting[:3])}")
     if report.state != "done" and report.total("bytes"):
         size, done = report.total("bytes"), report.total("done")
         rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({100 * done / size:.0f} %)")
@@ -277,7 +276,8 @@ def _describe(one: Preview) -> None:
     click.echo(f"{one.mapping} → {one.stream}: {counted(size, 'byte')} in {counted(len(one.sources), 'source')}")
     if one.before:
         click.echo(f"  before   {counted(one.before, 'byte')} are in the stream already")
-    click.echo(f"  lines    {read + one.total('empty'):,}: {counted(one.total('translated'), 'entry', 'entries')},"
+    noun = next((f"{checked.noun}s" for _, _, checked, _ in one.sources), "lines")
+    click.echo(f"  {noun:8} {read + one.total('empty'):,}: {counted(one.total('translated'), 'entry', 'entries')},"
                f" {one.total('rejected'):,} to quarantine, {one.total('empty'):,} empty")  # fmt: skip
     span = one.span()
     if span is not None:
@@ -295,7 +295,8 @@ def _describe(one: Preview) -> None:
     for name, _, checked, _ in one.sources:
         for reason, (count, offsets, example) in checked.reasons.items():
             more = " …" if count > len(offsets) else ""
-            click.echo(f"  aside    {name}: {count:,} × {reason}, at byte {', '.join(map(str, offsets))}{more}")
+            at = ("at byte " if checked.noun == "line" else "in ") + ", ".join(map(str, offsets)) + more
+            click.echo(f"  aside    {name}: {count:,} × {reason}, {at}")
             click.echo(f"           {shown(example, 100)}")
         if checked.partial:
             click.echo(f"  waiting  {name}: {counted(checked.partial, 'byte')} of last lines without a newline")

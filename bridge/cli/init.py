@@ -130,7 +130,9 @@ def _show(out: Console, one: Found, folder: Path) -> None:
     out.print(safe(f"{one.mapping.name}: {one.mapping.source.path} → {one.mapping.stream.key}", "bold"))
     for path, check in one.files:
         total = check.translated + check.rejected
-        said = f"{check.translated:,} of {counted(total, 'line')} translate" if total else "no whole line yet"
+        said = (
+            f"{check.translated:,} of {counted(total, check.noun)} translate" if total else f"no whole {check.noun} yet"
+        )
         out.print(safe(f"  {path.relative_to(folder)}, {counted(check.size, 'byte')}: {said}"))
         if path == one.files[-1][0]:
             for number, pairs in check.first:
@@ -140,7 +142,7 @@ def _show(out: Console, one: Found, folder: Path) -> None:
             out.print(safe(f"    it {check.damage}", "red"))
         for reason, (count, numbers, example) in check.reasons.items():
             where = ", ".join(map(str, numbers)) + (" …" if count > len(numbers) else "")
-            text = f"    {count:,} × {reason}, line {where}: {shown(example, 120)}"
+            text = f"    {count:,} × {reason}, {check.noun} {where}: {shown(example, 120)}"
             out.print(safe(text, "yellow"), no_wrap=True, overflow="ellipsis")
     for error in one.unread:
         out.print(safe(f"  {error}", "red"))

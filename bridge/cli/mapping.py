@@ -57,12 +57,14 @@ def show(given: Options, name: str) -> None:
 @verb
 def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
     """How the lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
-    from bridge.check import check_file
+    from bridge.check import check_file, check_folder
     from bridge.errors import ConfigError
     from bridge.mapping import load_mapping
 
     loaded = load_mapping(mapping, Path.cwd())
     own = loaded.source.path
+    if loaded.source.kind in ("spool", "state", "artifacts") and file is None:
+        return _folder(given, check_folder(loaded, Path.cwd(), lines), own)
     files = [file] if file else sorted(Path.cwd().glob(own)) if any(c in own for c in "*?[") else [Path(own)]
     if not files:
         raise ConfigError(f"no file here matches {own}", where=str(Path.cwd()), hint="go there, or name a FILE")
@@ -76,6 +78,14 @@ def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
                 click.echo(f"{path.relative_to(Path.cwd())}:")
             _render(result, "messages" if loaded.format.continuation else "lines")
     return 3 if any(result.rejected or result.damage for _, result in results) else 0
+
+
+def _folder(given: Options, result: Any, path: str) -> int:
+    if given.as_json:
+        emit({"file": path, **result.to_json()})
+    else:
+        _render(result, f"{result.noun}s")
+    return 3 if result.rejected else 0
 
 
 @command.command("infer")
@@ -110,17 +120,18 @@ def _render(result: Any, noun: str) -> None:
     from bridge.model import shown
 
     for number, fields in result.first:
-        click.echo(f"line {number}")
+        click.echo(f"{result.noun} {number}")
         for name, value in fields:
             click.echo(f"  {name:10} {shown(value, 100)}")
     total = result.translated + result.rejected
+    empty = f"; {result.empty} empty lines" if result.noun == "line" else ""
     share = f"{100 * result.translated / total:.1f} %" if total else "nothing to translate"
-    click.echo(f"{result.translated} of {total} {noun} translate ({share}); {result.empty} empty lines")
+    click.echo(f"{result.translated} of {total} {noun} translate ({share}){empty}")
     if result.damage:
         click.echo(f"the file {result.damage}")
     if result.partial:
         click.echo(f"the last line has no newline yet ({result.partial} bytes): it waits")
     for reason, (count, numbers, example) in result.reasons.items():
         more = " …" if count > len(numbers) else ""
-        click.echo(f"{count} × {reason}: line {', '.join(map(str, numbers))}{more}")
+        click.echo(f"{count} × {reason}: {result.noun} {', '.join(map(str, numbers))}{more}")
         click.echo(f"    {shown(example, 100)}")

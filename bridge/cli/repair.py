@@ -109,13 +109,13 @@ class _Repair:
         from threading import Event
 
         from bridge.mend import plan
-        from bridge.parity.check import Check
+        from bridge.parity.proof import check_of
         from bridge.run import dialler
         from bridge.streams.writer import read_books
 
         settings, mapping = self.shared.settings, self.shared.mapping
         dial = dialler(settings, may_start=False)
-        check = Check(mapping, settings, dial, self._ledger, Event(), lambda read, of: None)
+        check = check_of(mapping)(mapping, settings, dial, self._ledger, Event(), lambda read, of: None)
         self.result = check.run()
         books = read_books(self._connection, self.shared.keys)
         self._numbers = {name.decode("utf-8", "surrogateescape"): int(n) for name, n in books.sources.items()}

@@ -53,7 +53,7 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
         ])  # fmt: skip
     else:
         for one in results:
-            done = f"carried {counted(one.forwarded, 'line')}"
+            done = f"carried {counted(one.forwarded, settings.mapping(one.mapping).noun)}"
             done += f", mirrored {counted(one.mirrored, 'entry', 'entries')}" if dual else ""
             done += f"; {one.quarantined:,} in quarantine, see `bridge quarantine list`" if one.quarantined else ""
             click.echo(f"{one.mapping}: not done, see above; {done}" if one.errors else f"{one.mapping}: {done}")

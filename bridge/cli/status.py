@@ -143,7 +143,7 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     for source in one.sources:
         if source.behind.unfinished:
             unfinished = counted(source.behind.unfinished, "byte")
-            notes.append((source.name, f"{unfinished} of a line that is not ended yet"))
+            notes.append((source.name, f"{unfinished} of a {source.noun} that is not ended yet"))
         if source.error:
             notes.append((source.name, source.error))
     if one.error:
@@ -208,7 +208,10 @@ def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:
     if source.position is not None:
         number = source.position.generation
         at = f"byte {source.position.offset:,}" + (f" of generation {number}" if number > 1 else "")
-    behind = f"{many(source.behind, 'line', 'lines')}"
+        at = f"batch {number:,}" if source.noun == "file" else at
+    if source.noun == "value":
+        at = "the latest"
+    behind = many(source.behind, source.noun, f"{source.noun}s")
     behind += f", {counted(source.behind.bytes, 'byte')}" if source.behind.bytes else ""
     return "forward", source.name, at, behind, _age(source.behind, found), _rate(source.rate)
 

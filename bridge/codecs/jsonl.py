@@ -23,6 +23,8 @@ _SPACE = " \t\r\n"
 class Jsonl(Codec):
     """`data` is the whole line unless `message.data` points to a part of it."""
 
+    spans_lines = False
+
     def __init__(self, rules: dict[str, FieldRule], clock: Clock) -> None:
         self.fields: tuple[bytes, ...] = FIELDS
         self._clock = clock
@@ -41,20 +43,14 @@ class Jsonl(Codec):
         return Decoded([row for row, _ in found], [time for _, time in found])
 
     def _decode(self, line: bytes) -> tuple[Row | str, int]:
-        if not line:
-            return "empty line", 0
-        text = line.decode("utf-8", "surrogateescape")
-        try:
-            value, end = _DECODER.raw_decode(text, _skip(text, 0))
-        except (ValueError, RecursionError) as error:
-            return f"not JSON: {str(error).partition(':')[0]}", 0
-        if _skip(text, end) != len(text):
-            return "more than one JSON value in the line", 0
-        if not isinstance(value, dict):
-            return "not a JSON object", 0
+        found = parsed(line) if line else "empty line"
+        return (found, 0) if isinstance(found, str) else self._row(line, *found)
+
+    def _row(self, line: bytes, text: str, value: dict[str, Any]) -> tuple[Row | str, int]:
+        """The row and time of a JSON object, which `line` holds."""
         row: list[bytes] = []
         for name, rule in zip(FIELDS, self._rules, strict=False):
-            found = _scalar(value, rule)
+            found = scalar(value, rule)
             if found is None:
                 return f"nothing at {' or '.join(rule.pointers)} for {name.decode()}", 0
             row.append(found)
@@ -80,7 +76,7 @@ class Jsonl(Codec):
         line = row[3]
         if self._data is not None:
             return "this codec has no inverse"
-        if b"\n" in line:
+        if b"\n" in line and not self.spans_lines:
             return "newline in data"
         back, _ = self._decode(line)
         if isinstance(back, str):
@@ -89,6 +85,18 @@ class Jsonl(Codec):
             if ours != theirs:
                 return f"{name.decode()} is not what data says: {shown(ours, 40)}, not {shown(theirs, 40)}"
         return line
+
+
+def parsed(raw: bytes) -> tuple[str, dict[str, Any]] | str:
+    """The text and the object of bytes that hold one JSON object and nothing else; or why they do not."""
+    text = raw.decode("utf-8", "surrogateescape")
+    try:
+        value, end = _DECODER.raw_decode(text, _skip(text, 0))
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {str(error).partition(':')[0]}"
+    if _skip(text, end) != len(text):
+        return "more than one JSON value in the line"
+    return (text, value) if isinstance(value, dict) else "not a JSON object"
 
 
 def _skip(text: str, at: int) -> int:
@@ -101,7 +109,8 @@ def _tokens(pointer: str) -> list[str]:
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
 
-def _scalar(value: Any, rule: FieldRule) -> bytes | None:
+def scalar(value: Any, rule: FieldRule) -> bytes | None:
+    """What a rule finds in a parsed JSON value, as text; None where it finds nothing."""
     if rule.const is not None:
         return rule.const
     for pointer in rule.pointers:

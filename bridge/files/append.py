@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.errors import TargetError
@@ -85,32 +86,45 @@ def target_error(error: OSError, path: Path) -> TargetError:
     return TargetError(f"cannot be written: {error.strerror}", where=str(path), hint=hint)
 
 
+def folder_below(root: Path, folders: Sequence[str]) -> int:
+    """A descriptor of a folder below `root`, made where it is missing. Follows no link below `root`. Raises OSError."""
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            try:
+                os.mkdir(folder, dir_fd=at)
+            except FileExistsError:
+                pass
+            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+    except BaseException:
+        os.close(at)
+        raise
+    return at
+
+
 def _open_below(root: Path, name: str) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     *folders, last = Path(name).parts
     where = root / name
     try:
-        at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        at = folder_below(root, folders)
         try:
-            for folder in folders:
-                try:
-                    os.mkdir(folder, dir_fd=at)
-                except FileExistsError:
-                    pass
-                below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=at)
-                os.close(at)
-                at = below
             fd = os.open(last, flags, 0o644, dir_fd=at)
         finally:
             os.close(at)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            hint = "let mirror.path name the file itself, below the root"
-            raise TargetError(
-                "is a symbolic link, which the mirror does not follow", where=str(where), hint=hint
-            ) from None
-        raise target_error(error, where) from None
+        raise link_or(error, where) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise TargetError("is not a regular file", where=str(where))
     return fd
+
+
+def link_or(error: OSError, where: Path) -> TargetError:
+    """The same error; of a link that stands in the way in words."""
+    if error.errno == errno.ELOOP:
+        hint = "let mirror.path name the file itself, below the root"
+        return TargetError("is a symbolic link, which the mirror does not follow", where=str(where), hint=hint)
+    return target_error(error, where)

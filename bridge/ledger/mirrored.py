@@ -81,6 +81,14 @@ def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
     return [Intent(i, name, g, size, content, unpack_written(blob)) for i, name, g, size, content, blob in rows]
 
 
+def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
+    """Files and contents of the open intents."""
+    return [
+        (str(name), bytes(content))
+        for name, content in ledger.rows("SELECT name, content FROM intents WHERE stream = ?", (stream,))
+    ]
+
+
 def drop_intent(ledger: Ledger, number: int) -> None:
     """The intent is resolved."""
     ledger.write("DELETE FROM intents WHERE id = ?", (number,))
@@ -94,6 +102,11 @@ def move_intent(
         "UPDATE intents SET generation = ?, size = ?, content = ?, entries = ? WHERE id = ?",
         (generation, size, content, pack_written(entries), number),
     )
+
+
+def rename_intent(ledger: Ledger, number: int, name: str) -> None:
+    """The intent is about a file of this name: the one before was taken."""
+    ledger.write("UPDATE intents SET name = ? WHERE id = ?", (name, number))
 
 
 def add_range(ledger: Ledger, stream: str, one: Range) -> None:
@@ -165,6 +178,14 @@ def all_ranges(ledger: Ledger, stream: str) -> list[Range]:
     """Every range that holds entries."""
     rows = ledger.rows("SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ?", (stream,))
     return [Range(name, g, a, b, digest, unpack_written(blob)) for name, g, a, b, digest, blob in rows if blob]
+
+
+def ranges_of(ledger: Ledger, stream: str, name: str) -> list[Range]:
+    """The ranges of one file, with their entries."""
+    rows = ledger.rows(
+        "SELECT generation, start, end, digest, entries FROM ranges WHERE stream = ? AND name = ?", (stream, name)
+    )
+    return [Range(name, g, a, b, digest, unpack_written(blob)) for g, a, b, digest, blob in rows]
 
 
 def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: int) -> Range | None:

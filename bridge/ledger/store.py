@@ -17,7 +17,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 4
+VERSION = 5
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -93,6 +93,22 @@ def _fourth(db: sqlite_utils.Database) -> None:
     db.table("parity").create(run, pk="id")
     db.table("verified").create({"stream": str, "position": str}, pk="stream")
     db.table("journal").create({"id": int, "at": float, "who": str, "what": str, "stream": str, "facts": str}, pk="id")
+
+
+@migrations(name="005_spool_and_state")
+def _fifth(db: sqlite_utils.Database) -> None:
+    facts = {"size": int, "written": int, "device": str, "inode": str}
+    known = {"stream": str, "key": bytes, "alike": bytes, "batch": int, "place": int, "digest": bytes}
+    db.table("spool_messages").create({**known, "written": int, "inode": str, "mirrored": str}, pk=("stream", "key"))
+    db.table("spool_messages").create_index(["stream", "batch", "place"])
+    db.table("spool_messages").create_index(["stream", "alike"])
+    db.table("spool_files").create({"stream": str, "name": bytes, **facts, "key": bytes}, pk=("stream", "name"))
+    db.table("spool_due").create({**known, "name": bytes, "time": int, **facts, "raw": bytes}, pk=("stream", "key"))
+    db.table("state_values").create(
+        {"stream": str, "name": bytes, "sha256": str, "timestamp": bytes}, pk=("stream", "name")
+    )
+    db.table("spool_due").create_index(["stream", "name"])
+    db.table("spool_due").create_index(["stream", "batch", "time", "name"])
 
 
 @contextmanager

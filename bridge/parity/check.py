@@ -52,7 +52,11 @@ class Result:
     tally: Tally = field(default_factory=Tally)
     files: dict[str, int] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
+    unit: str = "byte"
+    """What the positions in `files` count."""
     notes: list[str] = field(default_factory=list)
+    artifacts: dict[str, int] | None = None
+    """Of a folder of artifacts: how many are present as announced, changed or gone since, or were never announced."""
     cut: dict[str, Cut] = field(default_factory=dict)
     """Sources whose current file is not as the bridge left it."""
     lost: str = ""
@@ -90,6 +94,7 @@ class Result:
             "file_born": tally.file_born, "redis_born": tally.redis_born, "in_flight": tally.in_flight,
             "not_mirrored": tally.not_mirrored, "quarantined": tally.quarantined, "unverifiable": tally.unverifiable,
             "position": {"files": self.files, "entry": format_id(self.entry).decode()}, "digest": tally.digest,
+            **({"artifacts": self.artifacts} if self.artifacts is not None else {}),
             "counts": self.counts(), "differences": [one.to_json() for one in tally.differences],
         }  # fmt: skip
 
@@ -155,15 +160,16 @@ class Check:
     def _once(self, since: Since | None) -> Result | None:
         """None where what was before `since` is not as it was."""
         began, steady = time.time(), time.monotonic()
-        with (
-            closing(self._dial()) as connection,
-            closing(self._dial()) as marks,
-            closing(View(self._mapping, self._settings, connection, self._keys, self._ledger)) as view,
-        ):
-            result = self._of(view, since, connection, marks)
+        with closing(self._dial()) as connection, closing(self._dial()) as marks:
+            result = self._of_both(since, connection, marks)
         if result is not None:
             result.began, result.seconds = began, time.monotonic() - steady
         return result
+
+    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        view = View(self._mapping, self._settings, connection, self._keys, self._ledger)
+        with closing(view):
+            return self._of(view, since, connection, marks)
 
     def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         files = {name: found.files for name, found in view.sources.items()}

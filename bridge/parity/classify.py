@@ -44,6 +44,8 @@ class Difference:
     """By how many bytes the line stands behind the place that its origin would name."""
     whole: bool = field(default=True, compare=False)
     """Whether `expected` is a line, and not merely an entry's values."""
+    raw_name: bytes = field(default=b"", compare=False)
+    """The file's path as the file system has it, of a folder with a file per message."""
 
     def to_json(self) -> dict[str, Any]:
         """As DESIGN §5.4 has it."""

@@ -12,8 +12,12 @@ from bridge.errors import LedgerError, RedisLost, SourceError
 from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
+from bridge.parity.artifacts import ArtifactCheck
 from bridge.parity.check import SETTLING, Check, Result
+from bridge.parity.chunks import ChunkCheck
+from bridge.parity.folder import FolderCheck
 from bridge.parity.since import Since
+from bridge.parity.states import StateCheck
 from bridge.parity.view import NOT_RUNNING
 from bridge.streams.connect import Connection
 from bridge.words import duration
@@ -23,6 +27,17 @@ MUCH = 1000
 
 Tell = Callable[[Mapping, int, int], None]
 """Of which mapping how many entries were read, of how many."""
+
+
+def check_of(mapping: Mapping) -> type[Check]:
+    """How a mapping's two sides are compared: as its kind of source has it."""
+    kinds: dict[str, type[Check]] = {
+        "spool": FolderCheck,
+        "context": ChunkCheck,
+        "state": StateCheck,
+        "artifacts": ArtifactCheck,
+    }
+    return kinds.get(mapping.source.kind, Check)
 
 
 class Proof:
@@ -65,7 +80,7 @@ class Proof:
         def tell(read: int, of: int) -> None:
             self._tell(mapping, read, of)
 
-        check = Check(
+        check = check_of(mapping)(
             mapping, self._settings, dial, self._ledger, self._stop, tell, max_rate=self._max_rate,
             settling=self._settling, stats=self._stats,
         )  # fmt: skip

@@ -54,7 +54,9 @@ def facts(one: Result, now: float) -> list[str]:
     if tally.compared:
         said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
     if one.files or tally.entries:
-        places = [f"{shown(name.encode('utf-8', 'surrogateescape'))} byte {at:,}" for name, at in one.files.items()]
+        places = [
+            f"{shown(name.encode('utf-8', 'surrogateescape'))} {one.unit} {at:,}" for name, at in one.files.items()
+        ]
         said.append(f"up to {', '.join([*places, 'entry ' + format_id(one.entry).decode()])}")
     if tally.in_flight:
         age = f", the oldest dated {duration(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
@@ -70,6 +72,15 @@ def facts(one: Result, now: float) -> list[str]:
         said.append(f"{tally.unordered:,} by components that write both sides, compared without order")
     if tally.foreign:
         said.append(f"{counted(tally.foreign, 'line')} of others in files that only the mirror writes")
+    if tally.rewritten:
+        many = counted(tally.rewritten, "file")
+        said.append(f"{many} rewritten since, the same message by its identity")
+    if tally.taken_away:
+        said.append(
+            f"{counted(tally.taken_away, 'message')} whose file was taken away since; the entry is what was sent"
+        )
+    if tally.copies:
+        said.append(f"{counted(tally.copies, 'file')} with a message that another file holds too")
     said += [f"{why}: {counted(count, 'message')}" for why, count in tally.why.items()]
     return said + [note for note in one.notes if note not in tally.why]
 

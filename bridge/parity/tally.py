@@ -41,6 +41,12 @@ class Tally:
     late: int = 0
     unordered: int = 0
     foreign: int = 0
+    rewritten: int = 0
+    """Messages whose file says something else since, with the same identity; they count as compared."""
+    taken_away: int = 0
+    """Messages whose file is gone since."""
+    copies: int = 0
+    """Files that hold a message which another file holds as well."""
     unverifiable: int = 0
     why: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, int] = field(default_factory=dict)

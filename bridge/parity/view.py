@@ -28,17 +28,14 @@ LOOKS = 20
 """How often the files are looked for again while they are being renamed."""
 
 
-class View:
-    """What both sides hold at the moment of the comparison: cursors first, then the stream's end, then the files."""
+class Cursors:
+    """How far each direction came, read before either side is: what is above it is under way."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
     ) -> None:  # fmt: skip
-        self._mapping = mapping
-        self._settings = settings
         stream = mapping.stream.key
-        memories = sources_of(ledger, stream) if ledger is not None else {}
-        remembered = {name: generations_of(ledger, stream, name) for name in memories} if ledger is not None else {}
+        memories = self._memories = sources_of(ledger, stream) if ledger is not None else {}
         books = self.books = read_books(connection, own)
         pulse = connection.call("GET", keys.health(settings.instance))
         self.both = _write_both(connection, mapping.name, settings)
@@ -55,6 +52,28 @@ class View:
         self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
         self.numbers = {int(n): raw.decode("utf-8", "surrogateescape") for raw, n in books.sources.items()}
         self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
+
+    def say_who(self) -> None:
+        """Notes whether a bridge runs."""
+        beat = self.beat
+        if beat is None:
+            self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
+        elif beat.get("stopped") or time.time() - float(beat["at"]) > 10:
+            self.notes.append(NOT_RUNNING)
+
+
+class View(Cursors):
+    """What both sides hold at the moment of the comparison: cursors first, then the stream's end, then the files."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
+    ) -> None:  # fmt: skip
+        stream = mapping.stream.key
+        names = sources_of(ledger, stream) if ledger is not None else {}
+        self._remembered = {name: generations_of(ledger, stream, name) for name in names} if ledger is not None else {}
+        super().__init__(mapping, settings, connection, own, ledger)
+        self._mapping = mapping
+        self._settings = settings
         self.sources: dict[str, Found] = {}
         self.targets: dict[str, Found] = {}
         self.gone: dict[str, list[int]] = {}
@@ -62,8 +81,6 @@ class View:
         self._known: dict[str, list[Generation]] = {}
         self._limit = mapping.format.max_line_bytes
         self._ledger = ledger
-        self._remembered = remembered
-        self._memories = memories
         self._open_all()
         self._say()
 
@@ -138,11 +155,11 @@ class View:
                 self.cut[name] = Cut.of(found.changed[open_one.number], open_one)
             self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
-        beat = self.beat
-        if beat is None:
-            self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
-        elif beat.get("stopped") or time.time() - float(beat["at"]) > 10:
-            self.notes.append(NOT_RUNNING)
+        self.say_who()
+
+    def known(self, name: str) -> list[Generation]:
+        """The generations of a source that Redis or the ledger know."""
+        return self._known[name]
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""

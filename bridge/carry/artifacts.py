@@ -1,0 +1,111 @@
+"""A folder of artifacts on its way to the stream: each new or replaced file is announced once, with its digest.
+
+What is due, the batches and what is done after a loss are a spool's; the files themselves stay where they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections import deque
+from collections.abc import Callable
+
+from bridge.carry.intake import BUSY, Intake, digest, name_of, shown_name
+from bridge.carry.spool import SpoolSource
+from bridge.codecs.artifact import Artifact
+from bridge.codecs.document import Message, moment
+from bridge.errors import SourceError
+from bridge.files.artifacts import INLINE, Hasher, Known, hashed
+from bridge.files.spool import Folder, Found, Taken
+from bridge.ledger import spool as memory
+from bridge.ledger.spool import Due
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import Row
+from bridge.paths import Paths
+from bridge.streams.keys import Keys
+
+AGAIN = 0.05
+"""Seconds until a file that is being hashed is asked for again."""
+
+
+class ArtifactIntake(Intake):
+    """Files become due when they are complete and hashed."""
+
+    def __init__(
+        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str],
+        hasher: Hasher,
+    ) -> None:  # fmt: skip
+        super().__init__(mapping, folder, ledger, clock, notices)
+        self._hasher = hasher
+        self._notices = notices
+
+    def _content(self, one: Found, since: float, age: float) -> Taken | None:
+        """The facts of a file, as JSON; None while it is written or hashed."""
+        now = self._clock()
+        if age < BUSY and self._folder.busy(one.name):
+            self.wait(one, since, now + max(self._settle, age / 10))
+            return None
+        path = os.path.join(self._folder.root, one.name)  # noqa: PTH118 - bytes
+        try:
+            known = hashed(path) if one.facts.size <= INLINE else self._hasher.ask(path, one.facts)
+        except OSError as error:
+            known = error
+        if isinstance(known, OSError):
+            if known.errno == errno.ELOOP:
+                return None
+            raise SourceError(f"cannot be read: {known.strerror}", where=shown_name(one.name),
+                              hint="give the bridge's user the right to read it")  # fmt: skip
+        if known is None:
+            if self._folder.find(one.name) is None:
+                self._notices.append(f"{shown_name(one.name)} was gone before it could be announced")
+                self.waiting.pop(one.name, None)
+            else:
+                self.wait(one, since, now + AGAIN)
+            return None
+        return Taken(known.facts, facts_of(known), busy=False)
+
+    def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
+        """Inside a transaction: a file is due, unless it is as it was announced last."""
+        sha256 = json.loads(taken.raw)["sha256"].encode()
+        self.waiting.pop(name, None)
+        last = memory.alike_of(self._ledger, self._stream, name)
+        key = digest(name, sha256, b"%d" % taken.facts.written)
+        if last == sha256:
+            memory.touch(self._ledger, self._stream, name, taken.facts)
+            return 0
+        at = taken.facts.written // 1_000_000
+        memory.add_due(self._ledger, self._stream, Due(key, sha256, name, taken.facts, at, taken.raw))
+        return 0
+
+
+class ArtifactSource(SpoolSource):
+    """One folder. `paths` are how each side names the same file."""
+
+    def __init__(
+        self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float], hasher: Hasher,
+        paths: Paths,
+    ) -> None:  # fmt: skip
+        super().__init__(mapping, keys, folder, ledger, clock)
+        self._paths = paths
+        self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
+
+    def _message(self, one: Due) -> Message:
+        codec = self._mapping.codec(name_of(one.name))
+        if not isinstance(codec, Artifact):
+            raise AssertionError("a mapping of artifacts has its codec")
+        facts = json.loads(one.raw or b"{}")
+        path = self._paths.over(os.path.join(self._folder.root, one.name))  # noqa: PTH118 - bytes
+        row = codec.row(
+            path, moment(one.facts.written), facts["type"].encode(), one.facts.size, facts["sha256"].encode()
+        )
+        return Message(row, one.time)
+
+    def _digest(self, row: Row) -> bytes:
+        return digest(*row)
+
+
+def facts_of(known: Known) -> bytes:
+    """What was found out of a file, for the ledger."""
+    return json.dumps({"type": known.type, "sha256": known.sha256}).encode()

@@ -1,0 +1,22 @@
+"""What carries a mapping's files to Redis: a stream's forward, or the copier of latest values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.forward import Forward
+from bridge.carry.shared import Shared
+from bridge.carry.state import State
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.streams.connect import Connection
+
+Carrier = Forward | State
+
+
+def carrier_of(
+    shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float], dial: Callable[[], Connection]
+) -> Carrier:
+    """For one mapping, as its kind of source has it."""
+    kind = State if shared.mapping.source.kind == "state" else Forward
+    return kind(shared, ledger, troubles, clock, dial)

@@ -1,0 +1,148 @@
+"""A file that grows by chunks on its way to the stream: what was appended until the writer paused is one entry.
+
+All of them joined are the file, byte for byte. The cursor, generations and what is done after a loss are a log's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.draft import Draft
+from bridge.carry.logsource import LogSource
+from bridge.carry.reading import Read, Reader
+from bridge.carry.refill import Compared, Resume
+from bridge.carry.rejects import Rejects
+from bridge.codecs import Codec
+from bridge.codecs.chunk import CHUNK, Chunk, whole_characters
+from bridge.codecs.document import moment
+from bridge.files.generation import Generation
+from bridge.files.lines import Lines
+from bridge.files.tail import Tail
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import FIELDS, Checkpoint, Origin
+from bridge.streams.keys import Keys
+
+MOST = 16
+"""Chunks that are read at once."""
+
+UNENDED = 10.0
+"""Seconds after which bytes that begin a character and do not end it are taken as they are."""
+
+
+class ChunkReader(Reader):
+    """Chunks instead of lines."""
+
+    def __init__(
+        self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(mapping, tail, ledger, rejects, codec, clock)
+        self.began = 0
+        """The generation whose beginning was said."""
+        self.sizes: dict[tuple[int, int], int] = {}
+        """Bytes of the chunks that may have to be stepped over, by generation and offset."""
+        self._idle = mapping.source.idle_ms / 1000
+        self._quiet = (0, 0, 0.0)
+        """The generation that was last looked at, its size, and since when it has that."""
+
+    def note_skip(self) -> None:
+        """The cursor moves with entries only, else it could not tell whether a beginning was said."""
+
+    def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
+        """The next chunks; before the first one of a file that began anew, an empty one."""
+        self.barred, start = 0, generation.read_to
+        if generation.number > 1 and start == 0 and self.began != generation.number and generation.content is not None:
+            self.began = generation.number
+            return self._found(generation, b"", [b""], more=True)
+        raw = self._tail.peek(generation, CHUNK * MOST)
+        if not raw:
+            return None
+        chunks, at = [], 0
+        while len(raw) - at >= CHUNK:
+            size = whole_characters(raw[at : at + CHUNK])
+            chunks.append(raw[at : at + size])
+            at += size
+        rest = raw[at:]
+        pause = self._pause(generation) if len(raw) < CHUNK * MOST else 0.0
+        whole = len(rest) if ended or pause >= UNENDED else whole_characters(rest) if pause >= self._idle else 0
+        if whole:
+            chunks.append(rest[:whole])
+        self.settling = whole < len(rest) and not chunks
+        return self._found(generation, raw, chunks, more=True) if chunks else None
+
+    def _found(self, generation: Generation, raw: bytes, chunks: list[bytes], *, more: bool) -> Read:
+        ends: list[int] = []
+        start = generation.read_to
+        for chunk in chunks:
+            ends.append((ends[-1] if ends else start) + len(chunk))
+        lines = Lines(chunks, [start, *ends[:-1]], ends, ends[-1])
+        written = generation.written()
+        codec, at = self._codec, moment(written)
+        rows = [codec.row(chunk, at) for chunk in chunks] if isinstance(codec, Chunk) else []
+        found = Read(generation, start, raw, lines, more)
+        found.given(rows, [written // 1_000_000] * len(rows))
+        return found
+
+    def _pause(self, generation: Generation) -> float:
+        """Seconds since the file was last seen to grow; of one that another follows, for ever."""
+        if self._tail.current() is not generation:
+            return UNENDED
+        now, size = self._clock(), generation.size()
+        if self._quiet[:2] != (generation.number, size):
+            self._quiet = (generation.number, size, now)
+        return max(now - self._quiet[2], now - generation.written() / 1e9)
+
+    def step_over(self, generation: Generation, offset: int) -> None:
+        """Moves over the chunk at `offset`: its entry stands in the stream."""
+        end = offset + self.sizes.get((generation.number, offset), 0)
+        if generation.read_to < end:
+            self._tail.advance(generation, self._tail.read(generation, end - generation.read_to, generation.read_to))
+
+
+class ContextSource(LogSource):
+    """One file, and what stood in it before it was emptied."""
+
+    def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
+        super().__init__(mapping, keys, tail, ledger, clock)
+        self._chunks = ChunkReader(mapping, tail, ledger, self._rejects, self.codec, clock)
+        self._reader = self._chunks
+        self.patience = mapping.source.idle_ms / 1000
+
+    @property
+    def in_history(self) -> bool:
+        """Chunks have no times of their own: they get that of sending."""
+        return False
+
+    def _is_history(self, generation: int, offset: int) -> bool:
+        return False
+
+    def place(self, resume: Resume, compared: Compared) -> None:
+        """As the base class says, over the chunk that the last entry which stands was made of."""
+        if resume.refill is not None:  # it was filled again in order: what is before the highest origin stands too
+            resume = Resume(behind=resume.refill)
+        stored = Checkpoint.from_json(self.stored) if self.stored and not compared.lost else None
+        self._chunks.began = stored.generation if stored is not None else 0
+        if resume.behind is not None:
+            self._chunks.began = resume.behind.generation
+        self._chunks.sizes = {
+            (generation, compared.standing[source, generation][0]): len(_data(entry.fields))
+            for (source, generation), entry in compared.highest.items() if source == self.memory.number
+        }  # fmt: skip
+        super().place(resume, compared)
+
+    def here(self) -> Draft | None:
+        """As the base class says; but not where a file begins anew, which an entry has to say first."""
+        first = self.tail.first()
+        return None if first is not None and first.number > 1 and first.read_to == 0 else super().here()
+
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
+        """Whether just these bytes stand there, as far as can be told."""
+        one = self.tail.of_number(origin.generation)
+        if one is None or one.content is None:
+            return any(record.number == origin.generation for record in self.tail.records())
+        data = _data(fields)
+        return self.tail.read(one, len(data), origin.offset) == data
+
+
+def _data(fields: list[bytes]) -> bytes:
+    return dict(zip(fields[0::2], fields[1::2], strict=True)).get(FIELDS[3], b"")

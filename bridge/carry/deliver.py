@@ -1,0 +1,187 @@
+"""Entries as new files in a folder: each whole, under a name that was free, and known as the mirror's.
+
+The hidden file comes first (`files/place.py`), then the intent in the ledger, then its name, then the range. Forward
+knows a mirrored message by what it is known by at all, wherever a program may have moved its file by then.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bridge.carry.append import Piece, Write
+from bridge.carry.intake import digest, keys_of, read_document
+from bridge.carry.translate import Pass, Translator
+from bridge.codecs import Codec
+from bridge.config import Settings
+from bridge.files.place import Place, another
+from bridge.files.spool import Facts
+from bridge.ledger import spool as memory
+from bridge.ledger.mirrored import Intent, intents_of, rename_intent
+from bridge.ledger.store import Ledger
+from bridge.log import log
+from bridge.mapping import Mapping
+from bridge.model import FIELDS, ZERO_ID, EntryId, format_id
+from bridge.points import reached
+from bridge.streams.reader import Entry
+
+LONGEST = 80
+"""Characters of a field's value that go into a file's name."""
+
+
+class Deliveries:
+    """What the files that one mirror puts into folders have in common."""
+
+    def __init__(self, mapping: Mapping, settings: Settings) -> None:
+        self.mapping = mapping
+        self.settings = settings
+        self._places: dict[str, Place] = {}
+
+    def place(self, folder: str, ledger: Ledger) -> Place:
+        """The folder, open; what an earlier process left there of its own is gone. Raises TargetError."""
+        if folder not in self._places:
+            place = self._places[folder] = Place(self.settings.root, folder)
+            wanted = {f"{one.generation:x}" for one in intents_of(ledger, self.mapping.stream.key)}
+            for mark in place.marks():
+                if mark not in wanted:
+                    place.forget(mark)
+        return self._places[folder]
+
+    def lost(self, folder: str) -> None:
+        """The folder may be another one by now: it is opened again."""
+        place = self._places.pop(folder, None)
+        if place is not None:
+            place.close()
+
+    def close(self) -> None:
+        """Closes the folders."""
+        for folder in list(self._places):
+            self.lost(folder)
+
+
+class Delivery:
+    """One new file. As `append.Target` is for lines."""
+
+    def __init__(self, common: Deliveries, name: str, content: bytes, entry_id: EntryId, number: int = 0) -> None:
+        self._common = common
+        self._folder, _, self._name = name.rpartition("/")
+        self._content = content
+        self._number = number or number_of(entry_id, content)
+        self._mark = f"{self._number:x}"
+        self._id = format_id(entry_id).decode() if entry_id != ZERO_ID else self._mark
+        self._facts: Facts | None = None
+
+    @property
+    def label(self) -> str:
+        """Under what the mirror announces it: the folder, as it must not grow with every file."""
+        return self._folder or "."
+
+    @property
+    def _path(self) -> str:
+        return f"{self._folder}/{self._name}" if self._folder else self._name
+
+    def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
+        """Writes the hidden file, before the intent: from then on its absence says that it has its name."""
+        place = self._common.place(self._folder, ledger)
+        if not place.still_there():
+            self._common.lost(self._folder)
+            place = self._common.place(self._folder, ledger)
+        if self._facts is None or not place.waits(self._mark):
+            reached("mirror.hidden.before")
+            self._facts = place.write(self._mark, self._content)
+            reached("mirror.hidden.after")
+        return ""
+
+    def place(self) -> tuple[int, int]:
+        """Which file of all that ever had its name, and that it begins at its beginning."""
+        return self._number, 0
+
+    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+        """Gives the file its name, if it has none. Raises TargetError."""
+        if write.done:
+            return ""
+        self.take(ledger, now)
+        place = self._common.place(self._folder, ledger)
+        reached("mirror.write.before")
+        wished, count = self._name, 1
+        while not place.put(self._mark, self._name):
+            self._name = another(wished, self._id if count == 1 else f"{self._id}-{count}")
+            count += 1
+            log.debug("%s is taken: the mirror's file is %s", wished, self._name)
+            write.name = self._path
+            rename_intent(ledger, write.intent, write.name)
+        reached("mirror.write.after")
+        write.pieces = [Piece(0, len(write.content), self._number, 0)]
+        return ""
+
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+        """What became of an intent of an earlier process, and in words: its hidden file tells."""
+        write = Write(intent.name, intent.content, intent.entries, intent.id, to=self)
+        place = Place(self._common.settings.root, self._folder)
+        try:
+            if place.waits(self._mark):
+                return write, "not put in place before the last stop, and is now"
+            # Its file may be taken by now: what its time of writing was is of no matter then.
+            self._facts = place.facts(self._name) or Facts(len(intent.content), 0, 0, 0)
+        finally:
+            place.close()
+        write.pieces = [Piece(0, len(intent.content), self._number, 0)]
+        return write, "put in place before the last stop"
+
+    def remember(self, ledger: Ledger) -> None:
+        """In the ledger's transaction with the range: forward knows the message, whatever its file is called."""
+        if self._facts is None:
+            return
+        raw, mapping = self._path.encode("utf-8", "surrogateescape"), self._common.mapping
+        key, content = keys_of(read_document(mapping, raw, self._content), self._content, self._facts)
+        mark = memory.mirrored_as(self._path, self._number)
+        memory.mirrored(ledger, mapping.stream.key, key, content, raw, self._facts, mark)
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def number_of(entry_id: EntryId, content: bytes) -> int:
+    """Which of all the files that ever had its name it is, and what its hidden file is called by.
+
+    A number that is its entry's alone; of its content, where the entry is none of Redis's any more.
+    """
+    if entry_id == ZERO_ID:
+        return int.from_bytes(digest(content)[:7], "big") | 1
+    return ((entry_id[0] << 20) + (entry_id[1] & 0xFFFFF)) & ((1 << 62) - 1)
+
+
+class DocumentTranslator(Translator):
+    """Each entry becomes a file of its own."""
+
+    ending = b""
+
+    def translate(self, found: list[Entry], already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
+        """As for lines."""
+        taken = Pass(found[-1].id, epoch=epoch)
+        for i, entry in enumerate(found):
+            if entry.id in already or self.file_born(entry):
+                continue
+            name, content, reason = self.line(entry)
+            if not reason:
+                taken.writes.append(Write(name, content, [(entry.id, len(content))]))
+            elif not self.set_aside(taken, entry, reason):
+                taken.last = found[i - 1].id if i else cursor
+                break
+        return taken
+
+    def encoded(self, path: str, values: dict[bytes, bytes], entry_id: EntryId) -> tuple[str, bytes | str]:
+        """The new file's path and content, or why it has none."""
+        told = {name.decode(): safe(values[name]) for name in FIELDS[:3]} | {"id": format_id(entry_id).decode()}
+        name = re.sub(r"\{(\w+)\}", lambda match: told[match[1]], self.section.name).lstrip(".") or told["id"]
+        path = str(Path(path) / name)
+        content = self.mapping.document(path).encode(tuple(values[name] for name in FIELDS))
+        return path, content or "an empty file is no message"
+
+
+def safe(value: bytes) -> str:
+    """A field's value as a part of a file's name: what could mean something elsewhere is a hyphen. Pure."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.decode("utf-8", "replace"))[:LONGEST]

@@ -1,0 +1,259 @@
+"""What is in a folder with a file per message, into the ledger's list of what is due: each message once.
+
+A file counts when it is complete: unchanged for the settling time, and open for writing in no program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from bridge.carry.rejects import Kinds
+from bridge.codecs.document import Message
+from bridge.errors import RejectStop
+from bridge.files.spool import Facts, Folder, Found, Taken
+from bridge.ledger import spool as memory
+from bridge.ledger.mirrored import contents_of_intents
+from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.spool import Due
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import shown
+from bridge.points import reached
+
+PARTLY = 10.0
+"""Seconds that JSON which breaks off is given to be ended before it is set aside."""
+
+BUSY = 60.0
+"""Seconds that a file which did not change is given while a program has it open for writing."""
+
+KEEP_BYTES = 1 << 26
+"""Of messages that are due so many bytes are kept; the files of more are read again when their turn comes."""
+
+SELDOM = 20.0
+"""A scan of the whole folder takes at most about one part in so many of the time."""
+
+AT_LEAST = 60.0
+"""Seconds after which the folder is scanned although its times say that nothing happened."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A file that is not complete yet: what it was when it was last looked at, since when, and when to look again."""
+
+    facts: Facts
+    since: float
+    again: float
+
+
+class Intake:
+    """For one folder. `notices` takes what is to be said in the log."""
+
+    def __init__(
+        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str]
+    ) -> None:
+        self.waiting: dict[bytes, Waiting] = {}
+        """Files that are not complete, by name."""
+        self.rejected = 0
+        self.stop: RejectStop | None = None
+        """What stops the mapping, where it says so."""
+        self._mapping = mapping
+        self._folder = folder
+        self._ledger = ledger
+        self._clock = clock
+        self._stream = mapping.stream.key
+        self._settle = mapping.source.settle_ms / 1000
+        self._limit = mapping.format.max_line_bytes
+        self._kinds = Kinds(mapping.source.path, notices.append)
+        self._scanned_at, self._took = -inf, 0.0
+        """When the last scan of the folder ended, by a steady clock, and its seconds."""
+        self._lost = False
+
+    def forget(self) -> None:
+        """Redis lost something: the ledger forgot what has to be sent again, and all files are looked at."""
+        self._lost, self._scanned_at, self._took = True, -inf, 0.0
+
+    @property
+    def soon(self) -> bool:
+        """Whether a file changed so lately that it is not complete by that alone."""
+        moment = self._clock() + self._settle
+        return any(one.again <= moment for one in self.waiting.values())
+
+    def look(self, paths: set[str] | None) -> bool:
+        """Looks at these paths; at None at the whole folder, when its times say that something happened.
+
+        False when none of the paths is one of its files. Raises SourceError, LedgerError.
+        """
+        if paths is not None:
+            names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
+            found = [one for name in names if (one := self._folder.find(name)) is not None]
+            for one in found:
+                self.waiting.pop(one.name, None)
+            self._examine(found)
+            return bool(names)
+        now = time.monotonic()
+        if now >= self._scanned_at + self._took * SELDOM and (
+            now >= self._scanned_at + AT_LEAST or self._folder.changed()
+        ):
+            for some in self._folder.scan():
+                self._examine([one for one in some if one.name not in self.waiting])
+            self._scanned_at = time.monotonic()
+            self._took = self._scanned_at - now
+        return True
+
+    def _examine(self, found: list[Found]) -> None:
+        """Takes in what is complete of these files and was not read before."""
+        if self._lost:
+            self._lost = False
+            memory.forget_mirrored(self._ledger, self._stream)
+        if not found:
+            return
+        known = memory.files_known(self._ledger, self._stream, [one.name for one in found])
+        fresh = [one for one in found if one.name not in known or known[one.name][0] != one.facts]
+        complete = [(one, taken) for one in fresh if (taken := self._taken(one)) is not None]
+        if not complete:
+            return
+        barred = self._barred()
+        kept = memory.kept_bytes(self._ledger, self._stream)
+        reached("spool.due.before")
+        with self._ledger.transaction():
+            for one, taken in complete:
+                kept += self._take_in(one.name, taken, barred, keep=kept < KEEP_BYTES)
+        reached("spool.due.after")
+
+    def _taken(self, one: Found) -> Taken | None:
+        """A file's bytes, if it is complete by its times; else it waits."""
+        now, before = self._clock(), self.waiting.get(one.name)
+        since = before.since if before is not None and before.facts == one.facts else now
+        age = max(now - one.facts.written / 1e9, now - since)  # a time of writing may lie in the future
+        if age < self._settle:
+            self.wait(one, since, now + self._settle - age)
+            return None
+        return self._content(one, since, age)
+
+    def _content(self, one: Found, since: float, age: float) -> Taken | None:
+        """The bytes of a file that did not change for `age` seconds, unless it turns out to be written still."""
+        now, taken = self._clock(), self._folder.read(one.name, self._limit + 1)
+        if taken is None or taken.facts != one.facts:
+            self.wait(one, now, now + self._settle)
+            return None
+        if taken.busy and age < BUSY:
+            self.wait(one, since, now + max(self._settle, age / 10))
+            return None
+        return taken
+
+    def wait(self, one: Found, since: float, again: float) -> None:
+        """Looks at this file once more; it was last seen to change at `since`. Seconds since 1970."""
+        self.waiting[one.name] = Waiting(one.facts, since, again)
+
+    def _barred(self) -> set[bytes]:
+        """What the mirror is about to put into the folder: its messages' identities, or contents."""
+        return {
+            _identity(read_document(self._mapping, name.encode("utf-8", "surrogateescape"), content), content)
+            for name, content in contents_of_intents(self._ledger, self._stream)
+        }
+
+    def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
+        """Inside a transaction: a complete file is due, or known, or set aside, or waits; returns the bytes kept."""
+        now, facts = self._clock(), taken.facts
+        if facts.size > self._limit:
+            reason = f"over max_line_bytes: a file of {facts.size} bytes, the limit is {self._limit}"
+            self._set_aside(name, taken, reason)
+            return 0
+        message = self._mapping.document(name_of(name), facts.written).read(taken.raw)
+        if isinstance(message.row, str):
+            if message.partly and (taken.busy or now - facts.written / 1e9 < PARTLY):
+                self.wait(Found(name, facts), now, now + max(self._settle, 0.1))
+            else:
+                self._set_aside(name, taken, message.row)
+            return 0
+        if barred and _identity(message, taken.raw) in barred:
+            self.wait(Found(name, facts), now, now + 0.05)
+            return 0
+        self.waiting.pop(name, None)
+        key, content = self._key(message, taken)
+        if memory.is_known(self._ledger, self._stream, key):
+            memory.drop_due(self._ledger, self._stream, key)
+            memory.note_file(self._ledger, self._stream, name, facts, key)
+            return 0
+        raw = taken.raw if keep else None
+        memory.add_due(self._ledger, self._stream, Due(key, content, name, facts, message.time, raw))
+        return len(raw or b"")
+
+    def _key(self, message: Message, taken: Taken) -> tuple[bytes, bytes]:
+        """As `keys_of`; a file without identity that was moved or put back is known by inode or time of writing."""
+        key, content = keys_of(message, taken.raw, taken.facts)
+        for known, written, inode in memory.alike(self._ledger, self._stream, content) if content else ():
+            if inode == taken.facts.inode or _same_moment(written, taken.facts.written):
+                return known, content
+        return key, content
+
+    def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:
+        """Inside a transaction: a file that is no message."""
+        raw, said = taken.raw, shown_name(name)
+        size = taken.facts.size
+        whole = digest(raw).hex() if KEPT < size == len(raw) else ""
+        one = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
+        if self._mapping.policy.on_reject == "stop":
+            hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
+            self.stop = RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
+            return
+        self.waiting.pop(name, None)
+        memory.note_file(self._ledger, self._stream, name, taken.facts, b"")
+        add_quarantined(self._ledger, self._stream, [one], self._clock())
+        self.rejected += 1
+        self._kinds.tell([one])
+
+    def look_again(self) -> None:
+        """Looks at the files that waited long enough; after a loss at all of them, so that they go in order."""
+        if self._lost:
+            self.look(None)
+        now = self._clock()
+        names = [name for name, one in self.waiting.items() if one.again <= now]
+        for part in memory.in_parts(names):
+            found = [(name, self._folder.find(name)) for name in part]
+            for name, one in found:
+                if one is None:
+                    self.waiting.pop(name, None)
+            self._examine([one for _, one in found if one is not None])
+
+
+def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:
+    """The message in a file of this path below the root."""
+    return mapping.document(name_of(name)).read(content)
+
+
+def keys_of(message: Message, raw: bytes, facts: Facts) -> tuple[bytes, bytes]:
+    """A message's key; and, where it has no identity of its own, the digest of its content, else nothing."""
+    identity = _identity(message, raw)
+    return (identity, b"") if message.identity is not None else (digest(identity, b"%d" % facts.written), identity)
+
+
+def _identity(message: Message, raw: bytes) -> bytes:
+    """What a message is known by, for as long as nobody rewrites a file that has no identity of its own."""
+    return digest(b"content", raw) if message.identity is None else digest(b"id", message.identity)
+
+
+def digest(*parts: bytes) -> bytes:
+    """BLAKE2b-128."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def _same_moment(one: int, other: int) -> bool:
+    """Whether two times of writing, in ns, are the same, be one of them kept in whole seconds only."""
+    whole = 1_000_000_000
+    return one == other or ((one % whole == 0 or other % whole == 0) and one // whole == other // whole)
+
+
+def name_of(name: bytes) -> str:
+    """A path as Python has it."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def shown_name(name: bytes) -> str:
+    """A path for people, and for the ledger's texts."""
+    return name.decode("utf-8", "backslashreplace")

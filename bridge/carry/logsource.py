@@ -1,0 +1,400 @@
+"""A log on its way to the stream: lines out of its generations, rows out of lines, a batch out of rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import replace
+
+from bridge.carry.draft import Draft, closed_fingerprint, closed_value
+from bridge.carry.merge import BATCH_BYTES, Head
+from bridge.carry.reading import Read, Reader
+from bridge.carry.refill import Compared, Resume
+from bridge.carry.rejects import Rejects
+from bridge.carry.shared import keep_generations, keep_news
+from bridge.carry.source import Source
+from bridge.codecs.continued import Continued
+from bridge.errors import LedgerError, SourceError
+from bridge.files.generation import Generation, Known
+from bridge.files.tail import Tail
+from bridge.ledger.mirrored import Range
+from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
+from bridge.ledger.store import Ledger
+from bridge.log import log
+from bridge.mapping import Mapping
+from bridge.model import FIELDS, Checkpoint, Fingerprint, Origin, Position, Row
+from bridge.streams.keys import Keys
+from bridge.streams.writer import Cursor
+
+
+class LogSource(Source):
+    """A logical log file, as lines. Only its `tail` is shared, with the mirror."""
+
+    def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
+        super().__init__(mapping, tail.name, tail.notices, ledger, clock)
+        self.tail = tail
+        self._unended: dict[int, int] = {}
+        """Bytes without a newline at the end of generations that are finished."""
+        self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
+        self._keys = keys
+        self._reader = Reader(mapping, tail, ledger, self._rejects, self.codec, clock)
+        self._latest = 0
+        self._undo: Callable[[], None] = lambda: None
+        self._aside: dict[tuple[int, int, str], int] = {}
+        self._closing: list[Known] = []
+        self._closed: list[Known] = []
+        self._max_line = mapping.format.max_line_bytes
+
+    def look(self, paths: set[str] | None) -> bool:
+        """As the base class says; its pieces' names begin with its own."""
+        path = str(self.tail.path)
+        if paths is not None and not any(one.startswith(path) for one in paths):
+            return False
+        with self.tail.lock:
+            self.tail.look()
+        return True
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a file."""
+        return self.tail.first() is not None
+
+    def content_of(self, one: Range) -> bytes:
+        """As the base class says."""
+        held = self.tail.of_number(one.generation)
+        return held.read(one.end - one.start, one.start) if held else b""
+
+    def unfinished(self) -> int:
+        """Bytes of last lines without a newline."""
+        first, total = self.tail.first(), sum(self._unended.values())
+        current = first is not None and first is self.tail.current() and not first.packed
+        return total + (self.left() if current else 0)
+
+    @property
+    def skipped_since(self) -> float | None:
+        """Since when the reader is ahead over bytes without entries; None when it is not."""
+        return self._reader.skipped_since
+
+    @property
+    def waits(self) -> bool:
+        """Whether what comes next is not ended yet, and will be in a moment."""
+        return self._reader.settling
+
+    @property
+    def in_history(self) -> bool:
+        """Whether what comes next stood there when the source was first met, or an import began."""
+        first, history = self.tail.first(), self.memory.history
+        return history is not None and first is not None and (first.number, first.read_to) < history
+
+    @property
+    def rejected(self) -> int:
+        """Lines that were set aside."""
+        return self._rejects.count
+
+    def left(self) -> int:
+        """Bytes on disk that are to be read."""
+        return sum(one.left() for one in self.tail.pending())
+
+    def on_disk(self) -> int:
+        """Bytes on disk of all its generations that are known, as far as that is known."""
+        done = [one.packed[0] if one.packed else one.at.offset for one in self.tail.records() if one.closed]
+        return sum(done) + sum(one.left(0) for one in self.tail.pending())
+
+    # -- the cursor ------------------------------------------------------------------------------------------
+
+    def end(self) -> Position | None:
+        """Where its files end now; None when there are none."""
+        last = self.tail.current()
+        if last is None:
+            return None
+        return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
+
+    def seek(self, number: int, at: Fingerprint) -> None:
+        """Goes on from a place Redis confirmed. What was read beyond it is forgotten."""
+        self._forget()
+        self.tail.seek(number, at)
+        self.keep_news()
+
+    def _forget(self) -> None:
+        self._reader.forget()
+        self._closing = []
+
+    def seek_offset(self, number: int, offset: int) -> bool:
+        """Goes on from a place whose digests nobody wrote down; False when that generation was never known."""
+        self._forget()
+        found = self.tail.seek_offset(number, offset)
+        self.keep_news()
+        return found
+
+    def place(self, resume: Resume, compared: Compared) -> None:
+        """As the base class says, in the finished generations too. Raises LedgerError: one is not known."""
+        tail = self.tail
+        self._closed.clear()
+        if resume.behind is not None:
+            if not self.seek_offset(*resume.behind):
+                raise LedgerError(
+                    f"knows no generation {resume.behind.generation} of {self.name}, but the stream does",
+                    where=str(self._ledger.path),
+                    hint="is it an older copy? `bridge repair` rebuilds it",
+                )
+            first = tail.first()
+            if first is not None and first.number == resume.behind.generation:
+                self._reader.step_over(first, resume.behind.offset)
+        elif resume.checkpoint is not None:
+            self.seek(resume.checkpoint.generation, resume.checkpoint.at)
+        elif tail.records():
+            self.seek_offset(tail.records()[0].number, 0)
+        for known in [known for known in tail.records() if known.closed]:
+            stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
+            self.late_stored[known.number] = stored
+            if stored and closed_fingerprint(stored).offset > known.at.offset:  # it ended without the ledger's knowing
+                tail.amend(known.number, closed_fingerprint(stored))
+            one = tail.of_number(known.number)
+            if one is None or one in tail.pending():
+                continue
+            tail.seek_late(known.number, closed_fingerprint(stored) if stored else known.at)
+            high = compared.standing.get((self.memory.number, known.number))
+            if high is not None and one.content is not None:
+                self._reader.step_over(one, high[0])
+        aside = still_aside(self._ledger, self._stream, "forward", self.name)
+        self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
+
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
+        """Whether the line at this origin is the one an entry of these fields was made of, as far as can be told.
+
+        The ledger knows every generation that was sent from.
+        """
+        one = self.tail.of_number(origin.generation)
+        if one is None or one.content is None:
+            return any(record.number == origin.generation for record in self.tail.records())
+        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        count = values.get(FIELDS[3], b"").count(b"\n") + 1 if isinstance(self.codec, Continued) else 1
+        line = self._reader.lines_at(one, origin.offset, count, sum(map(len, fields)) + 256)
+        if not line:
+            return line is not None
+        return self.codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self.codec.fields)
+
+    def checkpoint(self) -> tuple[Position, bytes] | None:
+        """Where the reader stands, as a position and as the checkpoint's value."""
+        first = self.tail.first()
+        if first is None:
+            return None
+        value = Checkpoint(first.number, first.fingerprint())
+        return value.position, value.to_json()
+
+    def keep_news(self) -> list[str]:
+        """Writes new generations into the ledger; returns notices for the log."""
+        return keep_news(self.tail, self._ledger, self._stream)
+
+    def remember(self) -> None:
+        """Into the ledger, inside a transaction: how far it was carried, and which generations are."""
+        super().remember()
+        keep_generations(self.tail, self._closed, self._ledger, self._stream)
+        self._closed.clear()
+
+    # -- drafts ----------------------------------------------------------------------------------------------
+
+    def next_draft(self, limit: int) -> Draft | None:
+        """Up to `limit` entries from where the reader stands; None when there are no whole lines.
+
+        A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
+        Raises RejectStop, SourceError, LedgerError.
+        """
+        while (read := self._next(limit)) is not None:
+            draft = self._draft(read, self._fits(read, limit), late=False)
+            if draft is not None:
+                return draft
+        late = self.tail.late()
+        if late and self._closing:
+            return self.here()  # where they ended comes first, else it would overwrite how far they are carried since
+        if self.tail.news:
+            self.keep_news()
+        for generation in late:
+            while (read := self._reader.next(generation, limit)) is not None:
+                draft = self._draft(read, self._fits(read, limit), late=True)
+                if draft is not None:
+                    return draft
+        return None
+
+    def head(self, limit: int, ahead: int) -> Head | None:
+        """The next lines, as far as they are history and in one piece of a file, for the merge; None: no more now.
+
+        About `ahead` of them are held, and no fewer than `limit` offered where there are more.
+        """
+        if not self.in_history or (read := self._next(limit, ahead)) is None or self.memory.history is None:
+            return None
+        end, more = len(read.lines.lines), True
+        if read.generation.number == self.memory.history.generation:
+            end = bisect_left(read.lines.offsets, self.memory.history.offset)
+            more = read.lines.end < self.memory.history.offset
+        keys = read.order(self.codec, self._latest)
+        if self._rejects.stops:  # a line that cannot be an entry stands alone: nothing may go before it and behind it
+            bad = next((i for i in range(read.at, end) if read.stops(i, self._max_line)), end)
+            end, more = (max(bad, read.at + 1), True) if bad < end else (end, more)
+        return Head(keys, read.at, end, more, read.lines) if end > read.at else None
+
+    def take(self, count: int) -> Draft | None:
+        """A draft of the next `count` lines of `head`; None when none of them becomes an entry."""
+        read, latest, skipped = self._reader.held, self._latest, self.skipped_since
+        at, place = read.at, (read.generation.read_to, read.generation.tail)
+        self._latest = read.keys[at + count - 1]
+        draft = self._draft(read, count, late=False)
+        self._undo = lambda: self._put_back(read, at, place, latest, skipped)
+        return draft
+
+    def give_back(self, draft: Draft) -> None:
+        """The draft that was taken last is not sent: its lines come again."""
+        self._undo()
+        self._closing = list(draft.closing)
+        self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
+
+    def _put_back(self, read: Read, at: int, place: tuple[int, bytes], latest: int, skipped: float | None) -> None:
+        read.at, (read.generation.read_to, read.generation.tail) = at, place
+        self._latest, self._reader.skipped_since = latest, skipped
+
+    def _next(self, limit: int, ahead: int = 0) -> Read | None:
+        """Lines of the first generation that has any left; those before it are ended."""
+        while (generation := self.tail.first()) is not None:
+            read = self._reader.next(generation, limit, ahead)
+            if read is not None:
+                return read
+            if self._reader.barred == generation.number or self._reader.settling:
+                return None
+            self._at_end(generation)
+            if (record := self.tail.finish()) is None:
+                return None
+            if left := generation.size() - generation.read_to:  # of a damaged one, the line it was torn in
+                self._unended[generation.number] = left
+                said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
+                self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
+            self._closing.append(record)
+            self._reader.note_skip()
+        return None
+
+    def _at_end(self, generation: Generation) -> None:
+        """Of a compressed file: what is damaged is said, and what is not ended never will be."""
+        if generation.content is None or generation.packed is None:
+            return
+        damage = generation.content.damage()
+        if damage and generation.number not in self.damage:
+            hint = "what stands before it was carried; with a whole copy in its place the next start goes on from there"
+            self.damage[generation.number] = SourceError(damage, where=generation.path.name, hint=hint)
+            self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
+        self._reader.end_packed(generation)
+
+    @staticmethod
+    def _fits(read: Read, limit: int) -> int:
+        lines, i = read.lines, read.at
+        j = min(i + limit, len(lines.lines))
+        while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
+            j = (i + j) // 2
+        return j - i
+
+    def here(self) -> Draft | None:
+        """A draft without entries that sets the cursor to where the reader stands; None when there is no file."""
+        first = self.tail.first()
+        if first is None:
+            return None
+        last = Checkpoint.from_json(self.stored).entry if self.stored else None
+        cursor = self._cursor(first, late=False)
+        cursor = Cursor(cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last).to_json())
+        return self._seal(Draft(self, cursor, Position(first.number, first.read_to)))
+
+    def _seal(self, draft: Draft) -> Draft:
+        draft.closing = tuple(self._closing)
+        self._closing = []
+        self._reader.skipped_since = None
+        return draft
+
+    def _draft(self, read: Read, count: int, *, late: bool) -> Draft | None:
+        """The next `count` lines; None when there is no entry in them."""
+        generation, lines, i, j = read.generation, read.lines, read.at, read.at + count
+        piece = lines.lines[i:j]
+        if lines.offsets[i] == 0 and not late:
+            self.tail.introduce(generation)
+            if self.tail.news:
+                self.tail.notices.extend(self.keep_news())
+        rows, times = read.rows(self.codec, i, j)
+        good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
+        if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
+            good, j = self._set_aside(generation, read, rows, i, j)
+        if self.standing:
+            stands = self.standing.get((self.memory.number, generation.number), set())
+            good = [k for k in good if lines.offsets[i + k] not in stands]
+        end = lines.ends[j - 1] if j < len(lines.lines) else lines.end
+        self.tail.advance(generation, read.data[generation.read_to - read.start : end - read.start])
+        read.at = j
+        if not good:
+            self._reader.note_skip()
+            return None
+        whole = len(good) == j - i == len(piece)
+        offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
+        draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end))
+        draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
+        draft.places = None if whole else good
+        draft.first = Position(generation.number, offsets[0])
+        draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+        if self._aside:  # lines that an earlier mapping could not translate are forward's now
+            draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
+        if not late and self._is_history(generation.number, offsets[0]):
+            draft.times = times if whole else [times[k] for k in good]
+        if late:
+            draft.ended = generation.known(closed=True)
+        return draft if late else self._seal(draft)
+
+    def landed(self, draft: Draft, stored: bytes) -> None:
+        """As the base class says; what was in quarantine of it has left it."""
+        if draft.ended is not None:
+            self.late_stored[draft.position.generation] = stored
+            self._closed.append(draft.ended)
+        else:
+            self.stored = stored
+        for known in draft.closing:
+            log.info("%s: generation %d is carried to its end, byte %d", self.name, known.number, known.at.offset)
+            self.late_stored[known.number] = closed_value(known)
+            self._closed.append(known)
+        self.tally.entries += len(draft.rows)
+        if draft.times:
+            self.tally.timed(draft.times)
+        for offset, number in draft.taken_out:
+            mark_retried(self._ledger, number, f"origin {draft.prefix.decode()}{offset}", self._clock())
+        memory = self.memory
+        if memory.refill is not None and not draft.late and draft.position > memory.refill:
+            self.memory = memory = replace(memory, refill=None)
+            self.standing = {}
+        if not draft.late and not memory.live and memory.history is not None and draft.position >= memory.history:
+            self.go_live("its history is in the stream")
+
+    def _is_history(self, generation: int, offset: int) -> bool:
+        history = self.memory.history
+        return history is not None and (generation, offset) < history
+
+    def _cursor(self, generation: Generation, *, late: bool) -> Cursor:
+        value = Checkpoint(generation.number, generation.fingerprint()).to_json()
+        if late:
+            name = b"%d.%d" % (self.memory.number, generation.number)
+            return Cursor(self._keys.generations, name, closed_value(generation.known()))
+        return Cursor(self._keys.checkpoint, self.name.encode("utf-8", "surrogateescape"), value)
+
+    def _set_aside(
+        self, generation: Generation, read: Read, rows: list[Row | str], i: int, j: int
+    ) -> tuple[list[int], int]:
+        """Puts what cannot be an entry into quarantine; returns the good lines' places and where the batch ends."""
+        good: list[int] = []
+        aside: list[Quarantined] = []
+        for k, row in enumerate(rows):
+            line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
+            if not line:
+                self.tally.empty += 1
+                continue
+            one = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
+            if one is None:
+                good.append(k)
+                continue
+            if self._rejects.stops:
+                if k == 0:
+                    raise self._rejects.stop(one)
+                return [g for g in good if g < k], i + k
+            aside.append(one)
+        self._rejects.keep(aside)
+        return good, j

@@ -1,0 +1,118 @@
+"""What a lost ledger knew of a folder with a file per message, from the folder and the stream.
+
+A message with an identity is found by that, any other by all it says. A message whose file is gone stays known, so
+that it is not carried again when its file comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bridge.carry.deliver import number_of
+from bridge.carry.intake import digest, keys_of, name_of, read_document
+from bridge.carry.shared import Shared
+from bridge.codecs.document import Message
+from bridge.files.spool import Facts
+from bridge.ledger import spool as memory
+from bridge.ledger.mirrored import Range, add_range, range_digest
+from bridge.ledger.store import Ledger
+from bridge.model import FIELDS, EntryId, Origin, Row, parse_origin
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Entry, entries
+
+NOWHERE = Facts(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A message of the folder: its file, or nothing where that is gone."""
+
+    key: bytes
+    alike: bytes
+    name: bytes = b""
+    facts: Facts = NOWHERE
+
+
+@dataclass(slots=True)
+class Folders:
+    """What is to be written into the ledger: file-born messages by origin, and mirrored ones with their ranges."""
+
+    born: list[tuple[Held, Origin, bytes]] = field(default_factory=list)
+    mirrored: list[tuple[Held, Range]] = field(default_factory=list)
+    unmatched: int = 0
+
+
+def read_both(connection: Connection, shared: Shared, number: int, cursor: EntryId) -> Folders:
+    """Lays files beside entries. Entries up to `cursor` were mirrored, be their files there or not.
+
+    Raises SourceError, RedisLost, RedisRefused.
+    """
+    by_key, by_row = _files(shared)
+    found = Folders()
+    for entry in entries(connection, shared.keys.stream):
+        values = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+        if any(name not in values for name in FIELDS):
+            continue
+        row = tuple(values[name] for name in FIELDS)
+        raw = entry.origin()
+        origin = parse_origin(raw) if raw is not None else None
+        held = _held(shared, row, by_key, by_row)
+        if origin is not None and origin.source == number and held is not None:
+            found.born.append((held, origin, digest(row[3])))
+        elif raw is None:
+            _mirrored(shared, found, entry, held, cursor)
+    return found
+
+
+def _files(shared: Shared) -> tuple[dict[bytes, Held], dict[bytes, list[Held]]]:
+    mapping, folder = shared.mapping, shared.folder
+    by_key: dict[bytes, Held] = {}
+    by_row: dict[bytes, list[Held]] = {}
+    for some in folder.scan() if folder is not None else ():
+        for one in some:
+            taken = folder.read(one.name, mapping.format.max_line_bytes) if folder is not None else None
+            if taken is None:
+                continue
+            message = mapping.document(name_of(one.name), taken.facts.written).read(taken.raw)
+            if isinstance(message.row, str):
+                continue
+            held = Held(*keys_of(message, taken.raw, taken.facts), one.name, taken.facts)
+            by_key[held.key] = held
+            by_row.setdefault(digest(*message.row), []).append(held)
+    return by_key, by_row
+
+
+def _held(shared: Shared, row: Row, by_key: dict[bytes, Held], by_row: dict[bytes, list[Held]]) -> Held | None:
+    """The file of an entry's message, used once; or what is known of it without one."""
+    message = read_document(shared.mapping, b"x", row[3]) if shared.mapping.message.data is None else Message("")
+    if message.identity is not None:
+        key, _ = keys_of(message, row[3], NOWHERE)
+        return by_key.get(key) or Held(key, b"")
+    alike = by_row.get(digest(*row))
+    return alike.pop(0) if alike else None
+
+
+def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, cursor: EntryId) -> None:
+    made = shared.line_of(entry.fields)
+    if made is None:
+        return
+    if held is None or not (held.name or entry.id <= cursor):
+        found.unmatched += entry.id > cursor
+        return
+    name = name_of(held.name) or made[0]
+    written = [(entry.id, len(made[1]))]
+    one = Range(name, number_of(entry.id, made[1]), 0, len(made[1]), range_digest(made[1]), written)
+    found.mirrored.append((held, one))
+
+
+def write(ledger: Ledger, stream: str, found: Folders) -> None:
+    """In a transaction: the ledger knows what is in the folder and in the stream, and nothing else."""
+    memory.forget_all(ledger, stream)
+    for held, origin, sent in found.born:
+        memory.save_carried(ledger, stream, held.key, held.alike, origin.generation, origin.offset, sent, held.facts)
+        if held.name:
+            memory.note_file(ledger, stream, held.name, held.facts, held.key)
+    for held, one in found.mirrored:
+        add_range(ledger, stream, one)
+        mark = memory.mirrored_as(one.name, one.generation)
+        memory.mirrored(ledger, stream, held.key, held.alike, held.name, held.facts, mark)

@@ -1,0 +1,329 @@
+"""Files that are overwritten with a latest value: the owner's side is copied to the other, whole and never older.
+
+There is nothing to lose on the way but the latest value, so there is no cursor: both sides are compared, by digest, and
+the owner's wins. A value that lasted less than the settling time may never be seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.carry.draft import Draft
+from bridge.carry.refill import number_for, own
+from bridge.carry.shared import Shared
+from bridge.carry.tally import Tally
+from bridge.codecs.document import moment
+from bridge.errors import BridgeError, LedgerError, RedisRefused, SourceError, TargetError
+from bridge.files.place import Place
+from bridge.files.spool import Facts, Folder
+from bridge.ledger.sources import SourceMemory, save_source, save_stream, sources_of, stream_memory
+from bridge.ledger.state import save_value, values
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles, log
+from bridge.model import EntryId, shown
+from bridge.points import reached
+from bridge.streams import state
+from bridge.streams.connect import Connection
+from bridge.streams.reader import stream_info
+from bridge.streams.state import Value
+from bridge.streams.writer import Overtaken, read_books
+
+LOOK = 0.1
+"""Seconds between two looks at what Redis owns."""
+
+VERIFY = 1.0
+"""Seconds between two looks at whether the other side still holds what it was given."""
+
+BUSY = 60.0
+"""Seconds that an unchanged file is given while a program has it open for writing."""
+
+LIMIT = 1 << 28
+"""Bytes of the largest value."""
+
+
+@dataclass(slots=True)
+class File:
+    """One state's file, as it was last seen; with what an import wants to know of a source."""
+
+    name: str
+    raw_name: bytes
+    facts: Facts | None = None
+    value: Value | None = None
+    since: float = 0.0
+    settling: bool = False
+    told: bytes = b""
+    """The digest of the value that the other side was last seen to hold."""
+    tally: Tally = field(default_factory=Tally)
+    damage: dict[int, SourceError] = field(default_factory=dict)
+    trouble: BridgeError | None = None
+    rejected: int = 0
+
+    def left(self) -> int:
+        """Bytes that are to be carried."""
+        return self.on_disk() if self.value is None or self.value.sha256 != self.told else 0
+
+    def on_disk(self) -> int:
+        """Bytes of the file."""
+        return self.facts.size if self.facts is not None else 0
+
+    def unfinished(self) -> int:
+        """Bytes of a file that is not complete."""
+        return self.on_disk() if self.settling else 0
+
+    def flush(self) -> Draft | None:
+        """There is no cursor."""
+        return None
+
+
+class State:
+    """One mapping's. As `carry.forward.Forward` to those who run it."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
+        dial: Callable[[], Connection],
+    ) -> None:  # fmt: skip
+        self.shared = shared
+        self.worker = f"forward {shared.mapping.name}"
+        self.carried = 0
+        self.batch = 1
+        self.span: tuple[EntryId, EntryId] | None = None
+        source = shared.mapping.source
+        self._owner_is_file = source.owner == "file"
+        self._folder = shared.values or Folder(shared.settings.root, source.path)
+        self._files: dict[bytes, File] = {}
+        self._ledger = ledger
+        self._troubles = troubles
+        self._clock = clock
+        self._dial = dial
+        self._stream = shared.mapping.stream.key
+        self._settle = source.settle_ms / 1000
+        self._connection: Connection | None = None
+        self._number = 0
+        self._verify_at = 0.0
+        self._stale: set[bytes] = set()
+
+    # -- the files -------------------------------------------------------------------------------------------
+
+    def look(self, paths: set[str] | None = None) -> None:
+        """Looks at the files something happened to; at None at all of them."""
+        try:
+            if paths is None:
+                found = [one for some in self._folder.scan() for one in some]
+            else:
+                names = {name for path in paths if (name := self._folder.below(path))}
+                found = [one for name in names if (one := self._folder.find(name)) is not None]
+            for one in found:
+                file = self._files.get(one.name) or self._met(one.name)
+                if file.facts != one.facts:
+                    file.facts, file.since, file.settling = one.facts, self._clock(), True
+                self._take(file)
+        except (SourceError, LedgerError) as error:
+            self._troubles.note(self._ledger, self.worker, error)
+            for file in self._files.values():
+                file.trouble = error
+
+    def _met(self, name: bytes) -> File:
+        told = values(self._ledger, self._stream).get(name, (b"", b""))[0]
+        file = self._files[name] = File(shown(name, None), name, told=told)
+        return file
+
+    def _take(self, file: File) -> None:
+        """Reads a file that changed, once it is complete."""
+        if not file.settling or file.facts is None:
+            return
+        now = self._clock()
+        age = max(now - file.facts.written / 1e9, now - file.since)
+        if age < self._settle:
+            return
+        taken = self._folder.read(file.raw_name, LIMIT)
+        if taken is None or taken.facts != file.facts or (taken.busy and age < BUSY):
+            file.since = now if taken is None or taken.facts != file.facts else file.since
+            file.facts = taken.facts if taken is not None else file.facts
+            return
+        role = self.shared.mapping.codec(os.fsdecode(file.raw_name)).decode([b""]).rows[0][0]
+        file.value = Value(taken.raw, moment(taken.facts.written), role if isinstance(role, bytes) else b"")
+        file.settling, file.trouble = False, None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a file changed so lately that it may not be complete."""
+        return any(file.settling and self._clock() - file.since < 4 * self._settle for file in self._files.values())
+
+    @property
+    def sources(self) -> list[File]:
+        """All files, by name."""
+        return [self._files[name] for name in sorted(self._files)]
+
+    def failures(self) -> list[BridgeError]:
+        """What keeps values from being carried."""
+        return [file.trouble for file in self.sources if file.trouble is not None]
+
+    def counts(self) -> dict[str, int]:
+        """Values that were carried, for each file."""
+        return {f"{self.worker}: {file.name}": file.tally.entries for file in list(self._files.values())}
+
+    def take_as_history(self) -> None:
+        """There is no history but the value that is there."""
+
+    # -- connecting ------------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether `step` may be called."""
+        return self._connection is not None
+
+    def attach(self) -> None:
+        """Connects, and makes sure of the ownership. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
+        self.detach()
+        connection = self._dial()
+        try:
+            keys, path = self.shared.keys, self.shared.mapping.source.path
+            own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
+                self.shared.settings.instance)  # fmt: skip
+            books, name = read_books(connection, keys), path.encode("utf-8", "surrogateescape")
+            taken = [one.number for one in sources_of(self._ledger, self._stream).values()]
+            known = sources_of(self._ledger, self._stream).get(path)
+            self._number = known.number if known is not None else number_for(name, books, taken)
+            connection.call("HSET", keys.sources, name, self._number)
+            info = stream_info(connection, keys.stream)
+            with self._ledger.transaction():
+                save_stream(self._ledger, self._stream, info.last_id, info.added)
+                save_source(self._ledger, self._stream, path, SourceMemory(self._number, None, live=True))
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._verify_at = 0.0
+
+    def detach(self) -> None:
+        """Drops the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def rest(self) -> float:
+        """Seconds until there is something to do without a wake-up."""
+        return min(self._settle / 2, LOOK) if self.waits else VERIFY if self._owner_is_file else LOOK
+
+    def flush(self) -> bool:
+        """There is no cursor."""
+        return False
+
+    # -- carrying --------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Carries what changed on the owner's side; False when nothing did.
+
+        Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
+        """
+        connection = self._connection
+        if connection is None:
+            raise AssertionError("not attached")
+        for file in self._files.values():
+            self._take(file)
+        return self._from_files(connection) if self._owner_is_file else self._from_redis(connection)
+
+    def _from_files(self, connection: Connection) -> bool:
+        if self._clock() >= self._verify_at:
+            self._verify_at = self._clock() + VERIFY
+            there = state.digests(connection, self.shared.keys, [*self._files])
+            for name, digest in there.items():
+                self._files[name].told = digest or b""
+        moved = False
+        for file in self._files.values():
+            if file.value is None or file.value.sha256 == file.told:
+                if file.value is not None and self._entered(file):
+                    continue
+                if file.value is None:
+                    continue
+            self._send(connection, file, file.value)
+            moved = True
+        return moved
+
+    def _entered(self, file: File) -> bool:
+        """Whether nothing more is to be done for a value that the hash holds."""
+        known = values(self._ledger, self._stream).get(file.raw_name)
+        return file.value is not None and known is not None and known[0] == file.value.sha256
+
+    def _send(self, connection: Connection, file: File, value: Value) -> None:
+        mapping = self.shared.mapping
+        reached("state.send.before")
+        done, entry = state.put(
+            connection, self.shared.keys, self._ledger.uuid, file.raw_name, value, mapping.notify.encode(),
+            fields=self._fields(file, value, origin=True) if mapping.stream.history else None,
+        )  # fmt: skip
+        reached("state.send.after")
+        if not done:
+            raise Overtaken
+        self._noted(file, value, entry)
+
+    def _fields(self, file: File, value: Value, *, origin: bool) -> list[bytes]:
+        row = self.shared.mapping.codec(os.fsdecode(file.raw_name)).decode([value.data]).rows[0]
+        kind = row[2] if isinstance(row, tuple) else b""
+        fields = [b"role", value.role, b"timestamp", value.timestamp, b"type", kind, b"data", value.data]
+        return fields + ([b"origin", b"%d.\0version:0" % self._number] if origin else [])
+
+    def _noted(self, file: File, value: Value, entry: EntryId | None) -> None:
+        reached("state.note.before")
+        save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp)
+        reached("state.note.after")
+        file.told = value.sha256
+        file.tally.entries += 1
+        self.carried += 1
+        if entry is not None:
+            self.span = (self.span[0] if self.span else entry, entry)
+
+    def _from_redis(self, connection: Connection) -> bool:
+        names = {*self._files, *values(self._ledger, self._stream)}
+        path = self.shared.mapping.source.path
+        if not any(c in path for c in "*?["):
+            names.add(path.encode("utf-8", "surrogateescape"))
+        there = state.digests(connection, self.shared.keys, sorted(names))
+        moved = False
+        for name in there:
+            file = self._files.get(name) or self._met(name)
+            if file.settling or (there[name] is not None and file.value and file.value.sha256 == there[name]):
+                continue
+            found = state.read(connection, self.shared.keys, name)
+            if found is None or found[0].sha256 != found[1] or (file.value and file.value.sha256 == found[1]):
+                continue  # there is none, or somebody is setting its fields one after the other, or it is the same
+            moved = self._write(connection, file, found[0]) or moved
+        return moved
+
+    def _write(self, connection: Connection, file: File, value: Value) -> bool:
+        """Puts a value into its file, unless it is older than the one that is there."""
+        known = values(self._ledger, self._stream).get(file.raw_name, (b"", b""))
+        if value.timestamp < known[1] and known[0] != value.sha256:
+            if file.raw_name not in self._stale:
+                self._stale.add(file.raw_name)
+                log.warning("%s: Redis holds an older value (%s) than the file; it is left alone", file.name,
+                            shown(value.timestamp, 40))  # fmt: skip
+            return False
+        self._stale.discard(file.raw_name)
+        if file.value is not None and known[0] and file.value.sha256 != known[0]:
+            log.warning("%s was changed, and Redis owns it: its value is put back", file.name)
+        folder, _, last = os.fsdecode(file.raw_name).rpartition("/")
+        try:
+            place = Place(self.shared.settings.root, folder)
+            try:
+                reached("state.write.before")
+                file.facts = place.replace("state", last, value.data)
+                reached("state.write.after")
+            finally:
+                place.close()
+        except TargetError as error:
+            file.trouble = error
+            self._troubles.note(self._ledger, self.worker, error)
+            return False
+        file.value, file.settling, file.trouble = value, False, None
+        entry = None
+        if self.shared.mapping.stream.history:
+            fields = self._fields(file, value, origin=False)
+            done, entry = state.put(connection, self.shared.keys, self._ledger.uuid, file.raw_name, value,
+                                    self.shared.mapping.notify.encode(), fields=fields, only_entry=True)  # fmt: skip
+            if not done:
+                raise RedisRefused("the value changed while its entry was added", code="OVERTAKEN")
+        self._noted(file, value, entry)
+        return True

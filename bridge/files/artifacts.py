@@ -1,0 +1,155 @@
+"""What an artifact is, by its content and then by its name; and its digest, taken aside.
+
+A file is opened only if it is a regular one: never a device, a FIFO or a socket, and not through a link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import os
+import queue
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread, get_native_id
+from typing import NamedTuple
+
+from bridge.files.spool import Facts
+
+HEAD = 1 << 13
+"""First bytes that tell what a file is."""
+
+PIECE = 1 << 20
+
+INLINE = 1 << 20
+"""Bytes up to which a file is hashed at once: a millisecond."""
+
+SURE = 0.8
+"""From this confidence on a signature counts (puremagic gives 0.9 to most, and less where only a name was matched)."""
+
+MODELS = (".gguf", ".safetensors", ".onnx", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".tflite", ".mlmodel", ".joblib")
+DATA = (
+    "application/json", "application/x-ndjson", "text/csv", "text/tab-separated-values", "application/zip",
+    "application/gzip", "application/x-gzip", "application/x-tar", "application/x-sqlite3", "application/vnd.sqlite3",
+    "application/xml", "application/x-bzip2", "application/x-xz", "application/zstd", "application/yaml",
+)  # fmt: skip
+DATA_NAMES = (".jsonl", ".parquet", ".npy", ".npz", ".arrow", ".feather", ".db", ".sqlite", ".toml", ".yaml", ".yml")
+
+
+class Known(NamedTuple):
+    """What is known of a file's content. `sha256` in hex."""
+
+    facts: Facts
+    type: str
+    sha256: str
+
+
+def type_of(head: bytes, name: str) -> str:
+    """image, text, audio, video, model, data or other: by the first bytes, then by the name. Pure."""
+    suffix = Path(name).suffix.lower()
+    if head[:4] == b"GGUF" or (head[8:10] == b'{"' and head[5:8] == b"\0\0\0") or suffix in MODELS:
+        return "model"
+    mime = _signed(head, name) or mimetypes.guess_type(name)[0] or ""
+    family = mime.partition("/")[0]
+    if mime in DATA or suffix in DATA_NAMES:
+        return "data"
+    if family in ("image", "text", "audio", "video"):
+        return family
+    return "other" if mime or not _is_text(head) else "text"
+
+
+def _signed(head: bytes, name: str) -> str:
+    """The MIME type that a signature in the first bytes tells; empty: none does."""
+    import puremagic
+
+    try:
+        found = puremagic.magic_string(head, Path(name).name) if head else []
+    except (puremagic.PureError, ValueError):
+        return ""
+    return next((one.mime_type for one in found if one.confidence >= SURE and one.mime_type), "")
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = (head[: len(head) - 3] if len(head) == HEAD else head).decode()
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and not any(c < " " and c not in "\t\n\r\f\x1b" for c in text)
+
+
+def open_inside(path: bytes) -> int | None:
+    """A descriptor of a regular file that is no link; None: there is none, or it is something else. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> Known | None:
+    """Reads a whole file; None: it is gone, was changed meanwhile, or `stop` said so. Raises OSError."""
+    fd = open_inside(path)
+    if fd is None:
+        return None
+    try:
+        before, digest, head = Facts.of(os.fstat(fd)), hashlib.sha256(), b""
+        while piece := os.read(fd, PIECE):
+            head = head or piece[:HEAD]
+            digest.update(piece)
+            if stop():
+                return None
+        if Facts.of(os.fstat(fd)) != before:
+            return None
+    finally:
+        os.close(fd)
+    return Known(before, type_of(head, os.fsdecode(path)), digest.hexdigest())
+
+
+class Hasher:
+    """Hashes large files one after the other, in a thread that gives way to all others."""
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[tuple[bytes, Facts] | None] = queue.SimpleQueue()
+        self._done: dict[bytes, tuple[Facts, Known | OSError | None]] = {}
+        self._pending: dict[bytes, Facts] = {}
+        self._ended = Event()
+        self._thread: Thread | None = None
+
+    def ask(self, path: bytes, facts: Facts) -> Known | OSError | None:
+        """What is known of the file as it is now; None: not yet, ask again. An OSError: it cannot be read."""
+        found = self._done.get(path)
+        if found is not None:
+            del self._done[path]
+            if found[0] == facts and found[1] is not None:
+                return found[1]
+        if self._pending.get(path) != facts:
+            self._pending[path] = facts
+            self._asked.put((path, facts))
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="hasher", daemon=True)
+                self._thread.start()
+        return None
+
+    def _work(self) -> None:
+        if sys.platform == "linux":  # a thread has a priority of its own there
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+        while (asked := self._asked.get()) is not None and not self._ended.is_set():
+            path, facts = asked
+            try:
+                found: Known | OSError | None = hashed(path, self._ended.is_set)
+            except OSError as error:
+                found = error
+            self._pending.pop(path, None)
+            self._done[path] = (facts, found)
+
+    def close(self) -> None:
+        """Ends the thread, in the middle of a file if need be."""
+        self._ended.set()
+        self._asked.put(None)
+        if self._thread is not None:
+            self._thread.join()

@@ -1,0 +1,248 @@
+"""A folder with one file per message: what is in it, whether a file is complete, and new files put into it whole.
+
+Names are bytes, as the file system has them: any byte but `/` and NUL may stand in one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import signal
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bridge.errors import SourceError
+
+TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".swp", b".swx", b".crdownload", b".download", b"~")
+"""How names end that editors and downloads give to what is not complete."""
+
+AT_ONCE = 1000
+"""Files that a scan gives at once."""
+
+FRESH = 1.0
+"""Seconds after which a folder's time of change is sure to be another when something changes again."""
+
+
+class Facts(NamedTuple):
+    """What tells a file from what it was: size in bytes, time of writing in ns since 1970, device and inode."""
+
+    size: int
+    written: int
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Facts:
+        """From a stat."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino)
+
+
+class Found(NamedTuple):
+    """A regular file: its path below the root, and its facts."""
+
+    name: bytes
+    facts: Facts
+
+
+class Taken(NamedTuple):
+    """A file that was read: its facts, its bytes (of one over the limit the first `limit`). `busy`: somebody has it
+    open for writing."""
+
+    facts: Facts
+    raw: bytes
+    busy: bool
+
+
+class Folder:
+    """The files that a glob matches below `root`, but those that `exclude` matches, hidden and temporary ones.
+
+    Links below the pattern's fixed part are not followed.
+    """
+
+    def __init__(self, root: Path, pattern: str, exclude: Sequence[str] = ()) -> None:
+        self.root = os.fsencode(root)
+        parts = pattern.split("/")
+        fixed = next((i for i, part in enumerate(parts[:-1]) if _is_glob(part)), len(parts) - 1)
+        self._base = os.fsencode("/".join(parts[:fixed]))
+        self._deep = len(parts) - 1 - fixed if "**" not in parts else 1 << 16
+        self._wanted = _translated(pattern)
+        self._unwanted = [_translated(one) for one in exclude]
+        self._seen: dict[bytes, tuple[int, float]] = {}
+
+    @property
+    def folders(self) -> set[Path]:
+        """The folders that the last scan found, and the one where it begins."""
+        return {Path(os.fsdecode(_below(self.root, name))) for name in {self._base, *self._seen}}
+
+    def has(self, name: bytes) -> bool:
+        """Whether a file of this path below the root would be one of these."""
+        last = name.rpartition(b"/")[2]
+        if last.startswith(b".") or last.lower().endswith(TEMPORARY) or self._wanted.fullmatch(name) is None:
+            return False
+        return not any(one.fullmatch(name) for one in self._unwanted)
+
+    def below(self, path: str) -> bytes | None:
+        """An absolute path as one below the root; None when it is elsewhere."""
+        raw = os.fsencode(path)
+        return raw[len(self.root) + 1 :] if raw.startswith(self.root + b"/") else None
+
+    def changed(self) -> bool:
+        """Whether a file came, went or was renamed since the last scan, as far as the folders' times tell."""
+        if not self._seen:
+            return self._time_of(self._base) is not None
+        return any(self._time_of(name) != at or at / 1e9 > seen - FRESH for name, (at, seen) in self._seen.items())
+
+    def _time_of(self, name: bytes) -> int | None:
+        try:
+            return os.stat(_below(self.root, name)).st_mtime_ns
+        except OSError:
+            return None
+
+    def scan(self) -> Iterator[list[Found]]:
+        """All of them, some at a time, in no order. Raises SourceError for a folder that cannot be read."""
+        some: list[Found] = []
+        seen: dict[bytes, tuple[int, float]] = {}
+        waiting = [(self._base, 0)]
+        while waiting:
+            name, deep = waiting.pop()
+            at = self._time_of(name)
+            if at is None:
+                continue
+            seen[name] = (at, time.time())
+            try:
+                with os.scandir(_below(self.root, name)) as listed:
+                    for one in listed:
+                        path = _below(name, one.name)
+                        if one.is_dir(follow_symlinks=False):
+                            if deep < self._deep and not one.name.startswith(b"."):
+                                waiting.append((path, deep + 1))
+                        elif self.has(path) and one.is_file(follow_symlinks=False):
+                            try:
+                                some.append(Found(path, Facts.of(one.stat(follow_symlinks=False))))
+                            except FileNotFoundError:
+                                continue
+                            if len(some) >= AT_ONCE:
+                                yield some
+                                some = []
+            except FileNotFoundError:
+                del seen[name]
+            except OSError as error:
+                raise _unreadable(error, _below(self.root, name)) from None
+        self._seen = seen
+        if some:
+            yield some
+
+    def find(self, name: bytes) -> Found | None:
+        """The file of this name, if it is one of these and there."""
+        if not self.has(name):
+            return None
+        try:
+            found = os.lstat(_below(self.root, name))
+        except OSError:
+            return None
+        return Found(name, Facts.of(found)) if stat.S_ISREG(found.st_mode) else None
+
+    def busy(self, name: bytes) -> bool:
+        """Whether a program has the file open for writing, as far as that can be told."""
+        try:
+            fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return written_to(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, name: bytes, limit: int) -> Taken | None:
+        """A file's bytes, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
+
+        Raises SourceError when it may not be read.
+        """
+        path = _below(self.root, name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise _unreadable(error, path) from None
+        try:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                return None
+            raw = _all(fd, min(before.st_size, limit))
+            busy = written_to(fd)
+            now = os.fstat(fd)
+        except OSError as error:
+            raise _unreadable(error, path) from None
+        finally:
+            os.close(fd)
+        if Facts.of(now) != Facts.of(before) or len(raw) < min(now.st_size, limit):
+            return None
+        return Taken(Facts.of(now), raw, busy)
+
+
+def _below(folder: bytes, name: bytes) -> bytes:
+    return folder + b"/" + name if folder and name else folder or name
+
+
+def written_to(fd: int) -> bool:
+    """Whether a program has this file open for writing, as far as the system tells; elsewhere than on Linux never.
+
+    The kernel grants a read lease on a file only while nobody has it open for writing (fcntl(2), "Leases"). It is given
+    back at once; a program that opens the file in between waits for that moment. Its signal is one that is ignored.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN  # anything else: another's file, or a file system without leases
+    return False
+
+
+def _all(fd: int, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := os.read(fd, size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _unreadable(error: OSError, path: bytes) -> SourceError:
+    hint = "give the bridge's user the right to read it" if error.errno in (errno.EACCES, errno.EPERM) else ""
+    where = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+    return SourceError(f"cannot be read: {error.strerror}", where=where, hint=hint)
+
+
+def _is_glob(part: str) -> bool:
+    return any(c in part for c in "*?[")
+
+
+def _translated(pattern: str) -> re.Pattern[bytes]:
+    """A glob as a regular expression over whole paths: `**/` is any number of folders, `*` and `?` stop at a `/`."""
+    at, parts = 0, []
+    for match in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]", pattern):
+        parts.append(re.escape(os.fsencode(pattern[at : match.start()])))
+        token = match[0]
+        if token == "**/":
+            parts.append(rb"(?:[^/]+/)*")
+        elif token == "**":
+            parts.append(rb".*")
+        elif token in "*?":
+            parts.append(rb"[^/]*" if token == "*" else rb"[^/]")
+        else:
+            inside = token[1:-1].replace("\\", "\\\\")
+            inside = "^" + inside[1:] if inside.startswith("!") else inside.replace("^", "\\^", 1)
+            parts.append(os.fsencode(f"[{inside}]"))
+        at = match.end()
+    parts.append(re.escape(os.fsencode(pattern[at:])))
+    return re.compile(b"".join(parts), re.DOTALL)

@@ -1,0 +1,73 @@
+"""A table of files for the time of a comparison: on disk when it is large, gone afterwards."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+
+class Document(NamedTuple):
+    """A file that holds a message: its name, its message's identity (empty: none), and a digest of its row."""
+
+    name: bytes
+    identity: bytes
+    row: bytes
+
+
+class Documents:
+    """The messages that lie in a folder. `close` it."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # a temporary file of SQLite's own, without a name
+        self._db.execute("PRAGMA journal_mode=OFF")
+        self._db.execute("CREATE TABLE found (name BLOB, identity BLOB, row BLOB, claimed INTEGER DEFAULT 0)")
+        self._db.execute("BEGIN")
+        self._indexed = False
+
+    def add(self, found: Iterable[Document]) -> None:
+        """Files, in any order; before anything is asked."""
+        self._db.executemany("INSERT INTO found (name, identity, row) VALUES (?, ?, ?)", found)
+
+    def _index(self) -> None:
+        if not self._indexed:
+            self._db.execute("CREATE INDEX by_row ON found (row)")
+            self._db.execute("CREATE INDEX by_identity ON found (identity)")
+            self._indexed = True
+
+    def claim(self, row: bytes) -> bytes | None:
+        """The name of a file with this row that nothing has claimed yet; it is claimed now."""
+        self._index()
+        found = self._db.execute(
+            "SELECT rowid, name FROM found WHERE row = ? AND NOT claimed LIMIT 1", (row,)
+        ).fetchone()
+        if found is None:
+            return None
+        self._db.execute("UPDATE found SET claimed = 1 WHERE rowid = ?", (found[0],))
+        return bytes(found[1])
+
+    def same(self, identity: bytes, row: bytes) -> tuple[bytes, bool] | None:
+        """A file with this identity, or with this row where there is no identity; and whether it is claimed."""
+        self._index()
+        column, value = ("identity", identity) if identity else ("row", row)
+        found = self._db.execute(f"SELECT name, claimed FROM found WHERE {column} = ? LIMIT 1", (value,)).fetchone()
+        return (bytes(found[0]), bool(found[1])) if found is not None else None
+
+    def take(self, name: bytes) -> None:
+        """The file of this name is claimed."""
+        self._db.execute("UPDATE found SET claimed = 1 WHERE name = ?", (name,))
+
+    def left(self) -> Iterator[Document]:
+        """What nothing has claimed."""
+        self._index()
+        for row in self._db.execute("SELECT name, identity, row FROM found WHERE NOT claimed ORDER BY name"):
+            yield Document(*row)
+
+    def claimed(self, identity: bytes) -> bool:
+        """Whether a file of this identity is."""
+        found = self._db.execute("SELECT 1 FROM found WHERE identity = ? AND claimed LIMIT 1", (identity,)).fetchone()
+        return found is not None
+
+    def close(self) -> None:
+        """Forgets them."""
+        self._db.close()

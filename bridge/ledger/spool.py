@@ -1,0 +1,308 @@
+"""What the ledger remembers of a spool: messages that were carried, the files that hold them, and those that are due.
+
+A message is known by its `key`: a digest of its own identity, or of its content and the time of writing. `alike` is a
+digest of the content, empty where the message has an identity. A message stays known when its file is gone; a file of
+a message that was set aside has an empty key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bridge.files.spool import Facts
+from bridge.ledger.store import Ledger
+
+MIRRORED = 0
+"""The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A message that is to be sent. `time` in ms since 1970; `raw` None: too much was kept, it is read again.
+
+    `batch` and `place` are 0 until it is on its way; then the batch is sent again as it was, if it must be.
+    """
+
+    key: bytes
+    alike: bytes
+    name: bytes
+    facts: Facts
+    time: int
+    raw: bytes | None
+    digest: bytes = b""
+    batch: int = 0
+    place: int = 0
+
+
+def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, tuple[Facts, bytes]]:
+    """Of these files, those that were read: their facts then, and the key of their message. At most 1000 names."""
+    found: dict[bytes, tuple[Facts, bytes]] = {}
+    marks = ",".join("?" * len(names))
+    for table in ("spool_files", "spool_due"):
+        rows = ledger.rows(
+            f"SELECT name, size, written, device, inode, key FROM {table} WHERE stream = ? AND name IN ({marks})",
+            (stream, *names),
+        )
+        found.update((row[0], (_facts(row[1:5]), row[5])) for row in rows)
+    return found
+
+
+def _facts(row: Sequence[object]) -> Facts:
+    return Facts(int(str(row[0])), int(str(row[1])), int(str(row[2])), int(str(row[3])))
+
+
+def note_file(ledger: Ledger, stream: str, name: bytes, facts: Facts, key: bytes) -> None:
+    """Remembers which message a file holds."""
+    ledger.write(
+        "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (stream, name, facts.size, facts.written, str(facts.device), str(facts.inode), key),
+    )
+
+
+def is_known(ledger: Ledger, stream: str, key: bytes) -> bool:
+    """Whether this message was carried, one way or the other."""
+    return bool(ledger.rows("SELECT 1 FROM spool_messages WHERE stream = ? AND key = ?", (stream, key)))
+
+
+def alike(ledger: Ledger, stream: str, content: bytes) -> list[tuple[bytes, int, int]]:
+    """Key, time of writing and inode of the messages without identity that hold this content, carried or due."""
+    return [
+        (key, int(written), int(inode))
+        for table in ("spool_messages", "spool_due")
+        for key, written, inode in ledger.rows(
+            f"SELECT key, written, inode FROM {table} WHERE stream = ? AND alike = ?", (stream, content)
+        )
+    ]
+
+
+def alike_of(ledger: Ledger, stream: str, name: bytes) -> bytes:
+    """The digest of the content that this file was last known to hold, sent or due; empty: it was never met."""
+    rows = ledger.rows("SELECT alike FROM spool_due WHERE stream = ? AND name = ? ORDER BY time DESC", (stream, name))
+    rows = rows or ledger.rows(
+        "SELECT alike FROM spool_messages JOIN spool_files USING (stream, key) WHERE stream = ? AND name = ?",
+        (stream, name),
+    )
+    return bytes(rows[0][0]) if rows else b""
+
+
+def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
+    """The file holds what it held, at another time or in another place."""
+    for table in ("spool_files", "spool_due"):
+        ledger.write(
+            f"UPDATE {table} SET written = ?, device = ?, inode = ? WHERE stream = ? AND name = ?",
+            (facts.written, str(facts.device), str(facts.inode), stream, name),
+        )
+
+
+def add_due(ledger: Ledger, stream: str, one: Due) -> None:
+    """A message to be sent, or what became of one that is not on its way yet."""
+    # One whose bytes are kept is sent, although another message took its file.
+    ledger.write(
+        "DELETE FROM spool_due WHERE stream = ? AND name = ? AND batch = 0 AND raw IS NULL", (stream, one.name)
+    )
+    ledger.write(
+        "INSERT INTO spool_due"
+        " (stream, key, alike, batch, place, digest, name, time, size, written, device, inode, raw)"
+        " VALUES (?, ?, ?, 0, 0, x'', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, key) DO UPDATE SET"
+        " name = excluded.name, time = excluded.time, size = excluded.size, written = excluded.written,"
+        " device = excluded.device, inode = excluded.inode, raw = excluded.raw WHERE batch = 0",
+        (stream, one.key, one.alike, one.name, one.time, one.facts.size, one.facts.written, str(one.facts.device),
+         str(one.facts.inode), one.raw),
+    )  # fmt: skip
+
+
+def drop_due(ledger: Ledger, stream: str, key: bytes) -> None:
+    """Its file is gone or another by now."""
+    ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ? AND batch = 0", (stream, key))
+
+
+def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]:
+    """The next messages in the order of their times, then of their names; or those of a batch that is on its way."""
+    order = "place" if batch else "time, name"
+    rows = ledger.rows(
+        "SELECT key, alike, name, size, written, device, inode, time, raw, digest, batch, place FROM spool_due"
+        f" WHERE stream = ? AND batch = ? ORDER BY {order} LIMIT ?",
+        (stream, batch, count),
+    )
+    return [Due(r[0], r[1], r[2], _facts(r[3:7]), *r[7:]) for r in rows]
+
+
+def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+    """In a transaction: these messages, as key, bytes and digest of the data, are on their way in this batch."""
+    for place, (key, raw, digest) in enumerate(messages):
+        ledger.write(
+            "UPDATE spool_due SET batch = ?, place = ?, raw = ?, digest = ? WHERE stream = ? AND key = ?",
+            (batch, place, raw, digest, stream, key),
+        )
+
+
+def batches(ledger: Ledger, stream: str) -> list[int]:
+    """The batches that are on their way, ascending."""
+    rows = ledger.rows("SELECT DISTINCT batch FROM spool_due WHERE stream = ? AND batch > 0 ORDER BY 1", (stream,))
+    return [int(batch) for (batch,) in rows]
+
+
+def last_batch(ledger: Ledger, stream: str) -> int:
+    """The highest batch number that was ever given and is still known."""
+    rows = ledger.rows(
+        "SELECT max(n) FROM (SELECT max(batch) AS n FROM spool_messages WHERE stream = ?"
+        " UNION ALL SELECT max(batch) FROM spool_due WHERE stream = ?)",
+        (stream, stream),
+    )
+    return int(rows[0][0] or 0)
+
+
+def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
+    """The batch is in the stream: its messages are known. Returns the names of their files."""
+    names = [
+        row[0] for row in ledger.rows("SELECT name FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
+    ]
+    with ledger.transaction():
+        ledger.write(
+            "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
+            " SELECT stream, key, alike, batch, place, digest, written, inode, '' FROM spool_due"
+            " WHERE stream = ? AND batch = ?",
+            (stream, batch),
+        )
+        ledger.write(
+            "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
+            " SELECT stream, name, size, written, device, inode, key FROM spool_due WHERE stream = ? AND batch = ?",
+            (stream, batch),
+        )
+        ledger.write("DELETE FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
+    return names
+
+
+def unsend(ledger: Ledger, stream: str) -> None:
+    """What was on its way is due again, in the order of its time."""
+    ledger.write("UPDATE spool_due SET batch = 0, place = 0 WHERE stream = ?", (stream,))
+
+
+def mirrored(
+    ledger: Ledger, stream: str, key: bytes, content: bytes, name: bytes, facts: Facts, mark: str,
+) -> None:  # fmt: skip
+    """In a transaction: the mirror put this message into the folder, as this file. `mark` tells its range."""
+    ledger.write(
+        "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
+        " VALUES (?, ?, ?, 0, 0, x'', ?, ?, ?)",
+        (stream, key, content, facts.written, str(facts.inode), mark),
+    )
+    if name:
+        note_file(ledger, stream, name, facts, key)
+
+
+def save_carried(
+    ledger: Ledger, stream: str, key: bytes, content: bytes, batch: int, place: int, digest: bytes, facts: Facts
+) -> None:  # fmt: skip
+    """This message stands in the stream as that place of that batch."""
+    ledger.write(
+        "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')",
+        (stream, key, content, batch, place, digest, facts.written, str(facts.inode)),
+    )
+
+
+def forget_all(ledger: Ledger, stream: str) -> None:
+    """Nothing is known of the folder any more."""
+    for table in ("spool_messages", "spool_files", "spool_due"):
+        ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
+
+
+def forget_file(ledger: Ledger, stream: str, name: bytes) -> None:
+    """The message in this file is to be sent, as if it was never met."""
+    with ledger.transaction():
+        ledger.write(
+            "DELETE FROM spool_messages WHERE stream = ? AND key IN"
+            " (SELECT key FROM spool_files WHERE stream = ? AND name = ?)",
+            (stream, stream, name),
+        )
+        ledger.write("DELETE FROM spool_files WHERE stream = ? AND name = ?", (stream, name))
+
+
+def forget_aside(ledger: Ledger, stream: str) -> None:
+    """The files that were set aside are read again."""
+    ledger.write("DELETE FROM spool_files WHERE stream = ? AND key = x''", (stream,))
+
+
+def mirrored_as(name: str, generation: int) -> str:
+    """How a message tells its range."""
+    return f"{generation}:{name}"
+
+
+def forget_mirrored(ledger: Ledger, stream: str) -> None:
+    """Messages whose range is no more: Redis lost their entries, so they are the folder's own to send."""
+    _forget(
+        ledger, stream,
+        "batch = 0 AND NOT EXISTS (SELECT 1 FROM ranges WHERE ranges.stream = spool_messages.stream"
+        " AND ranges.generation || ':' || ranges.name = spool_messages.mirrored)", (),
+    )  # fmt: skip
+
+
+def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, set[int]]) -> None:
+    """Redis lost the batches above this one, but for what still stands, as places by batch: the rest is sent again."""
+    with ledger.transaction():
+        ledger.write(
+            "CREATE TEMP TABLE IF NOT EXISTS standing (batch INTEGER, place INTEGER, PRIMARY KEY (batch, place))"
+        )
+        ledger.write("DELETE FROM standing")
+        for number, places in standing.items():
+            for place in places:
+                ledger.write("INSERT INTO standing VALUES (?, ?)", (number, place))
+        gone = (
+            "batch > ? AND NOT EXISTS (SELECT 1 FROM standing AS s"
+            " WHERE s.batch = spool_messages.batch AND s.place = spool_messages.place)"
+        )
+        _forget(ledger, stream, gone, (batch,))
+
+
+def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -> None:
+    ledger.write(
+        "DELETE FROM spool_files WHERE stream = ? AND key IN"
+        f" (SELECT key FROM spool_messages WHERE stream = ? AND {which})",
+        (stream, stream, *args),
+    )
+    ledger.write(f"DELETE FROM spool_messages WHERE stream = ? AND {which}", (stream, *args))
+
+
+def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | None:
+    """The digest of the data that was sent as this place of this batch, or is on its way; None: nothing was."""
+    for table in ("spool_messages", "spool_due"):
+        rows = ledger.rows(
+            f"SELECT digest FROM {table} WHERE stream = ? AND batch = ? AND place = ?", (stream, batch, place)
+        )
+        if rows:
+            return bytes(rows[0][0])
+    return None
+
+
+def totals(ledger: Ledger, stream: str) -> tuple[int, int, int, int | None]:
+    """Bytes of the files that were carried; number, bytes and earliest time in ms of what is due."""
+    carried = ledger.rows("SELECT coalesce(sum(size), 0) FROM spool_files WHERE stream = ? AND key != x''", (stream,))
+    rows = ledger.rows("SELECT count(*), coalesce(sum(size), 0), min(time) FROM spool_due WHERE stream = ?", (stream,))
+    return int(carried[0][0]), int(rows[0][0]), int(rows[0][1]), rows[0][2]
+
+
+def kept_bytes(ledger: Ledger, stream: str) -> int:
+    """Bytes of messages that are due and whose content is kept."""
+    return int(ledger.rows("SELECT coalesce(sum(length(raw)), 0) FROM spool_due WHERE stream = ?", (stream,))[0][0])
+
+
+def in_parts(names: Sequence[bytes], size: int = 1000) -> Iterator[Sequence[bytes]]:
+    """Some of them at a time."""
+    for at in range(0, len(names), size):
+        yield names[at : at + size]
+
+
+def carried(ledger: Ledger, stream: str, name: bytes) -> tuple[int, int, str] | None:
+    """Of the message that a file is known to hold: its batch and place, and its range if it was mirrored.
+
+    None: it was not carried, as far as the ledger knows.
+    """
+    rows = ledger.rows(
+        "SELECT batch, place, mirrored FROM spool_messages JOIN spool_files USING (stream, key)"
+        " WHERE stream = ? AND name = ?",
+        (stream, name),
+    )
+    return (int(rows[0][0]), int(rows[0][1]), str(rows[0][2])) if rows else None

@@ -1,0 +1,133 @@
+"""Artifacts: what was announced against what lies there, each file read and hashed anew.
+
+A file may change, or go, after it was announced; nobody promised otherwise. So that is told, and is no difference, as
+long as the ledger vouches for the announcement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+from bridge.files.artifacts import hashed
+from bridge.files.spool import Folder
+from bridge.ledger import spool as memory
+from bridge.model import ZERO_ID, Checkpoint, Row, format_id, parse_origin
+from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Result, verdict_of
+from bridge.parity.classify import Difference
+from bridge.parity.since import Since
+from bridge.parity.tally import Tally
+from bridge.parity.view import Cursors
+from bridge.streams.connect import Connection
+from bridge.streams.reader import pages
+from bridge.words import counted
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The last announcement of a path. `vouched`: the ledger knows that it was sent so."""
+
+    entry: bytes
+    row: Row
+    vouched: bool
+
+
+class ArtifactCheck(Check):
+    """One folder of artifacts."""
+
+    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        if since is not None:
+            return None
+        cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
+        cursors.say_who()
+        source, tally = self._mapping.source, Tally()
+        folder = Folder(self._settings.root, self._mapping.files, source.exclude)
+        announced = self._announced(connection, cursors, tally)
+        stored = cursors.books.checkpoint.get(source.path.encode("utf-8", "surrogateescape"))
+        batch = Checkpoint.from_json(stored).generation if stored else 0
+        hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
+        for path in sorted(announced):
+            one = announced[path]
+            outcome, there = self._outcome(folder, path, one)
+            if outcome == "present":
+                counts["present"] += 1
+                tally.file_born += 1
+                hasher.update(path + b"\0" + one.row[7] + b"\0")
+            elif outcome in counts:
+                counts[outcome] += 1
+            else:
+                name = os.fsencode(path).decode("utf-8", "backslashreplace")
+                tally.differences.append(
+                    Difference(outcome, name, None, None, one.entry.decode(), there, b"|".join(one.row), row=one.row)
+                )
+        for some in folder.scan():
+            for found in some:
+                path = self._settings.paths.over(os.path.join(folder.root, found.name))  # noqa: PTH118 - bytes
+                if path in announced:
+                    continue
+                known = memory.carried(self._ledger, self._mapping.stream.key, found.name) if self._ledger else None
+                if known is None or known[0] > batch:
+                    tally.in_flight += 1
+                    continue
+                counts["never_announced"] += 1
+                name = path.decode("utf-8", "backslashreplace")
+                tally.differences.append(Difference("missing_in_redis", name, None, None, None, path, None,
+                                                    raw_name=found.name))  # fmt: skip
+            if self._stop.is_set():
+                raise Interrupted
+        tally.digest = hasher.hexdigest()
+        tally.taken_away, tally.rewritten = 0, 0
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
+        result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
+        result.artifacts, result.lost = counts, cursors.lost
+        said = [f"{counted(counts[name], 'artifact')} {words}" for name, words in (
+            ("changed", "changed since"), ("gone", "gone since")) if counts[name]]  # fmt: skip
+        result.notes = [*said, *cursors.notes]
+        return result
+
+    def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
+        """The last announcement of each path; earlier ones were of what it held before."""
+        found: dict[bytes, Announced] = {}
+        if cursors.last == ZERO_ID:
+            return found
+        fields, read = self._mapping.codec("x").fields, 0
+        for rows in pages(connection, self._keys.stream, b"-", format_id(cursors.last), PAGE, most_bytes=PAGE_BYTES):
+            for raw_id, pairs in rows:
+                if pairs is None:
+                    continue
+                tally.entries += 1
+                values = dict(zip(pairs[0::2], pairs[1::2], strict=True))
+                origin = parse_origin(values.get(b"origin", b""))
+                if origin is None or any(name not in values for name in fields):
+                    tally.not_mirrored += 1
+                    continue
+                row = tuple(values[name] for name in fields)
+                stream = self._mapping.stream.key
+                sent = (
+                    memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
+                )
+                found[values[b"path"]] = Announced(raw_id, row, sent == _digest(row))
+            read += len(rows)
+            self._tell(read, cursors.length)
+            if self._stop.is_set():
+                raise Interrupted
+        return found
+
+    def _outcome(self, folder: Folder, path: bytes, one: Announced) -> tuple[str, bytes | None]:
+        """present, changed or gone; or a kind of difference, and what is there."""
+        mine = self._settings.paths.back(path)
+        name = folder.below(os.fsdecode(mine))
+        there = folder.find(name) if name is not None and b".." not in name.split(b"/") else None
+        known = hashed(mine, self._stop.is_set) if there is not None else None
+        if self._stop.is_set():
+            raise Interrupted
+        if known is None:
+            return ("gone", None) if one.vouched else ("missing_in_file", None)
+        if (known.sha256.encode(), b"%d" % known.facts.size) == (one.row[7], one.row[6]):
+            return "present", None
+        return ("changed", None) if one.vouched else ("altered", known.sha256.encode())
+
+
+def _digest(row: Row) -> bytes:
+    return hashlib.blake2b(b"\0".join(row), digest_size=16).digest()

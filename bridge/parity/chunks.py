@@ -1,0 +1,175 @@
+"""A growing file against its stream: the chunks of each generation, joined, must be its bytes, without gap or overlap.
+
+Of a generation whose bytes are gone, as a file was emptied, the digests that Redis and the ledger hold tell whether the
+chunks are what stood there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from bridge.files.content import HEAD
+from bridge.files.generation import TAIL, digest
+from bridge.mapping import Mapping
+from bridge.model import FIELDS, ZERO_ID, Row, format_id, parse_origin
+from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Result, verdict_of
+from bridge.parity.classify import Difference
+from bridge.parity.files import Generation
+from bridge.parity.sides import File
+from bridge.parity.since import Since
+from bridge.parity.stats import Timeline
+from bridge.parity.tally import Tally
+from bridge.parity.view import View
+from bridge.streams.connect import Connection
+from bridge.streams.reader import pages
+
+
+class ChunkCheck(Check):
+    """One mapping whose sources grow by chunks."""
+
+    def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        if since is not None:
+            return None
+        one = _Comparison(self._mapping, view)
+        if view.last > ZERO_ID:
+            read, end = 0, format_id(view.last)
+            for rows in pages(connection, self._keys.stream, b"-", end, PAGE, most_bytes=PAGE_BYTES):
+                one.feed(rows)
+                read += len(rows)
+                self._tell(read, view.length)
+                if self._stop.is_set():
+                    raise Interrupted
+        one.finish()
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(one.tally, view.length), one.tally)
+        result.files, result.entry = view.positions({}), view.last
+        gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
+        result.notes, result.lost = [note for note in view.notes if note not in gone], view.lost
+        return result
+
+
+class _Joined:
+    """The chunks of one generation, as far as they came: where the next one must begin, and the bytes at both ends."""
+
+    def __init__(self, name: str, known: Generation | None, file: File | None) -> None:
+        self.name = name
+        self.known = known
+        self.file = file
+        self.at = 0
+        self.count = 0
+        self.head = b""
+        self.tail = b""
+        self.broken = False
+
+    def take(self, data: bytes) -> None:
+        """The next bytes."""
+        self.head += data[: max(0, HEAD - len(self.head))]
+        self.tail = (self.tail + data)[-TAIL:]
+        self.at += len(data)
+        self.count += 1
+
+    def vouched(self) -> bool:
+        """Whether all of them are what was noted of the generation."""
+        at = self.known.at if self.known is not None else None
+        if at is None or self.broken or self.at != at.offset:
+            return False
+        return digest(self.head[: at.head_len]) == at.head and digest(self.tail[-min(TAIL, at.offset) :]) == at.tail
+
+
+class _Comparison:
+    """Fed with the stream, page by page."""
+
+    def __init__(self, mapping: Mapping, view: View) -> None:
+        self.tally = Tally(marked=bool(view.marked))
+        self.timeline = Timeline()
+        self._mapping = mapping
+        self._view = view
+        self._joined: dict[tuple[int, int], _Joined] = {}
+        self._hasher = hashlib.blake2b(digest_size=16)
+        for number, name in sorted(view.numbers.items()):
+            found = view.sources.get(name)
+            files = {file.generation: file for file in found.files} if found is not None else {}
+            known = {one.number: one for one in view.known(name)}
+            for generation in sorted({*files, *known}):
+                self._joined[number, generation] = _Joined(name, known.get(generation), files.get(generation))
+
+    def feed(self, rows: list[Any]) -> None:
+        """A page of the stream."""
+        for raw_id, fields in rows:
+            if fields is None:
+                continue
+            self.tally.entries += 1
+            values = dict(zip(fields[0::2], fields[1::2], strict=True))
+            raw = values.get(b"origin")
+            if raw is None:
+                self.tally.not_mirrored += 1
+                continue
+            origin = parse_origin(raw)
+            row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
+            if origin is None or row is None:
+                self.tally.quarantined += 1
+                continue
+            joined = self._joined.get((origin.source, origin.generation))
+            if joined is None:
+                self._differ("missing_in_file", None, origin.offset, raw_id, row[3], None, row)
+            else:
+                self._chunk(joined, origin.offset, raw_id, row)
+
+    def _chunk(self, joined: _Joined, offset: int, entry: bytes, row: Row) -> None:
+        data = row[3]
+        if not data and not offset:
+            self.tally.file_born += 1
+            return  # it says that the file began anew
+        if offset < joined.at:
+            self._differ("duplicate", joined, offset, entry, data, data, row)
+            return
+        if offset > joined.at:
+            self._gap(joined, offset)
+        joined.take(data)
+        if joined.file is None:
+            return  # judged by its digests, at the end
+        there = b"".join(joined.file.section(offset, offset + len(data)))
+        if there != data:
+            self._differ("altered", joined, offset, entry, there, data, row)
+            return
+        self.tally.file_born += 1
+        self._hasher.update(data)
+
+    def _gap(self, joined: _Joined, end: int) -> None:
+        """No chunk holds the bytes from where the last one ended to here."""
+        joined.broken = True
+        start = joined.at
+        missing = None
+        if joined.file is not None:
+            missing = b"".join(joined.file.section(start, min(end, start + 4096)))
+        self._differ("missing_in_redis", joined, start, None, missing, None, ())
+        joined.at = end
+
+    def finish(self) -> None:
+        """What is due and was in no chunk; what is gone; what grew since."""
+        for joined in self._joined.values():
+            due = joined.known.at.offset if joined.known is not None else 0
+            if joined.file is None:
+                self._gone(joined, due)
+                continue
+            if joined.at < due:
+                self._gap(joined, due)
+            rest = max(joined.at, due)
+            self.tally.in_flight += any(joined.file.section(rest, rest + 1))
+        self.tally.digest = self._hasher.hexdigest()
+
+    def _gone(self, joined: _Joined, due: int) -> None:
+        if joined.vouched():
+            self.tally.taken_away += joined.count
+        elif joined.count or due:
+            why = f"generation {joined.known.number if joined.known else '?'} of {joined.name} is gone"
+            self.tally.unverifiable += joined.count or 1
+            self.tally.why[why] = joined.count or 1
+
+    def _differ(
+        self, kind: str, joined: _Joined | None, offset: int, entry: bytes | None, expected: bytes | None,
+        actual: bytes | None, row: Row,
+    ) -> None:  # fmt: skip
+        name = None if joined is None else joined.file.name if joined.file is not None else joined.name
+        told = entry.decode() if entry is not None else None
+        self.tally.differences.append(Difference(kind, name, None, offset, told, expected, actual, row=row))

@@ -1,0 +1,297 @@
+"""A folder with a file per message against its stream: each message by what it says, wherever its file lies by now.
+
+Both sides are read anew. What the ledger says is asked only of what does not agree: a file may have been rewritten or
+taken away since, and then the digest of what was sent tells whether the entry is what the file was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+from bridge.config import Settings
+from bridge.files.spool import Folder
+from bridge.ledger import spool as memory
+from bridge.ledger.mirrored import range_digest, range_of, ranges_of
+from bridge.ledger.quarantine import find_quarantined
+from bridge.ledger.scratch import Document, Documents
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import FIELDS, ZERO_ID, Checkpoint, EntryId, Origin, Row, format_id, parse_id, parse_origin
+from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Late, Result, verdict_of
+from bridge.parity.classify import Difference
+from bridge.parity.compare import MOST
+from bridge.parity.since import Since
+from bridge.parity.stats import Stats
+from bridge.parity.tally import Tally
+from bridge.parity.view import Cursors
+from bridge.streams.connect import Connection
+from bridge.streams.reader import pages
+
+
+class FolderCheck(Check):
+    """One mapping whose source is a folder."""
+
+    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        if since is not None:
+            return None  # there is no position in a folder to go on from
+        cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
+        cursors.say_who()
+        late = Late(marks, self._keys.late) if cursors.marked else None
+        with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as one:
+            one.read_folder(self._pause)
+            self._walk_stream(connection, one, cursors)
+            one.finish()
+        verdict = verdict_of(one.tally, cursors.length)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
+        result.files, result.entry, result.unit = {self._mapping.source.path: one.batch}, cursors.last, "batch"
+        result.notes, result.lost, result.stats = cursors.notes, cursors.lost, one.stats if self._stats else None
+        return result
+
+    def _pause(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted
+
+    def _walk_stream(self, connection: Connection, one: _Comparison, cursors: Cursors) -> None:
+        if cursors.last == ZERO_ID:
+            return
+        read, end = 0, format_id(cursors.last)
+        for rows in pages(connection, self._keys.stream, b"-", end, PAGE, most_bytes=PAGE_BYTES):
+            one.feed(rows)
+            read += len(rows)
+            self._tell(read, cursors.length)
+            self._pause()
+
+
+class _Comparison:
+    """Files are read first into a table, then entries claim them."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: Late | None
+    ) -> None:
+        self.tally = Tally(marked=bool(cursors.marked))
+        self.stats = Stats()
+        stored = cursors.books.checkpoint.get(mapping.source.path.encode("utf-8", "surrogateescape"))
+        self.batch = Checkpoint.from_json(stored).generation if stored else 0
+        self._mapping = mapping
+        self._ledger = ledger
+        self._cursors = cursors
+        self._late = late
+        self._stream = mapping.stream.key
+        self._folder = Folder(settings.root, mapping.files, mapping.source.exclude)
+        self._documents = Documents()
+        self._limit = mapping.format.max_line_bytes
+        self._whole = mapping.message.data is None
+        self._born, self._mirrored = (hashlib.blake2b(digest_size=16) for _ in range(2))
+        self._first: Origin | None = None
+        self._last: Origin | None = None
+        self._trimmed = cursors.added > cursors.length
+
+    def close(self) -> None:
+        """Forgets what was read."""
+        self._documents.close()
+
+    # -- the folder ------------------------------------------------------------------------------------------
+
+    def read_folder(self, pause: Callable[[], None]) -> None:
+        """All files into the table; those that are no message, or not complete, are counted."""
+        for some in self._folder.scan():
+            self._documents.add(self._read(found.name for found in some))
+            pause()
+
+    def _read(self, names: Iterator[bytes]) -> Iterator[Document]:
+        for name in names:
+            taken = self._folder.read(name, self._limit + 1)
+            if taken is None or len(taken.raw) > self._limit:
+                self._not_a_message(name, gone=taken is None)
+                continue
+            message = self._mapping.document(_text(name), taken.facts.written).read(taken.raw)
+            if isinstance(message.row, str):
+                self._not_a_message(name, gone=False)
+                continue
+            yield Document(name, message.identity or b"", _digest(message.row))
+
+    def _not_a_message(self, name: bytes, *, gone: bool) -> None:
+        shown = name.decode("utf-8", "backslashreplace")
+        aside = find_quarantined(self._ledger, self._stream, name=shown) if self._ledger is not None else None
+        if aside is not None or (self._ledger is None and not gone):
+            self.tally.quarantined += 1
+        else:
+            self.tally.in_flight += 1
+
+    # -- the stream ------------------------------------------------------------------------------------------
+
+    def feed(self, rows: list[Any]) -> None:
+        """A page of the stream."""
+        for raw_id, fields in rows:
+            if fields is None:
+                continue
+            self.tally.entries += 1
+            values = dict(zip(fields[0::2], fields[1::2], strict=True))
+            raw = values.get(b"origin")
+            origin = parse_origin(raw) if raw is not None else None
+            row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
+            if raw is not None and (origin is None or row is None):
+                self.tally.quarantined += 1
+            elif origin is not None and row is not None:
+                self._file_born(raw_id, origin, raw or b"", row)
+            else:
+                self._redis_born(raw_id, row)
+
+    def _file_born(self, entry: bytes, origin: Origin, raw: bytes, row: Row) -> None:
+        self._first = min(origin, self._first or origin)
+        name = self._documents.claim(_digest(row))
+        sent = None
+        if name is None:
+            if self._ledger is not None:
+                sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
+            name = self._not_as_it_was(entry, row, file_born=True, vouched=sent == _data_digest(row))
+        if name is None:
+            return
+        if self._last is not None and origin < self._last and not (self._late and self._late([raw])):
+            self._differ(Difference("reordered", _shown(name), None, None, entry.decode(), row[3], row[3], row=row))
+            return
+        self._last = max(origin, self._last or origin)
+        self.tally.file_born += 1
+        self._agree(self._born, name, row)
+
+    def _agree(self, hasher: Any, name: bytes, row: Row) -> None:
+        hasher.update(row[3] + b"\n")
+        self.stats.add(self._mapping.document(_text(name)), [row[3]])
+
+    def _not_as_it_was(self, entry: bytes, row: Row, *, file_born: bool, vouched: bool) -> bytes | None:
+        """No file says just this: it was rewritten or taken away since, which the ledger can vouch for; or it differs.
+
+        Returns the file's name where it is the same message all the same.
+        """
+        identity = self._identity(row)
+        found = self._documents.same(identity, _digest(row))
+        if found is not None and found[1] and (identity or not vouched):
+            self._differ(Difference("duplicate", _shown(found[0]), None, None, entry.decode(), row[3], row[3], row=row))
+        elif found is not None and not found[1] and vouched:
+            self._documents.take(found[0])
+            self.tally.rewritten += 1
+            return found[0]
+        elif found is not None and not found[1]:
+            self._documents.take(found[0])
+            taken = self._folder.read(found[0], self._limit)
+            raw = taken.raw if taken is not None else None
+            expected, actual = (raw, row[3]) if file_born else (row[3], raw)
+            self._differ(Difference("altered", _shown(found[0]), None, None, entry.decode(), expected, actual, row=row,
+                                    file_born=file_born))  # fmt: skip
+        elif vouched:
+            self.tally.taken_away += 1
+        else:
+            self._differ(Difference("missing_in_file", None, None, None, entry.decode(), row[3], None, row=row,
+                                    file_born=file_born))  # fmt: skip
+        return None
+
+    def _identity(self, row: Row) -> bytes:
+        if not self._whole or self._mapping.message.id is None:
+            return b""
+        return self._mapping.document("x").read(row[3]).identity or b""
+
+    def _redis_born(self, entry: bytes, row: Row | None) -> None:
+        entry_id = parse_id(entry)
+        mirrored = self._cursors.mirrored
+        name = self._documents.claim(_digest(row)) if row is not None and mirrored else None
+        if name is None:
+            if mirrored and self._aside(entry):
+                self.tally.quarantined += 1
+                return
+            held = range_of(self._ledger, self._stream, entry_id) if mirrored and self._ledger is not None else None
+            if held is None and (not mirrored or entry_id > self._cursors.mirrored_to):
+                self._waiting(entry_id)
+                return
+            if row is None or self._expected(row) is None:
+                self.tally.quarantined += 1
+                return
+            vouched = held is not None and held[0].digest == range_digest(self._expected(row) or b"")
+            name = self._not_as_it_was(entry, row, file_born=False, vouched=vouched)
+            if name is None:
+                return
+        if row is not None:
+            self.tally.redis_born += 1
+            self._agree(self._mirrored, name, row)
+
+    def _waiting(self, entry_id: EntryId) -> None:
+        if not self._cursors.dual:
+            self.tally.not_mirrored += 1
+            return
+        self.tally.in_flight += 1
+        self.tally.oldest_ms = min(self.tally.oldest_ms or entry_id[0], entry_id[0])
+
+    def _aside(self, entry: bytes) -> bool:
+        if self._ledger is None:
+            return False
+        found = find_quarantined(self._ledger, self._stream, entry_id=entry.decode())
+        return found is not None and not found.retried
+
+    def _expected(self, row: Row) -> bytes | None:
+        """What the file of a Redis-born entry holds, as far as its name does not matter."""
+        if self._mapping.format.pattern is not None:
+            return row[3]
+        content = self._mapping.document("x").encode(row)
+        return content if isinstance(content, bytes) and 0 < len(content) <= self._limit else None
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """What no entry claimed: not due yet, set aside, or missing."""
+        for one in self._documents.left():
+            if one.identity and self._documents.claimed(one.identity):
+                self.tally.copies += 1  # another file with the same identity is the message
+                continue
+            known = memory.carried(self._ledger, self._stream, one.name) if self._ledger is not None else None
+            if known is None or known[0] > self.batch or self._under_way(known[2]):
+                self.tally.in_flight += 1
+            elif self._trimmed and known[0] and (self._first is None or known[:2] < self._first[1:]):
+                self.tally.unverifiable += 1
+                why = "trimmed: entries were removed from the stream"
+                self.tally.why[why] = self.tally.why.get(why, 0) + 1
+            else:
+                taken = self._folder.read(one.name, self._limit)
+                raw = taken.raw if taken is not None else None
+                message = self._mapping.document(_text(one.name)).read(raw or b"")
+                row = message.row if isinstance(message.row, tuple) else ()
+                self._differ(
+                    Difference("missing_in_redis", _shown(one.name), None, None, None, raw, None, row=row,
+                               raw_name=one.name)
+                )  # fmt: skip
+        self.tally.digest = hashlib.blake2b(self._born.digest() + self._mirrored.digest(), digest_size=16).hexdigest()
+
+    def _under_way(self, mark: str) -> bool:
+        """Whether the mirror made this file of an entry that came after the stream's end as it was read."""
+        if not mark or self._ledger is None:
+            return False
+        generation, _, path = mark.partition(":")
+        held = [one for one in ranges_of(self._ledger, self._stream, path) if one.generation == int(generation)]
+        ids = [entry_id for one in held for entry_id, _ in one.entries]
+        return max(ids, default=ZERO_ID) > self._cursors.last
+
+    def _differ(self, one: Difference) -> None:
+        if len(self.tally.differences) < MOST:
+            self.tally.differences.append(one)
+        else:
+            self.tally.uncounted[one.kind] = self.tally.uncounted.get(one.kind, 0) + 1
+
+
+def _digest(row: Row) -> bytes:
+    hasher = hashlib.blake2b(digest_size=16)
+    for value in row:
+        hasher.update(b"%d:" % len(value) + value)
+    return hasher.digest()
+
+
+def _data_digest(row: Row) -> bytes:
+    return hashlib.blake2b(row[3], digest_size=16).digest()
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")

@@ -1,0 +1,233 @@
+"""Saved artifacts: each new or replaced file is announced once, by its path, its digest and what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import sys
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from bridge.files.artifacts import type_of
+from bridge.parity.check import Result
+from bridge.paths import Paths
+from bridge.streams.reader import entries
+from tests.conftest import BINARIES
+from tests.inbox import Inbox
+from tests.rig import Rig, wait_until
+
+ARTIFACTS = "hestai:artifacts"
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + b"\0" * 17
+
+
+class Artifacts:
+    """The folder of one rig."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.folder = rig.root / "artifacts"
+        self.folder.mkdir()
+        rig.write_config(mapping="hestai-artifacts")
+
+    def save(self, name: str, data: bytes) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = path.with_name(".saving")
+        hidden.write_bytes(data)
+        hidden.rename(path)
+        return path
+
+    def found(self) -> list[dict[str, bytes]]:
+        return [
+            {name.decode(): value for name, value in zip(one.fields[0::2], one.fields[1::2], strict=True)}
+            for one in entries(self.rig.redis, ARTIFACTS.encode())
+        ]
+
+    def until(self, count: int) -> list[dict[str, bytes]]:
+        wait_until(lambda: len(self.found()) >= count, lambda: f"{count}: {self.found()} {self.rig.said()}")
+        return self.found()
+
+    def parity(self) -> Result:
+        return Inbox.parity(self)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def artifacts(rig: Rig) -> Artifacts:
+    return Artifacts(rig)
+
+
+@pytest.fixture
+def one(one_rig: Rig) -> Artifacts:
+    return Artifacts(one_rig)
+
+
+def test_new_and_replaced_files_are_announced(artifacts: Artifacts) -> None:
+    """An entry for each new file and each new content of it; touching or moving nothing says nothing."""
+    path = artifacts.save("wind/plot.png", PNG)
+    child = artifacts.rig.ready(artifacts.rig.start())
+    [first] = artifacts.until(1)
+    assert first == {
+        "role": b"wind", "timestamp": first["timestamp"], "type": b"artifact_saved", "data": str(path).encode(),
+        "path": str(path).encode(), "artifact_type": b"image", "size": b"%d" % len(PNG),
+        "sha256": hashlib.sha256(PNG).hexdigest().encode(), "origin": b"1.1:0",
+    }  # fmt: skip
+    os.utime(path)
+    artifacts.save("wind/plot.png", PNG + b"more")
+    second = artifacts.until(2)[1]
+    assert (second["path"], second["size"]) == (first["path"], b"%d" % (len(PNG) + 4))
+    artifacts.save("other.txt", PNG)
+    third = artifacts.until(3)[2]
+    assert (third["artifact_type"], third["role"]) == (b"image", b"artifacts")
+    artifacts.rig.stop(child)
+    result = artifacts.parity()
+    assert (result.verdict, result.artifacts) == (
+        "equal", {"present": 2, "changed": 0, "gone": 0, "never_announced": 0},
+    )  # fmt: skip
+
+
+def test_equal_contents_are_two(one: Artifacts) -> None:
+    """Two artifacts of equal content are two."""
+    one.save("a.bin", b"\0\1same")
+    one.save("b.bin", b"\0\1same")
+    one.rig.once()
+    found = one.found()
+    assert [Path(os.fsdecode(each["path"])).name for each in found] == ["a.bin", "b.bin"]
+    assert found[0]["sha256"] == found[1]["sha256"]
+
+
+def test_large_files_are_hashed_aside(one: Artifacts) -> None:
+    """A large file is announced when its digest is known; one that is deleted or changed before is not."""
+    data = os.urandom(1 << 20) * 20
+    one.save("large.bin", data)
+    child = one.rig.ready(one.rig.start())
+    assert one.until(1)[0]["sha256"] == hashlib.sha256(data).hexdigest().encode()
+    gone = one.save("gone.bin", data + b"!")
+    gone.unlink()
+    one.save("small.txt", b"hello")
+    assert one.until(2)[1]["artifact_type"] == b"text"
+    one.rig.stop(child)
+    assert len(one.found()) == 2
+
+
+def test_a_file_that_is_written_still_is_not_announced(one: Artifacts) -> None:
+    """A download that a program has open, or that has a temporary name, waits."""
+    child = one.rig.ready(one.rig.start())
+    (one.folder / "x.part").write_bytes(b"part")
+    with (one.folder / "video.mp4").open("wb", buffering=0) as file:
+        file.write(b"\x00\x00\x00\x18ftypmp42")
+        one.save("quick.txt", b"quick")
+        one.until(1)
+        file.write(b"more")
+    found = one.until(2)
+    one.rig.stop(child)
+    assert [(each["artifact_type"], each["size"]) for each in found] == [(b"text", b"5"), (b"video", b"16")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 alone")
+def test_odd_names_and_no_regular_files(one: Artifacts) -> None:
+    """Any name is announced byte for byte; links, FIFOs and sockets are never opened."""
+    one.save(os.fsdecode(b"caf\xe9 \n.txt"), b"x")
+    os.mkfifo(one.folder / "pipe")
+    (one.folder / "link").symlink_to("/etc/passwd")
+    (one.folder / "out").symlink_to("/etc")
+    one.rig.once()
+    assert [each["path"] for each in one.found()] == [os.fsencode(one.folder) + b"/caf\xe9 \n.txt"]
+    assert one.parity().verdict == "equal"
+
+
+def test_paths_mean_the_same_to_the_reader(one: Artifacts) -> None:
+    """The rules of [[paths]] are applied on the way over, and undone by parity."""
+    rules = f'[[paths]]\nfrom = "{one.rig.root}"\nto = "/data/hestai"\n'
+    one.rig.write_config(mapping="hestai-artifacts", extra=rules)
+    one.save("a.txt", b"x")
+    one.rig.once()
+    assert one.found()[0]["path"] == b"/data/hestai/artifacts/a.txt"
+    assert one.parity().artifacts == {"present": 1, "changed": 0, "gone": 0, "never_announced": 0}
+
+
+def test_rules() -> None:
+    """The longest rule counts, at a folder's border; a rule undone gives the path back."""
+    paths = Paths.of([("/a", "/x"), ("/a/b/", "/y"), ("/", "/host")])
+    assert paths.over(b"/a/b/c") == b"/y/c"
+    assert paths.over(b"/a/bc") == b"/x/bc"
+    assert paths.over(b"/a") == b"/x"
+    assert paths.over(b"/etc/x") == b"/host/etc/x"
+    for path in (b"/a/b/c", b"/a/bc", b"/a", b"/etc/x"):
+        assert paths.back(paths.over(path)) == path
+
+
+def test_redis_lost_it(artifacts: Artifacts) -> None:
+    """What Redis lost is announced again, once; what was not lost is not."""
+    for n in range(3):
+        artifacts.save(f"{n}.txt", b"%d" % n)
+    artifacts.rig.once()
+    artifacts.rig.redis.call("FLUSHALL")
+    artifacts.save("new.txt", b"new")
+    artifacts.rig.once()
+    assert sorted(Path(os.fsdecode(each["path"])).name for each in artifacts.found()) == [
+        "0.txt", "1.txt", "2.txt", "new.txt",
+    ]  # fmt: skip
+    assert artifacts.rig.once().forwarded == 0
+
+
+def test_parity(one: Artifacts) -> None:
+    """Changed and gone since are told; a forged announcement, and one that was removed, are differences."""
+    for name in ("same", "changed", "gone", "removed"):
+        one.save(name, name.encode())
+    one.rig.once()
+    (one.folder / "changed").write_bytes(b"other")
+    (one.folder / "gone").unlink()
+    stream = list(entries(one.rig.redis, ARTIFACTS.encode()))
+    removed = next(each for each in stream if each.fields[7].endswith(b"removed"))
+    one.rig.redis.call("XDEL", ARTIFACTS, b"%d-%d" % removed.id)
+    fields = [*stream[0].fields]
+    fields[7] = fields[9] = b"/etc/passwd"
+    one.rig.redis.call("XADD", ARTIFACTS, "*", *fields)
+    result = one.parity()
+    assert result.artifacts == {"present": 1, "changed": 1, "gone": 1, "never_announced": 1}
+    kinds = sorted((each.kind, Path(each.file or "").name) for each in result.tally.differences)
+    assert (result.verdict, kinds) == ("differs", [("missing_in_file", "passwd"), ("missing_in_redis", "removed")])
+
+
+POINTS = ("spool.due", "spool.batch", "spool.landed", "forward.send", "forward.reply", "forward.checkpoint")
+
+
+@pytest.mark.parametrize("when", ["before", "after"] if SOAK else ["after"])
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("binary", BINARIES if SOAK else BINARIES[:1], ids=lambda binary: binary.flavour)
+def test_killed_at(rig: Rig, point: str, when: str) -> None:
+    """A kill at this point forgets no artifact and announces none twice."""
+    artifacts = Artifacts(rig)
+    child, n = rig.start(crash=f"{point}.{when}:2"), 0
+    while child.poll() is None:
+        artifacts.save(f"{n:04}", b"%d" % n)
+        n += 1
+        Event().wait(0.02)
+    again = rig.start()
+    for more in range(n, n + 10):
+        artifacts.save(f"{more:04}", b"%d" % more)
+    artifacts.until(n + 10)
+    rig.stop(again)
+    assert sorted(Path(os.fsdecode(each["path"])).name for each in artifacts.found()) == [
+        f"{i:04}" for i in range(n + 10)
+    ]  # fmt: skip
+    assert artifacts.parity().verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "expected"),
+    [("x.bin", PNG, "image"), ("x.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "image"),
+     ("a.txt", b"RIFF\x24\x00\x00\x00WAVEfmt ", "audio"), ("v.mp4", b"\x00\x00\x00\x18ftypmp42", "video"),
+     ("m", b"GGUF\x03\0\0\0", "model"), ("s.safetensors", struct.pack("<Q", 20) + b'{"__metadata__"', "model"),
+     ("net.pt", b"PK\x03\x04", "model"), ("t.md", b"# hello\n", "text"), ("noname", "caf\u00e9".encode(), "text"),
+     ("j.json", b'{"a": 1}', "data"), ("c.csv", b"a,b\n1,2\n", "data"), ("l.jsonl", b'{"a": 1}\n', "data"),
+     ("z.zip", b"PK\x03\x04aaaa", "data"), ("x", b"\x01\x02\x03", "other"), ("p.pdf", b"%PDF-1.7", "other"),
+     ("empty", b"", "other"), ("empty.txt", b"", "text")],
+)  # fmt: skip
+def test_types(name: str, head: bytes, expected: str) -> None:
+    """Content tells first, then the name."""
+    assert type_of(head, name) == expected

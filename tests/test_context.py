@@ -1,0 +1,252 @@
+"""A file that grows by chunks: all entries joined are the file, byte for byte, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.codecs.chunk import STARTED, whole_characters
+from bridge.model import parse_origin
+from bridge.parity.check import Result
+from bridge.streams.reader import Entry, entries
+from tests.conftest import BINARIES
+from tests.inbox import Inbox
+from tests.rig import Rig, wait_until
+
+CONTEXT = "hestai:context"
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+
+
+class Context:
+    """The folder of one rig's growing files."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.folder = rig.root / "context"
+        self.folder.mkdir()
+        rig.write_config(mapping="hestai-context")
+        self.path = self.folder / "wind.ctx"
+
+    def write(self, data: bytes, path: Path | None = None) -> None:
+        """As a model's output comes: appended and flushed."""
+        with (path or self.path).open("ab", buffering=0) as file:
+            file.write(data)
+
+    def entries(self) -> list[Entry]:
+        """The whole stream."""
+        return list(entries(self.rig.redis, CONTEXT.encode()))
+
+    def generations(self) -> dict[int, bytes]:
+        """The joined data of each generation of the one file."""
+        joined: dict[int, bytes] = {}
+        for one in self.entries():
+            origin = parse_origin(one.origin() or b"")
+            assert origin is not None
+            if one.fields[7]:
+                assert origin.offset == len(joined.get(origin.generation, b"")), one
+            else:
+                assert one.fields[5] == STARTED
+                assert origin.generation not in joined
+            joined[origin.generation] = joined.get(origin.generation, b"") + one.fields[7]
+        return joined
+
+    def until(self, generation: int, data: bytes) -> None:
+        """Once the stream holds these bytes of this generation."""
+        wait_until(
+            lambda: self.generations().get(generation, b"") == data,
+            lambda: f"{len(data)} bytes: {self.generations().get(generation)!r:.500} {self.rig.said()}",
+        )
+
+    def parity(self) -> Result:
+        """What parity says, in this process."""
+        return Inbox.parity(self)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def context(rig: Rig) -> Context:
+    return Context(rig)
+
+
+@pytest.fixture
+def one(one_rig: Rig) -> Context:
+    return Context(one_rig)
+
+
+def test_a_chunk_ends_when_the_writer_pauses(context: Context) -> None:
+    """Tokens that come without a pause are one entry; after a pause another begins; no newline is needed."""
+    child = context.rig.ready(context.rig.start())
+    context.write(b"Hello")
+    context.until(1, b"Hello")
+    context.write(b", world\nand")
+    context.until(1, b"Hello, world\nand")
+    context.rig.stop(child)
+    assert [one.fields[7] for one in context.entries()] == [b"Hello", b", world\nand"]
+    assert [one.fields[1] for one in context.entries()] == [b"wind", b"wind"]
+    assert [one.fields[5] for one in context.entries()] == [b"context_chunk"] * 2
+    result = context.parity()
+    assert (result.verdict, result.tally.compared) == ("equal", 2), result.tally
+
+
+def test_characters_are_never_split(context: Context) -> None:
+    """A writer that pauses in the middle of a character gets it whole; what is no UTF-8 comes through as it is."""
+    child = context.rig.ready(context.rig.start())
+    text = "naïve — 世界 😀".encode()
+    at = text.index("世".encode()) + 1
+    context.write(text[:at])
+    context.until(1, text[: at - 1])
+    context.write(text[at:] + b"\xff\xfe!")
+    context.until(1, text + b"\xff\xfe!")
+    context.rig.stop(child)
+    for one in context.entries()[:1]:
+        one.fields[7].decode()
+    assert context.parity().verdict == "equal"
+
+
+def test_truncation_begins_a_new_context(context: Context) -> None:
+    """A file that is emptied begins anew: an entry without data says so, at once, and offsets count from 0."""
+    child = context.rig.ready(context.rig.start())
+    context.write(b"the first context, and what it said")
+    context.until(1, b"the first context, and what it said")
+    os.truncate(context.path, 0)
+    context.until(2, b"")
+    wait_until(lambda: len(context.entries()) == 2, "the boundary")
+    context.write(b"second")
+    context.until(2, b"second")
+    context.rig.stop(child)
+    assert [one.fields[5] for one in context.entries()] == [b"context_chunk", STARTED, b"context_chunk"]
+    context.path.write_bytes(b"third, written whole")
+    context.rig.once()
+    assert context.generations()[3] == b"third, written whole"
+    result = context.parity()
+    assert result.verdict == "equal", (result.tally, result.notes)
+
+
+def test_large_contexts_come_in_pieces(one: Context) -> None:
+    """A chunk has at most 64 KiB, and ends between two characters."""
+    text = "a" + "世" * 100_000
+    one.write(text.encode())
+    one.rig.once()
+    datas = [entry.fields[7] for entry in one.entries()]
+    assert b"".join(datas) == text.encode()
+    assert max(map(len, datas)) <= 1 << 16
+    assert [data.decode() for data in datas]
+    assert one.parity().tally.compared == len(datas)
+
+
+def test_several_files(one: Context) -> None:
+    """Each file is its own source, its role from its name; a file that is saved anew whole goes on where it was."""
+    other = one.folder / "wall.ctx"
+    one.write(b"one")
+    one.write(b"two", other)
+    one.rig.once()
+    fresh = one.folder / ".tmp"
+    fresh.write_bytes(b"two anew")
+    fresh.rename(other)
+    one.rig.once()
+    found = [(entry.fields[1], entry.fields[7]) for entry in one.entries()]
+    assert sorted(found) == [(b"wall", b" anew"), (b"wall", b"two"), (b"wind", b"one")]
+    assert one.parity().verdict == "equal"
+
+
+def test_redis_lost_its_tail(context: Context) -> None:
+    """After a loss the stream gets the rest of the file again, and no byte twice."""
+    context.write(b"one ")
+    context.rig.once()
+    keys = (CONTEXT, f"bridge:{{{CONTEXT}}}:checkpoint")
+    saved = [context.rig.redis.call("DUMP", key) for key in keys]
+    for data in (b"two ", b"three ", b"four"):
+        context.write(data)
+        context.rig.once()
+    for key, raw in zip(keys, saved, strict=True):
+        context.rig.redis.call("RESTORE", key, 0, raw, "REPLACE")
+    context.rig.once()
+    assert context.generations() == {1: b"one two three four"}
+    context.rig.redis.call("FLUSHALL")
+    context.write(b"!")
+    context.rig.once()
+    assert context.generations() == {1: b"one two three four!"}
+    assert context.parity().verdict == "equal"
+
+
+def test_evicted_checkpoint(context: Context) -> None:
+    """Without its checkpoint the bridge goes on behind the last chunk that stands."""
+    context.write(b"one ")
+    context.rig.once()
+    context.rig.redis.call("DEL", f"bridge:{{{CONTEXT}}}:checkpoint")
+    context.write(b"two")
+    context.rig.once()
+    assert context.generations() == {1: b"one two"}
+
+
+def test_planted_differences(one: Context) -> None:
+    """Parity names chunks that are altered, missing, twice, or of no place."""
+    for n in range(6):
+        one.write(b"chunk %d. " % n)
+        one.rig.once()
+    found, redis = one.entries(), one.rig.redis
+    redis.call("XDEL", CONTEXT, b"%d-%d" % found[1].id)
+    redis.call("XADD", CONTEXT, "*", *found[3].fields)
+    raw = one.path.read_bytes()
+    with one.path.open("r+b") as file:
+        file.seek(raw.index(b"chunk 4") + 2)
+        file.write(b"X")
+    result = one.parity()
+    assert result.verdict == "differs"
+    assert sorted((d.kind, d.offset) for d in result.tally.differences) == [
+        ("altered", 36), ("duplicate", 27), ("missing_in_redis", 9),
+    ]  # fmt: skip
+
+
+POINTS = ("forward.read", "forward.send", "forward.reply", "forward.checkpoint")
+
+
+@pytest.mark.parametrize("when", ["before", "after"] if SOAK else ["after"])
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("binary", BINARIES if SOAK else BINARIES[:1], ids=lambda binary: binary.flavour)
+def test_killed_at(rig: Rig, point: str, when: str) -> None:
+    """A kill at this point loses no byte and doubles none, while the file grows and is emptied."""
+    context, stop = Context(rig), Event()
+    wrote: list[bytes] = [b""]
+
+    def write() -> None:
+        n, chance = 0, random.Random(7)
+        while not stop.wait(0.06 if chance.random() < 0.3 else 0.01):
+            data = f"“{n}” ".encode()
+            context.write(data)
+            wrote[-1] += data
+            n += 1
+            if chance.random() < 0.01 and len(wrote) < 3:
+                context.until(len(wrote), wrote[-1])  # what was not read when a file is emptied is gone
+                os.truncate(context.path, 0)
+                wrote.append(b"")
+
+    child = rig.start(crash=f"{point}.{when}:3")
+    writer = Thread(target=write)
+    writer.start()
+    wait_until(lambda: child.poll() is not None, lambda: f"the kill at {point}.{when}; {rig.said()}")
+    again = rig.start()
+    Event().wait(0.5)
+    stop.set()
+    writer.join()
+    context.until(len(wrote), wrote[-1])
+    rig.stop(again)
+    assert context.generations() == dict(enumerate(wrote, 1))
+    result = context.parity()
+    assert result.verdict == "equal", (result.tally, result.notes)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=50), st.binary(max_size=4), st.integers(0, 60))
+def test_whole_characters(text: str, more: bytes, cut: int) -> None:
+    """No cut falls into a character that is whole in the text, and at most three bytes are held back."""
+    data = text.encode("utf-8", "surrogatepass")[:cut] + more
+    size = whole_characters(data)
+    assert len(data) - size <= 3
+    if not more and max(text, default="") < "\ud800":
+        data[:size].decode()

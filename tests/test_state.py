@@ -1,0 +1,284 @@
+"""Files that hold a latest value: the owner's is on the other side, whole, and never an older one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from bridge.parity.check import Result
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Entry, entries
+from tests.conftest import BINARIES
+from tests.inbox import Inbox
+from tests.rig import Rig, wait_until
+
+STATE = "hestai:state"
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+
+
+class Values:
+    """The folder of one rig's latest values."""
+
+    def __init__(self, rig: Rig, *, owner: str = "file", history: bool = False, settle: int = 20) -> None:
+        self.rig = rig
+        self.folder = rig.root / "state"
+        self.folder.mkdir(exist_ok=True)
+        mapping = rig.path / "state.toml"
+        mapping.write_text(
+            f'name = "state"\n[source]\nkind = "state"\npath = "state/*"\nowner = "{owner}"\nsettle_ms = {settle}\n'
+            f'[message]\nrole = {{ name = "stem" }}\n[stream]\nkey = "{STATE}"\nhistory = {str(history).lower()}\n'
+        )
+        rig.write_config(mapping=str(mapping))
+
+    def key(self, name: str = "focus.md") -> str:
+        return f"bridge:{{{STATE}}}:state:state/{name}"
+
+    def save(self, data: bytes, name: str = "focus.md") -> None:
+        """Whole, by rename."""
+        hidden = self.folder / ".new"
+        hidden.write_bytes(data)
+        hidden.rename(self.folder / name)
+
+    def hash(self, name: str = "focus.md") -> dict[bytes, bytes]:
+        raw = self.rig.redis.call("HGETALL", self.key(name))
+        return dict(zip(raw[0::2], raw[1::2], strict=True))
+
+    def set(self, data: bytes, stamp: str, name: str = "focus.md") -> None:
+        """As a program that owns it sets it."""
+        digest = hashlib.sha256(data).hexdigest()
+        self.rig.redis.call("HSET", self.key(name), "data", data, "sha256", digest, "timestamp", stamp, "role", "ui")
+
+    def entries(self) -> list[Entry]:
+        return list(entries(self.rig.redis, STATE.encode()))
+
+    def until(self, data: bytes, name: str = "focus.md") -> None:
+        wait_until(lambda: self.hash(name).get(b"data") == data, lambda: f"{self.hash(name)} {self.rig.said()}")
+
+    def until_file(self, data: bytes, name: str = "focus.md") -> None:
+        path = self.folder / name
+        wait_until(lambda: path.exists() and path.read_bytes() == data, lambda: f"the file: {self.rig.said()}")
+
+    def parity(self) -> Result:
+        return Inbox.parity(self)  # type: ignore[arg-type]
+
+
+def test_the_file_owns(rig: Rig) -> None:
+    """A value that is saved is in its hash, with its digest, time and role; a notification says so."""
+    values = Values(rig)
+    values.save(b"first\n")
+    child = rig.ready(rig.start())
+    values.until(b"first\n")
+    listener = Connection(rig.server.socket_url)
+    listener.call("SUBSCRIBE", f"{STATE}:notify")
+    values.save(b"\xff second \x00")
+    values.until(b"\xff second \x00")
+    said = json.loads(listener.read()[2])
+    listener.close()
+    found = values.hash()
+    digest = hashlib.sha256(b"\xff second \x00").hexdigest()
+    assert (found[b"sha256"].decode(), found[b"role"], said["sha256"], said["state"]) == (
+        digest, b"focus", digest, "state/focus.md",
+    )  # fmt: skip
+    assert found[b"timestamp"].endswith(b"Z")
+    assert rig.redis.call("EXISTS", STATE) == 0
+    rig.stop(child)
+    result = values.parity()
+    assert (result.verdict, result.tally.compared) == ("equal", 1), result.tally
+
+
+def test_half_written_is_never_taken(one_rig: Rig) -> None:
+    """A value that is written in place counts when its program closes the file, and lies still."""
+    values = Values(one_rig)
+    child = one_rig.ready(one_rig.start())
+    with (values.folder / "focus.md").open("wb", buffering=0) as file:
+        file.write(b"half")
+        values.save(b"other", "other.md")
+        values.until(b"other", "other.md")
+        assert values.hash() == {}
+        file.write(b" and half")
+    values.until(b"half and half")
+    one_rig.stop(child)
+
+
+def test_history_has_each_value_once(rig: Rig) -> None:
+    """With `stream.history` each value that was carried is an entry, once, whatever is run again."""
+    values = Values(rig, history=True)
+    for data in (b"one", b"two", b"three"):
+        values.save(data)
+        assert not rig.once().errors
+        assert not rig.once().errors
+    found = values.entries()
+    assert [one.fields[7] for one in found] == [b"one", b"two", b"three"]
+    assert found[0].fields[0::2] == [b"role", b"timestamp", b"type", b"data", b"origin"]
+    assert [one.origin() for one in found] == [b"1.1:0", b"1.2:0", b"1.3:0"]
+
+
+def test_redis_owns(rig: Rig) -> None:
+    """A value that Redis owns is in the file, whole at every moment, and the file keeps its rights."""
+    values = Values(rig, owner="redis")
+    values.save(b"old")
+    (values.folder / "focus.md").chmod(0o640)
+    values.set(b"new" * 1000, "2026-03-02T09:00:00Z")
+    child = rig.ready(rig.start())
+    values.until_file(b"new" * 1000)
+    assert (values.folder / "focus.md").stat().st_mode & 0o777 == 0o640
+    values.set(b"newer", "2026-03-02T09:00:01Z")
+    values.until_file(b"newer")
+    rig.stop(child)
+    assert values.parity().verdict == "equal"
+    assert sorted(path.name for path in values.folder.iterdir()) == ["focus.md"]
+
+
+def test_a_reader_never_sees_an_older_value(one_rig: Rig) -> None:
+    """When Redis comes back with an older value, the file keeps the newer one, and that is said."""
+    values = Values(one_rig, owner="redis")
+    values.save(b"")
+    values.set(b"newer", "2026-03-02T09:00:01Z")
+    one_rig.once()
+    values.set(b"older", "2026-03-02T09:00:00Z")
+    one_rig.once()
+    assert (values.folder / "focus.md").read_bytes() == b"newer"
+    values.set(b"newest", "2026-03-02T09:00:02Z")
+    one_rig.once()
+    assert (values.folder / "focus.md").read_bytes() == b"newest"
+
+
+def test_fields_that_are_set_one_by_one(one_rig: Rig) -> None:
+    """A hash whose digest is not that of its data is being set: its file waits."""
+    values = Values(one_rig, owner="redis")
+    values.save(b"")
+    values.set(b"one", "2026-03-02T09:00:01Z")
+    one_rig.once()
+    one_rig.redis.call("HSET", values.key(), "data", "two")
+    one_rig.once()
+    assert (values.folder / "focus.md").read_bytes() == b"one"
+    one_rig.redis.call("HSET", values.key(), "sha256", hashlib.sha256(b"two").hexdigest())
+    one_rig.once()
+    assert (values.folder / "focus.md").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("owner", ["file", "redis"])
+def test_the_owner_wins(one_rig: Rig, owner: str) -> None:
+    """What somebody writes on the side that does not own the value is replaced by the owner's."""
+    values = Values(one_rig, owner=owner)
+    values.save(b"mine")
+    if owner == "redis":
+        values.set(b"mine", "2026-03-02T09:00:00Z")
+    child = one_rig.ready(one_rig.start())
+    values.until(b"mine")
+    values.until_file(b"mine")
+    if owner == "file":
+        values.set(b"theirs", "2030-01-01T00:00:00Z")
+    else:
+        values.save(b"theirs")
+    values.until(b"mine")
+    values.until_file(b"mine")
+    one_rig.stop(child)
+    assert values.parity().verdict == "equal"
+
+
+def test_redis_lost_it(one_rig: Rig) -> None:
+    """A value that Redis lost comes back from its file."""
+    values = Values(one_rig, history=True)
+    values.save(b"value")
+    child = one_rig.ready(one_rig.start())
+    values.until(b"value")
+    one_rig.redis.call("DEL", values.key())
+    values.until(b"value")
+    one_rig.stop(child)
+    one_rig.redis.call("FLUSHALL")
+    assert not one_rig.once().errors
+    values.until(b"value")
+
+
+def test_planted_differences(one_rig: Rig) -> None:
+    """Parity names a value that is altered, or missing in Redis; one that is merely newer is in flight."""
+    values = Values(one_rig)
+    for name in ("a", "b", "c", "d"):
+        values.save(name.encode(), name)
+    one_rig.once()
+    one_rig.redis.call("HSET", values.key("a"), "data", "X", "sha256", hashlib.sha256(b"X").hexdigest())
+    one_rig.redis.call("DEL", values.key("b"))
+    values.save(b"newer", "c")
+    result = values.parity()
+    assert (result.verdict, result.tally.in_flight, result.tally.compared) == ("differs", 1, 1)
+    assert [(one.kind, one.file) for one in result.tally.differences] == [
+        ("altered", "state/a"), ("missing_in_redis", "state/b"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "after"] if SOAK else ["after"])
+@pytest.mark.parametrize(
+    ("owner", "point"),
+    [("file", "state.send"), ("file", "state.note"), ("redis", "state.write"), ("redis", "state.note")],
+)
+@pytest.mark.parametrize("binary", BINARIES if SOAK else BINARIES[:1], ids=lambda binary: binary.flavour)
+def test_killed_at(rig: Rig, owner: str, point: str, when: str) -> None:
+    """A kill leaves a whole value on both sides, later ones follow, and each history entry is there once."""
+    values, stop, seen, wrong = Values(rig, owner=owner, history=True), Event(), [-1], []
+    values.save(b"0")
+
+    def read() -> None:
+        path = values.folder / "focus.md"
+        while not stop.wait(0.001):
+            raw = path.read_bytes()
+            number = int(raw or b"-9")
+            if number < seen[0] or len(raw) not in (1, 6):
+                wrong.append(raw)
+            seen[0] = max(seen[0], number)
+
+    def write(first: int, until: Event) -> int:
+        n = first
+        while not until.wait(0.05):
+            n += 1
+            data = b"%06d" % n
+            values.save(data) if owner == "file" else values.set(data, f"2026-03-02T09:00:00.{n:06}Z")
+        return n
+
+    reader = Thread(target=read)
+    reader.start()
+    child, dead = rig.start(crash=f"{point}.{when}:3"), Event()
+    after(child.wait, dead)
+    last = write(0, dead)
+    assert child.returncode == -9, rig.said()
+    again = rig.ready(rig.start())
+    enough = Event()
+    after(lambda: Event().wait(0.4), enough)
+    last = write(last, enough) + 1
+    final = b"%06d" % last
+    values.save(final) if owner == "file" else values.set(final, f"2026-03-02T09:00:00.{last:06}Z")
+    values.until(final)
+    values.until_file(final)
+    wait_until(lambda: values.entries() and values.entries()[-1].fields[7] == final, lambda: f"history {rig.said()}")
+    stop.set()
+    reader.join()
+    rig.stop(again)
+    datas = [one.fields[7] for one in values.entries()]
+    assert datas == sorted(set(datas)), datas
+    assert not wrong
+    assert values.parity().verdict == "equal"
+
+
+def after(work: Callable[[], object], ended: Event) -> None:
+    """Sets the event when the work is done, in a thread of its own."""
+
+    def wait() -> None:
+        work()
+        ended.set()
+
+    Thread(target=wait).start()
+
+
+def test_shipped(tmp_path: Path, one_rig: Rig) -> None:
+    """The shipped mapping carries every file in `state/`."""
+    one_rig.write_config(mapping="hestai-state")
+    (one_rig.root / "state").mkdir()
+    (one_rig.root / "state" / "phase.txt").write_bytes(b"build")
+    assert one_rig.once().forwarded == 1
+    assert one_rig.redis.call("HGET", f"bridge:{{{STATE}}}:state:state/phase.txt", "data") == b"build"
