@@ -70,6 +70,7 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
         while not stop.is_set() and (forward.step() or (forward.waits and not stop.wait(RETRY))):
             pass
         forward.flush()
+        forward.tell(stop.wait)
 
     def finished() -> None:
         """What was read or begun is in the files. Raises Waits."""

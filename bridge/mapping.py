@@ -29,6 +29,7 @@ MEANT = {
     "stream.history": ("state",),
     "source.idle_ms": ("context",),
     "message.id": ("spool",),
+    "message.artifact_types": ("log",),
     "mirror.name": ("spool",),
     "mirror.template": ("log",),
     "mirror.lock": ("log",),

@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bridge.codecs.named import path_in, with_path
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
@@ -28,6 +30,11 @@ class Paths:
     def back(self, path: bytes) -> bytes:
         """The inverse."""
         return _mapped(path, tuple((b, a) for a, b in self.rules))
+
+    def data_back(self, data: bytes) -> bytes:
+        """A message's data with the path that it names undone."""
+        path = path_in(data) if self.rules else None
+        return data if path is None else with_path(data, self.back(path))
 
 
 def _plain(path: bytes) -> bytes:

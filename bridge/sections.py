@@ -157,6 +157,7 @@ class MessageSection(Strict):
     type: FieldSection | None = None
     data: FieldSection | None = None
     id: FieldSection | None = None
+    artifact_types: tuple[str, ...] = ("artifact_saved",)
 
     @field_validator("id")
     @classmethod

@@ -10,9 +10,10 @@ from itertools import accumulate
 from operator import ne
 from typing import TYPE_CHECKING
 
+from bridge.codecs.named import EXTRA
 from bridge.files.generation import Known
 from bridge.model import Fingerprint, Position, Row
-from bridge.streams.resp import Packer, entry_packer
+from bridge.streams.resp import Packer, Places, entry_packer
 from bridge.streams.writer import Batch, Cursor
 
 if TYPE_CHECKING:
@@ -103,15 +104,12 @@ class Batcher:
             parcel.clamped = _shared_out(parcel, ids) if clamped else [0] * len(drafts)
             self.floor_ms = ids[-1]
         fields = drafts[0].source.codec.fields
-        packer = self._packers.get(fields)
-        if packer is None:
-            packer = self._packers[fields] = entry_packer(self._stream, fields)
         last, packed = b"", b""
         if len(drafts) > 1:
-            packed, last = packer(parcel.rows, ids, None, parcel.origins, exists), parcel.origins[-1]
+            packed, last = self._packed(parcel.rows, ids, None, parcel.origins, fields, exists), parcel.origins[-1]
         elif parcel.rows:
             [draft] = drafts
-            packed = packer(parcel.rows, ids, draft.prefix, draft.offsets, exists)
+            packed = self._packed(parcel.rows, ids, draft.prefix, draft.offsets, fields, exists)
             last = draft.prefix + b"%d" % draft.offsets[-1]
         closing = tuple(
             (b"%d.%d" % (draft.source.memory.number, one.number), closed_value(one))
@@ -120,6 +118,29 @@ class Batcher:
         late = tuple(origin for draft in drafts for origin in draft.out_of_order)
         cursors = tuple(draft.cursor for draft in drafts)
         return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late)
+
+    def _packed(
+        self, rows: list[Row], ids: list[int] | None, prefix: bytes | None, places: Places, fields: tuple[bytes, ...],
+        exists: bool,
+    ) -> bytes:  # fmt: skip
+        """All of them; those that are longer than the fields name an artifact."""
+        plain, wide = self._packer(fields), self._packer(fields + EXTRA)
+        if sum(map(len, rows)) == len(rows) * len(fields):
+            return plain(rows, ids, prefix, places, exists)
+        packed, at = [], 0
+        while at < len(rows):
+            size, end = len(rows[at]), at + 1
+            while end < len(rows) and len(rows[end]) == size:
+                end += 1
+            packer = plain if size == len(fields) else wide
+            packed.append(packer(rows[at:end], ids and ids[at:end], prefix, places[at:end], exists))
+            at = end
+        return b"".join(packed)
+
+    def _packer(self, fields: tuple[bytes, ...]) -> Packer:
+        if fields not in self._packers:
+            self._packers[fields] = entry_packer(self._stream, fields)
+        return self._packers[fields]
 
 
 def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:

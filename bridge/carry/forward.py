@@ -9,6 +9,7 @@ from bridge.carry.artifacts import ArtifactSource
 from bridge.carry.context import ContextSource
 from bridge.carry.draft import Batcher, Parcel
 from bridge.carry.logsource import LogSource
+from bridge.carry.mentions import Mentions
 from bridge.carry.refill import (
     Compared,
     Resume,
@@ -51,6 +52,10 @@ SETTLED = 0.1
 
 REMEMBERED = 0.5
 """Seconds between two looks at what the server holds, each with the ledger's copy of it."""
+
+
+HASHED, PAUSE = 60.0, 0.05
+"""Seconds that a run which ends waits for the digests of artifacts, and between two looks."""
 
 
 class Forward:
@@ -266,6 +271,17 @@ class Forward:
         self._remember()
         return moved
 
+    def tell(self, wait: Callable[[float], object]) -> None:
+        """Waits, for a while, until artifacts that lines named are hashed, and lets Redis know. Raises as `step`."""
+        connection, sender = self._live
+        sender.quiet()
+        for _ in range(int(HASHED / PAUSE)):
+            for source in self._sources.values():
+                source.tell(connection)
+            if not any(source.mentions is not None and source.mentions.waits for source in self._sources.values()):
+                return
+            wait(PAUSE)
+
     def rest(self) -> float:
         """Seconds until there is something to do without a wake-up."""
         sources = self._sources.values()
@@ -328,6 +344,8 @@ class Forward:
         connection, sender = self._live
         sender.quiet()
         self._remember_at = self._clock() + REMEMBERED
+        for source in self._sources.values():
+            source.tell(connection)
         info = stream_info(connection, self.shared.keys.stream)
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)
         if what_was_lost(seen, {}, info, None):
@@ -353,4 +371,10 @@ def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], flo
         return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock)
     if shared.mapping.source.kind == "context":
         return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
-    return LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    log_source = LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    if shared.mapping.message.artifact_types:
+        settings, mapping = shared.settings, shared.mapping
+        log_source.mentions = Mentions(
+            mapping, name, str(settings.root), settings.paths, shared.hasher, ledger, shared.keys
+        )
+    return log_source

@@ -8,16 +8,14 @@ from dataclasses import replace
 
 from bridge.carry.draft import Draft, closed_fingerprint, closed_value
 from bridge.carry.merge import BATCH_BYTES, Head
-from bridge.carry.reading import Read, Reader
+from bridge.carry.reading import Read
 from bridge.carry.refill import Compared, Resume
-from bridge.carry.rejects import Rejects
-from bridge.carry.shared import keep_generations, keep_news
-from bridge.carry.source import Source
+from bridge.carry.shared import keep_generations
+from bridge.carry.tailsource import TailSource
 from bridge.codecs.continued import Continued
 from bridge.errors import LedgerError, SourceError
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import Range
 from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -27,17 +25,11 @@ from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
 
-class LogSource(Source):
-    """A logical log file, as lines. Only its `tail` is shared, with the mirror."""
+class LogSource(TailSource):
+    """A logical log file, as lines."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
-        super().__init__(mapping, tail.name, tail.notices, ledger, clock)
-        self.tail = tail
-        self._unended: dict[int, int] = {}
-        """Bytes without a newline at the end of generations that are finished."""
-        self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
-        self._keys = keys
-        self._reader = Reader(mapping, tail, ledger, self._rejects, self.codec, clock)
+        super().__init__(mapping, keys, tail, ledger, clock)
         self._latest = 0
         self._undo: Callable[[], None] = lambda: None
         self._aside: dict[tuple[int, int, str], int] = {}
@@ -45,69 +37,7 @@ class LogSource(Source):
         self._closed: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
 
-    def look(self, paths: set[str] | None) -> bool:
-        """As the base class says; its pieces' names begin with its own."""
-        path = str(self.tail.path)
-        if paths is not None and not any(one.startswith(path) for one in paths):
-            return False
-        with self.tail.lock:
-            self.tail.look()
-        return True
-
-    @property
-    def present(self) -> bool:
-        """Whether there is a file."""
-        return self.tail.first() is not None
-
-    def content_of(self, one: Range) -> bytes:
-        """As the base class says."""
-        held = self.tail.of_number(one.generation)
-        return held.read(one.end - one.start, one.start) if held else b""
-
-    def unfinished(self) -> int:
-        """Bytes of last lines without a newline."""
-        first, total = self.tail.first(), sum(self._unended.values())
-        current = first is not None and first is self.tail.current() and not first.packed
-        return total + (self.left() if current else 0)
-
-    @property
-    def skipped_since(self) -> float | None:
-        """Since when the reader is ahead over bytes without entries; None when it is not."""
-        return self._reader.skipped_since
-
-    @property
-    def waits(self) -> bool:
-        """Whether what comes next is not ended yet, and will be in a moment."""
-        return self._reader.settling
-
-    @property
-    def in_history(self) -> bool:
-        """Whether what comes next stood there when the source was first met, or an import began."""
-        first, history = self.tail.first(), self.memory.history
-        return history is not None and first is not None and (first.number, first.read_to) < history
-
-    @property
-    def rejected(self) -> int:
-        """Lines that were set aside."""
-        return self._rejects.count
-
-    def left(self) -> int:
-        """Bytes on disk that are to be read."""
-        return sum(one.left() for one in self.tail.pending())
-
-    def on_disk(self) -> int:
-        """Bytes on disk of all its generations that are known, as far as that is known."""
-        done = [one.packed[0] if one.packed else one.at.offset for one in self.tail.records() if one.closed]
-        return sum(done) + sum(one.left(0) for one in self.tail.pending())
-
     # -- the cursor ------------------------------------------------------------------------------------------
-
-    def end(self) -> Position | None:
-        """Where its files end now; None when there are none."""
-        last = self.tail.current()
-        if last is None:
-            return None
-        return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Goes on from a place Redis confirmed. What was read beyond it is forgotten."""
@@ -156,6 +86,8 @@ class LogSource(Source):
             high = compared.standing.get((self.memory.number, known.number))
             if high is not None and one.content is not None:
                 self._reader.step_over(one, high[0])
+        if self.mentions is not None and (first := tail.first()) is not None:
+            self.mentions.place(Position(first.number, first.read_to))
         aside = still_aside(self._ledger, self._stream, "forward", self.name)
         self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
 
@@ -181,10 +113,6 @@ class LogSource(Source):
             return None
         value = Checkpoint(first.number, first.fingerprint())
         return value.position, value.to_json()
-
-    def keep_news(self) -> list[str]:
-        """Writes new generations into the ledger; returns notices for the log."""
-        return keep_news(self.tail, self._ledger, self._stream)
 
     def remember(self) -> None:
         """Into the ledger, inside a transaction: how far it was carried, and which generations are."""
@@ -334,6 +262,8 @@ class LogSource(Source):
         draft.places = None if whole else good
         draft.first = Position(generation.number, offsets[0])
         draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+        if self.mentions is not None and any(kind in read.data for kind in self.mentions.types):
+            draft.rows = self.mentions.widened(draft.rows, generation.number, offsets)
         if self._aside:  # lines that an earlier mapping could not translate are forward's now
             draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
         if not late and self._is_history(generation.number, offsets[0]):

@@ -68,7 +68,7 @@ class Mirror:
         self._stream = shared.mapping.stream.key
         files = shared.folder is not None
         kind = DocumentTranslator if files else Translator
-        self.translator = kind(shared.mapping, mirror, shared.settings.roles)
+        self.translator = kind(shared.mapping, mirror, shared.settings.roles, shared.settings.paths)
         self._deliveries = Deliveries(shared.mapping, shared.settings) if files else None
         self._kinds = Kinds(self._stream, log.warning)
         self._targets: dict[str, Target] = {}

@@ -16,12 +16,14 @@ from bridge.ledger.sources import SourceMemory, save_source
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Origin, Position
+from bridge.model import Checkpoint, Origin, Position
 
 if TYPE_CHECKING:
     from bridge.carry.draft import Draft
+    from bridge.carry.mentions import Mentions
     from bridge.carry.merge import Head
     from bridge.carry.refill import Compared, Resume
+    from bridge.streams.connect import Connection
 
 
 class Source(ABC):
@@ -43,6 +45,8 @@ class Source(ABC):
         self.patience = 0.1
         """Seconds after which to look again while it waits."""
         self.codec: Codec = mapping.codec(name)
+        self.mentions: Mentions | None = None
+        """What is said of artifacts that its messages name, where they may."""
         self.notices = notices
         """What is to be said in the log."""
         self._ledger = ledger
@@ -129,6 +133,11 @@ class Source(ABC):
     @abstractmethod
     def unfinished(self) -> int:
         """Bytes that are no whole message yet."""
+
+    def tell(self, connection: Connection) -> None:
+        """Lets Redis know what was found out aside, of what is in the stream. Raises RedisLost, RedisRefused."""
+        if self.mentions is not None and self.stored:
+            self.mentions.tell(connection, self.memory.number, Checkpoint.from_json(self.stored).position)
 
     # -- the cursor ------------------------------------------------------------------------------------------
 

@@ -203,6 +203,9 @@ class State:
             self._connection.close()
         self._connection = None
 
+    def tell(self, wait: Callable[[float], object]) -> None:
+        """Nothing is found out aside."""
+
     def rest(self) -> float:
         """Seconds until there is something to do without a wake-up."""
         return min(self._settle / 2, LOOK) if self.waits else VERIFY if self._owner_is_file else LOOK

@@ -12,6 +12,7 @@ from bridge.ledger.mirrored import Written
 from bridge.ledger.quarantine import KEPT, Quarantined
 from bridge.mapping import Mapping
 from bridge.model import EntryId, format_id, parse_origin, shown
+from bridge.paths import Paths
 from bridge.sections import MirrorSection
 from bridge.streams.reader import Entry
 
@@ -39,7 +40,9 @@ class Translator:
     ending = b"\n"
     """What stands between a message and the next one in a file; nothing: each has a file of its own."""
 
-    def __init__(self, mapping: Mapping, section: MirrorSection, roles: frozenset[str]) -> None:
+    def __init__(
+        self, mapping: Mapping, section: MirrorSection, roles: frozenset[str], paths: Paths | None = None
+    ) -> None:
         self.codec = mapping.codec(section.path)
         self.mapping = mapping
         self.section = section
@@ -47,6 +50,9 @@ class Translator:
         self._names = [*self.codec.fields]
         self._path = section.path
         self._roles = roles
+        self._paths = paths or Paths()
+        self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types if self._paths.rules)
+        """Types of messages whose data names a path, which is another one on the files' side."""
         self._limit = mapping.format.max_line_bytes
         self._stops = mapping.policy.on_reject == "stop"
         self._stream = mapping.stream.key
@@ -59,6 +65,8 @@ class Translator:
         plain, names, limit = self._path, self._names, self._limit
         straight = "{" not in plain
         usual = [straight and entry.fields[0::2] == names for entry in found]
+        if self._naming:
+            usual = [one and entry.fields[5] not in self._naming for entry, one in zip(found, usual, strict=True)]
         rows = [tuple(entry.fields[1::2]) for entry, one in zip(found, usual, strict=True) if one]
         encoded = self.codec.encode_all(rows)
         sizes = [len(line) + 1 if isinstance(line, bytes) else 0 for line in encoded]
@@ -128,6 +136,8 @@ class Translator:
             if not ROLE.fullmatch(role) or role not in self._roles:
                 return "", b"", "its role is not declared in [components], so it may not become a file name"
             path = path.replace("{role}", role)
+        if values.get(b"type") in self._naming:
+            values[b"data"] = self._paths.data_back(values[b"data"])
         path, line = self.encoded(path, values, entry.id)
         if isinstance(line, str):
             return "", b"", line

@@ -91,6 +91,34 @@ def open_inside(path: bytes) -> int | None:
     return None
 
 
+def inside(root: bytes, path: bytes) -> bytes | None:
+    """The path without any links, if it stays inside the root so; None: it leaves it, or nobody can tell."""
+    try:
+        top, real = os.path.realpath(root), os.path.realpath(path)
+    except (OSError, ValueError):
+        return None
+    return real if real == top or real.startswith(top.rstrip(b"/") + b"/") else None
+
+
+def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
+    """present, missing or outside (where `real` is None); and what it is, by its first bytes if it is inside."""
+    name = os.fsdecode(path)
+    if real is None:
+        return "outside", type_of(b"", name)
+    try:
+        fd = open_inside(real)
+    except OSError:
+        return "missing", type_of(b"", name)
+    if fd is None:
+        return "missing", type_of(b"", name)
+    try:
+        return "present", type_of(os.read(fd, HEAD), name)
+    except OSError:
+        return "present", type_of(b"", name)
+    finally:
+        os.close(fd)
+
+
 def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> Known | None:
     """Reads a whole file; None: it is gone, was changed meanwhile, or `stop` said so. Raises OSError."""
     fd = open_inside(path)

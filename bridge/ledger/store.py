@@ -107,6 +107,8 @@ def _fifth(db: sqlite_utils.Database) -> None:
     db.table("state_values").create(
         {"stream": str, "name": bytes, "sha256": str, "timestamp": bytes}, pk=("stream", "name")
     )
+    mention = {"stream": str, "name": str, "generation": int, "offset": int, "path": bytes}
+    db.table("mentions").create(mention, pk=("stream", "name", "generation", "offset"))
     db.table("spool_due").create_index(["stream", "name"])
     db.table("spool_due").create_index(["stream", "batch", "time", "name"])
 

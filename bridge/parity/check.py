@@ -188,7 +188,7 @@ class Check:
             view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
             self._aside(view), gone, view.both,
         )  # fmt: skip
-        expected = Expected(self._mapping, self._settings.roles)
+        expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
         comparison = Comparison(files, view.numbers, own, self._mapping.codec, expected, due, since, stats)
         with closing(comparison):
             self._walk(connection, comparison, view, since)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bridge.codecs.named import EXTRA
 from bridge.model import ORIGIN_FIELD, Row, parse_origin
 from bridge.parity.sides import OFFSETS, SHIFT
 
@@ -98,7 +99,8 @@ def row_of(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
     """An entry's values in the codec's order; of one whose fields are others, all that it has."""
     held = fields[0::2]
     values = dict(zip(held, fields[1::2], strict=True))
-    if len(held) == len(values) and set(values) - {ORIGIN_FIELD} == set(names):
+    more = {ORIGIN_FIELD, *EXTRA} if ORIGIN_FIELD in values else set()  # of a line that names an artifact
+    if len(held) == len(values) and set(values) - (more - set(names)) == set(names):
         return tuple(values[name] for name in names)
     return Odd(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
                for part in (name, value))  # fmt: skip

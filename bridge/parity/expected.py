@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 from bridge.mapping import Mapping
 from bridge.model import FIELDS
+from bridge.paths import Paths
 
 
 class Expected:
     """For one mapping with a mirror. `roles` are the declared ones: no other may name a file (DESIGN §10)."""
 
-    def __init__(self, mapping: Mapping, roles: frozenset[str]) -> None:
+    def __init__(self, mapping: Mapping, roles: frozenset[str], paths: Paths | None = None) -> None:
         self._mapping = mapping
         self._roles = roles
         self._path = mapping.mirror.path if mapping.mirror is not None else ""
         self._codecs = {self._path: mapping.codec(self._path or "x")}
+        self._paths = paths or Paths()
+        self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types if self._paths.rules)
         self._names = list(self._codecs[self._path].fields)
 
     @property
@@ -29,6 +32,8 @@ class Expected:
         Whether each can be a line is not asked: one that has none in the file is asked for once more.
         """
         if self.several or any(fields[0::2] != self._names for fields in entries):
+            return None
+        if self._naming and any(fields[5] in self._naming for fields in entries):
             return None
         rows, codec = [tuple(fields[1::2]) for fields in entries], self._codecs[self._path]
         made: Sequence[bytes | str] = codec.joined(rows) or codec.encode_all(rows)
@@ -57,9 +62,11 @@ class Expected:
 
     def _values(self, fields: Sequence[bytes]) -> tuple[bytes, ...] | None:
         names = fields[0::2]
-        if names == self._names:
+        if names == self._names and not self._naming:
             return tuple(fields[1::2])
         values = dict(zip(names, fields[1::2], strict=True))
+        if values.get(FIELDS[2]) in self._naming and FIELDS[3] in values:
+            values[FIELDS[3]] = self._paths.data_back(values[FIELDS[3]])
         if len(values) != len(names) or any(name not in values for name in self._names):
             return None
         return tuple(values[name] for name in self._names)

@@ -20,18 +20,28 @@ class Keys:
     mirror: bytes
     late: bytes
     floor: bytes
+    artifacts: bytes
 
     @classmethod
     def of(cls, stream: str) -> Keys:
         """The table for stream `stream`."""
         s = stream.encode()
-        names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor")
+        names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts")
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property
     def own(self) -> tuple[bytes, ...]:
         """The bridge's own keys, without the stream."""
-        return (self.meta, self.checkpoint, self.sources, self.generations, self.mirror, self.late, self.floor)
+        return (
+            self.meta,
+            self.checkpoint,
+            self.sources,
+            self.generations,
+            self.mirror,
+            self.late,
+            self.floor,
+            self.artifacts,
+        )
 
 
 def health(instance: str) -> bytes:

@@ -1,0 +1,91 @@
+"""Lines that name an artifact: what is told of it at once, with the line's entry, and what follows when it is hashed.
+
+The line's own bytes stay as they are. Its path is data: a file is looked at only inside the root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+from bridge.codecs.named import path_in
+from bridge.files.artifacts import Hasher, inside, looked_at
+from bridge.files.spool import Facts
+from bridge.ledger import mentions as memory
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import Position, Row
+from bridge.paths import Paths
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+AT_ONCE = 100
+"""Artifacts that are looked at in one go."""
+
+
+class Mentions:
+    """For one log. `hasher` takes the digests aside."""
+
+    def __init__(
+        self, mapping: Mapping, name: str, root: str, paths: Paths, hasher: Hasher, ledger: Ledger, keys: Keys
+    ) -> None:  # fmt: skip
+        self.types = frozenset(kind.encode() for kind in mapping.message.artifact_types)
+        self._stream = mapping.stream.key
+        self._name = name
+        self._root = os.fsencode(root)
+        self._paths = paths
+        self._hasher = hasher
+        self._ledger = ledger
+        self._keys = keys
+        self.waits = False
+        """Whether some of what is in the stream was not told yet."""
+
+    def widened(self, rows: Sequence[Row], generation: int, offsets: Sequence[int]) -> list[Row]:
+        """The rows; those of a message that names an artifact with `path`, `artifact_type` and `artifact_status`."""
+        found, due = [], []
+        for row, offset in zip(rows, offsets, strict=True):
+            path = path_in(row[3]) if row[2] in self.types else None
+            if path is not None:
+                whole = os.path.normpath(os.path.join(self._root, path))  # noqa: PTH118 - bytes
+                real = inside(self._root, whole)
+                status, kind = looked_at(real, whole)
+                row = (*row, self._paths.over(whole), kind.encode(), status.encode())
+                if status == "present" and real is not None:
+                    due.append((generation, offset, real))
+            found.append(row)
+        if due:
+            memory.add(self._ledger, self._stream, self._name, due)
+        return found
+
+    def place(self, at: Position) -> None:
+        """Lines before this place are in the stream; what is known of later ones will be found out again."""
+        memory.settle(self._ledger, self._stream, self._name, at)
+
+    def tell(self, connection: Connection, number: int, upto: Position) -> bool:
+        """Puts sizes and digests, as far as they are known by now, into `bridge:{S}:artifacts`; False: none were."""
+        ready = memory.ready(self._ledger, self._stream, self._name, upto, AT_ONCE)
+        facts: list[bytes] = []
+        done: list[tuple[int, int]] = []
+        for generation, offset, path in ready:
+            try:
+                now = Facts.of(os.stat(path, follow_symlinks=False))
+                found = self._hasher.ask(path, now)
+            except OSError:
+                facts += [b"%d.%d:%d" % (number, generation, offset), b'{"status":"gone"}']
+                done.append((generation, offset))
+                continue
+            if found is None:
+                continue
+            told = {"status": "unreadable"} if isinstance(found, OSError) else {
+                "status": "present", "size": found.facts.size, "sha256": found.sha256, "artifact_type": found.type,
+                "path": self._paths.over(path).decode("utf-8", "backslashreplace"),
+            }  # fmt: skip
+            facts += [b"%d.%d:%d" % (number, generation, offset), json.dumps(told).encode()]
+            done.append((generation, offset))
+        self.waits = len(done) < len(ready) or len(ready) == AT_ONCE
+        if facts:
+            connection.calls(pack("HSET", self._keys.artifacts, *facts))
+            memory.forget(self._ledger, self._stream, self._name, done)
+        return bool(facts)

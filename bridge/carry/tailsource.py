@@ -1,0 +1,95 @@
+"""A source that is one logical file, with all its generations: what there is of it, and how much is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.reading import Reader
+from bridge.carry.rejects import Rejects
+from bridge.carry.shared import keep_news
+from bridge.carry.source import Source
+from bridge.files.tail import Tail
+from bridge.ledger.mirrored import Range
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import Position
+from bridge.streams.keys import Keys
+
+
+class TailSource(Source):
+    """Only its `tail` is shared, with the mirror."""
+
+    def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
+        super().__init__(mapping, tail.name, tail.notices, ledger, clock)
+        self.tail = tail
+        self._unended: dict[int, int] = {}
+        """Bytes without a newline at the end of generations that are finished."""
+        self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
+        self._keys = keys
+        self._reader = Reader(mapping, tail, ledger, self._rejects, self.codec, clock)
+
+    def look(self, paths: set[str] | None) -> bool:
+        """As the base class says; its pieces' names begin with its own."""
+        path = str(self.tail.path)
+        if paths is not None and not any(one.startswith(path) for one in paths):
+            return False
+        with self.tail.lock:
+            self.tail.look()
+        return True
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a file."""
+        return self.tail.first() is not None
+
+    def content_of(self, one: Range) -> bytes:
+        """As the base class says."""
+        held = self.tail.of_number(one.generation)
+        return held.read(one.end - one.start, one.start) if held else b""
+
+    def unfinished(self) -> int:
+        """Bytes of last lines without a newline."""
+        first, total = self.tail.first(), sum(self._unended.values())
+        current = first is not None and first is self.tail.current() and not first.packed
+        return total + (self.left() if current else 0)
+
+    @property
+    def skipped_since(self) -> float | None:
+        """Since when the reader is ahead over bytes without entries; None when it is not."""
+        return self._reader.skipped_since
+
+    @property
+    def waits(self) -> bool:
+        """Whether what comes next is not ended yet, and will be in a moment."""
+        return self._reader.settling
+
+    @property
+    def in_history(self) -> bool:
+        """Whether what comes next stood there when the source was first met, or an import began."""
+        first, history = self.tail.first(), self.memory.history
+        return history is not None and first is not None and (first.number, first.read_to) < history
+
+    @property
+    def rejected(self) -> int:
+        """Lines that were set aside."""
+        return self._rejects.count
+
+    def left(self) -> int:
+        """Bytes on disk that are to be read."""
+        return sum(one.left() for one in self.tail.pending())
+
+    def on_disk(self) -> int:
+        """Bytes on disk of all its generations that are known, as far as that is known."""
+        done = [one.packed[0] if one.packed else one.at.offset for one in self.tail.records() if one.closed]
+        return sum(done) + sum(one.left(0) for one in self.tail.pending())
+
+    def end(self) -> Position | None:
+        """Where its files end now; None when there are none."""
+        last = self.tail.current()
+        if last is None:
+            return None
+        return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
+
+    def keep_news(self) -> list[str]:
+        """Writes new generations into the ledger; returns notices for the log."""
+        return keep_news(self.tail, self._ledger, self._stream)

@@ -1,0 +1,46 @@
+"""Artifacts that lines of logs named, until their sizes and digests are in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.ledger.store import Ledger
+from bridge.model import Position
+
+
+def add(ledger: Ledger, stream: str, name: str, found: Sequence[tuple[int, int, bytes]]) -> None:
+    """Generation and offset of lines that are about to be sent, and the files they name."""
+    with ledger.transaction():
+        for generation, offset, path in found:
+            ledger.write(
+                "INSERT OR REPLACE INTO mentions (stream, name, generation, offset, path) VALUES (?, ?, ?, ?, ?)",
+                (stream, name, generation, offset, path),
+            )
+
+
+def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
+    """Forgets lines from this place on: they are read again."""
+    ledger.write(
+        "DELETE FROM mentions WHERE stream = ? AND name = ? AND (generation > ? OR (generation = ? AND offset >= ?))",
+        (stream, name, at.generation, at.generation, at.offset),
+    )
+
+
+def ready(ledger: Ledger, stream: str, name: str, upto: Position, count: int) -> list[tuple[int, int, bytes]]:
+    """Lines before this place whose files are to be looked at, oldest first."""
+    rows = ledger.rows(
+        "SELECT generation, offset, path FROM mentions WHERE stream = ? AND name = ?"
+        " AND (generation < ? OR (generation = ? AND offset < ?)) ORDER BY generation, offset LIMIT ?",
+        (stream, name, upto.generation, upto.generation, upto.offset, count),
+    )
+    return [(int(generation), int(offset), bytes(path)) for generation, offset, path in rows]
+
+
+def forget(ledger: Ledger, stream: str, name: str, places: Sequence[tuple[int, int]]) -> None:
+    """What was to be known of these is in Redis."""
+    with ledger.transaction():
+        for generation, offset in places:
+            ledger.write(
+                "DELETE FROM mentions WHERE stream = ? AND name = ? AND generation = ? AND offset = ?",
+                (stream, name, generation, offset),
+            )
