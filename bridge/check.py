@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -200,10 +201,21 @@ def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
     """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
     result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
     folder = Folder(root, mapping.files, mapping.source.exclude)
+    if mapping.source.kind == "context":
+        return _contexts(mapping, folder, first)
     for name in sorted(found.name for some in folder.scan() for found in some):
         taken = folder.read(name, limit + 1)
         if taken is not None:
             result.document(mapping, name, taken, limit, first)
+    return result
+
+
+def _contexts(mapping: Mapping, folder: Folder, first: int) -> Checked:
+    result = Checked(noun="chunk")
+    for some in folder.scan():
+        for found in some:
+            one = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(found.name), first)
+            result.translated, result.size = result.translated + one.translated, result.size + one.size
     return result
 
 

@@ -214,3 +214,65 @@ def test_schema(tmp_path: Path) -> None:
     for name in shipped_names():
         shown = json.loads(bridge(tmp_path, "mapping", "show", name, "--json").stdout)
         assert set(shown) <= set(schema["properties"])
+
+
+def folder(path: Path, files: dict[str, bytes]) -> str:
+    """What is proposed for a folder of these files, and that it translates them."""
+    for name, raw in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(raw)
+    where = path.parent
+    done = bridge(where, "mapping", "infer", path.name)
+    assert done.returncode == 0, done.stderr
+    (where / "own.toml").write_text(done.stdout)
+    check = bridge(where, "mapping", "check", "./own.toml")
+    assert check.returncode == 0, check.stdout + check.stderr
+    return done.stdout
+
+
+def test_folder_of_documents(tmp_path: Path) -> None:
+    """A folder of JSON files is a spool, with the pointers and the identity that most of them have."""
+    files = {
+        f"pending/{n}.json": json.dumps({"uuid": f"u{n}", "doc_type": "note" if n % 2 else "task", "role": "wind",
+                                         "created_at": f"2026-03-02T09:00:{n:02}Z", "n": 1}, indent=1).encode()
+        for n in range(12)
+    }  # fmt: skip
+    said = folder(tmp_path / "inbox", files | {"index.json": b"[1]"})
+    assert 'kind = "spool"' in said
+    assert 'path = "inbox/**/*.json"' in said
+    assert 'exclude = ["inbox/index.json"]' in said
+    for line in ('id = { pointer = "/uuid" }', 'role = { pointer = "/role" }', 'type = { pointer = "/doc_type" }',
+                 'timestamp = { pointer = "/created_at" }'):  # fmt: skip
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "kind"),
+    [("artifacts", b"\x89PNG\r\n\x1a\n\xff", "artifacts"), ("context", b"some text", "context"), ("state", b"on", "state"),
+     ("notes", "h\u00e9llo".encode(), "spool")],
+)  # fmt: skip
+def test_other_folders(tmp_path: Path, name: str, raw: bytes, kind: str) -> None:
+    """Pictures are artifacts; texts are what their folder's name says, else one message each, and that is not sure."""
+    said = folder(tmp_path / name, {f"{n}.x": raw for n in range(5)})
+    assert f'kind = "{kind}"' in said
+    assert "Not sure" in said
+
+
+def test_init_says_what_it_did_not_understand(tmp_path: Path) -> None:
+    """`init` takes the mappings whose files are there, of any kind, and names the rest."""
+    for name, raw in (
+        ("messages.log", b"agent|2026-03-02T09:14:05Z|turn|hi\n"), ("state/phase", b"build"), ("context/wind.ctx", b"x"),
+        ("artifacts/a.png", b"x"), ("inbox/1.json", b'{"uuid": "1", "doc_type": "x", "timestamp": "2026-03-02T09:14:05Z"}'),
+        ("notes/1.txt", b"one"), ("notes/2.txt", b"two"), ("odd.bin", b"\0"),
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(raw)
+    done = bridge(tmp_path, "init")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "bridge.toml").read_text()
+    for name in ("hestai-message", "hestai-inbox", "hestai-context", "hestai-state", "hestai-artifacts"):
+        assert f'"{name}"' in text
+    assert "notes/: 2 files: 1.txt, 2.txt" in done.stdout
+    assert "odd.bin" in done.stdout
+    assert "artifacts/" in done.stdout.partition("not understood")[0]
+    assert "a.png" not in done.stdout.partition("not understood")[2]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.codecs.infer import Proposal, infer
 from bridge.errors import SourceError
 from bridge.model import shown
+from bridge.words import counted
 
 if TYPE_CHECKING:
     from bridge.check import Checked
@@ -28,6 +29,8 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     from bridge.mapping import Mapping
     from bridge.schema import validated
 
+    if path.is_dir():
+        return _folder(path, root)
     opened = open_regular(path)
     if opened is None or opened.content is None:
         raise SourceError("cannot be read: No such file or directory", where=str(path))
@@ -62,6 +65,50 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     return _toml(tables, proposal, checked), tables, proposal, checked
 
 
+SAMPLED, FIRST = 200, 1 << 16
+"""Of a folder: how many files are looked at, and how many bytes of each."""
+
+
+def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Checked]:
+    """The same for a folder. Raises SourceError where there is no file in it."""
+    from itertools import islice
+
+    from bridge.check import check_folder
+    from bridge.codecs.infer_folder import infer_folder
+    from bridge.files.spool import Folder
+    from bridge.mapping import Mapping
+    from bridge.schema import validated
+
+    folder = Folder(path.resolve(), "**/*")
+    files = []
+    for raw_name in islice((one.name for some in folder.scan() for one in some), SAMPLED):
+        taken = folder.read(raw_name, FIRST)
+        if taken is not None:
+            files.append((raw_name.decode("utf-8", "surrogateescape"), taken.raw))
+    if not files:
+        raise SourceError("holds no file", where=str(path), hint="give a folder with some files in it")
+    found = infer_folder(path.resolve().name, files)
+    try:
+        below = str(path.resolve().relative_to(root.resolve()))
+    except ValueError:
+        below = path.resolve().name
+    base = "" if below == "." else f"{below}/"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name).strip("-")[:64] or "folder"
+    source: dict[str, Any] = {"kind": found.kind, "path": f"{base}{found.glob}" or "**/*"}
+    if found.exclude:
+        source["exclude"] = [f"{base}{one}" for one in found.exclude]
+    tables: dict[str, Any] = {
+        "name": name, "source": source, **({"format": found.format} if found.format else {}),
+        "message": found.message, "stream": {"key": f"{name}:messages"},
+    }  # fmt: skip
+    mapping = validated(Mapping, tables, str(path))
+    checked = (
+        check_folder(mapping, root.resolve(), 0) if base or below == "." else check_folder(mapping, path.parent, 0)
+    )
+    proposal = Proposal(found.format, found.message, notes=found.notes)
+    return _toml(tables, proposal, checked), tables, proposal, checked
+
+
 def _source_of(file: str) -> tuple[str, bool]:
     """The path of the log that this file is, or is a piece of; and whether that is a glob for a file each day."""
     folder, slash, name = file.rpartition("/")
@@ -75,14 +122,15 @@ def _source_of(file: str) -> tuple[str, bool]:
 def _toml(tables: dict[str, Any], proposal: Proposal, checked: Checked) -> str:
     total = checked.translated + checked.rejected
     share = 100 * checked.translated / total if total else 0.0
-    said = [f"{checked.translated:,} of {total:,} lines translate ({share:.1f} %)."]
+    said = [f"{checked.translated:,} of {counted(total, checked.noun)} translate ({share:.1f} %)."]
     if "continuation" in proposal.format:
         said[0] = f"{checked.translated:,} of {total:,} messages, of one line or several, translate ({share:.1f} %)."
     for reason, (count, numbers, example) in checked.reasons.items():
-        said.append(f"{count:,} do not, {reason}: line {numbers[0]}: {shown(example, 60)}")
+        said.append(f"{count:,} do not, {reason}: {checked.noun} {numbers[0]}: {shown(example, 60)}")
     said += [f"Not sure: {note}." for note in proposal.notes]
     said += [f"The file {checked.damage}."] if checked.damage else []
-    said.append("Try it with `bridge mapping check THIS.toml`. Add [mirror] to carry entries back into files.")
+    more = " Add [mirror] to carry entries back into files." if tables["source"]["kind"] in ("log", "spool") else ""
+    said.append(f"Try it with `bridge mapping check THIS.toml`.{more}")
     rows = [f"# {text}" for text in said]
     rows.append(f"name = {_value(tables['name'])}")
     for table, keys in tables.items():

@@ -98,7 +98,8 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     chosen = [one for one in seen.found if one.mapping.name in {given[name].name for name in names}]
     if options.as_json:
         emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
-              "reachable": reachable, "mappings": names, "sources": {one.mapping.name: _facts(one) for one in chosen},
+              "reachable": reachable, "mappings": names, "not_understood": seen.names,
+              "sources": {one.mapping.name: _facts(one) for one in chosen},
               })  # fmt: skip
         return
     from bridge.cli.screen import console, safe
@@ -108,6 +109,8 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
         _show(out, one, folder)
     if not here_are:
         _nothing(out, seen, folder)
+    elif seen.names:
+        _rest(out, seen)
     out.print(safe(f"redis: {server}"))
     out.print(safe(f"wrote {path}", "bold"))
     out.print(safe("next: `bridge import-history --dry-run` tells what of this would come over"))
@@ -146,6 +149,29 @@ def _show(out: Console, one: Found, folder: Path) -> None:
             out.print(safe(text, "yellow"), no_wrap=True, overflow="ellipsis")
     for error in one.unread:
         out.print(safe(f"  {error}", "red"))
+
+
+def _rest(out: Console, seen: Seen) -> None:
+    """What no mapping names, a line for each folder."""
+    from collections import Counter
+
+    from bridge.cli.screen import safe
+    from bridge.model import shown
+
+    folders = Counter(name.rpartition("/")[0] for name in seen.names)
+    out.print(safe("not understood, and not carried:", "yellow"))
+    for folder, count in folders.most_common(FOLDERS):
+        mine = [name.rpartition("/")[2] for name in seen.names if name.rpartition("/")[0] == folder]
+        some = ", ".join(shown(os.fsencode(name), 60) for name in mine[:3]) + (" …" if count > 3 else "")
+        where = shown(os.fsencode(folder), 80) + "/" if folder else "this folder"
+        out.print(safe(f"  {where}: {counted(count, 'file')}: {some}"), no_wrap=True, overflow="ellipsis")
+    if len(folders) > FOLDERS:
+        out.print(safe(f"  … and {len(folders) - FOLDERS} more folders"))
+    out.print(safe("  `bridge mapping infer FILE` or FOLDER proposes a mapping"))
+
+
+FOLDERS = 8
+"""Folders of unknown files that are told of."""
 
 
 def _nothing(out: Console, seen: Seen, folder: Path) -> None:

@@ -92,7 +92,8 @@ def _folder(given: Options, result: Any, path: str) -> int:
 @click.argument("file", type=click.Path(path_type=Path))
 @verb
 def infer(given: Options, file: Path) -> int:
-    """Propose a mapping for FILE, a log of any form, as TOML: put it into a file, edit it, and try `mapping check`.
+    """Propose a mapping for FILE, a log of any form or a folder, as TOML: put it into a file, edit it, and try
+    `mapping check`.
 
     Exits 3 when no line would translate.
     """

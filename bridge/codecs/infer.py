@@ -97,7 +97,20 @@ FEW = 0.2
 CONTINUES = re.compile(rb"\s|Caused by|Traceback|\.\.\. |at |[\w.]+(?:Error|Exception)\b|\}|\)|$")
 
 ROLES = ("role", "agent", "user", "component", "logger", "service", "source", "name", "program", "app", "host", "nick")
-TYPES = ("type", "event_type", "event", "kind", "action", "level", "severity", "levelname", "status", "method")
+TYPES = (
+    "type",
+    "event_type",
+    "doc_type",
+    "message_type",
+    "event",
+    "kind",
+    "action",
+    "level",
+    "severity",
+    "levelname",
+    "status",
+    "method",
+)
 STAMPS = ("timestamp", "@timestamp", "time", "ts", "datetime", "date", "created_at", "created", "at", "asctime")
 
 
@@ -114,7 +127,7 @@ class Proposal:
 def infer(lines: Sequence[bytes]) -> Proposal:
     """What fits these lines best. The first of them may be a heading."""
     some = [line for line in lines if line.strip()]
-    found = [one for one in (_json(some), *_columns(some), *_patterns(some)) if one is not None]
+    found = [one for one in (json_objects(some), *_columns(some), *_patterns(some)) if one is not None]
     best = max(found, key=lambda one: (round(one.share, 2), "data" not in one.message), default=None)
     if best is None or best.share < 0.3:
         return _nothing()
@@ -206,7 +219,8 @@ def _zoned(proposal: Proposal, lines: Sequence[bytes]) -> bool:
 # -- JSON ----------------------------------------------------------------------------------------------------
 
 
-def _json(lines: Sequence[bytes]) -> Proposal | None:
+def json_objects(lines: Sequence[bytes]) -> Proposal | None:
+    """A proposal for lines that are JSON objects; None: most are none, or nothing in them is a time."""
     values: dict[str, list[Any]] = {}
     objects = 0
     for line in lines:
