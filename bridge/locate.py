@@ -14,13 +14,15 @@ from bridge.config import Settings
 from bridge.errors import BridgeError, SourceError
 from bridge.files.generation import Generation, open_regular
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import range_at, range_of
+from bridge.ledger import spool as memory
+from bridge.ledger.mirrored import range_at, range_of, ranges_of
 from bridge.ledger.quarantine import Quarantined, find_quarantined
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import Checkpoint, EntryId, Origin, Position, as_json, format_id, parse_id, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import existing, file_born
+from bridge.streams.state import key_of
 from bridge.streams.writer import Books, read_books
 
 PIECE = 1 << 20
@@ -56,7 +58,10 @@ class Place:
 
 
 def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[Place]:
-    """What is known of `FILE:LINE`, `FILE@OFFSET`, an entry ID or an origin. Raises BridgeError when it is nowhere."""
+    """What is known of `FILE:LINE`, `FILE@OFFSET`, a whole file, an entry ID or an origin.
+
+    Raises BridgeError when it is nowhere.
+    """
     searches = [Search(Shared(mapping, settings), ledger, connection) for mapping in settings.mappings]
     try:
         origin = parse_origin(os.fsencode(what))
@@ -70,9 +75,16 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
             if not found:
                 raise BridgeError(f"no source has the number {origin.source}")
             return found
+        for search in searches:
+            for whole in (cwd / what, settings.root / what):
+                one = search.of_whole_file(whole)
+                if one is not None:
+                    return [one]
         place = _PLACE.fullmatch(what)
         if place is None:
-            forms = "FILE:LINE, FILE@OFFSET, an entry ID (1771004967322-0), or an origin (1.2:3041)"
+            forms = (
+                "FILE:LINE, FILE@OFFSET, a whole FILE of a folder, an entry ID (1771004967322-0), or an origin (1.2:3)"
+            )
             raise BridgeError(f"{what!a} is no place", hint=forms)
         path = next((p for p in (cwd / place[1], settings.root / place[1]) if is_regular(p)), None)
         if path is None:
@@ -98,6 +110,49 @@ class Search:
         self._books: Books = read_books(connection, shared.keys)
 
     # -- from the file ---------------------------------------------------------------------------------------
+
+    def of_whole_file(self, path: Path) -> Place | None:
+        """What became of a file that is a message, a value or an artifact; None when it is none of this mapping's."""
+        folder = self.shared.folder or self.shared.values
+        name = folder.below(str(path)) if folder is not None else None
+        found = folder.find(name) if folder is not None and name is not None else None
+        if found is None or name is None:
+            return None
+        place = Place(self.shared.mapping.name, self._stream, file=os.fsdecode(name))
+        if self.shared.values is not None:
+            hashed = key_of(self.shared.keys, name).decode(errors="backslashreplace")
+            place.said = f"its latest value is in the hash {hashed}"
+            return place
+        known = memory.carried(self._ledger, self._stream, name)
+        aside = find_quarantined(self._ledger, self._stream, name=name.decode("utf-8", "backslashreplace"))
+        if known is None and aside is not None and not aside.retried:
+            place.said = _in_quarantine(aside)
+        elif known is None:
+            place.said = "it is not carried yet"
+        elif known[2]:
+            generation, _, written = known[2].partition(":")
+            held = [one for one in ranges_of(self._ledger, self._stream, written) if one.generation == int(generation)]
+            ids = [entry_id for one in held for entry_id, _ in one.entries]
+            place.born, place.entry = "Redis", format_id(ids[0]).decode() if ids else None
+            place.said = f"the mirror wrote it, of entry {place.entry}"
+        else:
+            number = self._books.sources.get(self.shared.mapping.source.path.encode("utf-8", "surrogateescape"), b"0")
+            origin = Origin(int(number), known[0], known[1])
+            entry_id = self._find(origin, found.facts.written // 1_000_000)
+            place.born, place.origin = "file", f"{origin.source}.{origin.generation}:{origin.offset}"
+            place.entry = format_id(entry_id).decode() if entry_id is not None else None
+            gone = "it was carried, and its entry is in the stream no more: trimmed, or deleted"
+            place.said = f"it is entry {place.entry}" if entry_id is not None else gone
+        return place
+
+    def _in_folder(self, place: Place, names: list[bytes], written: str = "") -> None:
+        """Fills in which file holds a message now."""
+        place.offset = place.generation = None
+        if names:
+            place.file = os.fsdecode(names[0])
+            place.said = f"it is the file {place.file}"
+        else:
+            place.said = f"its file{f' {written}' if written else ''} is not known to be there any more"
 
     def of_file(self, path: Path, number: int, *, by_line: bool) -> Place | None:
         """The line of this number, or the one that holds this byte; None when the file is none of this mapping's."""
@@ -193,6 +248,10 @@ class Search:
         aside = find_quarantined(self._ledger, self._stream, entry_id=text)
         if written is not None:
             span, offset = written
+            if self.shared.folder is not None:
+                mark = memory.mirrored_as(span.name, span.generation)
+                self._in_folder(place, memory.files_of(self._ledger, self._stream, 0, 0, mark), span.name)
+                return place
             self._in_file(place, span.name, Position(span.generation, offset))
             return place
         if fields is None and aside is None:
@@ -200,10 +259,10 @@ class Search:
         if aside is not None and not aside.retried:
             place.said = _in_quarantine(aside)
             return place
-        memory = stream_memory(self._ledger, self._stream)
+        known = stream_memory(self._ledger, self._stream)
         if self.shared.mapping.mirror is None:
             place.said = "this mapping has no mirror: it stays in the stream"
-        elif memory is None or entry_id > memory.mirror_cursor:
+        elif known is None or entry_id > known.mirror_cursor:
             place.said = "it is not mirrored yet"
         else:
             place.said = "the mirror has passed it, and the ledger knows no line of it"
@@ -226,6 +285,9 @@ class Search:
         names = [raw for raw, number in self._books.sources.items() if int(number) == origin.source]
         if not names:
             place.said = f"its origin names source {origin.source}, which this stream does not have"
+            return place
+        if self.shared.folder is not None:
+            self._in_folder(place, memory.files_of(self._ledger, self._stream, origin.generation, origin.offset))
             return place
         self._in_file(place, names[0].decode("utf-8", "surrogateescape"), Position(origin.generation, origin.offset))
         return place

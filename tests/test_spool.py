@@ -498,3 +498,31 @@ def test_check_looks_at_whole_files(one: Inbox) -> None:
     assert done.returncode == 3
     assert "1 of 2 files translate" in done.stdout
     assert "inbox/bad.json" in done.stdout
+
+
+def test_locate(one: Inbox) -> None:
+    """A file is found in the stream, and an entry in the folder, wherever its file was moved to."""
+    one = Inbox(one.rig, mapping=str(deep(one.rig)))
+    one.put("mine")
+    entry = one.add("theirs", at=5).decode()
+    one.rig.once()
+    (one.folder / "done").mkdir()
+    (one.folder / "mine.json").rename(one.folder / "done" / "mine.json")
+    one.rig.once()
+
+    def located(what: str) -> dict[str, str]:
+        done = one.rig.run("locate", what, "--json", "--redis", one.rig.server.socket_url)
+        assert done.returncode == 0, done.stderr
+        [found] = json.loads(done.stdout)
+        return dict(found)
+
+    mine = located("inbox/done/mine.json")
+    assert (mine["born"], mine["origin"]) == ("file", "1.1:0")
+    assert located(mine["entry"])["file"] == "inbox/done/mine.json"
+    assert located("1.1:0")["entry"] == mine["entry"]
+    theirs = located(entry)
+    assert (theirs["born"], theirs["file"]) == ("Redis", "inbox/2026-03-02T09-00-05-agent-note.json")
+    assert located(theirs["file"])["entry"] == entry
+    one.move_in("bad.json", b"{}")
+    one.rig.once()
+    assert "in quarantine" in located("inbox/bad.json")["said"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -10,13 +11,13 @@ from bridge.cli.common import Options, emit, verb
 
 
 @click.command("locate", short_help="Find a message on the other side")
-@click.argument("what", metavar="FILE:LINE|FILE@OFFSET|ID")
+@click.argument("what", metavar="FILE:LINE|FILE@OFFSET|FILE|ID")
 @verb
 def command(options: Options, what: str) -> None:
     """Say where a message stands on the other side.
 
     A line of a file by its number (messages.log:12) or by any of its bytes (messages.log@3041); an entry by its ID
-    (1771004967322-0) or by its origin (1.2:3041).
+    (1771004967322-0) or by its origin (1.2:3041). A whole file, where each is a message, a value or an artifact.
     """
     from contextlib import closing
 
@@ -40,9 +41,11 @@ def command(options: Options, what: str) -> None:
         if place.file is not None and place.line is not None:
             later = f" of generation {place.generation}" if (place.generation or 0) > 1 else ""
             out.print(safe(f"file   {place.file}:{place.line}, byte {place.offset:,}{later}"))
+        elif place.file is not None:
+            out.print(safe(f"file   {shown(os.fsencode(place.file), None)}"))
         born = f", born in {'the file' if place.born == 'file' else 'Redis'}" if place.born else ""
         out.print(safe(f"stream {place.stream}" + (f", entry {place.entry}" if place.entry else "") + born))
-        if not place.said.startswith(("it is entry", "it is line")):  # that stands above already
+        if not place.said.startswith(("it is entry", "it is line", "it is the file")):  # that stands above already
             out.print(safe(place.said))
         if place.raw is not None:
             out.print(safe("  " + shown(place.raw.removesuffix(b"\n"))), soft_wrap=True)

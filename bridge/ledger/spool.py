@@ -289,6 +289,16 @@ def kept_bytes(ledger: Ledger, stream: str) -> int:
     return int(ledger.rows("SELECT coalesce(sum(length(raw)), 0) FROM spool_due WHERE stream = ?", (stream,))[0][0])
 
 
+def files_of(ledger: Ledger, stream: str, batch: int, place: int, mark: str = "") -> list[bytes]:
+    """The files that are known to hold the message of this place of a batch; or, with batch 0, of this range."""
+    rows = ledger.rows(
+        "SELECT name FROM spool_files JOIN spool_messages USING (stream, key)"
+        " WHERE stream = ? AND batch = ? AND place = ? AND mirrored = ? ORDER BY name",
+        (stream, batch, place, mark),
+    )
+    return [bytes(name) for (name,) in rows]
+
+
 def in_parts(names: Sequence[bytes], size: int = 1000) -> Iterator[Sequence[bytes]]:
     """Some of them at a time."""
     for at in range(0, len(names), size):
