@@ -341,8 +341,11 @@ def binaries() -> list[Binary]:
 
 
 def main(only: list[str]) -> None:
-    """Measures every server there is; the table on stderr, JSON on stdout. `only`: live, import, parity, or all."""
-    from benchmarks import history, proof
+    """Measures every server there is; the table on stderr, JSON on stdout.
+
+    `only`: live, import, parity, folders, or all.
+    """
+    from benchmarks import folders, history, proof
 
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         source = Path(folder) / "messages.log"
@@ -357,6 +360,8 @@ def main(only: list[str]) -> None:
                 result |= condensed(history.measure(binary, source, LINES, ROUNDS))
             if only in ([], ["parity"]):
                 result |= condensed(proof.measure(binary, source, LINES, ROUNDS))
+            if only in ([], ["folders"]):
+                result |= condensed(folders.measure(binary, ROUNDS)) | {"files": folders.FILES}
             results.append(result)
     names = [name for name in results[0] if isinstance(results[0][name], int | float)]
     print(f"{'':28}" + "".join(f"{result['server']:>16}" for result in results), file=sys.stderr)
@@ -382,6 +387,7 @@ def condensed(found: dict[str, list[float]]) -> dict[str, float]:
     ratio("merged_to_plain", "import_merged_per_s", "import_per_s")
     ratio("import_to_syslog_ng", "import_per_s", "syslog-ng_per_s")
     ratio("import_to_rsyslog", "import_per_s", "rsyslogd_per_s")
+    ratio("folder_first_to_floor", "folder_first_s", "folder_floor_s")
     for name in ("parity", "parity_mixed"):
         ratio(f"{name}_alone_to_floor", f"{name}_alone_s", f"{name}_floor_s")
         ratio(f"{name}_command_to_floor", f"{name}_command_s", f"{name}_floor_s")

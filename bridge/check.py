@@ -170,6 +170,9 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     opened = open_regular(path)
     if opened is None or opened.content is None:
         raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
+    if mapping.source.kind in ("spool", "state", "artifacts"):
+        opened.close()
+        return _whole(mapping, path, first)
     if mapping.source.kind == "context":  # whatever stands in it is carried
         with closing(opened):
             result.size, result.noun = opened.size(), "chunk"
@@ -207,6 +210,16 @@ def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
         taken = folder.read(name, limit + 1)
         if taken is not None:
             result.document(mapping, name, taken, limit, first)
+    return result
+
+
+def _whole(mapping: Mapping, path: Path, first: int) -> Checked:
+    """A file that is one message, value or artifact."""
+    result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
+    name = os.fsencode(path.name)
+    taken = Folder(path.resolve().parent, "*").read(name, limit + 1)
+    if taken is not None:
+        result.document(mapping, os.fsencode(path), taken, limit, first)
     return result
 
 

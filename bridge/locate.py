@@ -19,7 +19,7 @@ from bridge.ledger.mirrored import range_at, range_of, ranges_of
 from bridge.ledger.quarantine import Quarantined, find_quarantined
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import Checkpoint, EntryId, Origin, Position, as_json, format_id, parse_id, parse_origin
+from bridge.model import Checkpoint, EntryId, Origin, Position, as_json, format_id, parse_id, parse_origin, shown_name
 from bridge.streams.connect import Connection
 from bridge.streams.reader import existing, file_born
 from bridge.streams.state import key_of
@@ -124,7 +124,7 @@ class Search:
             place.said = f"its latest value is in the hash {hashed}"
             return place
         known = memory.carried(self._ledger, self._stream, name)
-        aside = find_quarantined(self._ledger, self._stream, name=name.decode("utf-8", "backslashreplace"))
+        aside = find_quarantined(self._ledger, self._stream, name=shown_name(name))
         if known is None and aside is not None and not aside.retried:
             place.said = _in_quarantine(aside)
         elif known is None:

@@ -37,6 +37,8 @@ MEANT = {
     "mirror.abandoned_line_s": ("log",),
     "format.continuation": ("log",),
     "format.codec": ("log", "spool"),
+    "format.max_line_bytes": ("log", "spool"),
+    "policy.on_reject": ("log", "spool"),
     "format.timestamp": ("log", "spool"),
     "format.timezone": ("log", "spool"),
 }
@@ -89,6 +91,8 @@ class Mapping(Strict):
             raise ValueError("; ".join(filter(None, (error.what, error.hint)))) from None
         if self.mirror is not None and self.source.kind == "spool" and not self._tells_time:
             raise ValueError("a mirrored file must tell its time: give message.timestamp, or leave [mirror] out")
+        if self.message.id is not None and self.format.pattern is not None:
+            raise ValueError("message.id is found in JSON, and format.pattern is for texts: give one of them")
         if self.mirror is not None and not codec.invertible:
             raise ValueError("this codec has no inverse: give mirror.template, or leave [mirror] out")
         return self

@@ -130,6 +130,11 @@ def shown(raw: bytes, limit: int | None = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def shown_name(raw: bytes) -> str:
+    """A file's path for people, and for the ledger's texts: any two paths are shown as two."""
+    return shown(raw, None)
+
+
 def as_json(raw: bytes) -> str | dict[str, str]:
     """Bytes for `--json`: text if valid UTF-8, else `{"base64": …}`."""
     try:

@@ -218,6 +218,26 @@ def test_killed_at(rig: Rig, point: str, when: str) -> None:
     assert artifacts.parity().verdict == "equal"
 
 
+def test_a_folder_that_is_a_link_elsewhere(one: Artifacts) -> None:
+    """Artifacts that a link leads to outside the root are not read."""
+    outside = one.rig.path / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_text("secret")
+    one.folder.rmdir()
+    one.folder.symlink_to(outside)
+    done = one.rig.once()
+    assert (done.forwarded, len(done.errors)) == (0, 1)
+
+
+def test_a_rule_that_comes_later(one: Artifacts) -> None:
+    """What was announced under the path of before is the same file."""
+    one.save("a.txt", b"x")
+    one.rig.once()
+    one.rig.write_config(mapping="hestai-artifacts", extra=f'[[paths]]\nfrom = "{one.rig.root}"\nto = "/data"\n')
+    result = one.parity()
+    assert (result.verdict, result.tally.compared) == ("equal", 1), result.tally
+
+
 @pytest.mark.parametrize(
     ("name", "head", "expected"),
     [("x.bin", PNG, "image"), ("x.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "image"),

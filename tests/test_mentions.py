@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs.named import path_in, with_path
+from bridge.files.artifacts import looked_at
 from tests.rig import STREAM, Rig, wait_until
 
 KEY = f"bridge:{{{STREAM}}}:artifacts"
@@ -138,6 +140,46 @@ def test_paths_there_and_back(rig: Rig) -> None:
     assert not rig.once().forwarded
     result = rig.parity()
     assert (result.verdict, result.tally.compared) == ("equal", 6), result.tally
+
+
+def test_a_changing_file_holds_up_no_other(one_rig: Rig) -> None:
+    """Many lines that name a file which grows all the time do not keep the digest of another from being told."""
+    rig, stop = one_rig, Event()
+    growing = rig.root / "growing.bin"
+    growing.write_bytes(b"x")
+    (rig.root / "still.txt").write_text("still")
+
+    def grow() -> None:
+        with growing.open("ab", buffering=0) as file:
+            while not stop.wait(0.005):
+                file.write(b"x" * 1000)
+
+    writer = Thread(target=grow)
+    writer.start()
+    saved(rig, *["growing.bin"] * 120, "still.txt")
+    child = rig.start()
+    wait_until(lambda: any(one.get("size") == 5 for one in facts(rig).values()), lambda: f"{facts(rig)} {rig.said()}")
+    stop.set()
+    writer.join()
+    wait_until(lambda: len(facts(rig)) == 121, lambda: f"{len(facts(rig))} {rig.said()}")
+    rig.stop(child)
+
+
+def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
+    """A program that waits for a reader of its FIFO goes on waiting."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    opened = Event()
+
+    def write() -> None:
+        os.close(os.open(pipe, os.O_WRONLY))
+        opened.set()
+
+    Thread(target=write, daemon=True).start()
+    assert looked_at(os.fsencode(pipe), b"pipe") == ("missing", "other")
+    assert not opened.wait(0.2)
+    os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+    assert opened.wait(5)
 
 
 def test_refilled(one_rig: Rig) -> None:

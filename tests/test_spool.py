@@ -203,13 +203,15 @@ def test_folder_deleted_and_made_again(one: Inbox) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_permission_lost_and_regained(one: Inbox) -> None:
-    """A file that may not be read is said, and carried when it may."""
+    """A file that may not be read is said, holds up no other, and is carried when it may."""
     path = one.put("locked")
     path.chmod(0)
-    assert one.rig.once().errors
+    one.put("other", at=1)
+    done = one.rig.once()
+    assert (done.forwarded, len(done.errors)) == (1, 1)
     path.chmod(0o600)
     assert not one.rig.once().errors
-    one.check(["locked"], [])
+    one.check(["other", "locked"], [])
 
 
 def test_broken_files_are_set_aside_and_come_when_they_are_mended(one: Inbox) -> None:
@@ -526,3 +528,111 @@ def test_locate(one: Inbox) -> None:
     one.move_in("bad.json", b"{}")
     one.rig.once()
     assert "in quarantine" in located("inbox/bad.json")["said"]
+
+
+def test_copies_in_one_moment(one: Inbox) -> None:
+    """Files of equal content that lie side by side are as many messages, be their times equal, as after a copy."""
+    one = Inbox(one.rig, mapping=str(deep(one.rig, identity=False)))
+    for name in ("1.json", "2.json", "3.json"):
+        os.utime(one.put("a", name=name), (1_700_000_000, 1_700_000_000))
+    assert one.rig.once().forwarded == 3
+    (one.folder / "1.json").rename(one.folder / "moved.json")
+    assert one.rig.once().forwarded == 0
+    assert one.parity().verdict == "equal"
+
+
+def test_an_empty_identity_is_none(one: Inbox) -> None:
+    """Messages whose identity is empty are known by their content."""
+    for name in ("a", "b"):
+        one.move_in(f"{name}.json", document("", note=name))
+    assert one.rig.once().forwarded == 2
+
+
+def test_stopped_by_a_reject(one: Inbox) -> None:
+    """With `on_reject = "stop"` nothing goes on before the file is mended or taken away, and status says why."""
+    one = Inbox(one.rig, mapping=str(deep(one.rig, more='[policy]\non_reject = "stop"\n')))
+    one.move_in("bad.json", b"{}")
+    assert one.rig.once().errors
+    one.put("later", at=9)
+    done = one.rig.once()
+    assert (done.forwarded, len(done.errors)) == (0, 1)
+    one.move_in("bad.json", document("bad", at=1))
+    assert (one.rig.once().forwarded, one.ids()) == (2, ["bad", "later"])
+
+
+def test_names_that_the_source_does_not_read(one: Inbox) -> None:
+    """An entry whose file the source would not see is set aside: nobody could tell that it is there."""
+    mapping = deep(one.rig)
+    mapping.write_text(mapping.read_text().replace('"inbox/**/index.json"', '"inbox/**/*-index.json"'))
+    one = Inbox(one.rig, mapping=str(mapping))
+    one.add("theirs", kind="index")
+    done = one.rig.once()
+    assert (done.mirrored, done.quarantined, one.files()) == (0, 1, {})
+
+
+def test_two_mappings_put_files_into_one_folder(rig: Rig) -> None:
+    """A mirror that is started removes hidden files that it left, and none of another mapping's."""
+    one = Inbox(rig)
+    other = one.folder / ".bridge-abcdef01-123.tmp"
+    other.write_bytes(b"on its way")
+    one.add("theirs")
+    rig.once()
+    assert other.exists()
+    assert one.hidden() == [other.name]
+
+
+def test_hostile_names_in_the_log(one: Inbox) -> None:
+    """Control characters and newlines of a file's name are escaped wherever it is said."""
+    one.move_in("\x1b[31mred\nforged.json", b"{}")
+    done = one.rig.run("run", "--once", "--redis", one.rig.server.socket_url)
+    listed = one.rig.run("quarantine", "list")
+    for said in (done.stderr, listed.stdout):
+        assert "\x1b" not in said
+        assert "red\\nforged" in said
+
+
+def test_an_empty_file_in_quarantine(one: Inbox) -> None:
+    """An empty file that stays empty is listed like any other."""
+    path = one.move_in("empty.json", b"")
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    assert one.rig.once().quarantined == 1
+    done = one.rig.run("quarantine", "list")
+    assert done.returncode == 0, done.stderr
+    assert "an empty file" in done.stdout
+
+
+def test_lost_ledger_with_odd_names(one: Inbox) -> None:
+    """Repair rebuilds what it knew of mirrored files that were renamed to names that are no UTF-8."""
+    one.add("theirs")
+    one.rig.once()
+    [path] = one.folder.glob("2026*.json")
+    path.rename(one.folder / os.fsdecode(b"caf\xe9.json"))
+    for found in one.rig.state.glob("ledger.db*"):
+        found.unlink()
+    done = one.rig.run("repair", "--execute", "--redis", one.rig.server.socket_url)
+    assert done.returncode == 0, done.stderr
+    assert (one.rig.once().forwarded, one.ids()) == (0, ["theirs"])
+
+
+def test_a_single_file_is_checked_whole(one: Inbox) -> None:
+    """`mapping check MAPPING FILE` takes the file as one message."""
+    path = one.put("good")
+    done = one.rig.run("mapping", "check", "hestai-inbox", str(path))
+    assert (done.returncode, "1 of 1 files translate" in done.stdout) == (0, True), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(("[format]", '[format]\ndelimiter = "|"'), "delimiter"), (('kind = "spool"', 'kind = "log"'), "means nothing"),
+     (("settle_ms = 200", "settle_ms = 200\nidle_ms = 5"), "idle_ms"), (("[mirror]", "[mirror]\nlock = \"flock\""), "lock"),
+     (('codec = "document"', 'codec = "jsonl"'), "document"), (('timestamp = { pointer = "/timestamp" }\n', ""), "time"),
+     (('id = { pointer = "/uuid" }', 'id = { const = "x" }'), "pointer"), (('"inbox"', '"inbox"\nname = "a/b"'), "name"),
+     (('kind = "spool"', 'kind = "spol"'), "spool"), (("[message]", "[message]\nartifact_types = []"), "artifact_types")],
+)  # fmt: skip
+def test_keys_that_mean_nothing_are_refused(tmp_path: Path, one_rig: Rig, change: tuple[str, str], said: str) -> None:
+    """A key that is for another kind, or cannot work, is an error that names it."""
+    mapping = deep(one_rig)
+    mapping.write_text(mapping.read_text().replace(*change, 1))
+    done = one_rig.run("mapping", "show", str(mapping))
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr

@@ -11,6 +11,7 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge.carry.state import older
 from bridge.parity.check import Result
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
@@ -282,3 +283,96 @@ def test_shipped(tmp_path: Path, one_rig: Rig) -> None:
     (one_rig.root / "state" / "phase.txt").write_bytes(b"build")
     assert one_rig.once().forwarded == 1
     assert one_rig.redis.call("HGET", f"bridge:{{{STATE}}}:state:state/phase.txt", "data") == b"build"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [(b"2026-03-02T09:00:00Z", b"2026-03-02T09:00:01Z", True), (b"2026-03-02T09:00:05.5Z", b"2026-03-02T09:00:05Z", False),
+     (b"2026-03-02T09:14:07+00:00", b"2026-03-02T11:14:06+02:00", False), (b"2026-03-02T12:14:07+09:00", b"2026-03-02T09:14:07Z", True),
+     (b"1772442845", b"2026-03-02T09:14:06Z", True), (b"1772442847000", b"2026-03-02T09:14:06Z", False),
+     (b"notatime", b"2026-03-02T09:14:06Z", False), (b"2026-03-02T09:14:06Z", b"", False)],
+)  # fmt: skip
+def test_older(one: bytes, other: bytes, expected: bool) -> None:
+    """Times are compared as times, whatever their form and zone; one that cannot be read is never older."""
+    assert older(one, other) == expected
+
+
+def test_a_kill_before_the_entry(one_rig: Rig) -> None:
+    """A value whose file was written, and whose entry was not added yet, has its entry after the next start."""
+    values = Values(one_rig, owner="redis", history=True)
+    values.save(b"")
+    values.set(b"one", "2026-03-02T09:00:01Z")
+    assert one_rig.start(crash="state.write.after:1").wait(60) == -9
+    one_rig.once()
+    assert [one.fields[7] for one in values.entries()] == [b"one"]
+    one_rig.once()
+    assert len(values.entries()) == 1
+
+
+def test_a_hash_that_contradicts_itself_is_told(one_rig: Rig) -> None:
+    """Data without their digest are left alone, and after a while status says why."""
+    values = Values(one_rig, owner="redis")
+    values.save(b"")
+    values.set(b"one", "2026-03-02T09:00:01Z")
+    child = one_rig.ready(one_rig.start())
+    values.until_file(b"one")
+    one_rig.redis.call("HSET", values.key(), "data", "two")
+    wait_until(lambda: "its sha256 is not that of its data" in one_rig.said(), one_rig.said)
+    one_rig.redis.call("HDEL", values.key(), "sha256")
+    values.until_file(b"two")
+    one_rig.stop(child)
+
+
+def test_data_alone_is_put_back(one_rig: Rig) -> None:
+    """Somebody who sets the data alone, and not the digest, of a value that the file owns is noticed."""
+    values = Values(one_rig)
+    values.save(b"mine")
+    child = one_rig.ready(one_rig.start())
+    values.until(b"mine")
+    one_rig.redis.call("HSET", values.key(), "data", "theirs")
+    values.until(b"mine")
+    one_rig.stop(child)
+
+
+def test_too_large(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is too large for a value is not carried in part, and that is an error."""
+    monkeypatch.setattr("bridge.carry.state.LIMIT", 10)
+    values = Values(one_rig)
+    values.save(b"x" * 11)
+    assert "too large" in str(one_rig.once().errors)
+    assert values.hash() == {}
+
+
+def test_two_mappings_in_one_folder(one_rig: Rig) -> None:
+    """Two mappings that write values into one folder write each their own."""
+    rig = one_rig
+    (rig.root / "state").mkdir()
+    for name in ("a", "b"):
+        (rig.path / f"{name}.toml").write_text(
+            f'name = "{name}"\n[source]\nkind = "state"\npath = "state/{name}.txt"\nowner = "redis"\nsettle_ms = 20\n'
+            f'[message]\nrole = {{ const = "x" }}\n[stream]\nkey = "s:{name}"\n'
+        )
+    rig.write_config(mapping=f'{rig.path}/a.toml", "{rig.path}/b.toml')
+    child, stop, wrong = rig.ready(rig.start()), Event(), []
+
+    def read() -> None:
+        while not stop.wait(0.001):
+            for name in ("a", "b"):
+                path = rig.root / "state" / f"{name}.txt"
+                if path.exists() and not path.read_bytes().startswith(name.encode()):
+                    wrong.append(path.read_bytes())
+
+    reader = Thread(target=read)
+    reader.start()
+    for n in range(30):
+        for name in ("a", "b"):
+            rig.redis.call("HSET", f"bridge:{{s:{name}}}:state:state/{name}.txt", "data", f"{name}{n}", "timestamp",
+                           f"2026-03-02T09:00:{n:02}Z")  # fmt: skip
+        Event().wait(0.03)
+    for name in ("a", "b"):
+        path = rig.root / "state" / f"{name}.txt"
+        wait_until(lambda: path.exists() and path.read_bytes() == f"{name}29".encode(), rig.said)
+    stop.set()
+    reader.join()
+    rig.stop(child)
+    assert not wrong

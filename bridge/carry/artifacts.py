@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from bridge.carry.intake import BUSY, Intake, digest, name_of, shown_name
+from bridge.carry.intake import BUSY, Intake, digest, name_of
 from bridge.carry.spool import SpoolSource
 from bridge.codecs.artifact import Artifact
 from bridge.codecs.document import Message, moment
@@ -22,7 +22,7 @@ from bridge.ledger import spool as memory
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Row
+from bridge.model import Row, shown_name
 from bridge.paths import Paths
 from bridge.streams.keys import Keys
 
@@ -44,6 +44,10 @@ class ArtifactIntake(Intake):
     def _content(self, one: Found, since: float, age: float) -> Taken | None:
         """The facts of a file, as JSON; None while it is written or hashed."""
         now = self._clock()
+        real = os.path.realpath(os.path.join(self._folder.root, one.name))  # noqa: PTH118 - bytes
+        if real != os.path.realpath(self._folder.root) + b"/" + one.name:
+            said, hint = "a link leads to it, so it may lie elsewhere", "name the folder itself, below the root"
+            raise SourceError(said, where=shown_name(one.name), hint=hint)
         if age < BUSY and self._folder.busy(one.name):
             self.wait(one, since, now + max(self._settle, age / 10))
             return None

@@ -7,6 +7,7 @@ knows a mirrored message by what it is known by at all, wherever a program may h
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 
 from bridge.carry.append import Piece, Write
@@ -15,7 +16,7 @@ from bridge.carry.translate import Pass, Translator
 from bridge.codecs import Codec
 from bridge.config import Settings
 from bridge.files.place import Place, another
-from bridge.files.spool import Facts
+from bridge.files.spool import Facts, Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import Intent, intents_of, rename_intent
 from bridge.ledger.store import Ledger
@@ -35,15 +36,18 @@ class Deliveries:
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
         self.settings = settings
+        self.prefix = digest(mapping.stream.key.encode()).hex()[:8] + "-"
+        """Of what its hidden files are called by: another mapping may put files into the same folder."""
         self._places: dict[str, Place] = {}
 
     def place(self, folder: str, ledger: Ledger) -> Place:
         """The folder, open; what an earlier process left there of its own is gone. Raises TargetError."""
         if folder not in self._places:
             place = self._places[folder] = Place(self.settings.root, folder)
-            wanted = {f"{one.generation:x}" for one in intents_of(ledger, self.mapping.stream.key)}
+            intents = intents_of(ledger, self.mapping.stream.key)
+            wanted = {f"{self.prefix}{one.generation:x}" for one in intents}
             for mark in place.marks():
-                if mark not in wanted:
+                if mark.startswith(self.prefix) and mark not in wanted:
                     place.forget(mark)
         return self._places[folder]
 
@@ -67,8 +71,8 @@ class Delivery:
         self._folder, _, self._name = name.rpartition("/")
         self._content = content
         self._number = number or number_of(entry_id, content)
-        self._mark = f"{self._number:x}"
-        self._id = format_id(entry_id).decode() if entry_id != ZERO_ID else self._mark
+        self._mark = common.prefix + f"{self._number:x}"
+        self._id = format_id(entry_id).decode() if entry_id != ZERO_ID else f"{self._number:x}"
         self._facts: Facts | None = None
 
     @property
@@ -159,6 +163,10 @@ class DocumentTranslator(Translator):
 
     ending = b""
 
+    @cached_property
+    def _folder(self) -> Folder:
+        return Folder(Path("/"), self.mapping.files, self.mapping.source.exclude)
+
     def translate(self, found: list[Entry], already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
         """As for lines."""
         taken = Pass(found[-1].id, epoch=epoch)
@@ -178,6 +186,8 @@ class DocumentTranslator(Translator):
         told = {name.decode(): safe(values[name]) for name in FIELDS[:3]} | {"id": format_id(entry_id).decode()}
         name = re.sub(r"\{(\w+)\}", lambda match: told[match[1]], self.section.name).lstrip(".") or told["id"]
         path = str(Path(path) / name)
+        if not self._folder.has(path.encode("utf-8", "surrogateescape")):
+            return path, f"a file of the name {name} would be none of source.path's: see mirror.name and source.exclude"
         content = self.mapping.document(path).encode(tuple(values[name] for name in FIELDS))
         return path, content or "an empty file is no message"
 

@@ -108,7 +108,9 @@ class Forward:
                 if not source.look(paths):
                     continue
                 self._say(source)
-                source.trouble = None
+                source.trouble = source.unreadable
+                if source.unreadable is not None:
+                    self._troubles.note(self._ledger, f"{self.worker}: {source.name}", source.unreadable)
             except (SourceError, LedgerError) as error:
                 source.trouble = error
                 self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)

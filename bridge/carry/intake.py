@@ -14,7 +14,7 @@ from math import inf
 
 from bridge.carry.rejects import Kinds
 from bridge.codecs.document import Message
-from bridge.errors import RejectStop
+from bridge.errors import RejectStop, SourceError
 from bridge.files.spool import Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import contents_of_intents
@@ -22,7 +22,7 @@ from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import shown
+from bridge.model import shown, shown_name
 from bridge.points import reached
 
 PARTLY = 10.0
@@ -33,6 +33,9 @@ BUSY = 60.0
 
 KEEP_BYTES = 1 << 26
 """Of messages that are due so many bytes are kept; the files of more are read again when their turn comes."""
+
+UNREADABLE = 2.0
+"""Seconds until a file that may not be read is tried again."""
 
 SELDOM = 20.0
 """A scan of the whole folder takes at most about one part in so many of the time."""
@@ -59,8 +62,10 @@ class Intake:
         self.waiting: dict[bytes, Waiting] = {}
         """Files that are not complete, by name."""
         self.rejected = 0
-        self.stop: RejectStop | None = None
-        """What stops the mapping, where it says so."""
+        self.unreadable: dict[bytes, SourceError] = {}
+        """Files that may not be read, by name."""
+        self.stop: tuple[Found, RejectStop] | None = None
+        """The file that stops the mapping, where it says so, until it is another or gone; and why."""
         self._mapping = mapping
         self._folder = folder
         self._ledger = ledger
@@ -81,7 +86,7 @@ class Intake:
     def soon(self) -> bool:
         """Whether a file changed so lately that it is not complete by that alone."""
         moment = self._clock() + self._settle
-        return any(one.again <= moment for one in self.waiting.values())
+        return self.stop is None and any(one.again <= moment for one in self.waiting.values())
 
     def look(self, paths: set[str] | None) -> bool:
         """Looks at these paths; at None at the whole folder, when its times say that something happened.
@@ -114,7 +119,17 @@ class Intake:
             return
         known = memory.files_known(self._ledger, self._stream, [one.name for one in found])
         fresh = [one for one in found if one.name not in known or known[one.name][0] != one.facts]
-        complete = [(one, taken) for one in fresh if (taken := self._taken(one)) is not None]
+        complete = []
+        for one in fresh:
+            try:
+                taken = self._taken(one)
+            except SourceError as error:  # the others go on
+                self.unreadable[one.name] = error
+                self.wait(one, self._clock(), self._clock() + UNREADABLE)
+                continue
+            self.unreadable.pop(one.name, None)
+            if taken is not None:
+                complete.append((one, taken))
         if not complete:
             return
         barred = self._barred()
@@ -122,6 +137,9 @@ class Intake:
         reached("spool.due.before")
         with self._ledger.transaction():
             for one, taken in complete:
+                if self.stop is not None:
+                    self.wait(one, self._clock(), self._clock() + UNREADABLE)
+                    continue
                 kept += self._take_in(one.name, taken, barred, keep=kept < KEEP_BYTES)
         reached("spool.due.after")
 
@@ -188,9 +206,17 @@ class Intake:
         """As `keys_of`; a file without identity that was moved or put back is known by inode or time of writing."""
         key, content = keys_of(message, taken.raw, taken.facts)
         for known, written, inode in memory.alike(self._ledger, self._stream, content) if content else ():
-            if inode == taken.facts.inode or _same_moment(written, taken.facts.written):
+            moved = _same_moment(written, taken.facts.written) and not self._lies_still(known)
+            if inode == taken.facts.inode or moved:
                 return known, content
+            if known == key:  # another file of the same content, written in the same moment
+                key = digest(key, b"%d" % taken.facts.inode)
         return key, content
+
+    def _lies_still(self, key: bytes) -> bool:
+        """Whether the file that was found to hold this message is there as it was: it was not moved."""
+        known = memory.names_of(self._ledger, self._stream, key)
+        return any((found := self._folder.find(name)) is not None and found.facts == facts for name, facts in known)
 
     def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:
         """Inside a transaction: a file that is no message."""
@@ -200,7 +226,7 @@ class Intake:
         one = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
-            self.stop = RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
+            self.stop = Found(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
             return
         self.waiting.pop(name, None)
         memory.note_file(self._ledger, self._stream, name, taken.facts, b"")
@@ -209,17 +235,28 @@ class Intake:
         self._kinds.tell([one])
 
     def look_again(self) -> None:
-        """Looks at the files that waited long enough; after a loss at all of them, so that they go in order."""
+        """Looks at the files that waited long enough; after a loss at all of them, so that they go in order.
+
+        Raises RejectStop.
+        """
         if self._lost:
             self.look(None)
         now = self._clock()
+        if self.stop is not None:
+            if self._folder.find(self.stop[0].name) == self.stop[0]:
+                raise self.stop[1]
+            self.stop, self._scanned_at, self._took = None, -inf, 0.0
+            self.look(None)
         names = [name for name, one in self.waiting.items() if one.again <= now]
         for part in memory.in_parts(names):
             found = [(name, self._folder.find(name)) for name in part]
             for name, one in found:
                 if one is None:
                     self.waiting.pop(name, None)
+                    self.unreadable.pop(name, None)
             self._examine([one for _, one in found if one is not None])
+        if self.stop is not None:
+            raise self.stop[1]
 
 
 def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:
@@ -252,8 +289,3 @@ def _same_moment(one: int, other: int) -> bool:
 def name_of(name: bytes) -> str:
     """A path as Python has it."""
     return name.decode("utf-8", "surrogateescape")
-
-
-def shown_name(name: bytes) -> str:
-    """A path for people, and for the ledger's texts."""
-    return name.decode("utf-8", "backslashreplace")

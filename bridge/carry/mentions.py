@@ -21,8 +21,11 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
-AT_ONCE = 100
-"""Artifacts that are looked at in one go."""
+AT_ONCE = 500
+"""Lines whose artifacts are looked at in one go."""
+
+CHANGES = 20
+"""A file that was another at so many looks is told to be changing."""
 
 
 class Mentions:
@@ -39,6 +42,8 @@ class Mentions:
         self._hasher = hasher
         self._ledger = ledger
         self._keys = keys
+        self._from = Position(0, -1)
+        self._asked: dict[bytes, tuple[Facts, int]] = {}
         self.waits = False
         """Whether some of what is in the stream was not told yet."""
 
@@ -63,29 +68,46 @@ class Mentions:
         """Lines before this place are in the stream; what is known of later ones will be found out again."""
         memory.settle(self._ledger, self._stream, self._name, at)
 
-    def tell(self, connection: Connection, number: int, upto: Position) -> bool:
-        """Puts sizes and digests, as far as they are known by now, into `bridge:{S}:artifacts`; False: none were."""
-        ready = memory.ready(self._ledger, self._stream, self._name, upto, AT_ONCE)
+    def tell(self, connection: Connection, number: int, upto: Position) -> None:
+        """Puts sizes and digests, as far as they are known by now, into `bridge:{S}:artifacts`.
+
+        A file is asked for once, for all lines that name it. One that goes on changing is told to be.
+        """
+        ready = memory.ready(self._ledger, self._stream, self._name, upto, self._from, AT_ONCE)
         facts: list[bytes] = []
         done: list[tuple[int, int]] = []
+        found: dict[bytes, bytes | None] = {}
         for generation, offset, path in ready:
-            try:
-                now = Facts.of(os.stat(path, follow_symlinks=False))
-                found = self._hasher.ask(path, now)
-            except OSError:
-                facts += [b"%d.%d:%d" % (number, generation, offset), b'{"status":"gone"}']
+            if path not in found:
+                found[path] = self._found(path)
+            told = found[path]
+            if told is not None:
+                facts += [b"%d.%d:%d" % (number, generation, offset), told]
                 done.append((generation, offset))
-                continue
-            if found is None:
-                continue
-            told = {"status": "unreadable"} if isinstance(found, OSError) else {
-                "status": "present", "size": found.facts.size, "sha256": found.sha256, "artifact_type": found.type,
-                "path": self._paths.over(path).decode("utf-8", "backslashreplace"),
-            }  # fmt: skip
-            facts += [b"%d.%d:%d" % (number, generation, offset), json.dumps(told).encode()]
-            done.append((generation, offset))
-        self.waits = len(done) < len(ready) or len(ready) == AT_ONCE
         if facts:
             connection.calls(pack("HSET", self._keys.artifacts, *facts))
             memory.forget(self._ledger, self._stream, self._name, done)
-        return bool(facts)
+        self.waits = len(done) < len(ready) or len(ready) == AT_ONCE
+        self._from = Position(*ready[-1][:2]) if len(ready) == AT_ONCE else Position(0, -1)
+
+    def _found(self, path: bytes) -> bytes | None:
+        """What is known of a file, as JSON; None: not yet."""
+        try:
+            now = Facts.of(os.stat(path, follow_symlinks=False))
+        except OSError:
+            self._asked.pop(path, None)
+            return b'{"status":"gone"}'
+        before, changes = self._asked.get(path, (now, 0))
+        changes += before != now
+        self._asked[path] = (now, changes)
+        found = self._hasher.ask(path, now)
+        if found is None and changes < CHANGES:
+            return None
+        del self._asked[path]
+        if found is None:
+            return b'{"status":"changing"}'
+        if isinstance(found, OSError):
+            return b'{"status":"unreadable"}'
+        told = {"status": "present", "size": found.facts.size, "sha256": found.sha256, "artifact_type": found.type,
+                "path": self._paths.over(path).decode("utf-8", "backslashreplace")}  # fmt: skip
+        return json.dumps(told).encode()

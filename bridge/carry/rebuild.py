@@ -99,7 +99,8 @@ def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, c
     if held is None or not (held.name or entry.id <= cursor):
         found.unmatched += entry.id > cursor
         return
-    name = name_of(held.name) or made[0]
+    name = name_of(held.name)
+    name = name if name and name.isprintable() else made[0]  # the range's is a text; where the file is, is noted beside
     written = [(entry.id, len(made[1]))]
     one = Range(name, number_of(entry.id, made[1]), 0, len(made[1]), range_digest(made[1]), written)
     found.mirrored.append((held, one))

@@ -37,6 +37,8 @@ class Source(ABC):
         self.stored: bytes | None = None
         self.late_stored: dict[int, bytes | None] = {}
         self.trouble: BridgeError | None = None
+        self.unreadable: SourceError | None = None
+        """What could not be read by the last look, of a source whose other files go on."""
         self.damage: dict[int, SourceError] = {}
         """What was found wrong with compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry.draft import Draft
-from bridge.carry.intake import Intake, digest, name_of, shown_name
+from bridge.carry.intake import Intake, digest, name_of
 from bridge.carry.merge import BATCH_BYTES
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.source import Source
@@ -25,7 +25,7 @@ from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row
+from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, shown_name
 from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -56,8 +56,10 @@ class SpoolSource(Source):
     # -- the folder ------------------------------------------------------------------------------------------
 
     def look(self, paths: set[str] | None) -> bool:
-        """As the base class says."""
-        return self._intake.look(paths)
+        """As the base class says. What may not be read is told, and the others go on."""
+        looked = self._intake.look(paths)
+        self.unreadable = next(iter([*self._intake.unreadable.values(), *self._folder.unreadable]), None)
+        return looked
 
     def keep_news(self) -> list[str]:
         """What is to be said in the log."""
@@ -159,9 +161,6 @@ class SpoolSource(Source):
     def next_draft(self, limit: int) -> Draft | None:
         """As the base class says."""
         self._intake.look_again()
-        stop, self._intake.stop = self._intake.stop, None
-        if stop is not None:
-            raise stop
         if not self.memory.live and self._intake.soon and self._clock() < self._patient:
             return None
         if self._unsure:

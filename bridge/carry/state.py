@@ -6,11 +6,15 @@ the owner's wins. A value that lasted less than the settling time may never be s
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from bridge.carry.draft import Draft
+from bridge.carry.intake import digest
 from bridge.carry.refill import number_for, own
 from bridge.carry.shared import Shared
 from bridge.carry.tally import Tally
@@ -41,6 +45,9 @@ BUSY = 60.0
 
 LIMIT = 1 << 28
 """Bytes of the largest value."""
+
+ODD = 5.0
+"""Seconds after which a hash whose digest is not that of its data is told of."""
 
 
 @dataclass(slots=True)
@@ -102,7 +109,8 @@ class State:
         self._connection: Connection | None = None
         self._number = 0
         self._verify_at = 0.0
-        self._stale: set[bytes] = set()
+        self._odd: dict[bytes, float] = {}
+        """Since when hashes contradict themselves."""
 
     # -- the files -------------------------------------------------------------------------------------------
 
@@ -137,6 +145,11 @@ class State:
         age = max(now - file.facts.written / 1e9, now - file.since)
         if age < self._settle:
             return
+        if file.facts.size > LIMIT:
+            said = f"is too large for a value: {file.facts.size} bytes, the limit is {LIMIT}"
+            self._note(file, SourceError(said, where=file.name, hint="let it be an artifact"))
+            file.value, file.settling = None, False
+            return
         taken = self._folder.read(file.raw_name, LIMIT)
         if taken is None or taken.facts != file.facts or (taken.busy and age < BUSY):
             file.since = now if taken is None or taken.facts != file.facts else file.since
@@ -144,7 +157,8 @@ class State:
             return
         role = self.shared.mapping.codec(os.fsdecode(file.raw_name)).decode([b""]).rows[0][0]
         file.value = Value(taken.raw, moment(taken.facts.written), role if isinstance(role, bytes) else b"")
-        file.settling, file.trouble = False, None
+        file.settling = False
+        self._fine(file)
 
     @property
     def waits(self) -> bool:
@@ -231,9 +245,9 @@ class State:
     def _from_files(self, connection: Connection) -> bool:
         if self._clock() >= self._verify_at:
             self._verify_at = self._clock() + VERIFY
-            there = state.digests(connection, self.shared.keys, [*self._files])
-            for name, digest in there.items():
-                self._files[name].told = digest or b""
+            for name, (said, sha1) in state.digests(connection, self.shared.keys, [*self._files]).items():
+                value = self._files[name].value
+                self._files[name].told = said if value is None or _is(value, said, sha1) else b""
         moved = False
         for file in self._files.values():
             if file.value is None or file.value.sha256 == file.told:
@@ -285,26 +299,48 @@ class State:
             names.add(path.encode("utf-8", "surrogateescape"))
         there = state.digests(connection, self.shared.keys, sorted(names))
         moved = False
-        for name in there:
+        for name, (said, sha1) in there.items():
             file = self._files.get(name) or self._met(name)
-            if file.settling or (there[name] is not None and file.value and file.value.sha256 == there[name]):
+            if file.settling or (_is(file.value, said, sha1) and self._entered(file)):
+                self._fine(file)
                 continue
             found = state.read(connection, self.shared.keys, name)
-            if found is None or found[0].sha256 != found[1] or (file.value and file.value.sha256 == found[1]):
-                continue  # there is none, or somebody is setting its fields one after the other, or it is the same
-            moved = self._write(connection, file, found[0]) or moved
+            if found is None:
+                continue
+            value, said = found
+            if value.sha256 != said:  # somebody is setting its fields one after the other
+                self._contradicts(file)
+            elif file.value is not None and file.value.sha256 == said:
+                self._finish(connection, file, value)
+            else:
+                self._odd.pop(name, None)
+                moved = self._write(connection, file, value) or moved
         return moved
+
+    def _contradicts(self, file: File) -> None:
+        since = self._odd.setdefault(file.raw_name, self._clock())
+        if self._clock() - since >= ODD:
+            hint = "set data and sha256 (of the data, in hex) with one HSET, or remove sha256"
+            self._note(file, SourceError("its sha256 is not that of its data", where=f"state {file.name}", hint=hint))
+
+    def _fine(self, file: File) -> None:
+        self._odd.pop(file.raw_name, None)
+        if file.trouble is not None and not file.settling:
+            file.trouble = None
+            self._troubles.clear(self._ledger, f"{self.worker}: {file.name}")
+
+    def _note(self, file: File, error: BridgeError) -> None:
+        file.trouble = error
+        self._troubles.note(self._ledger, f"{self.worker}: {file.name}", error)
 
     def _write(self, connection: Connection, file: File, value: Value) -> bool:
         """Puts a value into its file, unless it is older than the one that is there."""
         known = values(self._ledger, self._stream).get(file.raw_name, (b"", b""))
-        if value.timestamp < known[1] and known[0] != value.sha256:
-            if file.raw_name not in self._stale:
-                self._stale.add(file.raw_name)
-                log.warning("%s: Redis holds an older value (%s) than the file; it is left alone", file.name,
-                            shown(value.timestamp, 40))  # fmt: skip
+        if known[0] != value.sha256 and older(value.timestamp, known[1]):
+            said = f"Redis holds an older value ({shown(value.timestamp, 40)}) than the file"
+            hint = "the file is left alone; a value that is to count needs a timestamp that is not older"
+            self._note(file, SourceError(said, where=f"state {file.name}", hint=hint))
             return False
-        self._stale.discard(file.raw_name)
         if file.value is not None and known[0] and file.value.sha256 != known[0]:
             log.warning("%s was changed, and Redis owns it: its value is put back", file.name)
         folder, _, last = os.fsdecode(file.raw_name).rpartition("/")
@@ -312,15 +348,20 @@ class State:
             place = Place(self.shared.settings.root, folder)
             try:
                 reached("state.write.before")
-                file.facts = place.replace("state", last, value.data)
+                file.facts = place.replace(digest(self._stream.encode(), file.raw_name).hex(), last, value.data)
                 reached("state.write.after")
             finally:
                 place.close()
         except TargetError as error:
-            file.trouble = error
-            self._troubles.note(self._ledger, self.worker, error)
+            self._note(file, error)
             return False
-        file.value, file.settling, file.trouble = value, False, None
+        file.value, file.settling = value, False
+        self._finish(connection, file, value)
+        return True
+
+    def _finish(self, connection: Connection, file: File, value: Value) -> None:
+        """The file holds what Redis has: its entry is added, if there is to be one, and the ledger knows."""
+        self._fine(file)
         entry = None
         if self.shared.mapping.stream.history:
             fields = self._fields(file, value, origin=False)
@@ -329,4 +370,26 @@ class State:
             if not done:
                 raise RedisRefused("the value changed while its entry was added", code="OVERTAKEN")
         self._noted(file, value, entry)
-        return True
+
+
+def _is(value: Value | None, said: bytes, sha1: str) -> bool:
+    """Whether a hash with these digests holds this value."""
+    if value is None or value.sha256 != said:
+        return False
+    return not sha1 or hashlib.sha1(value.data, usedforsecurity=False).hexdigest() == sha1
+
+
+def older(one: bytes, other: bytes) -> bool:
+    """Whether the first time is before the second, as far as both can be read as ISO 8601, or seconds or ms of 1970."""
+    times = []
+    for stamp in (one, other):
+        try:
+            if re.fullmatch(rb"\d{9,14}(\.\d+)?", stamp):
+                number = float(stamp)
+                times.append(number / 1000 if number > 1e11 else number)
+            else:
+                moment = datetime.fromisoformat(stamp.decode("ascii"))
+                times.append((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        except (ValueError, OverflowError):
+            return False
+    return times[0] < times[1]

@@ -205,8 +205,9 @@ def summary(report: Report) -> str:
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
     word += ", but not what is damaged" if report.state == "done" and report.errors else ""
     rate = f" ({report.rate:,.0f}/s)" if report.seconds >= 1 else ""
-    rows = [f"{report.mapping}: {word}, {counted(report.lines, report.noun)} in {duration(report.seconds)}{rate}"
-            f" → {counted(entries, 'entry', 'entries')} in {report.stream}"]  # fmt: skip
+    where = f" → {counted(entries, 'entry', 'entries')} in {report.stream}" if report.noun != "value" else ""
+    took = f"{counted(report.lines, report.noun)} in {duration(report.seconds)}{rate}"
+    rows = [f"{report.mapping}: {word}, {took}{where}"]
     if report.earliest is not None and report.latest is not None:
         rows.append(f"  times    {moment(report.earliest)} to {moment(report.latest)}")
     if report.first_id:

@@ -108,7 +108,7 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     for one in chosen:
         _show(out, one, folder)
     if not here_are:
-        _nothing(out, seen, folder)
+        _nothing(out, seen, folder, names)
     elif seen.names:
         _rest(out, seen)
     out.print(safe(f"redis: {server}"))
@@ -174,7 +174,7 @@ FOLDERS = 8
 """Folders of unknown files that are told of."""
 
 
-def _nothing(out: Console, seen: Seen, folder: Path) -> None:
+def _nothing(out: Console, seen: Seen, folder: Path, names: list[str]) -> None:
     """What was seen instead of a log that a mapping names, and what to try."""
     from bridge.cli.screen import safe
 
@@ -184,7 +184,7 @@ def _nothing(out: Console, seen: Seen, folder: Path) -> None:
     out.print(
         safe("  if they have another form: `bridge mapping infer FILE > mine.toml`, `bridge init --mapping mine.toml`")
     )
-    out.print(safe("  hestai-message is written down meanwhile: its log is met when it appears"))
+    out.print(safe(f"  {', '.join(names)} is written down meanwhile: its files are met when they appear"))
 
 
 def _nearly(seen: Seen, folder: Path) -> ConfigError:

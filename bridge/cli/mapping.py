@@ -76,7 +76,7 @@ def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
         for path, result in results:
             if len(results) > 1:
                 click.echo(f"{path.relative_to(Path.cwd())}:")
-            _render(result, "messages" if loaded.format.continuation else "lines")
+            _render(result, "messages" if loaded.format.continuation else f"{result.noun}s")
     return 3 if any(result.rejected or result.damage for _, result in results) else 0
 
 

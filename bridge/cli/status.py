@@ -208,7 +208,7 @@ def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:
     if source.position is not None:
         number = source.position.generation
         at = f"byte {source.position.offset:,}" + (f" of generation {number}" if number > 1 else "")
-        at = f"batch {number:,}" if source.noun == "file" else at
+        at = f"batch {number:,}" if source.noun in ("file", "artifact") else at
     if source.noun == "value":
         at = "the latest"
     behind = many(source.behind, source.noun, f"{source.noun}s")

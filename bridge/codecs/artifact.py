@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge.codecs import Codec, Decoded, FieldRule
+from bridge.codecs.chunk import no_pointers
 from bridge.errors import ConfigError
 from bridge.model import FIELDS, Row
 
@@ -23,6 +24,7 @@ class Artifact(Codec):
                 raise ConfigError(
                     f"message.{name} means nothing for artifacts: it is the time of writing, and the path"
                 )
+        no_pointers(rules)
         told = {name: rule.const if rule.const is not None else rule.default for name, rule in rules.items()}
         self._role, self._type = told.get("role"), told.get("type", b"artifact_saved")
         if self._role is None or not self._type:

@@ -15,6 +15,13 @@ STARTED = b"context_started"
 """The type of the entry, without data, that stands where a file began anew."""
 
 
+def no_pointers(rules: dict[str, FieldRule]) -> None:
+    """Raises ConfigError where a field is to be found in JSON that is not read."""
+    for name, rule in rules.items():
+        if rule.pointers:
+            raise ConfigError(f"message.{name}: a pointer finds nothing here", hint="a const, or a name")
+
+
 class Chunk(Codec):
     """Forward only: what stands between two chunks is no newline, so there are no lines to write."""
 
@@ -27,6 +34,7 @@ class Chunk(Codec):
                 raise ConfigError(
                     f"message.{name} means nothing for a context: it is the time of writing, and the bytes"
                 )
+        no_pointers(rules)
         told = {name: rule.const if rule.const is not None else rule.default for name, rule in rules.items()}
         self._role, self._type = told.get("role"), told.get("type", b"context_chunk")
         if self._role is None or self._type is None:

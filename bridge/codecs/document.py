@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from bridge.codecs import Codec, Decoded, FieldRule
+from bridge.codecs.chunk import no_pointers
 from bridge.codecs.jsonl import Jsonl, parsed, scalar
 from bridge.codecs.timestamps import Clock
 from bridge.errors import ConfigError
@@ -41,7 +42,7 @@ class Document(Jsonl):
         if isinstance(found, str):
             return Message(found.replace("line", "file"), partly=not found.startswith(("more", "not a")))
         row, time = self._row(raw, *found)
-        return Message(row, time, scalar(found[1], self._identity) if self._identity is not None else None)
+        return Message(row, time, (scalar(found[1], self._identity) if self._identity is not None else None) or None)
 
 
 class Text(Codec):
@@ -90,6 +91,9 @@ def moment(ns: int) -> bytes:
 
 def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written: bytes, clock: Clock) -> Text:
     """The codec of one text file. Raises ConfigError when nothing tells its role or its type."""
+    if "data" in rules:
+        raise ConfigError("message.data means nothing for a text: it is all of the file")
+    no_pointers(rules)
     told = {"timestamp": written}
     reason = ""
     if pattern is not None:

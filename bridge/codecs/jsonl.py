@@ -93,7 +93,7 @@ def parsed(raw: bytes) -> tuple[str, dict[str, Any]] | str:
     try:
         value, end = _DECODER.raw_decode(text, _skip(text, 0))
     except (ValueError, RecursionError) as error:
-        return f"not JSON: {str(error).partition(':')[0]}"
+        return f"not JSON: {str(error).partition(':')[0].removesuffix(' at')}"
     if _skip(text, end) != len(text):
         return "more than one JSON value in the line"
     return (text, value) if isinstance(value, dict) else "not a JSON object"

@@ -82,6 +82,8 @@ def _is_text(head: bytes) -> bool:
 def open_inside(path: bytes) -> int | None:
     """A descriptor of a regular file that is no link; None: there is none, or it is something else. Raises OSError."""
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # to open a FIFO would wake its writer
+            return None
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return None

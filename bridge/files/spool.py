@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.errors import SourceError
+from bridge.model import shown_name
 
 TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".swp", b".swx", b".crdownload", b".download", b"~")
 """How names end that editors and downloads give to what is not complete."""
@@ -73,6 +74,8 @@ class Folder:
         self._wanted = _translated(pattern)
         self._unwanted = [_translated(one) for one in exclude]
         self._seen: dict[bytes, tuple[int, float]] = {}
+        self.unreadable: list[SourceError] = []
+        """Folders below the first one that the last scan could not read."""
 
     @property
     def folders(self) -> set[Path]:
@@ -104,9 +107,10 @@ class Folder:
             return None
 
     def scan(self) -> Iterator[list[Found]]:
-        """All of them, some at a time, in no order. Raises SourceError for a folder that cannot be read."""
+        """All of them, some at a time, in no order. Raises SourceError when the first folder cannot be read."""
         some: list[Found] = []
         seen: dict[bytes, tuple[int, float]] = {}
+        self.unreadable = []
         waiting = [(self._base, 0)]
         while waiting:
             name, deep = waiting.pop()
@@ -132,7 +136,9 @@ class Folder:
             except FileNotFoundError:
                 del seen[name]
             except OSError as error:
-                raise _unreadable(error, _below(self.root, name)) from None
+                if name == self._base:
+                    raise _unreadable(error, _below(self.root, name)) from None
+                self.unreadable.append(_unreadable(error, _below(self.root, name)))
         self._seen = seen
         if some:
             yield some
@@ -219,8 +225,7 @@ def _all(fd: int, size: int) -> bytes:
 
 def _unreadable(error: OSError, path: bytes) -> SourceError:
     hint = "give the bridge's user the right to read it" if error.errno in (errno.EACCES, errno.EPERM) else ""
-    where = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-    return SourceError(f"cannot be read: {error.strerror}", where=where, hint=hint)
+    return SourceError(f"cannot be read: {error.strerror}", where=shown_name(path), hint=hint)
 
 
 def _is_glob(part: str) -> bool:
@@ -242,7 +247,10 @@ def _translated(pattern: str) -> re.Pattern[bytes]:
         else:
             inside = token[1:-1].replace("\\", "\\\\")
             inside = "^" + inside[1:] if inside.startswith("!") else inside.replace("^", "\\^", 1)
-            parts.append(os.fsencode(f"[{inside}]"))
+            try:
+                parts.append(re.compile(os.fsencode(f"[{inside}]")).pattern)
+            except re.error:  # no set of characters
+                parts.append(re.escape(os.fsencode(token)))
         at = match.end()
     parts.append(re.escape(os.fsencode(pattern[at:])))
     return re.compile(b"".join(parts), re.DOTALL)

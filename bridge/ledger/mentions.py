@@ -26,12 +26,14 @@ def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
     )
 
 
-def ready(ledger: Ledger, stream: str, name: str, upto: Position, count: int) -> list[tuple[int, int, bytes]]:
-    """Lines before this place whose files are to be looked at, oldest first."""
+def ready(
+    ledger: Ledger, stream: str, name: str, upto: Position, behind: Position, count: int
+) -> list[tuple[int, int, bytes]]:
+    """Lines between these places whose files are to be looked at, oldest first."""
     rows = ledger.rows(
         "SELECT generation, offset, path FROM mentions WHERE stream = ? AND name = ?"
-        " AND (generation < ? OR (generation = ? AND offset < ?)) ORDER BY generation, offset LIMIT ?",
-        (stream, name, upto.generation, upto.generation, upto.offset, count),
+        " AND (generation, offset) < (?, ?) AND (generation, offset) > (?, ?) ORDER BY generation, offset LIMIT ?",
+        (stream, name, *upto, *behind, count),
     )
     return [(int(generation), int(offset), bytes(path)) for generation, offset, path in rows]
 

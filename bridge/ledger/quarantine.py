@@ -43,7 +43,7 @@ class Quarantined:
 _FACTS = "direction, name, generation, offset, entry_id, reason, {raw}, length, digest, id, noted_at"
 _RETRIED = ", coalesce(retried, ''), coalesce(lost, 0)"
 _COLUMNS = _FACTS.format(raw="raw") + _RETRIED
-_SHORT = _FACTS.format(raw="substr(raw, 1, 200)") + _RETRIED
+_SHORT = _FACTS.format(raw="coalesce(substr(raw, 1, 200), x'')") + _RETRIED
 
 
 def add_quarantined(ledger: Ledger, stream: str, found: Iterable[Quarantined], now: float) -> None:

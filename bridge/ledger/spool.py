@@ -96,6 +96,17 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
         )
 
 
+def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
+    """The files that are known to hold this message, and what they were."""
+    return [
+        (row[0], _facts(row[1:5]))
+        for table in ("spool_files", "spool_due")
+        for row in ledger.rows(
+            f"SELECT name, size, written, device, inode FROM {table} WHERE stream = ? AND key = ?", (stream, key)
+        )
+    ]
+
+
 def add_due(ledger: Ledger, stream: str, one: Due) -> None:
     """A message to be sent, or what became of one that is not on its way yet."""
     # One whose bytes are kept is sent, although another message took its file.

@@ -63,7 +63,7 @@ class ArtifactCheck(Check):
                 )
         for some in folder.scan():
             for found in some:
-                path = self._settings.paths.over(os.path.join(folder.root, found.name))  # noqa: PTH118 - bytes
+                path = os.path.join(folder.root, found.name)  # noqa: PTH118 - bytes
                 if path in announced:
                     continue
                 known = memory.carried(self._ledger, self._mapping.stream.key, found.name) if self._ledger else None
@@ -81,13 +81,13 @@ class ArtifactCheck(Check):
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
         result.artifacts, result.lost = counts, cursors.lost
-        said = [f"{counted(counts[name], 'artifact')} {words}" for name, words in (
-            ("changed", "changed since"), ("gone", "gone since")) if counts[name]]  # fmt: skip
+        words = {"present": "present and unchanged", "changed": "changed since", "gone": "gone since"}
+        said = [f"{counted(counts[name], 'artifact')} {word}" for name, word in words.items() if counts[name]]
         result.notes = [*said, *cursors.notes]
         return result
 
     def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
-        """The last announcement of each path; earlier ones were of what it held before."""
+        """The last announcement of each path, as the files' side names it; earlier ones were of what it held before."""
         found: dict[bytes, Announced] = {}
         if cursors.last == ZERO_ID:
             return found
@@ -107,7 +107,7 @@ class ArtifactCheck(Check):
                 sent = (
                     memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
                 )
-                found[values[b"path"]] = Announced(raw_id, row, sent == _digest(row))
+                found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, sent == _digest(row))
             read += len(rows)
             self._tell(read, cursors.length)
             if self._stop.is_set():
@@ -116,10 +116,9 @@ class ArtifactCheck(Check):
 
     def _outcome(self, folder: Folder, path: bytes, one: Announced) -> tuple[str, bytes | None]:
         """present, changed or gone; or a kind of difference, and what is there."""
-        mine = self._settings.paths.back(path)
-        name = folder.below(os.fsdecode(mine))
+        name = folder.below(os.fsdecode(path))
         there = folder.find(name) if name is not None and b".." not in name.split(b"/") else None
-        known = hashed(mine, self._stop.is_set) if there is not None else None
+        known = hashed(path, self._stop.is_set) if there is not None else None
         if self._stop.is_set():
             raise Interrupted
         if known is None:

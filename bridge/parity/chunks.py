@@ -23,6 +23,7 @@ from bridge.parity.tally import Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
 from bridge.streams.reader import pages
+from bridge.words import counted
 
 
 class ChunkCheck(Check):
@@ -45,6 +46,10 @@ class ChunkCheck(Check):
         result.files, result.entry = view.positions({}), view.last
         gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
         result.notes, result.lost = [note for note in view.notes if note not in gone], view.lost
+        if one.tally.taken_away:
+            many = counted(one.tally.taken_away, "chunk")
+            result.notes.append(f"{many} of contexts that were emptied since; they are what stood there")
+            one.tally.taken_away = 0
         return result
 
 

@@ -19,7 +19,18 @@ from bridge.ledger.quarantine import find_quarantined
 from bridge.ledger.scratch import Document, Documents
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, ZERO_ID, Checkpoint, EntryId, Origin, Row, format_id, parse_id, parse_origin
+from bridge.model import (
+    FIELDS,
+    ZERO_ID,
+    Checkpoint,
+    EntryId,
+    Origin,
+    Row,
+    format_id,
+    parse_id,
+    parse_origin,
+    shown_name,
+)
 from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Late, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.compare import MOST
@@ -114,8 +125,9 @@ class _Comparison:
             yield Document(name, message.identity or b"", _digest(message.row))
 
     def _not_a_message(self, name: bytes, *, gone: bool) -> None:
-        shown = name.decode("utf-8", "backslashreplace")
-        aside = find_quarantined(self._ledger, self._stream, name=shown) if self._ledger is not None else None
+        aside = (
+            find_quarantined(self._ledger, self._stream, name=shown_name(name)) if self._ledger is not None else None
+        )
         if aside is not None or (self._ledger is None and not gone):
             self.tally.quarantined += 1
         else:
@@ -151,7 +163,7 @@ class _Comparison:
         if name is None:
             return
         if self._last is not None and origin < self._last and not (self._late and self._late([raw])):
-            self._differ(Difference("reordered", _shown(name), None, None, entry.decode(), row[3], row[3], row=row))
+            self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
             return
         self._last = max(origin, self._last or origin)
         self.tally.file_born += 1
@@ -169,7 +181,9 @@ class _Comparison:
         identity = self._identity(row)
         found = self._documents.same(identity, _digest(row))
         if found is not None and found[1] and (identity or not vouched):
-            self._differ(Difference("duplicate", _shown(found[0]), None, None, entry.decode(), row[3], row[3], row=row))
+            self._differ(
+                Difference("duplicate", shown_name(found[0]), None, None, entry.decode(), row[3], row[3], row=row)
+            )
         elif found is not None and not found[1] and vouched:
             self._documents.take(found[0])
             self.tally.rewritten += 1
@@ -179,7 +193,8 @@ class _Comparison:
             taken = self._folder.read(found[0], self._limit)
             raw = taken.raw if taken is not None else None
             expected, actual = (raw, row[3]) if file_born else (row[3], raw)
-            self._differ(Difference("altered", _shown(found[0]), None, None, entry.decode(), expected, actual, row=row,
+            name = shown_name(found[0])
+            self._differ(Difference("altered", name, None, None, entry.decode(), expected, actual, row=row,
                                     file_born=file_born))  # fmt: skip
         elif vouched:
             self.tally.taken_away += 1
@@ -257,7 +272,7 @@ class _Comparison:
                 message = self._mapping.document(_text(one.name)).read(raw or b"")
                 row = message.row if isinstance(message.row, tuple) else ()
                 self._differ(
-                    Difference("missing_in_redis", _shown(one.name), None, None, None, raw, None, row=row,
+                    Difference("missing_in_redis", shown_name(one.name), None, None, None, raw, None, row=row,
                                raw_name=one.name)
                 )  # fmt: skip
         self.tally.digest = hashlib.blake2b(self._born.digest() + self._mirrored.digest(), digest_size=16).hexdigest()
@@ -291,7 +306,3 @@ def _data_digest(row: Row) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def _shown(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")

@@ -32,12 +32,21 @@ def key_of(keys: Keys, name: bytes) -> bytes:
     return b"bridge:{%b}:state:%b" % (keys.stream, name)
 
 
-def digests(connection: Connection, keys: Keys, names: list[bytes]) -> dict[bytes, bytes | None]:
-    """What each hash says its data's SHA-256 is; None where there is none. Raises RedisRefused, RedisLost."""
+DIGESTS = b"""local said = redis.call('HGET', KEYS[1], 'sha256') or ''
+if redis.call('HSTRLEN', KEYS[1], 'data') > 1048576 then return {said, ''} end
+return {said, redis.sha1hex(redis.call('HGET', KEYS[1], 'data') or '')}"""
+
+
+def digests(connection: Connection, keys: Keys, names: list[bytes]) -> dict[bytes, tuple[bytes, str]]:
+    """What each hash says its data's SHA-256 is, and the SHA-1 of the data itself, taken by the server.
+
+    Both are empty where there is none; the latter also where the data are too long to be hashed in passing. Raises
+    RedisRefused, RedisLost.
+    """
     if not names:
         return {}
-    replies = connection.calls(*(pack("HGET", key_of(keys, name), "sha256") for name in names))
-    return dict(zip(names, replies, strict=True))
+    replies = connection.calls(*(pack("EVAL", DIGESTS, 1, key_of(keys, name)) for name in names))
+    return {name: (said, sha1.decode()) for name, (said, sha1) in zip(names, replies, strict=True)}
 
 
 def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes] | None:
@@ -70,7 +79,8 @@ def put(
     )
     holder, (there, version, entered) = replies[1], replies[2]
     wants_entry = fields is not None and entered != digest
-    if holder != owner or (there == digest and not wants_entry):
+    same = there == digest and connection.call("HGET", key, "data") == value.data
+    if holder != owner or (same and not wants_entry):
         connection.call("UNWATCH")
         return holder == owner, None
     number = b"%d" % ((int(version) if version and version.isdigit() else 0) + 1)
