@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,36 @@ def _binaries() -> list[Binary]:
 
 
 BINARIES = _binaries()
+
+
+EVERY_SERVER = bool(os.environ.get("BRIDGE_SOAK"))
+BOTH = ("test_crash", "test_faults", "test_server_crash", "test_run", "test_model", "test_parity_live", "test_import")
+"""Modules in which every test runs on every server: what the server does is what they are about."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Elsewhere each test runs on one of the servers, which by its name, so that the whole is done in minutes.
+
+    `make soak` and BRIDGE_SOAK=1 run all of them on all.
+    """
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        binary = callspec.params.get("binary") if callspec is not None else None
+        if binary is None or EVERY_SERVER or item.path.stem in BOTH or len(BINARIES) < 2:
+            kept.append(item)
+            continue
+        name = item.nodeid.replace(binary.flavour, "")
+        turn = zlib.crc32(name.encode()) % len(BINARIES)
+        mine = callspec is not None and binary.flavour == BINARIES[turn].flavour
+        alone = item.get_closest_marker("parametrize") is not None and any(
+            "binary" in mark.args[0] for mark in item.iter_markers("parametrize")
+        )
+        (kept if mine or alone else dropped).append(item)
+    items[:] = kept
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
 
 
 @pytest.fixture(params=BINARIES, ids=lambda binary: binary.flavour)
@@ -53,3 +86,19 @@ def one_rig(tmp_path: Path) -> Iterator[Rig]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of six megabytes; only root may make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -223,3 +223,18 @@ def test_nothing_else_changes(data: bytes, name: str) -> None:
         if message is not data:
             assert moved.startswith(b' {"a": 1e400, "path": ')
             assert moved.endswith(b', "b": "\xff"} ')
+
+
+def test_parity_of_what_lines_named(one_rig: Rig) -> None:
+    """Parity of a log tells how many of the artifacts its lines named are unchanged, changed since, or gone since."""
+    rig = one_rig
+    for name in ("same", "changed", "gone"):
+        (rig.root / f"{name}.txt").write_text(name)
+    saved(rig, "same.txt", "changed.txt", "gone.txt", "never.txt")
+    rig.once()
+    (rig.root / "changed.txt").write_text("other")
+    (rig.root / "gone.txt").unlink()
+    done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
+    told = json.loads(done.stdout)["mappings"][0]
+    assert (told["verdict"], told["artifacts"]) == ("equal", {"present": 1, "changed": 1, "gone": 1})
+    assert "1 artifact changed since" in rig.run("parity", "--redis", rig.server.socket_url).stdout

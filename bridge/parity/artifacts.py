@@ -7,20 +7,22 @@ long as the ledger vouches for the announcement.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.files.artifacts import hashed
+from bridge.config import Settings
+from bridge.files.artifacts import hashed, inside
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
-from bridge.model import ZERO_ID, Checkpoint, Row, format_id, parse_origin
-from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Result, verdict_of
+from bridge.model import Checkpoint, Row, parse_origin
+from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors
 from bridge.streams.connect import Connection
-from bridge.streams.reader import pages
 from bridge.words import counted
 
 
@@ -81,18 +83,14 @@ class ArtifactCheck(Check):
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
         result.artifacts, result.lost = counts, cursors.lost
-        words = {"present": "present and unchanged", "changed": "changed since", "gone": "gone since"}
-        said = [f"{counted(counts[name], 'artifact')} {word}" for name, word in words.items() if counts[name]]
-        result.notes = [*said, *cursors.notes]
+        result.notes = [*in_words(counts), *cursors.notes]
         return result
 
     def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
         """The last announcement of each path, as the files' side names it; earlier ones were of what it held before."""
         found: dict[bytes, Announced] = {}
-        if cursors.last == ZERO_ID:
-            return found
-        fields, read = self._mapping.codec("x").fields, 0
-        for rows in pages(connection, self._keys.stream, b"-", format_id(cursors.last), PAGE, most_bytes=PAGE_BYTES):
+        fields = self._mapping.codec("x").fields
+        for rows in self._entries(connection, cursors.last, cursors.length):
             for raw_id, pairs in rows:
                 if pairs is None:
                     continue
@@ -108,10 +106,6 @@ class ArtifactCheck(Check):
                     memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
                 )
                 found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, sent == _digest(row))
-            read += len(rows)
-            self._tell(read, cursors.length)
-            if self._stop.is_set():
-                raise Interrupted
         return found
 
     def _outcome(self, folder: Folder, path: bytes, one: Announced) -> tuple[str, bytes | None]:
@@ -126,6 +120,43 @@ class ArtifactCheck(Check):
         if (known.sha256.encode(), b"%d" % known.facts.size) == (one.row[7], one.row[6]):
             return "present", None
         return ("changed", None) if one.vouched else ("altered", known.sha256.encode())
+
+
+def of_lines(
+    connection: Connection, key: bytes, settings: Settings, stop: Callable[[], bool]
+) -> tuple[dict[str, int], list[str]] | None:
+    """The same for artifacts that lines of a log named, as far as their digests were told; None: there are none.
+
+    Raises Interrupted, RedisLost, RedisRefused.
+    """
+    counts, cursor = {"present": 0, "changed": 0, "gone": 0}, b"0"
+    root = os.fsencode(settings.root)
+    known: dict[bytes, tuple[bytes, int]] = {}
+    while True:
+        cursor, found = connection.call("HSCAN", key, cursor, "COUNT", 500)
+        for raw in found[1::2]:
+            facts = json.loads(raw)
+            if facts.get("status") != "present":
+                counts["gone"] += facts.get("status") == "gone"
+                continue
+            mine = settings.paths.back(os.fsencode(facts["path"]))
+            real = inside(root, mine)
+            if mine not in known:
+                there = hashed(real, stop) if real is not None else None
+                known[mine] = (there.sha256.encode(), there.facts.size) if there is not None else (b"", 0)
+            if stop():
+                raise Interrupted
+            same = known[mine] == (facts["sha256"].encode(), facts["size"])
+            counts["present" if same else "changed" if known[mine][0] else "gone"] += 1
+        if cursor == b"0":
+            break
+    return (counts, in_words(counts)) if any(counts.values()) else None
+
+
+def in_words(counts: dict[str, int]) -> list[str]:
+    """What became of artifacts, for people."""
+    words = {"present": "present and unchanged", "changed": "changed since", "gone": "gone since"}
+    return [f"{counted(counts[name], 'artifact')} {word}" for name, word in words.items() if counts[name]]
 
 
 def _digest(row: Row) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from threading import Event
@@ -226,6 +226,18 @@ class Check:
             self._tell(read, view.length)
             ahead = read / self._max_rate - (time.monotonic() - begun) if self._max_rate else 0.0
             if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
+                raise Interrupted
+
+    def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
+        """The whole stream up to `last`, a page at a time. Raises Interrupted."""
+        if last == ZERO_ID:
+            return
+        read = 0
+        for rows in pages(connection, self._keys.stream, b"-", format_id(last), PAGE, most_bytes=PAGE_BYTES):
+            yield rows
+            read += len(rows)
+            self._tell(read, length)
+            if self._stop.is_set():
                 raise Interrupted
 
     def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:

@@ -12,8 +12,8 @@ from typing import Any
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL, digest
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, ZERO_ID, Row, format_id, parse_origin
-from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Result, verdict_of
+from bridge.model import FIELDS, Row, parse_origin
+from bridge.parity.check import Check, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.files import Generation
 from bridge.parity.sides import File
@@ -22,7 +22,6 @@ from bridge.parity.stats import Timeline
 from bridge.parity.tally import Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
-from bridge.streams.reader import pages
 from bridge.words import counted
 
 
@@ -33,14 +32,8 @@ class ChunkCheck(Check):
         if since is not None:
             return None
         one = _Comparison(self._mapping, view)
-        if view.last > ZERO_ID:
-            read, end = 0, format_id(view.last)
-            for rows in pages(connection, self._keys.stream, b"-", end, PAGE, most_bytes=PAGE_BYTES):
-                one.feed(rows)
-                read += len(rows)
-                self._tell(read, view.length)
-                if self._stop.is_set():
-                    raise Interrupted
+        for rows in self._entries(connection, view.last, view.length):
+            one.feed(rows)
         one.finish()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(one.tally, view.length), one.tally)
         result.files, result.entry = view.positions({}), view.last

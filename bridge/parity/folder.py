@@ -26,12 +26,11 @@ from bridge.model import (
     EntryId,
     Origin,
     Row,
-    format_id,
     parse_id,
     parse_origin,
     shown_name,
 )
-from bridge.parity.check import PAGE, PAGE_BYTES, Check, Interrupted, Late, Result, verdict_of
+from bridge.parity.check import Check, Interrupted, Late, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.compare import MOST
 from bridge.parity.since import Since
@@ -39,7 +38,6 @@ from bridge.parity.stats import Stats
 from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors
 from bridge.streams.connect import Connection
-from bridge.streams.reader import pages
 
 
 class FolderCheck(Check):
@@ -53,7 +51,8 @@ class FolderCheck(Check):
         late = Late(marks, self._keys.late) if cursors.marked else None
         with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as one:
             one.read_folder(self._pause)
-            self._walk_stream(connection, one, cursors)
+            for rows in self._entries(connection, cursors.last, cursors.length):
+                one.feed(rows)
             one.finish()
         verdict = verdict_of(one.tally, cursors.length)
         result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
@@ -64,16 +63,6 @@ class FolderCheck(Check):
     def _pause(self) -> None:
         if self._stop.is_set():
             raise Interrupted
-
-    def _walk_stream(self, connection: Connection, one: _Comparison, cursors: Cursors) -> None:
-        if cursors.last == ZERO_ID:
-            return
-        read, end = 0, format_id(cursors.last)
-        for rows in pages(connection, self._keys.stream, b"-", end, PAGE, most_bytes=PAGE_BYTES):
-            one.feed(rows)
-            read += len(rows)
-            self._tell(read, cursors.length)
-            self._pause()
 
 
 class _Comparison:

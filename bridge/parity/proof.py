@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from threading import Event
 
@@ -12,7 +13,7 @@ from bridge.errors import LedgerError, RedisLost, SourceError
 from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.parity.artifacts import ArtifactCheck
+from bridge.parity.artifacts import ArtifactCheck, of_lines
 from bridge.parity.check import SETTLING, Check, Result
 from bridge.parity.chunks import ChunkCheck
 from bridge.parity.folder import FolderCheck
@@ -20,6 +21,7 @@ from bridge.parity.since import Since
 from bridge.parity.states import StateCheck
 from bridge.parity.view import NOT_RUNNING
 from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
 from bridge.words import duration
 
 MUCH = 1000
@@ -84,7 +86,19 @@ class Proof:
             mapping, self._settings, dial, self._ledger, self._stop, tell, max_rate=self._max_rate,
             settling=self._settling, stats=self._stats,
         )  # fmt: skip
-        return check.run(self._since(mapping) if onwards else None)
+        result = check.run(self._since(mapping) if onwards else None)
+        if mapping.source.kind == "log" and not result.onwards:
+            self._artifacts(mapping, dial, result)
+        return result
+
+    def _artifacts(self, mapping: Mapping, dial: Callable[[], Connection], result: Result) -> None:
+        """What became of the artifacts that lines named."""
+        with closing(dial()) as connection:
+            key = Keys.of(mapping.stream.key).artifacts
+            told = of_lines(connection, key, self._settings, self._stop.is_set)
+        if told is not None:
+            result.artifacts, said = told
+            result.notes += said
 
     def _note_growth(self, result: Result) -> None:
         """Says when much more is in flight than at the last look, although a bridge runs."""
