@@ -34,6 +34,9 @@ BUSY = 60.0
 KEEP_BYTES = 1 << 26
 """Of messages that are due so many bytes are kept; the files of more are read again when their turn comes."""
 
+COUNTED = 5.0
+"""Seconds between two counts of what is kept, once it is much."""
+
 UNREADABLE = 2.0
 """Seconds until a file that may not be read is tried again."""
 
@@ -77,6 +80,7 @@ class Intake:
         self._scanned_at, self._took = -inf, 0.0
         """When the last scan of the folder ended, by a steady clock, and its seconds."""
         self._lost = False
+        self._kept, self._count_at = -1, 0.0
 
     def forget(self) -> None:
         """Redis lost something: the ledger forgot what has to be sent again, and all files are looked at."""
@@ -133,7 +137,7 @@ class Intake:
         if not complete:
             return
         barred = self._barred()
-        kept = memory.kept_bytes(self._ledger, self._stream)
+        kept = self._kept_bytes()
         reached("spool.due.before")
         with self._ledger.transaction():
             for one, taken in complete:
@@ -141,7 +145,15 @@ class Intake:
                     self.wait(one, self._clock(), self._clock() + UNREADABLE)
                     continue
                 kept += self._take_in(one.name, taken, barred, keep=kept < KEEP_BYTES)
+        self._kept = kept
         reached("spool.due.after")
+
+    def _kept_bytes(self) -> int:
+        """Bytes of messages that are kept, or were when they were counted: seldom, as there may be many."""
+        if self._kept < 0 or (self._kept >= KEEP_BYTES and time.monotonic() >= self._count_at):
+            self._kept = memory.kept_bytes(self._ledger, self._stream)
+            self._count_at = time.monotonic() + COUNTED
+        return self._kept
 
     def _taken(self, one: Found) -> Taken | None:
         """A file's bytes, if it is complete by its times; else it waits."""

@@ -7,6 +7,7 @@ is known to be in. So nothing is lost or doubled, and nothing in Redis grows wit
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,6 +51,7 @@ class SpoolSource(Source):
         self._unsure: list[int] = []
         """Batches of before that may be in or not: they are sent again first."""
         self._next = 1
+        self._counted: tuple[float, tuple[int, int, int, int | None]] = (-2.0, (0, 0, 0, None))
         self._patient = 0.0
         """Until then, in seconds since 1970, history waits for files that are not complete: they may come before."""
 
@@ -74,7 +76,8 @@ class SpoolSource(Source):
 
     def end(self) -> Position | None:
         """Not a place, only whether anything is due: that is history when the folder is first met."""
-        due = memory.totals(self._ledger, self._stream)[1]
+        self._counted = time.monotonic(), memory.totals(self._ledger, self._stream)
+        due = self._counted[1][1]
         return Position(1, 0) if due or self._intake.waiting else None
 
     def take_as_history(self) -> None:
@@ -94,12 +97,19 @@ class SpoolSource(Source):
 
     def left(self) -> int:
         """As the base class says."""
-        return memory.totals(self._ledger, self._stream)[2]
+        return self._totals()[2]
 
     def on_disk(self) -> int:
         """As the base class says."""
-        carried, _, due, _ = memory.totals(self._ledger, self._stream)
+        carried, _, due, _ = self._totals()
         return carried + due
+
+    def _totals(self) -> tuple[int, int, int, int | None]:
+        """Counted once a second at most: an import asks often, and there may be many."""
+        now = time.monotonic()
+        if now >= self._counted[0] + 1:
+            self._counted = now, memory.totals(self._ledger, self._stream)
+        return self._counted[1]
 
     def unfinished(self) -> int:
         """Bytes of files that are not complete."""
@@ -179,6 +189,7 @@ class SpoolSource(Source):
                 )  # fmt: skip
             reached("spool.batch.after")
             return self._made(number, [(row, at) for _, row, at in ready])
+        self._counted = -2.0, self._counted[1]  # nothing is due: the next count is of the end
         if not self.memory.live and not self._sending and not self._intake.soon:
             self.go_live("its history is in the stream")
             self.remember()
