@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.test_artifacts import Artifacts
 from tests.test_context import Context
 from tests.test_state import Values
 
-SEEDS = range(2)
+SEEDS = range(6 if os.environ.get("BRIDGE_SOAK") else 1)
 SIGNS, FAULTS = (b"EXEC\r\n", b"HSET", b"XREAD"), 12
 """Requests that may go wrong, and how many of them do: then the bridge is to come to rest."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.files.place import Place
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -636,3 +638,29 @@ def test_keys_that_mean_nothing_are_refused(tmp_path: Path, one_rig: Rig, change
     done = one_rig.run("mapping", "show", str(mapping))
     assert done.returncode == 2, done.stdout
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("known", ["_rename", "_link", "_take"])
+def test_every_way_to_put_a_file_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    """Whatever a file system knows, a name that is taken is refused and what is there stays; else the file is whole."""
+
+    def unknown(fd: int, old: str, new: str) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    for way in ("_rename", "_link", "_take"):
+        if way == known:
+            break
+        monkeypatch.setattr(f"bridge.files.place.{way}", unknown)
+    place = Place(tmp_path, "folder/deep")
+    (tmp_path / "folder/deep/taken").write_bytes(b"theirs")
+    place.write("1", b"ours")
+    assert place.waits("1")
+    assert not place.put("1", "taken")
+    assert (tmp_path / "folder/deep/taken").read_bytes() == b"theirs"
+    assert place.waits("1")
+    assert place.put("1", "free")
+    assert not place.waits("1")
+    place.close()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder/deep").iterdir()} == {
+        "taken": b"theirs", "free": b"ours",
+    }  # fmt: skip
