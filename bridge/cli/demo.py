@@ -37,8 +37,14 @@ def command(options: Options) -> int:
     from bridge.cli.screen import console
     from bridge.demo.stage import play, staged
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    asked: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        asked.append(number)  # what is raised in a finalizer is lost, this is not
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     out = console()
     begun = time.monotonic()
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not options.as_json else None
@@ -50,7 +56,7 @@ def command(options: Options) -> int:
             else:
                 show = (lambda scene: None) if options.as_json else _Plain()
             try:
-                verdict = play(stage, show, time.sleep)
+                verdict = play(stage, show, lambda seconds: _sleep(seconds, asked))
             finally:
                 if live is not None:
                     live.stop()
@@ -59,6 +65,7 @@ def command(options: Options) -> int:
         click.echo("bridge: interrupted; all that the demo had started is gone", err=True)
         return 130
     finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
     took = time.monotonic() - begun
@@ -72,8 +79,10 @@ def command(options: Options) -> int:
     return 0 if verdict.equal else 1
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _sleep(seconds: float, asked: list[int]) -> None:
+    if asked:
+        raise KeyboardInterrupt
+    time.sleep(seconds)
 
 
 def _figures(crossing: Crossing) -> dict[str, float]:
