@@ -109,9 +109,10 @@ def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts
 
 def add_due(ledger: Ledger, stream: str, one: Due) -> None:
     """A message to be sent, or what became of one that is not on its way yet."""
-    # One whose bytes are kept is sent, although another message took its file.
+    # One whose bytes are kept is sent, although another message took its file. The plus keeps SQLite from looking for
+    # the name among all that is in no batch yet.
     ledger.write(
-        "DELETE FROM spool_due WHERE stream = ? AND name = ? AND batch = 0 AND raw IS NULL", (stream, one.name)
+        "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, one.name)
     )
     ledger.write(
         "INSERT INTO spool_due"
@@ -126,7 +127,7 @@ def add_due(ledger: Ledger, stream: str, one: Due) -> None:
 
 def drop_due(ledger: Ledger, stream: str, key: bytes) -> None:
     """Its file is gone or another by now."""
-    ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ? AND batch = 0", (stream, key))
+    ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ? AND +batch = 0", (stream, key))
 
 
 def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]:
