@@ -109,7 +109,9 @@ def _fifth(db: sqlite_utils.Database) -> None:
     )
     mention = {"stream": str, "name": str, "generation": int, "offset": int, "path": bytes}
     db.table("mentions").create(mention, pk=("stream", "name", "generation", "offset"))
+    db.table("spool_files").create_index(["stream", "key"])
     db.table("spool_due").create_index(["stream", "name"])
+    db.table("spool_due").create_index(["stream", "alike"])
     db.table("spool_due").create_index(["stream", "batch", "time", "name"])
 
 
