@@ -79,7 +79,6 @@ class ArtifactCheck(Check):
             if self._stop.is_set():
                 raise Interrupted
         tally.digest = hasher.hexdigest()
-        tally.taken_away, tally.rewritten = 0, 0
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
         result.artifacts, result.lost = counts, cursors.lost

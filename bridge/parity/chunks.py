@@ -12,8 +12,8 @@ from typing import Any
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL, digest
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Row, parse_origin
-from bridge.parity.check import Check, Result, verdict_of
+from bridge.model import Row
+from bridge.parity.check import Check, Result, told, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.files import Generation
 from bridge.parity.sides import File
@@ -97,13 +97,10 @@ class _Comparison:
             if fields is None:
                 continue
             self.tally.entries += 1
-            values = dict(zip(fields[0::2], fields[1::2], strict=True))
-            raw = values.get(b"origin")
+            raw, origin, row = told(fields)
             if raw is None:
                 self.tally.not_mirrored += 1
                 continue
-            origin = parse_origin(raw)
-            row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
             if origin is None or row is None:
                 self.tally.quarantined += 1
                 continue

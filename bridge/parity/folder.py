@@ -20,17 +20,15 @@ from bridge.ledger.scratch import Document, Documents
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import (
-    FIELDS,
     ZERO_ID,
     Checkpoint,
     EntryId,
     Origin,
     Row,
     parse_id,
-    parse_origin,
     shown_name,
 )
-from bridge.parity.check import Check, Interrupted, Late, Result, verdict_of
+from bridge.parity.check import Check, Interrupted, Late, Result, told, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.compare import MOST
 from bridge.parity.since import Since
@@ -130,10 +128,7 @@ class _Comparison:
             if fields is None:
                 continue
             self.tally.entries += 1
-            values = dict(zip(fields[0::2], fields[1::2], strict=True))
-            raw = values.get(b"origin")
-            origin = parse_origin(raw) if raw is not None else None
-            row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
+            raw, origin, row = told(fields)
             if raw is not None and (origin is None or row is None):
                 self.tally.quarantined += 1
             elif origin is not None and row is not None:
