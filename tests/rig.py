@@ -81,6 +81,7 @@ class Rig:
         self.state.mkdir(mode=0o700)
         self.other_servers: list[Path] = []
         self.write_config()
+        self.database = 0
         self._connection: Connection | None = None
 
     _shared_server: embedded.Embedded | None = None
@@ -124,10 +125,15 @@ class Rig:
     # -- the server ------------------------------------------------------------------------------------------
 
     @property
+    def url(self) -> str:
+        """Where the stream is."""
+        return self.server.socket_url.replace("db=0", f"db={self.database}")
+
+    @property
     def redis(self) -> Connection:
         """A connection of the test's own, made anew when the server was restarted."""
         if self._connection is None:
-            self._connection = Connection(self.server.socket_url)
+            self._connection = Connection(self.url)
         return self._connection
 
     def forget_connection(self) -> None:
@@ -278,7 +284,7 @@ class Rig:
             check = check_of(settings.mappings[0])(
                 settings.mappings[0],
                 settings,
-                lambda: Connection(self.server.socket_url),
+                lambda: Connection(self.url),
                 ledger,
                 Event(),
                 lambda read, of: None,

@@ -287,9 +287,15 @@ def start(rig: Rig, *args: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+def clients(rig: Rig) -> dict[bytes, bytes]:
+    """What the server says of each client, by its number."""
+    return {one.split(b" ", 1)[0]: one for one in rig.redis.call("CLIENT", "LIST").splitlines()}
+
+
 def reading(rig: Rig) -> Callable[[], bool]:
-    """Whether parity reads the stream by now."""
-    return lambda: b"cmd=xrange" in rig.redis.call("CLIENT", "LIST")
+    """Whether somebody who was not there before, as parity, reads the stream by now."""
+    others = clients(rig)
+    return lambda: any(b"cmd=xrange" in said for number, said in clients(rig).items() if number not in others)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
@@ -300,8 +306,9 @@ def test_ended(one_rig: Rig, number: int, code: int) -> None:
     rig.append(*(f"f-{n}" for n in range(5000)))
     rig.once()
     bridge = rig.ready(rig.start())
+    reads = reading(rig)
     child = start(rig, "--max-rate", "500")
-    wait_until(reading(rig), "the reading")
+    wait_until(reads, "the reading")
     child.send_signal(number)
     assert child.wait(30) == code
     child.communicate()
@@ -318,8 +325,9 @@ def test_redis_goes_away(one_rig: Rig) -> None:
     (rig.path / "tmp").mkdir()
     rig.append(*(f"f-{n}" for n in range(5000)))
     rig.once()
+    reads = reading(rig)
     child = start(rig, "--max-rate", "1000", "--json")
-    wait_until(reading(rig), "the reading")
+    wait_until(reads, "the reading")
     rig.kill_server()
     out, _ = child.communicate(timeout=60)
     assert child.returncode == 4

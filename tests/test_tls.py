@@ -84,7 +84,8 @@ def test_both_ways_over_tls(rig: Rig, terminator: Terminator) -> None:
     """A backlog and single messages cross in both directions, as an ACL user of the second database."""
     rig.redis.call("ACL", "SETUSER", "carrier", "on", ">secret", "~*", "&*", "+@all")
     url = f"rediss://carrier:secret@localhost:{terminator.port}/1?ssl_ca_certs={CERTIFICATE}"
-    rig.redis.call("SELECT", 1)
+    rig.database = 1
+    rig.forget_connection()
     backlog = [b"f-%d" % i for i in range(2000)]
     rig.append(*backlog)
     child = rig.ready(rig.start(url=url))
