@@ -128,7 +128,7 @@ class Checked:
     def document(self, mapping: Mapping, name: bytes, taken: Taken, limit: int, first: int) -> None:
         """Translates a whole file."""
         self.size += taken.facts.size
-        path = name.decode("utf-8", "surrogateescape")
+        path = os.fsdecode(name)
         if mapping.source.kind == "artifacts":
             kind, codec_ = type_of(taken.raw[:HEAD], path), mapping.codec(path)
             row = codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, Artifact) else ()

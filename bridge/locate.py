@@ -136,7 +136,7 @@ class Search:
             place.born, place.entry = "Redis", format_id(ids[0]).decode() if ids else None
             place.said = f"the mirror wrote it, of entry {place.entry}"
         else:
-            number = self._books.sources.get(self.shared.mapping.source.path.encode("utf-8", "surrogateescape"), b"0")
+            number = self._books.sources.get(os.fsencode(self.shared.mapping.source.path), b"0")
             origin = Origin(int(number), known[0], known[1])
             entry_id = self._find(origin, found.facts.written // 1_000_000)
             place.born, place.origin = "file", f"{origin.source}.{origin.generation}:{origin.offset}"
@@ -158,7 +158,7 @@ class Search:
         """The line of this number, or the one that holds this byte; None when the file is none of this mapping's."""
         source, root = self.shared.mapping.source, self.shared.settings.root
         rotated = {p.resolve() for pattern in source.rotated for p in root.glob(pattern)}
-        names = {*self.shared.source_names(), *(n.decode("utf-8", "surrogateescape") for n in self._books.mirror)}
+        names = {*self.shared.source_names(), *(os.fsdecode(n) for n in self._books.mirror)}
         names = {n for n in names if (root / n).resolve() == path or path in rotated}
         opened = open_regular(path)
         if opened is None or not names:
@@ -202,7 +202,7 @@ class Search:
 
     def _of_own(self, place: Place, name: str, at: Position, line: bytes) -> Place:
         """A file-born line: its entry, or why there is none."""
-        encoded = name.encode("utf-8", "surrogateescape")
+        encoded = os.fsencode(name)
         aside = find_quarantined(self._ledger, self._stream, name=name, generation=at.generation, offset=at.offset)
         if aside is not None and not aside.retried:
             place.said = _in_quarantine(aside)
@@ -289,7 +289,7 @@ class Search:
         if self.shared.folder is not None:
             self._in_folder(place, memory.files_of(self._ledger, self._stream, origin.generation, origin.offset))
             return place
-        self._in_file(place, names[0].decode("utf-8", "surrogateescape"), Position(origin.generation, origin.offset))
+        self._in_file(place, os.fsdecode(names[0]), Position(origin.generation, origin.offset))
         return place
 
     def _in_file(self, place: Place, name: str, at: Position) -> None:

@@ -15,13 +15,13 @@ from bridge.carry.late import Late
 from bridge.carry.provenance import release
 from bridge.carry.shared import Shared
 from bridge.errors import SourceError
-from bridge.files.generation import TAIL, digest
+from bridge.files.generation import TAIL
 from bridge.ledger.journal import note
 from bridge.ledger.mirrored import range_at
 from bridge.ledger.spool import forget_file
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping as BridgeMapping
-from bridge.model import FIELDS, Origin, parse_id
+from bridge.model import FIELDS, Origin, hex_digest, parse_id
 from bridge.parity.check import Result
 from bridge.parity.classify import Difference
 from bridge.parity.files import Cut
@@ -145,7 +145,7 @@ def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore
         used.add(n)
         at = cut.whole + len(raw)
     known = (cut.before + raw)[-TAIL:]
-    if at != cut.offset or digest(known[-min(TAIL, cut.offset) :]) != cut.tail or not raw.startswith(cut.torn):
+    if at != cut.offset or hex_digest(known[-min(TAIL, cut.offset) :]) != cut.tail or not raw.startswith(cut.torn):
         return None
     return Restore(source, cut.whole + len(cut.torn), raw[len(cut.torn) :], len(used)), used
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -120,6 +121,21 @@ class Checkpoint:
             Fingerprint(int(d["offset"]), int(d["head_len"]), str(d["head"]), str(d["tail"])),
             parse_id(entry.encode()) if entry else None,
         )
+
+
+def digest(*parts: bytes) -> bytes:
+    """BLAKE2b-128 of a value, or of several with their lengths, so that no two lists of values are alike."""
+    if len(parts) == 1:
+        return hashlib.blake2b(parts[0], digest_size=16).digest()
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(b"%d:" % len(part) + part)
+    return hasher.digest()
+
+
+def hex_digest(raw: bytes) -> str:
+    """`digest` of one value, as fingerprints and reports show it."""
+    return digest(raw).hex()
 
 
 def shown(raw: bytes, limit: int | None = 200) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         stored = {name: memory.stored for name, memory in sources_of(ledger, stream).items()}
     if connection is not None:
         books = read_books(connection, shared.keys)
-        stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}
+        stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
     try:
         if (folder := shared.folder or shared.values) is not None:
             _folder(one, shared.mapping, folder, ledger)

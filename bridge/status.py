@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,7 +175,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
             elif ledger is not None and one.owner not in ("", ledger.uuid.decode()):
                 one.error = f"the stream belongs to bridge '{instance}': standing by"
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"
-            stored |= {name.decode("utf-8", "surrogateescape"): raw for name, raw in books.checkpoint.items()}
+            stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
             if one.mirror is not None:
                 one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
         except RedisLost as error:

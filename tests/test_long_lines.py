@@ -145,8 +145,8 @@ def test_our_line_inside_it(rig: Rig) -> None:
 
 def _rewind(rig: Rig, offset: int) -> None:
     """Puts the checkpoint, in Redis and in the ledger, back to the end of the first line."""
-    from bridge.files.generation import digest as short
     from bridge.model import Checkpoint, Fingerprint
+    from bridge.model import hex_digest as short
     from tests.rig import STREAM
 
     head = line("a")

@@ -11,18 +11,18 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from bridge.carry.intake import BUSY, Intake, digest, name_of
+from bridge.carry.intake import Intake
 from bridge.carry.spool import SpoolSource
 from bridge.codecs.artifact import Artifact
 from bridge.codecs.document import Message, moment
 from bridge.errors import SourceError
 from bridge.files.artifacts import INLINE, Hasher, Known, hashed
-from bridge.files.spool import Folder, Found, Taken
+from bridge.files.spool import BUSY, Folder, Found, Taken
 from bridge.ledger import spool as memory
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Row, shown_name
+from bridge.model import Row, digest, shown_name
 from bridge.paths import Paths
 from bridge.streams.keys import Keys
 
@@ -56,19 +56,17 @@ class ArtifactIntake(Intake):
             known = hashed(path) if one.facts.size <= INLINE else self._hasher.ask(path, one.facts)
         except OSError as error:
             known = error
-        if isinstance(known, OSError):
-            if known.errno == errno.ELOOP:
-                return None
+        if isinstance(known, OSError) and known.errno != errno.ELOOP:  # that is a link by now: no file of ours
             raise SourceError(f"cannot be read: {known.strerror}", where=shown_name(one.name),
                               hint="give the bridge's user the right to read it")  # fmt: skip
-        if known is None:
+        if not isinstance(known, Known):
             if self._folder.find(one.name) is None:
                 self._notices.append(f"{shown_name(one.name)} was gone before it could be announced")
                 self.waiting.pop(one.name, None)
             else:
                 self.wait(one, since, now + AGAIN)
             return None
-        return Taken(known.facts, facts_of(known), busy=False)
+        return Taken(known.facts, _facts_of(known), busy=False)
 
     def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
         """Inside a transaction: a file is due, unless it is as it was announced last."""
@@ -96,7 +94,7 @@ class ArtifactSource(SpoolSource):
         self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
 
     def _message(self, one: Due) -> Message:
-        codec = self._mapping.codec(name_of(one.name))
+        codec = self._mapping.codec(os.fsdecode(one.name))
         if not isinstance(codec, Artifact):
             raise AssertionError("a mapping of artifacts has its codec")
         facts = json.loads(one.raw or b"{}")
@@ -110,6 +108,6 @@ class ArtifactSource(SpoolSource):
         return digest(*row)
 
 
-def facts_of(known: Known) -> bytes:
+def _facts_of(known: Known) -> bytes:
     """What was found out of a file, for the ledger."""
     return json.dumps({"type": known.type, "sha256": known.sha256}).encode()

@@ -53,7 +53,7 @@ class ChunkReader(Reader):
         self.barred, start = 0, generation.read_to
         if generation.number > 1 and start == 0 and self.began != generation.number and generation.content is not None:
             self.began = generation.number
-            return self._found(generation, b"", [b""], more=True)
+            return self._found(generation, b"", [b""])
         raw = self._tail.peek(generation, CHUNK * MOST)
         if not raw:
             return None
@@ -68,9 +68,9 @@ class ChunkReader(Reader):
         if whole:
             chunks.append(rest[:whole])
         self.settling = whole < len(rest) and not chunks
-        return self._found(generation, raw, chunks, more=True) if chunks else None
+        return self._found(generation, raw, chunks) if chunks else None
 
-    def _found(self, generation: Generation, raw: bytes, chunks: list[bytes], *, more: bool) -> Read:
+    def _found(self, generation: Generation, raw: bytes, chunks: list[bytes]) -> Read:
         ends: list[int] = []
         start = generation.read_to
         for chunk in chunks:
@@ -79,7 +79,7 @@ class ChunkReader(Reader):
         written = generation.written()
         codec, at = self._codec, moment(written)
         rows = [codec.row(chunk, at) for chunk in chunks] if isinstance(codec, Chunk) else []
-        found = Read(generation, start, raw, lines, more)
+        found = Read(generation, start, raw, lines, more=True)
         found.given(rows, [written // 1_000_000] * len(rows))
         return found
 
@@ -104,9 +104,11 @@ class ContextSource(LogSource):
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
         super().__init__(mapping, keys, tail, ledger, clock)
-        self._chunks = ChunkReader(mapping, tail, ledger, self._rejects, self.codec, clock)
-        self._reader = self._chunks
         self.patience = mapping.source.idle_ms / 1000
+
+    def _made_reader(self, mapping: Mapping) -> Reader:
+        self._chunks = ChunkReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
+        return self._chunks
 
     @property
     def in_history(self) -> bool:

@@ -6,12 +6,13 @@ knows a mirrored message by what it is known by at all, wherever a program may h
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
 
 from bridge.carry.append import Piece, Write
-from bridge.carry.intake import digest, keys_of, read_document
+from bridge.carry.intake import keys_of, read_document
 from bridge.carry.translate import Pass, Translator
 from bridge.codecs import Codec
 from bridge.config import Settings
@@ -22,7 +23,7 @@ from bridge.ledger.mirrored import Intent, intents_of, rename_intent
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, ZERO_ID, EntryId, format_id
+from bridge.model import FIELDS, ZERO_ID, EntryId, digest, format_id, hex_digest
 from bridge.points import reached
 from bridge.streams.reader import Entry
 
@@ -36,7 +37,7 @@ class Deliveries:
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
         self.settings = settings
-        self.prefix = digest(mapping.stream.key.encode()).hex()[:8] + "-"
+        self.prefix = hex_digest(mapping.stream.key.encode())[:8] + "-"
         """Of what its hidden files are called by: another mapping may put files into the same folder."""
         self._places: dict[str, Place] = {}
 
@@ -136,7 +137,7 @@ class Delivery:
         """In the ledger's transaction with the range: forward knows the message, whatever its file is called."""
         if self._facts is None:
             return
-        raw, mapping = self._path.encode("utf-8", "surrogateescape"), self._common.mapping
+        raw, mapping = os.fsencode(self._path), self._common.mapping
         key, content = keys_of(read_document(mapping, raw, self._content), self._content, self._facts)
         mark = memory.mirrored_as(self._path, self._number)
         memory.mirrored(ledger, mapping.stream.key, key, content, raw, self._facts, mark)
@@ -186,7 +187,7 @@ class DocumentTranslator(Translator):
         told = {name.decode(): safe(values[name]) for name in FIELDS[:3]} | {"id": format_id(entry_id).decode()}
         name = re.sub(r"\{(\w+)\}", lambda match: told[match[1]], self.section.name).lstrip(".") or told["id"]
         path = str(Path(path) / name)
-        if not self._folder.has(path.encode("utf-8", "surrogateescape")):
+        if not self._folder.has(os.fsencode(path)):
             return path, f"a file of the name {name} would be none of source.path's: see mirror.name and source.exclude"
         content = self.mapping.document(path).encode(tuple(values[name] for name in FIELDS))
         return path, content or "an empty file is no message"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -182,7 +183,7 @@ class Forward:
 
     def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> None:
         connection, _ = self._live
-        name = source.name.encode("utf-8", "surrogateescape")
+        name = os.fsencode(source.name)
         books = compared.books
         fresh = memory is None
         if memory is None:

@@ -5,7 +5,7 @@ A file counts when it is complete: unchanged for the settling time, and open for
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,21 +15,18 @@ from math import inf
 from bridge.carry.rejects import Kinds
 from bridge.codecs.document import Message
 from bridge.errors import RejectStop, SourceError
-from bridge.files.spool import Facts, Folder, Found, Taken
+from bridge.files.spool import BUSY, Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import contents_of_intents
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import shown, shown_name
+from bridge.model import digest, hex_digest, shown, shown_name
 from bridge.points import reached
 
 PARTLY = 10.0
 """Seconds that JSON which breaks off is given to be ended before it is set aside."""
-
-BUSY = 60.0
-"""Seconds that a file which did not change is given while a program has it open for writing."""
 
 KEEP_BYTES = 1 << 26
 """Of messages that are due so many bytes are kept; the files of more are read again when their turn comes."""
@@ -159,7 +156,7 @@ class Intake:
         """A file's bytes, if it is complete by its times; else it waits."""
         now, before = self._clock(), self.waiting.get(one.name)
         since = before.since if before is not None and before.facts == one.facts else now
-        age = max(now - one.facts.written / 1e9, now - since)  # a time of writing may lie in the future
+        age = one.facts.age(now, since)
         if age < self._settle:
             self.wait(one, since, now + self._settle - age)
             return None
@@ -183,7 +180,7 @@ class Intake:
     def _barred(self) -> set[bytes]:
         """What the mirror is about to put into the folder: its messages' identities, or contents."""
         return {
-            _identity(read_document(self._mapping, name.encode("utf-8", "surrogateescape"), content), content)
+            _identity(read_document(self._mapping, os.fsencode(name), content), content)
             for name, content in contents_of_intents(self._ledger, self._stream)
         }
 
@@ -194,7 +191,7 @@ class Intake:
             reason = f"over max_line_bytes: a file of {facts.size} bytes, the limit is {self._limit}"
             self._set_aside(name, taken, reason)
             return 0
-        message = self._mapping.document(name_of(name), facts.written).read(taken.raw)
+        message = self._mapping.document(os.fsdecode(name), facts.written).read(taken.raw)
         if isinstance(message.row, str):
             if message.partly and (taken.busy or now - facts.written / 1e9 < PARTLY):
                 self.wait(Found(name, facts), now, now + max(self._settle, 0.1))
@@ -234,7 +231,7 @@ class Intake:
         """Inside a transaction: a file that is no message."""
         raw, said = taken.raw, shown_name(name)
         size = taken.facts.size
-        whole = digest(raw).hex() if KEPT < size == len(raw) else ""
+        whole = hex_digest(raw) if KEPT < size == len(raw) else ""
         one = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
@@ -273,7 +270,7 @@ class Intake:
 
 def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:
     """The message in a file of this path below the root."""
-    return mapping.document(name_of(name)).read(content)
+    return mapping.document(os.fsdecode(name)).read(content)
 
 
 def keys_of(message: Message, raw: bytes, facts: Facts) -> tuple[bytes, bytes]:
@@ -287,17 +284,7 @@ def _identity(message: Message, raw: bytes) -> bytes:
     return digest(b"content", raw) if message.identity is None else digest(b"id", message.identity)
 
 
-def digest(*parts: bytes) -> bytes:
-    """BLAKE2b-128."""
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
-
-
 def _same_moment(one: int, other: int) -> bool:
     """Whether two times of writing, in ns, are the same, be one of them kept in whole seconds only."""
     whole = 1_000_000_000
     return one == other or ((one % whole == 0 or other % whole == 0) and one // whole == other // whole)
-
-
-def name_of(name: bytes) -> str:
-    """A path as Python has it."""
-    return name.decode("utf-8", "surrogateescape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
@@ -304,7 +305,7 @@ class LogSource(TailSource):
         if late:
             name = b"%d.%d" % (self.memory.number, generation.number)
             return Cursor(self._keys.generations, name, closed_value(generation.known()))
-        return Cursor(self._keys.checkpoint, self.name.encode("utf-8", "surrogateescape"), value)
+        return Cursor(self._keys.checkpoint, os.fsencode(self.name), value)
 
     def _set_aside(
         self, generation: Generation, read: Read, rows: list[Row | str], i: int, j: int

@@ -109,5 +109,5 @@ class Mentions:
         if isinstance(found, OSError):
             return b'{"status":"unreadable"}'
         told = {"status": "present", "size": found.facts.size, "sha256": found.sha256, "artifact_type": found.type,
-                "path": self._paths.over(path).decode("utf-8", "surrogateescape")}  # fmt: skip
+                "path": os.fsdecode(self._paths.over(path))}  # fmt: skip
         return json.dumps(told).encode()

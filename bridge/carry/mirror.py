@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 from bridge.carry.append import Destination, Target, Write
@@ -323,7 +324,7 @@ class Mirror:
             newest = max(write.entries)[0]
             if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
                 word = {"id": format_id(newest).decode(), "generation": write.generation, "end": write.end}
-                self._announce[self._to(write).label.encode("utf-8", "surrogateescape")] = json.dumps(word).encode()
+                self._announce[os.fsencode(self._to(write).label)] = json.dumps(word).encode()
         if self._announce:
             reached("mirror.checkpoint.before")
         if taken.epoch != FOREIGN:

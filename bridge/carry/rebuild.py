@@ -6,17 +6,18 @@ that it is not carried again when its file comes back.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from bridge.carry.deliver import number_of
-from bridge.carry.intake import digest, keys_of, name_of, read_document
+from bridge.carry.intake import keys_of, read_document
 from bridge.carry.shared import Shared
 from bridge.codecs.document import Message
 from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.store import Ledger
-from bridge.model import FIELDS, EntryId, Origin, Row, parse_origin
+from bridge.model import FIELDS, EntryId, Origin, Row, digest, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
@@ -73,7 +74,7 @@ def _files(shared: Shared) -> tuple[dict[bytes, Held], dict[bytes, list[Held]]]:
             taken = folder.read(one.name, mapping.format.max_line_bytes) if folder is not None else None
             if taken is None:
                 continue
-            message = mapping.document(name_of(one.name), taken.facts.written).read(taken.raw)
+            message = mapping.document(os.fsdecode(one.name), taken.facts.written).read(taken.raw)
             if isinstance(message.row, str):
                 continue
             held = Held(*keys_of(message, taken.raw, taken.facts), one.name, taken.facts)
@@ -99,7 +100,7 @@ def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, c
     if held is None or not (held.name or entry.id <= cursor):
         found.unmatched += entry.id > cursor
         return
-    name = name_of(held.name)
+    name = os.fsdecode(held.name)
     name = name if name and name.isprintable() else made[0]  # the range's is a text; where the file is, is noted beside
     written = [(entry.id, len(made[1]))]
     one = Range(name, number_of(entry.id, made[1]), 0, len(made[1]), range_digest(made[1]), written)

@@ -7,6 +7,7 @@ back behind what the ledger saw, or its checkpoint has; what is missing otherwis
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -126,7 +127,7 @@ def what_was_lost(
     if max(sent, default=ZERO_ID) > info.last_id:
         return f"entries up to {_text(max(sent))} had been sent, and its last ID is {_text(info.last_id)}"
     for name, source in sources.items():
-        raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+        raw = books.checkpoint.get(os.fsencode(name))
         if raw and source.stored and Checkpoint.from_json(raw).position < Checkpoint.from_json(source.stored).position:
             return f"the checkpoint of {name} went back"
     return ""
@@ -213,7 +214,7 @@ def compare(
 
 def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
     """The furthest checkpoint: Redis's, or the ledger's copy while Redis lost nothing."""
-    raw = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    raw = books.checkpoint.get(os.fsencode(name))
     best = Checkpoint.from_json(raw) if raw else None
     if not lost and source.stored:
         ours = Checkpoint.from_json(source.stored)

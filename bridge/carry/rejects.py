@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 
 from bridge.errors import RejectStop
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import shown
+from bridge.model import hex_digest, shown
 
 
 class Kinds:
@@ -50,7 +49,7 @@ class Rejects:
     def of(self, generation: int, offset: int, line: bytes, reason: str) -> Quarantined | None:
         """A line that is over the limit, or has a reason already, as what is kept of it; else None."""
         if len(line) > self._limit:
-            digest = hashlib.blake2b(line, digest_size=16).hexdigest()
+            digest = hex_digest(line)
             return self.too_long(generation, offset, line[:KEPT], len(line), digest)
         if reason:
             return Quarantined("forward", self._name, generation, offset, "", reason, line, len(line))

@@ -8,6 +8,7 @@ wherever there are any; content only where the ledger, which knew the positions,
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 
 from bridge.carry import rebuild
@@ -103,7 +104,7 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
                 born.append((one.id, *line))
     lines: list[Line] = []
     for raw_name, number in books.sources.items():
-        name = raw_name.decode("utf-8", "surrogateescape")
+        name = os.fsdecode(raw_name)
         lines += _source(shared, books, made, name, int(number), claimed)
     _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
     return made
@@ -113,7 +114,7 @@ def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) ->
     """The same of a folder with a file per message."""
     made.cursor = _announced(books)
     for raw, number in books.sources.items():
-        name = raw.decode("utf-8", "surrogateescape")
+        name = os.fsdecode(raw)
         stored = books.checkpoint.get(raw)
         made.sources[name], made.generations[name] = SourceMemory(int(number), stored, live=True), []
         if name == shared.mapping.source.path and shared.folder is not None:
@@ -166,7 +167,7 @@ def _source(
     shared: Shared, books: Books, made: Plan, name: str, number: int, claimed: dict[tuple[int, int], set[int]]
 ) -> list[Line]:
     """Finds a source's generations among its files by what Redis knows of them, and reads their unclaimed lines."""
-    stored = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    stored = books.checkpoint.get(os.fsencode(name))
     made.sources[name] = SourceMemory(number, stored, live=True)
     made.generations[name] = []
     wanted: dict[int, Known] = {}

@@ -8,8 +8,8 @@ own line.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, qua
 from bridge.ledger.sources import sources_of
 from bridge.ledger.spool import forget_aside
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, parse_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, hex_digest, parse_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, existing, file_born
@@ -143,7 +143,7 @@ class Retry:
         raw = one.raw
         if len(raw) < one.length:
             raw = self._from_file(one)
-            if hashlib.blake2b(raw, digest_size=16).hexdigest() != one.digest:
+            if hex_digest(raw) != one.digest:
                 return "only its first bytes were kept, and its file does not hold it any more"
         return codec.decode((raw,)).rows[0]
 
@@ -214,7 +214,7 @@ def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
 
 def _passed(books: Books, name: str, origin: Origin) -> bool:
     """Whether forward's cursor is behind this line. An origin in the stream says that all before it was sent."""
-    stored = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    stored = books.checkpoint.get(os.fsencode(name))
     closed = books.generations.get(b"%d.%d" % origin[:2])
     at = Position(origin.generation, origin.offset)
     if stored is None or at >= Checkpoint.from_json(stored).position:

@@ -7,13 +7,14 @@ is known to be in. So nothing is lost or doubled, and nothing in Redis grows wit
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry.draft import Draft
-from bridge.carry.intake import Intake, digest, name_of
+from bridge.carry.intake import Intake
 from bridge.carry.merge import BATCH_BYTES
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.source import Source
@@ -26,7 +27,7 @@ from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, shown_name
+from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, shown_name
 from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -36,7 +37,7 @@ PATIENCE = 1.0
 
 
 class SpoolSource(Source):
-    """One folder. `own` are the keys of the stream it goes to."""
+    """One folder."""
 
     def __init__(
         self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float]
@@ -87,7 +88,7 @@ class SpoolSource(Source):
 
     def content_of(self, one: Range) -> bytes:
         """What stands in the file that the mirror made."""
-        taken = self._folder.read(one.name.encode("utf-8", "surrogateescape"), self._limit + 1)
+        taken = self._folder.read(os.fsencode(one.name), self._limit + 1)
         return taken.raw if taken is not None else b""
 
     @property
@@ -223,7 +224,7 @@ class SpoolSource(Source):
         return replace(one, raw=taken.raw)
 
     def _message(self, one: Due) -> Message:
-        return self._mapping.document(name_of(one.name), one.facts.written).read(one.raw or b"")
+        return self._mapping.document(os.fsdecode(one.name), one.facts.written).read(one.raw or b"")
 
     def _draft(self, number: int, ones: list[Due]) -> Draft:
         """A batch of before, as it was."""
@@ -236,9 +237,7 @@ class SpoolSource(Source):
 
     def _made(self, number: int, made: list[tuple[Row, int]]) -> Draft:
         self._sending.add(number)
-        cursor = Cursor(
-            self._keys.checkpoint, self.name.encode("utf-8", "surrogateescape"), _checkpoint(number, len(made))
-        )
+        cursor = Cursor(self._keys.checkpoint, os.fsencode(self.name), _checkpoint(number, len(made)))
         draft = Draft(self, cursor, Position(number, len(made)), Position(number, 0))
         draft.rows = [row for row, _ in made]
         draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, number), list(range(len(made)))

@@ -13,25 +13,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bridge.carry.draft import Draft
-from bridge.carry.intake import digest
 from bridge.carry.refill import number_for, own
 from bridge.carry.shared import Shared
 from bridge.carry.tally import Tally
 from bridge.codecs.document import moment
 from bridge.errors import BridgeError, LedgerError, RedisRefused, SourceError, TargetError
 from bridge.files.place import Place
-from bridge.files.spool import Facts, Folder
+from bridge.files.spool import BUSY, Facts, Folder
 from bridge.ledger.sources import SourceMemory, save_source, save_stream, sources_of, stream_memory
 from bridge.ledger.state import save_value, values
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import EntryId, shown
+from bridge.model import EntryId, digest, shown, shown_name
 from bridge.points import reached
 from bridge.streams import state
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
-from bridge.streams.state import Value
+from bridge.streams.state import LIMIT, Value
 from bridge.streams.writer import Overtaken, read_books
 
 LOOK = 0.1
@@ -39,12 +37,6 @@ LOOK = 0.1
 
 VERIFY = 1.0
 """Seconds between two looks at whether the other side still holds what it was given."""
-
-BUSY = 60.0
-"""Seconds that an unchanged file is given while a program has it open for writing."""
-
-LIMIT = 1 << 28
-"""Bytes of the largest value."""
 
 ODD = 5.0
 """Seconds after which a hash whose digest is not that of its data is told of."""
@@ -56,12 +48,18 @@ class File:
 
     name: str
     raw_name: bytes
+    role: bytes
+    type: bytes
     facts: Facts | None = None
     value: Value | None = None
     since: float = 0.0
     settling: bool = False
     told: bytes = b""
     """The digest of the value that the other side was last seen to hold."""
+    both: bytes = b""
+    """The digest of the value that both sides were last known to hold, as the ledger has it."""
+    both_at: bytes = b""
+    """The timestamp of that."""
     tally: Tally = field(default_factory=Tally)
     damage: dict[int, SourceError] = field(default_factory=dict)
     trouble: BridgeError | None = None
@@ -69,7 +67,7 @@ class File:
 
     def left(self) -> int:
         """Bytes that are to be carried."""
-        return self.on_disk() if self.value is None or self.value.sha256 != self.told else 0
+        return self.on_disk() if self.value is None or self.value.sha256 != self.both else 0
 
     def on_disk(self) -> int:
         """Bytes of the file."""
@@ -78,10 +76,6 @@ class File:
     def unfinished(self) -> int:
         """Bytes of a file that is not complete."""
         return self.on_disk() if self.settling else 0
-
-    def flush(self) -> Draft | None:
-        """There is no cursor."""
-        return None
 
 
 class State:
@@ -123,7 +117,7 @@ class State:
                 names = {name for path in paths if (name := self._folder.below(path))}
                 found = [one for name in names if (one := self._folder.find(name)) is not None]
             for one in found:
-                file = self._files.get(one.name) or self._met(one.name)
+                file = self._file(one.name)
                 if file.facts != one.facts:
                     file.facts, file.since, file.settling = one.facts, self._clock(), True
                 self._take(file)
@@ -132,17 +126,19 @@ class State:
             for file in self._files.values():
                 file.trouble = error
 
-    def _met(self, name: bytes) -> File:
-        told = values(self._ledger, self._stream).get(name, (b"", b""))[0]
-        file = self._files[name] = File(shown(name, None), name, told=told)
-        return file
+    def _file(self, name: bytes) -> File:
+        if name not in self._files:
+            row = self.shared.mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
+            role, kind = (row[0], row[2]) if isinstance(row, tuple) else (b"", b"")
+            self._files[name] = File(shown_name(name), name, role, kind)
+        return self._files[name]
 
     def _take(self, file: File) -> None:
         """Reads a file that changed, once it is complete."""
         if not file.settling or file.facts is None:
             return
         now = self._clock()
-        age = max(now - file.facts.written / 1e9, now - file.since)
+        age = file.facts.age(now, file.since)
         if age < self._settle:
             return
         if file.facts.size > LIMIT:
@@ -155,8 +151,7 @@ class State:
             file.since = now if taken is None or taken.facts != file.facts else file.since
             file.facts = taken.facts if taken is not None else file.facts
             return
-        role = self.shared.mapping.codec(os.fsdecode(file.raw_name)).decode([b""]).rows[0][0]
-        file.value = Value(taken.raw, moment(taken.facts.written), role if isinstance(role, bytes) else b"")
+        file.value = Value(taken.raw, moment(taken.facts.written), file.role)
         file.settling = False
         self._fine(file)
 
@@ -196,15 +191,20 @@ class State:
             keys, path = self.shared.keys, self.shared.mapping.source.path
             own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
                 self.shared.settings.instance)  # fmt: skip
-            books, name = read_books(connection, keys), path.encode("utf-8", "surrogateescape")
-            taken = [one.number for one in sources_of(self._ledger, self._stream).values()]
-            known = sources_of(self._ledger, self._stream).get(path)
-            self._number = known.number if known is not None else number_for(name, books, taken)
+            books, name = read_books(connection, keys), os.fsencode(path)
+            sources = sources_of(self._ledger, self._stream)
+            taken = [one.number for one in sources.values()]
+            self._number = sources[path].number if path in sources else number_for(name, books, taken)
             connection.call("HSET", keys.sources, name, self._number)
             info = stream_info(connection, keys.stream)
             with self._ledger.transaction():
                 save_stream(self._ledger, self._stream, info.last_id, info.added)
                 save_source(self._ledger, self._stream, path, SourceMemory(self._number, None, live=True))
+            for known, (sha256, at) in values(self._ledger, self._stream).items():
+                file = self._file(known)
+                file.told, file.both, file.both_at = sha256, sha256, at
+            if not self._owner_is_file and not any(c in path for c in "*?["):
+                self._file(name)
         except BaseException:
             connection.close()
             raise
@@ -250,19 +250,10 @@ class State:
                 self._files[name].told = said if value is None or _is(value, said, sha1) else b""
         moved = False
         for file in self._files.values():
-            if file.value is None or file.value.sha256 == file.told:
-                if file.value is not None and self._entered(file):
-                    continue
-                if file.value is None:
-                    continue
-            self._send(connection, file, file.value)
-            moved = True
+            if file.value is not None and not file.value.sha256 == file.told == file.both:
+                self._send(connection, file, file.value)
+                moved = True
         return moved
-
-    def _entered(self, file: File) -> bool:
-        """Whether nothing more is to be done for a value that the hash holds."""
-        known = values(self._ledger, self._stream).get(file.raw_name)
-        return file.value is not None and known is not None and known[0] == file.value.sha256
 
     def _send(self, connection: Connection, file: File, value: Value) -> None:
         mapping = self.shared.mapping
@@ -277,31 +268,24 @@ class State:
         self._noted(file, value, entry)
 
     def _fields(self, file: File, value: Value, *, origin: bool) -> list[bytes]:
-        row = self.shared.mapping.codec(os.fsdecode(file.raw_name)).decode([value.data]).rows[0]
-        kind = row[2] if isinstance(row, tuple) else b""
-        fields = [b"role", value.role, b"timestamp", value.timestamp, b"type", kind, b"data", value.data]
+        fields = [b"role", value.role, b"timestamp", value.timestamp, b"type", file.type, b"data", value.data]
         return fields + ([b"origin", b"%d.\0version:0" % self._number] if origin else [])
 
     def _noted(self, file: File, value: Value, entry: EntryId | None) -> None:
         reached("state.note.before")
         save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp)
         reached("state.note.after")
-        file.told = value.sha256
+        file.told, file.both, file.both_at = value.sha256, value.sha256, value.timestamp
         file.tally.entries += 1
         self.carried += 1
         if entry is not None:
             self.span = (self.span[0] if self.span else entry, entry)
 
     def _from_redis(self, connection: Connection) -> bool:
-        names = {*self._files, *values(self._ledger, self._stream)}
-        path = self.shared.mapping.source.path
-        if not any(c in path for c in "*?["):
-            names.add(path.encode("utf-8", "surrogateescape"))
-        there = state.digests(connection, self.shared.keys, sorted(names))
         moved = False
-        for name, (said, sha1) in there.items():
-            file = self._files.get(name) or self._met(name)
-            if file.settling or (_is(file.value, said, sha1) and self._entered(file)):
+        for name, (said, sha1) in state.digests(connection, self.shared.keys, sorted(self._files)).items():
+            file = self._files[name]
+            if file.settling or (_is(file.value, said, sha1) and file.both == said):
                 self._fine(file)
                 continue
             found = state.read(connection, self.shared.keys, name)
@@ -335,13 +319,12 @@ class State:
 
     def _write(self, connection: Connection, file: File, value: Value) -> bool:
         """Puts a value into its file, unless it is older than the one that is there."""
-        known = values(self._ledger, self._stream).get(file.raw_name, (b"", b""))
-        if known[0] != value.sha256 and older(value.timestamp, known[1]):
+        if file.both != value.sha256 and older(value.timestamp, file.both_at):
             said = f"Redis holds an older value ({shown(value.timestamp, 40)}) than the file"
             hint = "the file is left alone; a value that is to count needs a timestamp that is not older"
             self._note(file, SourceError(said, where=f"state {file.name}", hint=hint))
             return False
-        if file.value is not None and known[0] and file.value.sha256 != known[0]:
+        if file.value is not None and file.both and file.value.sha256 != file.both:
             log.warning("%s was changed, and Redis owns it: its value is put back", file.name)
         folder, _, last = os.fsdecode(file.raw_name).rpartition("/")
         try:

@@ -26,7 +26,10 @@ class TailSource(Source):
         """Bytes without a newline at the end of generations that are finished."""
         self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
         self._keys = keys
-        self._reader = Reader(mapping, tail, ledger, self._rejects, self.codec, clock)
+        self._reader = self._made_reader(mapping)
+
+    def _made_reader(self, mapping: Mapping) -> Reader:
+        return Reader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
 
     def look(self, paths: set[str] | None) -> bool:
         """As the base class says; its pieces' names begin with its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     for raw_name in islice((one.name for some in folder.scan() for one in some), SAMPLED):
         taken = folder.read(raw_name, FIRST)
         if taken is not None:
-            files.append((raw_name.decode("utf-8", "surrogateescape"), taken.raw))
+            files.append((os.fsdecode(raw_name), taken.raw))
     if not files:
         raise SourceError("holds no file", where=str(path), hint="give a folder with some files in it")
     found = infer_folder(path.resolve().name, files)

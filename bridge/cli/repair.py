@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ class _Repair:
         check = check_of(mapping)(mapping, settings, dial, self._ledger, Event(), lambda read, of: None)
         self.result = check.run()
         books = read_books(self._connection, self.shared.keys)
-        self._numbers = {name.decode("utf-8", "surrogateescape"): int(n) for name, n in books.sources.items()}
+        self._numbers = {os.fsdecode(name): int(n) for name, n in books.sources.items()}
         self.plan = plan(self.result, mapping, self._numbers, settings.roles)
 
     def _mend(self, ledger: Ledger) -> None:

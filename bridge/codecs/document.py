@@ -100,7 +100,7 @@ def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written
         groups = re.compile(pattern).groupindex
         match = re.fullmatch(pattern, name)
         found = match.groupdict() if match is not None else {}
-        told |= {group: (found.get(group) or "").encode("utf-8", "surrogateescape") for group in groups}
+        told |= {group: _raw(found.get(group) or "") for group in groups}
         reason = "" if match is not None else "its name does not match format.pattern: " + shown(_raw(name), 80)
     told |= {field: rule.const if rule.const is not None else rule.default or b"" for field, rule in rules.items()}
     for field in ("role", "type"):

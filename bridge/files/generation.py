@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -11,17 +10,12 @@ from pathlib import Path
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
-from bridge.model import Fingerprint
+from bridge.model import Fingerprint, hex_digest
 
 TAIL = 128
 COMPARED = 1 << 18
 _NUMBERED = re.compile(r"\.(\d{1,4})$")
 _DATED = re.compile(r"\d{4}(?:[-_.]?\d{2}){1,2}(?!\d).*")
-
-
-def digest(raw: bytes) -> str:
-    """BLAKE2b-128 in hex."""
-    return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +55,8 @@ class Generation:
         """What it is known by at `read_to`."""
         length = self._known_head()
         if self._head_digest[0] != length:
-            self._head_digest = (length, digest(self.head[:length]))
-        return Fingerprint(self.read_to, length, self._head_digest[1], digest(self.tail))
+            self._head_digest = (length, hex_digest(self.head[:length]))
+        return Fingerprint(self.read_to, length, self._head_digest[1], hex_digest(self.tail))
 
     def _known_head(self) -> int:
         """How many first bytes it is known by: those that were read; before any was, all that stand there.
@@ -134,10 +128,10 @@ class Generation:
     def holds(self, at: Fingerprint) -> bool:
         """Whether the content is what `at` describes: both digests, and it reaches the offset."""
         head, back = self.read(at.head_len, 0), min(TAIL, at.offset)
-        if self.content is None or len(head) < at.head_len or digest(head) != at.head:
+        if self.content is None or len(head) < at.head_len or hex_digest(head) != at.head:
             return False
         tail = self.read(back, max(0, at.offset - TAIL))
-        return len(tail) == back and digest(tail) == at.tail
+        return len(tail) == back and hex_digest(tail) == at.tail
 
     def place(self, at: Fingerprint) -> bool:
         """Moves the reader to `at`, if the file holds there what `at` says; False when it does not."""

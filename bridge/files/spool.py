@@ -25,6 +25,9 @@ TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".swp", b".swx", b".crdo
 AT_ONCE = 1000
 """Files that a scan gives at once."""
 
+BUSY = 60.0
+"""Seconds that a file which did not change is given while a program has it open for writing."""
+
 FRESH = 1.0
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
 
@@ -41,6 +44,10 @@ class Facts(NamedTuple):
     def of(cls, found: os.stat_result) -> Facts:
         """From a stat."""
         return cls(found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino)
+
+    def age(self, now: float, since: float) -> float:
+        """Seconds that the file did not change, seen so `since`; its time of writing may lie in the future."""
+        return max(now - self.written / 1e9, now - since)
 
 
 class Found(NamedTuple):

@@ -16,7 +16,7 @@ from bridge.config import Settings
 from bridge.files.artifacts import hashed, inside
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
-from bridge.model import Checkpoint, Row, parse_origin
+from bridge.model import Row, digest, parse_origin
 from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
@@ -46,8 +46,7 @@ class ArtifactCheck(Check):
         source, tally = self._mapping.source, Tally()
         folder = Folder(self._settings.root, self._mapping.files, source.exclude)
         announced = self._announced(connection, cursors, tally)
-        stored = cursors.books.checkpoint.get(source.path.encode("utf-8", "surrogateescape"))
-        batch = Checkpoint.from_json(stored).generation if stored else 0
+        batch = cursors.books.batch(source.path)
         hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
         for path in sorted(announced):
             one = announced[path]
@@ -104,7 +103,7 @@ class ArtifactCheck(Check):
                 sent = (
                     memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
                 )
-                found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, sent == _digest(row))
+                found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, sent == digest(*row))
         return found
 
     def _outcome(self, folder: Folder, path: bytes, one: Announced) -> tuple[str, bytes | None]:
@@ -156,7 +155,3 @@ def in_words(counts: dict[str, int]) -> list[str]:
     """What became of artifacts, for people."""
     words = {"present": "present and unchanged", "changed": "changed since", "gone": "gone since"}
     return [f"{counted(counts[name], 'artifact')} {word}" for name, word in words.items() if counts[name]]
-
-
-def _digest(row: Row) -> bytes:
-    return hashlib.blake2b(b"\0".join(row), digest_size=16).digest()

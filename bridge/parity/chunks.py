@@ -10,15 +10,14 @@ import hashlib
 from typing import Any
 
 from bridge.files.content import HEAD
-from bridge.files.generation import TAIL, digest
+from bridge.files.generation import TAIL
 from bridge.mapping import Mapping
-from bridge.model import Row
+from bridge.model import Row, hex_digest
 from bridge.parity.check import Check, Result, told, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.files import Generation
 from bridge.parity.sides import File
 from bridge.parity.since import Since
-from bridge.parity.stats import Timeline
 from bridge.parity.tally import Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
@@ -71,7 +70,10 @@ class _Joined:
         at = self.known.at if self.known is not None else None
         if at is None or self.broken or self.at != at.offset:
             return False
-        return digest(self.head[: at.head_len]) == at.head and digest(self.tail[-min(TAIL, at.offset) :]) == at.tail
+        return (
+            hex_digest(self.head[: at.head_len]) == at.head
+            and hex_digest(self.tail[-min(TAIL, at.offset) :]) == at.tail
+        )
 
 
 class _Comparison:
@@ -79,7 +81,6 @@ class _Comparison:
 
     def __init__(self, mapping: Mapping, view: View) -> None:
         self.tally = Tally(marked=bool(view.marked))
-        self.timeline = Timeline()
         self._mapping = mapping
         self._view = view
         self._joined: dict[tuple[int, int], _Joined] = {}

@@ -22,8 +22,8 @@ from typing import Any
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD
-from bridge.files.generation import TAIL, digest
-from bridge.model import Fingerprint
+from bridge.files.generation import TAIL
+from bridge.model import Fingerprint, hex_digest
 from bridge.parity.sides import LONG, OFFSETS, Block, File
 
 PIECE = 1 << 20
@@ -304,7 +304,7 @@ def _file(name: str, one: Plain, wanted: Generation, *, doubtful: bool = False) 
 
 
 def _head_holds(one: Plain, at: Fingerprint) -> bool:
-    return bool(at.head_len) and len(one.head) >= at.head_len and digest(one.head[: at.head_len]) == at.head
+    return bool(at.head_len) and len(one.head) >= at.head_len and hex_digest(one.head[: at.head_len]) == at.head
 
 
 def _tail_holds(one: Plain, at: Fingerprint) -> bool:
@@ -312,14 +312,14 @@ def _tail_holds(one: Plain, at: Fingerprint) -> bool:
         return False
     back = min(TAIL, at.offset)
     tail = one.read(back, at.offset - back)
-    return len(tail) == back and digest(tail) == at.tail
+    return len(tail) == back and hex_digest(tail) == at.tail
 
 
 def _ends_alike(one: Plain, at: Fingerprint) -> bool:
     """Whether its last bytes are those it was left with, wherever they stand now."""
     size = one.length()
     back = min(TAIL, at.offset, size)
-    return at.offset > 0 and digest(one.read(back, size - back)) == at.tail
+    return at.offset > 0 and hex_digest(one.read(back, size - back)) == at.tail
 
 
 def _exactly(one: Plain, at: Fingerprint) -> bool:

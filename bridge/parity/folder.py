@@ -7,6 +7,7 @@ taken away since, and then the digest of what was sent tells whether the entry i
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -19,15 +20,7 @@ from bridge.ledger.quarantine import find_quarantined
 from bridge.ledger.scratch import Document, Documents
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import (
-    ZERO_ID,
-    Checkpoint,
-    EntryId,
-    Origin,
-    Row,
-    parse_id,
-    shown_name,
-)
+from bridge.model import ZERO_ID, EntryId, Origin, Row, digest, parse_id, shown_name
 from bridge.parity.check import Check, Interrupted, Late, Result, told, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.compare import MOST
@@ -71,8 +64,7 @@ class _Comparison:
     ) -> None:
         self.tally = Tally(marked=bool(cursors.marked))
         self.stats = Stats()
-        stored = cursors.books.checkpoint.get(mapping.source.path.encode("utf-8", "surrogateescape"))
-        self.batch = Checkpoint.from_json(stored).generation if stored else 0
+        self.batch = cursors.books.batch(mapping.source.path)
         self._mapping = mapping
         self._ledger = ledger
         self._cursors = cursors
@@ -105,11 +97,11 @@ class _Comparison:
             if taken is None or len(taken.raw) > self._limit:
                 self._not_a_message(name, gone=taken is None)
                 continue
-            message = self._mapping.document(_text(name), taken.facts.written).read(taken.raw)
+            message = self._mapping.document(os.fsdecode(name), taken.facts.written).read(taken.raw)
             if isinstance(message.row, str):
                 self._not_a_message(name, gone=False)
                 continue
-            yield Document(name, message.identity or b"", _digest(message.row))
+            yield Document(name, message.identity or b"", digest(*message.row))
 
     def _not_a_message(self, name: bytes, *, gone: bool) -> None:
         aside = (
@@ -138,12 +130,12 @@ class _Comparison:
 
     def _file_born(self, entry: bytes, origin: Origin, raw: bytes, row: Row) -> None:
         self._first = min(origin, self._first or origin)
-        name = self._documents.claim(_digest(row))
+        name = self._documents.claim(digest(*row))
         sent = None
         if name is None:
             if self._ledger is not None:
                 sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
-            name = self._not_as_it_was(entry, row, file_born=True, vouched=sent == _data_digest(row))
+            name = self._not_as_it_was(entry, row, file_born=True, vouched=sent == digest(row[3]))
         if name is None:
             return
         if self._last is not None and origin < self._last and not (self._late and self._late([raw])):
@@ -155,7 +147,7 @@ class _Comparison:
 
     def _agree(self, hasher: Any, name: bytes, row: Row) -> None:
         hasher.update(row[3] + b"\n")
-        self.stats.add(self._mapping.document(_text(name)), [row[3]])
+        self.stats.add(self._mapping.document(os.fsdecode(name)), [row[3]])
 
     def _not_as_it_was(self, entry: bytes, row: Row, *, file_born: bool, vouched: bool) -> bytes | None:
         """No file says just this: it was rewritten or taken away since, which the ledger can vouch for; or it differs.
@@ -163,7 +155,7 @@ class _Comparison:
         Returns the file's name where it is the same message all the same.
         """
         identity = self._identity(row)
-        found = self._documents.same(identity, _digest(row))
+        found = self._documents.same(identity, digest(*row))
         if found is not None and found[1] and (identity or not vouched):
             self._differ(
                 Difference("duplicate", shown_name(found[0]), None, None, entry.decode(), row[3], row[3], row=row)
@@ -195,7 +187,7 @@ class _Comparison:
     def _redis_born(self, entry: bytes, row: Row | None) -> None:
         entry_id = parse_id(entry)
         mirrored = self._cursors.mirrored
-        name = self._documents.claim(_digest(row)) if row is not None and mirrored else None
+        name = self._documents.claim(digest(*row)) if row is not None and mirrored else None
         if name is None:
             if mirrored and self._aside(entry):
                 self.tally.quarantined += 1
@@ -253,7 +245,7 @@ class _Comparison:
             else:
                 taken = self._folder.read(one.name, self._limit)
                 raw = taken.raw if taken is not None else None
-                message = self._mapping.document(_text(one.name)).read(raw or b"")
+                message = self._mapping.document(os.fsdecode(one.name)).read(raw or b"")
                 row = message.row if isinstance(message.row, tuple) else ()
                 self._differ(
                     Difference("missing_in_redis", shown_name(one.name), None, None, None, raw, None, row=row,
@@ -275,18 +267,3 @@ class _Comparison:
             self.tally.differences.append(one)
         else:
             self.tally.uncounted[one.kind] = self.tally.uncounted.get(one.kind, 0) + 1
-
-
-def _digest(row: Row) -> bytes:
-    hasher = hashlib.blake2b(digest_size=16)
-    for value in row:
-        hasher.update(b"%d:" % len(value) + value)
-    return hasher.digest()
-
-
-def _data_digest(row: Row) -> bytes:
-    return hashlib.blake2b(row[3], digest_size=16).digest()
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,9 +55,7 @@ def facts(one: Result, now: float) -> list[str]:
     if tally.compared:
         said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
     if one.files or tally.entries:
-        places = [
-            f"{shown(name.encode('utf-8', 'surrogateescape'))} {one.unit} {at:,}" for name, at in one.files.items()
-        ]
+        places = [f"{shown(os.fsencode(name))} {one.unit} {at:,}" for name, at in one.files.items()]
         said.append(f"up to {', '.join([*places, 'entry ' + format_id(one.entry).decode()])}")
     if tally.in_flight:
         age = f", the oldest dated {duration(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
@@ -96,7 +95,7 @@ def where(one: Difference) -> str:
     if one.file is not None:
         line = f" line {one.line:,}" if one.line is not None else ""
         at = f", byte {one.offset:,}" if one.offset is not None else ""
-        parts.append(f"{shown(one.file.encode('utf-8', 'surrogateescape'))}{line}{at}")
+        parts.append(f"{shown(os.fsencode(one.file))}{line}{at}")
     if one.entry is not None:
         parts.append(f"entry {one.entry}")
     return " · ".join(parts)

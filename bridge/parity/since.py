@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bridge.files.content import HEAD
-from bridge.files.generation import TAIL, digest
-from bridge.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.files.generation import TAIL
+from bridge.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
 from bridge.parity.sides import OFFSETS, SHIFT, File
 
 TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered")
@@ -29,12 +29,12 @@ class Place:
         """What stands there now."""
         offset = place & OFFSETS
         head = b"".join(file.section(0, min(HEAD, offset)))
-        return cls(place, line, len(head), digest(head), digest(_tail(file, offset)))
+        return cls(place, line, len(head), hex_digest(head), hex_digest(_tail(file, offset)))
 
     def holds(self, file: File) -> bool:
         """Whether the file still holds what it held up to here."""
         head = b"".join(file.section(0, self.head_len))
-        return digest(head) == self.head and digest(_tail(file, self.place & OFFSETS)) == self.tail
+        return hex_digest(head) == self.head and hex_digest(_tail(file, self.place & OFFSETS)) == self.tail
 
 
 def _tail(file: File, offset: int) -> bytes:

@@ -15,8 +15,7 @@ from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors
 from bridge.streams import state
 from bridge.streams.connect import Connection
-
-LIMIT = 1 << 28
+from bridge.streams.state import LIMIT
 
 
 class StateCheck(Check):

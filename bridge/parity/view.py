@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Cursors:
         self.mirrored = mapping.mirror is not None
         self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) if ledger is not None else ""
         self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
-        self.numbers = {int(n): raw.decode("utf-8", "surrogateescape") for raw, n in books.sources.items()}
+        self.numbers = {int(n): os.fsdecode(raw) for raw, n in books.sources.items()}
         self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
 
     def say_who(self) -> None:
@@ -186,7 +187,7 @@ def _generations(books: Books, name: str, number: int) -> dict[int, Generation]:
         source, _, which = key.partition(b".")
         if int(source) == number:
             found[int(which)] = Generation(int(which), closed_fingerprint(raw), True)
-    stored = books.checkpoint.get(name.encode("utf-8", "surrogateescape"))
+    stored = books.checkpoint.get(os.fsencode(name))
     if stored:
         _add_checkpoint(found, stored)
     return found

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from bridge.model import EntryId, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
+LIMIT = 1 << 28
+"""Bytes of the largest value."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Value:
     """A state's value. `version` counts the bridge's writes; other programs need not mind it."""
 
@@ -21,7 +25,7 @@ class Value:
     role: bytes
     version: int = 0
 
-    @property
+    @cached_property
     def sha256(self) -> bytes:
         """Of the data, in hex."""
         return hashlib.sha256(self.data).hexdigest().encode()

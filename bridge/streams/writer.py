@@ -12,11 +12,12 @@ together and the server is never idle. In quiet times a batch takes one round tr
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bridge.errors import RedisRefused
-from bridge.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import to_info
@@ -308,6 +309,11 @@ class Books:
     generations: dict[bytes, bytes]
     mirror: dict[bytes, bytes]
     floor: EntryId | None
+
+    def batch(self, path: str) -> int:
+        """The number of the last batch of a folder's messages; 0 when there was none."""
+        stored = self.checkpoint.get(os.fsencode(path))
+        return Checkpoint.from_json(stored).generation if stored else 0
 
 
 def read_books(connection: Connection, keys: Keys) -> Books:
