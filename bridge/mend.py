@@ -195,7 +195,9 @@ class Mender:
             one = act.difference
             origin = Origin(numbers[one.source], one.place >> SHIFT, one.place & OFFSETS)
             text = b"%d.%d:%d" % origin
-            entry = self._late.send(origin, one.row, self._shared.mapping.codec(one.source), self._late.mark(text))
+            entry = self._late.send(
+                origin, one.source, one.row, self._shared.mapping.codec(one.source), self._late.mark(text)
+            )
             self._leave_range(one)
             facts = {"file": one.file, "line": one.line, "offset": one.offset, "origin": text.decode(), "entry": entry}
             self._noted("sent", facts)

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from bridge.codecs.named import path_in, with_path
 from bridge.files.artifacts import looked_at
+from bridge.model import format_id
 from tests.rig import STREAM, Rig, wait_until
+from tests.test_quarantine import limit
 
 KEY = f"bridge:{{{STREAM}}}:artifacts"
 
@@ -238,3 +240,28 @@ def test_parity_of_what_lines_named(one_rig: Rig) -> None:
     told = json.loads(done.stdout)["mappings"][0]
     assert (told["verdict"], told["artifacts"]) == ("equal", {"present": 1, "changed": 1, "gone": 1})
     assert "1 artifact changed since" in rig.run("parity", "--redis", rig.server.socket_url).stdout
+
+
+@pytest.mark.parametrize("way", ["retry", "repair"])
+def test_out_of_order(one_rig: Rig, way: str) -> None:
+    """A line that goes over later, out of quarantine or by a repair, is told of as any other."""
+    rig = one_rig
+    limit(rig, 100)
+    (rig.root / "late.txt").write_text("late")
+    saved(rig, json.dumps({"path": "late.txt", "note": "x" * (100 if way == "retry" else 1)}))
+    rig.once()
+    assert len(facts(rig)) == (way == "repair")
+    if way == "repair":
+        rig.redis.call("XDEL", STREAM, format_id(rig.entries()[0].id))
+        rig.redis.call("DEL", KEY)
+        done = rig.run("repair", "--execute", "--redis", rig.server.socket_url)
+    else:
+        limit(rig, 1000)
+        done = rig.run("quarantine", "retry", "--redis", rig.server.socket_url)
+    assert done.returncode == 0, done.stderr
+    rig.once()
+    [entry] = told(rig)
+    assert entry[b"path"] == os.fsencode(rig.root / "late.txt")
+    assert (entry[b"artifact_type"], entry[b"artifact_status"]) == (b"text", b"present")
+    assert facts(rig)[entry[b"origin"]]["sha256"] == hashlib.sha256(b"late").hexdigest()
+    assert rig.parity().verdict == "equal"

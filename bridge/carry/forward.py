@@ -10,7 +10,7 @@ from bridge.carry.artifacts import ArtifactSource
 from bridge.carry.context import ContextSource
 from bridge.carry.draft import Batcher, Parcel
 from bridge.carry.logsource import LogSource
-from bridge.carry.mentions import Mentions
+from bridge.carry.mentions import mentions_of
 from bridge.carry.refill import (
     Compared,
     Resume,
@@ -375,9 +375,5 @@ def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], flo
     if shared.mapping.source.kind == "context":
         return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
     log_source = LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
-    if shared.mapping.message.artifact_types:
-        settings, mapping = shared.settings, shared.mapping
-        log_source.mentions = Mentions(
-            mapping, name, str(settings.root), settings.paths, shared.hasher, ledger, shared.keys
-        )
+    log_source.mentions = mentions_of(shared, name, ledger)
     return log_source

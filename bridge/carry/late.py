@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from bridge.carry.append import Write
 from bridge.carry.forward import Forward
+from bridge.carry.mentions import mentions_of
 from bridge.carry.mirror import PAUSE, Mirror
 from bridge.carry.refill import own, what_was_lost
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
+from bridge.codecs.named import EXTRA
 from bridge.errors import RedisRefused
 from bridge.ledger.mirrored import Written
 from bridge.ledger.sources import stream_memory
@@ -64,13 +66,20 @@ class Late:
         found = self._connection.call("HGET", self._shared.keys.late, origin)
         return None if found is None else bytes(found)
 
-    def send(self, origin: Origin, row: Row, codec: Codec, mark: bytes | None) -> str:
-        """Sends one line, if `late` still says `mark` of it; returns its entry's ID. Raises RedisRefused, RedisLost."""
+    def send(self, origin: Origin, name: str, row: Row, codec: Codec, mark: bytes | None) -> str:
+        """Sends one line of the source of this name, if `late` still says `mark` of it; returns its entry's ID.
+
+        Raises RedisRefused, RedisLost, LedgerError.
+        """
         prefix = b"%d.%d:" % origin[:2]
         text = prefix + b"%d" % origin.offset
         keys = self._shared.keys
         writer = self._writer = self._writer or StreamWriter(self._connection, keys, self._ledger.uuid)
-        packed = entry_packer(keys.stream, codec.fields)([row], None, prefix, [origin.offset], self._exists)
+        mentions = mentions_of(self._shared, name, self._ledger)
+        if mentions is not None:
+            [row] = mentions.widened([row], origin.generation, [origin.offset])
+        fields = codec.fields + EXTRA[: len(row) - len(codec.fields)]
+        packed = entry_packer(keys.stream, fields)([row], None, prefix, [origin.offset], self._exists)
         reached("retry.send.before")
         writer.stage(Batch((Cursor(keys.late, text, self._why),), packed, 1, text))
         try:

@@ -9,16 +9,14 @@ import json
 import os
 from collections.abc import Sequence
 
+from bridge.carry.shared import Shared
 from bridge.codecs.named import path_in
-from bridge.files.artifacts import Hasher, inside, looked_at
+from bridge.files.artifacts import inside, looked_at
 from bridge.files.spool import Facts
 from bridge.ledger import mentions as memory
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
 from bridge.model import Position, Row
-from bridge.paths import Paths
 from bridge.streams.connect import Connection
-from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
 AT_ONCE = 500
@@ -28,20 +26,23 @@ CHANGES = 20
 """A file that was another at so many looks is told to be changing."""
 
 
-class Mentions:
-    """For one log. `hasher` takes the digests aside."""
+def mentions_of(shared: Shared, name: str, ledger: Ledger) -> Mentions | None:
+    """For the log of this name, if its lines may name artifacts."""
+    return Mentions(shared, name, ledger) if shared.mapping.message.artifact_types else None
 
-    def __init__(
-        self, mapping: Mapping, name: str, root: str, paths: Paths, hasher: Hasher, ledger: Ledger, keys: Keys
-    ) -> None:  # fmt: skip
-        self.types = frozenset(kind.encode() for kind in mapping.message.artifact_types)
-        self._stream = mapping.stream.key
+
+class Mentions:
+    """For one log."""
+
+    def __init__(self, shared: Shared, name: str, ledger: Ledger) -> None:
+        self.types = frozenset(kind.encode() for kind in shared.mapping.message.artifact_types)
+        self._stream = shared.mapping.stream.key
         self._name = name
-        self._root = os.fsencode(root)
-        self._paths = paths
-        self._hasher = hasher
+        self._root = os.fsencode(shared.settings.root)
+        self._paths = shared.settings.paths
+        self._hasher = shared.hasher
         self._ledger = ledger
-        self._keys = keys
+        self._keys = shared.keys
         self._from = Position(0, -1)
         self._asked: dict[bytes, tuple[Facts, int]] = {}
         self.waits = False

@@ -123,7 +123,7 @@ class Retry:
             if isinstance(row, str):
                 yield Retried(one.number, reason=row)
                 continue
-            yield self._left(one, self._late.send(origin, row, codec, mark))
+            yield self._left(one, self._late.send(origin, one.name, row, codec, mark))
 
     def _files(self, wanted: list[Quarantined]) -> Iterator[Retried]:
         """Files that were set aside are read again, and go over with what else is due."""
