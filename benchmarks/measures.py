@@ -340,11 +340,16 @@ def binaries() -> list[Binary]:
     return list(found.values())
 
 
+PARTS = ("live", "import", "parity", "folders")
+
+
 def main(only: list[str]) -> None:
     """Measures every server there is; the table on stderr, JSON on stdout.
 
-    `only`: live, import, parity, folders, or all.
+    `only`: one of PARTS, or nothing for all. Raises SystemExit for another word.
     """
+    if len(only) > 1 or not {*only} <= {*PARTS}:
+        raise SystemExit(f"no such measure: {' '.join(only)}; there are {', '.join(PARTS)}")
     from benchmarks import folders, history, proof
 
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
