@@ -125,6 +125,11 @@ def test_truncation_begins_a_new_context(context: Context) -> None:
     assert context.generations()[3] == b"third, written whole"
     result = context.parity()
     assert result.verdict == "equal", (result.tally, result.notes)
+    for path in context.rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert context.rig.run("repair", "--execute", "--redis", context.rig.server.socket_url).returncode == 0
+    result = context.parity()  # what stood there before nobody knows any more
+    assert (result.verdict, sum(result.tally.why.values())) == ("inconclusive", 1), (result.tally, result.notes)
 
 
 def test_large_contexts_come_in_pieces(one: Context) -> None:

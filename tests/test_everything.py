@@ -90,3 +90,25 @@ def test_all_kinds_at_once(one_rig: Rig) -> None:
     assert len(inbox) == len(set(inbox)) == int(rig.redis.call("XLEN", "hestai:inbox"))
     told = rig.redis.call("HGETALL", "bridge:{hestai:messages}:artifacts")
     assert len(told) // 2 == len([*(rig.root / "artifacts" / "wind").iterdir()])
+    loses_its_ledger(rig)
+    assert set(verdicts().values()) == {("equal", 0)}
+
+
+def loses_its_ledger(rig: Rig) -> None:
+    """Repair rebuilds it, and of no kind of source is anything carried again."""
+
+    def lengths() -> list[int]:
+        keys = [f"hestai:{name}" for name in ("messages", "roles", "debates", "inbox", "context", "state", "artifacts")]
+        return [int(rig.redis.call("XLEN", key)) for key in keys]
+
+    before, files = lengths(), len(rig.lines()) + len([*(rig.root / "inbox").iterdir()])
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    args = ("--redis", rig.server.socket_url)
+    assert rig.run("run", "--once", "--dual", *args).returncode == 1
+    done = rig.run("repair", "--execute", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = rig.run("run", "--once", "--dual", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lengths() == before
+    assert len(rig.lines()) + len([*(rig.root / "inbox").iterdir()]) == files

@@ -65,6 +65,27 @@ def read_both(connection: Connection, shared: Shared, number: int, cursor: Entry
     return found
 
 
+def read_announced(connection: Connection, shared: Shared, number: int) -> Folders:
+    """The same of a folder of artifacts: what was announced of each file. Each is hashed again when it is met.
+
+    Raises RedisLost, RedisRefused.
+    """
+    found = Folders()
+    fields = shared.mapping.codec("x").fields
+    for entry in entries(connection, shared.keys.stream):
+        values = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+        raw = entry.origin()
+        origin = parse_origin(raw) if raw is not None else None
+        if origin is None or origin.source != number or any(name not in values for name in fields):
+            continue
+        path, sha256 = shared.settings.paths.back(values[b"path"]), values[b"sha256"]
+        name = shared.folder.below(os.fsdecode(path)) if shared.folder is not None else None
+        key = digest(path, sha256, values[b"timestamp"])
+        row = tuple(values[name] for name in fields)
+        found.born.append((Held(key, sha256, name or b""), origin, digest(*row)))
+    return found
+
+
 def _files(shared: Shared) -> tuple[dict[bytes, Held], dict[bytes, list[Held]]]:
     mapping, folder = shared.mapping, shared.folder
     by_key: dict[bytes, Held] = {}

@@ -117,7 +117,11 @@ def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) ->
         name = os.fsdecode(raw)
         stored = books.checkpoint.get(raw)
         made.sources[name], made.generations[name] = SourceMemory(int(number), stored, live=True), []
-        if name == shared.mapping.source.path and shared.folder is not None:
+        if name != shared.mapping.source.path:
+            continue
+        if shared.mapping.source.kind == "artifacts":
+            made.folder = rebuild.read_announced(connection, shared, int(number))
+        elif shared.folder is not None:
             made.folder = rebuild.read_both(connection, shared, int(number), made.cursor)
             made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
     return made

@@ -48,8 +48,9 @@ class ChunkCheck(Check):
 class _Joined:
     """The chunks of one generation, as far as they came: where the next one must begin, and the bytes at both ends."""
 
-    def __init__(self, name: str, known: Generation | None, file: File | None) -> None:
+    def __init__(self, name: str, number: int, known: Generation | None, file: File | None) -> None:
         self.name = name
+        self.number = number
         self.known = known
         self.file = file
         self.at = 0
@@ -90,7 +91,9 @@ class _Comparison:
             files = {file.generation: file for file in found.files} if found is not None else {}
             known = {one.number: one for one in view.known(name)}
             for generation in sorted({*files, *known}):
-                self._joined[number, generation] = _Joined(name, known.get(generation), files.get(generation))
+                self._joined[number, generation] = _Joined(
+                    name, generation, known.get(generation), files.get(generation)
+                )
 
     def feed(self, rows: list[Any]) -> None:
         """A page of the stream."""
@@ -106,6 +109,10 @@ class _Comparison:
                 self.tally.quarantined += 1
                 continue
             joined = self._joined.get((origin.source, origin.generation))
+            name = self._view.numbers.get(origin.source)
+            if joined is None and name is not None:  # nobody knows of it any more
+                joined = _Joined(name, origin.generation, None, None)
+                self._joined[origin.source, origin.generation] = joined
             if joined is None:
                 self._differ("missing_in_file", None, origin.offset, raw_id, row[3], None, row)
             else:
@@ -158,7 +165,7 @@ class _Comparison:
         if joined.vouched():
             self.tally.taken_away += joined.count
         elif joined.count or due:
-            why = f"generation {joined.known.number if joined.known else '?'} of {joined.name} is gone"
+            why = f"generation {joined.number} of {joined.name} is gone"
             self.tally.unverifiable += joined.count or 1
             self.tally.why[why] = joined.count or 1
 
