@@ -224,10 +224,10 @@ class _Repair:
         if made is None:
             return
         click.echo(f"{name}: {'rebuilt' if self._execute else 'would rebuild'} the ledger of stream {made.stream}")
-        click.echo(
-            f"  {counted(len(made.ranges), 'mirrored line')} found in the files, {made.ambiguous} with an equal twin"
-        )
-        click.echo(f"  {counted(made.unmatched, 'entry', 'entries')} still to be mirrored")
+        if self.shared.mapping.mirror is not None:
+            found = counted(len(made.ranges), "mirrored file" if self.shared.folder is not None else "mirrored line")
+            click.echo(f"  {found} found, {made.ambiguous} with an equal twin")
+            click.echo(f"  {counted(made.unmatched, 'entry', 'entries')} still to be mirrored")
         for one in made.missing:
             click.echo(f"  {one} is not to be found")
         for one in made.strangers:
