@@ -9,7 +9,10 @@ WORKERS ?= 2
 demo: $(VENV)/ready
 	$(BIN)/bridge demo
 
+# Compiled first: the tests start thousands of short processes, and where Python may not write its bytecode each of them
+# would compile all of bridge.
 test: check
+	$(BIN)/python -m compileall -q bridge
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(VENV)/ready
