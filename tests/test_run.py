@@ -15,6 +15,7 @@ from bridge.errors import LedgerError
 from bridge.ledger.store import VERSION, Ledger
 from bridge.streams import keys
 from tests.rig import STREAM, Rig, line, wait_until
+from tests.test_targets import Both
 
 
 def test_same_state_directory(rig: Rig) -> None:
@@ -390,3 +391,17 @@ def test_a_trouble_that_is_over(rig: Rig) -> None:
     rig.stop(child)
     assert not rig.once().errors
     assert "cannot connect" not in rig.run("status", "--redis", rig.server.socket_url).stdout
+
+
+def test_a_new_source_needs_no_sweep(one_rig: Rig) -> None:
+    """A file that is new to a glob is met with the first word of it, as one that is known."""
+    one_rig.write_config(mapping="hestai-roles")
+    both, path = Both(one_rig), one_rig.root / "wind.out"
+    try:
+        both.go_forward()
+        path.write_bytes(b"2026-03-02T09:14:05Z|turn|f-0\n")
+        both.forward.look({str(path)})
+        assert both.forward.step()
+        assert int(one_rig.redis.call("XLEN", "hestai:roles")) == 1
+    finally:
+        both.close()

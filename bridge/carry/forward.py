@@ -99,8 +99,9 @@ class Forward:
     # -- the files, with or without Redis --------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
-        """Looks at the files something happened to; when `paths` is None at all of them, and for new sources."""
-        if paths is None:
+        """Looks at the files something happened to, new ones among them; when `paths` is None at all of them."""
+        named = {self.shared.source_at(path) for path in paths or ()} - {None}
+        if paths is None or not named <= self._sources.keys():
             for name in self.shared.source_names(sources_of(self._ledger, self._stream)):
                 if name not in self._sources:
                     self._sources[name] = source_of(self.shared, name, self._ledger, self._clock)

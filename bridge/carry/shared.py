@@ -136,6 +136,14 @@ class Shared:
                 log.warning("%s is not carried: a source's name must be printable UTF-8; rename it", ascii(name))
         return sorted(names)
 
+    def source_at(self, path: str) -> str | None:
+        """The source that a file at this absolute path is by its name; None: none of this mapping's."""
+        root = f"{self.settings.root}/"
+        name = path.removeprefix(root)
+        if self.folder or self.values or not path.startswith(root) or not name.isprintable():
+            return None
+        return name if self._is_source(name) else None
+
     def _is_source(self, name: str) -> bool:
         path = self.mapping.source.path
         return PurePath(name).match(path) and ("**" in path or name.count("/") == path.count("/"))
