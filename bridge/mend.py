@@ -101,6 +101,10 @@ def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
 def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
     if result.unit == "batch":
         return _of_folder(one)
+    if result.unit == "value":
+        return Act(
+            "", one, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"
+        )
     if one.kind == "missing_in_redis":
         if one.source not in numbers:
             return Act("", one, "its file has no number in Redis yet: `bridge run` gives it one")
@@ -144,6 +148,8 @@ def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore
         raw += one.expected + b"\n"
         used.add(n)
         at = cut.whole + len(raw)
+    if not used:
+        return None
     known = (cut.before + raw)[-TAIL:]
     if at != cut.offset or hex_digest(known[-min(TAIL, cut.offset) :]) != cut.tail or not raw.startswith(cut.torn):
         return None

@@ -88,13 +88,15 @@ class Inbox:
         wait_until(lambda: len(self.files()) >= count, lambda: f"{count} files: {self.files()} {self.rig.said()}")
         return self.identities()
 
-    def parity(self) -> Result:
+    def parity(self, *, settling: float = 0.0) -> Result:
         """What parity says, in this process."""
         settings = self.rig.settings()
         path = settings.state_dir / "ledger.db"
         ledger = Ledger(path) if path.exists() else None
         try:
-            proof = Proof(settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=0.0)
+            proof = Proof(
+                settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=settling
+            )
             [result] = proof.run(lambda: Connection(self.rig.server.socket_url))
             return result
         finally:

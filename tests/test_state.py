@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
-from bridge.carry.state import older
+from bridge.codecs.timestamps import older
 from bridge.parity.check import Result
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
@@ -65,8 +67,8 @@ class Values:
         path = self.folder / name
         wait_until(lambda: path.exists() and path.read_bytes() == data, lambda: f"the file: {self.rig.said()}")
 
-    def parity(self) -> Result:
-        return Inbox.parity(self)  # type: ignore[arg-type]
+    def parity(self, *, settling: float = 0.0) -> Result:
+        return Inbox.parity(self, settling=settling)  # type: ignore[arg-type]
 
 
 def test_the_file_owns(rig: Rig) -> None:
@@ -117,7 +119,7 @@ def test_history_has_each_value_once(rig: Rig) -> None:
     found = values.entries()
     assert [one.fields[7] for one in found] == [b"one", b"two", b"three"]
     assert found[0].fields[0::2] == [b"role", b"timestamp", b"type", b"data", b"origin"]
-    assert [one.origin() for one in found] == [b"1.1:0", b"1.2:0", b"1.3:0"]
+    assert [one.origin() for one in found] == [b"2.1:0", b"2.2:0", b"2.3:0"]
 
 
 def test_redis_owns(rig: Rig) -> None:
@@ -336,7 +338,7 @@ def test_data_alone_is_put_back(one_rig: Rig) -> None:
 
 def test_too_large(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is too large for a value is not carried in part, and that is an error."""
-    monkeypatch.setattr("bridge.carry.state.LIMIT", 10)
+    monkeypatch.setattr("bridge.carry.values.LIMIT", 10)
     values = Values(one_rig)
     values.save(b"x" * 11)
     assert "too large" in str(one_rig.once().errors)
@@ -376,3 +378,151 @@ def test_two_mappings_in_one_folder(one_rig: Rig) -> None:
     reader.join()
     rig.stop(child)
     assert not wrong
+
+
+def test_a_file_that_goes_away(one_rig: Rig) -> None:
+    """A file that Redis owns is put back when somebody takes it away, be it in the midst of a change."""
+    values = Values(one_rig, owner="redis", settle=300)
+    path = values.folder / "focus.md"
+    values.save(b"")
+    values.set(b"one", "2026-03-02T09:00:00Z")
+    child = one_rig.ready(one_rig.start())
+    values.until_file(b"one")
+    path.unlink()
+    values.until_file(b"one")
+    path.write_bytes(b"theirs")
+    Event().wait(0.05)
+    path.unlink()
+    values.set(b"two", "2026-03-02T09:00:01Z")
+    values.until_file(b"two")
+    assert "was taken away, and Redis owns it" in one_rig.said()
+    one_rig.stop(child)
+    path.unlink()
+    [one] = values.parity().tally.differences
+    assert (one.kind, one.file) == ("missing_in_file", "state/focus.md")
+    assert "`bridge run` gives the side" in one_rig.run("repair", "--redis", one_rig.server.socket_url).stdout
+    assert not one_rig.once().errors
+    assert path.read_bytes() == b"two"
+
+
+def test_what_keeps_one_state_keeps_no_other(one_rig: Rig) -> None:
+    """A hash without digest is taken as it is; something else of its name, or a file that is none, is told of."""
+    values = Values(one_rig, owner="redis", history=True)
+    for name in ("a", "b", "c", "d"):
+        values.save(b"", name)
+    (values.folder / "b").unlink()
+    os.mkfifo(values.folder / "b")
+    values.set(b"b", "2026-03-02T09:00:00Z", "b")
+    one_rig.redis.call("HSET", values.key("a"), "data", "plain")
+    one_rig.redis.call("SET", values.key("c"), "no hash")
+    values.set(b"d", "2026-03-02T09:00:00Z", "d")
+    child = one_rig.ready(one_rig.start())
+    values.until_file(b"plain", "a")
+    values.until_file(b"d", "d")
+    wait_until(lambda: "holds a string, and no hash" in one_rig.said(), one_rig.said)
+    one_rig.redis.call("HSET", values.key("a"), "data", "other")  # as long as before
+    values.until_file(b"other", "a")
+    one_rig.redis.call("DEL", values.key("c"))
+    values.set(b"c", "2026-03-02T09:00:00Z", "c")
+    values.until_file(b"c", "c")
+    one_rig.stop(child)
+    assert stat.S_ISFIFO((values.folder / "b").lstat().st_mode), "only its name is looked at"
+    assert [one.fields[7] for one in values.entries()] == [b"plain", b"d", b"other", b"c"]
+    before = len(one_rig.redis.call("HGETALL", values.key("a")))
+    assert not one_rig.once().forwarded
+    assert len(one_rig.redis.call("HGETALL", values.key("a"))) == before
+
+
+def test_a_link_is_not_replaced(one_rig: Rig) -> None:
+    """Where a link has the file's name nothing is written, neither to it nor to what it leads to."""
+    values, outside = Values(one_rig, owner="redis"), one_rig.path / "outside"
+    values.save(b"")
+    values.set(b"one", "2026-03-02T09:00:00Z")
+    one_rig.once()
+    outside.write_bytes(b"theirs")
+    (values.folder / "focus.md").unlink()
+    (values.folder / "focus.md").symlink_to(outside)
+    values.set(b"two", "2026-03-02T09:00:01Z")
+    assert "is no regular file" in str(one_rig.once().errors[0])
+    assert (values.folder / "focus.md").is_symlink()
+    assert outside.read_bytes() == b"theirs"
+
+
+def test_all_of_the_hash_is_the_owners(one_rig: Rig) -> None:
+    """Whatever somebody changes in a hash that the file owns is put right, in a large one too."""
+    values, large = Values(one_rig), b"x" * 100_000
+    values.save(b"mine")
+    values.save(large, "large")
+    child = one_rig.ready(one_rig.start())
+    values.until(large, "large")
+    values.until(b"mine")
+    before = values.hash()
+    one_rig.redis.call("HSET", values.key(), "role", "EVIL", "timestamp", "1999-01-01T00:00:00Z")
+    one_rig.redis.call("HSET", values.key("large"), "data", b"y" * 100_000)
+    values.until(large, "large")
+    wait_until(lambda: values.hash()[b"role"] == b"focus", one_rig.said)
+    one_rig.stop(child)
+    assert values.hash() == {**before, b"version": values.hash()[b"version"]}
+    for field, value in (("role", "EVIL"), ("timestamp", "1999-01-01T00:00:00Z"), ("sha256", "0" * 64)):
+        right = values.hash()[field.encode()]
+        one_rig.redis.call("HSET", values.key(), field, value)
+        assert values.parity().verdict == "differs"
+        one_rig.redis.call("HSET", values.key(), field, right)
+    assert values.parity().verdict == "equal"
+
+
+def test_what_redis_lost_that_owns_it(one_rig: Rig) -> None:
+    """The file's copy is put back, and until then parity names it; an older value is refused without a ledger too."""
+    values = Values(one_rig, owner="redis")
+    values.save(b"")
+    values.set(b"new", "2026-01-02T00:00:00Z")
+    one_rig.once()
+    one_rig.redis.call("FLUSHALL")
+    [one] = values.parity().tally.differences
+    assert (one.kind, one.file) == ("missing_in_redis", "state/focus.md")
+    assert not one_rig.once().errors
+    values.until(b"new")
+    assert values.hash()[b"timestamp"] == b"2026-01-02T00:00:00Z"
+    for path in one_rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert one_rig.run("repair", "--execute", "--redis", one_rig.server.socket_url).returncode == 0
+    values.set(b"old", "2026-01-01T00:00:00Z")
+    assert "an older value" in str(one_rig.once().errors[0])
+    assert (values.folder / "focus.md").read_bytes() == b"new"
+    assert values.parity().verdict == "differs", "they will never meet"
+
+
+def test_under_way_is_waited_for(one_rig: Rig) -> None:
+    """Beside a running bridge a value that changes all the time is compared, at a moment when both sides hold it."""
+    values = Values(one_rig)
+    values.save(b"0")
+    child = one_rig.ready(one_rig.start())
+    values.until(b"0")
+    wait_until(lambda: one_rig.redis.call("EXISTS", "bridge:health:test"), "the heartbeat")
+    verdicts = []
+    for n in range(1, 6):
+        values.save(b"%d" % n)
+        verdicts.append(values.parity(settling=30))
+    one_rig.stop(child)
+    assert [one.verdict for one in verdicts] == ["equal"] * 5, verdicts
+
+
+def test_once_ends_beside_a_writer(one_rig: Rig) -> None:
+    """`run --once` waits for a value that is changing, but not for one that never rests."""
+    values, stop = Values(one_rig, settle=500), Event()
+
+    def write() -> None:
+        for n in itertools.count():
+            values.save(b"%d" % n)
+            if stop.wait(0.05):
+                return
+
+    values.save(b"still", "b")
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        assert not one_rig.once().errors
+    finally:
+        stop.set()
+        writer.join()
+    values.until(b"still", "b")

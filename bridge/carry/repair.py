@@ -20,9 +20,10 @@ from bridge.errors import NotOwner
 from bridge.files.generation import Generation, Known, in_age_order, open_regular
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
+from bridge.ledger.state import save_value
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id, parse_origin
-from bridge.streams import keys
+from bridge.streams import keys, state
 from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT
 from bridge.streams.reader import StreamInfo, entries, stream_info
@@ -59,6 +60,8 @@ class Plan:
     ambiguous: int = 0
     unmatched: int = 0
     folder: rebuild.Folders | None = None
+    values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    """Name, digest and timestamp of the latest values that both sides hold."""
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -119,12 +122,25 @@ def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) ->
         made.sources[name], made.generations[name] = SourceMemory(int(number), stored, live=True), []
         if name != shared.mapping.source.path:
             continue
-        if shared.mapping.source.kind == "artifacts":
+        if shared.values is not None:
+            made.values = _values(connection, shared)
+        elif shared.mapping.source.kind == "artifacts":
             made.folder = rebuild.read_announced(connection, shared, int(number))
         elif shared.folder is not None:
             made.folder = rebuild.read_both(connection, shared, int(number), made.cursor)
             made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
     return made
+
+
+def _values(connection: Connection, shared: Shared) -> list[tuple[bytes, bytes, bytes]]:
+    found = []
+    for some in shared.values.scan() if shared.values is not None else ():
+        for one in some:
+            taken = shared.values.read(one.name, state.LIMIT) if shared.values is not None else None
+            there = state.read(connection, shared.keys, one.name)
+            if taken is not None and there is not None and there[0].data == taken.raw:
+                found.append((one.name, there[0].sha256, there[0].timestamp))
+    return found
 
 
 def _announced(books: Books) -> EntryId:
@@ -136,7 +152,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
     """Writes the plan into the ledger, then makes it the stream's owner."""
     stream = made.stream
     with ledger.transaction():
-        for table in ("streams", "sources", "generations", "intents", "ranges"):
+        for table in ("streams", "sources", "generations", "intents", "ranges", "state_values"):
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
         save_stream(ledger, stream, made.info.last_id, made.info.added)
         save_mirror_cursor(ledger, stream, made.cursor)
@@ -146,6 +162,8 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
                 save_generation(ledger, stream, name, known)
         for one in made.ranges if made.folder is None else ():
             add_range(ledger, stream, one)
+        for value in made.values:
+            save_value(ledger, stream, *value)
         if made.folder is not None:
             rebuild.write(ledger, stream, made.folder)
     instance = shared.settings.instance

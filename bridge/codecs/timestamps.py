@@ -77,3 +77,19 @@ def _epoch(raw: bytes, scale: int) -> int:
     if abs(value) > _LIMIT_MS:
         raise ValueError("the time is out of range")
     return value
+
+
+def older(one: bytes, other: bytes) -> bool:
+    """Whether the first time is before the second, as far as both can be read as ISO 8601, or seconds or ms of 1970."""
+    times = []
+    for stamp in (one, other):
+        try:
+            if re.fullmatch(rb"\d{9,14}(\.\d+)?", stamp):
+                number = float(stamp)
+                times.append(number / 1000 if number > 1e11 else number)
+            else:
+                moment = datetime.fromisoformat(stamp.decode("ascii"))
+                times.append((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        except (ValueError, OverflowError):
+            return False
+    return times[0] < times[1]

@@ -10,11 +10,13 @@ import ctypes
 import errno
 import functools
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bridge.errors import TargetError
 from bridge.files.append import folder_below, link_or
 from bridge.files.spool import Facts
 
@@ -78,11 +80,13 @@ class Place:
 
     def replace(self, mark: str, name: str, data: bytes) -> Facts:
         """Gives a file new content, at once and whole; it keeps its rights. Raises TargetError."""
-        before = self.facts(name)
+        mode = self._mode(name)
+        if mode is not None and not stat.S_ISREG(mode):
+            hint = "move it away: the bridge replaces files only"
+            raise TargetError("is no regular file, and was left alone", where=str(self.path / name), hint=hint)
         facts = self.write(mark, data)
         try:
-            if before is not None:
-                mode = os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode
+            if mode is not None:
                 os.chmod(PREFIX + mark + SUFFIX, mode & 0o7777, dir_fd=self._fd)
             os.rename(PREFIX + mark + SUFFIX, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             os.fsync(self._fd)
@@ -90,6 +94,14 @@ class Place:
             self.forget(mark)
             raise link_or(error, self.path / name) from None
         return facts
+
+    def _mode(self, name: str) -> int | None:
+        try:
+            return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise link_or(error, self.path / name) from None
 
     def waits(self, mark: str) -> bool:
         """Whether the hidden file of this mark is there: it did not get its name yet."""

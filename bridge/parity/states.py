@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from dataclasses import dataclass
 
-from bridge.files.spool import Folder
+from bridge.codecs.document import moment
+from bridge.codecs.timestamps import older
+from bridge.files.spool import Folder, Taken
 from bridge.ledger.state import values
-from bridge.model import ZERO_ID
-from bridge.parity.check import Check, Result, verdict_of
+from bridge.model import ZERO_ID, shown_name
+from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors
 from bridge.streams import state
 from bridge.streams.connect import Connection
-from bridge.streams.state import LIMIT
+from bridge.streams.state import LIMIT, Value
+
+AGAIN = 0.05
+"""Seconds until a value that is under way is looked at again, as long as a bridge runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """One state on both sides: the file, the hash's value, and what that says its digest is."""
+
+    taken: Taken | None
+    value: Value | None
+    said: bytes = b""
+
+    @property
+    def file(self) -> bytes | None:
+        """What the file holds."""
+        return self.taken.raw if self.taken is not None else None
+
+    @property
+    def hash(self) -> bytes | None:
+        """What the hash holds."""
+        return self.value.data if self.value is not None else None
 
 
 class StateCheck(Check):
@@ -30,34 +56,72 @@ class StateCheck(Check):
         source, tally, hasher = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16)
         folder = Folder(self._settings.root, source.path, source.exclude)
         files = {one.name for some in folder.scan() for one in some}
-        by_file = source.owner == "file"
+        until = time.monotonic() + (self._settling if cursors.alive else 0)
         for name in sorted(files | known.keys()):
-            taken = folder.read(name, LIMIT)
-            found = state.read(connection, self._keys, name)
-            file, hashed = (taken.raw if taken is not None else None), (found[0].data if found is not None else None)
-            ours, theirs = (file, hashed) if by_file else (hashed, file)
-            if found is not None and found[0].sha256 != found[1] and not by_file:
-                tally.in_flight += 1  # somebody is setting the hash's fields one after the other
-                continue
-            if taken is not None and taken.facts.size > LIMIT:
-                tally.unverifiable += 1
-                tally.why[f"{os.fsdecode(name)!a} is too large for a value"] = 1
-                continue
-            if ours is not None and ours == theirs:
-                tally.file_born += by_file
-                tally.redis_born += not by_file
-                hasher.update(name + b"\0" + ours + b"\0")
-            elif ours is None:
-                tally.taken_away += by_file  # a state that Redis never set is none yet
-            elif known.get(name, (b"", b""))[0] != hashlib.sha256(ours).hexdigest().encode():
-                tally.in_flight += 1
-            else:
-                missing = "missing_in_redis" if by_file else "missing_in_file"
-                kind = missing if theirs is None and found is None else "altered"
-                shown = os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
-                one = Difference(kind, shown, None, None, None, ours, theirs, file_born=by_file)
-                tally.differences.append(one)
+            both = self._both(folder, connection, name)
+            outcome = self._outcome(name, both, known.get(name, (b"", b"")))
+            while outcome == "in_flight" and time.monotonic() < until:
+                if self._stop.wait(AGAIN):
+                    raise Interrupted
+                both = self._both(folder, connection, name)
+                outcome = self._outcome(name, both, known.get(name, (b"", b"")))
+            self._count(tally, name, both, outcome)
+            if outcome == "equal":
+                hasher.update(name + b"\0" + (both.file or b"") + b"\0")
         tally.digest = hasher.hexdigest()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
-        result.entry, result.notes, result.lost = ZERO_ID, cursors.notes, ""
+        result.entry, result.notes, result.unit = ZERO_ID, cursors.notes, "value"
         return result
+
+    def _both(self, folder: Folder, connection: Connection, name: bytes) -> Both:
+        taken = folder.read(name, LIMIT)
+        found = state.read(connection, self._keys, name)
+        return Both(taken, *found) if found is not None else Both(taken, None)
+
+    def _outcome(self, name: bytes, both: Both, known: tuple[bytes, bytes]) -> str:
+        """equal, in_flight, large, none; or a kind of difference."""
+        by_file = self._mapping.source.owner == "file"
+        ours, theirs = (both.file, both.hash) if by_file else (both.hash, both.file)
+        if both.taken is not None and both.taken.facts.size > LIMIT:
+            return "large"
+        contradicts = both.value is not None and both.value.sha256 != both.said
+        if contradicts and not by_file:
+            return "in_flight"  # somebody is setting the hash's fields one after the other
+        if ours is not None and ours == theirs:
+            return "altered" if by_file and (contradicts or not self._says(name, both)) else "equal"
+        if ours is None:
+            return "none" if by_file or not known[0] else "missing_in_redis"
+        if known[0] != hashlib.sha256(ours).hexdigest().encode():
+            refused = not by_file and both.value is not None and older(both.value.timestamp, known[1])
+            return "altered" if refused else "in_flight"
+        if theirs is not None:
+            return "altered"
+        return "missing_in_redis" if by_file else "missing_in_file"
+
+    def _says(self, name: bytes, both: Both) -> bool:
+        """Whether the hash has the time and the role that the file gives it."""
+        if both.taken is None or both.value is None:
+            return False
+        row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
+        role = row[0] if isinstance(row, tuple) else b""
+        return (both.value.timestamp, both.value.role) == (moment(both.taken.facts.written), role)
+
+    def _count(self, tally: Tally, name: bytes, both: Both, outcome: str) -> None:
+        by_file = self._mapping.source.owner == "file"
+        if outcome == "equal":
+            tally.file_born += by_file
+            tally.redis_born += not by_file
+        elif outcome == "in_flight":
+            tally.in_flight += 1
+        elif outcome == "large":
+            tally.unverifiable += 1
+            tally.why[f"{shown_name(name)} is too large for a value"] = 1
+        elif outcome == "none":
+            tally.taken_away += both.hash is not None
+        else:
+            ours, theirs = (both.file, both.hash) if by_file else (both.hash, both.file)
+            tally.differences.append(self._difference(outcome, name, ours, theirs))
+
+    def _difference(self, kind: str, name: bytes, ours: bytes | None, theirs: bytes | None) -> Difference:
+        by_file = self._mapping.source.owner == "file"
+        return Difference(kind, shown_name(name), None, None, None, ours, theirs, file_born=by_file, raw_name=name)

@@ -45,6 +45,8 @@ class Cursors:
         self.first, self.added = info.first_id, info.added
         self.marked = int(connection.call("HLEN", own.late))
         self.notes: list[str] = []
+        self.alive = False
+        """Whether a bridge runs, as far as its heartbeat tells."""
         self.beat = json.loads(pulse) if pulse else heartbeat(ledger, settings.instance) if ledger is not None else None
         announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
         self.mirrored_to = max(announced, default=ZERO_ID)
@@ -61,6 +63,8 @@ class Cursors:
             self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
         elif beat.get("stopped") or time.time() - float(beat["at"]) > 10:
             self.notes.append(NOT_RUNNING)
+        else:
+            self.alive = True
 
 
 class View(Cursors):
@@ -152,7 +156,12 @@ class View(Cursors):
                 self.notes.append(f"{piece} is no piece of {name} that was carried; it is not compared")
             here = {file.generation for file in found.files}
             open_one = next((one for one in self._known[name] if not one.closed), None)
-            if name in self.sources and open_one is not None and open_one.number in found.changed:
+            if (
+                name in self.sources
+                and open_one is not None
+                and open_one.at.offset
+                and open_one.number in found.changed
+            ):
                 self.cut[name] = Cut.of(found.changed[open_one.number], open_one)
             self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]

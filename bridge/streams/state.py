@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from bridge.model import EntryId, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
@@ -15,20 +17,48 @@ from bridge.streams.resp import pack
 LIMIT = 1 << 28
 """Bytes of the largest value."""
 
+IN_PASSING = 1 << 16
+"""Bytes of data that the server hashes for us: other clients wait meanwhile, a fifth of a millisecond."""
+
 
 @dataclass(frozen=True)
 class Value:
-    """A state's value. `version` counts the bridge's writes; other programs need not mind it."""
+    """A state's value."""
 
     data: bytes
     timestamp: bytes
     role: bytes
-    version: int = 0
 
     @cached_property
     def sha256(self) -> bytes:
         """Of the data, in hex."""
         return hashlib.sha256(self.data).hexdigest().encode()
+
+    @cached_property
+    def sha1(self) -> bytes:
+        """Of the data, in hex, as the server takes it."""
+        return hashlib.sha1(self.data, usedforsecurity=False).hexdigest().encode()
+
+
+class Seen(NamedTuple):
+    """What a hash says of itself. `kind` is its type, `none` where there is none; `size` that of its data, or -1.
+
+    `sha1` of the data is empty where it was not asked for, or they are too long to be hashed in passing.
+    """
+
+    kind: bytes
+    sha256: bytes = b""
+    timestamp: bytes = b""
+    role: bytes = b""
+    size: int = -1
+    sha1: bytes = b""
+
+    def says(self, value: Value) -> bool:
+        """Whether this is what a hash of this value says, as far as it was asked."""
+        said = (self.sha256, self.timestamp, self.role, self.size)
+        if said != (value.sha256, value.timestamp, value.role, len(value.data)):
+            return False
+        return not self.sha1 or self.sha1 == value.sha1
 
 
 def key_of(keys: Keys, name: bytes) -> bytes:
@@ -36,21 +66,24 @@ def key_of(keys: Keys, name: bytes) -> bytes:
     return b"bridge:{%b}:state:%b" % (keys.stream, name)
 
 
-DIGESTS = b"""local said = redis.call('HGET', KEYS[1], 'sha256') or ''
-if redis.call('HSTRLEN', KEYS[1], 'data') > 1048576 then return {said, ''} end
-return {said, redis.sha1hex(redis.call('HGET', KEYS[1], 'data') or '')}"""
+LOOK = b"""local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'hash' then return {kind} end
+local said = redis.call('HMGET', KEYS[1], 'sha256', 'timestamp', 'role')
+local size, sha1 = -1, ''
+if redis.call('HEXISTS', KEYS[1], 'data') == 1 then size = redis.call('HSTRLEN', KEYS[1], 'data') end
+if size >= 0 and size <= tonumber(ARGV[1]) then sha1 = redis.sha1hex(redis.call('HGET', KEYS[1], 'data')) end
+return {kind, said[1] or '', said[2] or '', said[3] or '', size, sha1}"""
 
 
-def digests(connection: Connection, keys: Keys, names: list[bytes]) -> dict[bytes, tuple[bytes, str]]:
-    """What each hash says its data's SHA-256 is, and the SHA-1 of the data itself, taken by the server.
+def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]) -> dict[bytes, Seen]:
+    """What the hashes of these states say; of those with True, the digest of their data too, if they are short.
 
-    Both are empty where there is none; the latter also where the data are too long to be hashed in passing. Raises
-    RedisRefused, RedisLost.
+    Raises RedisRefused, RedisLost.
     """
     if not names:
         return {}
-    replies = connection.calls(*(pack("EVAL", DIGESTS, 1, key_of(keys, name)) for name in names))
-    return {name: (said, sha1.decode()) for name, (said, sha1) in zip(names, replies, strict=True)}
+    asked = (pack("EVAL", LOOK, 1, key_of(keys, name), IN_PASSING if deep else -1) for name, deep in names)
+    return {name: Seen(*reply) for (name, _), reply in zip(names, connection.calls(*asked), strict=True)}
 
 
 def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes] | None:
@@ -59,9 +92,7 @@ def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes]
     found = dict(zip(raw[0::2], raw[1::2], strict=True))
     if b"data" not in found:
         return None
-    version = found.get(b"version", b"0")
-    value = Value(found[b"data"], found.get(b"timestamp", b""), found.get(b"role", b""),
-                  int(version) if version.isdigit() else 0)  # fmt: skip
+    value = Value(found[b"data"], found.get(b"timestamp", b""), found.get(b"role", b""))
     return value, found.get(b"sha256", value.sha256)
 
 
@@ -72,18 +103,22 @@ def put(
     """Sets the hash to `value`, with an entry of these fields if there are any, in one transaction.
 
     Nothing is done where the hash is so already; an entry that was added says so in the hash, so it is added once.
-    `only_entry`: the hash is the owner's and stays as it is, but for that word. Returns False where somebody else wrote
-    meanwhile, or owns the stream: try again. Raises RedisRefused, RedisLost.
+    `only_entry`: the hash is the owner's and stays as it is, but for that word. `\\0version` in a field is this write's
+    number. Returns False where somebody else wrote meanwhile, or owns the stream: try again. Raises RedisRefused,
+    RedisLost.
     """
     key, digest = key_of(keys, name), value.sha256
     replies = connection.calls(
         pack("WATCH", keys.meta, key),
         pack("HGET", keys.meta, "owner"),
-        pack("HMGET", key, "sha256", "version", "entered"),
+        pack("HMGET", key, "sha256", "timestamp", "role", "version", "entered"),
     )
-    holder, (there, version, entered) = replies[1], replies[2]
+    holder, (there, at, role, version, entered) = replies[1], replies[2]
     wants_entry = fields is not None and entered != digest
-    same = there == digest and connection.call("HGET", key, "data") == value.data
+    same = only_entry or (
+        (there, at, role) == (digest, value.timestamp, value.role)
+        and connection.call("HGET", key, "data") == value.data
+    )
     if holder != owner or (same and not wants_entry):
         connection.call("UNWATCH")
         return holder == owner, None

@@ -1,0 +1,155 @@
+"""Files that each hold a latest value: what is in them, once it is complete, and which are gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.carry.tally import Tally
+from bridge.codecs.document import moment
+from bridge.errors import BridgeError, SourceError
+from bridge.files.spool import BUSY, Facts, Folder, Found
+from bridge.mapping import Mapping
+from bridge.model import shown_name
+from bridge.streams.state import LIMIT, Seen, Value
+
+PATIENCE = 1.0
+"""Seconds, over some settling times, after which nobody waits any longer for a file that goes on changing."""
+
+
+@dataclass(slots=True)
+class File:
+    """One state's file, as it was last seen; with what an import wants to know of a source."""
+
+    name: str
+    raw_name: bytes
+    role: bytes
+    type: bytes
+    facts: Facts | None = None
+    value: Value | None = None
+    since: float = 0.0
+    """Since when it is as it was last seen."""
+    settling: bool = False
+    began: float = 0.0
+    """When it was first seen to change, of a file that is settling."""
+    told: bool = False
+    """Whether the other side was seen to hold `value`."""
+    barred: bool = False
+    """Whether something that is no hash has the hash's name."""
+    seen: Seen | None = None
+    """What the hash said of itself when both sides were last laid beside each other."""
+    deep_at: float = 0.0
+    """When the data of the hash are to be looked at again."""
+    odd: float = 0.0
+    """Since when the hash contradicts itself; 0: it does not."""
+    both: bytes = b""
+    """The digest of the value that both sides were last known to hold, as the ledger has it."""
+    both_at: bytes = b""
+    """The timestamp of that."""
+    number: int = 0
+    """The source's number in origins; 0: it was not needed yet."""
+    tally: Tally = field(default_factory=Tally)
+    damage: dict[int, SourceError] = field(default_factory=dict)
+    trouble: BridgeError | None = None
+    rejected: int = 0
+
+    def left(self) -> int:
+        """Bytes that are to be carried."""
+        if self.value is None:
+            return 0 if self.trouble is not None else self.on_disk()
+        return self.on_disk() if self.value.sha256 != self.both else 0
+
+    def on_disk(self) -> int:
+        """Bytes of the file."""
+        return self.facts.size if self.facts is not None else 0
+
+    def unfinished(self) -> int:
+        """Bytes of a file that is not complete."""
+        return self.on_disk() if self.settling else 0
+
+
+class Values:
+    """One mapping's files. `note` tells of a file's trouble, `fine` that it has none."""
+
+    def __init__(
+        self, mapping: Mapping, folder: Folder, clock: Callable[[], float],
+        note: Callable[[File, BridgeError], None], fine: Callable[[File], None],
+    ) -> None:  # fmt: skip
+        self._mapping = mapping
+        self._folder = folder
+        self._clock = clock
+        self._note = note
+        self._fine = fine
+        self._settle = mapping.source.settle_ms / 1000
+        self.files: dict[bytes, File] = {}
+
+    def file(self, name: bytes) -> File:
+        """The file of this name, be it there or not."""
+        if name not in self.files:
+            row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
+            role, kind = (row[0], row[2]) if isinstance(row, tuple) else (b"", b"")
+            self.files[name] = File(shown_name(name), name, role, kind)
+        return self.files[name]
+
+    def look(self, paths: set[str] | None) -> None:
+        """Looks at the files something happened to; at None at all of them. Raises SourceError."""
+        if paths is None:
+            found = {one.name: one for some in self._folder.scan() for one in some}
+            names = found.keys() | self.files.keys()
+        else:
+            names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
+            found = {name: one for name in names if (one := self._folder.find(name)) is not None}
+        for name in names:
+            self._met(name, found.get(name))
+
+    def _met(self, name: bytes, found: Found | None) -> None:
+        if found is None:
+            if name in self.files:
+                self._gone(self.files[name])
+            return
+        file = self.file(name)
+        if file.facts != found.facts:
+            file.began = file.began if file.settling else self._clock()
+            file.facts, file.since, file.settling = found.facts, self._clock(), True
+        self.take(file)
+
+    def _gone(self, file: File) -> None:
+        if file.facts is not None:
+            file.facts, file.value, file.settling, file.seen = None, None, False, None
+            self._fine(file)
+
+    def take(self, file: File) -> None:
+        """Reads a file that changed, once it is complete."""
+        if not file.settling or file.facts is None:
+            return
+        now = self._clock()
+        age = file.facts.age(now, file.since)
+        if age < self._settle:
+            return
+        if file.facts.size > LIMIT:
+            said = f"is too large for a value: {file.facts.size} bytes, the limit is {LIMIT}"
+            file.value, file.settling = None, False
+            self._note(file, SourceError(said, where=file.name, hint="let it be an artifact"))
+            return
+        try:
+            taken = self._folder.read(file.raw_name, LIMIT)
+        except SourceError as error:  # the others go on
+            self._note(file, error)
+            return
+        if taken is None or taken.facts != file.facts:
+            found = self._folder.find(file.raw_name)
+            if found is None:
+                self._gone(file)
+            else:
+                file.facts, file.since = found.facts, now
+        elif not taken.busy or age >= BUSY:
+            file.value, file.settling = Value(taken.raw, moment(taken.facts.written), file.role), False
+            file.told, file.seen = False, None
+            self._fine(file)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a file changed so lately that it may not be complete, and did not go on changing for long."""
+        now, longest = self._clock(), 4 * self._settle + PATIENCE
+        return any(file.settling and now - file.began < longest for file in self.files.values())
