@@ -225,9 +225,9 @@ def _check_together(mappings: tuple[Mapping, ...], where: str) -> None:
                     where=where,
                     hint="give each mapping a stream of its own",
                 )
-            if one.mirror and other.claims(one.mirror.path):
+            if one.written and other.claims(one.written):
                 raise ConfigError(
-                    f"mapping '{one.name}' mirrors into {one.mirror.path}, which mapping '{other.name}' reads",
+                    f"mapping '{one.name}' writes {one.written}, which mapping '{other.name}' reads",
                     where=where,
-                    hint="a mirrored line would be carried into the second stream",
+                    hint="what one writes would be carried into the other's stream",
                 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -18,6 +20,7 @@ from bridge.codecs.document import Document, Text, moment, text_of
 from bridge.codecs.template import TemplateCodec
 from bridge.codecs.timestamps import Clock, clock_for
 from bridge.errors import ConfigError
+from bridge.globs import translated
 from bridge.schema import Strict, validated
 from bridge.sections import FormatSection, MessageSection, MirrorSection, PolicySection, SourceSection, StreamSection
 
@@ -115,10 +118,23 @@ class Mapping(Strict):
             self.source.kind, "file"
         )
 
+    @property
+    def written(self) -> str:
+        """The path, or the glob, of what the bridge writes for this mapping, values as x; empty: nothing."""
+        if self.source.kind == "state":
+            return self.source.path if self.source.owner == "redis" else ""
+        if self.mirror is None:
+            return ""
+        name = f"/{self.mirror.name}" if self.source.kind == "spool" else ""
+        return re.sub(r"\{\w+\}", "x", self.mirror.path + name)
+
     def claims(self, path: str) -> bool:
-        """Whether a file of this relative path would be read by this mapping."""
-        wanted = path.replace("{role}", "x")
-        return any(fnmatchcase(wanted, p) or fnmatchcase(p, wanted) for p in (self.source.path, *self.source.rotated))
+        """Whether a file of this relative path, or some that this glob matches, would be read by this mapping."""
+        if any(fnmatchcase(path, p) or fnmatchcase(p, path) for p in (self.source.path, *self.source.rotated)):
+            return True
+        name = os.fsencode(path)
+        unwanted = any(translated(one).fullmatch(name) for one in self.source.exclude)
+        return not unwanted and translated(self.files).fullmatch(name) is not None
 
     def codec(self, source_name: str) -> Codec:
         """The codec for one source; `source_name` is its path below the root."""

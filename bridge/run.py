@@ -268,6 +268,8 @@ class Process:
         forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings))
         self._forwards.append(forward)
         pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
+        if shared.folder is not None:
+            shared.folder.watched = not self._poll
         while not self._stop.is_set():
             try:
                 if time.monotonic() >= due:

@@ -65,6 +65,10 @@ class Inbox:
         """The identities of all entries, in stream order."""
         return [json.loads(one.fields[7])["uuid"] for one in self.entries()]
 
+    def until_count(self, count: int) -> None:
+        """Waits for so many entries."""
+        wait_until(lambda: len(self.entries()) >= count, lambda: f"{len(self.entries())} of {count}: {self.rig.said()}")
+
     def files(self) -> dict[str, bytes]:
         """Every file that is no hidden one, by its path below the folder."""
         found = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))

@@ -22,7 +22,7 @@ from bridge.ledger import spool as memory
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Row, digest, shown_name
+from bridge.model import digest, shown_name
 from bridge.paths import Paths
 from bridge.streams.keys import Keys
 
@@ -39,7 +39,6 @@ class ArtifactIntake(Intake):
     ) -> None:  # fmt: skip
         super().__init__(mapping, folder, ledger, clock, notices)
         self._hasher = hasher
-        self._notices = notices
 
     def _content(self, one: Found, since: float, age: float) -> Taken | None:
         """The facts of a file, as JSON; None while it is written or hashed."""
@@ -77,7 +76,8 @@ class ArtifactIntake(Intake):
         if last == sha256:
             memory.touch(self._ledger, self._stream, name, taken.facts)
             return 0
-        at = taken.facts.written // 1_000_000
+        # What replaces a file comes after it, be its own time what it may.
+        at = int(self._clock() * 1000) if last else taken.facts.written // 1_000_000
         memory.add_due(self._ledger, self._stream, Due(key, sha256, name, taken.facts, at, taken.raw))
         return 0
 
@@ -103,9 +103,6 @@ class ArtifactSource(SpoolSource):
             path, moment(one.facts.written), facts["type"].encode(), one.facts.size, facts["sha256"].encode()
         )
         return Message(row, one.time)
-
-    def _digest(self, row: Row) -> bytes:
-        return digest(*row)
 
 
 def _facts_of(known: Known) -> bytes:

@@ -27,6 +27,9 @@ from bridge.model import FIELDS, ZERO_ID, EntryId, digest, format_id, hex_digest
 from bridge.points import reached
 from bridge.streams.reader import Entry
 
+LONGEST_NAME = 220
+"""Bytes of a file's name: 255 are allowed, and where a name is taken the entry's ID is added."""
+
 LONGEST = 80
 """Characters of a field's value that go into a file's name."""
 
@@ -186,6 +189,9 @@ class DocumentTranslator(Translator):
         """The new file's path and content, or why it has none."""
         told = {name.decode(): safe(values[name]) for name in FIELDS[:3]} | {"id": format_id(entry_id).decode()}
         name = re.sub(r"\{(\w+)\}", lambda match: told[match[1]], self.section.name).lstrip(".") or told["id"]
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            said = f"its file's name would have {len(os.fsencode(name))} bytes, the limit is {LONGEST_NAME}"
+            return path, f"{said}: shorten mirror.name"
         path = str(Path(path) / name)
         if not self._folder.has(os.fsencode(path)):
             return path, f"a file of the name {name} would be none of source.path's: see mirror.name and source.exclude"

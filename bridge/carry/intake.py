@@ -18,7 +18,7 @@ from bridge.errors import RejectStop, SourceError
 from bridge.files.spool import BUSY, Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import contents_of_intents
-from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -30,6 +30,12 @@ PARTLY = 10.0
 
 KEEP_BYTES = 1 << 26
 """Of messages that are due so many bytes are kept; the files of more are read again when their turn comes."""
+
+ON_ITS_WAY = 0.1
+"""Seconds until a file is looked at again whose message is being sent."""
+
+HASHED = 1 << 26
+"""Bytes of a file that is too large for a message and is hashed all the same."""
 
 COUNTED = 5.0
 """Seconds between two counts of what is kept, once it is much."""
@@ -73,6 +79,9 @@ class Intake:
         self._stream = mapping.stream.key
         self._settle = mapping.source.settle_ms / 1000
         self._limit = mapping.format.max_line_bytes
+        self._notices = notices
+        self._still: dict[bytes, bool] = {}
+        """Of messages that were asked for by now: whether their files are there as they were."""
         self._kinds = Kinds(mapping.source.path, notices.append)
         self._scanned_at, self._took = -inf, 0.0
         """When the last scan of the folder ended, by a steady clock, and its seconds."""
@@ -96,10 +105,16 @@ class Intake:
         """
         if paths is not None:
             names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
-            found = [one for name in names if (one := self._folder.find(name)) is not None]
-            for one in found:
-                self.waiting.pop(one.name, None)
-            self._examine(found)
+            found = {name: self._folder.find(name) for name in names}
+            for name in names:
+                self.waiting.pop(name, None)
+            lost = [name for name, one in found.items() if one is None]
+            if lost:
+                with self._ledger.transaction():
+                    for name in lost:
+                        self.unreadable.pop(name, None)
+                        memory.gone(self._ledger, self._stream, name)
+            self._examine([one for one in found.values() if one is not None])
             return bool(names)
         now = time.monotonic()
         if now >= self._scanned_at + self._took * SELDOM and (
@@ -134,6 +149,7 @@ class Intake:
         if not complete:
             return
         barred = self._barred()
+        self._still.clear()
         kept = self._kept_bytes()
         reached("spool.due.before")
         with self._ledger.transaction():
@@ -202,21 +218,37 @@ class Intake:
             self.wait(Found(name, facts), now, now + 0.05)
             return 0
         self.waiting.pop(name, None)
-        key, content = self._key(message, taken)
-        if memory.is_known(self._ledger, self._stream, key):
+        if not taken.raw:
+            return 0  # a text that nobody has written yet
+        key, content = self._key(message, name, taken)
+        standing = memory.standing(self._ledger, self._stream, key)
+        if standing == "sent":
+            self.wait(Found(name, facts), now, now + ON_ITS_WAY)
+            return 0
+        if standing and message.identity is not None:
+            self._tell_twice(name, key)
+        if standing == "carried":
             memory.drop_due(self._ledger, self._stream, key)
             memory.note_file(self._ledger, self._stream, name, facts, key)
+            if content:
+                memory.touched(self._ledger, self._stream, key, facts)
             return 0
         raw = taken.raw if keep else None
         memory.add_due(self._ledger, self._stream, Due(key, content, name, facts, message.time, raw))
         return len(raw or b"")
 
-    def _key(self, message: Message, taken: Taken) -> tuple[bytes, bytes]:
-        """As `keys_of`; a file without identity that was moved or put back is known by inode or time of writing."""
+    def _key(self, message: Message, name: bytes, taken: Taken) -> tuple[bytes, bytes]:
+        """As `keys_of`; a file without identity that was touched, moved or put back holds the message of before."""
         key, content = keys_of(message, taken.raw, taken.facts)
-        for known, written, inode in memory.alike(self._ledger, self._stream, content) if content else ():
-            moved = _same_moment(written, taken.facts.written) and not self._lies_still(known)
-            if inode == taken.facts.inode or moved:
+        if not content:
+            return key, content
+        before = memory.files_known(self._ledger, self._stream, [name]).get(name)
+        touched = before is not None and before[0].inode == taken.facts.inode
+        if before is not None and touched and memory.alike_of(self._ledger, self._stream, name) == content:
+            return before[1], content
+        for known in memory.alike(self._ledger, self._stream, content, taken.facts.written):
+            if not self._lies_still(known):
+                self._still[known] = True  # here it is
                 return known, content
             if known == key:  # another file of the same content, written in the same moment
                 key = digest(key, b"%d" % taken.facts.inode)
@@ -224,14 +256,30 @@ class Intake:
 
     def _lies_still(self, key: bytes) -> bool:
         """Whether the file that was found to hold this message is there as it was: it was not moved."""
-        known = memory.names_of(self._ledger, self._stream, key)
-        return any((found := self._folder.find(name)) is not None and found.facts == facts for name, facts in known)
+        if key not in self._still:
+            known = memory.names_of(self._ledger, self._stream, key)
+            self._still[key] = any(self._is_there(name, facts) for name, facts in known)
+        return self._still[key]
+
+    def _is_there(self, name: bytes, facts: Facts) -> bool:
+        found = self._folder.find(name)
+        return found is not None and found.facts == facts
+
+    def _tell_twice(self, name: bytes, key: bytes) -> None:
+        """Says that another file, which lies there still, has the same identity: which of them counts nobody knows."""
+        for other, facts in memory.names_of(self._ledger, self._stream, key):
+            if other != name and self._is_there(other, facts):
+                both = f"{shown_name(name)} has the identity of {shown_name(other)}"
+                self._notices.append(f"{both}, which is there too: they are taken for one message")
+                return
 
     def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:
         """Inside a transaction: a file that is no message."""
         raw, said = taken.raw, shown_name(name)
         size = taken.facts.size
-        whole = hex_digest(raw) if KEPT < size == len(raw) else ""
+        whole = ""
+        if size > KEPT:
+            whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= HASHED else ""
         one = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
@@ -239,6 +287,8 @@ class Intake:
             return
         self.waiting.pop(name, None)
         memory.note_file(self._ledger, self._stream, name, taken.facts, b"")
+        if rename_aside(self._ledger, self._stream, one, lambda other: not self._folder.exists(other)):
+            return
         add_quarantined(self._ledger, self._stream, [one], self._clock())
         self.rejected += 1
         self._kinds.tell([one])
@@ -281,10 +331,4 @@ def keys_of(message: Message, raw: bytes, facts: Facts) -> tuple[bytes, bytes]:
 
 def _identity(message: Message, raw: bytes) -> bytes:
     """What a message is known by, for as long as nobody rewrites a file that has no identity of its own."""
-    return digest(b"content", raw) if message.identity is None else digest(b"id", message.identity)
-
-
-def _same_moment(one: int, other: int) -> bool:
-    """Whether two times of writing, in ns, are the same, be one of them kept in whole seconds only."""
-    whole = 1_000_000_000
-    return one == other or ((one % whole == 0 or other % whole == 0) and one // whole == other // whole)
+    return digest(b"content", raw, message.named) if message.identity is None else digest(b"id", message.identity)

@@ -59,7 +59,7 @@ def read_both(connection: Connection, shared: Shared, number: int, cursor: Entry
         origin = parse_origin(raw) if raw is not None else None
         held = _held(shared, row, by_key, by_row)
         if origin is not None and origin.source == number and held is not None:
-            found.born.append((held, origin, digest(row[3])))
+            found.born.append((held, origin, digest(*row)))
         elif raw is None:
             _mirrored(shared, found, entry, held, cursor)
     return found
@@ -96,7 +96,7 @@ def _files(shared: Shared) -> tuple[dict[bytes, Held], dict[bytes, list[Held]]]:
             if taken is None:
                 continue
             message = mapping.document(os.fsdecode(one.name), taken.facts.written).read(taken.raw)
-            if isinstance(message.row, str):
+            if isinstance(message.row, str) or not taken.raw:
                 continue
             held = Held(*keys_of(message, taken.raw, taken.facts), one.name, taken.facts)
             by_key[held.key] = held

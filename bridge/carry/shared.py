@@ -11,7 +11,9 @@ from bridge.config import Settings
 from bridge.files.artifacts import Hasher
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
+from bridge.files.survey import leads_out, matches
 from bridge.files.tail import Tail
+from bridge.globs import is_glob
 from bridge.ledger.sources import generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -97,7 +99,7 @@ class Shared:
         with self._lock:
             if name not in self._tails:
                 source = self.mapping.source
-                many = any(c in source.path for c in "*?[")
+                many = is_glob(source.path)
                 reads = many or name == source.path
                 known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
                 self._tails[name] = Tail(
@@ -121,12 +123,12 @@ class Shared:
         And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
         """
         source = self.mapping.source
-        if self.folder or self.values or not any(c in source.path for c in "*?["):
+        if self.folder or self.values or not is_glob(source.path):
             return [source.path]
         root = self.settings.root
-        rotated = {path for pattern in source.rotated for path in root.glob(pattern)}
-        found = [path for path in root.glob(source.path) if path not in rotated and path.is_file()]
-        names = {str(path.relative_to(root)) for path in found}
+        rotated = {path for pattern in source.rotated for path in matches(root, pattern)}
+        found = [path for path in matches(root, source.path) if path not in rotated and path.is_file()]
+        names = {str(path.relative_to(root)) for path in found if not self._leads_out(path)}
         names |= {name for name in known if self._is_source(name)}
         names |= {name for path in rotated if (name := self._piece_of(str(path.relative_to(root)))) is not None}
         for name in [name for name in names if not name.isprintable()]:  # not UTF-8, or control characters
@@ -135,6 +137,15 @@ class Shared:
                 self._refused.add(name)
                 log.warning("%s is not carried: a source's name must be printable UTF-8; rename it", ascii(name))
         return sorted(names)
+
+    def _leads_out(self, path: Path) -> bool:
+        """Whether a file that only a glob names is a link that leaves the root: anybody may have made it."""
+        if not leads_out(path, self.settings.root):
+            return False
+        if str(path) not in self._refused:
+            self._refused.add(str(path))
+            log.warning("%s is not carried: it is a link that leaves the root; name it in a mapping of its own", path)
+        return True
 
     def source_at(self, path: str) -> str | None:
         """The source that a file at this absolute path is by its name; None: none of this mapping's."""

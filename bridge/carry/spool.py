@@ -147,7 +147,7 @@ class SpoolSource(Source):
 
     def _digest(self, row: Row) -> bytes:
         """What the ledger keeps of a message that was sent."""
-        return digest(row[3])
+        return digest(*row)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
         """The last batch that is in."""

@@ -16,6 +16,7 @@ from bridge.codecs.timestamps import older
 from bridge.errors import BridgeError, RedisRefused, SourceError, TargetError
 from bridge.files.place import Place
 from bridge.files.spool import Folder
+from bridge.globs import is_glob
 from bridge.ledger.sources import SourceMemory, save_source, save_stream, sources_of, stream_memory
 from bridge.ledger.state import save_value, values
 from bridge.ledger.store import Ledger
@@ -133,7 +134,7 @@ class State:
             for name, (sha256, at) in values(self._ledger, self._stream).items():
                 file = self._values.file(name)
                 file.both, file.both_at = sha256, at
-            if not self._owner_is_file and not any(c in path for c in "*?["):
+            if not self._owner_is_file and not is_glob(path):
                 self._values.file(os.fsencode(path))
             for file in self.sources:
                 file.told, file.seen, file.deep_at = False, None, 0.0

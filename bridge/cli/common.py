@@ -6,6 +6,7 @@ import difflib
 import functools
 import json
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ import click
 if TYPE_CHECKING:
     from bridge.config import Settings
     from bridge.errors import BridgeError
+
+FILES = 10_240
+"""Open files that are asked for: the most that macOS grants."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +98,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         verbose, quiet = verbose or bool(before.get("verbose")), quiet or bool(before.get("quiet"))
         if verbose and quiet:
             raise click.UsageError("-v and -q contradict each other")
+        _may_open_many()
         return function(
             Options(
                 config or before.get("config"), redis or before.get("redis"), as_json or bool(before.get("as_json")),
@@ -103,6 +108,17 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         )  # fmt: skip
 
     return options(wrapped)
+
+
+def _may_open_many() -> None:
+    """As many open files as the system lets this process have: each log and context is held open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            return  # macOS may allow less than it says; what there is has to do
 
 
 def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bridge.cli.common import Options, Verbs, emit, options, verb
+from bridge.globs import is_glob
 
 
 @click.group("mapping", cls=Verbs, short_help="Show mappings, and try one on a file")
@@ -65,7 +66,7 @@ def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
     own = loaded.source.path
     if loaded.source.kind in ("spool", "state", "artifacts") and file is None:
         return _folder(given, check_folder(loaded, Path.cwd(), lines), own)
-    files = [file] if file else sorted(Path.cwd().glob(own)) if any(c in own for c in "*?[") else [Path(own)]
+    files = [file] if file else sorted(Path.cwd().glob(own)) if is_glob(own) else [Path(own)]
     if not files:
         raise ConfigError(f"no file here matches {own}", where=str(Path.cwd()), hint="go there, or name a FILE")
     results = [(path, check_file(loaded, path, lines)) for path in files]

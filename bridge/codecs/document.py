@@ -18,13 +18,14 @@ from bridge.model import FIELDS, Row, shown
 class Message(NamedTuple):
     """What a file says: its row, or why it is no message; the time in ms since 1970; its own identity, if it has one.
 
-    `partly`: the file may be half-written.
+    `partly`: the file may be half-written. `named`: what its name tells, of one that has no identity.
     """
 
     row: Row | str
     time: int = 0
     identity: bytes | None = None
     partly: bool = False
+    named: bytes = b""
 
 
 class Document(Jsonl):
@@ -51,8 +52,9 @@ class Text(Codec):
     fields: tuple[bytes, ...] = FIELDS
     invertible = True
 
-    def __init__(self, head: tuple[bytes, bytes, bytes], clock: Clock, reason: str = "") -> None:
+    def __init__(self, head: tuple[bytes, bytes, bytes], clock: Clock, reason: str = "", named: bytes = b"") -> None:
         self._head = head
+        self._named = named
         self._reason = reason
         self._time = 0
         if not reason:
@@ -63,7 +65,7 @@ class Text(Codec):
 
     def read(self, raw: bytes) -> Message:
         """The message in a file's bytes."""
-        return Message(self._reason or (*self._head, raw), self._time)
+        return Message(self._reason or (*self._head, raw), self._time, named=self._named)
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
         """One row or reason for each file's bytes."""
@@ -95,12 +97,13 @@ def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written
         raise ConfigError("message.data means nothing for a text: it is all of the file")
     no_pointers(rules)
     told = {"timestamp": written}
-    reason = ""
+    reason, named = "", b""
     if pattern is not None:
         groups = re.compile(pattern).groupindex
         match = re.fullmatch(pattern, name)
         found = match.groupdict() if match is not None else {}
         told |= {group: _raw(found.get(group) or "") for group in groups}
+        named = b"\0".join(told[group] for group in sorted(groups))
         reason = "" if match is not None else "its name does not match format.pattern: " + shown(_raw(name), 80)
     told |= {field: rule.const if rule.const is not None else rule.default or b"" for field, rule in rules.items()}
     for field in ("role", "type"):
@@ -108,7 +111,7 @@ def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written
             raise ConfigError(
                 f"codec 'document' of text needs message.{field}", hint="a const, a name, or a group in format.pattern"
             )
-    return Text((told["role"], told["timestamp"], told["type"]), clock, reason)
+    return Text((told["role"], told["timestamp"], told["type"]), clock, reason, named)
 
 
 def _raw(name: str) -> bytes:

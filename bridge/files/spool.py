@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
-import re
 import signal
 import stat
 import time
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.errors import SourceError
+from bridge.globs import is_glob, translated
 from bridge.model import shown_name
 
 TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".swp", b".swx", b".crdownload", b".download", b"~")
@@ -27,6 +28,9 @@ AT_ONCE = 1000
 
 BUSY = 60.0
 """Seconds that a file which did not change is given while a program has it open for writing."""
+
+LAST = (1 << 63) - 1
+"""The latest time of writing, in ns since 1970: in the year 2262."""
 
 FRESH = 1.0
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
@@ -43,7 +47,8 @@ class Facts(NamedTuple):
     @classmethod
     def of(cls, found: os.stat_result) -> Facts:
         """From a stat."""
-        return cls(found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino)
+        written = max(-LAST, min(LAST, found.st_mtime_ns))  # a file system may hold times that the ledger cannot
+        return cls(found.st_size, written, found.st_dev, found.st_ino)
 
     def age(self, now: float, since: float) -> float:
         """Seconds that the file did not change, seen so `since`; its time of writing may lie in the future."""
@@ -75,12 +80,15 @@ class Folder:
     def __init__(self, root: Path, pattern: str, exclude: Sequence[str] = ()) -> None:
         self.root = os.fsencode(root)
         parts = pattern.split("/")
-        fixed = next((i for i, part in enumerate(parts[:-1]) if _is_glob(part)), len(parts) - 1)
+        fixed = next((i for i, part in enumerate(parts[:-1]) if is_glob(part)), len(parts) - 1)
         self._base = os.fsencode("/".join(parts[:fixed]))
         self._deep = len(parts) - 1 - fixed if "**" not in parts else 1 << 16
-        self._wanted = _translated(pattern)
-        self._unwanted = [_translated(one) for one in exclude]
+        self._wanted = translated(pattern)
+        self._unwanted = [translated(one) for one in exclude]
         self._seen: dict[bytes, tuple[int, float]] = {}
+        self._real = b""
+        self.watched = True
+        """Whether somebody tells what happens here; else only a scan finds what was rewritten in place."""
         self.unreadable: list[SourceError] = []
         """Folders below the first one that the last scan could not read."""
 
@@ -103,6 +111,8 @@ class Folder:
 
     def changed(self) -> bool:
         """Whether a file came, went or was renamed since the last scan, as far as the folders' times tell."""
+        if not self.watched:
+            return True
         if not self._seen:
             return self._time_of(self._base) is not None
         return any(self._time_of(name) != at or at / 1e9 > seen - FRESH for name, (at, seen) in self._seen.items())
@@ -160,6 +170,10 @@ class Folder:
             return None
         return Found(name, Facts.of(found)) if stat.S_ISREG(found.st_mode) else None
 
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of this name."""
+        return os.path.lexists(_below(self.root, os.fsencode(name)))
+
     def busy(self, name: bytes) -> bool:
         """Whether a program has the file open for writing, as far as that can be told."""
         try:
@@ -170,6 +184,28 @@ class Folder:
             return written_to(fd)
         finally:
             os.close(fd)
+
+    def _lies_here(self, fd: int, name: bytes) -> bool:
+        """Whether an open file lies where its name says: no link on the way below the first folder leads elsewhere."""
+        where = _path_of(fd, _below(self.root, name))
+        rest = name[len(self._base) :].lstrip(b"/")
+        if where != _below(self._real, rest):
+            self._real = os.path.realpath(_below(self.root, self._base))
+        return where == _below(self._real, rest)
+
+    def digest(self, name: bytes) -> str:
+        """BLAKE2b-128 of all of a file, in hex; empty where it cannot be read."""
+        hasher = hashlib.blake2b(digest_size=16)
+        try:
+            fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            return ""
+        with os.fdopen(fd, "rb") as file:
+            if not self._lies_here(fd, name):
+                return ""
+            while part := file.read(1 << 20):
+                hasher.update(part)
+        return hasher.hexdigest()
 
     def read(self, name: bytes, limit: int) -> Taken | None:
         """A file's bytes, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
@@ -187,7 +223,7 @@ class Folder:
             raise _unreadable(error, path) from None
         try:
             before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode):
+            if not stat.S_ISREG(before.st_mode) or not self._lies_here(fd, name):
                 return None
             raw = _all(fd, min(before.st_size, limit))
             busy = written_to(fd)
@@ -199,6 +235,16 @@ class Folder:
         if Facts.of(now) != Facts.of(before) or len(raw) < min(now.st_size, limit):
             return None
         return Taken(Facts.of(now), raw, busy)
+
+
+def _path_of(fd: int, path: bytes) -> bytes:
+    """Where an open file lies, as the system knows it; `path` is how it was opened."""
+    try:
+        if hasattr(fcntl, "F_GETPATH"):
+            return fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
+        return os.readlink(b"/proc/self/fd/%d" % fd)  # noqa: PTH115 - bytes
+    except OSError:
+        return os.path.realpath(path)
 
 
 def _below(folder: bytes, name: bytes) -> bytes:
@@ -233,31 +279,3 @@ def _all(fd: int, size: int) -> bytes:
 def _unreadable(error: OSError, path: bytes) -> SourceError:
     hint = "give the bridge's user the right to read it" if error.errno in (errno.EACCES, errno.EPERM) else ""
     return SourceError(f"cannot be read: {error.strerror}", where=shown_name(path), hint=hint)
-
-
-def _is_glob(part: str) -> bool:
-    return any(c in part for c in "*?[")
-
-
-def _translated(pattern: str) -> re.Pattern[bytes]:
-    """A glob as a regular expression over whole paths: `**/` is any number of folders, `*` and `?` stop at a `/`."""
-    at, parts = 0, []
-    for match in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]", pattern):
-        parts.append(re.escape(os.fsencode(pattern[at : match.start()])))
-        token = match[0]
-        if token == "**/":
-            parts.append(rb"(?:[^/]+/)*")
-        elif token == "**":
-            parts.append(rb".*")
-        elif token in "*?":
-            parts.append(rb"[^/]*" if token == "*" else rb"[^/]")
-        else:
-            inside = token[1:-1].replace("\\", "\\\\")
-            inside = "^" + inside[1:] if inside.startswith("!") else inside.replace("^", "\\^", 1)
-            try:
-                parts.append(re.compile(os.fsencode(f"[{inside}]")).pattern)
-            except re.error:  # no set of characters
-                parts.append(re.escape(os.fsencode(token)))
-        at = match.end()
-    parts.append(re.escape(os.fsencode(pattern[at:])))
-    return re.compile(b"".join(parts), re.DOTALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -14,6 +15,23 @@ from bridge.files.generation import Generation, bare, in_age_order, is_copy, ope
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
+
+
+def matches(root: Path, pattern: str) -> list[Path]:
+    """What a glob finds below the root. Raises SourceError."""
+    try:
+        return [*root.glob(pattern)]
+    except OSError as error:
+        hint = "`ulimit -n` says how many files may be open" if error.errno == errno.EMFILE else ""
+        raise SourceError(f"cannot be listed: {error.strerror}", where=str(root / pattern), hint=hint) from None
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether this is a link to somewhere outside the root."""
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return True
 
 
 class Survey:
@@ -112,7 +130,7 @@ class Survey:
         """What a glob of rotated names finds; beside a file of many only among names that begin with the file's own."""
         folder, _, last = pattern.rpartition("/")
         if not self._one_of_many or self._root / folder != self._path.parent:
-            return [*self._root.glob(pattern)]
+            return matches(self._root, pattern)
         try:
             with os.scandir(self._path.parent) as found:  # quicker than a Path each, of which there may be thousands
                 names = [one.name for one in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,22 @@ def find_quarantined(
         (stream, name, generation, offset, entry_id),
     )
     return _row(rows[0]) if rows else None
+
+
+def rename_aside(
+    ledger: Ledger, stream: str, one: Quarantined, is_gone: Callable[[str], bool]
+) -> bool:  # fmt: skip
+    """A file that was set aside was moved: it is the same, if all that is kept is and the file of before is gone."""
+    rows = ledger.rows(
+        "SELECT id, name FROM quarantine WHERE stream = ? AND direction = 'forward' AND retried IS NULL AND length = ?"
+        " AND raw = ? AND digest = ?",
+        (stream, one.length, one.raw, one.digest),
+    )
+    found = next((number for number, name in rows if name != one.name and is_gone(name)), None)
+    if found is None or find_quarantined(ledger, stream, name=one.name) is not None:
+        return False
+    ledger.write("UPDATE quarantine SET name = ? WHERE id = ?", (one.name, found))
+    return True
 
 
 def mark_retried(ledger: Ledger, number: int, where: str, now: float) -> None:

@@ -32,6 +32,7 @@ class Documents:
     def _index(self) -> None:
         if not self._indexed:
             self._db.execute("CREATE INDEX by_row ON found (row)")
+            self._db.execute("CREATE INDEX by_name ON found (name)")
             self._db.execute("CREATE INDEX by_identity ON found (identity)")
             self._indexed = True
 
@@ -53,9 +54,11 @@ class Documents:
         found = self._db.execute(f"SELECT name, claimed FROM found WHERE {column} = ? LIMIT 1", (value,)).fetchone()
         return (bytes(found[0]), bool(found[1])) if found is not None else None
 
-    def take(self, name: bytes) -> None:
-        """The file of this name is claimed."""
-        self._db.execute("UPDATE found SET claimed = 1 WHERE name = ?", (name,))
+    def take(self, name: bytes) -> bool:
+        """The file of this name is claimed; False when it was, or there is none."""
+        self._index()
+        done = self._db.execute("UPDATE found SET claimed = 1 WHERE name = ? AND NOT claimed", (name,))
+        return done.rowcount > 0
 
     def left(self) -> Iterator[Document]:
         """What nothing has claimed."""

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from bridge.files.spool import Facts
 from bridge.ledger.store import Ledger
 
+SECOND = 1_000_000_000
+"""In ns."""
+
 MIRRORED = 0
 """The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
 
@@ -61,18 +64,29 @@ def note_file(ledger: Ledger, stream: str, name: bytes, facts: Facts, key: bytes
     )
 
 
-def is_known(ledger: Ledger, stream: str, key: bytes) -> bool:
-    """Whether this message was carried, one way or the other."""
-    return bool(ledger.rows("SELECT 1 FROM spool_messages WHERE stream = ? AND key = ?", (stream, key)))
+def standing(ledger: Ledger, stream: str, key: bytes) -> str:
+    """What is known of a message: `carried`, one way or the other, `sent` or `due`; empty: it was never met."""
+    rows = ledger.rows(
+        "SELECT 'carried' FROM spool_messages WHERE stream = ? AND key = ? UNION ALL"
+        " SELECT iif(batch, 'sent', 'due') FROM spool_due WHERE stream = ? AND key = ?",
+        (stream, key, stream, key),
+    )
+    return str(rows[0][0]) if rows else ""
 
 
-def alike(ledger: Ledger, stream: str, content: bytes) -> list[tuple[bytes, int, int]]:
-    """Key, time of writing and inode of the messages without identity that hold this content, carried or due."""
+def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[bytes]:
+    """Keys of the messages without identity that hold this content and were written then, carried or due.
+
+    A time in whole seconds, as copies have it, is any time within that second.
+    """
+    second = written - written % SECOND
+    when = "written >= ? AND written < ?" if second == written else "written IN (?, ?)"
+    times = (second, second + SECOND) if second == written else (second, written)
     return [
-        (key, int(written), int(inode))
+        row[0]
         for table in ("spool_messages", "spool_due")
-        for key, written, inode in ledger.rows(
-            f"SELECT key, written, inode FROM {table} WHERE stream = ? AND alike = ?", (stream, content)
+        for row in ledger.rows(
+            f"SELECT key FROM {table} WHERE stream = ? AND alike = ? AND {when}", (stream, content, *times)
         )
     ]
 
@@ -94,6 +108,20 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
             f"UPDATE {table} SET written = ?, device = ?, inode = ? WHERE stream = ? AND name = ?",
             (facts.written, str(facts.device), str(facts.inode), stream, name),
         )
+
+
+def touched(ledger: Ledger, stream: str, key: bytes, facts: Facts) -> None:
+    """The message is in a file of these facts now: by them it is known when that is moved."""
+    ledger.write(
+        "UPDATE spool_messages SET written = ?, inode = ? WHERE stream = ? AND key = ? AND written != ?",
+        (facts.written, str(facts.inode), stream, key, facts.written),
+    )
+
+
+def gone(ledger: Ledger, stream: str, name: bytes) -> None:
+    """The file was seen to be gone: another of its name is another, be it on the same inode."""
+    for table in ("spool_files", "spool_due"):
+        ledger.write(f"UPDATE {table} SET inode = '0' WHERE stream = ? AND name = ?", (stream, name))
 
 
 def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
@@ -142,7 +170,7 @@ def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]
 
 
 def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-    """In a transaction: these messages, as key, bytes and digest of the data, are on their way in this batch."""
+    """In a transaction: these messages, as key, bytes and digest of the row, are on their way in this batch."""
     for place, (key, raw, digest) in enumerate(messages):
         ledger.write(
             "UPDATE spool_due SET batch = ?, place = ?, raw = ?, digest = ? WHERE stream = ? AND key = ?",
@@ -279,7 +307,7 @@ def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -
 
 
 def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | None:
-    """The digest of the data that was sent as this place of this batch, or is on its way; None: nothing was."""
+    """The digest of the row that was sent as this place of this batch, or is on its way; None: nothing was."""
     for table in ("spool_messages", "spool_due"):
         rows = ledger.rows(
             f"SELECT digest FROM {table} WHERE stream = ? AND batch = ? AND place = ?", (stream, batch, place)

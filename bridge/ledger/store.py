@@ -101,7 +101,7 @@ def _fifth(db: sqlite_utils.Database) -> None:
     known = {"stream": str, "key": bytes, "alike": bytes, "batch": int, "place": int, "digest": bytes}
     db.table("spool_messages").create({**known, "written": int, "inode": str, "mirrored": str}, pk=("stream", "key"))
     db.table("spool_messages").create_index(["stream", "batch", "place"])
-    db.table("spool_messages").create_index(["stream", "alike"])
+    db.table("spool_messages").create_index(["stream", "alike", "written"])
     db.table("spool_files").create({"stream": str, "name": bytes, **facts, "key": bytes}, pk=("stream", "name"))
     db.table("spool_due").create({**known, "name": bytes, "time": int, **facts, "raw": bytes}, pk=("stream", "key"))
     db.table("state_values").create(
@@ -111,8 +111,12 @@ def _fifth(db: sqlite_utils.Database) -> None:
     db.table("mentions").create(mention, pk=("stream", "name", "generation", "offset"))
     db.table("spool_files").create_index(["stream", "key"])
     db.table("spool_due").create_index(["stream", "name"])
-    db.table("spool_due").create_index(["stream", "alike"])
+    db.table("spool_due").create_index(["stream", "alike", "written"])
     db.table("spool_due").create_index(["stream", "batch", "time", "name"])
+
+
+CACHE = 16 << 10
+"""KiB of pages that are kept in memory, at most."""
 
 
 @contextmanager
@@ -177,6 +181,8 @@ class Ledger:
         self.conn.execute("PRAGMA journal_mode=WAL")
         # Survives kill -9; a power failure may take the last commits, which DESIGN §2 does not promise.
         self.conn.execute("PRAGMA synchronous=NORMAL")
+        # The keys of a folder's messages are digests, so each lands on another page: of 2 MiB most are read anew.
+        self.conn.execute(f"PRAGMA cache_size=-{CACHE}")
         db = sqlite_utils.Database(self.conn)
         if found < VERSION:
             migrations.apply(db)

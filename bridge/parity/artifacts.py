@@ -16,7 +16,7 @@ from bridge.config import Settings
 from bridge.files.artifacts import hashed, inside
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
-from bridge.model import Row, digest, parse_origin
+from bridge.model import Origin, Row, digest, parse_origin, shown_name
 from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
@@ -28,11 +28,17 @@ from bridge.words import counted
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """The last announcement of a path. `vouched`: the ledger knows that it was sent so."""
+    """The last announcement of a path. `sent`: the digest of what the ledger knows to have been sent as this."""
 
     entry: bytes
     row: Row
-    vouched: bool
+    origin: Origin
+    sent: bytes | None
+
+    @property
+    def vouched(self) -> bool:
+        """Whether the ledger knows that it was sent so."""
+        return self.sent == digest(*self.row)
 
 
 class ArtifactCheck(Check):
@@ -50,7 +56,7 @@ class ArtifactCheck(Check):
         hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
         for path in sorted(announced):
             one = announced[path]
-            outcome, there = self._outcome(folder, path, one)
+            outcome, there = self._outcome(folder, path, one, batch)
             if outcome == "present":
                 counts["present"] += 1
                 tally.file_born += 1
@@ -58,10 +64,10 @@ class ArtifactCheck(Check):
             elif outcome in counts:
                 counts[outcome] += 1
             else:
-                name = os.fsencode(path).decode("utf-8", "backslashreplace")
                 tally.differences.append(
-                    Difference(outcome, name, None, None, one.entry.decode(), there, b"|".join(one.row), row=one.row)
-                )
+                    Difference(outcome, shown_name(path), None, None, one.entry.decode(), there, b"|".join(one.row),
+                               row=one.row, raw_name=folder.below(os.fsdecode(path)) or b"")
+                )  # fmt: skip
         for some in folder.scan():
             for found in some:
                 path = os.path.join(folder.root, found.name)  # noqa: PTH118 - bytes
@@ -72,8 +78,7 @@ class ArtifactCheck(Check):
                     tally.in_flight += 1
                     continue
                 counts["never_announced"] += 1
-                name = path.decode("utf-8", "backslashreplace")
-                tally.differences.append(Difference("missing_in_redis", name, None, None, None, path, None,
+                tally.differences.append(Difference("missing_in_redis", shown_name(path), None, None, None, path, None,
                                                     raw_name=found.name))  # fmt: skip
             if self._stop.is_set():
                 raise Interrupted
@@ -87,6 +92,7 @@ class ArtifactCheck(Check):
     def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
         """The last announcement of each path, as the files' side names it; earlier ones were of what it held before."""
         found: dict[bytes, Announced] = {}
+        seen: set[tuple[Origin, bytes]] = set()
         fields = self._mapping.codec("x").fields
         for rows in self._entries(connection, cursors.last, cursors.length):
             for raw_id, pairs in rows:
@@ -99,14 +105,19 @@ class ArtifactCheck(Check):
                     tally.not_mirrored += 1
                     continue
                 row = tuple(values[name] for name in fields)
+                if (origin, values[b"path"]) in seen:
+                    name, entry = shown_name(values[b"path"]), raw_id.decode()
+                    tally.differences.append(Difference("duplicate", name, None, None, entry, None, None, row=row))
+                    continue
+                seen.add((origin, values[b"path"]))
                 stream = self._mapping.stream.key
                 sent = (
                     memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
                 )
-                found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, sent == digest(*row))
+                found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, origin, sent)
         return found
 
-    def _outcome(self, folder: Folder, path: bytes, one: Announced) -> tuple[str, bytes | None]:
+    def _outcome(self, folder: Folder, path: bytes, one: Announced, batch: int) -> tuple[str, bytes | None]:
         """present, changed or gone; or a kind of difference, and what is there."""
         name = folder.below(os.fsdecode(path))
         there = folder.find(name) if name is not None and b".." not in name.split(b"/") else None
@@ -115,8 +126,13 @@ class ArtifactCheck(Check):
             raise Interrupted
         if known is None:
             return ("gone", None) if one.vouched else ("missing_in_file", None)
+        if one.sent is not None and not one.vouched:
+            return "altered", known.sha256.encode()
         if (known.sha256.encode(), b"%d" % known.facts.size) == (one.row[7], one.row[6]):
             return "present", None
+        last = memory.carried(self._ledger, self._mapping.stream.key, name) if self._ledger and name else None
+        if last is not None and (one.origin.generation, one.origin.offset) < last[:2] <= (batch, 1 << 62):
+            return "missing_in_redis", known.sha256.encode()
         return ("changed", None) if one.vouched else ("altered", known.sha256.encode())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from bridge.codecs.chunk import STARTED, Chunk
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
 from bridge.mapping import Mapping
@@ -16,7 +17,7 @@ from bridge.model import Row, hex_digest
 from bridge.parity.check import Check, Result, told, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.files import Generation
-from bridge.parity.sides import File
+from bridge.parity.sides import SHIFT, File
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
 from bridge.parity.view import View
@@ -35,7 +36,7 @@ class ChunkCheck(Check):
             one.feed(rows)
         one.finish()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(one.tally, view.length), one.tally)
-        result.files, result.entry = view.positions({}), view.last
+        result.files, result.entry = view.positions(one.places()), view.last
         gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
         result.notes, result.lost = [note for note in view.notes if note not in gone], view.lost
         if one.tally.taken_away:
@@ -48,8 +49,9 @@ class ChunkCheck(Check):
 class _Joined:
     """The chunks of one generation, as far as they came: where the next one must begin, and the bytes at both ends."""
 
-    def __init__(self, name: str, number: int, known: Generation | None, file: File | None) -> None:
+    def __init__(self, name: str, source: int, number: int, known: Generation | None, file: File | None) -> None:
         self.name = name
+        self.source = source
         self.number = number
         self.known = known
         self.file = file
@@ -58,6 +60,8 @@ class _Joined:
         self.head = b""
         self.tail = b""
         self.broken = False
+        self.began = False
+        """Whether an entry said that it begins."""
 
     def take(self, data: bytes) -> None:
         """The next bytes."""
@@ -85,14 +89,24 @@ class _Comparison:
         self._mapping = mapping
         self._view = view
         self._joined: dict[tuple[int, int], _Joined] = {}
+        self._trimmed = view.added > view.length
+        self._first: dict[int, int] = {}
+        """The generation of the first chunk of each source."""
+        self._latest: dict[int, int] = {}
+        """The newest generation of each source of which a chunk was met."""
+        self._heads: dict[str, tuple[bytes, bytes]] = {}
+        """Role and type of a context's chunks, by its name."""
         self._hasher = hashlib.blake2b(digest_size=16)
         for number, name in sorted(view.numbers.items()):
             found = view.sources.get(name)
             files = {file.generation: file for file in found.files} if found is not None else {}
+            for number_of in found.changed if found is not None else ():
+                if not any(one.number == number_of and not one.closed for one in view.known(name)):
+                    files.pop(number_of, None)  # it begins, or ends, as that one did: no proof that it is the same
             known = {one.number: one for one in view.known(name)}
             for generation in sorted({*files, *known}):
                 self._joined[number, generation] = _Joined(
-                    name, generation, known.get(generation), files.get(generation)
+                    name, number, generation, known.get(generation), files.get(generation)
                 )
 
     def feed(self, rows: list[Any]) -> None:
@@ -111,18 +125,46 @@ class _Comparison:
             joined = self._joined.get((origin.source, origin.generation))
             name = self._view.numbers.get(origin.source)
             if joined is None and name is not None:  # nobody knows of it any more
-                joined = _Joined(name, origin.generation, None, None)
+                joined = _Joined(name, origin.source, origin.generation, None, None)
                 self._joined[origin.source, origin.generation] = joined
             if joined is None:
                 self._differ("missing_in_file", None, origin.offset, raw_id, row[3], None, row)
             else:
                 self._chunk(joined, origin.offset, raw_id, row)
 
+    def _expected(self, name: str, data: bytes) -> tuple[bytes, bytes]:
+        """Role and type of a chunk of this context."""
+        if name not in self._heads:
+            codec = self._mapping.codec(name)
+            row = codec.row(b"x", b"") if isinstance(codec, Chunk) else (b"", b"", b"", b"")
+            self._heads[name] = row[0], row[2]
+        role, kind = self._heads[name]
+        return role, kind if data else STARTED
+
     def _chunk(self, joined: _Joined, offset: int, entry: bytes, row: Row) -> None:
         data = row[3]
+        if joined.source not in self._first:
+            self._first[joined.source] = joined.number
+            if self._trimmed and offset > joined.at:  # what was before it was removed
+                joined.at, joined.broken = offset, True
+                self._was_trimmed()
+        latest = self._latest.setdefault(joined.source, joined.number)
+        self._latest[joined.source] = max(latest, joined.number)
+        if joined.number < latest:
+            self._differ("reordered", joined, offset, entry, data, data, row)
+            return
+        if (row[0], row[2]) != self._expected(joined.name, data):
+            self._differ("altered", joined, offset, entry, data, data, row)
+            return
         if not data and not offset:
+            if joined.began or joined.at:
+                self._differ("duplicate", joined, offset, entry, data, data, row)
+                return
+            joined.began = True
             self.tally.file_born += 1
             return  # it says that the file began anew
+        if joined.number > 1 and not joined.began and not joined.at:
+            self._differ("missing_in_redis", joined, 0, None, b"", None, ())
         if offset < joined.at:
             self._differ("duplicate", joined, offset, entry, data, data, row)
             return
@@ -148,6 +190,13 @@ class _Comparison:
         self._differ("missing_in_redis", joined, start, None, missing, None, ())
         joined.at = end
 
+    def places(self) -> dict[str, int]:
+        """Up to where each context was compared."""
+        found: dict[str, int] = {}
+        for joined in self._joined.values():
+            found[joined.name] = max(found.get(joined.name, -1), (joined.number << SHIFT) + joined.at)
+        return found
+
     def finish(self) -> None:
         """What is due and was in no chunk; what is gone; what grew since."""
         for joined in self._joined.values():
@@ -155,11 +204,18 @@ class _Comparison:
             if joined.file is None:
                 self._gone(joined, due)
                 continue
-            if joined.at < due:
+            if joined.at < due and self._trimmed and joined.number < self._first.get(joined.source, 1 << 60):
+                self._was_trimmed()
+            elif joined.at < due:
                 self._gap(joined, due)
             rest = max(joined.at, due)
             self.tally.in_flight += any(joined.file.section(rest, rest + 1))
         self.tally.digest = self._hasher.hexdigest()
+
+    def _was_trimmed(self) -> None:
+        why = "trimmed: entries were removed from the stream"
+        self.tally.unverifiable += 1
+        self.tally.why[why] = self.tally.why.get(why, 0) + 1
 
     def _gone(self, joined: _Joined, due: int) -> None:
         if joined.vouched():

@@ -101,6 +101,8 @@ class _Comparison:
             if isinstance(message.row, str):
                 self._not_a_message(name, gone=False)
                 continue
+            if not taken.raw:
+                continue  # a text that nobody has written yet
             yield Document(name, message.identity or b"", digest(*message.row))
 
     def _not_a_message(self, name: bytes, *, gone: bool) -> None:
@@ -132,10 +134,15 @@ class _Comparison:
         self._first = min(origin, self._first or origin)
         name = self._documents.claim(digest(*row))
         sent = None
+        if self._ledger is not None:
+            sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
+        if name is not None and sent is not None and sent != digest(*row):  # another's place: it was sent elsewhere
+            self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
+            return
         if name is None:
-            if self._ledger is not None:
-                sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
-            name = self._not_as_it_was(entry, row, file_born=True, vouched=sent == digest(row[3]))
+            vouched = sent == digest(*row)
+            name = self._touched(origin, row) if vouched else None
+            name = name or self._not_as_it_was(entry, row, file_born=True, vouched=vouched)
         if name is None:
             return
         if self._last is not None and origin < self._last and not (self._late and self._late([raw])):
@@ -144,6 +151,17 @@ class _Comparison:
         self._last = max(origin, self._last or origin)
         self.tally.file_born += 1
         self._agree(self._born, name, row)
+
+    def _touched(self, origin: Origin, row: Row) -> bytes | None:
+        """The file of a message whose time is its file's, where only that changed."""
+        if self._ledger is None or self._mapping.message.id is not None or not self._whole:
+            return None
+        for name in memory.files_of(self._ledger, self._stream, origin.generation, origin.offset):
+            taken = self._folder.read(name, self._limit)
+            if taken is not None and taken.raw == row[3] and self._documents.take(name):
+                self.tally.rewritten += 1
+                return name
+        return None
 
     def _agree(self, hasher: Any, name: bytes, row: Row) -> None:
         hasher.update(row[3] + b"\n")

@@ -11,6 +11,8 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.refill import what_was_lost
 from bridge.config import Settings
 from bridge.errors import SourceError
+from bridge.files.survey import leads_out
+from bridge.globs import is_glob
 from bridge.ledger.health import heartbeat
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -211,18 +213,22 @@ def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
 
 def _pieces(mapping: Mapping, path: Path, rotated: list[Path]) -> list[Path]:
     """The rotated files of one source: of many only those whose names begin with its own."""
-    many = any(c in mapping.source.path for c in "*?[")
+    many = is_glob(mapping.source.path)
     own = (f"{path.name}.", f"{path.name}-")
     return [one for one in rotated if one != path and (not many or one.name.startswith(own))]
 
 
 def _names(mapping: Mapping, root: Path, rotated: list[Path]) -> set[str]:
     """The sources there are: a path without a glob always, else every match that is no rotated piece."""
-    if not any(c in mapping.source.path for c in "*?["):
+    if not is_glob(mapping.source.path):
         return {mapping.source.path}
     aside = set(rotated)
-    found = {str(p.relative_to(root)) for p in root.glob(mapping.source.path) if p not in aside and p.is_file()}
+    found = {str(p.relative_to(root)) for p in root.glob(mapping.source.path) if _carried(p, root, aside)}
     return {name for name in found if name.isprintable()}
+
+
+def _carried(path: Path, root: Path, aside: set[Path]) -> bool:
+    return path not in aside and path.is_file() and not leads_out(path, root)
 
 
 def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
