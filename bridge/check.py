@@ -204,8 +204,8 @@ def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
     """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
     result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
     folder = Folder(root, mapping.files, mapping.source.exclude)
-    if mapping.source.kind == "context":
-        return _contexts(mapping, folder, first)
+    if mapping.source.kind in ("log", "context"):
+        return _each_file(mapping, folder, first)
     for name in sorted(found.name for some in folder.scan() for found in some):
         taken = folder.read(name, limit + 1)
         if taken is not None:
@@ -223,12 +223,16 @@ def _whole(mapping: Mapping, path: Path, first: int) -> Checked:
     return result
 
 
-def _contexts(mapping: Mapping, folder: Folder, first: int) -> Checked:
-    result = Checked(noun="chunk")
-    for some in folder.scan():
-        for found in some:
-            one = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(found.name), first)
-            result.translated, result.size = result.translated + one.translated, result.size + one.size
+def _each_file(mapping: Mapping, folder: Folder, first: int) -> Checked:
+    """Files of lines, or of chunks, as one."""
+    result = Checked(noun=mapping.noun)
+    for name in sorted(found.name for some in folder.scan() for found in some):
+        one = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
+        result.translated, result.rejected = result.translated + one.translated, result.rejected + one.rejected
+        result.size, result.first = result.size + one.size, result.first or one.first
+        for reason, (count, numbers, example) in one.reasons.items():
+            before = result.reasons.get(reason, (0, numbers, example))
+            result.reasons[reason] = (before[0] + count, before[1], before[2])
     return result
 
 

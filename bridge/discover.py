@@ -65,15 +65,20 @@ def discover(root: Path, mappings: list[Mapping]) -> Seen:
 
 
 def _folder(one: Found, root: Path, claimed: set[Path]) -> Found:
-    """A folder with a file per message counts as one file."""
+    """A folder with a file per message counts as one file; one of which none translates is none of this mapping's."""
     source = one.mapping.source
-    names = [found.name for some in Folder(root, one.mapping.files, source.exclude).scan() for found in some]
-    claimed |= {root / os.fsdecode(name) for name in names}
+    folder = Folder(root, one.mapping.files, source.exclude)
+    names = [found.name for some in folder.scan() for found in some]
+    if not names and not any(path.is_dir() and path != root for path in folder.folders):
+        return one
     try:
-        if names:
-            one.files.append((root / source.path, check_folder(one.mapping, root, 3)))
+        check = check_folder(one.mapping, root, 3)
+        if check.rejected and not check.translated:
+            return one
+        one.files.append((root / source.path, check))
     except SourceError as error:
         one.unread.append(str(error))
+    claimed |= {root / os.fsdecode(name) for name in names}
     return one
 
 

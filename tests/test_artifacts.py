@@ -12,6 +12,7 @@ from threading import Event
 import pytest
 
 from bridge.files.artifacts import type_of
+from bridge.ledger.store import Ledger
 from bridge.parity.check import Result
 from bridge.paths import Paths
 from bridge.streams.reader import entries
@@ -251,3 +252,50 @@ def test_a_rule_that_comes_later(one: Artifacts) -> None:
 def test_types(name: str, head: bytes, expected: str) -> None:
     """Content tells first, then the name."""
     assert type_of(head, name) == expected
+
+
+def test_an_older_file_in_its_place(one: Artifacts) -> None:
+    """What replaces a file comes after it, be its own time older; and both come once, although Redis was away."""
+    one.save("m.bin", b"first")
+    one.rig.once()
+    child = one.rig.ready(one.rig.start())
+    one.rig.kill_server()
+    one.save("m.bin", b"new")
+    wait_until(lambda: due(one) == 1, one.rig.said)
+    hidden = one.folder / ".old"
+    hidden.write_bytes(b"old")
+    os.utime(hidden, (1_600_000_000, 1_600_000_000))
+    hidden.rename(one.folder / "m.bin")
+    wait_until(lambda: due(one) == 2, one.rig.said)
+    one.rig.start_server()
+    one.until(3)
+    one.rig.stop(child)
+    one.rig.once()
+    wanted = [hashlib.sha256(data).hexdigest().encode() for data in (b"first", b"new", b"old")]
+    assert [each["sha256"] for each in one.found()] == wanted
+
+
+def due(one: Artifacts) -> int:
+    ledger = Ledger(one.rig.state / "ledger.db")
+    try:
+        return len(ledger.rows("SELECT 1 FROM spool_due"))
+    finally:
+        ledger.close()
+
+
+def test_planted_in_the_announcements(one: Artifacts) -> None:
+    """Parity names an announcement that is there twice, one that was altered, and a later one that is missing."""
+    for name in ("a", "b", "c"):
+        one.save(name, name.encode())
+        one.rig.once()
+    one.save("c", b"anew")
+    one.rig.once()
+    assert one.parity().verdict == "equal"
+    stream = list(entries(one.rig.redis, ARTIFACTS.encode()))
+    one.rig.redis.call("DEL", ARTIFACTS)
+    stream[0].fields[1] = b"EVIL"
+    for each in (*stream[:3], stream[1]._replace(id=(stream[3].id[0] + 1, 0))):
+        one.rig.redis.call("XADD", ARTIFACTS, b"%d-%d" % each.id, *each.fields)
+    result = one.parity()
+    kinds = [(each.kind, Path(each.file or "").name) for each in result.tally.differences]
+    assert kinds == [("duplicate", "b"), ("altered", "a"), ("missing_in_redis", "c")]

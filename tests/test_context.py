@@ -255,3 +255,40 @@ def test_whole_characters(text: str, more: bytes, cut: int) -> None:
     assert len(data) - size <= 3
     if not more and max(text, default="") < "\ud800":
         data[:size].decode()
+
+
+def test_planted_in_the_stream(one: Context) -> None:
+    """Parity names a beginning that is missing or there twice, a role that was altered, and contexts out of order."""
+    child = one.rig.ready(one.rig.start())
+    for n, data in enumerate((b"first", b"second", b"third")):
+        one.path.write_bytes(data)
+        one.until(n + 1, data)
+    one.rig.stop(child)
+    stream = one.entries()
+    assert [each.fields[7] for each in stream] == [b"first", b"", b"second", b"", b"third"]
+
+    def planted(wanted: list[int], role: int = -1) -> list[str]:
+        """What parity says of a stream of these entries, one of which has another role."""
+        one.rig.redis.call("DEL", CONTEXT)
+        for n, which in enumerate(wanted):
+            fields = [*stream[which].fields]
+            if n == role:
+                fields[1] = b"EVIL"
+            one.rig.redis.call("XADD", CONTEXT, f"{n + 1}-0", *fields)
+        return [each.kind for each in one.parity().tally.differences]
+
+    assert planted([0, 1, 2, 3, 4]) == []
+    assert planted([0, 2, 3, 4]) == ["missing_in_redis"]
+    assert planted([0, 1, 1, 2, 3, 4]) == ["duplicate"]
+    assert planted([0, 1, 2, 3, 4], role=4) == ["altered"]
+    assert planted([1, 2, 0, 3, 4]) == ["reordered"]
+
+
+def test_trimmed(one: Context) -> None:
+    """What was trimmed cannot be compared, and is no difference; the rest is."""
+    for data in (b"one ", b"two ", b"three"):
+        one.write(data)
+        one.rig.once()
+    one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 1)
+    result = one.parity()
+    assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1, 1)

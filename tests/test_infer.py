@@ -276,3 +276,31 @@ def test_init_says_what_it_did_not_understand(tmp_path: Path) -> None:
     assert "odd.bin" in done.stdout
     assert "artifacts/" in done.stdout.partition("not understood")[0]
     assert "a.png" not in done.stdout.partition("not understood")[2]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "line"),
+    [("out", b"2026-03-02T09:14:%02dZ|turn|hi there\n"),
+     ("jsonl", b'{"timestamp": "2026-03-02T09:14:%02dZ", "event_type": "turn", "text": "hi"}\n')],
+)  # fmt: skip
+def test_folder_of_logs(tmp_path: Path, suffix: str, line: bytes) -> None:
+    """Files of lines that begin with a time are logs, one source each, and no messages."""
+    files = {f"{n}.{suffix}": b"".join(line % second for second in range(9)) for n in range(4)}
+    said = folder(tmp_path / "per-role", files)
+    assert 'kind = "log"' in said
+    assert f'path = "per-role/*.{suffix}"' in said
+    assert "36 of 36 lines translate" in said
+
+
+def test_init_of_folders(tmp_path: Path) -> None:
+    """An empty folder is proposed, one of which no file translates is not; each role that has a file is a component."""
+    for name in ("state", "artifacts", "inbox"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "inbox" / "1.json").write_text('{"id": "1", "at": "2026-03-02T09:14:05Z"}')
+    (tmp_path / "wind.out").write_text("2026-03-02T09:14:05Z|turn|hi\n")
+    done = bridge(tmp_path, "init")
+    assert done.returncode == 0, done.stderr
+    assert "inbox/: 1 file: 1.json" in done.stdout
+    text = (tmp_path / "bridge.toml").read_text()
+    assert 'mappings = ["hestai-artifacts", "hestai-roles", "hestai-state"]' in text
+    assert '[components.wind]\nroles = ["wind"]' in text

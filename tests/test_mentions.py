@@ -53,6 +53,7 @@ def test_at_once_and_later(rig: Rig) -> None:
         json.dumps({"path": str(plot), "note": "x|y"}),
         "out/later.txt",
         "/etc/passwd",
+        str(rig.state / "ledger.db"),
         "a\x00b",
         '{"n": 1}',
     )
@@ -64,6 +65,7 @@ def test_at_once_and_later(rig: Rig) -> None:
     assert [(one.get(b"path"), one.get(b"artifact_type"), one.get(b"artifact_status")) for one in found] == [
         (path, b"image", b"present"), (path, b"image", b"present"),
         (str(rig.root / "out/later.txt").encode(), b"text", b"missing"), (b"/etc/passwd", b"other", b"outside"),
+        (str(rig.state / "ledger.db").encode(), b"data", b"outside"),
         (None, None, None), (None, None, None),
     ]  # fmt: skip
     later = facts(rig)
@@ -73,7 +75,7 @@ def test_at_once_and_later(rig: Rig) -> None:
         "artifact_type": "image", "path": str(plot),
     }  # fmt: skip
     result = rig.parity()
-    assert (result.verdict, result.tally.compared) == ("equal", 12), result.tally
+    assert (result.verdict, result.tally.compared) == ("equal", 14), result.tally
 
 
 def test_nothing_outside_is_read(one_rig: Rig) -> None:

@@ -124,6 +124,7 @@ class Intake:
                 self._examine([one for one in some if one.name not in self.waiting])
             self._scanned_at = time.monotonic()
             self._took = self._scanned_at - now
+        self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
         return True
 
     def _examine(self, found: list[Found]) -> None:
@@ -300,12 +301,17 @@ class Intake:
         """
         if self._lost:
             self.look(None)
-        now = self._clock()
         if self.stop is not None:
             if self._folder.find(self.stop[0].name) == self.stop[0]:
                 raise self.stop[1]
             self.stop, self._scanned_at, self._took = None, -inf, 0.0
             self.look(None)
+        self._look_at_waiting()
+        if self.stop is not None:
+            raise self.stop[1]
+
+    def _look_at_waiting(self) -> None:
+        now = self._clock()
         names = [name for name, one in self.waiting.items() if one.again <= now]
         for part in memory.in_parts(names):
             found = [(name, self._folder.find(name)) for name in part]
@@ -314,8 +320,6 @@ class Intake:
                     self.waiting.pop(name, None)
                     self.unreadable.pop(name, None)
             self._examine([one for _, one in found if one is not None])
-        if self.stop is not None:
-            raise self.stop[1]
 
 
 def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:

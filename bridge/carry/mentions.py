@@ -39,6 +39,8 @@ class Mentions:
         self._stream = shared.mapping.stream.key
         self._name = name
         self._root = os.fsencode(shared.settings.root)
+        self._private = os.fsencode(shared.settings.state_dir) + b"/"
+        """The bridge's own folder, which may lie below the root: nothing is told of what is in it."""
         self._paths = shared.settings.paths
         self._hasher = shared.hasher
         self._ledger = ledger
@@ -56,6 +58,8 @@ class Mentions:
             if path is not None:
                 whole = os.path.normpath(os.path.join(self._root, path))  # noqa: PTH118 - bytes
                 real = inside(self._root, whole)
+                if real is not None and (real + b"/").startswith(self._private):
+                    real = None
                 status, kind = looked_at(real, whole)
                 row = (*row, self._paths.over(whole), kind.encode(), status.encode())
                 if status == "present" and real is not None:

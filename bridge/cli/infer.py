@@ -96,11 +96,13 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     base = "" if below == "." else f"{below}/"
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name).strip("-")[:64] or "folder"
     source: dict[str, Any] = {"kind": found.kind, "path": f"{base}{found.glob}" or "**/*"}
+    if found.kind == "log":
+        source["rotated"] = [f"{source['path']}.*"]
     if found.exclude:
         source["exclude"] = [f"{base}{one}" for one in found.exclude]
     tables: dict[str, Any] = {
         "name": name, "source": source, **({"format": found.format} if found.format else {}),
-        "message": found.message, "stream": {"key": f"{name}:messages"},
+        **({"message": found.message} if found.message else {}), "stream": {"key": f"{name}:messages"},
     }  # fmt: skip
     mapping = validated(Mapping, tables, str(path))
     checked = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,10 @@ url = {url}
 dir = ".bridge"
 
 # A program that reads and writes messages, and the roles it writes as. Only roles named here may become file names.
-# [components.ui]
-# roles = ["ui"]
-"""
+{components}"""
+
+ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A role that may become a file's name."""
 
 
 PROPOSE = "`bridge mapping infer {} > mine.toml` proposes a mapping, then `bridge init --mapping mine.toml`"
@@ -83,9 +85,10 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     if not names and seen.near:
         raise _nearly(seen, folder)
     names = names or ["hestai-message"]
+    chosen = [one for one in seen.found if one.mapping.name in {given[name].name for name in names}]
     text = _TEMPLATE.format(
         instance=json.dumps(f"bridge-{secrets.token_hex(3)}"), root=json.dumps(root), url=json.dumps(url),
-        mappings=json.dumps(names),
+        mappings=json.dumps(names), components=_components(chosen),
     )  # fmt: skip
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -95,7 +98,6 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from None
     reachable, server = _server(url)
-    chosen = [one for one in seen.found if one.mapping.name in {given[name].name for name in names}]
     if options.as_json:
         emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
               "reachable": reachable, "mappings": names, "not_understood": seen.names,
@@ -117,6 +119,20 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     out.print(
         safe("      `bridge run --dual` carries both ways until you stop it, `bridge status` says where it stands")
     )
+
+
+def _components(chosen: list[Found]) -> str:
+    """A component for each role that has a file by now, where the mirror writes a file for each role."""
+    roles = {
+        role.decode("utf-8", "replace")
+        for one in chosen if one.mapping.mirror is not None and "{role}" in one.mapping.mirror.path
+        for _, check in one.files for role in check.roles
+    }  # fmt: skip
+    fine = sorted(role for role in roles if ROLE.fullmatch(role))
+    if not fine:
+        return '# [components.ui]\n# roles = ["ui"]\n'
+    said = "# Each role that has a file is a program of its own here; join those that one program writes as.\n"
+    return said + "\n".join(f'[components.{role}]\nroles = ["{role}"]\n' for role in fine)
 
 
 def _facts(one: Found) -> list[dict[str, Any]]:
@@ -182,7 +198,7 @@ def _nothing(out: Console, seen: Seen, folder: Path, names: list[str]) -> None:
     out.print(safe(f"no log that a mapping names is in {folder.resolve()}; seen: {some or 'no file at all'}", "yellow"))
     out.print(safe("  if the logs are elsewhere: remove bridge.toml, and `bridge init --root DIR`"))
     out.print(
-        safe("  if they have another form: `bridge mapping infer FILE > mine.toml`, `bridge init --mapping mine.toml`")
+        safe("  if they have another form: `bridge mapping infer FILE` or FOLDER `> mine.toml`, `bridge init --mapping mine.toml`")
     )
     out.print(safe(f"  {', '.join(names)} is written down meanwhile: its files are met when they appear"))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.codecs.infer import json_objects
+from bridge.codecs.infer import infer, json_objects
 
 IDENTITIES = ("uuid", "id", "message_id", "msg_id", "guid", "key")
 MOST = 0.8
@@ -38,6 +38,9 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> Folder:
     objects = [(path, value) for path, raw in files if (value := _object(raw)) is not None]
     if len(objects) >= MOST * len(files):
         return _documents(glob, files, objects)
+    lines = _of_lines(glob, files)
+    if lines is not None:
+        return lines
     texts = sum(_is_text(raw) for _, raw in files)
     if texts < MOST * len(files):
         return Folder("artifacts", "", message={"role": {"name": "folder"}},
@@ -53,6 +56,18 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> Folder:
     ]
     rules = {"role": {"name": "stem"}, "type": {"const": "text"}}
     return Folder("spool", glob, {"codec": "document"}, rules, notes=notes)
+
+
+def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> Folder | None:
+    """Logs: most files hold several lines, most of which have a time; None: they do not."""
+    several = [raw.split(b"\n")[:-1] for _, raw in files if raw.count(b"\n") > 1]
+    if not several or len(several) < MOST * len(files):
+        return None
+    found = infer([line for lines in several for line in lines])
+    if found.share < MOST:
+        return None
+    notes = ["kind: lines that begin with a time, each a message, as in a log", *found.notes]
+    return Folder("log", glob, found.format, found.message, notes=notes)
 
 
 def _documents(glob: str, files: Sequence[tuple[str, bytes]], objects: list[tuple[str, dict[str, Any]]]) -> Folder:

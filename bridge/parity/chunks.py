@@ -153,12 +153,11 @@ class _Comparison:
         if joined.number < latest:
             self._differ("reordered", joined, offset, entry, data, data, row)
             return
-        if (row[0], row[2]) != self._expected(joined.name, data):
-            self._differ("altered", joined, offset, entry, data, data, row)
-            return
+        head = (row[0], row[2]) == self._expected(joined.name, data)
         if not data and not offset:
-            if joined.began or joined.at:
-                self._differ("duplicate", joined, offset, entry, data, data, row)
+            if joined.began or joined.at or not head:
+                self._differ("altered" if not head else "duplicate", joined, offset, entry, data, data, row)
+                joined.began = True
                 return
             joined.began = True
             self.tally.file_born += 1
@@ -171,6 +170,9 @@ class _Comparison:
         if offset > joined.at:
             self._gap(joined, offset)
         joined.take(data)
+        if not head:
+            self._differ("altered", joined, offset, entry, data, data, row)
+            return
         if joined.file is None:
             return  # judged by its digests, at the end
         there = b"".join(joined.file.section(offset, offset + len(data)))
