@@ -19,7 +19,18 @@ from bridge.ledger.mirrored import range_at, range_of, ranges_of
 from bridge.ledger.quarantine import Quarantined, find_quarantined
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import Checkpoint, EntryId, Origin, Position, as_json, format_id, parse_id, parse_origin, shown_name
+from bridge.model import (
+    FIELDS,
+    Checkpoint,
+    EntryId,
+    Origin,
+    Position,
+    as_json,
+    format_id,
+    parse_id,
+    parse_origin,
+    shown_name,
+)
 from bridge.streams.connect import Connection
 from bridge.streams.reader import existing, file_born
 from bridge.streams.state import key_of
@@ -171,13 +182,13 @@ class Search:
                     return self._of_line(tail, one, path, number, by_line=by_line)
             offset, line, raw = _line_in(opened, number, by_line=by_line)
             said = "no bridge has carried anything of this file yet"
-            return Place(self.shared.mapping.name, self._stream, said, "", path.name, line, offset, raw=raw)
+            return Place(self.shared.mapping.name, self._stream, said, "", self._shown(path), line, offset, raw=raw)
         finally:
             opened.close()
 
     def _of_line(self, tail: Tail, one: Generation, path: Path, number: int, *, by_line: bool) -> Place:
         offset, line, raw = _line_in(one, number, by_line=by_line)
-        place = Place(self.shared.mapping.name, self._stream, file=path.name, line=line, offset=offset,
+        place = Place(self.shared.mapping.name, self._stream, file=self._shown(path), line=line, offset=offset,
                       generation=one.number, raw=raw)  # fmt: skip
         mirrored = range_at(self._ledger, self._stream, tail.name, one.number, offset)
         if mirrored is not None:
@@ -192,6 +203,8 @@ class Search:
             place.said = f"the mirror wrote it, of entry {place.entry}" + (", which is in the stream no more" * gone)
             return place
         place.born = "file"
+        if self.shared.mapping.source.kind == "context":
+            return self._in_chunk(place, tail.name, Position(one.number, offset if by_line else number))
         if not raw.endswith(b"\n") and offset + len(raw) >= one.size():
             place.said = "the line is not ended yet: it is carried when it is"
             return place
@@ -199,6 +212,25 @@ class Search:
             place.said = "an empty line: it is passed over"
             return place
         return self._of_own(place, tail.name, Position(one.number, offset), raw.removesuffix(b"\n"))
+
+    def _in_chunk(self, place: Place, name: str, at: Position) -> Place:
+        """The chunk that holds a byte of a file that grows."""
+        number = int(self._books.sources.get(os.fsencode(name), 0))
+        for entry, origin in file_born(self._connection, self.shared.keys.stream):
+            data = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True)).get(FIELDS[3], b"")
+            mine = (origin.source, origin.generation) == (number, at.generation)
+            if mine and origin.offset <= at.offset < origin.offset + len(data):
+                place.entry = format_id(entry.id).decode()
+                place.origin = f"{origin.source}.{origin.generation}:{origin.offset}"
+                place.said = f"it is in the chunk from byte {origin.offset}, entry {place.entry}"
+                return place
+        place.said = "no entry holds it: it is not carried yet, or its entry was trimmed"
+        return place
+
+    def _shown(self, path: Path) -> str:
+        """A file's name as `locate` takes it."""
+        root = self.shared.settings.root
+        return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
     def _of_own(self, place: Place, name: str, at: Position, line: bytes) -> Place:
         """A file-born line: its entry, or why there is none."""
@@ -305,8 +337,12 @@ class Search:
                 place.said = f"it stood in generation {at.generation} of {name}, which is gone"
                 return
             place.offset, place.line, place.raw = _line_in(one, at.offset, by_line=False)
-            place.file = one.path.name
-            place.said = f"it is line {place.line} of {one.path.name}"
+            place.file = self._shown(one.path)
+            if self.shared.mapping.source.kind == "context":
+                place.offset = at.offset
+                place.said = f"it is the chunk from byte {place.offset} of {place.file}"
+            else:
+                place.said = f"it is line {place.line} of {place.file}"
         except SourceError as error:
             place.said = str(error)
 

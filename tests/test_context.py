@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs.chunk import STARTED, whole_characters
-from bridge.model import parse_origin
+from bridge.model import format_id, parse_origin
 from bridge.parity.check import Result
 from bridge.streams.reader import Entry, entries
 from tests.conftest import BINARIES
@@ -292,3 +293,23 @@ def test_trimmed(one: Context) -> None:
     one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 1)
     result = one.parity()
     assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1, 1)
+
+
+def test_locate(one: Context) -> None:
+    """A byte of a context is in the chunk that holds it, and an entry is the chunk from its byte."""
+    for data in (b"one ", b"two"):
+        one.write(data)
+        one.rig.once()
+    second = format_id(one.entries()[1].id).decode()
+
+    def located(what: str) -> dict[str, object]:
+        done = one.rig.run("locate", what, "--json", "--redis", one.rig.server.socket_url)
+        assert done.returncode == 0, done.stderr
+        [found] = json.loads(done.stdout)
+        return dict(found)
+
+    found = located("context/wind.ctx@5")
+    assert (found["entry"], found["file"], found["origin"]) == (second, "context/wind.ctx", "1.1:4")
+    assert located(second)["said"] == "it is the chunk from byte 4 of context/wind.ctx"
+    one.write(b" more")
+    assert "not carried yet" in str(located("context/wind.ctx@9")["said"])

@@ -198,7 +198,7 @@ def _nothing(out: Console, seen: Seen, folder: Path, names: list[str]) -> None:
     out.print(safe(f"no log that a mapping names is in {folder.resolve()}; seen: {some or 'no file at all'}", "yellow"))
     out.print(safe("  if the logs are elsewhere: remove bridge.toml, and `bridge init --root DIR`"))
     out.print(
-        safe("  if they have another form: `bridge mapping infer FILE` or FOLDER `> mine.toml`, `bridge init --mapping mine.toml`")
+        safe("  if they have another form: `bridge mapping infer PATH > mine.toml`, `bridge init --mapping mine.toml`")
     )
     out.print(safe(f"  {', '.join(names)} is written down meanwhile: its files are met when they appear"))
 
