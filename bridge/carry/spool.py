@@ -22,7 +22,7 @@ from bridge.codecs.document import Message
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import Range
-from bridge.ledger.quarantine import find_quarantined, mark_retried
+from bridge.ledger.quarantine import anything_aside, find_quarantined, mark_retried
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -31,6 +31,9 @@ from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest,
 from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
+
+AHEAD = 10
+"""Batches that are given their numbers in one transaction."""
 
 PATIENCE = 1.0
 """Seconds that history waits for files which were written just now."""
@@ -49,6 +52,10 @@ class SpoolSource(Source):
         self._limit = mapping.format.max_line_bytes
         self._intake = Intake(mapping, folder, ledger, clock, self.notices)
         self._sending: set[int] = set()
+        self._ahead: deque[tuple[int, list[tuple[Row, int]]]] = deque()
+        """Batches that were given their numbers and not handed out."""
+        self._landed: list[int] = []
+        """Batches that are in, as far as the ledger was not told."""
         self._unsure: list[int] = []
         """Batches of before that may be in or not: they are sent again first."""
         self._next = 1
@@ -125,10 +132,13 @@ class SpoolSource(Source):
         kept = resume.checkpoint.generation if resume.checkpoint is not None else 0
         kept = 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0)
         self._sending.clear()
+        self._ahead.clear()
+        self._landed.clear()
         self._next = max([kept, memory.last_batch(self._ledger, self._stream), *numbers]) + 1
         for number in memory.batches(self._ledger, self._stream):
             if number <= kept or number in numbers:
-                self._noted(number)
+                self._landed.append(number)
+        self._note_landed()
         if compared.lost:
             memory.unsend(self._ledger, self._stream)
             stands = {n: places for (source, n), places in compared.offsets.items() if source == mine}
@@ -177,24 +187,42 @@ class SpoolSource(Source):
         if self._unsure:
             number = self._unsure.pop(0)
             return self._draft(number, memory.due(self._ledger, self._stream, limit, batch=number))
-        while waiting := memory.due(self._ledger, self._stream, limit):
-            ready = self._ready(waiting)
-            if not ready:
-                continue
-            number, self._next = self._next, self._next + 1
-            reached("spool.batch.before")
-            with self._ledger.transaction():
-                memory.send(
-                    self._ledger, self._stream, number,
-                    ((one.key, one.raw or b"", self._digest(row)) for one, row, _ in ready),
-                )  # fmt: skip
-            reached("spool.batch.after")
-            return self._made(number, [(row, at) for _, row, at in ready])
+        if not self._ahead:
+            self._give_batches(limit)
+        if self._ahead:
+            return self._made(*self._ahead.popleft())
+        self._note_landed()
         self._counted = -2.0, self._counted[1]  # nothing is due: the next count is of the end
         if not self.memory.live and not self._sending and not self._intake.soon:
             self.go_live("its history is in the stream")
             self.remember()
         return None
+
+    def _give_batches(self, limit: int) -> None:
+        """Some batches ahead: a transaction for each would write most pages of the ledger each time."""
+        waiting = memory.due(self._ledger, self._stream, limit)
+        if not waiting:
+            return
+        number, size = self._next, 0
+        made: list[tuple[int, list[tuple[Row, int]]]] = []
+        reached("spool.batch.before")
+        with self._ledger.transaction():
+            self._write_landed()
+            while waiting and len(made) < AHEAD and size < BATCH_BYTES:
+                ready = self._ready(waiting)
+                size += sum(len(one.raw or b"") for one, _, _ in ready)
+                if ready:
+                    memory.send(
+                        self._ledger, self._stream, number,
+                        ((one.key, one.raw or b"", self._digest(row)) for one, row, _ in ready),
+                    )  # fmt: skip
+                    made.append((number, [(row, at) for _, row, at in ready]))
+                    number += 1
+                waiting = memory.due(self._ledger, self._stream, limit)
+        reached("spool.batch.after")
+        self._landed.clear()
+        self._next = number
+        self._ahead.extend(made)
 
     def _ready(self, waiting: list[Due]) -> list[tuple[Due, Row, int]]:
         """As many of these as a batch may have bytes, with their rows and times; one that is gone is due no more."""
@@ -255,18 +283,31 @@ class SpoolSource(Source):
         self.tally.entries += len(draft.rows)
         if draft.times:
             self.tally.timed(draft.times)
-        self._noted(draft.position.generation)
+        self._landed.append(draft.position.generation)
         self._sending.discard(draft.position.generation)
 
-    def _noted(self, number: int) -> None:
-        reached("spool.landed.before")
-        names = memory.landed(self._ledger, self._stream, number)
-        reached("spool.landed.after")
-        for name in names:
-            aside = find_quarantined(self._ledger, self._stream, name=shown_name(name))
-            if aside is not None and not aside.retried:
-                mark_retried(self._ledger, aside.number, f"origin {self.memory.number}.{number}", self._clock())
-        log.debug("%s: batch %d is in", self.name, number)
+    def flush(self) -> Draft | None:
+        """As the base class says; and what is in is noted."""
+        self._note_landed()
+        return super().flush()
+
+    def _note_landed(self) -> None:
+        if self._landed:
+            with self._ledger.transaction():
+                self._write_landed()
+            self._landed.clear()
+
+    def _write_landed(self) -> None:
+        """Inside a transaction: the ledger knows that these batches are in. Until then, Redis does."""
+        for number in self._landed:
+            reached("spool.landed.before")
+            names = memory.landed(self._ledger, self._stream, number)
+            reached("spool.landed.after")
+            for name in names if anything_aside(self._ledger, self._stream) else ():
+                aside = find_quarantined(self._ledger, self._stream, name=shown_name(name))
+                if aside is not None and not aside.retried:
+                    mark_retried(self._ledger, aside.number, f"origin {self.memory.number}.{number}", self._clock())
+            log.debug("%s: batch %d is in", self.name, number)
 
 
 def _checkpoint(number: int, count: int) -> bytes:

@@ -108,6 +108,13 @@ def find_quarantined(
     return _row(rows[0]) if rows else None
 
 
+def anything_aside(ledger: Ledger, stream: str) -> bool:
+    """Whether a line or a file of this stream is in quarantine."""
+    return bool(ledger.rows(
+        "SELECT 1 FROM quarantine WHERE stream = ? AND direction = 'forward' AND retried IS NULL LIMIT 1", (stream,)
+    ))  # fmt: skip
+
+
 def rename_aside(
     ledger: Ledger, stream: str, one: Quarantined, is_gone: Callable[[str], bool]
 ) -> bool:  # fmt: skip

@@ -195,23 +195,22 @@ def last_batch(ledger: Ledger, stream: str) -> int:
 
 
 def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
-    """The batch is in the stream: its messages are known. Returns the names of their files."""
+    """In a transaction: the batch is in the stream, its messages are known. Returns the names of their files."""
     names = [
         row[0] for row in ledger.rows("SELECT name FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
     ]
-    with ledger.transaction():
-        ledger.write(
-            "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
-            " SELECT stream, key, alike, batch, place, digest, written, inode, '' FROM spool_due"
-            " WHERE stream = ? AND batch = ?",
-            (stream, batch),
-        )
-        ledger.write(
-            "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
-            " SELECT stream, name, size, written, device, inode, key FROM spool_due WHERE stream = ? AND batch = ?",
-            (stream, batch),
-        )
-        ledger.write("DELETE FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
+    ledger.write(
+        "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
+        " SELECT stream, key, alike, batch, place, digest, written, inode, '' FROM spool_due"
+        " WHERE stream = ? AND batch = ?",
+        (stream, batch),
+    )
+    ledger.write(
+        "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
+        " SELECT stream, name, size, written, device, inode, key FROM spool_due WHERE stream = ? AND batch = ?",
+        (stream, batch),
+    )
+    ledger.write("DELETE FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
     return names
 
 
