@@ -36,7 +36,7 @@ VERIFY = 1.0
 """Seconds between two looks at whether the other side still holds what it was given."""
 
 SLOWLY = 1.0
-"""Seconds for each MiB until data are looked at again that are too long to be hashed in passing."""
+"""Seconds for each MiB of data that are too long to be hashed in passing, and are read to be compared."""
 
 ODD = 5.0
 """Seconds after which a hash whose digest is not that of its data is told of."""
@@ -68,6 +68,8 @@ class State:
         self._blind: SourceError | None = None
         """Why the folder could not be looked at, the last time."""
         self._verify_at = 0.0
+        self._slow_at = 0.0
+        """When the next value that is too long to be hashed in passing is looked at."""
 
     # -- the files -------------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class State:
             if not self._owner_is_file and not is_glob(path):
                 self._values.file(os.fsencode(path))
             for file in self.sources:
-                file.told, file.seen, file.deep_at = False, None, 0.0
+                file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
         except BaseException:
             connection.close()
             raise
@@ -189,19 +191,24 @@ class State:
     def _looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
         """What each hash says; True: its data are due to be looked at too. One that is no hash is told of."""
         now = self._clock()
-        due = {file.raw_name: now >= file.deep_at for file in self.sources}
+        due = {file.raw_name: now >= file.deep_at and file.size <= IN_PASSING for file in self.sources}
+        large = [file for file in self.sources if file.size > IN_PASSING]
+        if large and now >= self._slow_at:  # one after the other: they go over the connection
+            one = min(large, key=lambda file: file.deep_at)
+            due[one.raw_name], self._slow_at = True, now + SLOWLY * one.size / (1 << 20)
         for name, seen in state.look(connection, self.shared.keys, [*due.items()]).items():
             file = self._values.files[name]
-            if file.barred:
-                self._fine(file)
-            file.barred = seen.kind not in (b"hash", b"none")
+            before, file.barred = file.barred, seen.kind not in (b"hash", b"none")
             if due[name]:
-                file.deep_at = now + VERIFY + (SLOWLY * seen.size / (1 << 20) if seen.size > IN_PASSING else 0)
-            if not file.barred:
+                file.deep_at = now + VERIFY
+            file.size = seen.size
+            if file.barred and not before:
+                said, hint = f"holds a {seen.kind.decode()}, and no hash", "rename it: the bridge keeps the state there"
+                self._note(file, RedisRefused(said, code="WRONGTYPE", where=self._where(file), hint=hint))
+            elif not file.barred:
+                if before:
+                    self._fine(file)
                 yield file, seen, due[name]
-                continue
-            said, hint = f"holds a {seen.kind.decode()}, and no hash", "rename it: the bridge keeps the state there"
-            self._note(file, RedisRefused(said, code="WRONGTYPE", where=self._where(file), hint=hint))
 
     def _where(self, file: File) -> str:
         return shown(state.key_of(self.shared.keys, file.raw_name))
@@ -265,7 +272,7 @@ class State:
     def _from_redis(self, connection: Connection) -> bool:
         moved = False
         for file, seen, deep in self._looked(connection):
-            if file.settling:
+            if file.settling or self._clock() < file.again:
                 continue
             if seen.size < 0:
                 if seen.kind == b"none" and file.value is not None and file.value.sha256 == file.both:
@@ -331,6 +338,7 @@ class State:
                 place.close()
         except TargetError as error:
             self._note(file, error)
+            file.again = self._clock() + VERIFY
             return False
         file.value, file.settling = value, False
         return True

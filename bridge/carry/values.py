@@ -39,8 +39,12 @@ class File:
     """Whether something that is no hash has the hash's name."""
     seen: Seen | None = None
     """What the hash said of itself when both sides were last laid beside each other."""
+    size: int = 0
+    """Bytes of the hash's data, as it was last seen."""
     deep_at: float = 0.0
     """When the data of the hash are to be looked at again."""
+    again: float = 0.0
+    """When to try again to write the file, which could not be written."""
     odd: float = 0.0
     """Since when the hash contradicts itself; 0: it does not."""
     both: bytes = b""
