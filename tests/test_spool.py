@@ -530,6 +530,10 @@ def test_locate(one: Inbox) -> None:
     one.move_in("bad.json", b"{}")
     one.rig.once()
     assert "in quarantine" in located("inbox/bad.json")["said"]
+    (one.folder / "done" / "mine.json").unlink()
+    gone = located("inbox/done/mine.json")
+    assert gone["entry"] == mine["entry"]
+    assert "no such file any more" in gone["said"]
 
 
 def test_copies_in_one_moment(one: Inbox) -> None:

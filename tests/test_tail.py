@@ -215,3 +215,15 @@ def test_locate_in_a_large_file(one_rig: Rig, tmp_path: Path) -> None:
         assert datas[n - 1] in place["raw"]
         assert locate(rig, f"messages.log@{(n - 1) * one + one // 2}")["line"] == n
         assert locate(rig, place["entry"])["line"] == n
+
+
+def test_locate_an_origin_of_several_streams(one_rig: Rig) -> None:
+    """An origin is looked for in each stream; one that has no such line does not end the search."""
+    one_rig.write_config(mapping='hestai-roles", "hestai-message')
+    one_rig.append("f-0", "f-1")
+    (one_rig.root / "wind.out").write_bytes(b"2026-03-02T09:14:05Z|turn|x\n")
+    assert one_rig.run("run", "--once", "--redis", one_rig.server.socket_url).returncode == 0
+    origin = one_rig.entries()[1].origin() or b""
+    done = one_rig.run("locate", origin.decode(), "--json", "--redis", one_rig.server.socket_url)
+    [found] = json.loads(done.stdout)
+    assert (found["mapping"], found["line"]) == ("hestai-message", 2)
