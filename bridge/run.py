@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import gc
 import json
@@ -342,12 +343,15 @@ class Process:
 
 def stop_on_signals() -> Event:
     """SIGINT and SIGTERM set the event; a second one ends the process at once with 130."""
-    stop = Event()
+    stop, asked = Event(), False
 
     def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked:
             os._exit(130)
-        stop.set()
+        asked = True
+        # In a thread: what the signal interrupted may be holding the lock that `set` needs.
+        _thread.start_new_thread(stop.set, ())
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)

@@ -305,10 +305,10 @@ def test_ended(one_rig: Rig, number: int, code: int) -> None:
     (rig.path / "tmp").mkdir()
     rig.append(*(f"f-{n}" for n in range(5000)))
     rig.once()
-    bridge = rig.ready(rig.start())
     reads = reading(rig)
-    child = start(rig, "--max-rate", "500")
+    child = start(rig, "--max-rate", "200")
     wait_until(reads, "the reading")
+    bridge = rig.ready(rig.start())
     child.send_signal(number)
     assert child.wait(30) == code
     child.communicate()

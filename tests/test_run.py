@@ -7,6 +7,8 @@ import json
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -405,3 +407,27 @@ def test_a_new_source_needs_no_sweep(one_rig: Rig) -> None:
         assert int(one_rig.redis.call("XLEN", "hestai:roles")) == 1
     finally:
         both.close()
+
+
+BUSY = """
+from bridge.run import stop_on_signals
+stop = stop_on_signals()
+print("ready", flush=True)
+while not stop.wait(0):
+    pass
+"""
+
+
+def test_a_signal_at_any_moment() -> None:
+    """A signal that comes while the event's lock is held, as most do here, ends the process all the same."""
+    children = [subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) for _ in range(8)]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            child.stdout.readline()
+            child.send_signal(signal.SIGTERM)
+        assert [child.wait(60) for child in children] == [0] * 8
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
