@@ -32,6 +32,9 @@ from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.writer import Overtaken
 
+GLANCE = 0.1
+"""Seconds between two looks at what events told of, while Redis is away."""
+
 SWEEP = 1.0
 POLL = 0.1
 """Seconds between two looks at every file; events come between. With `--poll` there are no events."""
@@ -194,8 +197,10 @@ class Process:
         log.info("stopped")
         return 1 if self._crashed else 0
 
-    def _wake(self, path: str) -> None:
+    def _wake(self, path: str, removed: bool) -> None:
         for one in self._shared:
+            if removed and one.folder is not None:
+                one.folder.was_removed(path)
             one.wake(path)
 
     def _supervise(self, watcher: Watcher | None) -> None:
@@ -294,10 +299,15 @@ class Process:
         self._end(forward)
 
     def _rest(self, seconds: float, forward: Carrier) -> None:
-        """Waits, and goes on following the files: what is rotated away meanwhile is held by its descriptor."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, SWEEP)):
-            forward.look()
+        """Waits, and goes on following the files: what is rotated away or rewritten meanwhile is seen all the same."""
+        until, due = time.monotonic() + seconds, 0.0
+        while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, GLANCE)):
+            paths = forward.shared.wake.wait(0)
+            if time.monotonic() >= due:
+                due = time.monotonic() + SWEEP
+                forward.look()
+            if paths:
+                forward.look(paths)
 
     def _end(self, forward: Carrier) -> None:
         try:

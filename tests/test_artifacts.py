@@ -276,9 +276,10 @@ def test_an_older_file_in_its_place(one: Artifacts) -> None:
 
 
 def due(one: Artifacts) -> int:
+    """How many announcements of `m.bin` are not known to be in."""
     ledger = Ledger(one.rig.state / "ledger.db")
     try:
-        return len(ledger.rows("SELECT 1 FROM spool_due"))
+        return len(ledger.rows("SELECT 1 FROM spool_due WHERE CAST(name AS TEXT) = 'artifacts/m.bin'"))
     finally:
         ledger.close()
 
@@ -299,3 +300,23 @@ def test_planted_in_the_announcements(one: Artifacts) -> None:
     result = one.parity()
     kinds = [(each.kind, Path(each.file or "").name) for each in result.tally.differences]
     assert kinds == [("duplicate", "b"), ("altered", "a"), ("missing_in_redis", "c")]
+
+
+def test_a_time_to_come(one: Artifacts) -> None:
+    """A file whose time of writing is to come is announced before what replaces it."""
+    child = one.rig.ready(one.rig.start())
+    one.save("first", b"")
+    one.until(1)
+    one.rig.kill_server()
+    hidden = one.folder / ".new"
+    hidden.write_bytes(b"one")
+    os.utime(hidden, (1_900_000_000, 1_900_000_000))
+    hidden.rename(one.folder / "m.bin")
+    wait_until(lambda: due(one) == 1, one.rig.said)
+    one.save("m.bin", b"two")
+    wait_until(lambda: due(one) == 2, one.rig.said)
+    one.rig.start_server()
+    one.until(3)
+    one.rig.stop(child)
+    wanted = [hashlib.sha256(data).hexdigest().encode() for data in (b"", b"one", b"two")]
+    assert [each["sha256"] for each in one.found()] == wanted

@@ -325,7 +325,7 @@ def test_watcher_dies(tmp_path: Path) -> None:
 
     woken = Event()
     said: list[str] = []
-    watcher = Watcher({tmp_path}, lambda path: woken.set(), said.append)
+    watcher = Watcher({tmp_path}, lambda path, removed: woken.set(), said.append)
     try:
         watcher.tend()
         observer = watcher._observer

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bridge.config import load
-from bridge.errors import ConfigError
-from bridge.files.spool import Folder
+from bridge.errors import ConfigError, SourceError
+from bridge.files.spool import Folder, Taken
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -246,3 +246,57 @@ def test_two_that_write_the_same_files(one_rig: Rig, kind: str) -> None:
     one_rig.write_config(mapping='a.toml", "b.toml')
     with pytest.raises(ConfigError, match=r"writes .*, which mapping '[ab]' reads"):
         load(config=None, redis=None, env={}, cwd=one_rig.path)
+
+
+def test_removed_and_written_in_one_go(texts: Inbox) -> None:
+    """A file that is removed and written again at once, be it on the same inode, is another message."""
+    child = texts.rig.ready(texts.rig.start())
+    for n in range(6):
+        path = texts.folder / "same.txt"
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"ping")
+        texts.until_count(n + 1)
+    texts.rig.stop(child)
+
+
+def test_rewritten_there_and_back(texts: Inbox) -> None:
+    """Each time a file is rewritten it is a message, while Redis is away too, and whatever its times say."""
+    path = texts.move_in("a.txt", b"first")
+    child = texts.rig.ready(texts.rig.start())
+    texts.until_count(1)
+    texts.rig.kill_server()
+
+    def due(data: bytes, count: int) -> bool:
+        return len(query(texts.rig, f"SELECT 1 FROM spool_due WHERE raw = x'{data.hex()}'")) == count
+
+    for data, count in ((b"A", 1), (b"B", 1), (b"A", 2)):
+        with path.open("r+b") as file:
+            file.truncate()
+            file.write(data)
+        if data == b"B":
+            os.utime(path, (1_500_000_000, 1_500_000_000))
+        wait_until(partial(due, data, count), texts.rig.said)
+    texts.rig.start_server()
+    texts.until_count(4)
+    texts.rig.stop(child)
+    assert sorted(one.fields[7] for one in texts.entries()) == [b"A", b"A", b"B", b"first"]
+
+
+def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps no other, and goes over when it may be read again."""
+    monkeypatch.setattr("bridge.carry.intake.KEEP_BYTES", 0)
+    read, asked = Folder.read, [0]
+
+    def reads(self: Folder, name: bytes, limit: int) -> Taken | None:
+        asked[0] += name.endswith(b"1.txt")
+        if name.endswith(b"1.txt") and asked[0] == 2:
+            raise SourceError("cannot be read", where="1.txt")
+        return read(self, name, limit)
+
+    monkeypatch.setattr(Folder, "read", reads)
+    for n in range(3):
+        texts.move_in(f"{n}.txt", b"%d" % n)
+    texts.rig.once()
+    assert sorted(one.fields[7] for one in texts.entries()) == [b"0", b"2"]
+    texts.rig.once()
+    assert sorted(one.fields[7] for one in texts.entries()) == [b"0", b"1", b"2"]

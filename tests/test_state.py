@@ -526,3 +526,52 @@ def test_once_ends_beside_a_writer(one_rig: Rig) -> None:
         stop.set()
         writer.join()
     values.until(b"still", "b")
+
+
+def test_redis_forgets_all_while_it_owns(one_rig: Rig) -> None:
+    """After a flush beside a running bridge the values of Redis are put back from the files, once."""
+    values = Values(one_rig, owner="redis")
+    for name in ("a", "b"):
+        values.save(b"", name)
+        values.set(name.encode(), "2026-03-02T09:00:00Z", name)
+    child = one_rig.ready(one_rig.start())
+    values.until_file(b"a", "a")
+    values.until_file(b"b", "b")
+    one_rig.redis.call("FLUSHALL")
+    values.until(b"a", "a")
+    values.until(b"b", "b")
+    one_rig.stop(child)
+    assert one_rig.said().count("was put back") == 2
+    assert values.parity().verdict == "equal"
+
+
+def test_touched_and_of_another_type(one_rig: Rig) -> None:
+    """A file that was merely touched is equal; a key of another type is a difference, and keeps nobody."""
+    values = Values(one_rig)
+    for name in ("a", "b"):
+        values.save(name.encode(), name)
+    one_rig.once()
+    os.utime(values.folder / "a", (1_700_000_000, 1_700_000_000))
+    assert values.parity().verdict == "equal"
+    one_rig.once()
+    assert values.hash("a")[b"timestamp"] == b"2023-11-14T22:13:20.000Z"
+    one_rig.redis.call("DEL", values.key("b"))
+    one_rig.redis.call("SET", values.key("b"), "x")
+    result = values.parity()
+    assert [(one.kind, one.file) for one in result.tally.differences] == [("missing_in_redis", "state/b")]
+    assert "the key of state/b holds a string, and no hash" in result.notes
+
+
+def test_history_over_a_kill_and_back(one_rig: Rig) -> None:
+    """A value that is set again after a kill between the file and the ledger is an entry again."""
+    values = Values(one_rig, owner="redis", history=True)
+    values.save(b"")
+    values.set(b"one", "2026-03-02T09:00:00Z")
+    one_rig.once()
+    values.set(b"two", "2026-03-02T09:00:01Z")
+    assert one_rig.start(crash="state.note.before:1").wait(60) == -9
+    values.set(b"one", "2026-03-02T09:00:02Z")
+    one_rig.once()
+    assert [one.fields[7] for one in values.entries()] == [b"one", b"two", b"one"]
+    one_rig.once()
+    assert len(values.entries()) == 3

@@ -71,13 +71,13 @@ class ArtifactIntake(Intake):
         """Inside a transaction: a file is due, unless it is as it was announced last."""
         sha256 = json.loads(taken.raw)["sha256"].encode()
         self.waiting.pop(name, None)
-        last = memory.alike_of(self._ledger, self._stream, name)
+        last, now = memory.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
         key = digest(name, sha256, b"%d" % taken.facts.written)
-        if last == sha256:
+        if last is not None and last.alike == sha256:
             memory.touch(self._ledger, self._stream, name, taken.facts)
             return 0
         # What replaces a file comes after it, be its own time what it may.
-        at = int(self._clock() * 1000) if last else taken.facts.written // 1_000_000
+        at = now if last is not None else min(now, taken.facts.written // 1_000_000)
         memory.add_due(self._ledger, self._stream, Due(key, sha256, name, taken.facts, at, taken.raw))
         return 0
 

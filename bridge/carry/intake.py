@@ -108,7 +108,8 @@ class Intake:
             found = {name: self._folder.find(name) for name in names}
             for name in names:
                 self.waiting.pop(name, None)
-            lost = [name for name, one in found.items() if one is None]
+            lost = [name for name, one in found.items() if one is None or name in self._folder.removed]
+            self._folder.removed.difference_update(lost)
             if lost:
                 with self._ledger.transaction():
                     for name in lost:
@@ -243,10 +244,9 @@ class Intake:
         key, content = keys_of(message, taken.raw, taken.facts)
         if not content:
             return key, content
-        before = memory.files_known(self._ledger, self._stream, [name]).get(name)
-        touched = before is not None and before[0].inode == taken.facts.inode
-        if before is not None and touched and memory.alike_of(self._ledger, self._stream, name) == content:
-            return before[1], content
+        before = memory.last_of(self._ledger, self._stream, name)
+        if before is not None and before.alike == content and before.inode == taken.facts.inode:
+            return before.key, content
         for known in memory.alike(self._ledger, self._stream, content, taken.facts.written):
             if not self._lies_still(known):
                 self._still[known] = True  # here it is

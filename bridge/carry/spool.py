@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry.draft import Draft
-from bridge.carry.intake import Intake
+from bridge.carry.intake import UNREADABLE, Intake
 from bridge.carry.merge import BATCH_BYTES
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.source import Source
 from bridge.codecs.document import Message
+from bridge.errors import SourceError
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import Range
@@ -242,7 +243,13 @@ class SpoolSource(Source):
 
     def _again(self, one: Due) -> Due | None:
         """With its bytes, as long as its file is what it was."""
-        taken = self._folder.read(one.name, self._limit + 1)
+        try:
+            taken = self._folder.read(one.name, self._limit + 1)
+        except SourceError as error:  # the others go on
+            self._intake.unreadable[one.name] = error
+            if (found := self._folder.find(one.name)) is not None:
+                self._intake.wait(found, self._clock(), self._clock() + UNREADABLE)
+            return None
         if taken is None or taken.facts != one.facts:
             if (found := self._folder.find(one.name)) is not None:
                 self._intake.wait(found, self._clock(), self._clock())

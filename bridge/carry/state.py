@@ -303,7 +303,7 @@ class State:
                 return False
             written = True
         self._fine(file)
-        if file.both != value.sha256:
+        if written or file.both != value.sha256:
             self._finish(connection, file, value)
         file.seen = seen
         return written
@@ -317,10 +317,12 @@ class State:
 
     def _put_back(self, connection: Connection, file: File, value: Value) -> None:
         """Redis lost the value that both sides held."""
-        log.warning("Redis lost state %s: the file's value is put back", file.name)
         value = Value(value.data, file.both_at, file.role)
         notify = self.shared.mapping.notify.encode()
-        state.put(connection, self.shared.keys, self._ledger.uuid, file.raw_name, value, notify)
+        done, _ = state.put(connection, self.shared.keys, self._ledger.uuid, file.raw_name, value, notify)
+        if not done:  # it may have lost who owns the stream as well
+            raise Overtaken
+        log.warning("Redis lost state %s: the file's value was put back", file.name)
 
     def _write(self, file: File, value: Value) -> bool:
         """Puts a value into its file."""

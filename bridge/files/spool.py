@@ -87,6 +87,8 @@ class Folder:
         self._unwanted = [translated(one) for one in exclude]
         self._seen: dict[bytes, tuple[int, float]] = {}
         self._real = b""
+        self.removed: set[bytes] = set()
+        """Files that somebody was seen to take away, be there others of their names by now."""
         self.watched = True
         """Whether somebody tells what happens here; else only a scan finds what was rewritten in place."""
         self.unreadable: list[SourceError] = []
@@ -108,6 +110,12 @@ class Folder:
         """An absolute path as one below the root; None when it is elsewhere."""
         raw = os.fsencode(path)
         return raw[len(self.root) + 1 :] if raw.startswith(self.root + b"/") else None
+
+    def was_removed(self, path: str) -> None:
+        """Somebody took the file of this absolute path away, or moved it."""
+        name = self.below(path)
+        if name is not None and self.has(name):
+            self.removed.add(name)
 
     def changed(self) -> bool:
         """Whether a file came, went or was renamed since the last scan, as far as the folders' times tell."""
@@ -215,7 +223,7 @@ class Folder:
         path = _below(self.root, name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             if error.errno == errno.ELOOP:

@@ -26,19 +26,19 @@ _EVENTS: list[type[FileSystemEvent]] = [FileModifiedEvent, FileCreatedEvent, Fil
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, wake: Callable[[str], None]) -> None:
+    def __init__(self, wake: Callable[[str, bool], None]) -> None:
         self._wake = wake
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        self._wake(os.fsdecode(event.src_path))
+        self._wake(os.fsdecode(event.src_path), isinstance(event, FileDeletedEvent | FileMovedEvent))
         if event.dest_path:
-            self._wake(os.fsdecode(event.dest_path))
+            self._wake(os.fsdecode(event.dest_path), False)
 
 
 class Watcher:
-    """Watches folders and calls `wake(path)` from watchdog's thread. `tend` repairs what broke."""
+    """Watches folders and calls `wake(path, removed)` from watchdog's thread. `tend` repairs what broke."""
 
-    def __init__(self, folders: set[Path], wake: Callable[[str], None], say: Callable[[str], None]) -> None:
+    def __init__(self, folders: set[Path], wake: Callable[[str, bool], None], say: Callable[[str], None]) -> None:
         self.folders = folders
         self._handler = _Handler(wake)
         self._say = say

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bridge.files.spool import Facts
 from bridge.ledger.store import Ledger
@@ -44,7 +45,8 @@ def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[byt
     marks = ",".join("?" * len(names))
     for table in ("spool_files", "spool_due"):
         rows = ledger.rows(
-            f"SELECT name, size, written, device, inode, key FROM {table} WHERE stream = ? AND name IN ({marks})",
+            f"SELECT name, size, written, device, inode, key FROM {table} WHERE stream = ? AND name IN ({marks})"
+            " ORDER BY rowid",
             (stream, *names),
         )
         found.update((row[0], (_facts(row[1:5]), row[5])) for row in rows)
@@ -91,14 +93,26 @@ def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[byt
     ]
 
 
-def alike_of(ledger: Ledger, stream: str, name: bytes) -> bytes:
-    """The digest of the content that this file was last known to hold, sent or due; empty: it was never met."""
-    rows = ledger.rows("SELECT alike FROM spool_due WHERE stream = ? AND name = ? ORDER BY time DESC", (stream, name))
-    rows = rows or ledger.rows(
-        "SELECT alike FROM spool_messages JOIN spool_files USING (stream, key) WHERE stream = ? AND name = ?",
+class Last(NamedTuple):
+    """The message that a file was last known to hold, sent or due: its key and content, and the file's inode then."""
+
+    key: bytes
+    alike: bytes
+    inode: int
+
+
+def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
+    """Of this file; None: it was never met."""
+    rows = ledger.rows(
+        "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? ORDER BY rowid DESC LIMIT 1",
         (stream, name),
     )
-    return bytes(rows[0][0]) if rows else b""
+    rows = rows or ledger.rows(
+        "SELECT m.key, m.alike, f.inode FROM spool_files AS f JOIN spool_messages AS m USING (stream, key)"
+        " WHERE stream = ? AND name = ?",
+        (stream, name),
+    )
+    return Last(rows[0][0], rows[0][1], int(rows[0][2])) if rows else None
 
 
 def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:

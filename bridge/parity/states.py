@@ -27,11 +27,12 @@ AGAIN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """One state on both sides: the file, the hash's value, and what that says its digest is."""
+    """One state on both sides: the file, the hash's value, what that says its digest is, and the type of its key."""
 
     taken: Taken | None
     value: Value | None
     said: bytes = b""
+    kind: bytes = b"hash"
 
     @property
     def file(self) -> bytes | None:
@@ -50,7 +51,7 @@ class StateCheck(Check):
     def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         if since is not None:
             return None
-        known = values(self._ledger, self._mapping.stream.key) if self._ledger is not None else {}
+        known = self._known()
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
         source, tally, hasher = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16)
@@ -60,11 +61,14 @@ class StateCheck(Check):
         for name in sorted(files | known.keys()):
             both = self._both(folder, connection, name)
             outcome = self._outcome(name, both, known.get(name, (b"", b"")))
-            while outcome == "in_flight" and time.monotonic() < until:
+            while outcome in ("in_flight", "touched") and time.monotonic() < until:
                 if self._stop.wait(AGAIN):
                     raise Interrupted
-                both = self._both(folder, connection, name)
+                known, both = self._known(), self._both(folder, connection, name)
                 outcome = self._outcome(name, both, known.get(name, (b"", b"")))
+            outcome = "equal" if outcome == "touched" else outcome
+            if both.kind not in (b"hash", b"none"):
+                cursors.notes.append(f"the key of {shown_name(name)} holds a {both.kind.decode()}, and no hash")
             self._count(tally, name, both, outcome)
             if outcome == "equal":
                 hasher.update(name + b"\0" + (both.file or b"") + b"\0")
@@ -73,10 +77,14 @@ class StateCheck(Check):
         result.entry, result.notes, result.unit = ZERO_ID, cursors.notes, "value"
         return result
 
+    def _known(self) -> dict[bytes, tuple[bytes, bytes]]:
+        return values(self._ledger, self._mapping.stream.key) if self._ledger is not None else {}
+
     def _both(self, folder: Folder, connection: Connection, name: bytes) -> Both:
         taken = folder.read(name, LIMIT)
-        found = state.read(connection, self._keys, name)
-        return Both(taken, *found) if found is not None else Both(taken, None)
+        kind = state.look(connection, self._keys, [(name, False)])[name].kind
+        found = state.read(connection, self._keys, name) if kind == b"hash" else None
+        return Both(taken, *found, kind=kind) if found is not None else Both(taken, None, kind=kind)
 
     def _outcome(self, name: bytes, both: Both, known: tuple[bytes, bytes]) -> str:
         """equal, in_flight, large, none; or a kind of difference."""
@@ -88,7 +96,9 @@ class StateCheck(Check):
         if contradicts and not by_file:
             return "in_flight"  # somebody is setting the hash's fields one after the other
         if ours is not None and ours == theirs:
-            return "altered" if by_file and (contradicts or not self._says(name, both)) else "equal"
+            if not by_file:
+                return "equal"
+            return "altered" if contradicts else self._fields(name, both, known[1])
         if ours is None:
             return "none" if by_file or not known[0] else "missing_in_redis"
         if known[0] != hashlib.sha256(ours).hexdigest().encode():
@@ -98,13 +108,19 @@ class StateCheck(Check):
             return "altered"
         return "missing_in_redis" if by_file else "missing_in_file"
 
-    def _says(self, name: bytes, both: Both) -> bool:
-        """Whether the hash has the time and the role that the file gives it."""
+    def _fields(self, name: bytes, both: Both, noted: bytes) -> str:
+        """Of a value that its file owns and both hold: whether the hash has the file's time and role.
+
+        A file whose time alone changed since it was `noted` is touched: the bridge gives the hash its time.
+        """
         if both.taken is None or both.value is None:
-            return False
+            return "altered"
         row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
-        role = row[0] if isinstance(row, tuple) else b""
-        return (both.value.timestamp, both.value.role) == (moment(both.taken.facts.written), role)
+        if both.value.role != (row[0] if isinstance(row, tuple) else b""):
+            return "altered"
+        if both.value.timestamp == moment(both.taken.facts.written):
+            return "equal"
+        return "touched" if both.value.timestamp == noted else "altered"
 
     def _count(self, tally: Tally, name: bytes, both: Both, outcome: str) -> None:
         by_file = self._mapping.source.owner == "file"
@@ -119,7 +135,8 @@ class StateCheck(Check):
         elif outcome == "none":
             tally.taken_away += both.hash is not None
         else:
-            ours, theirs = (both.file, both.hash) if by_file else (both.hash, both.file)
+            from_file = by_file or outcome == "missing_in_redis"
+            ours, theirs = (both.file, both.hash) if from_file else (both.hash, both.file)
             tally.differences.append(self._difference(outcome, name, ours, theirs))
 
     def _difference(self, kind: str, name: bytes, ours: bytes | None, theirs: bytes | None) -> Difference:
