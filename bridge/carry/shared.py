@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
 
 from bridge.config import Settings
+from bridge.errors import SourceError
 from bridge.files.artifacts import Hasher
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
@@ -187,7 +188,11 @@ class Shared:
         if (folder := self.folder or self.values) is not None:
             return folder.folders
         root = self.settings.root
-        return {(root / name).parent for name in self.source_names()} | {(root / self.mapping.source.path).parent}
+        try:
+            names = self.source_names()
+        except SourceError:
+            names = []  # forward meets the same, and tells of it
+        return {(root / name).parent for name in names} | {(root / self.mapping.source.path).parent}
 
     def close(self) -> None:
         """Closes every file."""
