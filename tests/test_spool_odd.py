@@ -280,6 +280,31 @@ def test_rewritten_there_and_back(texts: Inbox) -> None:
     texts.until_count(4)
     texts.rig.stop(child)
     assert sorted(one.fields[7] for one in texts.entries()) == [b"A", b"A", b"B", b"first"]
+    assert texts.rig.once().forwarded == 0
+    assert texts.parity().verdict == "equal"
+
+
+def test_touched_before_it_was_sent(texts: Inbox) -> None:
+    """The file is known to hold the message that it holds, whichever of its messages was sent last."""
+    path = texts.move_in("a.txt", b"first")
+    child = texts.rig.ready(texts.rig.start())
+    texts.until_count(1)
+    texts.rig.kill_server()
+
+    def due(data: bytes, when: str = "") -> bool:
+        return bool(query(texts.rig, f"SELECT 1 FROM spool_due WHERE raw = x'{data.hex()}' {when}"))
+
+    for data in (b"A", b"B"):
+        path.write_bytes(data)
+        wait_until(partial(due, data), texts.rig.said)
+    os.utime(path, (1_500_000_000, 1_500_000_000))
+    wait_until(partial(due, b"B", "AND written = 1500000000000000000"), texts.rig.said)
+    texts.rig.start_server()
+    texts.until_count(3)
+    texts.rig.stop(child)
+    assert texts.rig.once().forwarded == 0
+    assert sorted(one.fields[7] for one in texts.entries()) == [b"A", b"B", b"first"]
+    assert texts.parity().verdict == "equal"
 
 
 def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ from bridge.ledger.store import Ledger
 SECOND = 1_000_000_000
 """In ns."""
 
+STALE = "-1"
+"""The inode of a message that is due and whose file holds another one by now."""
+
 MIRRORED = 0
 """The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
 
@@ -46,8 +49,8 @@ def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[byt
     for table in ("spool_files", "spool_due"):
         rows = ledger.rows(
             f"SELECT name, size, written, device, inode, key FROM {table} WHERE stream = ? AND name IN ({marks})"
-            " ORDER BY rowid",
-            (stream, *names),
+            " AND inode != ?",
+            (stream, *names, STALE),
         )
         found.update((row[0], (_facts(row[1:5]), row[5])) for row in rows)
     return found
@@ -104,8 +107,7 @@ class Last(NamedTuple):
 def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
     """Of this file; None: it was never met."""
     rows = ledger.rows(
-        "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? ORDER BY rowid DESC LIMIT 1",
-        (stream, name),
+        "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? AND inode != ?", (stream, name, STALE)
     )
     rows = rows or ledger.rows(
         "SELECT m.key, m.alike, f.inode FROM spool_files AS f JOIN spool_messages AS m USING (stream, key)"
@@ -119,8 +121,8 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
     """The file holds what it held, at another time or in another place."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
-            f"UPDATE {table} SET written = ?, device = ?, inode = ? WHERE stream = ? AND name = ?",
-            (facts.written, str(facts.device), str(facts.inode), stream, name),
+            f"UPDATE {table} SET written = ?, device = ?, inode = ? WHERE stream = ? AND name = ? AND inode != ?",
+            (facts.written, str(facts.device), str(facts.inode), stream, name, STALE),
         )
 
 
@@ -135,7 +137,9 @@ def touched(ledger: Ledger, stream: str, key: bytes, facts: Facts) -> None:
 def gone(ledger: Ledger, stream: str, name: bytes) -> None:
     """The file was seen to be gone: another of its name is another, be it on the same inode."""
     for table in ("spool_files", "spool_due"):
-        ledger.write(f"UPDATE {table} SET inode = '0' WHERE stream = ? AND name = ?", (stream, name))
+        ledger.write(
+            f"UPDATE {table} SET inode = '0' WHERE stream = ? AND name = ? AND inode != ?", (stream, name, STALE)
+        )
 
 
 def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
@@ -155,6 +159,9 @@ def add_due(ledger: Ledger, stream: str, one: Due) -> None:
     # the name among all that is in no batch yet.
     ledger.write(
         "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, one.name)
+    )
+    ledger.write(
+        "UPDATE spool_due SET inode = ? WHERE stream = ? AND name = ? AND key != ?", (STALE, stream, one.name, one.key)
     )
     ledger.write(
         "INSERT INTO spool_due"
@@ -221,8 +228,9 @@ def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
     )
     ledger.write(
         "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
-        " SELECT stream, name, size, written, device, inode, key FROM spool_due WHERE stream = ? AND batch = ?",
-        (stream, batch),
+        " SELECT stream, name, size, written, device, inode, key FROM spool_due"
+        " WHERE stream = ? AND batch = ? AND inode != ?",
+        (stream, batch, STALE),
     )
     ledger.write("DELETE FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
     return names
