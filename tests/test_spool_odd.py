@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -325,3 +327,24 @@ def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypat
     assert sorted(one.fields[7] for one in texts.entries()) == [b"0", b"2"]
     texts.rig.once()
     assert sorted(one.fields[7] for one in texts.entries()) == [b"0", b"1", b"2"]
+
+
+def test_too_few_descriptors(one_rig: Rig) -> None:
+    """Where not all contexts can be held open that is said, and the other mappings go on."""
+    inbox = Inbox(one_rig, mapping='hestai-context", "hestai-inbox')
+    (one_rig.root / "context").mkdir()
+    for n in range(150):
+        (one_rig.root / "context" / f"{n}.ctx").write_bytes(b"x")
+    inbox.put("mine")
+    command = [sys.executable, "-m", "bridge", "run", "--redis", one_rig.server.socket_url]
+    with (one_rig.path / "bridge-few.log").open("wb") as out:
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", 'ulimit -n 100; exec "$@"', "sh", *command], cwd=one_rig.path, stdout=out, stderr=out
+        )
+    one_rig.children.append(child)
+    inbox.until_count(1)
+    wait_until(lambda: "Too many open files" in one_rig.said(), one_rig.said)
+    one_rig.stop(child)
+    assert "Traceback" not in one_rig.said()
+    assert one_rig.run("run", "--once", "--redis", one_rig.server.socket_url).returncode == 0
+    assert one_rig.redis.call("XLEN", "hestai:context") == 150

@@ -95,6 +95,8 @@ class Forward:
         self._since = 0
         self._remember_at = 0.0
         self._dirty = False
+        self._unlisted: SourceError | None = None
+        """Why the files could not be listed, the last time."""
 
     # -- the files, with or without Redis --------------------------------------------------------------------
 
@@ -102,9 +104,7 @@ class Forward:
         """Looks at the files something happened to, new ones among them; when `paths` is None at all of them."""
         named = {self.shared.source_at(path) for path in paths or ()} - {None}
         if paths is None or not named <= self._sources.keys():
-            for name in self.shared.source_names(sources_of(self._ledger, self._stream)):
-                if name not in self._sources:
-                    self._sources[name] = source_of(self.shared, name, self._ledger, self._clock)
+            self._find_sources()
         for source in self._sources.values():
             try:
                 if not source.look(paths):
@@ -117,6 +117,21 @@ class Forward:
                 source.trouble = error
                 self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)
             self._turns.add(source)
+
+    def _find_sources(self) -> None:
+        worker = f"{self.worker}: {self.shared.mapping.source.path}"
+        try:
+            names = self.shared.source_names(sources_of(self._ledger, self._stream))
+        except SourceError as error:  # those that are known go on
+            self._unlisted = error
+            self._troubles.note(self._ledger, worker, error)
+            return
+        if self._unlisted is not None:
+            self._unlisted = None
+            self._troubles.clear(self._ledger, worker)
+        for name in names:
+            if name not in self._sources:
+                self._sources[name] = source_of(self.shared, name, self._ledger, self._clock)
 
     def _say(self, source: Source) -> None:
         for notice in source.keep_news():
@@ -296,7 +311,8 @@ class Forward:
     def failures(self) -> list[BridgeError]:
         """What keeps sources from being carried to their end."""
         troubles = [source.trouble for source in self._sources.values() if source.trouble is not None]
-        return [*troubles, *(error for source in self._sources.values() for error in source.damage.values())]
+        unlisted = [self._unlisted] if self._unlisted is not None else []
+        return [*unlisted, *troubles, *(error for source in self._sources.values() for error in source.damage.values())]
 
     @property
     def waits(self) -> bool:
