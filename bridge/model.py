@@ -123,6 +123,11 @@ class Checkpoint:
         )
 
 
+def paired(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    """An entry's or a hash's fields, name, value, name, value … as Redis gives them, as value by name."""
+    return dict(zip(fields[0::2], fields[1::2], strict=True))
+
+
 def digest(*parts: bytes) -> bytes:
     """BLAKE2b-128 of a value, or of several with their lengths, so that no two lists of values are alike."""
     if len(parts) == 1:

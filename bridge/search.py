@@ -24,6 +24,7 @@ from bridge.model import (
     Position,
     as_json,
     format_id,
+    paired,
     parse_id,
     parse_origin,
     shown_name,
@@ -173,7 +174,7 @@ class Search:
         """The chunk that holds a byte of a file that grows."""
         number = int(self._books.sources.get(os.fsencode(name), 0))
         for entry, origin in file_born(self._connection, self.shared.keys.stream):
-            data = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True)).get(FIELDS[3], b"")
+            data = paired(entry.fields).get(FIELDS[3], b"")
             mine = (origin.source, origin.generation) == (number, at.generation)
             if mine and origin.offset <= at.offset < origin.offset + len(data):
                 place.entry = format_id(entry.id).decode()
@@ -226,7 +227,7 @@ class Search:
         text = format_id(entry_id).decode()
         place = Place(self.shared.mapping.name, self._stream, entry=text)
         if fields is not None:
-            values = dict(zip(fields[0::2], fields[1::2], strict=True))
+            values = paired(fields)
             origin = parse_origin(values.get(b"origin", b""))
             if origin is not None:
                 place.origin = values[b"origin"].decode()

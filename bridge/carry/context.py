@@ -20,7 +20,7 @@ from bridge.files.lines import Lines
 from bridge.files.tail import Tail
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Checkpoint, Origin
+from bridge.model import FIELDS, Checkpoint, Origin, paired
 from bridge.streams.keys import Keys
 
 MOST = 16
@@ -147,4 +147,4 @@ class ContextSource(LogSource):
 
 
 def _data(fields: list[bytes]) -> bytes:
-    return dict(zip(fields[0::2], fields[1::2], strict=True)).get(FIELDS[3], b"")
+    return paired(fields).get(FIELDS[3], b"")

@@ -21,7 +21,7 @@ from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Checkpoint, Fingerprint, Origin, Position, Row
+from bridge.model import FIELDS, Checkpoint, Fingerprint, Origin, Position, Row, paired
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
@@ -100,7 +100,7 @@ class LogSource(TailSource):
         one = self.tail.of_number(origin.generation)
         if one is None or one.content is None:
             return any(record.number == origin.generation for record in self.tail.records())
-        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        values = paired(fields)
         count = values.get(FIELDS[3], b"").count(b"\n") + 1 if isinstance(self.codec, Continued) else 1
         line = self._reader.lines_at(one, origin.offset, count, sum(map(len, fields)) + 256)
         if not line:

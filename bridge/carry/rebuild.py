@@ -17,7 +17,7 @@ from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.store import Ledger
-from bridge.model import FIELDS, EntryId, Origin, Row, digest, parse_origin
+from bridge.model import FIELDS, EntryId, Origin, Row, digest, paired, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
@@ -51,7 +51,7 @@ def read_both(connection: Connection, shared: Shared, number: int, cursor: Entry
     by_key, by_row = _files(shared)
     found = Folders()
     for entry in entries(connection, shared.keys.stream):
-        values = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+        values = paired(entry.fields)
         if any(name not in values for name in FIELDS):
             continue
         row = tuple(values[name] for name in FIELDS)
@@ -73,7 +73,7 @@ def read_announced(connection: Connection, shared: Shared, number: int) -> Folde
     found = Folders()
     fields = shared.mapping.codec("x").fields
     for entry in entries(connection, shared.keys.stream):
-        values = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+        values = paired(entry.fields)
         raw = entry.origin()
         origin = parse_origin(raw) if raw is not None else None
         if origin is None or origin.source != number or any(name not in values for name in fields):

@@ -18,6 +18,7 @@ from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.errors import NotOwner
 from bridge.files.generation import Generation, Known, in_age_order, open_regular
+from bridge.files.spool import Folder
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
 from bridge.ledger.state import save_value
@@ -25,7 +26,7 @@ from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id, parse_origin
 from bridge.streams import keys, state
 from bridge.streams.connect import Connection
-from bridge.streams.keys import FORMAT
+from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import StreamInfo, entries, stream_info
 from bridge.streams.writer import Books, read_books
 
@@ -123,7 +124,7 @@ def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) ->
         if name != shared.mapping.source.path:
             continue
         if shared.values is not None:
-            made.values = _values(connection, shared)
+            made.values = _values(connection, shared.keys, shared.values)
         elif shared.mapping.source.kind == "artifacts":
             made.folder = rebuild.read_announced(connection, shared, int(number))
         elif shared.folder is not None:
@@ -132,12 +133,11 @@ def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) ->
     return made
 
 
-def _values(connection: Connection, shared: Shared) -> list[tuple[bytes, bytes, bytes]]:
+def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[bytes, bytes, bytes]]:
     found = []
-    for some in shared.values.scan() if shared.values is not None else ():
+    for some in folder.scan():
         for one in some:
-            taken = shared.values.read(one.name, state.LIMIT) if shared.values is not None else None
-            there = state.read(connection, shared.keys, one.name)
+            taken, there = folder.read(one.name, state.LIMIT), state.read(connection, own, one.name)
             if taken is not None and there is not None and there[0].data == taken.raw:
                 found.append((one.name, there[0].sha256, there[0].timestamp))
     return found

@@ -19,7 +19,7 @@ from bridge.ledger.sources import generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Position
+from bridge.model import Checkpoint, Position, paired
 from bridge.streams.keys import Keys
 
 
@@ -174,7 +174,7 @@ class Shared:
         section, codec = self.mapping.mirror, self._mirror_codec
         if section is None or codec is None:
             return None
-        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        values = paired(fields)
         if any(name not in values for name in codec.fields):
             return None
         path = section.path.replace("{role}", values[b"role"].decode("utf-8", "replace"))

@@ -28,7 +28,7 @@ from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, shown_name
+from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
 from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -151,7 +151,7 @@ class SpoolSource(Source):
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the ledger knows that these data were sent so."""
-        values = dict(zip(fields[0::2], fields[1::2], strict=True))
+        values = paired(fields)
         row = tuple(values.get(name, b"") for name in self.codec.fields)
         sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
         return sent is not None and sent == self._digest(row)

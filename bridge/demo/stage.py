@@ -19,7 +19,7 @@ from threading import Event, Thread
 from bridge.demo.players import STREAM
 from bridge.demo.verdict import Verdict, judge
 from bridge.errors import RedisLost, RedisRefused, ServerError
-from bridge.model import ZERO_ID, EntryId
+from bridge.model import ZERO_ID, EntryId, paired
 from bridge.server import embedded
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
@@ -158,7 +158,7 @@ class Stage:
                     now = time.time()
                     for entry in found:
                         cursor = entry.id
-                        values = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+                        values = paired(entry.fields)
                         self._seen(values[b"role"].decode(), values[b"data"], now, in_file=False)
             except (RedisLost, RedisRefused):
                 self.scene.server = False

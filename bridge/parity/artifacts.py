@@ -16,7 +16,7 @@ from bridge.config import Settings
 from bridge.files.artifacts import hashed, inside
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
-from bridge.model import Origin, Row, digest, parse_origin, shown_name
+from bridge.model import Origin, Row, digest, paired, parse_origin, shown_name
 from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
@@ -99,7 +99,7 @@ class ArtifactCheck(Check):
                 if pairs is None:
                     continue
                 tally.entries += 1
-                values = dict(zip(pairs[0::2], pairs[1::2], strict=True))
+                values = paired(pairs)
                 origin = parse_origin(values.get(b"origin", b""))
                 if origin is None or any(name not in values for name in fields):
                     tally.not_mirrored += 1

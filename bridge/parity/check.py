@@ -13,7 +13,7 @@ from bridge.config import Settings
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, parse_id, parse_origin
+from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
 from bridge.model import before as before_it
 from bridge.parity.classify import counts
 from bridge.parity.compare import Comparison
@@ -117,7 +117,7 @@ def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
 
     The first is None of an entry born in Redis; the others are None where they cannot be read.
     """
-    values = dict(zip(fields[0::2], fields[1::2], strict=True))
+    values = paired(fields)
     raw = values.get(b"origin")
     row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
     return raw, parse_origin(raw) if raw is not None else None, row

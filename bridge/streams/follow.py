@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from bridge.errors import RedisLost, RedisRefused
-from bridge.model import EntryId, before, format_id
+from bridge.model import EntryId, before, format_id, paired
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, Entry, entries, entries_back, stream_info
@@ -30,7 +30,7 @@ class Wanted:
         """Whether role and type are among those."""
         if not (self.roles or self.types):
             return True
-        values = dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
+        values = paired(entry.fields)
         right = not self.roles or values.get(b"role") in self.roles
         return right and (not self.types or values.get(b"type") in self.types)
 

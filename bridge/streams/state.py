@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from bridge.model import EntryId, parse_id
+from bridge.model import EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
@@ -89,7 +89,7 @@ def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]
 def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes] | None:
     """The value, and what the hash says its SHA-256 is (of its data, where it says nothing); None: there is none."""
     raw = connection.call("HGETALL", key_of(keys, name))
-    found = dict(zip(raw[0::2], raw[1::2], strict=True))
+    found = paired(raw)
     if b"data" not in found:
         return None
     value = Value(found[b"data"], found.get(b"timestamp", b""), found.get(b"role", b""))

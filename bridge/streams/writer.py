@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bridge.errors import RedisRefused
-from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import to_info
@@ -320,9 +320,7 @@ def read_books(connection: Connection, keys: Keys) -> Books:
     """The bridge's own keys. Raises RedisRefused when one of them has another type."""
     hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
     replies = connection.calls(*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor))
-    meta, checkpoint, sources, generations, mirror = (
-        dict(zip(reply[0::2], reply[1::2], strict=True)) for reply in replies[:-1]
-    )
+    meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
     return Books(meta, checkpoint, sources, generations, mirror, parse_id(replies[-1]) if replies[-1] else None)
 
 
