@@ -12,12 +12,13 @@ from bridge.carry.carrier import Carrier, carrier_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
+from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.run import RETRY, Backoff, dialler
+from bridge.run import RETRY
 from bridge.streams.writer import Overtaken
 
 

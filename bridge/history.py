@@ -13,13 +13,14 @@ from bridge.carry.forward import BATCH
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
+from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.ledger.imports import begin_import, save_import
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.mapping import Mapping
 from bridge.model import format_id
-from bridge.run import RETRY, Backoff, dialler
+from bridge.run import RETRY
 from bridge.streams.writer import Overtaken
 
 PATIENCE = 60.0

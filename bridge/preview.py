@@ -14,6 +14,7 @@ from bridge.carry.shared import Shared
 from bridge.check import Checked, continuing
 from bridge.codecs.chunk import CHUNK
 from bridge.config import Settings
+from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, SourceError
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
@@ -24,7 +25,6 @@ from bridge.ledger.spool import files_known
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import as_json
-from bridge.run import dialler
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Room, room
 from bridge.streams.writer import read_books

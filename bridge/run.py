@@ -7,7 +7,6 @@ import fcntl
 import gc
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from bridge.carry.carrier import Carrier, carrier_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
+from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, LedgerError, LockHeld, NotYet, RedisLost, SourceError, TargetError
 from bridge.files.watch import Watcher
 from bridge.ledger.health import forget_troubles, save_heartbeat
@@ -72,23 +72,6 @@ class Rates:
         return {name: (n - before.get(name, 0)) / (now - then) if now > then else 0.0 for name, n in counts.items()}
 
 
-class Backoff:
-    """Exponential, with jitter: from 50 ms to 5 s."""
-
-    def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
-        self._first, self._most, self._tries = first, most, 0
-
-    def next(self) -> float:
-        """Seconds to wait before the next try."""
-        wait = min(self._most, self._first * 2 ** min(self._tries, 16))
-        self._tries += 1
-        return float(wait * random.uniform(0.5, 1.0))
-
-    def reset(self) -> None:
-        """It worked."""
-        self._tries = 0
-
-
 @contextmanager
 def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
     """Holds the state directory's lock. Raises LockHeld naming the process that has it."""
@@ -126,22 +109,6 @@ def lock_holder(state_dir: Path) -> str:
     except OSError:
         pass
     return ""
-
-
-def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
-    """How this bridge connects: to the url, or to the embedded server.
-
-    That one is started if it never was, and again if it died; but not for a command that only looks.
-    """
-
-    def dial() -> Connection:
-        if settings.redis_url == "embedded":
-            if not may_start and not embedded.running(settings.state_dir):
-                raise RedisLost("the embedded server does not run", hint="`bridge server start`")
-            return embedded.dial(settings.state_dir, timeout)
-        return Connection(settings.redis_url, timeout=timeout)
-
-    return dial
 
 
 def tune_interpreter() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behind, values_behind
 from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
+from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.imports import last_import
@@ -18,7 +19,7 @@ from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id
-from bridge.run import dialler, lock_holder
+from bridge.run import lock_holder
 from bridge.streams.connect import Connection
 from bridge.streams.writer import read_books
 

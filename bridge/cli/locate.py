@@ -22,10 +22,10 @@ def command(options: Options, what: str) -> None:
     from contextlib import closing
 
     from bridge.cli.screen import console, safe
+    from bridge.dial import dialler
     from bridge.ledger.store import Ledger
     from bridge.locate import locate
     from bridge.model import shown
-    from bridge.run import dialler
 
     settings = options.settings()
     with (

@@ -88,9 +88,10 @@ def _prove(
     options: Options, settings: Settings, ledger: Ledger | None, why: str, chosen: list[Mapping], *,
     html: Path | None, watch: bool, full: bool, max_rate: float | None,
 ) -> int:  # fmt: skip
+    from bridge.dial import dialler
     from bridge.parity.check import Interrupted, verdict_of_all
     from bridge.parity.proof import Proof
-    from bridge.run import dialler, stop_on_signals, tune_interpreter
+    from bridge.run import stop_on_signals, tune_interpreter
 
     stop = stop_on_signals()
     tune_interpreter()

@@ -95,9 +95,10 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
 
     from bridge.carry.retry import Retry
     from bridge.carry.shared import Shared
+    from bridge.dial import dialler
     from bridge.ledger.mirrored import intents_of
     from bridge.ledger.quarantine import quarantine_counts, quarantined
-    from bridge.run import dialler, state_lock
+    from bridge.run import state_lock
 
     settings = given.settings()
     given.log(settings.log_format)

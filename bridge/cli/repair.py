@@ -34,8 +34,9 @@ def command(options: Options, execute: bool, take_over: bool) -> int:
 
     Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
     """
+    from bridge.dial import dialler
     from bridge.ledger.store import Ledger
-    from bridge.run import dialler, state_lock
+    from bridge.run import state_lock
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
@@ -109,9 +110,9 @@ class _Repair:
     def _look(self) -> None:
         from threading import Event
 
+        from bridge.dial import dialler
         from bridge.mend import plan
         from bridge.parity.proof import check_of
-        from bridge.run import dialler
         from bridge.streams.writer import read_books
 
         settings, mapping = self.shared.settings, self.shared.mapping
@@ -124,8 +125,8 @@ class _Repair:
 
     def _mend(self, ledger: Ledger) -> None:
         from bridge.carry.late import Late
+        from bridge.dial import dialler
         from bridge.mend import Mender
-        from bridge.run import dialler
         from bridge.streams.writer import REPAIRED
 
         settings = self.shared.settings

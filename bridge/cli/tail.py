@@ -40,8 +40,8 @@ def command(
     """Print a stream as lines of its mapping, as `tail` prints a log. Times are those of the entry IDs."""
     import time
 
+    from bridge.dial import dialler
     from bridge.errors import ConfigError
-    from bridge.run import dialler
     from bridge.streams.follow import Wanted, follow, newest
     from bridge.streams.keys import Keys
 

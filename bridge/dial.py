@@ -1,0 +1,44 @@
+"""How a connection is made, and how long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from bridge.config import Settings
+from bridge.errors import RedisLost
+from bridge.server import embedded
+from bridge.streams.connect import Connection
+
+
+class Backoff:
+    """Exponential, with jitter: from 50 ms to 5 s."""
+
+    def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
+        self._first, self._most, self._tries = first, most, 0
+
+    def next(self) -> float:
+        """Seconds to wait before the next try."""
+        wait = min(self._most, self._first * 2 ** min(self._tries, 16))
+        self._tries += 1
+        return float(wait * random.uniform(0.5, 1.0))
+
+    def reset(self) -> None:
+        """It worked."""
+        self._tries = 0
+
+
+def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
+    """How this bridge connects: to the url, or to the embedded server.
+
+    That one is started if it never was, and again if it died; but not for a command that only looks.
+    """
+
+    def dial() -> Connection:
+        if settings.redis_url == "embedded":
+            if not may_start and not embedded.running(settings.state_dir):
+                raise RedisLost("the embedded server does not run", hint="`bridge server start`")
+            return embedded.dial(settings.state_dir, timeout)
+        return Connection(settings.redis_url, timeout=timeout)
+
+    return dial
