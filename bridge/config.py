@@ -49,6 +49,12 @@ class ComponentSection(Strict):
         return roles
 
 
+def check_component(name: str) -> None:
+    """Raises ConfigError for a name that could not be a folder, a group and a part of a field."""
+    if not ROLE.fullmatch(name):
+        raise ConfigError(f"component {name!r} must match {ROLE.pattern}")
+
+
 class PathPair(Strict):
     """`[[paths]]`: the same artifact, as each side names it."""
 

@@ -29,6 +29,11 @@ POINTS = {
     "state.note": "the ledger's word that both sides hold a value",
     "retry.send": "a line from quarantine on the wire",
     "retry.mark": "the ledger's word that a message left quarantine",
+    "switch.begin": "a switch announced to its component",
+    "switch.pause": "the component at rest, both directions past it",
+    "switch.journal": "the journal's word that a switch is decided",
+    "switch.flip": "the switch itself, in Redis",
+    "switch.done": "the journal's word that a switch is done",
     "repair.restore": "a piece of a file's end that is put back",
     "repair.note": "the journal's word of a repair",
 }

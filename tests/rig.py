@@ -30,7 +30,11 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
 STREAM = "hestai:messages"
-RUNNING = [name for name in POINTS if not name.startswith(("retry.", "repair.", "spool.", "state.", "mirror.hidden"))]
+RUNNING = [
+    name
+    for name in POINTS
+    if not name.startswith(("retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch."))
+]
 """The crash points that a running bridge comes by."""
 
 FIELDS = (b"role", b"timestamp", b"type", b"data")

@@ -99,14 +99,16 @@ class Shared:
         """The one Tail of this file; without a ledger it knows no generation yet."""
         with self._lock:
             if name not in self._tails:
-                source = self.mapping.source
-                many = is_glob(source.path)
-                reads = many or name == source.path
                 known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
-                self._tails[name] = Tail(
-                    self.settings.root, name, source.rotated if reads else (f"{name}.*",), known, one_of_many=many
-                )
+                self._tails[name] = self.new_tail(name, known)
             return self._tails[name]
+
+    def new_tail(self, name: str, known: list[Known]) -> Tail:
+        """Another one, for who follows the file by itself and knows these generations of it."""
+        source = self.mapping.source
+        many = is_glob(source.path)
+        reads = many or name == source.path
+        return Tail(self.settings.root, name, source.rotated if reads else (f"{name}.*",), known, one_of_many=many)
 
     def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
         """The same for who only looks: looked at, its reader at a stored checkpoint; and the position of that one."""

@@ -11,6 +11,7 @@ from bridge import __version__
 from bridge.cli import (
     common,
     completion,
+    cutover,
     demo,
     import_history,
     init,
@@ -55,6 +56,8 @@ for module in (
     completion,
 ):
     cli.add_command(module.command)
+cli.add_command(cutover.cutover)
+cli.add_command(cutover.rollback)
 
 
 def main() -> None:

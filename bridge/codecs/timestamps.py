@@ -34,6 +34,16 @@ def clock_for(pattern: str, timezone: str, now: Callable[[], datetime] = datetim
     return lambda raws: [_ms(datetime.strptime(raw.decode("utf-8"), pattern), zone) for raw in raws]
 
 
+def shown_time(pattern: str, timezone: str, moment: datetime) -> str:
+    """A moment, with its zone, as `format.timestamp` writes it; in ISO 8601 in UTC, to the millisecond."""
+    if pattern == "iso8601":
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if pattern in ("epoch_s", "epoch_ms"):
+        ms = int(moment.timestamp() * 1000)
+        return str(ms) if pattern == "epoch_ms" else f"{ms // 1000}.{ms % 1000:03}"
+    return moment.astimezone(zone_of(timezone)).strftime(pattern)
+
+
 def _recent(text: str, pattern: str, now: datetime) -> datetime:
     """A time that names no year: the latest one that is not after tomorrow. One that names no day: of the last 24 h."""
     if not re.search("%[dmbBjUW]", pattern):

@@ -16,6 +16,29 @@ def note(ledger: Ledger, at: float, who: str, what: str, stream: str, facts: dic
     )
 
 
+def begin(ledger: Ledger, at: float, who: str, what: str, stream: str, facts: dict[str, Any]) -> int:
+    """Writes an entry that `amend` will change; returns its number."""
+    rows = ledger.rows(
+        "INSERT INTO journal (at, who, what, stream, facts) VALUES (?, ?, ?, ?, ?) RETURNING id",
+        (at, who, what, stream, json.dumps(facts)),
+    )
+    return int(rows[0][0])
+
+
+def amend(ledger: Ledger, number: int, facts: dict[str, Any]) -> None:
+    """Replaces what an entry says."""
+    ledger.write("UPDATE journal SET facts = ? WHERE id = ?", (json.dumps(facts), number))
+
+
+def unfinished(ledger: Ledger) -> list[tuple[int, str, dict[str, Any]]]:
+    """Switches that were decided and of which nobody knows that they were made: number, stream, facts."""
+    rows = ledger.rows(
+        "SELECT id, stream, facts FROM journal WHERE what IN ('cutover', 'rollback')"
+        " AND json_extract(facts, '$.state') = 'decided' ORDER BY id"
+    )
+    return [(int(number), str(stream), json.loads(facts)) for number, stream, facts in rows]
+
+
 def journal(ledger: Ledger, count: int) -> list[dict[str, Any]]:
     """The latest `count` entries, oldest first."""
     rows = ledger.rows("SELECT at, who, what, stream, facts FROM journal ORDER BY id DESC LIMIT ?", (count,))

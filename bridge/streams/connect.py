@@ -6,6 +6,7 @@ connection here is used once, read with hiredis directly, and closed after any e
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Any, cast
 
@@ -103,6 +104,15 @@ class Connection:
     def close(self) -> None:
         """Closes the socket; never raises."""
         self._dialled.disconnect()
+
+    def closed(self) -> bool:
+        """Whether the server has closed it while nothing was asked: something is to be read, or the socket is gone."""
+        poll = select.poll()
+        try:
+            poll.register(self._sock, select.POLLIN)
+        except ValueError:
+            return True
+        return bool(poll.poll(0))
 
     def interrupt(self) -> None:
         """Wakes a thread that is blocked in `read`, from another thread; the connection is of no use afterwards."""

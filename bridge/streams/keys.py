@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 FORMAT = b"1"
 """The layout version that `bridge:{S}:meta` carries."""
@@ -21,27 +21,21 @@ class Keys:
     late: bytes
     floor: bytes
     artifacts: bytes
+    positions: bytes
+    producers: bytes
 
     @classmethod
     def of(cls, stream: str) -> Keys:
         """The table for stream `stream`."""
         s = stream.encode()
-        names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts")
+        names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
+                 "producers")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property
     def own(self) -> tuple[bytes, ...]:
         """The bridge's own keys, without the stream."""
-        return (
-            self.meta,
-            self.checkpoint,
-            self.sources,
-            self.generations,
-            self.mirror,
-            self.late,
-            self.floor,
-            self.artifacts,
-        )
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name != "stream")
 
 
 def health(instance: str) -> bytes:

@@ -92,6 +92,28 @@ def room(connection: Connection) -> Room:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """Whether a server keeps an append-only file, which keys it may throw away (empty: none), what fails of saving."""
+
+    aof: bool
+    evicts: str
+    failing: str
+
+
+def durability(connection: Connection) -> Durability:
+    """What INFO says about it. Raises RedisLost, RedisRefused."""
+    memory = room(connection)
+    facts = dict(
+        line.split(":", 1)
+        for line in connection.call("INFO", "persistence").decode(errors="replace").splitlines() if ":" in line
+    )  # fmt: skip
+    statuses = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
+    failing = [f"{name} is {facts[name]}" for name in statuses if facts.get(name, "ok") != "ok"]
+    evicts = memory.policy if memory.limit and memory.policy != "noeviction" else ""
+    return Durability(facts.get("aof_enabled") == "1", evicts, ", ".join(failing))
+
+
 def to_entries(rows: Reply) -> list[Entry]:
     """An XRANGE reply as entries; one that was deleted while it was read has no fields and is left out."""
     whole = [row for row in rows or () if row[1] is not None]

@@ -1,0 +1,167 @@
+"""`bridge cutover` and `bridge rollback`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.common import Options, emit, mapping_names, of_root, verb, who
+
+if TYPE_CHECKING:
+    from bridge.cutover.operator import Operator, Wish
+    from bridge.cutover.switch import Done, Plan
+
+
+def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What both verbs take."""
+    for one in reversed((
+        click.argument("component"),
+        click.option("--mapping", shell_complete=mapping_names, help="One mapping alone; else all that it uses"),
+        click.option("--reads", is_flag=True, help="From where it reads, and not where it writes"),
+        click.option("--writes", is_flag=True, help="Where it writes, and not from where it reads"),
+        click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed"),
+        click.option("--reason", default="", help="For the journal"),
+        click.option("--from", "given", metavar="POSITION", help="Where it is, for a program without our client: the"
+                     " offset up to which it has read the file, or the ID of the last entry it has read"),
+        click.option("--force", metavar="COMPONENT", help="Pass a closed gate; say the component's name again"),
+        click.option("--accept-volatile", is_flag=True, help="Redis need not keep what it is given through a restart"),
+    )):  # fmt: skip
+        function = one(function)
+    return function
+
+
+@click.command("cutover", short_help="Move a component from the files to Redis")
+@_flags
+@verb
+def cutover(options: Options, **flags: Any) -> int:
+    """Move a component from the files to Redis: what it reads first, then what it writes.
+
+    Without --execute it prints the plan, and every reason that speaks against it, and changes nothing. Exits 3 when
+    the gate is closed.
+    """
+    from bridge.streams.components import REDIS
+
+    return _run(options, REDIS, **flags)
+
+
+@click.command("rollback", short_help="Move a component from Redis back to the files")
+@_flags
+@verb
+def rollback(options: Options, **flags: Any) -> int:
+    """Move a component from Redis back to the files: what it writes first, then what it reads.
+
+    Without --execute it prints the plan, and every reason that speaks against it, and changes nothing. Exits 3 when
+    the gate is closed.
+    """
+    from bridge.streams.components import FILE
+
+    return _run(options, FILE, **flags)
+
+
+def _run(
+    options: Options, to: str, *, component: str, mapping: str | None, reads: bool, writes: bool, execute: bool,
+    reason: str, given: str | None, force: str | None, accept_volatile: bool,
+) -> int:  # fmt: skip
+    from bridge.cutover.operator import Wish
+    from bridge.errors import ConfigError
+    from bridge.streams.components import READS, WRITES
+
+    if force is not None and force != component:
+        raise ConfigError(f"--force {force}: the component is {component}", hint=f"--force {component}")
+    sides = tuple(side for side, wanted in ((READS, reads), (WRITES, writes)) if wanted or not (reads or writes))
+    wish = Wish(component, sides, to, reason, given, force is not None, accept_volatile)
+    told: list[dict[str, Any]] = []
+    closed = False
+    with _operator(options) as operator:
+        for step, outcome in operator.complete():
+            click.echo(f"bridge: an earlier switch, {step}, {outcome}", err=True)
+        for one in operator.mappings_of(component, mapping):
+            closed |= _switch(options, operator, wish, one.name, told, execute=execute)
+    if options.as_json:
+        emit(told)
+    return 3 if closed else 0
+
+
+@contextmanager
+def _operator(options: Options) -> Iterator[Operator]:
+    from bridge.cutover.operator import Operator
+    from bridge.dial import dialler
+    from bridge.ledger.store import Ledger
+
+    settings = of_root(options.settings())
+    options.log(settings.log_format)
+    with ExitStack() as stack:
+        ledger = Ledger(settings.state_dir / "ledger.db")
+        stack.callback(ledger.close)
+        connection = dialler(settings, may_start=False)()
+        stack.callback(connection.close)
+        operator = Operator(settings, ledger, connection, who(), threading.Event().wait)
+        stack.callback(operator.close)
+        yield operator
+
+
+def _switch(
+    options: Options, operator: Operator, wish: Wish, mapping: str, told: list[dict[str, Any]], *, execute: bool
+) -> bool:
+    """One mapping's steps, planned, and made if that is wanted; whether a gate was closed."""
+    steps, modes = operator.steps(wish, mapping)
+    if not steps:
+        where = "Redis" if wish.to == "redis" else "the files"
+        if not options.as_json:
+            click.echo(f"{mapping}: nothing to do, {wish.component} is at {where} already")
+        return False
+    for step in steps:
+        plan = operator.plan(wish, step, then=None if execute else modes)
+        modes = modes.after(step.side, step.to)
+        facts = plan.to_json() | {"done": None}
+        told.append(facts)
+        if not options.as_json:
+            _print_plan(plan, execute=execute)
+        passed = plan.open or (wish.forced and not any(reason.firm for reason in plan.reasons))
+        if not passed:
+            if not options.as_json and not execute:
+                continue
+            return True
+        if execute:
+            done = operator.make(wish, plan)
+            facts["done"] = {"seconds": round(done.seconds, 3), "epoch": done.modes.epoch, "again": done.again,
+                             "before": done.before, "after": done.after, "went_on": done.went_on}  # fmt: skip
+            if not options.as_json:
+                _print_done(done)
+    closed = any(not one["open"] for one in told) and not execute
+    if not execute and not options.as_json and not closed:
+        click.echo("Nothing is changed. To do it, say --execute.")
+    return closed and not wish.forced
+
+
+def _print_plan(plan: Plan, *, execute: bool) -> None:
+    from bridge.cli.screen import console, safe
+
+    out = console()
+    out.print(safe(f"{plan.step}", "bold"), soft_wrap=True)
+    if plan.before or plan.after:
+        out.print(safe(f"  it has read    {plan.before}"), soft_wrap=True)
+        out.print(safe(f"  which is       {plan.after}"), soft_wrap=True)
+        out.print(safe(f"  read again     {plan.again or 'nothing'}"), soft_wrap=True)
+    running = ", ".join(one.where for one in plan.workers) or "nobody: it does not run, or not with our client"
+    out.print(safe(f"  it runs as     {running}"), soft_wrap=True)
+    if plan.open:
+        out.print(safe("  the gate       open", "green"), soft_wrap=True)
+    for reason in plan.reasons:
+        out.print(safe(f"  closed         {reason.what}", "red"), soft_wrap=True)
+        out.print(safe(f"    try          {reason.hint}"), soft_wrap=True)
+
+
+def _print_done(done: Done) -> None:
+    from bridge.cli.screen import console, safe
+
+    goes_on = "and it goes on" if done.went_on else "it was not seen to go on: it does not run, or is busy"
+    out = console()
+    out.print(safe(f"  done in {done.seconds:.2f} s, {goes_on}"), soft_wrap=True)
+    if done.before:
+        again = f"; {done.again} may be read again, and are marked so" if done.again else ""
+        out.print(safe(f"  from {done.before} to {done.after}{again}"), soft_wrap=True)

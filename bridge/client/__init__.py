@@ -1,0 +1,1 @@
+"""What a component imports instead of opening the file (DESIGN §6.6)."""

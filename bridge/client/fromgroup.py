@@ -1,0 +1,123 @@
+"""Reading a stream as a component: its consumer group, shared by its workers, each entry acknowledged by itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from bridge.errors import RedisLost, RedisRefused
+from bridge.log import log
+from bridge.model import EntryId, format_id, parse_id
+from bridge.streams.connect import Connection, Refusal, Reply, refused
+from bridge.streams.reader import Entry, to_entries
+from bridge.streams.resp import pack
+
+COUNT = 200
+"""Entries that are asked for at once."""
+
+BLOCK_MS = 200
+"""How long the server is asked to wait for one: a switch waits as long for the component."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An entry: its ID, its fields, and how often it was delivered, this time too."""
+
+    id: EntryId
+    fields: list[bytes]
+    times: int
+
+
+class GroupGone(Exception):
+    """There is no such group: it was switched away from, or Redis lost it."""
+
+
+class GroupReader:
+    """One worker's, over a connection of its own; after any error from it, make another.
+
+    What another worker did not acknowledge within `claim_ms` milliseconds is taken over.
+    """
+
+    def __init__(self, connection: Connection, stream: bytes, group: str, worker: str, claim_ms: int) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._group = group
+        self._worker = worker
+        self._claim_ms = claim_ms
+        self._claim_at = 0.0
+        self._claim_from = b"0-0"
+        self._owed = 0
+
+    def own(self) -> list[Delivered]:
+        """What this worker was given earlier and never acknowledged: after a reconnection, or a restart by its name."""
+        found: list[Delivered] = []
+        start = b"0"
+        while True:
+            reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "STREAMS",
+                               self._stream, start)  # fmt: skip
+            rows = reply[0][1] if reply else []
+            if not rows:
+                return found
+            gone = [row[0] for row in rows if row[1] is None]
+            if gone:
+                self._call("XACK", self._stream, self._group, *gone)
+            found += self._counted(to_entries(rows))
+            start = rows[-1][0]
+
+    def take(self) -> list[Delivered]:
+        """The next entries: those that somebody left, else new ones, waiting a moment for them."""
+        now = time.monotonic()
+        if now >= self._claim_at:
+            claimed = self._claim()
+            if claimed:
+                return claimed
+            self._claim_at = now + min(self._claim_ms / 4000, 5.0)
+        reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", BLOCK_MS,
+                           "STREAMS", self._stream, ">")  # fmt: skip
+        return [Delivered(entry.id, entry.fields, 1) for entry in to_entries(reply[0][1] if reply else [])]
+
+    def done(self, entry: EntryId) -> None:
+        """Acknowledges it; what the server says is read with the next answer."""
+        self._connection.send(pack("XACK", self._stream, self._group, format_id(entry)))
+        self._owed += 1
+
+    def settle(self) -> None:
+        """Waits until all acknowledgements have arrived. Raises RedisLost."""
+        while self._owed:
+            reply = self._connection.read()
+            self._owed -= 1
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._stream.decode(errors="replace"))
+
+    def _claim(self) -> list[Delivered]:
+        start, claimed, *_ = self._call(
+            "XAUTOCLAIM", self._stream, self._group, self._worker, self._claim_ms, self._claim_from, "COUNT", COUNT
+        )
+        self._claim_from = start
+        found = self._counted(to_entries(claimed))
+        return found or (self._claim() if start != b"0-0" else [])
+
+    def _counted(self, found: list[Entry]) -> list[Delivered]:
+        if not found:
+            return []
+        ids = [format_id(entry.id) for entry in found]
+        page = self._call("XPENDING", self._stream, self._group, ids[0], ids[-1], 10 * COUNT, self._worker)
+        times = {parse_id(raw): int(count) for raw, _, _, count in page}
+        return [Delivered(entry.id, entry.fields, times.get(entry.id, 2)) for entry in found]
+
+    def _call(self, *args: bytes | str | int) -> Reply:
+        try:
+            self.settle()
+            return self._connection.call(*args) or []
+        except RedisRefused as error:
+            if error.code in ("NOGROUP", "UNBLOCKED"):
+                raise GroupGone from None
+            raise
+
+    def close(self) -> None:
+        """Closes the connection, after the last acknowledgement has arrived if it can."""
+        try:
+            self.settle()
+        except (RedisLost, RedisRefused) as error:
+            log.debug("the last acknowledgement may not have arrived: %s", error)
+        self._connection.close()

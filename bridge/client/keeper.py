@@ -1,0 +1,176 @@
+"""The thread behind a component's log: what is switched, the heartbeat, what waits in the outbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Condition, Event, Thread
+from typing import Any
+
+from bridge.dial import Backoff
+from bridge.errors import BridgeError
+from bridge.log import log
+from bridge.streams.components import COMPONENTS, Modes, field_of, packed_look, seen
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+TICK = 0.1
+"""Seconds between two looks at what is switched."""
+
+BEAT = 2.0
+"""Seconds between two heartbeats."""
+
+TELL = b"""local raw = redis.call('HGET', KEYS[1], ARGV[1])
+local epoch = raw and cjson.decode(raw).epoch or 0
+if epoch ~= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+return 1"""
+"""A position counts only in the epoch it was read in: the one that a switch has written is not overwritten."""
+
+RESTORE = b"""local raw = redis.call('HGET', KEYS[1], ARGV[1])
+if raw and cjson.decode(raw).epoch >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1"""
+
+
+@dataclass(slots=True)
+class Shown:
+    """What the keeper tells of the worker. `paused` holds the token of the switch it waits for, for each side."""
+
+    worker: str
+    following: bool = False
+    reads: str = ""
+    paused: dict[str, str] = field(default_factory=dict)
+    waiting: int = 0
+    epoch: int = 0
+    """Of the position."""
+    position: Callable[[], dict[str, Any] | None] = lambda: None
+
+
+class Keeper:
+    """Runs until `stop`. All it knows is guarded by `turn`, which is notified of each change.
+
+    `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said.
+    """
+
+    def __init__(
+        self, keys: Keys, component: str, mapping: str, dial: Callable[[], Connection], most: Modes, shown: Shown,
+        on_switch: Callable[[Modes], None], work: Callable[[], None], on_state: Callable[[str], object],
+    ) -> None:  # fmt: skip
+        self.turn = Condition()
+        self.known: Modes | None = None
+        self.reached = 0.0
+        """When Redis answered last, by the steady clock."""
+        self.tried = False
+        self.shown = shown
+        self.state = "connecting"
+        self._keys = keys
+        self._component = component
+        self._mapping = mapping
+        self._dial = dial
+        self._most = most
+        self._on_switch = on_switch
+        self._work = work
+        self._on_state = on_state
+        self._stop = False
+        self._wake = Event()
+        self._server_ms = 0
+        self._told: dict[str, Any] = {}
+        self._due = 0.0
+        self._link: Connection | None = None
+        self._thread = Thread(target=self._run, name=f"{component}/{mapping}", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something is to be told at once."""
+        self._due = 0.0
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ends it, and waits for that."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = Backoff()
+        while not self._stop:
+            try:
+                self._link = self._link or self._dial()
+                self._beat(self._link)
+                self._work()
+                pause.reset()
+                rest = TICK
+            except BridgeError as error:
+                self._drop(error)
+                rest = pause.next()
+            self.tried = True
+            with self.turn:
+                self.turn.notify_all()
+            self._wake.wait(rest)
+            self._wake.clear()
+        if self._link is not None:
+            try:
+                self._link.call("HDEL", self._keys.positions, f"{self._component}/{self.shown.worker}")
+            except BridgeError as error:
+                log.debug("the worker's heartbeat stays: %s", error)
+            self._link.close()
+        self._say("closed")
+
+    def _drop(self, error: BridgeError) -> None:
+        if self.state != "reconnecting":
+            log.log(20 if self.state == "connected" else 10, "%s: %s; it is tried again", self._component, error)
+        if self._link is not None:
+            self._link.close()
+        self._link = None
+        self._say("reconnecting")
+
+    def _say(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self._on_state(state)
+
+    def _beat(self, link: Connection) -> None:
+        commands, now = [packed_look(self._component, self._mapping)], time.monotonic()
+        told = self._telling()
+        due = now >= self._due or any(told[name] != self._told.get(name) for name in told if name != "at")
+        if due:
+            position = self.shown.position()
+            if position is not None:
+                commands.append(pack("EVAL", TELL, 2, COMPONENTS, self._keys.positions,
+                                     field_of(self._component, self._mapping), self.shown.epoch, self._component,
+                                     json.dumps(position)))  # fmt: skip
+            commands.append(pack("HSET", self._keys.positions, f"{self._component}/{self.shown.worker}",
+                                 json.dumps(told)))  # fmt: skip
+        modes, self._server_ms = seen(link.calls(*commands)[0])
+        if due:
+            self._told, self._due = told, now + BEAT
+        self.reached = time.monotonic()
+        self._say("connected")
+        if modes.epoch < self._most.epoch:  # Redis has lost what was switched
+            link.call("EVAL", RESTORE, 1, COMPONENTS, field_of(self._component, self._mapping), self._most.epoch,
+                      self._most.to_json())  # fmt: skip
+            modes = self._most
+        self._most = Modes(modes.reads, modes.writes, modes.epoch)
+        with self.turn:
+            changed, self.known = modes != self.known, modes
+        if changed:
+            self._on_switch(modes)
+            self._wake.set()
+
+    def _telling(self) -> dict[str, Any]:
+        shown = self.shown
+        at = self._server_ms + int(1000 * (time.monotonic() - self.reached)) if self._server_ms else 0
+        return {
+            "at": at or int(time.time() * 1000), "epoch": self._most.epoch, "following": shown.following,
+            "reads": shown.reads, "paused": sorted(filter(None, shown.paused.values())), "waiting": shown.waiting,
+            "pid": os.getpid(), "host": socket.gethostname(),
+        }  # fmt: skip

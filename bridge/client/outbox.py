@@ -1,0 +1,87 @@
+"""Messages of which nobody knows yet whether Redis has them: on disk, before `append` returns."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from bridge.errors import BridgeError
+
+Waiting = tuple[int, list[bytes]]
+"""A message's number in its session, and its fields: name, value, name, value …"""
+
+
+class Outbox:
+    """One session's of one component: the file `<mapping>.<session>.outbox`, made with the first message."""
+
+    def __init__(self, folder: Path, mapping: str, session: str = "") -> None:
+        self.session = session or secrets.token_hex(6)
+        self._folder = folder
+        self._path = folder / f"{mapping}.{self.session}.outbox"
+        self._fd = -1
+        self.waiting: list[Waiting] = []
+
+    def add(self, number: int, fields: Sequence[bytes]) -> None:
+        """Keeps a message, through a power failure too. Raises BridgeError: it is not kept."""
+        raw = json.dumps([number, [base64.b64encode(one).decode() for one in fields]]).encode() + b"\n"
+        try:
+            if self._fd < 0:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = os.fstat(self._fd).st_size
+            if os.write(self._fd, raw) != len(raw):
+                os.ftruncate(self._fd, size)
+                raise BridgeError("the disk is full", where=str(self._path), hint="make room")
+            os.fsync(self._fd)
+        except OSError as error:
+            raise BridgeError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
+        self.waiting.append((number, list(fields)))
+
+    def landed(self, count: int) -> None:
+        """The first `count` messages are in the stream."""
+        del self.waiting[:count]
+        if not self.waiting and self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+
+    def close(self) -> None:
+        """What waits stays for the next session of the component; an empty file goes."""
+        if self._fd < 0:
+            return
+        if not self.waiting:
+            self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+    def take(self) -> bool:
+        """Takes over what an ended session left; False when it has not ended, or left nothing."""
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lines = self._path.read_bytes().split(b"\n")[:-1]  # a torn last line was never promised
+        except OSError:
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = -1
+            return False
+        for line in lines:
+            number, fields = json.loads(line)
+            self.waiting.append((int(number), [base64.b64decode(one) for one in fields]))
+        if not self.waiting:
+            self.close()
+        return bool(self.waiting)
+
+
+def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:
+    """The outboxes of earlier sessions that hold messages, each taken over."""
+    found = []
+    for path in sorted(folder.glob(f"{mapping}.*.outbox")):
+        session = path.name.split(".")[-2]
+        if session != own and (one := Outbox(folder, mapping, session)).take():
+            found.append(one)
+    return found

@@ -1,0 +1,171 @@
+"""The two sides a component reads from, as one thing: messages are taken, given one by one, and acknowledged."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from bridge.carry.shared import Shared
+from bridge.client.fromfile import FileReader, Given
+from bridge.client.fromgroup import Delivered, GroupGone, GroupReader
+from bridge.client.message import Message, made
+from bridge.errors import BridgeError, NotYet
+from bridge.files.bookmark import Bookmark
+from bridge.log import log
+from bridge.model import EntryId, format_id, paired
+from bridge.streams.connect import Connection
+
+
+class Side(Protocol):
+    """Where a component reads. What it was given and did not acknowledge, the next one made gives again."""
+
+    name: str
+
+    def take(self) -> Sequence[tuple[Message, object]]:
+        """The next messages, each with what `done` wants; none when there is nothing new for now."""
+        ...
+
+    def done(self, token: object) -> None:
+        """The component is done with that message."""
+        ...
+
+    def close(self, *, clean: bool = True) -> None:
+        """Ends it. `clean`: nothing was given that is not acknowledged."""
+        ...
+
+
+class FileSide:
+    """The files. The bookmark's lock is held as long as it lives, and by its maker afterwards."""
+
+    name = "file"
+
+    def __init__(self, shared: Shared, bookmark: Bookmark, clock: Callable[[], float], *, at_end: bool) -> None:
+        self._bookmark = bookmark
+        marks = bookmark.marks
+        fresh = not marks.places
+        self._reader = FileReader(shared, bookmark, clock, unclean=marks.following)
+        if fresh and at_end:
+            self._reader.begin_at_end()
+        marks.following = True
+        bookmark.save()
+
+    def take(self) -> Sequence[tuple[Message, object]]:
+        """As the protocol says. Raises SourceError."""
+        return [(given.message, given) for given in self._reader.take()]
+
+    def done(self, token: object) -> None:
+        """As the protocol says. Raises BridgeError: the bookmark cannot be written."""
+        if not isinstance(token, Given):
+            raise TypeError(token)
+        self._reader.done(token)
+
+    def close(self, *, clean: bool = True) -> None:
+        """As the protocol says."""
+        self._reader.close()
+        self._bookmark.marks.following = not clean
+        self._bookmark.save()
+
+
+class Unconfirmed:
+    """Acknowledgements of this process that Redis has not confirmed: lost with a connection, they are sent again."""
+
+    def __init__(self) -> None:
+        self.ids: list[EntryId] = []
+        self.last: EntryId | None = None
+        """The entry that was acknowledged last."""
+
+
+class GroupSide:
+    """The stream, through the component's consumer group."""
+
+    name = "redis"
+
+    def __init__(
+        self, connection: Connection, stream: bytes, component: str, worker: str, claim_ms: int, most: int, aside: Path,
+        unconfirmed: Unconfirmed,
+    ) -> None:  # fmt: skip
+        self._reader = GroupReader(connection, stream, component, worker, claim_ms)
+        self._most = most
+        self._aside = aside
+        self._unconfirmed = unconfirmed
+        self._first = True
+
+    def take(self) -> Sequence[tuple[Message, object]]:
+        """As the protocol says. Raises RedisLost, RedisRefused, NotYet: the group is not there."""
+        try:
+            if self._first:
+                found = self._mine(self._reader.own())
+                self._first = False
+                if found:
+                    return self._messages(found)
+            found = self._reader.take()
+        except GroupGone:
+            raise NotYet("the component's consumer group is gone") from None
+        self._unconfirmed.ids.clear()  # `take` has read what the server said of them
+        return self._messages(found)
+
+    def _mine(self, found: list[Delivered]) -> list[Delivered]:
+        """Without those that this process is done with: their acknowledgement was lost."""
+        done = set(self._unconfirmed.ids)
+        for one in found:
+            if one.id in done:
+                self._reader.done(one.id)
+        return [one for one in found if one.id not in done]
+
+    def _messages(self, found: list[Delivered]) -> list[tuple[Message, object]]:
+        messages: list[tuple[Message, object]] = []
+        for one in found:
+            if one.times > self._most:
+                self._set_aside(one)
+                continue
+            position = format_id(one.id).decode()
+            messages.append((made(paired(one.fields), position, redelivered=one.times > 1), one.id))
+        return messages
+
+    def _set_aside(self, one: Delivered) -> None:
+        """It was given so often that it seems to end its readers: kept in a file, and given no more."""
+        fields = [base64.b64encode(value).decode() for value in one.fields]
+        line = json.dumps({"entry": format_id(one.id).decode(), "times": one.times, "fields_base64": fields})
+        self._aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._aside.open("a") as file:
+            file.write(line + "\n")
+        log.warning("entry %d-%d was delivered %d times and never acknowledged: set aside in %s", *one.id, one.times,
+                    self._aside)  # fmt: skip
+        self._reader.done(one.id)
+
+    def done(self, token: object) -> None:
+        """As the protocol says. Raises RedisLost: it is acknowledged when there is a connection again."""
+        if not isinstance(token, tuple):
+            raise TypeError(token)
+        entry_id: EntryId = (token[0], token[1])
+        self._unconfirmed.ids.append(entry_id)
+        self._unconfirmed.last = entry_id
+        self._reader.done(entry_id)
+
+    def settle(self) -> None:
+        """Waits until the server has all acknowledgements. Raises RedisLost."""
+        self._reader.settle()
+        self._unconfirmed.ids.clear()
+
+    def close(self, *, clean: bool = True) -> None:
+        """As the protocol says."""
+        self._reader.close()
+
+
+def worker_slot(folder: Path) -> tuple[int, int]:
+    """The lowest free number of a worker, and the descriptor that holds it. Raises BridgeError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for number in range(1, 1000):
+        held = os.open(folder / f"worker-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(held)
+            continue
+        return number, held
+    raise BridgeError("a thousand workers of this component run already", where=str(folder))

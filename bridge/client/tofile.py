@@ -1,0 +1,92 @@
+"""Writing a message as the legacy programs do: one line, appended in one write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.shared import Shared
+from bridge.errors import ConfigError, TargetError
+from bridge.files.append import Appender
+from bridge.model import Row
+
+PATIENCE = 1.0
+PAUSE = 0.01
+"""Seconds that a line which another program left unfinished is waited for, and between two looks."""
+
+
+class FileWriter:
+    """Of one component. `wait` waits so many seconds."""
+
+    def __init__(self, shared: Shared, wait: Callable[[float], object]) -> None:
+        self._shared = shared
+        self._wait = wait
+        self._files: dict[str, Appender] = {}
+        self._owed: dict[str, bytes] = {}
+        """What is missing of a line that a full disk cut off."""
+
+    def path_for(self, role: str) -> str:
+        """The file that a message of this role is appended to. Raises ConfigError: the mapping names none."""
+        mapping = self._shared.mapping
+        if "*" not in mapping.source.path and "?" not in mapping.source.path and "[" not in mapping.source.path:
+            return mapping.source.path
+        path = mapping.mirror.path.replace("{role}", role) if mapping.mirror is not None else ""
+        if not path or self._shared.source_at(str(self._shared.settings.root / path)) is None:
+            hint = "give it a mirror.path that names one of the files of source.path"
+            raise ConfigError(f"mapping '{mapping.name}' reads many files and names none to append to", hint=hint)
+        return path
+
+    def append(self, name: str, row: Row) -> tuple[Appender, int]:
+        """Appends a line; the file, and where the line ends in it. Raises TargetError: the message is not written."""
+        line = self._shared.mapping.codec(name).encode(row)
+        if isinstance(line, str):
+            raise TargetError(f"the message makes no line: {line}", where=name)
+        limit = self._shared.mapping.format.max_line_bytes
+        if len(line) > limit:
+            raise TargetError(f"the message makes a line of {len(line)} bytes, the limit is {limit}", where=name)
+        file = self._file(name)
+        locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
+        while locks and not file.try_lock():
+            self._wait(PAUSE)
+        try:
+            return file, self._written(name, file, line + b"\n")
+        finally:
+            if locks:
+                file.unlock()
+
+    def _written(self, name: str, file: Appender, line: bytes) -> int:
+        owed = self._owed.pop(name, b"")
+        if owed:
+            _, end = file.append(owed)
+            if not file.holds(end - 1, b"\n"):
+                self._owed[name] = owed
+                raise TargetError("the disk is full", where=str(file.path), hint="make room")
+        waited = 0.0
+        while not file.ends_whole():
+            if waited >= PATIENCE:
+                line = b"\n" + line  # whoever began that line left it: ours stays whole
+                break
+            self._wait(PAUSE)
+            waited += PAUSE
+        start, end = file.append(line)
+        if end - start != len(line):
+            self._owed[name] = line[end - start :]
+            hint = "make room; the line is finished with the next message"
+            raise TargetError("the disk is full, and a part of the line is written", where=str(file.path), hint=hint)
+        return end
+
+    def _file(self, name: str) -> Appender:
+        held = self._files.get(name)
+        if held is not None and held.still_there():
+            return held
+        if held is not None:
+            held.close()
+            self._owed.pop(name, None)
+        path = (self._shared.settings.root / name).resolve()  # a legacy program writes through a link too
+        self._files[name] = Appender(path.parent, path.name)
+        return self._files[name]
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()

@@ -1,0 +1,127 @@
+"""Writing a message into the stream exactly once (DESIGN §6.6).
+
+A script adds the entry and sets the session's number, if that number is still below the message's. So a message may be
+sent again as often as a reply is lost: what landed lands no second time, however late the first try arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.client.outbox import Outbox, Waiting, left_behind
+from bridge.errors import RedisLost, RedisRefused
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+ADD = b"""local number = tonumber(ARGV[2])
+if number <= tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') then return 0 end
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+redis.call('HSET', KEYS[2], ARGV[1], number)
+return 1"""
+
+AT_ONCE = 200
+"""Messages of an outbox that go out in one write."""
+
+
+class StreamWriter:
+    """Of one component's session. Raises what Redis says; what may have landed waits in the outbox."""
+
+    def __init__(
+        self, keys: Keys, folder: Path, component: str, mapping: str, dial: Callable[[], Connection]
+    ) -> None:  # fmt: skip
+        self._keys = keys
+        self._component = component
+        self._dial = dial
+        self._number = 0
+        self._connection: Connection | None = None
+        self._outbox = Outbox(folder, mapping)
+        self._earlier = left_behind(folder, mapping, self._outbox.session)
+
+    @property
+    def waiting(self) -> int:
+        """Messages of which nobody knows yet whether Redis has them."""
+        return sum(len(one.waiting) for one in (*self._earlier, self._outbox))
+
+    def connect(self) -> Connection:
+        """The connection, made if there is none or the server has closed it. Raises RedisLost, RedisRefused."""
+        if self._connection is not None and self._connection.closed():
+            self.disconnect()
+        if self._connection is None:
+            self._connection = self._dial()
+        return self._connection
+
+    def disconnect(self) -> None:
+        """The next use connects anew."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def send(self, fields: Sequence[bytes]) -> bool:
+        """Adds a message: True, it is in the stream; False, it waits in the outbox.
+
+        Raises RedisLost when there is no connection to be had, and RedisRefused: it is in neither.
+        """
+        if self.waiting and not self.drain():
+            return self._keep(fields)
+        connection = self.connect()
+        self._number += 1
+        try:
+            self._sent(connection, self._outbox.session, [(self._number, list(fields))])
+        except RedisLost:
+            self.disconnect()
+            self._outbox.add(self._number, fields)
+            return False
+        return True
+
+    def _keep(self, fields: Sequence[bytes]) -> bool:
+        self._number += 1
+        self._outbox.add(self._number, fields)
+        return False
+
+    def drain(self) -> bool:
+        """Sends what waits, if Redis answers; whether nothing waits any more."""
+        try:
+            for box in (*self._earlier, self._outbox):
+                while box.waiting:
+                    part = box.waiting[:AT_ONCE]
+                    self._sent(self.connect(), box.session, part)
+                    box.landed(len(part))
+        except (RedisLost, RedisRefused):
+            self.disconnect()
+            return False
+        for box in self._earlier:
+            box.close()
+            self._forget(box.session)
+        self._earlier = []
+        return True
+
+    def _sent(self, connection: Connection, session: str, messages: Sequence[Waiting]) -> None:
+        field = f"{self._component}:{session}"
+        packed = [
+            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, number, *fields)
+            for number, fields in messages
+        ]
+        connection.send(b"".join(packed))
+        replies = [connection.read() for _ in packed]
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._keys.stream.decode(errors="replace"))
+
+    def _forget(self, session: str) -> None:
+        """A session that has ended and owes nothing leaves nothing in Redis."""
+        try:
+            self.connect().call("HDEL", self._keys.producers, f"{self._component}:{session}")
+        except (RedisLost, RedisRefused):
+            self.disconnect()
+
+    def close(self) -> None:
+        """Tries once more to send what waits; it stays on disk otherwise."""
+        if self.waiting:
+            self.drain()
+        if self._number and not self._outbox.waiting and self._connection is not None:
+            self._forget(self._outbox.session)
+        for box in (*self._earlier, self._outbox):
+            box.close()
+        self.disconnect()

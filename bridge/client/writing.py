@@ -1,0 +1,146 @@
+"""Where a component's messages go: the file or the stream, and the file again while Redis is away (DESIGN §6.6)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition
+
+from bridge.carry.draft import closed_fingerprint
+from bridge.carry.shared import Shared
+from bridge.client.tofile import FileWriter
+from bridge.client.tostream import StreamWriter
+from bridge.errors import ConfigError, RedisLost, RedisRefused, TargetError
+from bridge.files.generation import TAIL
+from bridge.log import log
+from bridge.model import Checkpoint, Fingerprint, Row, hex_digest
+from bridge.streams.components import FILE, WRITES, Modes
+from bridge.streams.connect import Connection
+
+PAUSED = 15.0
+"""Seconds that a message waits for a switch at most; Redis lets a switch lapse before."""
+
+
+@dataclass(slots=True)
+class Behind:
+    """The last line that went to the file in place of the stream: the descriptor of that file, and where it ends."""
+
+    name: str
+    fd: int
+    end: int
+
+    def passed(self, at: Fingerprint) -> bool:
+        """Whether a cursor of these digests stands in this very file, and behind the line."""
+        back = min(TAIL, at.offset)
+        return (
+            at.offset >= self.end
+            and hex_digest(os.pread(self.fd, at.head_len, 0)) == at.head
+            and hex_digest(os.pread(self.fd, back, at.offset - back)) == at.tail
+        )
+
+
+class Writing:
+    """One component's. Any thread may call it."""
+
+    def __init__(
+        self, shared: Shared, component: str, folder: Path, dial: Callable[[], Connection], modes: Modes
+    ) -> None:  # fmt: skip
+        self.mode = modes.writes
+        self._shared = shared
+        self._component = component
+        self._turn = Condition()
+        self._file = FileWriter(shared, time.sleep)
+        self._stream = StreamWriter(shared.keys, folder, component, shared.mapping.name, dial)
+        self._paused = ""
+        self._behind: Behind | None = None
+
+    def append(self, role: str, values: dict[bytes, bytes]) -> None:
+        """Raises TargetError, ConfigError, BridgeError: the message is nowhere."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._paused, PAUSED)
+            name, row = self._row(role, values)
+            if self.mode == FILE and not self._stream.waiting:
+                self._file.append(name, row)
+                return
+            if self._behind is not None and not self._caught_up(self._behind):
+                self._to_log(name, row)
+                return
+            fields = [part for pair in zip(self._fields(name), row, strict=True) for part in pair]
+            try:
+                self._stream.send(fields)
+            except (RedisLost, RedisRefused) as error:
+                log.info("%s: %s; its messages go to %s meanwhile", self._component, error, name)
+                self._to_log(name, row)
+
+    def _fields(self, name: str) -> tuple[bytes, ...]:
+        return self._shared.mapping.codec(name).fields
+
+    def _row(self, role: str, values: dict[bytes, bytes]) -> tuple[str, Row]:
+        """The file a message belongs to, and its row. Raises TargetError: it could not be a line there."""
+        name = self._file.path_for(role)
+        codec = self._shared.mapping.codec(name)
+        unknown = [field.decode() for field in values if field not in codec.fields]
+        if unknown:
+            raise ConfigError(f"messages of mapping '{self._shared.mapping.name}' have no field '{unknown[0]}'")
+        row = tuple(values.get(field, b"") for field in codec.fields)
+        line = codec.encode(row)
+        if isinstance(line, str):
+            raise TargetError(f"the message makes no line: {line}", where=name)
+        return name, row
+
+    def _to_log(self, name: str, row: Row) -> None:
+        file, end = self._file.append(name, row)
+        if self._behind is not None:
+            os.close(self._behind.fd)
+        self._behind = Behind(name, os.dup(file.fd), end)
+
+    def _caught_up(self, behind: Behind) -> bool:
+        """Whether the stream has the lines that went to the file: the checkpoint has passed the last of them."""
+        keys = self._shared.keys
+        try:
+            connection = self._stream.connect()
+            stored = connection.call("HGET", keys.checkpoint, os.fsencode(behind.name))
+            passed = bool(stored) and behind.passed(Checkpoint.from_json(stored).at)
+            if not passed:
+                closed = connection.call("HVALS", keys.generations)
+                passed = any(behind.passed(closed_fingerprint(value)) for value in closed)
+        except (RedisLost, RedisRefused):
+            self._stream.disconnect()
+            return False
+        if passed:
+            os.close(behind.fd)
+            self._behind = None
+        return passed
+
+    def switched(self, modes: Modes, paused: dict[str, str]) -> None:
+        """Takes in what is switched. For a switch of writes: pauses, when nothing waits for Redis any more."""
+        switch = modes.switch
+        with self._turn:
+            if switch is not None and switch.side == WRITES:
+                if not self._stream.waiting or self._stream.drain():
+                    self._paused = paused[WRITES] = switch.token
+                return
+            self.mode, self._paused = modes.writes, ""
+            paused.pop(WRITES, None)
+            self._turn.notify_all()
+
+    def tend(self) -> int:
+        """Sends what waits, if nobody writes just now; how many messages wait still."""
+        if self._stream.waiting and self._turn.acquire(blocking=False):
+            try:
+                self._stream.drain()
+            finally:
+                self._turn.release()
+        return self._stream.waiting
+
+    def close(self) -> None:
+        """Ends it."""
+        with self._turn:
+            self._stream.close()
+            self._file.close()
+            if self._behind is not None:
+                os.close(self._behind.fd)
+                self._behind = None

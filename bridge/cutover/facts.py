@@ -1,0 +1,67 @@
+"""What the gate looks at, gathered from files, ledger and Redis."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from bridge.config import Settings
+from bridge.cutover.phase import Facts
+from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.status import MappingStatus, Status, sample
+from bridge.streams.connect import Connection
+from bridge.streams.reader import durability
+
+
+def gathered(
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, accepts_volatile: bool,
+    now: Callable[[], float] = time.time,
+) -> Facts:  # fmt: skip
+    """All but what is the component's own. Raises RedisLost, RedisRefused, LedgerError."""
+    status = sample(replace(settings, mappings=(mapping,)), now)
+    [one] = status.mappings
+    kept, disk = durability(connection), os.statvfs(settings.root)
+    parity = one.parity
+    return Facts(
+        proof=None
+        if parity is None
+        else {"at": parity.ended, "verdict": parity.verdict, "digest": parity.report["digest"]},
+        parity=None if parity is None else parity.verdict,
+        parity_age_s=0.0 if parity is None else max(0.0, now() - parity.ended),
+        running=status.running,
+        dual=status.dual,
+        has_mirror=mapping.mirror is not None,
+        forward_lag=_forward_lag(one),
+        mirror_lag=_mirror_lag(one),
+        troubles=_troubles(status, mapping),
+        quarantined=sum(count for _, _, count in quarantine_counts(ledger, mapping.stream.key)),
+        aof=kept.aof,
+        evicts=kept.evicts,
+        failing=kept.failing,
+        accepts_volatile=accepts_volatile,
+        room=disk.f_bavail * disk.f_frsize,
+    )
+
+
+def _forward_lag(one: MappingStatus) -> int | None:
+    if one.error or any(source.error for source in one.sources):
+        return None
+    return sum(source.behind.messages + source.behind.more * (1 << 20) for source in one.sources)
+
+
+def _mirror_lag(one: MappingStatus) -> int | None:
+    if one.mirror is None or one.mirror.behind is None:
+        return None
+    return one.mirror.behind.messages + one.mirror.behind.more * (1 << 20)
+
+
+def _troubles(status: Status, mapping: Mapping) -> tuple[str, ...]:
+    names = (f"forward {mapping.name}", f"mirror {mapping.name}")
+    return tuple(
+        trouble.error for worker, trouble in sorted(status.troubles.items())
+        if worker in names or worker.startswith(f"forward {mapping.name}: ")
+    )  # fmt: skip

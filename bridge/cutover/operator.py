@@ -1,0 +1,121 @@
+"""What an operator does: plan the switches of a component, make them, finish what a crash left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.cutover.facts import gathered
+from bridge.cutover.phase import Bounds, Step, steps
+from bridge.cutover.switch import Done, Plan, Refused, Switcher
+from bridge.errors import BridgeError, ConfigError, RedisLost
+from bridge.ledger.journal import amend, unfinished
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.streams.components import READS, REDIS, WRITES, Modes, all_modes, announced_positions, look
+from bridge.streams.connect import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be switched and how: `sides` of `reads` and `writes`, `to` file or Redis.
+
+    `given`: a position said by hand. `forced`: a closed gate is passed, where its reasons are not firm.
+    """
+
+    component: str
+    sides: tuple[str, ...] = (READS, WRITES)
+    to: str = REDIS
+    reason: str = ""
+    given: str | None = None
+    forced: bool = False
+    accepts_volatile: bool = False
+
+
+class Operator:
+    """`who` goes into the journal; `wait` waits so many seconds."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, connection: Connection, who: str, wait: Callable[[float], object],
+        bounds: Bounds | None = None,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._ledger = ledger
+        self._connection = connection
+        self._who = who
+        self._wait = wait
+        self._bounds = bounds or Bounds()
+        self._shared: dict[str, Shared] = {}
+
+    def mappings_of(self, component: str, named: str | None) -> list[Mapping]:
+        """The mappings that a component has to do with, or the one that was named. Raises ConfigError."""
+        if named is not None:
+            return [self._settings.mapping(named)]
+        logs = [one for one in self._settings.mappings if one.source.kind == "log"]
+        switched = {mapping for name, mapping in all_modes(self._connection) if name == component}
+        found = [one for one in logs if one.name in switched or self._knows(component, one)]
+        if found or len(logs) == 1:
+            return found or logs
+        names = ", ".join(one.name for one in logs)
+        raise ConfigError(f"nothing tells which mapping {component} uses", hint=f"say it with --mapping: {names}")
+
+    def _knows(self, component: str, mapping: Mapping) -> bool:
+        folder = self._settings.state_dir / "components" / component
+        said = announced_positions(self._connection, self._of(mapping.name).keys)
+        return (folder / f"{mapping.name}.bookmark").exists() or any(name.split("/")[0] == component for name in said)
+
+    def _of(self, mapping: str) -> Shared:
+        if mapping not in self._shared:
+            self._shared[mapping] = Shared(self._settings.mapping(mapping), self._settings)
+        return self._shared[mapping]
+
+    def _switcher(self, mapping: str, given: str | None) -> Switcher:
+        return Switcher(
+            self._of(mapping), self._settings, self._ledger, self._connection, self._who, self._wait, given=given
+        )
+
+    def steps(self, wish: Wish, mapping: str) -> tuple[list[Step], Modes]:
+        """What is left to switch, in the right order; and from where and to where the component does it now."""
+        modes, _ = look(self._connection, wish.component, mapping)
+        return steps(modes, wish.component, mapping, wish.sides, wish.to), modes
+
+    def plan(self, wish: Wish, step: Step, *, then: Modes | None = None) -> Plan:
+        """One step. `then`: the modes as they will be when it comes, for one that follows another."""
+        mapping = self._settings.mapping(step.mapping)
+        facts = gathered(
+            self._settings, mapping, self._ledger, self._connection, accepts_volatile=wish.accepts_volatile
+        )
+        return self._switcher(step.mapping, wish.given).plan(step, facts, self._bounds, then=then)
+
+    def make(self, wish: Wish, plan: Plan) -> Done:
+        """Makes a planned step. Raises Refused (the gate is closed), BridgeError."""
+        passable = wish.forced and not any(reason.firm for reason in plan.reasons)
+        if plan.reasons and not passable:
+            raise Refused("the gate is closed", where=str(plan.step), hint="see the reasons above")
+        facts: dict[str, Any] = {"reason": wish.reason or None}
+        if plan.reasons:
+            facts["forced"] = [reason.what for reason in plan.reasons]
+        facts["parity"] = plan.parity
+        return self._switcher(plan.step.mapping, wish.given).execute(plan.step, plan.modes.epoch, facts)
+
+    def complete(self) -> Iterator[tuple[Step, str]]:
+        """Makes or takes back what was decided and is not made, and says which. Raises RedisLost: not now."""
+        for number, _, facts in unfinished(self._ledger):
+            step = Step(facts["component"], facts["mapping"], facts["side"], facts["to"])
+            try:
+                outcome = self._switcher(step.mapping, None).finish(step, number, facts)
+            except RedisLost:
+                raise
+            except BridgeError as error:
+                outcome = f"taken back: {error}"
+                amend(self._ledger, number, facts | {"state": "undone", "why": str(error), "ended": time.time()})
+            yield step, outcome
+
+    def close(self) -> None:
+        """Closes the files."""
+        for shared in self._shared.values():
+            shared.close()

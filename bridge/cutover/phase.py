@@ -1,0 +1,183 @@
+"""Which switches are allowed, and what must hold before one. Pure: facts in, reasons out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, Modes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One switch of one component for one mapping: `side` (`reads` or `writes`) goes to `file` or `redis`."""
+
+    component: str
+    mapping: str
+    side: str
+    to: str
+
+    @property
+    def forth(self) -> bool:
+        """Whether it leads away from the files."""
+        return self.to == REDIS
+
+    def __str__(self) -> str:
+        where = "Redis" if self.forth else "the files"
+        return f"{self.component} {self.side} {self.mapping} {'from' if self.side == READS else 'to'} {where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a gate is closed: what is the matter, and what to do about it. One that is `firm` no force passes."""
+
+    what: str
+    hint: str
+    firm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Within what the gate is open: lag in messages, the age of a proof in seconds, room on the disk in bytes."""
+
+    lag: int = 1000
+    parity_s: float = 3600.0
+    room: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the gate looks at, as it was found.
+
+    `parity`: the last verdict, None: never compared. `running`, `dual`: whether a bridge carries, and mirrors. Lags in
+    messages, None: not known. `workers`: how many of the component give a heartbeat; `position`: whether it is known
+    how far it has read, `why_not` else. `quarantined`: messages that are set aside and not acknowledged. `only_redis`:
+    unread messages that no file holds. `room`: bytes free on the files' disk.
+    """
+
+    retired: bool = False
+    proof: dict[str, Any] | None = None
+    """The last proof in short, for the journal."""
+    parity: str | None = None
+    parity_age_s: float = 0.0
+    running: bool = False
+    dual: bool = False
+    has_mirror: bool = True
+    forward_lag: int | None = None
+    mirror_lag: int | None = None
+    troubles: tuple[str, ...] = ()
+    workers: int = 0
+    position: bool = True
+    why_not: str = ""
+    quarantined: int = 0
+    only_redis: int = 0
+    aof: bool = True
+    evicts: str = ""
+    failing: str = ""
+    accepts_volatile: bool = False
+    room: int = 1 << 62
+
+
+def steps(modes: Modes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[Step]:
+    """What there is to switch, in the right order: reads move first, and come back last."""
+    order = (READS, WRITES) if to == REDIS else (WRITES, READS)
+    now = {READS: modes.reads, WRITES: modes.writes}
+    return [Step(component, mapping, side, to) for side in order if side in sides and now[side] != to]
+
+
+def allowed(step: Step, modes: Modes, *, reader: bool) -> Reason | None:
+    """Whether this may come next. `reader`: the component reads this mapping at all, as far as anybody knows."""
+    if step.side == WRITES and step.forth and modes.reads == FILE and reader:
+        what = f"{step.component} still reads the files, and reads move first"
+        return Reason(what, f"bridge cutover {step.component} --mapping {step.mapping} --reads", firm=True)
+    if step.side == READS and not step.forth and modes.writes in (REDIS, BOTH) and reader:
+        what = (
+            f"{step.component} still writes to {'both sides' if modes.writes == BOTH else 'Redis'}, and writes go back"
+        )
+        return Reason(f"{what} first", f"bridge rollback {step.component} --mapping {step.mapping} --writes", firm=True)
+    return None
+
+
+def gate(step: Step, modes: Modes, facts: Facts, bounds: Bounds, *, reader: bool) -> list[Reason]:
+    """Every reason why this switch should not happen now; none: the gate is open."""
+    if facts.retired:
+        return [Reason(f"{step.mapping} is retired", "there is no way back from that", firm=True)]
+    found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts, bounds)]
+    if step.forth:
+        found += [*_proved(step, facts, bounds), *_durable(facts)]
+    elif facts.only_redis:
+        what = f"{facts.only_redis} messages that {step.component} has not read stand in no file"
+        found.append(Reason(what, "see `bridge quarantine list`; with --force they are not read until it is back"))
+    if facts.room < bounds.room:
+        what = f"the files' disk has {facts.room >> 20} MiB left, fewer than {bounds.room >> 20}"
+        found.append(Reason(what, "make room: the mirror writes there"))
+    return [reason for reason in found if reason is not None]
+
+
+def _carrying(facts: Facts, bounds: Bounds) -> list[Reason]:
+    """Both directions are carried: without that neither way over nor way back."""
+    found = []
+    if not facts.running:
+        found.append(Reason("no bridge runs here", "start one: bridge run --dual", firm=True))
+    elif not facts.has_mirror:
+        found.append(Reason("this mapping has no mirror, so there is no way back to the files",
+                            "give it a [mirror], or pass the gate with --force"))  # fmt: skip
+    elif not facts.dual:
+        found.append(Reason("the bridge does not mirror, so there is no way back to the files",
+                            "stop it and start it with --dual", firm=True))  # fmt: skip
+    for name, lag in (("forward", facts.forward_lag), ("the mirror", facts.mirror_lag)):
+        if name != "forward" and not (facts.has_mirror and facts.dual):
+            continue
+        if lag is None:
+            found.append(Reason(f"how far {name} has come is not known", "see `bridge status`"))
+        elif lag > bounds.lag:
+            what = f"{name} is {lag:,} messages behind, more than {bounds.lag:,}"
+            found.append(Reason(what, "wait until it has caught up, see `bridge status`"))
+    found += [Reason(f"the bridge waits: {trouble}", "see `bridge status`") for trouble in facts.troubles]
+    return found
+
+
+def _component(step: Step, facts: Facts, bounds: Bounds) -> list[Reason]:
+    if step.side == READS and not facts.position:
+        what = f"how far {step.component} has read is not known{f': {facts.why_not}' if facts.why_not else ''}"
+        hint = "start it with our client, let it acknowledge, or say it: --from OFFSET" if step.forth else (
+            "say it: --from ENTRY-ID")  # fmt: skip
+        return [Reason(what, hint, firm=True)]
+    if not facts.workers:
+        what = f"{step.component} gives no heartbeat"
+        return [Reason(what, "start it; a program without our client is stopped first, and switched with --force")]
+    return []
+
+
+def _proved(step: Step, facts: Facts, bounds: Bounds) -> list[Reason]:
+    hint = f"bridge parity {step.mapping}"
+    found = []
+    if facts.parity is None:
+        found.append(Reason("it was never proved that both sides hold the same", hint))
+    elif facts.parity != "equal":
+        found.append(Reason(f"parity said '{facts.parity}' last", f"{hint}, and then `bridge repair`"))
+    elif facts.parity_age_s > bounds.parity_s:
+        what = f"the last proof is {facts.parity_age_s / 60:.0f} minutes old, more than {bounds.parity_s / 60:.0f}"
+        found.append(Reason(what, hint))
+    if facts.quarantined:
+        some = f"{facts.quarantined} message{'s' * (facts.quarantined != 1)}"
+        found.append(Reason(f"{some} of this mapping in quarantine stand on one side only",
+                            "`bridge quarantine list`, then `retry` or `acknowledge` them"))  # fmt: skip
+    return found
+
+
+def _durable(facts: Facts) -> list[Reason]:
+    """Redis is about to hold what nobody else does, for a moment at least."""
+    found = []
+    if facts.failing:
+        found.append(Reason(f"Redis fails to save: {facts.failing}", "mend that first: `redis-cli info persistence`"))
+    if facts.accepts_volatile:
+        return found
+    if not facts.aof:
+        what = "Redis keeps no append-only file: a restart loses what was written since the last snapshot"
+        found.append(Reason(what, "`redis-cli config set appendonly yes`, and the same in its redis.conf; or accept"
+                            " it with --accept-volatile"))  # fmt: skip
+    if facts.evicts:
+        what = f"Redis may throw keys away when its memory is full (maxmemory-policy {facts.evicts})"
+        found.append(Reason(what, "set maxmemory-policy to noeviction; or accept it with --accept-volatile"))
+    return found

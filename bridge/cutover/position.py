@@ -1,0 +1,344 @@
+"""What a component has read on one side, said in the terms of the other: exactly, message by message.
+
+In files it has read all lines before a place, but for some behind it; in the stream all entries up to an ID, but for
+those that are pending. The two sides interleave differently, so a place is no ID: around it each message is looked at,
+and told by where it stands on the other side, which origins and the mirror's ranges say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
+
+from bridge.carry.shared import Shared
+from bridge.errors import BridgeError
+from bridge.files.bookmark import Place, Span
+from bridge.files.content import HEAD
+from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.tail import KEPT_LATE, Tail
+from bridge.ledger.mirrored import LARGEST, unpack_written
+from bridge.ledger.quarantine import still_aside
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.model import (
+    ORIGIN_FIELD,
+    ZERO_ID,
+    Checkpoint,
+    EntryId,
+    Fingerprint,
+    Position,
+    after,
+    format_id,
+    hex_digest,
+    paired,
+    parse_id,
+    parse_origin,
+)
+from bridge.streams.components import Group
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info
+from bridge.streams.writer import Books, read_books
+
+FAR = 1 << 62
+"""Behind every file's end."""
+
+Where = tuple[str, Position]
+"""A message's place in the files: which, generation and offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFiles:
+    """A component's position in files: a place in each, and the ID up to which it has read what stands in no file.
+
+    `only_redis`: unread entries that no file holds. `again`: messages that were given before and not acknowledged.
+    """
+
+    places: Mapping[str, Place] = field(default_factory=dict)
+    entry: EntryId = ZERO_ID
+    only_redis: int = 0
+    again: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InStream:
+    """A component's position in the stream: it has read all up to `last`, but for those in `unread`, in order."""
+
+    last: EntryId
+    unread: tuple[EntryId, ...] = ()
+
+
+class Lines:
+    """Where the mirror wrote the lines of entries, read out of the ledger as far as they are asked for."""
+
+    def __init__(self, ledger: Ledger, stream: str) -> None:
+        self._ledger = ledger
+        self._stream = stream
+        self._from: int | None = None
+        self._at: dict[EntryId, Where] = {}
+
+    def load(self, ms: int) -> None:
+        """Makes sure that entries of this time and later are known."""
+        low = min(ms, LARGEST)
+        if self._from is not None and low >= self._from:
+            return
+        sql = "SELECT name, generation, start, entries FROM ranges WHERE stream = ? AND last_ms >= ?"
+        above = () if self._from is None else (self._from,)
+        rows = self._ledger.rows(sql + " AND last_ms < ?" * len(above), (self._stream, low, *above))
+        self._from = low
+        for name, generation, start, blob in rows:
+            at = start
+            for entry_id, length in unpack_written(blob):
+                self._at[entry_id] = name, Position(generation, at)
+                at += length
+
+    def of(self, entry_id: EntryId) -> Where | None:
+        """Where its line begins; None: it has none."""
+        return self._at.get(entry_id)
+
+    def all(self) -> Iterator[tuple[EntryId, Where]]:
+        """Those that are loaded."""
+        return iter(self._at.items())
+
+
+@dataclass(slots=True)
+class _Told:
+    """Messages of one file, by where they begin. `late`: unread ones that stand out of order in the stream."""
+
+    unread: list[Position] = field(default_factory=list)
+    late: list[Position] = field(default_factory=list)
+    read: list[Position] = field(default_factory=list)
+    again: list[Position] = field(default_factory=list)
+
+
+class Translator:
+    """For one mapping, while the component pauses and both directions have passed what stood there then."""
+
+    def __init__(self, shared: Shared, ledger: Ledger, connection: Connection) -> None:
+        self._shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._keys = shared.keys
+        self._stream = shared.mapping.stream.key
+        self.books: Books = read_books(connection, shared.keys)
+        self.last = stream_info(connection, self._keys.stream).last_id
+        """The newest entry, read after the checkpoints: every line before a checkpoint is an entry up to it."""
+        self._names = {int(number): os.fsdecode(raw) for raw, number in self.books.sources.items()}
+        self._lines = Lines(ledger, self._stream)
+        late = paired(connection.call("HGETALL", self._keys.late))
+        self._late: Set[bytes] = late.keys()
+
+    # -- from files to the stream ----------------------------------------------------------------------------
+
+    def to_stream(self, position: InFiles) -> InStream:
+        """Walks the stream back to where all has been read. Raises BridgeError: a place is not to be found."""
+        places = {name: self.resolved(name, place) for name, place in position.places.items()}
+        last, unread, open_ends = ZERO_ID, list[EntryId](), self._open_ends(places)
+        lowest = self.last
+        for entry in entries_back(self._connection, self._keys.stream, format_id(self.last)):
+            lowest = entry.id
+            self._lines.load(entry.id[0])
+            where = self._where(entry)
+            if where is None:
+                has_read = entry.id <= position.entry
+            else:
+                has_read = where[0] in places and places[where[0]].has_read(where[1])
+            if has_read and last == ZERO_ID:
+                last = entry.id
+            if not has_read and last != ZERO_ID:
+                unread.append(entry.id)
+            if has_read and where is not None and not self._marked(entry):
+                open_ends.discard(self._end_of(entry, where, places))
+                if not open_ends:
+                    break
+        unread += self._aside_below(lowest, position.entry)
+        return InStream(last, tuple(sorted(unread)))
+
+    def _open_ends(self, places: Mapping[str, Place]) -> set[tuple[str, bool]]:
+        """For each file its own lines, and the mirrored ones: of these one that was read is still to be met.
+
+        From there back all of its kind has been read, as each kind stands in the same order on both sides.
+        """
+        sources = {(name, True) for name in self._names.values()}
+        targets = {(os.fsdecode(name), False) for name in self.books.mirror}
+        return sources | targets
+
+    @staticmethod
+    def _end_of(entry: Entry, where: Where, places: Mapping[str, Place]) -> tuple[str, bool] | None:
+        """Which end is met by an entry that was read: the order is beyond doubt in the generation that is read now."""
+        name, at = where
+        position = places[name].position
+        if position is None or at.generation != position.generation:
+            return None
+        return name, ORIGIN_FIELD in entry.fields
+
+    def _aside_below(self, lowest: EntryId, entry: EntryId) -> list[EntryId]:
+        """Entries below that are in quarantine: they stand in no file, so nobody has read them there."""
+        aside = [parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")]
+        wanted = [one for one in aside if entry < one < lowest]
+        return list(existing(self._connection, self._keys.stream, wanted))
+
+    # -- from the stream to files ----------------------------------------------------------------------------
+
+    def to_files(self, group: Group, doubtful: Set[str]) -> InFiles:
+        """`doubtful`: consumers that died: what is pending with them may have been read. Raises BridgeError."""
+        begin = min([*group.pending, parse_id(after(group.last))])
+        memory = stream_memory(self._ledger, self._stream)
+        mirrored_to = memory.mirror_cursor if memory is not None else ZERO_ID
+        self._lines.load(begin[0])  # after the checkpoints: a line of which it knows nothing yet stands behind them
+        found: dict[str, _Told] = {}
+        only_redis = 0
+        for entry in entries(self._connection, self._keys.stream, format_id(begin), format_id(self.last)):
+            where, pending = self._where(entry), group.pending.get(entry.id)
+            if where is None:
+                unread = entry.id > group.last or pending is not None
+                only_redis += unread and entry.id <= mirrored_to and ORIGIN_FIELD not in entry.fields
+                continue
+            told = found.setdefault(where[0], _Told())
+            if entry.id <= group.last and pending is None:
+                told.read.append(where[1])
+                continue
+            (told.late if self._marked(entry) else told.unread).append(where[1])
+            if pending is not None and pending[1] > 0 and pending[0] in doubtful:
+                told.again.append(where[1])
+        for entry_id, (name, at) in self._lines.all():
+            if entry_id <= group.last and entry_id not in group.pending:  # also where it was trimmed since
+                found.setdefault(name, _Told()).read.append(at)
+        names = {*self._names.values(), *(os.fsdecode(name) for name in self.books.mirror)}
+        placed = ((name, self._place(name, found.get(name, _Told()), begin)) for name in sorted(names))
+        places = {name: place for name, place in placed if place is not None}
+        return InFiles(places, group.last, only_redis, sum(len(told.again) for told in found.values()))
+
+    def _place(self, name: str, told: _Told, begin: EntryId) -> Place | None:
+        """The lowest unread line, or the checkpoint where there is none below; and what was read behind it."""
+        tail = self._shared.tail(name, self._ledger)
+        tail.look()
+        stored = self.books.checkpoint.get(os.fsencode(name))
+        current = tail.current()
+        if stored:
+            frontier = Checkpoint.from_json(stored).position
+        elif current is not None:
+            frontier = Position(current.number, current.size())
+        else:
+            return None
+        at = min([*told.unread, frontier])
+        has_read = {*self._mirrored_behind(name, at, begin), *(one for one in told.read if one > at)}
+        marked = sorted([(one, False) for one in {*told.unread}] + [(one, True) for one in has_read])
+        spans: list[Span] = []
+        for (number, was_read), run in groupby(marked, key=lambda one: (one[0].generation, one[1])):
+            if was_read:
+                offsets = [one[0].offset for one in run]
+                spans.append(Span(number, offsets[0], offsets[-1] + 1))
+        late = sorted(one for one in {*told.late} if one < at and self._held(tail, one.generation) is not None)
+        for one, following in pairwise([*late, at]):  # what came late stands among lines that were all read
+            spans += between(one, following)
+        repeats = tuple(Span(one.generation, one.offset, one.offset + 1) for one in sorted(told.again))
+        return Place(tuple(self._known_from(tail, min([*late, at]))), tuple(spans), repeats)
+
+    @staticmethod
+    def _held(tail: Tail, number: int) -> Generation | None:
+        one = tail.of_number(number) or tail.reopen(number)
+        return one if one is not None and one.content is not None else None
+
+    def _mirrored_behind(self, name: str, at: Position, begin: EntryId) -> list[Position]:
+        """Lines behind that place that the mirror wrote of entries below those that were looked at: they were read."""
+        rows = self._ledger.rows(
+            "SELECT generation, start, entries FROM ranges WHERE stream = ? AND name = ?"
+            " AND (generation > ? OR (generation = ? AND start >= ?))",
+            (self._stream, name, at.generation, at.generation, at.offset),
+        )
+        found = []
+        for generation, start, blob in rows:
+            for entry_id, length in unpack_written(blob):
+                if entry_id < begin:
+                    found.append(Position(generation, start))
+                start += length
+        return found
+
+    def _known_from(self, tail: Tail, at: Position) -> list[Known]:
+        """The generations by what they are known: those before are finished, the first is read up to there."""
+        done, found = [], []
+        for record in tail.records():
+            one = self._held(tail, record.number)
+            if record.number < at.generation:
+                ended = record.at if record.closed or one is None else fingerprint(one, one.size())
+                done.append(replace(record, at=ended, closed=True))
+                continue
+            if one is not None:
+                offset = at.offset if record.number == at.generation else 0
+                found.append(Known(record.number, *one.identity, fingerprint(one, offset)))
+            elif record.number == at.generation:
+                raise BridgeError(f"generation {record.number} is gone, and the position is in it", where=tail.name)
+        return done[-KEPT_LATE:] + found
+
+    # -- both ------------------------------------------------------------------------------------------------
+
+    def _where(self, entry: Entry) -> Where | None:
+        """Where a message stands in the files; None: in none."""
+        if ORIGIN_FIELD not in entry.fields:
+            return self._lines.of(entry.id)
+        raw = entry.origin()
+        origin = parse_origin(raw) if raw is not None else None
+        if origin is None or origin.source not in self._names:
+            return None
+        return self._names[origin.source], Position(origin.generation, origin.offset)
+
+    def _marked(self, entry: Entry) -> bool:
+        """Whether it stands out of order in the stream."""
+        return bool(self._late) and (format_id(entry.id) in self._late or entry.origin() in self._late)
+
+    def resolved(self, name: str, place: Place) -> Place:
+        """The same place in the bridge's numbers: who reads a file by himself counts its generations by himself.
+
+        Raises BridgeError: what was read last is not to be found any more.
+        """
+        tail = self._shared.tail(name, self._ledger)
+        tail.look()
+        numbers: dict[int, int] = {}
+        known: list[Known] = []
+        for one in place.generations:
+            found = self._found(tail, one, set(numbers.values()))
+            if found is None and not one.closed and one.at.offset:
+                hint = "let the component read on first, or say from where with --from"
+                raise BridgeError("the file that the component reads is not to be found", where=name, hint=hint)
+            if found is not None:
+                numbers[one.number] = found
+                known.append(replace(one, number=found))
+        spans = [
+            tuple(replace(span, generation=numbers[span.generation]) for span in some if span.generation in numbers)
+            for some in (place.skip, place.again)
+        ]
+        return Place(tuple(sorted(known, key=lambda one: one.number)), spans[0], spans[1])
+
+    @staticmethod
+    def _found(tail: Tail, wanted: Known, taken: Set[int]) -> int | None:
+        """The number of the generation that holds what is known of that one: the same file, else the same content."""
+        alike = []
+        for record in tail.records()[::-1]:
+            if record.number in taken:
+                continue
+            one = tail.of_number(record.number) or tail.reopen(record.number)
+            if one is None or one.content is None or not one.holds(wanted.at):
+                continue
+            if one.identity == (wanted.device, wanted.inode):
+                return record.number
+            if wanted.at.head_len:
+                alike.append(record.number)
+        return alike[-1] if alike else None
+
+
+def between(begin: Position, end: Position) -> list[Span]:
+    """All that begins behind `begin` and before `end`. Pure."""
+    if begin.generation == end.generation:
+        return [Span(begin.generation, begin.offset + 1, end.offset)]
+    whole = [Span(number, 0, FAR) for number in range(begin.generation + 1, end.generation)]
+    return [Span(begin.generation, begin.offset + 1, FAR), *whole, Span(end.generation, 0, end.offset)]
+
+
+def fingerprint(one: Generation, offset: int) -> Fingerprint:
+    """What a generation is known by at this offset."""
+    head = one.read(HEAD, 0)
+    head = head[:offset] if offset else head
+    back = min(TAIL, offset)
+    return Fingerprint(offset, len(head), hex_digest(head), hex_digest(one.read(back, offset - back)))

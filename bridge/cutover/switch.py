@@ -1,0 +1,390 @@
+"""One switch of one component (DESIGN §6.6): asked for, paused, translated, journaled, made.
+
+Until the journal has it, whatever fails leaves all as it was: the request lapses by itself. From there on it is made,
+by this process or by the next that starts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.cutover.phase import Bounds, Facts, Reason, Step, gate
+from bridge.cutover.position import InFiles, InStream
+from bridge.cutover.whereabouts import Whereabouts, said_files, said_stream
+from bridge.errors import BridgeError
+from bridge.files.bookmark import Bookmark, Marks
+from bridge.ledger.journal import amend
+from bridge.ledger.journal import begin as journal_begin
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.log import log
+from bridge.model import ORIGIN_FIELD, ZERO_ID, Checkpoint, EntryId, Position, format_id
+from bridge.points import reached
+from bridge.streams.components import (
+    FILE,
+    READS,
+    Group,
+    Modes,
+    Switch,
+    Worker,
+    announced_positions,
+    begin,
+    drop_group,
+    flip,
+    give_up,
+    look,
+    make_group,
+    workers_of,
+)
+from bridge.streams.connect import Connection
+from bridge.streams.reader import entries_back, stream_info
+from bridge.streams.writer import read_books
+
+HOLD_MS = 30_000
+"""How long a component waits for a switch, in milliseconds, before it goes on as before."""
+
+PATIENCE = 20.0
+"""Seconds in which the component must pause, and both directions catch up, before a switch is given up."""
+
+LOOKS = 0.02
+KEPT = ("reason", "forced", "parity")
+"""What the journal says of a switch that has nothing to do with the position."""
+
+NEAR = 2000
+"""Entries, from the newest back, among which the last Redis-born one is looked for."""
+
+
+class Refused(BridgeError):
+    """The gate is closed, or somebody else switches: nothing was changed."""
+
+    exit_code = 3
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a switch would do, as of now. `before` and `after` are the position in words."""
+
+    step: Step
+    modes: Modes
+    reasons: list[Reason] = field(default_factory=list)
+    before: str = ""
+    after: str = ""
+    again: int = 0
+    parity: dict[str, Any] | None = None
+    """The last proof: when, verdict, digest."""
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        step = self.step
+        return {
+            "component": step.component, "mapping": step.mapping, "side": step.side, "to": step.to,
+            "epoch": self.modes.epoch, "open": self.open, "before": self.before, "after": self.after,
+            "again": self.again, "parity": self.parity, "workers": [one.where for one in self.workers],
+            "reasons": [{"what": one.what, "hint": one.hint, "firm": one.firm} for one in self.reasons],
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Done:
+    """A switch that was made. `went_on`: whether the component was seen to go on; one that does not run was not."""
+
+    step: Step
+    modes: Modes
+    seconds: float
+    before: str
+    after: str
+    again: int
+    went_on: bool
+
+
+class Switcher:
+    """Of one mapping. `wait` waits so many seconds and says whether to stop; `given` is a position said by hand."""
+
+    def __init__(
+        self, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection, who: str,
+        wait: Callable[[float], object], *, given: str | None = None,
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._who = who
+        self._wait = wait
+        self._where = Whereabouts(shared, settings, ledger, connection, given)
+        self._keys = shared.keys
+        self._name = shared.mapping.name
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def plan(self, step: Step, facts: Facts, bounds: Bounds, *, then: Modes | None = None) -> Plan:
+        """What it would do, and what speaks against it; changes nothing. `then`: when the modes are these."""
+        modes, now = look(self._connection, step.component, self._name)
+        modes = then or modes
+        announced = announced_positions(self._connection, self._keys)
+        plan = Plan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
+        reader, why_not, only_redis = self._where.reads(step, modes, announced), "", 0
+        if step.side == READS:
+            try:
+                if step.forth:
+                    target = self._where.to_stream(self._where.in_files(step, modes, announced))
+                    plan.after = said_stream(target)
+                else:
+                    files = self._where.to_files(step, plan.workers)
+                    plan.after, only_redis, plan.again = said_files(files), files.only_redis, files.again
+                plan.before = self._where.before(step, modes, announced)
+            except BridgeError as error:
+                why_not = str(error)
+        facts = replace(facts, workers=len(plan.workers), position=not why_not, why_not=why_not, only_redis=only_redis)
+        plan.reasons = gate(step, modes, facts, bounds, reader=reader)
+        if modes.switch is not None:
+            what = f"{modes.switch.who} is switching {step.component} at this moment"
+            plan.reasons.insert(0, Reason(what, "wait until that is done", firm=True))
+        return plan
+
+    def finish(self, step: Step, number: int, facts: dict[str, Any]) -> str:
+        """Makes a switch that was decided, and says what became of it. Raises BridgeError: it cannot be made."""
+        modes, _ = look(self._connection, step.component, self._name)
+        if modes.epoch >= int(facts["epoch"]):
+            made = modes.epoch > int(facts["epoch"]) or getattr(modes, step.side) == step.to
+            amend(self._ledger, number, facts | {"state": "done" if made else "undone"})
+            return "was made" if made else "was overtaken"
+        if modes.switch is not None and modes.switch.token == facts["token"] and self._flipped_now(step, modes, facts):
+            amend(self._ledger, number, facts | {"state": "done"})
+            return "is made"
+        while modes.switch is not None:  # the component still waits, or somebody else switches it
+            self._wait(LOOKS)
+            modes, _ = look(self._connection, step.component, self._name)
+        self.execute(step, modes.epoch, {name: facts.get(name) for name in KEPT if name in facts}, number)
+        return "is made"
+
+    def _flipped_now(self, step: Step, modes: Modes, facts: dict[str, Any]) -> bool:
+        """Whether a switch that the component still waits for could be made with what was found out for it."""
+        bookmark, after = self._where.bookmark(step), modes.after(step.side, step.to)
+        back = step.side == READS and not step.forth
+        pending = _Pending(alive=True, held=step.side == READS and bookmark.lock(), position=facts["position"])
+        try:
+            if back:
+                pending.files = self._where.told(facts["position"])
+                pending.group = self._where.group(step)
+            token, position = str(facts["token"]), pending.position
+            outcome = flip(
+                self._connection, self._keys, step.component, self._name, token, after, position, pending.group
+            )
+            if outcome == "flipped":
+                pending.note(bookmark, step, after)
+            return outcome == "flipped"
+        finally:
+            bookmark.close()
+
+    # -- switching -------------------------------------------------------------------------------------------
+
+    def execute(self, step: Step, epoch: int, facts: dict[str, Any], number: int | None = None) -> Done:
+        """Makes the switch, if nothing was switched since `epoch`.
+
+        `facts` go into the journal; `number` is the entry of a switch that was decided before and is made now. Raises
+        Refused, BridgeError: nothing was changed; or NotYet: it is decided, and will be made.
+        """
+        began, token = time.monotonic(), secrets.token_hex(6)
+        wish = Switch(token, step.side, step.to, self._who, 0)
+        reached("switch.begin.before")
+        mine, modes = begin(self._connection, step.component, self._name, epoch, wish, HOLD_MS)
+        if not mine:
+            raise _overtaken(step, modes)
+        reached("switch.begin.after")
+        bookmark = self._where.bookmark(step)
+        decided = number is not None
+        try:
+            pending = self._prepared(step, modes, token, bookmark, began + PATIENCE)
+            reached("switch.pause.after")
+            after = modes.after(step.side, step.to)
+            told = {
+                **facts, "component": step.component, "mapping": self._name, "side": step.side, "to": step.to,
+                "epoch": after.epoch, "token": token, "before": pending.before, "after": pending.after,
+                "again": pending.again, "position": pending.position, "state": "decided",
+            }  # fmt: skip
+            reached("switch.journal.before")
+            if number is None:
+                what = "cutover" if step.forth else "rollback"
+                number = journal_begin(self._ledger, time.time(), self._who, what, self._keys.stream.decode(), told)
+            else:
+                amend(self._ledger, number, told)
+            decided = True
+            reached("switch.journal.after")
+            outcome = flip(
+                self._connection, self._keys, step.component, self._name, token, after, pending.position, pending.group
+            )
+            if outcome != "flipped":
+                amend(self._ledger, number, told | {"state": "undone", "why": outcome})
+                raise Refused(f"the switch took too long and {'lapsed' if outcome == 'lapsed' else 'was overtaken'}",
+                              where=str(step), hint="nothing was changed; try it again")  # fmt: skip
+            reached("switch.flip.after")
+            pending.note(bookmark, step, after)
+            amend(self._ledger, number, told | {"state": "done"})
+            reached("switch.done.after")
+        except BaseException as error:
+            if not decided or isinstance(error, Refused):
+                self._take_back(step, token)
+            raise
+        finally:
+            bookmark.close()
+        went_on = self._went_on(step, after, pending.alive)
+        return Done(step, after, time.monotonic() - began, pending.before, pending.after, pending.again, went_on)
+
+    def _take_back(self, step: Step, token: str) -> None:
+        """Leaves all as it was; what cannot be taken back lapses."""
+        try:
+            if give_up(self._connection, step.component, self._name, token) and step.forth and step.side == READS:
+                drop_group(self._connection, self._keys.stream, step.component)
+        except BridgeError as error:
+            log.warning("the request to switch is left to lapse within %d s: %s", HOLD_MS // 1000, error)
+
+    def _prepared(self, step: Step, modes: Modes, token: str, bookmark: Bookmark, until: float) -> _Pending:
+        alive = self._await_pause(step, token, until)
+        reads_files = any(one.following and one.reads == FILE for one in alive)
+        held = step.side == READS and not reads_files and bookmark.lock()
+        if step.side == READS and not reads_files and not held:
+            hint = "stop it, or let it reach Redis"
+            raise BridgeError("a process of it holds its bookmark and does not answer", where=str(step), hint=hint)
+        if held:
+            marks = bookmark.load()
+            marks.doubt = token
+            bookmark.save()
+        self._await_cursors(step, until)
+        pending = _Pending(alive=bool(alive), held=held)
+        if step.side != READS:
+            return pending
+        if step.forth:
+            announced = announced_positions(self._connection, self._keys)
+            position = self._where.in_files(step, modes, announced)
+            target = self._where.to_stream(position)
+            make_group(self._connection, self._keys.stream, step.component, target.last, target.unread)
+            pending.before, pending.after = said_files(position), said_stream(target)
+            pending.position = {"epoch": modes.epoch + 1, "entry": format_id(target.last).decode()}
+        else:
+            group = self._where.group(step)
+            files = self._where.to_files(step, alive)
+            pending.group = None if self._where.given is not None else group
+            pending.before = said_stream(InStream(group.last, tuple(sorted(group.pending))))
+            pending.after, pending.again, pending.files = said_files(files), files.again, files
+            pending.position = {
+                "epoch": modes.epoch + 1, "entry": format_id(files.entry).decode(),
+                "files": {name: place.to_json() for name, place in files.places.items()},
+            }  # fmt: skip
+        return pending
+
+    def _await_pause(self, step: Step, token: str, until: float) -> list[Worker]:
+        """The component's workers, when all that live have said that they wait."""
+        while True:
+            _, now = look(self._connection, step.component, self._name)
+            alive = workers_of(announced_positions(self._connection, self._keys), step.component, now)
+            busy = [one.where for one in alive if token not in one.paused]
+            if not busy:
+                return alive
+            if time.monotonic() > until:
+                hint = "it pauses between two messages: is it busy with one, or hung? If it was killed, wait 10 s"
+                raise BridgeError(
+                    f"it did not pause in {PATIENCE:.0f} s: {', '.join(busy)}", where=str(step), hint=hint
+                )
+            self._wait(LOOKS)
+
+    def _await_cursors(self, step: Step, until: float) -> None:
+        """Waits until the mirror has passed what stands in the stream now, then forward what stands in the files."""
+        newest = self._newest_born()
+        while self._shared.mapping.mirror is not None:
+            memory = stream_memory(self._ledger, self._keys.stream.decode())
+            if memory is not None and memory.mirror_cursor >= newest:
+                break
+            self._patiently(until, "the mirror did not catch up", step)
+        ends = {name: end for name in self._shared.source_names() if (end := self._whole_end(name)) is not None}
+        while True:
+            stored = read_books(self._connection, self._keys).checkpoint
+            at = {os.fsdecode(name): Checkpoint.from_json(raw).position for name, raw in stored.items()}
+            if all(at.get(name, Position(0, 0)) >= end for name, end in ends.items()):
+                return
+            self._patiently(until, "forward did not catch up", step)
+
+    def _patiently(self, until: float, what: str, step: Step) -> None:
+        if time.monotonic() > until:
+            hint = "does `bridge run --dual` run? See `bridge status`"
+            raise BridgeError(f"{what} in {PATIENCE:.0f} s", where=str(step), hint=hint)
+        self._wait(LOOKS)
+
+    def _newest_born(self) -> EntryId:
+        """The newest Redis-born entry; where there is none near the end, the stream's last ID."""
+        last = stream_info(self._connection, self._keys.stream).last_id
+        for count, entry in enumerate(entries_back(self._connection, self._keys.stream, format_id(last))):
+            if ORIGIN_FIELD not in entry.fields:
+                return entry.id
+            if count >= NEAR:
+                return last
+        return ZERO_ID
+
+    def _whole_end(self, name: str) -> Position | None:
+        """Behind the last whole line of a file; None when it has none."""
+        tail = self._shared.tail(name, self._ledger)
+        tail.look()
+        one = tail.current()
+        end = one.size() if one is not None else 0
+        while one is not None and end > 0:
+            begin_at = max(0, end - (1 << 16))
+            newline = one.read(end - begin_at, begin_at).rfind(b"\n")
+            if newline >= 0:
+                return Position(one.number, begin_at + newline + 1)
+            end = begin_at
+        return None
+
+    def _went_on(self, step: Step, after: Modes, alive: bool) -> bool:
+        """Whether a live component has been seen to go on in the new epoch."""
+        until = time.monotonic() + PATIENCE
+        while alive and time.monotonic() < until:
+            _, now = look(self._connection, step.component, self._name)
+            announced = announced_positions(self._connection, self._keys)
+            said = [announced[f"{step.component}/{one.name}"] for one in workers_of(announced, step.component, now)]
+            if said and all(one.get("epoch") == after.epoch and not one.get("paused") for one in said):
+                return True
+            self._wait(LOOKS)
+        return False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A switch that is ready to be made. `held`: the component does not read now, and its bookmark is ours."""
+
+    alive: bool
+    held: bool
+    before: str = ""
+    after: str = ""
+    again: int = 0
+    position: dict[str, Any] | None = None
+    group: Group | None = None
+    files: InFiles | None = None
+
+    def note(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
+        """Tells the bookmark of a component that does not read now: it may start while Redis is away."""
+        if not self.held:
+            return
+        marks = Marks(after.reads, after.writes, after.epoch)
+        if self.files is not None:
+            marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
+        bookmark.marks = marks
+        bookmark.save()
+
+
+def _overtaken(step: Step, modes: Modes) -> Refused:
+    if modes.switch is not None:
+        return Refused(
+            f"{modes.switch.who} is switching it at this moment", where=str(step), hint="wait until that is done"
+        )
+    return Refused("it was switched meanwhile", where=str(step), hint="look at it again: the plan was made before that")

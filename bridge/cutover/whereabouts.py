@@ -1,0 +1,138 @@
+"""Where a component is: what its bookmark, its group, and `bridge:{S}:positions` say, or the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.cutover.phase import Step
+from bridge.cutover.position import InFiles, InStream, Translator, fingerprint
+from bridge.errors import BridgeError
+from bridge.files.bookmark import Bookmark, Place
+from bridge.files.generation import Known
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, format_id, parse_id
+from bridge.streams.components import FILE, REDIS, Group, Modes, Worker, group_of, to_id
+from bridge.streams.connect import Connection
+
+
+class Whereabouts:
+    """Of the components of one mapping. `given` is a position said by hand, which goes before all others."""
+
+    def __init__(
+        self, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection, given: str | None
+    ) -> None:
+        self.given = given
+        self._shared = shared
+        self._settings = settings
+        self._ledger = ledger
+        self._connection = connection
+        self._keys = shared.keys
+        self._name = shared.mapping.name
+
+    def reads(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]]) -> bool:
+        """Whether the component reads this mapping, as far as anybody knows."""
+        marks = self.bookmark(step).load()
+        group = group_of(self._connection, self._keys.stream, step.component) if modes.reads == REDIS else None
+        said = [one for name, one in announced.items() if name.startswith(f"{step.component}/")]
+        following = any(one.get("following") for one in said)
+        return bool(marks.places or group or following or step.component in announced or self.given)
+
+    def bookmark(self, step: Step) -> Bookmark:
+        """Where the component keeps how far it has read in files."""
+        return Bookmark(self._settings.state_dir, step.component, self._name)
+
+    def in_files(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]]) -> InFiles:
+        """The position in files as it is known without asking the component. Raises BridgeError: it is not."""
+        if self.given is not None:
+            return self._by_hand(self.given)
+        said = announced.get(step.component)
+        marks = self.bookmark(step).load()
+        if said is not None and int(said.get("epoch", 0)) == modes.epoch and isinstance(said.get("files"), dict):
+            return self.told(said)
+        if marks.epoch == modes.epoch and marks.reads == FILE and (marks.places or marks.following):
+            return InFiles(marks.places, to_id(marks.entry))
+        if said is not None and isinstance(said.get("files"), dict) and "epoch" not in said:
+            return self.told(said)
+        raise BridgeError("it has not told where it is")
+
+    def told(self, said: dict[str, Any]) -> InFiles:
+        """A position as `bridge:{S}:positions` holds it: a place for each file, or the offset in it alone."""
+        places = {}
+        for name, place in said["files"].items():
+            try:
+                places[name] = self._at_offset(name, place) if isinstance(place, int) else Place.from_json(place)
+            except ValueError as error:
+                raise BridgeError(f"what it says of {name} is no place: {error}") from None
+        return InFiles(places, to_id(said.get("entry")))
+
+    def _by_hand(self, given: str) -> InFiles:
+        """`--from`: an offset, or `file:offset` where there are several files."""
+        places = {}
+        for part in given.split(","):
+            name, colon, offset = part.rpartition(":")
+            names = self._shared.source_names()
+            if not colon and len(names) != 1:
+                raise BridgeError(f"--from {given}: there are {len(names)} files, say FILE:OFFSET,FILE:OFFSET …")
+            if not offset.isdigit():
+                raise BridgeError(f"--from {given}: {offset!r} is no offset in bytes")
+            places[name or names[0]] = self._at_offset(name or names[0], int(offset))
+        return InFiles(places)
+
+    def _at_offset(self, name: str, offset: int) -> Place:
+        """The place at an offset of the file that stands at that path now."""
+        tail = self._shared.tail(name, self._ledger)
+        tail.look()
+        one = tail.current()
+        if one is None or offset > one.size():
+            raise BridgeError(f"has no {offset} bytes" if one else "is not there", where=name)
+        if offset and one.read(1, offset - 1) != b"\n":
+            raise BridgeError(f"byte {offset} is in the middle of a line", where=name)
+        return Place((Known(one.number, *one.identity, fingerprint(one, offset)),))
+
+    def before(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]]) -> str:
+        """The position as it is, in words."""
+        if step.forth:
+            return said_files(self.in_files(step, modes, announced))
+        group = group_of(self._connection, self._keys.stream, step.component)
+        return "" if group is None else said_stream(InStream(group.last, tuple(sorted(group.pending))))
+
+    def to_stream(self, position: InFiles) -> InStream:
+        """The same position in the stream. Raises BridgeError."""
+        return Translator(self._shared, self._ledger, self._connection).to_stream(position)
+
+    def to_files(self, step: Step, workers: list[Worker]) -> InFiles:
+        """The position in the stream as one in files; `workers` are those that have nothing in hand."""
+        group = self.group(step)
+        paused = {one.name for one in workers}
+        doubtful = {who for who, _ in group.pending.values() if who not in paused}
+        return Translator(self._shared, self._ledger, self._connection).to_files(group, doubtful)
+
+    def group(self, step: Step) -> Group:
+        """The component's consumer group, or one that stands where was said by hand. Raises BridgeError."""
+        if self.given is not None:
+            return Group(parse_id(self.given.encode()), {})
+        group = group_of(self._connection, self._keys.stream, step.component)
+        if group is None:
+            raise BridgeError("it has no consumer group in the stream")
+        return group
+
+
+def said_files(position: InFiles) -> str:
+    """A position in files, in words."""
+    said = []
+    for name, place in sorted(position.places.items()):
+        at = place.position
+        behind = sum(1 for _ in place.skip)
+        more = f" ({behind} stretch{'es' * (behind != 1)} behind it read)" if behind else ""
+        said.append(f"{name} up to byte {at.offset if at else 0}{more}")
+    return ", ".join(said) or "nothing read yet"
+
+
+def said_stream(position: InStream) -> str:
+    """A position in the stream, in words."""
+    if position.last == ZERO_ID:
+        return "the stream's beginning"
+    more = f", without {len(position.unread)} before it" if position.unread else ""
+    return f"entry {format_id(position.last).decode()}{more}"

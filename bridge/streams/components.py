@@ -1,0 +1,311 @@
+"""What `bridge:components` says: from where each component reads, where it writes, and who is switching it now.
+
+Every change is one script: it happens wholly or not at all, and only from what was seen. A switch that is under way
+stands in the same JSON object until it is done, given up, or has lapsed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.errors import BridgeError, RedisRefused
+from bridge.model import ZERO_ID, EntryId, format_id, paired, parse_id
+from bridge.streams.connect import Connection, Reply
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+COMPONENTS = b"bridge:components"
+"""The hash, and the channel on which its changes are announced: `<component>/<mapping>`."""
+
+FILE, REDIS, BOTH = "file", "redis", "both"
+READS, WRITES = "reads", "writes"
+
+ALIVE_MS = 10_000
+"""Milliseconds after its last heartbeat in which a worker counts as alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A switch under way: which side (`reads`, `writes`) goes where, and who asked for it.
+
+    It lapses at `until`, in milliseconds since 1970 by the server's clock.
+    """
+
+    token: str
+    side: str
+    to: str
+    who: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """From where a component reads one mapping and where it writes; `epoch` counts the switches."""
+
+    reads: str = FILE
+    writes: str = FILE
+    epoch: int = 0
+    switch: Switch | None = None
+
+    def after(self, side: str, to: str) -> Modes:
+        """What is said when that switch is done."""
+        reads, writes = (to, self.writes) if side == READS else (self.reads, to)
+        return Modes(reads, writes, self.epoch + 1)
+
+    def to_json(self) -> bytes:
+        """As it stands in the hash, without a switch."""
+        return json.dumps({"reads": self.reads, "writes": self.writes, "epoch": self.epoch}).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes | None) -> Modes:
+        """The inverse; None: nothing was ever switched. Raises BridgeError for what is none of ours."""
+        if raw is None:
+            return cls()
+        try:
+            said = json.loads(raw)
+            reads, writes, epoch = str(said["reads"]), str(said["writes"]), int(said["epoch"])
+            under_way = said.get("switch")
+            switch = None if under_way is None else Switch(
+                str(under_way["token"]), str(under_way["side"]), str(under_way["to"]), str(under_way["who"]),
+                int(under_way["until"]),
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise _strange(raw) from None
+        if reads not in (FILE, REDIS) or writes not in (FILE, REDIS, BOTH):
+            raise _strange(raw)
+        return cls(reads, writes, epoch, switch)
+
+
+def _strange(raw: bytes) -> BridgeError:
+    said = raw[:200].decode(errors="backslashreplace")
+    hint = 'it should be {"reads": "file", "writes": "file", "epoch": 0}, or another switch of these'
+    return BridgeError(f"says {said}, which names no side", where=COMPONENTS.decode(), hint=hint)
+
+
+def field_of(component: str, mapping: str) -> bytes:
+    """A component's field in the hash."""
+    return f"{component}/{mapping}".encode()
+
+
+_NOW = b"""local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
+local said = raw and cjson.decode(raw) or {reads = 'file', writes = 'file', epoch = 0}
+if said.switch and tonumber(said.switch['until']) <= now then
+  said.switch = nil
+  raw = cjson.encode(said)
+  redis.call('HSET', KEYS[1], ARGV[1], raw)
+  redis.call('PUBLISH', KEYS[1], ARGV[1])
+end
+"""
+"""What every script begins with: a switch that has lapsed is gone."""
+
+LOOK = _NOW + b"return {raw or false, now}"
+
+BEGIN = (
+    _NOW
+    + b"""if said.switch or said.epoch ~= tonumber(ARGV[2]) then return raw or false end
+said.switch = {token = ARGV[3], side = ARGV[4], to = ARGV[5], who = ARGV[6],
+  ['until'] = string.format('%.0f', now + ARGV[7])}
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(said))
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return cjson.encode(said)"""
+)
+
+GIVE_UP = (
+    _NOW
+    + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 0 end
+said.switch = nil
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(said))
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1"""
+)
+
+FLIP = (
+    _NOW
+    + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 'lapsed' end
+if ARGV[6] ~= '' then
+  local found = false
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
+    local facts = {}
+    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+    if facts['name'] == ARGV[6] then
+      if facts['last-delivered-id'] ~= ARGV[7] or facts['pending'] ~= tonumber(ARGV[8]) then return 'moved' end
+      found = true
+    end
+  end
+  if not found then return 'moved' end
+  redis.call('XGROUP', 'DESTROY', KEYS[3], ARGV[6])
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], ARGV[4], ARGV[5]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 'flipped'"""
+)
+
+
+def packed_look(component: str, mapping: str) -> bytes:
+    """The command that `seen` reads the answer of."""
+    return pack("EVAL", LOOK, 1, COMPONENTS, field_of(component, mapping))
+
+
+def seen(reply: Reply) -> tuple[Modes, int]:
+    """What is said of a component, and the server's time in milliseconds since 1970."""
+    return Modes.from_json(reply[0]), int(reply[1])
+
+
+def look(connection: Connection, component: str, mapping: str) -> tuple[Modes, int]:
+    """The same, asked for."""
+    return seen(connection.calls(packed_look(component, mapping))[0])
+
+
+def all_modes(connection: Connection) -> dict[tuple[str, str], Modes]:
+    """Of every component and mapping that was ever switched."""
+    stored = paired(connection.call("HGETALL", COMPONENTS))
+    found = {}
+    for name, raw in stored.items():
+        component, _, mapping = name.decode(errors="replace").partition("/")
+        found[component, mapping] = Modes.from_json(raw)
+    return found
+
+
+def begin(
+    connection: Connection, component: str, mapping: str, epoch: int, switch: Switch, hold_ms: int
+) -> tuple[bool, Modes]:
+    """Announces a switch, if none is under way and nothing was switched since `epoch`: whether, and what is said now.
+
+    It holds for `hold_ms` milliseconds; the component pauses meanwhile.
+    """
+    raw = connection.call(
+        "EVAL", BEGIN, 1, COMPONENTS, field_of(component, mapping), epoch, switch.token, switch.side, switch.to,
+        switch.who, hold_ms,
+    )  # fmt: skip
+    modes = Modes.from_json(raw)
+    return modes.switch is not None and modes.switch.token == switch.token, modes
+
+
+def give_up(connection: Connection, component: str, mapping: str, token: str) -> bool:
+    """Takes a switch back; False when it is not under way any more."""
+    return bool(connection.call("EVAL", GIVE_UP, 1, COMPONENTS, field_of(component, mapping), token))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group: the ID up to which it was given entries, and those that are not acknowledged.
+
+    `pending` holds for each its consumer and how often it was delivered.
+    """
+
+    last: EntryId
+    pending: dict[EntryId, tuple[str, int]]
+    consumers: int = 0
+
+
+def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
+    """The group as it stands; None when there is none. Raises RedisRefused, RedisLost."""
+    try:
+        found = connection.call("XINFO", "GROUPS", stream)
+    except RedisRefused as error:
+        if "no such key" in str(error):
+            return None
+        raise
+    facts = next((facts for facts in map(paired, found) if facts[b"name"] == name.encode()), None)
+    if facts is None:
+        return None
+    pending: dict[EntryId, tuple[str, int]] = {}
+    start = b"-"
+    while len(pending) < int(facts[b"pending"]):
+        page = connection.call("XPENDING", stream, name, start, "+", 10_000)
+        pending |= {parse_id(raw): (who.decode(errors="replace"), int(count)) for raw, who, _, count in page}
+        if len(page) < 10_000:
+            break
+        start = b"(" + page[-1][0]
+    return Group(parse_id(facts[b"last-delivered-id"]), pending, int(facts[b"consumers"]))
+
+
+def make_group(connection: Connection, stream: bytes, name: str, last: EntryId, unread: Sequence[EntryId]) -> None:
+    """A new group: it was given all up to `last`, and of that these are pending, delivered to nobody yet.
+
+    They lie with a consumer called `bridge` and count as idle for a day, so that the first XAUTOCLAIM finds them.
+    """
+    drop_group(connection, stream, name)
+    connection.call("XGROUP", "CREATE", stream, name, format_id(last), "MKSTREAM")
+    for at in range(0, len(unread), 1000):
+        part = [format_id(one) for one in unread[at : at + 1000]]
+        options = ("IDLE", 86_400_000, "RETRYCOUNT", 0, "FORCE", "JUSTID")
+        connection.call("XCLAIM", stream, name, "bridge", 0, *part, *options)
+
+
+def drop_group(connection: Connection, stream: bytes, name: str) -> None:
+    """The group is no more; nothing happens when there is none."""
+    try:
+        connection.call("XGROUP", "DESTROY", stream, name)
+    except RedisRefused as error:
+        if "no such key" not in str(error) and "requires the key to exist" not in str(error):
+            raise
+
+
+def flip(
+    connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: Modes,
+    position: dict[str, Any] | None, group: Group | None,
+) -> str:  # fmt: skip
+    """Makes the switch, with the component's position: "flipped"; "lapsed": it is not under way; "moved": see below.
+
+    `group`: the component's, as it was looked at. It is destroyed, if nobody was given or acknowledged anything since.
+    """
+    last, count = (format_id(group.last), len(group.pending)) if group is not None else (b"", 0)
+    return bytes(connection.call(
+        "EVAL", FLIP, 3, COMPONENTS, keys.positions, keys.stream, field_of(component, mapping), token, modes.to_json(),
+        component, "" if position is None else json.dumps(position), component if group is not None else "", last,
+        count,
+    )).decode()  # fmt: skip
+
+
+def announced_positions(connection: Connection, keys: Keys) -> dict[str, dict[str, Any]]:
+    """What components (`<component>`) and their workers (`<component>/<worker>`) say of themselves; junk left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, raw in paired(connection.call("HGETALL", keys.positions)).items():
+        try:
+            said = json.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(said, dict):
+            found[name.decode(errors="replace")] = said
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process of a component, by what it said last: `paused` holds the tokens of the switches it waits for."""
+
+    name: str
+    at: int
+    following: bool
+    reads: str
+    paused: frozenset[str]
+    where: str
+
+
+def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int) -> list[Worker]:
+    """The component's workers that are alive."""
+    found = []
+    for name, said in announced.items():
+        of, _, worker = name.partition("/")
+        at = said.get("at")
+        if of != component or not worker or not isinstance(at, int) or now_ms - at > ALIVE_MS:
+            continue
+        paused = frozenset(map(str, said.get("paused", ())))
+        where = f"process {said.get('pid', '?')} on {said.get('host', '?')}"
+        found.append(Worker(worker, at, bool(said.get("following")), str(said.get("reads", "")), paused, where))
+    return found
+
+
+def to_id(said: object) -> EntryId:
+    """An entry's ID out of JSON; 0-0 for anything else."""
+    try:
+        return parse_id(str(said).encode())
+    except ValueError:
+        return ZERO_ID

@@ -1,0 +1,147 @@
+"""Components as child processes, an operator in this one, and the oracle that counts what each reader was given."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from bridge.cutover.operator import Operator, Wish
+from bridge.cutover.phase import Bounds
+from bridge.cutover.switch import Done, Plan
+from bridge.ledger.store import Ledger
+from bridge.streams.components import READS, REDIS, WRITES
+from bridge.streams.connect import Connection
+from tests.rig import Rig, wait_until
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+[components.ui]
+roles = ["ui"]
+
+[components.daemon]
+roles = ["daemon"]
+
+[components.viewer]
+"""
+
+Seen = tuple[str, int, bool, str, str]
+"""Of a message that a reader was given: role, number, whether it was marked, from which side, position."""
+
+
+class Cast:
+    """The components of one rig."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        rig.write_config(extra=CONFIG)
+        rig.log.touch()
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._starts = 0
+
+    def start(self, kind: str, name: str, pause: float = 0.002) -> subprocess.Popen[bytes]:
+        """A component: `write` or `read`. A writer that is started again begins with numbers of its own."""
+        self._starts += 1
+        env = {**os.environ, "BRIDGE_REDIS_URL": self.rig.url, "PYTHONPATH": str(ROOT)}
+        env.pop("BRIDGE_CRASH_AT", None)
+        out = (self.rig.path / f"component-{name}.log").open("ab")
+        command = [sys.executable, "-m", "tests.component", kind, str(self.rig.path / "bridge.toml"), name,
+                   str(self.note(name)), str(pause), str(self._starts * 1_000_000)]  # fmt: skip
+        child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        out.close()
+        self.children[name] = child
+        self.rig.children.append(child)
+        return child
+
+    def stop(self, *names: str) -> None:
+        """SIGTERM."""
+        for name in names:
+            self.children[name].terminate()
+        for name in names:
+            assert self.children[name].wait(60) == 0, self.said()
+
+    def note(self, name: str) -> Path:
+        """What it notes."""
+        return self.rig.path / f"note-{name}"
+
+    def said(self) -> str:
+        """What components and bridges logged."""
+        logs = sorted(self.rig.path.glob("component-*.log"))
+        return "".join(f"--- {p.name}\n{p.read_text()}" for p in logs) + self.rig.said()[-3000:]
+
+    def written(self, name: str) -> list[int]:
+        """The numbers whose `append` returned."""
+        note = self.note(name)
+        return [int(line) for line in note.read_text().split("\n")[:-1]] if note.exists() else []
+
+    def seen(self, name: str) -> list[Seen]:
+        """What a reader was given."""
+        note = self.note(name)
+        found = []
+        for line in note.read_text().split("\n")[:-1] if note.exists() else []:
+            role, number, marked, side, position = line.split(" ")
+            found.append((role, int(number), marked == "1", side, position))
+        return found
+
+    @contextmanager
+    def operator(self) -> Iterator[Operator]:
+        """Who switches."""
+        settings = self.rig.settings()
+        ledger, connection = Ledger(settings.state_dir / "ledger.db"), Connection(self.rig.url)
+        operator = Operator(settings, ledger, connection, "tester@here", Event().wait, Bounds(lag=100_000))
+        try:
+            yield operator
+        finally:
+            operator.close()
+            ledger.close()
+            connection.close()
+
+    def plans(self, name: str, sides: tuple[str, ...] = (READS, WRITES), to: str = REDIS) -> list[Plan]:
+        """What is left to be switched, planned."""
+        with self.operator() as operator:
+            wish = Wish(name, sides, to)
+            return [operator.plan(wish, step) for step in operator.steps(wish, "hestai-message")[0]]
+
+    def switch(self, name: str, side: str, to: str) -> Done:
+        """Makes one switch."""
+        with self.operator() as operator:
+            wish = Wish(name, (side,), to, forced=True, accepts_volatile=True)
+            [step] = operator.steps(wish, "hestai-message")[0]
+            return operator.make(wish, operator.plan(wish, step))
+
+    def settled(self, reader: str, *writers: str) -> None:
+        """Waits until the reader has all that the writers wrote."""
+
+        def missing() -> list[tuple[str, int]]:
+            had = {(role, number) for role, number, *_ in self.seen(reader)}
+            return [(name, number) for name in writers for number in self.written(name) if (name, number) not in had]
+
+        wait_until(lambda: not missing(), lambda: f"{reader} misses {missing()[:10]} {self.said()}", 60)
+
+    def check(self, reader: str, *writers: str, order: bool = True, repeats: bool = False) -> None:
+        """The reader was given all of each writer once, and in order; `repeats`: more than once where it is marked."""
+        seen = self.seen(reader)
+        for name in writers:
+            mine = [one for one in seen if one[0] == name]
+            numbers = [one[1] for one in mine]
+            wanted = self.written(name)
+            twice = [one for one, count in Counter(numbers).items() if count > 1]
+            if repeats:
+                met: set[int] = set()
+                for one in mine:
+                    assert one[1] not in met or one[2], f"unmarked repeat {one} {self.said()}"
+                    met.add(one[1])
+            else:
+                assert not twice, (
+                    f"{reader} was given twice: {[one for one in mine if one[1] in twice][:6]} {self.said()}"
+                )
+            lost = sorted(set(wanted) - set(numbers))
+            assert not lost, f"{reader} was never given: {name} {lost[:6]} of {len(wanted)} {self.said()}"
+            firsts = list(dict.fromkeys(numbers))
+            if order:
+                assert firsts == sorted(firsts), f"{reader}: out of order {self.said()}"

@@ -1,0 +1,56 @@
+"""A component as a program of its own: it writes numbers, or reads messages and notes each before it is acknowledged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from threading import Event
+
+from bridge import open_log
+
+
+def write(config: str, name: str, note: Path, pause: float, first: int) -> None:
+    """Appends first, first + 1, …; notes each number once `append` has returned."""
+    stop = stopped()
+    with open_log("hestai-message", name, config=config) as log, note.open("a") as done:
+        number = first
+        while not stop.is_set():
+            log.append("count", str(number))
+            done.write(f"{number}\n")
+            done.flush()
+            number += 1
+            stop.wait(pause)
+
+
+def read(config: str, name: str, note: Path, pause: float) -> None:
+    """Notes `<role> <data> <redelivered> <side> <position>` of each message, then lets it be acknowledged."""
+    stop = stopped()
+    fd = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with open_log("hestai-message", name, config=config, claim_after=1.0) as log:
+        while not stop.is_set():
+            for message in log.follow(idle=0.2):
+                told = f"{message.role} {message.text} {int(message.redelivered)} {log.reads} {message.position}\n"
+                os.write(fd, told.encode())
+                if pause:
+                    time.sleep(pause)
+                if stop.is_set():
+                    log.acknowledge()
+                    return
+
+
+def stopped() -> Event:
+    """Set by SIGTERM."""
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    return stop
+
+
+if __name__ == "__main__":
+    kind, config, name, note, pause, *rest = sys.argv[1:]
+    if kind == "write":
+        write(config, name, Path(note), float(pause), int(rest[0]))
+    else:
+        read(config, name, Path(note), float(pause))
