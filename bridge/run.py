@@ -121,11 +121,15 @@ def tune_interpreter() -> None:
 class Process:
     """`bridge run`. Each thread opens its own ledger, as SQLite wants it."""
 
-    def __init__(self, settings: Settings, *, dual: bool, poll: bool, stop: Event) -> None:
+    def __init__(
+        self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
+        beside: Callable[[Settings, Event], None] | None = None,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._dual = dual
         self._poll = poll
         self._stop = stop
+        self._beside = beside
         self._ledger_path = settings.state_dir / "ledger.db"
         self.troubles = Troubles(time.time)
         self._started = time.time()
@@ -144,6 +148,8 @@ class Process:
                    for one in self._shared]  # fmt: skip
         threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
                     for one in self._shared if one.mapping.mirror]  # fmt: skip
+        if self._beside is not None:
+            threads.append(Thread(target=self._beside, args=(self._settings, self._stop), name="beside"))
         watcher = None
         if not self._poll:
             watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, log.warning)

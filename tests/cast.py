@@ -13,7 +13,7 @@ from threading import Event
 
 from bridge.cutover.operator import Operator, Wish
 from bridge.cutover.phase import Bounds
-from bridge.cutover.switch import Done, Plan
+from bridge.cutover.plan import Done, Plan
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES
 from bridge.streams.connect import Connection
@@ -56,6 +56,8 @@ class Cast:
         out.close()
         self.children[name] = child
         self.rig.children.append(child)
+        out_of = self.rig.path / f"component-{name}.log"
+        wait_until(lambda: f"ready {child.pid}\n" in out_of.read_text() or child.poll() is not None, self.said)
         return child
 
     def stop(self, *names: str) -> None:

@@ -45,6 +45,7 @@ def stopped() -> Event:
     """Set by SIGTERM."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    print(f"ready {os.getpid()}", flush=True)
     return stop
 
 

@@ -95,6 +95,7 @@ BELOW: dict[str, set[str]] = {
         "streams",
         "ledger",
         "log",
+        "dial",
         "status",
     },
     "demo": {"errors", "model", "streams", "server", "run"},

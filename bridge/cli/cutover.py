@@ -13,7 +13,7 @@ from bridge.cli.common import Options, emit, mapping_names, of_root, verb, who
 
 if TYPE_CHECKING:
     from bridge.cutover.operator import Operator, Wish
-    from bridge.cutover.switch import Done, Plan
+    from bridge.cutover.plan import Done, Plan
 
 
 def _flags(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.facts import gathered
 from bridge.cutover.phase import Bounds, Step, steps
-from bridge.cutover.switch import Done, Plan, Refused, Switcher
+from bridge.cutover.plan import Done, Plan
+from bridge.cutover.switch import Refused, Switcher
+from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, ConfigError, RedisLost
 from bridge.ledger.journal import amend, unfinished
 from bridge.ledger.store import Ledger
+from bridge.log import log
 from bridge.mapping import Mapping
 from bridge.streams.components import READS, REDIS, WRITES, Modes, all_modes, announced_positions, look
 from bridge.streams.connect import Connection
@@ -34,6 +38,26 @@ class Wish:
     given: str | None = None
     forced: bool = False
     accepts_volatile: bool = False
+
+
+def finish_switches(settings: Settings, stop: Event) -> None:
+    """Beside a bridge that has just started: makes or takes back the switches that a crash left decided."""
+    ledger, pause = Ledger(settings.state_dir / "ledger.db"), Backoff(0.5, 5.0)
+    try:
+        while unfinished(ledger) and not stop.wait(pause.next()):
+            try:
+                connection = dialler(settings)()
+                operator = Operator(settings, ledger, connection, "bridge run", stop.wait)
+                try:
+                    for step, outcome in operator.complete():
+                        log.info("an earlier switch, %s, %s", step, outcome)
+                finally:
+                    operator.close()
+                    connection.close()
+            except BridgeError as error:
+                log.debug("an earlier switch is not made yet: %s", error)
+    finally:
+        ledger.close()
 
 
 class Operator:

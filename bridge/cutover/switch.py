@@ -10,16 +10,17 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.phase import Bounds, Facts, Reason, Step, gate
-from bridge.cutover.position import InFiles, InStream
+from bridge.cutover.plan import Done, Pending, Plan
+from bridge.cutover.position import InStream
 from bridge.cutover.whereabouts import Whereabouts, said_files, said_stream
 from bridge.errors import BridgeError
-from bridge.files.bookmark import Bookmark, Marks
+from bridge.files.bookmark import Bookmark
 from bridge.ledger.journal import amend
 from bridge.ledger.journal import begin as journal_begin
 from bridge.ledger.sources import stream_memory
@@ -30,7 +31,6 @@ from bridge.points import reached
 from bridge.streams.components import (
     FILE,
     READS,
-    Group,
     Modes,
     Switch,
     Worker,
@@ -39,6 +39,7 @@ from bridge.streams.components import (
     drop_group,
     flip,
     give_up,
+    hold,
     look,
     make_group,
     workers_of,
@@ -47,8 +48,9 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import entries_back, stream_info
 from bridge.streams.writer import read_books
 
-HOLD_MS = 30_000
-"""How long a component waits for a switch, in milliseconds, before it goes on as before."""
+HOLD_MS = 5_000
+LONG_HOLD_MS = 60_000
+"""How long a component waits for an operator that is gone, in milliseconds; and while its position is translated."""
 
 PATIENCE = 20.0
 """Seconds in which the component must pause, and both directions catch up, before a switch is given up."""
@@ -65,49 +67,6 @@ class Refused(BridgeError):
     """The gate is closed, or somebody else switches: nothing was changed."""
 
     exit_code = 3
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a switch would do, as of now. `before` and `after` are the position in words."""
-
-    step: Step
-    modes: Modes
-    reasons: list[Reason] = field(default_factory=list)
-    before: str = ""
-    after: str = ""
-    again: int = 0
-    parity: dict[str, Any] | None = None
-    """The last proof: when, verdict, digest."""
-    workers: list[Worker] = field(default_factory=list)
-
-    @property
-    def open(self) -> bool:
-        """Whether nothing speaks against it."""
-        return not self.reasons
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        step = self.step
-        return {
-            "component": step.component, "mapping": step.mapping, "side": step.side, "to": step.to,
-            "epoch": self.modes.epoch, "open": self.open, "before": self.before, "after": self.after,
-            "again": self.again, "parity": self.parity, "workers": [one.where for one in self.workers],
-            "reasons": [{"what": one.what, "hint": one.hint, "firm": one.firm} for one in self.reasons],
-        }  # fmt: skip
-
-
-@dataclass(slots=True)
-class Done:
-    """A switch that was made. `went_on`: whether the component was seen to go on; one that does not run was not."""
-
-    step: Step
-    modes: Modes
-    seconds: float
-    before: str
-    after: str
-    again: int
-    went_on: bool
 
 
 class Switcher:
@@ -173,7 +132,7 @@ class Switcher:
         """Whether a switch that the component still waits for could be made with what was found out for it."""
         bookmark, after = self._where.bookmark(step), modes.after(step.side, step.to)
         back = step.side == READS and not step.forth
-        pending = _Pending(alive=True, held=step.side == READS and bookmark.lock(), position=facts["position"])
+        pending = Pending(alive=True, held=step.side == READS and bookmark.lock(), position=facts["position"])
         try:
             if back:
                 pending.files = self._where.told(facts["position"])
@@ -207,6 +166,7 @@ class Switcher:
         decided = number is not None
         try:
             pending = self._prepared(step, modes, token, bookmark, began + PATIENCE)
+            self._hold(step, token)
             reached("switch.pause.after")
             after = modes.after(step.side, step.to)
             told = {
@@ -227,8 +187,9 @@ class Switcher:
             )
             if outcome != "flipped":
                 amend(self._ledger, number, told | {"state": "undone", "why": outcome})
-                raise Refused(f"the switch took too long and {'lapsed' if outcome == 'lapsed' else 'was overtaken'}",
-                              where=str(step), hint="nothing was changed; try it again")  # fmt: skip
+                said = "lapsed" if outcome == "lapsed" else "was overtaken"
+                hint = "nothing was changed; try it again"
+                raise Refused(f"the switch took too long and {said}", where=str(step), hint=hint)
             reached("switch.flip.after")
             pending.note(bookmark, step, after)
             amend(self._ledger, number, told | {"state": "done"})
@@ -250,7 +211,7 @@ class Switcher:
         except BridgeError as error:
             log.warning("the request to switch is left to lapse within %d s: %s", HOLD_MS // 1000, error)
 
-    def _prepared(self, step: Step, modes: Modes, token: str, bookmark: Bookmark, until: float) -> _Pending:
+    def _prepared(self, step: Step, modes: Modes, token: str, bookmark: Bookmark, until: float) -> Pending:
         alive = self._await_pause(step, token, until)
         reads_files = any(one.following and one.reads == FILE for one in alive)
         held = step.side == READS and not reads_files and bookmark.lock()
@@ -261,8 +222,9 @@ class Switcher:
             marks = bookmark.load()
             marks.doubt = token
             bookmark.save()
-        self._await_cursors(step, until)
-        pending = _Pending(alive=bool(alive), held=held)
+        self._await_cursors(step, token, until)
+        self._hold(step, token, LONG_HOLD_MS)
+        pending = Pending(alive=bool(alive), held=held)
         if step.side != READS:
             return pending
         if step.forth:
@@ -284,9 +246,15 @@ class Switcher:
             }  # fmt: skip
         return pending
 
+    def _hold(self, step: Step, token: str, hold_ms: int = HOLD_MS) -> None:
+        """Raises Refused: the switch has lapsed."""
+        if not hold(self._connection, step.component, self._name, token, hold_ms):
+            raise Refused("the switch took too long and lapsed", where=str(step), hint="nothing was changed; try again")
+
     def _await_pause(self, step: Step, token: str, until: float) -> list[Worker]:
         """The component's workers, when all that live have said that they wait."""
         while True:
+            self._hold(step, token)
             _, now = look(self._connection, step.component, self._name)
             alive = workers_of(announced_positions(self._connection, self._keys), step.component, now)
             busy = [one.where for one in alive if token not in one.paused]
@@ -299,23 +267,24 @@ class Switcher:
                 )
             self._wait(LOOKS)
 
-    def _await_cursors(self, step: Step, until: float) -> None:
+    def _await_cursors(self, step: Step, token: str, until: float) -> None:
         """Waits until the mirror has passed what stands in the stream now, then forward what stands in the files."""
         newest = self._newest_born()
         while self._shared.mapping.mirror is not None:
             memory = stream_memory(self._ledger, self._keys.stream.decode())
             if memory is not None and memory.mirror_cursor >= newest:
                 break
-            self._patiently(until, "the mirror did not catch up", step)
+            self._patiently(until, "the mirror did not catch up", step, token)
         ends = {name: end for name in self._shared.source_names() if (end := self._whole_end(name)) is not None}
         while True:
             stored = read_books(self._connection, self._keys).checkpoint
             at = {os.fsdecode(name): Checkpoint.from_json(raw).position for name, raw in stored.items()}
             if all(at.get(name, Position(0, 0)) >= end for name, end in ends.items()):
                 return
-            self._patiently(until, "forward did not catch up", step)
+            self._patiently(until, "forward did not catch up", step, token)
 
-    def _patiently(self, until: float, what: str, step: Step) -> None:
+    def _patiently(self, until: float, what: str, step: Step, token: str) -> None:
+        self._hold(step, token)
         if time.monotonic() > until:
             hint = "does `bridge run --dual` run? See `bridge status`"
             raise BridgeError(f"{what} in {PATIENCE:.0f} s", where=str(step), hint=hint)
@@ -356,30 +325,6 @@ class Switcher:
                 return True
             self._wait(LOOKS)
         return False
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A switch that is ready to be made. `held`: the component does not read now, and its bookmark is ours."""
-
-    alive: bool
-    held: bool
-    before: str = ""
-    after: str = ""
-    again: int = 0
-    position: dict[str, Any] | None = None
-    group: Group | None = None
-    files: InFiles | None = None
-
-    def note(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
-        """Tells the bookmark of a component that does not read now: it may start while Redis is away."""
-        if not self.held:
-            return
-        marks = Marks(after.reads, after.writes, after.epoch)
-        if self.files is not None:
-            marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
-        bookmark.marks = marks
-        bookmark.save()
 
 
 def _overtaken(step: Step, modes: Modes) -> Refused:

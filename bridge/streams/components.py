@@ -115,6 +115,14 @@ redis.call('PUBLISH', KEYS[1], ARGV[1])
 return cjson.encode(said)"""
 )
 
+HOLD = (
+    _NOW
+    + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 0 end
+said.switch['until'] = string.format('%.0f', now + ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(said))
+return 1"""
+)
+
 GIVE_UP = (
     _NOW
     + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 0 end
@@ -185,6 +193,11 @@ def begin(
     )  # fmt: skip
     modes = Modes.from_json(raw)
     return modes.switch is not None and modes.switch.token == switch.token, modes
+
+
+def hold(connection: Connection, component: str, mapping: str, token: str, hold_ms: int) -> bool:
+    """The switch holds for so many milliseconds from now; False when it is not under way any more."""
+    return bool(connection.call("EVAL", HOLD, 1, COMPONENTS, field_of(component, mapping), token, hold_ms))
 
 
 def give_up(connection: Connection, component: str, mapping: str, token: str) -> bool:

@@ -1,0 +1,79 @@
+"""A switch as values: what it would do, what is ready to be done, what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.cutover.phase import Reason, Step
+from bridge.cutover.position import InFiles
+from bridge.files.bookmark import Bookmark, Marks
+from bridge.model import format_id
+from bridge.streams.components import Group, Modes, Worker
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a switch would do, as of now. `before` and `after` are the position in words."""
+
+    step: Step
+    modes: Modes
+    reasons: list[Reason] = field(default_factory=list)
+    before: str = ""
+    after: str = ""
+    again: int = 0
+    parity: dict[str, Any] | None = None
+    """The last proof: when, verdict, digest."""
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        step = self.step
+        return {
+            "component": step.component, "mapping": step.mapping, "side": step.side, "to": step.to,
+            "epoch": self.modes.epoch, "open": self.open, "before": self.before, "after": self.after,
+            "again": self.again, "parity": self.parity, "workers": [one.where for one in self.workers],
+            "reasons": [{"what": one.what, "hint": one.hint, "firm": one.firm} for one in self.reasons],
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Done:
+    """A switch that was made. `went_on`: whether the component was seen to go on; one that does not run was not."""
+
+    step: Step
+    modes: Modes
+    seconds: float
+    before: str
+    after: str
+    again: int
+    went_on: bool
+
+
+@dataclass(slots=True)
+class Pending:
+    """A switch that is ready to be made. `held`: the component does not read now, and its bookmark is ours."""
+
+    alive: bool
+    held: bool
+    before: str = ""
+    after: str = ""
+    again: int = 0
+    position: dict[str, Any] | None = None
+    group: Group | None = None
+    files: InFiles | None = None
+
+    def note(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
+        """Tells the bookmark of a component that does not read now: it may start while Redis is away."""
+        if not self.held:
+            return
+        marks = Marks(after.reads, after.writes, after.epoch)
+        if self.files is not None:
+            marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
+        bookmark.marks = marks
+        bookmark.save()
