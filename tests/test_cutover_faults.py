@@ -61,11 +61,16 @@ class Stage:
         command = [sys.executable, "-m", "bridge", verb, name, f"--{side}", "--execute", "--force", name,
                    "--accept-volatile"]  # fmt: skip
         env = {**os.environ, "BRIDGE_CRASH_AT": point, "BRIDGE_REDIS_URL": self.rig.url, "PYTHONPATH": str(ROOT)}
-        out = (self.rig.path / "component-operator.log").open("ab")
-        child = subprocess.Popen(command, cwd=self.rig.path, env=env, stdout=out, stderr=out)
-        out.close()
-        self.rig.children.append(child)
-        assert child.wait(60) == -signal.SIGKILL, self.cast.said()
+        out_of = self.rig.path / "component-operator.log"
+
+        def killed() -> bool:
+            """Its gate may be closed for a moment, by the fault before."""
+            with out_of.open("ab") as out:
+                child = subprocess.Popen(command, cwd=self.rig.path, env=env, stdout=out, stderr=out)
+            self.rig.children.append(child)
+            return child.wait(60) == -signal.SIGKILL
+
+        wait_until(killed, self.cast.said, 60)
 
     def until_made(self, name: str, side: str, to: str) -> None:
         """Tries the switch until it is made: what went wrong is over."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from bridge.errors import RedisLost, RedisRefused
 from bridge.log import log
-from bridge.model import EntryId, format_id, parse_id
+from bridge.model import EntryId, format_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
-from bridge.streams.reader import Entry, to_entries
+from bridge.streams.reader import to_entries
 from bridge.streams.resp import pack
 
 COUNT = 200
@@ -21,11 +21,11 @@ BLOCK_MS = 200
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """An entry: its ID, its fields, and how often it was delivered, this time too."""
+    """An entry: its ID, its fields, and how often it was given to a component before."""
 
     id: EntryId
     fields: list[bytes]
-    times: int
+    before: int
 
 
 class GroupGone(Exception):
@@ -51,18 +51,11 @@ class GroupReader:
     def own(self) -> list[Delivered]:
         """What this worker was given earlier and never acknowledged: after a reconnection, or a restart by its name."""
         found: list[Delivered] = []
-        start = b"0"
-        while True:
-            reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "STREAMS",
-                               self._stream, start)  # fmt: skip
-            rows = reply[0][1] if reply else []
-            if not rows:
-                return found
-            gone = [row[0] for row in rows if row[1] is None]
-            if gone:
-                self._call("XACK", self._stream, self._group, *gone)
-            found += self._counted(to_entries(rows))
-            start = rows[-1][0]
+        start = "-"
+        while page := self._call("XPENDING", self._stream, self._group, start, "+", COUNT, self._worker):
+            found += self._read([row[0] for row in page], [int(row[3]) for row in page])
+            start = f"({page[-1][0].decode()}"
+        return found
 
     def take(self) -> list[Delivered]:
         """The next entries: those that somebody left, else new ones, waiting a moment for them."""
@@ -74,11 +67,20 @@ class GroupReader:
             self._claim_at = now + min(self._claim_ms / 4000, 5.0)
         reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", BLOCK_MS,
                            "STREAMS", self._stream, ">")  # fmt: skip
-        return [Delivered(entry.id, entry.fields, 1) for entry in to_entries(reply[0][1] if reply else [])]
+        return [Delivered(entry.id, entry.fields, 0) for entry in to_entries(reply[0][1] if reply else [])]
+
+    def counts(self, entry: EntryId, times: int) -> None:
+        """Redis is to know that it was given so often: it counts what it sent, and not what the component met."""
+        self._send(
+            "XCLAIM", self._stream, self._group, self._worker, 0, format_id(entry), "RETRYCOUNT", times, "JUSTID"
+        )
 
     def done(self, entry: EntryId) -> None:
         """Acknowledges it; what the server says is read with the next answer."""
-        self._connection.send(pack("XACK", self._stream, self._group, format_id(entry)))
+        self._send("XACK", self._stream, self._group, format_id(entry))
+
+    def _send(self, *args: bytes | str | int) -> None:
+        self._connection.send(pack(*args))
         self._owed += 1
 
     def settle(self) -> None:
@@ -90,20 +92,32 @@ class GroupReader:
                 raise refused(reply, self._stream.decode(errors="replace"))
 
     def _claim(self) -> list[Delivered]:
+        """What was left longest, some at a time; as many times given as before, until the component meets it."""
         start, claimed, *_ = self._call(
-            "XAUTOCLAIM", self._stream, self._group, self._worker, self._claim_ms, self._claim_from, "COUNT", COUNT
-        )
+            "XAUTOCLAIM", self._stream, self._group, self._worker, self._claim_ms, self._claim_from, "COUNT", COUNT,
+            "JUSTID",
+        )  # fmt: skip
         self._claim_from = start
-        found = self._counted(to_entries(claimed))
-        return found or (self._claim() if start != b"0-0" else [])
+        if claimed:
+            page = self._call("XPENDING", self._stream, self._group, claimed[0], claimed[-1], 10 * COUNT, self._worker)
+            times = {row[0]: int(row[3]) for row in page}
+            found = self._read(claimed, [times.get(raw, 1) for raw in claimed])
+            if found:
+                return found
+        return self._claim() if start != b"0-0" else []
 
-    def _counted(self, found: list[Entry]) -> list[Delivered]:
-        if not found:
-            return []
-        ids = [format_id(entry.id) for entry in found]
-        page = self._call("XPENDING", self._stream, self._group, ids[0], ids[-1], 10 * COUNT, self._worker)
-        times = {parse_id(raw): int(count) for raw, _, _, count in page}
-        return [Delivered(entry.id, entry.fields, times.get(entry.id, 2)) for entry in found]
+    def _read(self, ids: list[bytes], times: list[int]) -> list[Delivered]:
+        """The entries of these IDs; what was deleted is acknowledged."""
+        self.settle()
+        replies = self._connection.calls(*(pack("XRANGE", self._stream, raw, raw) for raw in ids))
+        for raw, reply in zip(ids, replies, strict=True):
+            if not reply:
+                self._send("XACK", self._stream, self._group, raw)
+        return [
+            Delivered(entry.id, entry.fields, count)
+            for reply, count in zip(replies, times, strict=True)
+            for entry in to_entries(reply)
+        ]
 
     def _call(self, *args: bytes | str | int) -> Reply:
         try:

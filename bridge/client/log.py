@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from typing import Any
 from bridge.carry.shared import Shared
 from bridge.client.keeper import Keeper, Shown
 from bridge.client.message import Message
-from bridge.client.sides import FileSide, GroupSide, Side, Unconfirmed, worker_slot
+from bridge.client.sides import FileSide, GroupSide, InHand, Side, worker_slot
 from bridge.client.writing import Writing
 from bridge.codecs.timestamps import shown_time
 from bridge.config import Settings, check_component, load
@@ -79,7 +79,7 @@ class Log:
     ) -> None:  # fmt: skip
         if mapping.source.kind != "log":
             kind = mapping.source.kind
-            raise ConfigError(f"mapping '{mapping.name}' is of kind '{kind}'", hint="open_log is for logs")
+            raise ConfigError(f"mapping '{mapping.name}' is of kind '{kind}', and open_log is for logs")
         self.component = component
         self._settings = settings
         self._mapping = mapping
@@ -102,7 +102,7 @@ class Log:
             self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,
             on_state or (lambda state: None),
         )  # fmt: skip
-        self._unconfirmed = Unconfirmed()
+        self._hand = InHand()
         self._given: _Given | None = None
         self._side: Side | None = None
         self._following = False
@@ -152,7 +152,7 @@ class Log:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def follow(self, *, idle: float | None = None) -> Iterator[Message]:
+    def follow(self, *, idle: float | None = None) -> Generator[Message, None, None]:
         """Messages as they come, for ever; or until none came for `idle` seconds.
 
         A message is acknowledged when the next one is asked for. Who leaves the loop before has the last one again,
@@ -171,6 +171,7 @@ class Log:
                         for message, token in self._taken(side):
                             if self._asked() is not None or self._closed:
                                 break
+                            side.given(token)
                             self._given = _Given(side, token)
                             yield message
                             self.acknowledge()
@@ -317,7 +318,7 @@ class Log:
         else:
             side = GroupSide(
                 self._dial(), self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
-                self._folder / f"{self._mapping.name}.aside", self._unconfirmed,
+                self._folder / f"{self._mapping.name}.aside", self._hand,
             )  # fmt: skip
         self._side, self._shown.reads = side, side.name
         self._keeper.wake()
@@ -328,8 +329,8 @@ class Log:
     def _position(self) -> dict[str, Any] | None:
         """What is told of the position: by who reads the files, or in Redis by each worker."""
         with self._lock:
-            if self._shown.reads == REDIS and self._unconfirmed.last is not None:
-                return {"epoch": self._shown.epoch, "entry": format_id(self._unconfirmed.last).decode()}
+            if self._shown.reads == REDIS and self._hand.last is not None:
+                return {"epoch": self._shown.epoch, "entry": format_id(self._hand.last).decode()}
             if not self._bookmark.locked:
                 return None
             said = self._bookmark.marks.to_json()

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from bridge.carry.shared import Shared
 from bridge.client.fromfile import FileReader, Given
 from bridge.client.fromgroup import Delivered, GroupGone, GroupReader
 from bridge.client.message import Message, made
-from bridge.errors import BridgeError, NotYet
+from bridge.errors import BridgeError, NotYet, RedisLost
 from bridge.files.bookmark import Bookmark
 from bridge.log import log
 from bridge.model import EntryId, format_id, paired
@@ -28,6 +29,10 @@ class Side(Protocol):
 
     def take(self) -> Sequence[tuple[Message, object]]:
         """The next messages, each with what `done` wants; none when there is nothing new for now."""
+        ...
+
+    def given(self, token: object) -> None:
+        """The component is about to meet that message."""
         ...
 
     def done(self, token: object) -> None:
@@ -58,6 +63,9 @@ class FileSide:
         """As the protocol says. Raises SourceError."""
         return [(given.message, given) for given in self._reader.take()]
 
+    def given(self, token: object) -> None:
+        """As the protocol says; the bookmark knows that somebody follows."""
+
     def done(self, token: object) -> None:
         """As the protocol says. Raises BridgeError: the bookmark cannot be written."""
         if not isinstance(token, Given):
@@ -71,13 +79,17 @@ class FileSide:
         self._bookmark.save()
 
 
-class Unconfirmed:
-    """Acknowledgements of this process that Redis has not confirmed: lost with a connection, they are sent again."""
+class InHand:
+    """What this process knows of the entries that it fetched, through a lost connection too.
+
+    `unmet`: fetched and not given to the component yet. `done`: acknowledged, and Redis has not confirmed it. `last`:
+    the one that was acknowledged last.
+    """
 
     def __init__(self) -> None:
-        self.ids: list[EntryId] = []
+        self.unmet: set[EntryId] = set()
+        self.done: list[EntryId] = []
         self.last: EntryId | None = None
-        """The entry that was acknowledged last."""
 
 
 class GroupSide:
@@ -87,12 +99,12 @@ class GroupSide:
 
     def __init__(
         self, connection: Connection, stream: bytes, component: str, worker: str, claim_ms: int, most: int, aside: Path,
-        unconfirmed: Unconfirmed,
+        in_hand: InHand,
     ) -> None:  # fmt: skip
         self._reader = GroupReader(connection, stream, component, worker, claim_ms)
         self._most = most
         self._aside = aside
-        self._unconfirmed = unconfirmed
+        self._hand = in_hand
         self._first = True
 
     def take(self) -> Sequence[tuple[Message, object]]:
@@ -106,54 +118,65 @@ class GroupSide:
             found = self._reader.take()
         except GroupGone:
             raise NotYet("the component's consumer group is gone") from None
-        self._unconfirmed.ids.clear()  # `take` has read what the server said of them
+        self._hand.done.clear()  # `take` has read what the server said of them
+        self._hand.unmet.update(one.id for one in found if not one.before)
         return self._messages(found)
 
     def _mine(self, found: list[Delivered]) -> list[Delivered]:
         """Without those that this process is done with: their acknowledgement was lost."""
-        done = set(self._unconfirmed.ids)
+        done = set(self._hand.done)
         for one in found:
             if one.id in done:
                 self._reader.done(one.id)
-        return [one for one in found if one.id not in done]
+        mine = [one for one in found if one.id not in done]
+        return [replace(one, before=0) if one.id in self._hand.unmet else one for one in mine]
 
     def _messages(self, found: list[Delivered]) -> list[tuple[Message, object]]:
         messages: list[tuple[Message, object]] = []
         for one in found:
-            if one.times > self._most:
+            if one.before >= self._most:
                 self._set_aside(one)
                 continue
             position = format_id(one.id).decode()
-            messages.append((made(paired(one.fields), position, redelivered=one.times > 1), one.id))
+            messages.append((made(paired(one.fields), position, redelivered=one.before > 0), one))
         return messages
+
+    def given(self, token: object) -> None:
+        """As the protocol says. Raises RedisLost."""
+        if not isinstance(token, Delivered):
+            raise TypeError(token)
+        if token.before:
+            self._reader.counts(token.id, token.before + 1)
+        self._hand.unmet.discard(token.id)
 
     def _set_aside(self, one: Delivered) -> None:
         """It was given so often that it seems to end its readers: kept in a file, and given no more."""
         fields = [base64.b64encode(value).decode() for value in one.fields]
-        line = json.dumps({"entry": format_id(one.id).decode(), "times": one.times, "fields_base64": fields})
+        line = json.dumps({"entry": format_id(one.id).decode(), "times": one.before, "fields_base64": fields})
         self._aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._aside.open("a") as file:
             file.write(line + "\n")
-        log.warning("entry %d-%d was delivered %d times and never acknowledged: set aside in %s", *one.id, one.times,
+        log.warning("entry %d-%d was delivered %d times and never acknowledged: set aside in %s", *one.id, one.before,
                     self._aside)  # fmt: skip
         self._reader.done(one.id)
 
     def done(self, token: object) -> None:
         """As the protocol says. Raises RedisLost: it is acknowledged when there is a connection again."""
-        if not isinstance(token, tuple):
+        if not isinstance(token, Delivered):
             raise TypeError(token)
-        entry_id: EntryId = (token[0], token[1])
-        self._unconfirmed.ids.append(entry_id)
-        self._unconfirmed.last = entry_id
-        self._reader.done(entry_id)
-
-    def settle(self) -> None:
-        """Waits until the server has all acknowledgements. Raises RedisLost."""
-        self._reader.settle()
-        self._unconfirmed.ids.clear()
+        self._hand.done.append(token.id)
+        self._hand.last = token.id
+        self._reader.done(token.id)
 
     def close(self, *, clean: bool = True) -> None:
-        """As the protocol says."""
+        """As the protocol says. What the component has not met counts as not given."""
+        try:
+            for entry_id in sorted(self._hand.unmet):
+                self._reader.counts(entry_id, 0)
+            self._reader.settle()
+            self._hand.unmet.clear()
+        except RedisLost as error:
+            log.debug("what was fetched counts as given: %s", error)
         self._reader.close()
 
 
