@@ -16,6 +16,7 @@ from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.run import RETRY
@@ -42,6 +43,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True)
     forget_troubles(ledger)
+    over = retired(ledger)
     pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
              "once": True, "started": time.time(), "at": time.time(), "stopped": False, "workers": {},
              "troubles": {}}  # fmt: skip
@@ -49,7 +51,9 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     troubles = Troubles(time.time)
     try:
         done = [
-            _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop) for mapping in settings.mappings
+            _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop)
+            for mapping in settings.mappings
+            if mapping.stream.key not in over
         ]
         troubled = {one.mapping: str(error) for one in done for error in one.errors}
         save_heartbeat(ledger, pulse | {"at": time.time(), "stopped": True, "troubles": troubled})

@@ -25,6 +25,7 @@ from bridge.errors import BridgeError, LedgerError, LockHeld, NotYet, RedisLost,
 from bridge.files.watch import Watcher
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.parity import runs
+from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.server import embedded
@@ -143,7 +144,11 @@ class Process:
         """Until the stop event; returns the exit code."""
         ledger = Ledger(self._ledger_path, create=True)
         forget_troubles(ledger)
+        over = retired(ledger)
         ledger.close()
+        for one in [one for one in self._shared if one.mapping.stream.key in over]:
+            log.info("%s is retired: it is not carried", one.mapping.name)
+            self._shared.remove(one)
         threads = [Thread(target=self._guard, args=(self._forward, one), name=f"forward {one.mapping.name}")
                    for one in self._shared]  # fmt: skip
         threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")

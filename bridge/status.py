@@ -16,6 +16,7 @@ from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.imports import last_import
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id
@@ -55,6 +56,8 @@ class MappingStatus:
     stream: str
     error: str = ""
     hint: str = ""
+    retired: float | None = None
+    """Since when nothing is carried any more, in seconds since 1970."""
     sources: list[SourceStatus] = field(default_factory=list)
     mirror: MirrorStatus | None = None
     quarantined: list[tuple[str, str, int]] = field(default_factory=list)
@@ -155,6 +158,10 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
     if mapping.mirror is not None:
         one.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {one.name}"))
     if ledger is not None:
+        one.retired = retired(ledger).get(one.stream)
+        if one.retired is not None:
+            one.mirror = None
+            return one
         stored = {name: memory.stored for name, memory in sources_of(ledger, one.stream).items()}
         memory = stream_memory(ledger, one.stream)
         if one.mirror is not None and memory is not None:
@@ -234,6 +241,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
             {
                 "mapping": one.name,
                 "stream": one.stream,
+                "retired": one.retired,
                 "owner": one.owner or None,
                 "error": one.error or None,
                 "forward": [

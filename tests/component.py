@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 from bridge import open_log
 
@@ -41,6 +41,31 @@ def read(config: str, name: str, note: Path, pause: float) -> None:
                     return
 
 
+def both(config: str, name: str, note: Path, pause: float, first: int) -> None:
+    """Reads, and writes meanwhile in a thread of its own, which SIGUSR2 ends."""
+    stop, silent = stopped(), Event()
+    signal.signal(signal.SIGUSR2, lambda number, frame: silent.set())
+    fd = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with open_log("hestai-message", name, config=config) as log, Path(f"{note}-written").open("a") as done:
+
+        def talk() -> None:
+            number = first
+            while not (silent.is_set() or stop.is_set()):
+                log.append("count", str(number))
+                done.write(f"{number}\n")
+                done.flush()
+                number += 1
+                silent.wait(pause)
+
+        talker = Thread(target=talk)
+        talker.start()
+        while not stop.is_set():
+            for message in log.follow(idle=0.2):
+                told = f"{message.role} {message.text} {int(message.redelivered)} {log.reads} {message.position}\n"
+                os.write(fd, told.encode())
+        talker.join()
+
+
 def stopped() -> Event:
     """Set by SIGTERM."""
     stop = Event()
@@ -51,7 +76,9 @@ def stopped() -> Event:
 
 if __name__ == "__main__":
     kind, config, name, note, pause, *rest = sys.argv[1:]
-    if kind == "write":
+    if kind == "both":
+        both(config, name, Path(note), float(pause), int(rest[0]))
+    elif kind == "write":
         write(config, name, Path(note), float(pause), int(rest[0]))
     else:
         read(config, name, Path(note), float(pause))

@@ -96,6 +96,7 @@ BELOW: dict[str, set[str]] = {
         "ledger",
         "log",
         "dial",
+        "parity",
         "status",
     },
     "demo": {"errors", "model", "streams", "server", "run"},

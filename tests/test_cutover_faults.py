@@ -33,6 +33,7 @@ class Stage:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.cast = Cast(rig)
+        self.trouble = ""
         self.bridge = rig.ready(rig.start())
         self.cast.start("write", "ui")
         self.cast.start("write", "daemon")
@@ -82,18 +83,25 @@ class Stage:
                 self.cast.switch(name, side, to)
             except ValueError:
                 return True  # no step is left
-            except BridgeError:
+            except BridgeError as error:
+                self.trouble = f"{error} ({error.hint})"
                 return False
             return True
 
-        wait_until(made, self.cast.said, 60)
+        wait_until(
+            made, lambda: f"{name} {side} {to}: {self.trouble} {self.plans(name, side, to)} {self.cast.said()}", 60
+        )
 
-    def end(self, *, repeats: bool, writer_died: bool) -> None:
+    def plans(self, name: str, side: str, to: str) -> list[str]:
+        """What speaks against it."""
+        return [str(reason) for plan in self.cast.plans(name, (side,), to) for reason in plan.reasons]
+
+    def end(self, *, repeats: bool, mixed: bool) -> None:
         """All stop, and each message was given once."""
         self.cast.stop("ui", "daemon")
         self.cast.settled("viewer", "ui", "daemon")
         self.cast.stop("viewer")
-        self.cast.check("viewer", "ui", "daemon", repeats=repeats)
+        self.cast.check("viewer", "ui", "daemon", repeats=repeats, mixed=mixed)
         wait_until(lambda: self.rig.parity(settling=1.0).verdict == "equal", self.rig.said)
         self.rig.stop(self.bridge)
 
@@ -130,7 +138,7 @@ def test_kills_during_a_round(rig: Rig, victim: str, monkeypatch: pytest.MonkeyP
     turn = VICTIMS.index(victim)
     for i, move in enumerate(ROUND):
         fault(stage, victim, STEPS[(2 * i + turn) % len(STEPS)], move, monkeypatch)
-    stage.end(repeats=victim == "viewer", writer_died=victim == "ui")
+    stage.end(repeats=victim == "viewer", mixed=victim == "server")
 
 
 @pytest.mark.skipif(not RUNS, reason="make soak runs it")
@@ -145,5 +153,5 @@ def test_fault_campaign(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
             point, victim = every[done % len(every)]
             fault(stage, victim, point, move, monkeypatch)
             done += 1
-    stage.end(repeats=True, writer_died=True)
+    stage.end(repeats=True, mixed=True)
     print(f"{done} faults: {len(every)} pairs of step and victim")

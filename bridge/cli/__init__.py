@@ -21,6 +21,7 @@ from bridge.cli import (
     parity,
     quarantine,
     repair,
+    retire,
     run,
     server,
     status,
@@ -58,6 +59,9 @@ for module in (
     cli.add_command(module.command)
 cli.add_command(cutover.cutover)
 cli.add_command(cutover.rollback)
+cli.add_command(retire.retire)
+cli.add_command(retire.purge)
+cli.add_command(retire.runbook)
 
 
 def main() -> None:

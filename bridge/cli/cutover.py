@@ -114,6 +114,7 @@ def _switch(
         if not options.as_json:
             click.echo(f"{mapping}: nothing to do, {wish.component} is at {where} already")
         return False
+    closed = False
     for step in steps:
         plan = operator.plan(wish, step, then=None if execute else modes)
         modes = modes.after(step.side, step.to)
@@ -122,9 +123,8 @@ def _switch(
         if not options.as_json:
             _print_plan(plan, execute=execute)
         passed = plan.open or (wish.forced and not any(reason.firm for reason in plan.reasons))
-        if not passed:
-            if not options.as_json and not execute:
-                continue
+        closed |= not passed
+        if execute and not passed:
             return True
         if execute:
             done = operator.make(wish, plan)
@@ -132,10 +132,9 @@ def _switch(
                              "before": done.before, "after": done.after, "went_on": done.went_on}  # fmt: skip
             if not options.as_json:
                 _print_done(done)
-    closed = any(not one["open"] for one in told) and not execute
     if not execute and not options.as_json and not closed:
         click.echo("Nothing is changed. To do it, say --execute.")
-    return closed and not wish.forced
+    return closed
 
 
 def _print_plan(plan: Plan, *, execute: bool) -> None:

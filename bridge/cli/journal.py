@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
 from bridge.cli.common import Options, emit, verb
 
 
-@click.command("journal", short_help="List what was repaired, by whom and when")
+@click.command("journal", short_help="List what was switched and repaired, by whom and when")
 @click.option("-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most")
 @verb
 def command(options: Options, count: int) -> None:
-    """List what `bridge repair` sent, appended and put back: when, who, where; the latest last."""
+    """List who changed what, when and where, and on what evidence: switches, repairs, retirement; the latest last."""
     from bridge.cli.screen import console, safe
     from bridge.ledger.journal import journal
     from bridge.ledger.store import Ledger
@@ -29,7 +30,28 @@ def command(options: Options, count: int) -> None:
     out = console()
     for one in found:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["at"]))
-        facts = ", ".join(f"{name} {value}" for name, value in one["facts"].items() if value is not None)
-        out.print(safe(f"{when}  {one['who']}  {one['what']}  {one['stream']}: {facts}"), soft_wrap=True)
+        out.print(safe(f"{when}  {one['who']}  {one['what']}  {one['stream']}: {_said(one)}"), soft_wrap=True)
     if not found:
         click.echo("nothing yet")
+
+
+def _said(one: dict[str, Any]) -> str:
+    """An entry's facts in words; `--json` has all of them."""
+    facts = one["facts"]
+    if one["what"] not in ("cutover", "rollback"):
+        plain = {name: one for name, one in facts.items() if one is not None and not isinstance(one, dict | list)}
+        return ", ".join(f"{name} {one}" for name, one in plain.items() if name != "stream")
+    where = "Redis" if facts["to"] == "redis" else "the files"
+    said = f"{facts['component']} {facts['side']} {'from' if facts['side'] == 'reads' else 'to'} {where}"
+    if facts.get("before"):
+        said += f", {facts['before']} is {facts['after']}"
+    if facts.get("again"):
+        said += f", {facts['again']} may be read again"
+    if facts.get("forced"):
+        said += f"; FORCED although {'; '.join(facts['forced'])}"
+    proof = facts.get("parity")
+    said += f"; parity {proof['verdict']} ({proof['digest'][:12]})" if proof else "; never compared"
+    said += f"; {facts['reason']}" if facts.get("reason") else ""
+    if facts["state"] != "done":
+        said += f"; {facts['state']}{': ' + facts['why'] if facts.get('why') else ''}"
+    return said

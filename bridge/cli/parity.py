@@ -75,6 +75,11 @@ def command(
             ledger = Ledger(path)
         except LedgerError as error:
             why = str(error)
+    if ledger is not None and not mappings:
+        from bridge.ledger.retired import retired
+
+        over = retired(ledger)
+        chosen = [one for one in chosen if one.stream.key not in over] or chosen
     try:
         if history:
             return _history(options, ledger, why, chosen)

@@ -1,4 +1,4 @@
-"""`bridge quarantine list|show|retry|export`."""
+"""`bridge quarantine list|show|retry|acknowledge|export`."""
 
 from __future__ import annotations
 
@@ -141,6 +141,38 @@ def _render(results: list[dict[str, Any]], left: int) -> None:
         out.print(safe(f"{one['number']}: {'went over before, ' * one['before']}{said}"), soft_wrap=True)
     went = sum(not one["reason"] and not one["before"] for one in results)
     click.echo(f"{counted(went, 'message')} went over, {left} in quarantine" if results else "nothing is in quarantine")
+
+
+@command.command("acknowledge")
+@click.argument("numbers", nargs=-1, type=NUMBER, metavar="[NUMBER]...")
+@click.option("--all", "everything", is_flag=True, help="Every one that is there now")
+@click.option("--reason", default="", help="For the journal")
+@verb
+def acknowledge(given: Options, numbers: tuple[int, ...], everything: bool, reason: str) -> None:
+    """Say that you know of these: they stay where they are, and no longer close the gate of a cut-over."""
+    import time
+
+    from bridge.cli.common import who
+    from bridge.ledger.journal import note
+    from bridge.ledger.quarantine import acknowledge as known
+
+    if bool(numbers) == everything:
+        raise click.UsageError("give the numbers, or --all")
+    settings, total = given.settings(), 0
+    with _ledger(settings) as ledger:
+        for number in numbers:
+            _numbered(settings, ledger, number)
+        for mapping in settings.mappings:
+            stream, now = mapping.stream.key, time.time()
+            count = known(ledger, stream, None if everything else numbers, who(), now)
+            if count:
+                facts = {"count": count, "numbers": [*numbers] or None, "reason": reason or None}
+                note(ledger, now, who(), "quarantine acknowledge", stream, facts)
+            total += count
+    if given.as_json:
+        emit({"acknowledged": total})
+    else:
+        click.echo(f"{counted(total, 'message')} acknowledged" if total else "nothing that was not acknowledged before")
 
 
 @command.command("export")

@@ -11,10 +11,13 @@ from bridge.cli.common import Options, emit, emit_line, of_root, verb
 from bridge.words import counted
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from collections.abc import Iterator
+
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
     from bridge.carry.behind import Behind
+    from bridge.cutover.standing import Standing
     from bridge.headline import Level
     from bridge.ledger.parity import Run
     from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
@@ -38,13 +41,18 @@ def command(options: Options, watch: bool) -> int:
     settings = of_root(options.settings())
     if watch:
         return _watch(options)
+    from bridge.cutover.standing import sampled
+
     found = sample(settings, time.time)
     said, level = headline(found)
+    components = [] if found.redis_error else sampled(settings)
     if options.as_json:
-        emit(to_json(found, said, level))
+        emit(to_json(found, said, level) | {"components": [one.to_json() for one in components]})
     else:
         out = console()
         show(out, screen(found, said, level, out.width))
+        for line in _components(components, found):
+            show(out, line)
     return _exit_code(found, level)
 
 
@@ -118,6 +126,30 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     return Group(*parts)  # type: ignore[arg-type]
 
 
+def _components(components: list[Standing], found: Status) -> Iterator[RenderableType]:
+    """Each component: what it reads and writes, how far it is, and what its next step waits for."""
+    from bridge.cli.screen import safe
+    from bridge.words import clock, duration
+
+    places = {"file": "files", "redis": "Redis", "both": "both sides"}
+    for one in components:
+        yield safe("")
+        yield safe(f"{one.component} in {one.mapping}", "bold")
+        rows = [("reads", f"{places[one.modes.reads]}{f', up to {one.position}' if one.position else ''}")]
+        if one.behind is not None:
+            rows.append(("behind", counted(one.behind, one.unit)))
+        since = f", since {clock(one.since, found.at)}" if one.since is not None else ""
+        rows.append(("writes", f"{places[one.modes.writes]}{since}"))
+        beat = "none, it does not run" if one.heartbeat is None else f"{duration(one.heartbeat)} ago"
+        rows.append(("heartbeat", ", ".join([beat, *(worker.where for worker in one.workers)])))
+        if one.modes.switch is not None:
+            rows.append(("switching", f"{one.modes.switch.who} is at it"))
+        if one.next is not None:
+            said = "; ".join(reason.what for reason in one.reasons) or "nothing speaks against it"
+            rows.append((f"next, {one.next.side}", said))
+        yield _pairs(rows)
+
+
 def _pairs(rows: list[tuple[str, str]]) -> Table:
     from rich.table import Table
 
@@ -136,6 +168,10 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
 
     from bridge.cli.screen import safe
 
+    if one.retired is not None:
+        from bridge.words import clock
+
+        return [safe(f"retired since {clock(one.retired, found.at)}: nothing is carried")]
     rows = [_forward(source, found) for source in one.sources]
     if one.mirror is not None:
         rows.append(_mirror(one.mirror, found))

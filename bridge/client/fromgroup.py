@@ -48,6 +48,10 @@ class GroupReader:
         self._claim_from = b"0-0"
         self._owed = 0
 
+    def begin(self, start: str) -> None:
+        """Makes the group, which begins behind that ID."""
+        self._call("XGROUP", "CREATE", self._stream, self._group, start, "MKSTREAM")
+
     def own(self) -> list[Delivered]:
         """What this worker was given earlier and never acknowledged: after a reconnection, or a restart by its name."""
         found: list[Delivered] = []

@@ -25,14 +25,18 @@ TICK = 0.1
 BEAT = 2.0
 """Seconds between two heartbeats."""
 
-TELL = b"""local raw = redis.call('HGET', KEYS[1], ARGV[1])
+TELL = b"""if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
+if ARGV[4] == '' then return 1 end
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
 local epoch = raw and cjson.decode(raw).epoch or 0
-if epoch ~= tonumber(ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+if epoch == tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], ARGV[3], ARGV[4]) end
 return 1"""
-"""A position counts only in the epoch it was read in: the one that a switch has written is not overwritten."""
+"""A position counts only in the epoch it was read in: the one that a switch has written is not overwritten. Where no
+bridge keeps books of the stream, nothing is told: none ever did, or they were purged."""
 
-RESTORE = b"""local raw = redis.call('HGET', KEYS[1], ARGV[1])
+RESTORE = b"""if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if raw and cjson.decode(raw).epoch >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1"""
@@ -144,20 +148,20 @@ class Keeper:
         due = now >= self._due or any(told[name] != self._told.get(name) for name in told if name != "at")
         if due:
             position = self.shown.position()
-            if position is not None:
-                commands.append(pack("EVAL", TELL, 2, COMPONENTS, self._keys.positions,
-                                     field_of(self._component, self._mapping), self.shown.epoch, self._component,
-                                     json.dumps(position)))  # fmt: skip
-            commands.append(pack("HSET", self._keys.positions, f"{self._component}/{self.shown.worker}",
-                                 json.dumps(told)))  # fmt: skip
+            commands.append(pack(
+                "EVAL", TELL, 3, COMPONENTS, self._keys.positions, self._keys.meta,
+                field_of(self._component, self._mapping), self.shown.epoch, self._component,
+                "" if position is None else json.dumps(position), f"{self._component}/{self.shown.worker}",
+                json.dumps(told),
+            ))  # fmt: skip
         modes, self._server_ms = seen(link.calls(*commands)[0])
         if due:
             self._told, self._due = told, now + BEAT
         self.reached = time.monotonic()
         self._say("connected")
-        if modes.epoch < self._most.epoch:  # Redis has lost what was switched
-            link.call("EVAL", RESTORE, 1, COMPONENTS, field_of(self._component, self._mapping), self._most.epoch,
-                      self._most.to_json())  # fmt: skip
+        if modes.epoch < self._most.epoch:  # Redis has lost what was switched, or it was purged
+            link.call("EVAL", RESTORE, 2, COMPONENTS, self._keys.meta, field_of(self._component, self._mapping),
+                      self._most.epoch, self._most.to_json())  # fmt: skip
             modes = self._most
         self._most = Modes(modes.reads, modes.writes, modes.epoch)
         with self.turn:

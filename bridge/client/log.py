@@ -27,6 +27,7 @@ from bridge.log import log
 from bridge.mapping import Mapping
 from bridge.model import format_id
 from bridge.streams.components import FILE, READS, REDIS, WRITES, Modes, Switch, announced_positions
+from bridge.streams.connect import Connection
 
 IDLE = 0.02
 """Seconds between two looks at files in which nothing is new."""
@@ -96,6 +97,8 @@ class Log:
         self._shown = Shown(f"{settings.instance}-{number}")
         marks = Bookmark(settings.state_dir, component, mapping.name).load()
         most_known = Modes(marks.reads, marks.writes, marks.epoch)
+        if not marks.epoch and (settings.state_dir / "retired" / mapping.name).exists():
+            most_known = Modes(REDIS, REDIS, 1)  # the files are not carried any more
         self._writing = Writing(self._shared, component, self._folder, self._dial, most_known)
         self._shown.position = self._position
         self._keeper = Keeper(
@@ -316,13 +319,20 @@ class Log:
         if modes.reads == FILE:
             side = FileSide(self._shared, self._bookmark, time.time, at_end=self._at_end)
         else:
+            connection = self._dial()
             side = GroupSide(
-                self._dial(), self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
-                self._folder / f"{self._mapping.name}.aside", self._hand,
+                connection, self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
+                self._folder / f"{self._mapping.name}.aside", self._hand, self._first_start(connection),
             )  # fmt: skip
         self._side, self._shown.reads = side, side.name
         self._keeper.wake()
         return side
+
+    def _first_start(self, connection: Connection) -> str | None:
+        """From where a component begins that was never here; None: it was, and only a switch knows where it is."""
+        marks = Bookmark(self._settings.state_dir, self.component, self._mapping.name).load()
+        was_here = marks.places or self.component in announced_positions(connection, self._shared.keys)
+        return None if was_here else "$" if self._at_end else "0"
 
     # -- for the keeper --------------------------------------------------------------------------------------
 

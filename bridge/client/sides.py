@@ -99,13 +99,14 @@ class GroupSide:
 
     def __init__(
         self, connection: Connection, stream: bytes, component: str, worker: str, claim_ms: int, most: int, aside: Path,
-        in_hand: InHand,
+        in_hand: InHand, first: str | None,
     ) -> None:  # fmt: skip
         self._reader = GroupReader(connection, stream, component, worker, claim_ms)
         self._most = most
         self._aside = aside
         self._hand = in_hand
         self._first = True
+        self._begin = first
 
     def take(self) -> Sequence[tuple[Message, object]]:
         """As the protocol says. Raises RedisLost, RedisRefused, NotYet: the group is not there."""
@@ -117,7 +118,10 @@ class GroupSide:
                     return self._messages(found)
             found = self._reader.take()
         except GroupGone:
-            raise NotYet("the component's consumer group is gone") from None
+            if self._begin is None:
+                raise NotYet("the component's consumer group is gone") from None
+            self._reader.begin(self._begin)
+            return []
         self._hand.done.clear()  # `take` has read what the server said of them
         self._hand.unmet.update(one.id for one in found if not one.before)
         return self._messages(found)

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from bridge.config import Settings
 from bridge.cutover.phase import Facts
-from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.quarantine import unacknowledged
+from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.status import MappingStatus, Status, sample
@@ -27,6 +28,7 @@ def gathered(
     kept, disk = durability(connection), os.statvfs(settings.root)
     parity = one.parity
     return Facts(
+        retired=mapping.stream.key in retired(ledger),
         proof=None
         if parity is None
         else {"at": parity.ended, "verdict": parity.verdict, "digest": parity.report["digest"]},
@@ -38,7 +40,7 @@ def gathered(
         forward_lag=_forward_lag(one),
         mirror_lag=_mirror_lag(one),
         troubles=_troubles(status, mapping),
-        quarantined=sum(count for _, _, count in quarantine_counts(ledger, mapping.stream.key)),
+        quarantined=unacknowledged(ledger, mapping.stream.key),
         aof=kept.aof,
         evicts=kept.evicts,
         failing=kept.failing,

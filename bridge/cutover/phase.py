@@ -104,7 +104,7 @@ def gate(step: Step, modes: Modes, facts: Facts, bounds: Bounds, *, reader: bool
         return [Reason(f"{step.mapping} is retired", "there is no way back from that", firm=True)]
     found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts, bounds)]
     if step.forth:
-        found += [*_proved(step, facts, bounds), *_durable(facts)]
+        found += [*_proved(step, facts, bounds), *durable(facts)]
     elif facts.only_redis:
         what = f"{facts.only_redis} messages that {step.component} has not read stand in no file"
         found.append(Reason(what, "see `bridge quarantine list`; with --force they are not read until it is back"))
@@ -166,7 +166,7 @@ def _proved(step: Step, facts: Facts, bounds: Bounds) -> list[Reason]:
     return found
 
 
-def _durable(facts: Facts) -> list[Reason]:
+def durable(facts: Facts) -> list[Reason]:
     """Redis is about to hold what nobody else does, for a moment at least."""
     found = []
     if facts.failing:

@@ -94,7 +94,9 @@ class Switcher:
         announced = announced_positions(self._connection, self._keys)
         plan = Plan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
         reader, why_not, only_redis = self._where.reads(step, modes, announced), "", 0
-        if step.side == READS:
+        if step.side == READS and not reader and plan.workers:
+            plan.before = "nothing: it has never read here"
+        elif step.side == READS:
             try:
                 if step.forth:
                     target = self._where.to_stream(self._where.in_files(step, modes, announced))
@@ -225,10 +227,10 @@ class Switcher:
         self._await_cursors(step, token, until)
         self._hold(step, token, LONG_HOLD_MS)
         pending = Pending(alive=bool(alive), held=held)
-        if step.side != READS:
+        announced = announced_positions(self._connection, self._keys)
+        if step.side != READS or (alive and not self._where.reads(step, modes, announced)):
             return pending
         if step.forth:
-            announced = announced_positions(self._connection, self._keys)
             position = self._where.in_files(step, modes, announced)
             target = self._where.to_stream(position)
             make_group(self._connection, self._keys.stream, step.component, target.last, target.unread)

@@ -52,7 +52,8 @@ def add_quarantined(ledger: Ledger, stream: str, found: Iterable[Quarantined], n
         ledger.write(
             "INSERT INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw, length,"
             " digest, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, direction, name,"
-            " generation, offset, entry_id) DO UPDATE SET retried = NULL, retried_at = NULL WHERE retried IS NOT NULL",
+            " generation, offset, entry_id) DO UPDATE SET retried = NULL, retried_at = NULL, acknowledged = NULL"
+            " WHERE retried IS NOT NULL",
             (stream, one.direction, one.name, one.generation, one.offset, one.entry_id, one.reason, one.raw, one.length,
              one.digest, now),
         )  # fmt: skip
@@ -68,6 +69,24 @@ def quarantine_counts(ledger: Ledger, stream: str) -> list[tuple[str, str, int]]
             (stream,),
         )
     ]
+
+
+def unacknowledged(ledger: Ledger, stream: str) -> int:
+    """How many messages are in quarantine that nobody has said to know of."""
+    sql = "SELECT count(*) FROM quarantine WHERE stream = ? AND retried IS NULL AND acknowledged IS NULL"
+    return int(ledger.rows(sql, (stream,))[0][0])
+
+
+def acknowledge(ledger: Ledger, stream: str, numbers: Iterable[int] | None, who: str, now: float) -> int:
+    """Notes that somebody knows of these, None: of all that are there; how many nobody knew of before."""
+    todo = "stream = ? AND retried IS NULL AND acknowledged IS NULL"
+    rows = ledger.rows(f"SELECT id FROM quarantine WHERE {todo}", (stream,))
+    wanted = None if numbers is None else set(numbers)
+    found = [number for (number,) in rows if wanted is None or number in wanted]
+    with ledger.transaction():
+        for number in found:
+            ledger.write("UPDATE quarantine SET acknowledged = ?, acknowledged_at = ? WHERE id = ?", (who, now, number))
+    return len(found)
 
 
 def quarantined(ledger: Ledger, stream: str, *, everything: bool = False, whole: bool = False) -> Iterator[Quarantined]:

@@ -17,7 +17,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 5
+VERSION = 6
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -113,6 +113,14 @@ def _fifth(db: sqlite_utils.Database) -> None:
     db.table("spool_due").create_index(["stream", "name"])
     db.table("spool_due").create_index(["stream", "alike", "written"])
     db.table("spool_due").create_index(["stream", "batch", "time", "name"])
+
+
+@migrations(name="006_acknowledged")
+def _sixth(db: sqlite_utils.Database) -> None:
+    quarantine = db.table("quarantine")
+    quarantine.add_column("acknowledged", str)
+    quarantine.add_column("acknowledged_at", float)
+    db.table("retired").create({"stream": str, "mapping": str, "at": float, "who": str}, pk="stream")
 
 
 CACHE = 16 << 10

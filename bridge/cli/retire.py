@@ -1,0 +1,156 @@
+"""`bridge retire`, `bridge purge` and `bridge runbook`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli.common import Options, complain, emit, mapping_names, of_root, verb, who
+from bridge.words import counted
+
+if TYPE_CHECKING:
+    from bridge.config import Settings
+    from bridge.ledger.store import Ledger
+    from bridge.mapping import Mapping
+    from bridge.streams.connect import Connection
+
+
+@click.command("retire", short_help="End a migration: nothing is carried any more")
+@click.argument("mapping", shell_complete=mapping_names)
+@click.option("--execute", is_flag=True, help="Do it; without, it says what speaks against it and changes nothing")
+@click.option("--reason", default="", help="For the journal")
+@click.option("--force", metavar="MAPPING", help="Pass a closed gate; say the mapping's name again")
+@verb
+def retire(options: Options, mapping: str, execute: bool, reason: str, force: str | None) -> int:
+    """End MAPPING's migration, after a last parity: its files and its stream are carried in neither direction any more.
+
+    The stream is written as files beside a report, below the state directory. There is no way back. Exits 3 when
+    somebody still uses the files, or the two sides are not the same.
+    """
+    from bridge.cutover import retire as ending
+    from bridge.errors import ConfigError
+    from bridge.run import state_lock
+
+    settings = of_root(options.settings())
+    options.log(settings.log_format)
+    one = settings.mapping(mapping)
+    if force is not None and force != mapping:
+        raise ConfigError(f"--force {force}: the mapping is {mapping}", hint=f"--force {mapping}")
+    with ExitStack() as stack:
+        if execute:
+            stack.enter_context(state_lock(settings.state_dir, "retire"))
+        ledger, connection = stack.enter_context(_both(settings))
+        reasons = ending.reasons(settings, one, ledger, connection, time.time())
+        passed = not any(reason.firm for reason in reasons) if force else not reasons
+        facts = {"mapping": mapping, "stream": one.stream.key, "open": not reasons, "done": None,
+                 "reasons": [{"what": r.what, "hint": r.hint, "firm": r.firm} for r in reasons]}  # fmt: skip
+        for reason_ in reasons if not options.as_json else ():
+            click.echo(f"closed: {reason_.what}\n  try: {reason_.hint}")
+        if execute and passed:
+            facts["done"] = _end(options, settings, one, ledger, connection, reason)
+        elif not reasons and not options.as_json:
+            click.echo(f"Nothing speaks against it. To retire {mapping}, stop the bridge and say --execute.")
+    if options.as_json:
+        emit(facts)
+    return 3 if not passed or (execute and facts["done"] is None) else 0
+
+
+def _end(
+    options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, reason: str
+) -> dict[str, object] | None:
+    """Drains both directions once more, compares, and retires; None: it did not come so far."""
+    from dataclasses import replace
+    from threading import Event
+
+    from bridge.cutover import retire as ending
+    from bridge.dial import dialler
+    from bridge.drain import once
+    from bridge.parity.proof import Proof
+
+    alone = replace(settings, mappings=(mapping,))
+    drained = once(alone, dual=mapping.mirror is not None, stop=Event())
+    for error in [error for one in drained for error in one.errors]:
+        complain(error)
+        return None
+    [result] = Proof(alone, [mapping], ledger, Event(), lambda m, read, of: None, who()).run(dialler(settings))
+    if result.verdict != "equal":
+        click.echo(f"bridge: {mapping.name}: the last parity says '{result.verdict}': it is not retired", err=True)
+        click.echo(f"  try: bridge parity {mapping.name}", err=True)
+        return None
+    kept = ending.execute(settings, mapping, ledger, connection, result, who(), reason)
+    if not options.as_json:
+        click.echo(f"{mapping.name} is retired: {counted(kept.messages, 'message')}, written to {kept.folder}")
+    return {"messages": kept.messages, "not_lines": kept.aside, "folder": str(kept.folder), "files": kept.digests}
+
+
+@click.command("purge", short_help="Remove our own keys of a retired mapping")
+@click.argument("mapping", shell_complete=mapping_names)
+@click.option("--execute", is_flag=True, help="Do it; without, the keys are listed and nothing is changed")
+@verb
+def purge(options: Options, mapping: str, execute: bool) -> None:
+    """Remove the keys that the bridge keeps in Redis for a retired MAPPING. The stream and its groups stay."""
+    from bridge.cutover.retire import purge as remove
+
+    settings = options.settings()
+    with _both(settings) as (ledger, connection):
+        keys = remove(settings.mapping(mapping), ledger, connection, who(), really=execute)
+    if options.as_json:
+        emit({"mapping": mapping, "keys": keys, "removed": execute})
+        return
+    for key in keys:
+        click.echo(key)
+    said = "removed" if execute else "would be removed: say --execute"
+    click.echo(f"{counted(len(keys), 'key')} {said}" if keys else "there is nothing of ours left")
+
+
+@click.command("runbook", short_help="Write this deployment's plan as Markdown")
+@verb
+def runbook(options: Options) -> None:
+    """Write the plan for these components: in which order, with which commands, what to see, and how to go back."""
+    from bridge.config import masked
+    from bridge.cutover.phase import Facts, durable
+    from bridge.cutover.runbook import Part
+    from bridge.cutover.runbook import runbook as written
+    from bridge.errors import BridgeError
+    from bridge.streams.components import Modes, all_modes
+    from bridge.streams.reader import durability
+
+    settings = options.settings()
+    wrong, modes = "", dict[tuple[str, str], Modes]()
+    try:
+        with _both(settings) as (_, connection):
+            kept = durability(connection)
+            found = durable(Facts(aof=kept.aof, evicts=kept.evicts, failing=kept.failing))
+            wrong, modes = "; ".join(reason.what for reason in found), all_modes(connection)
+    except BridgeError as error:
+        wrong = f"it was not asked ({error})"
+    logs = [one for one in settings.mappings if one.source.kind == "log"]
+    parts = [
+        Part(name, one.name, roles, now.reads, now.writes)
+        for one in logs for name, roles in settings.components.items()
+        for now in [modes.get((name, one.name), Modes())]
+    ]  # fmt: skip
+    text = written(parts, {one.name: one.stream.key for one in logs}, redis=masked(settings.redis_url),
+                   root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"))  # fmt: skip
+    if options.as_json:
+        emit({"markdown": text})
+    else:
+        click.echo(text, nl=False)
+
+
+@contextmanager
+def _both(settings: Settings) -> Iterator[tuple[Ledger, Connection]]:
+    """Ledger and connection."""
+    from bridge.dial import dialler
+    from bridge.ledger.store import Ledger
+
+    with ExitStack() as stack:
+        ledger = Ledger(settings.state_dir / "ledger.db")
+        stack.callback(ledger.close)
+        connection = dialler(settings, may_start=False)()
+        stack.callback(connection.close)
+        yield ledger, connection

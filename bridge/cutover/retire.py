@@ -1,0 +1,221 @@
+"""The end of a migration: a last parity, the stream as files, and then nothing is carried any more. And purge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from bridge.carry.shared import Shared
+from bridge.carry.translate import pack_fields
+from bridge.config import Settings
+from bridge.cutover.phase import Reason
+from bridge.errors import BridgeError
+from bridge.ledger.journal import note
+from bridge.ledger.quarantine import unacknowledged
+from bridge.ledger.retired import retire, retired
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import ORIGIN_FIELD, EntryId, format_id, paired, parse_origin
+from bridge.parity.check import Result
+from bridge.parity.report import page
+from bridge.streams.components import COMPONENTS, REDIS, all_modes, announced_positions
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import Entry, entries, stream_info
+from bridge.streams.writer import read_books
+
+RECENT = 600.0
+"""Seconds in which nobody may have written to the files, before they count as left."""
+
+ASIDE = "not-lines.jsonl"
+"""Entries that make no line, in the folder of a retired mapping."""
+
+
+def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
+    """What speaks against it: somebody who still uses the files, or a message that stands on one side only."""
+    keys, found = Keys.of(mapping.stream.key), []
+    if mapping.stream.key in retired(ledger):
+        return [Reason(f"{mapping.name} is retired already", "`bridge purge` removes what is left of it", firm=True)]
+    modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
+    known = {name.split("/")[0] for name in announced_positions(connection, keys)} | modes.keys()
+    for name in sorted(known):
+        one = modes.get(name)
+        if one is None or (one.reads, one.writes) != (REDIS, REDIS):
+            reads, writes = (one.reads, one.writes) if one is not None else ("file", "file")
+            what = f"{name} reads {'Redis' if reads == REDIS else 'the files'} and writes to"
+            hint = f"bridge cutover {name} --mapping {mapping.name} --execute"
+            found.append(Reason(f"{what} {'Redis' if writes == REDIS else 'the files'}", hint, firm=True))
+    if not known:
+        found.append(Reason("no component of it has ever been switched", "cut them over first: `bridge runbook`"))
+    count = unacknowledged(ledger, mapping.stream.key)
+    if count:
+        what = f"{count} messages are in quarantine, on one side only"
+        found.append(Reason(what, "`bridge quarantine list`, then `retry` or `acknowledge` them"))
+    shared = Shared(mapping, settings)
+    try:
+        recent = {name: age for name in shared.source_names() if (age := _age(settings.root / name, now)) < RECENT}
+    finally:
+        shared.close()
+    for name, age in sorted(recent.items()):
+        what = f"{name} was written to {age:.0f} s ago: is that the mirror alone?"
+        found.append(Reason(what, f"wait {RECENT / 60:.0f} minutes after the last cut-over, or pass with --force"))
+    return found
+
+
+def _age(path: Path, now: float) -> float:
+    try:
+        return now - path.stat().st_mtime
+    except OSError:
+        return RECENT
+
+
+@dataclass(slots=True)
+class Kept:
+    """A stream as files, in a folder: how many messages, and each file's digest (BLAKE2b-128)."""
+
+    folder: Path
+    messages: int = 0
+    aside: int = 0
+    last: EntryId = (0, 0)
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+class _Files:
+    """Files in a folder, written beside under a temporary name and renamed together."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._new = folder.with_name(f".{folder.name}.new")
+        self._open: dict[str, tuple[IO[bytes], Any]] = {}
+        _remove(self._new)
+        self._new.mkdir(parents=True, mode=0o700)
+
+    def write(self, name: str, raw: bytes) -> None:
+        if name not in self._open:
+            path = self._new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open[name] = path.open("wb"), hashlib.blake2b(digest_size=16)
+        file, digest = self._open[name]
+        file.write(raw)
+        digest.update(raw)
+
+    def close(self) -> dict[str, str]:
+        """On disk, read again and compared, and in place. Raises BridgeError."""
+        told = {}
+        for name, (file, digest) in self._open.items():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            again = hashlib.blake2b(digest_size=16)
+            with (self._new / name).open("rb") as written:
+                while piece := written.read(1 << 20):
+                    again.update(piece)
+            if again.digest() != digest.digest():
+                raise BridgeError("does not hold what was written to it", where=str(self._new / name))
+            told[name] = digest.hexdigest()
+        _remove(self.folder)
+        self._new.rename(self.folder)
+        return told
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def keep(shared: Shared, connection: Connection, folder: Path) -> Kept:
+    """Writes a stream as the files it would be, in stream order. Raises BridgeError, OSError, RedisLost."""
+    books = read_books(connection, shared.keys)
+    names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
+    kept, files = Kept(folder), _Files(folder)
+    last = stream_info(connection, shared.keys.stream).last_id
+    for entry in entries(connection, shared.keys.stream, end=format_id(last)):
+        name, line = _line(shared, entry, names)
+        if line is None:
+            kept.aside += 1
+            told = {"entry": format_id(entry.id).decode(), "fields": json.loads(pack_fields(entry.fields))}
+            files.write(ASIDE, json.dumps(told).encode() + b"\n")
+        else:
+            files.write(name, line)
+        kept.messages += 1
+    kept.last, kept.digests = last, files.close()
+    return kept
+
+
+def _line(shared: Shared, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
+    """The file a message belongs to and its line there; None where it makes none."""
+    values = paired(entry.fields)
+    origin = parse_origin(values.get(ORIGIN_FIELD, b""))
+    if origin is None or origin.source not in names:
+        made = shared.line_of(entry.fields)
+        return made if made is not None else ("", None)
+    name = names[origin.source]
+    codec = shared.mapping.codec(name)
+    if any(field not in values for field in codec.fields):
+        return "", None
+    line = codec.encode(tuple(values[field] for field in codec.fields))
+    return name, None if isinstance(line, str) else line + b"\n"
+
+
+def folder_of(settings: Settings, mapping: str) -> Path:
+    """Where the files of a retired mapping are."""
+    return settings.state_dir / "retired" / mapping
+
+
+def execute(
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: Result, who: str, reason: str,
+    now: Callable[[], float] = time.time,
+) -> Kept:  # fmt: skip
+    """Retires it, after a parity that said equal: writes files and report, then the ledger has it, then Redis.
+
+    The ledger's word is what counts: a crash before leaves all as it was, one after is told to Redis by the next start.
+    Raises BridgeError, OSError, RedisLost.
+    """
+    if result.verdict != "equal":
+        raise BridgeError(f"the last parity says '{result.verdict}'", where=mapping.name, hint="`bridge repair`")
+    shared = Shared(mapping, settings)
+    try:
+        kept = keep(shared, connection, folder_of(settings, mapping.name))
+    finally:
+        shared.close()
+    report = {
+        "mapping": mapping.name, "stream": mapping.stream.key, "at": now(), "who": who, "reason": reason or None,
+        "messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
+        "files": kept.digests, "parity": {k: v for k, v in result.to_json().items() if k != "differences"},
+    }  # fmt: skip
+    (kept.folder / "report.html").write_text(page([result], now()))
+    (kept.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    with ledger.transaction():
+        retire(ledger, mapping.stream.key, mapping.name, who, now())
+        note(ledger, now(), who, "retire", mapping.stream.key, {k: v for k, v in report.items() if k != "parity"})
+    connection.call("HSET", Keys.of(mapping.stream.key).meta, "retired", str(int(now())))
+    return kept
+
+
+def purge(mapping: Mapping, ledger: Ledger, connection: Connection, who: str, *, really: bool) -> list[str]:
+    """Removes our own keys of a retired mapping, and says which there are. Raises BridgeError: it is not retired."""
+    if mapping.stream.key not in retired(ledger):
+        hint = f"bridge retire {mapping.name}"
+        raise BridgeError("is not retired, its keys are in use", where=mapping.name, hint=hint)
+    keys = Keys.of(mapping.stream.key)
+    found = [key for key in keys.own if connection.call("EXISTS", key)]
+    fields = [
+        name for name in paired(connection.call("HGETALL", COMPONENTS)) if name.endswith(f"/{mapping.name}".encode())
+    ]
+    told = [key.decode(errors="replace") for key in found]
+    told += [f"{COMPONENTS.decode()} {name.decode(errors='replace')}" for name in fields]
+    if really and told:
+        if found:
+            connection.call("DEL", *found)
+        if fields:
+            connection.call("HDEL", COMPONENTS, *fields)
+        note(ledger, time.time(), who, "purge", mapping.stream.key, {"keys": told})
+    return told

@@ -1,0 +1,36 @@
+"""This deployment's plan, as Markdown: who goes over when, with which commands, and how to come back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingType
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.streams.components import FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A component in one mapping: the roles it writes as, and which side it reads and writes now."""
+
+    component: str
+    mapping: str
+    roles: frozenset[str] = frozenset()
+    reads: str = FILE
+    writes: str = FILE
+
+
+def ordered(parts: Sequence[Part]) -> list[Part]:
+    """In which order they go: who only reads first, then who writes as the fewest roles."""
+    return sorted(parts, key=lambda one: (len(one.roles), one.component, one.mapping))
+
+
+def runbook(
+    parts: Sequence[Part], streams: MappingType[str, str], *, redis: str, root: str, durable: str, at: str
+) -> str:
+    """The Markdown. `streams`: each mapping's stream; `durable`: what is wrong with Redis's safety, empty: nothing."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    env = Environment(loader=PackageLoader("bridge.cutover"), undefined=StrictUndefined, autoescape=False)
+    text = env.get_template("runbook.md")
+    return text.render(parts=ordered(parts), streams=streams, redis=redis, root=root, durable=durable, at=at) + "\n"

@@ -1,0 +1,187 @@
+"""Where each component stands: what it reads and writes, how far it is behind, and what its next step waits for."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.cutover.operator import Operator, Wish
+from bridge.cutover.phase import Reason, Step
+from bridge.dial import dialler
+from bridge.errors import BridgeError
+from bridge.files.bookmark import Bookmark, Place
+from bridge.ledger.store import Ledger
+from bridge.log import log
+from bridge.model import after, paired
+from bridge.streams.components import (
+    READS,
+    REDIS,
+    WRITES,
+    Modes,
+    Worker,
+    all_modes,
+    announced_positions,
+    group_of,
+    look,
+    workers_of,
+)
+from bridge.streams.connect import Connection
+
+MOST_COUNTED = 1000
+"""Unread messages that are counted one by one."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """One component in one mapping. `since` in seconds since 1970, None: it was never switched.
+
+    `behind`: unread messages in Redis, or unread bytes of the files; None: not known. `heartbeat`: seconds since the
+    last one. `next`: the step that comes next, with the `reasons` why not now; None: there is none.
+    """
+
+    component: str
+    mapping: str
+    modes: Modes
+    since: float | None = None
+    position: str = ""
+    behind: int | None = None
+    heartbeat: float | None = None
+    workers: list[Worker] = field(default_factory=list)
+    next: Step | None = None
+    reasons: list[Reason] = field(default_factory=list)
+
+    @property
+    def unit(self) -> str:
+        """What `behind` counts."""
+        return "message" if self.modes.reads == REDIS else "byte"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "component": self.component, "mapping": self.mapping, "reads": self.modes.reads,
+            "writes": self.modes.writes, "epoch": self.modes.epoch, "since": self.since, "position": self.position,
+            "behind": self.behind, "unit": self.unit, "heartbeat_age": self.heartbeat,
+            "workers": [one.where for one in self.workers],
+            "switching": None if self.modes.switch is None else self.modes.switch.who,
+            "next": None if self.next is None else {"side": self.next.side, "to": self.next.to},
+            "blocked_by": [one.what for one in self.reasons],
+        }  # fmt: skip
+
+
+def sampled(settings: Settings) -> list[Standing]:
+    """Of every component, looked at once; none where ledger or Redis are not there."""
+    path = settings.state_dir / "ledger.db"
+    if not path.exists():
+        return []
+    with ExitStack() as stack:
+        try:
+            ledger = Ledger(path)
+            stack.callback(ledger.close)
+            connection = dialler(settings, may_start=False)()
+            stack.callback(connection.close)
+            operator = Operator(settings, ledger, connection, "", lambda seconds: None)
+            stack.callback(operator.close)
+            return standings(settings, ledger, connection, operator)
+        except BridgeError as error:
+            log.debug("the components are not told: %s", error)
+            return []
+
+
+def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[Standing]:
+    """Of every component that was ever heard of, or is declared in bridge.toml. Raises RedisLost, RedisRefused."""
+    found = []
+    switched = all_modes(connection)
+    for mapping in settings.mappings:
+        if mapping.source.kind != "log":
+            continue
+        shared = Shared(mapping, settings)
+        try:
+            announced = announced_positions(connection, shared.keys)
+            names = {name.split("/")[0] for name in announced} | {c for c, m in switched if m == mapping.name}
+            names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
+            for name in sorted(names):
+                found.append(_standing(name, shared, settings, ledger, connection, announced))
+                _next(found[-1], operator)
+        finally:
+            shared.close()
+    return found
+
+
+def _has_bookmark(settings: Settings, component: str, mapping: str) -> bool:
+    return Bookmark(settings.state_dir, component, mapping).path.exists()
+
+
+def _standing(
+    name: str, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection,
+    announced: dict[str, dict[str, Any]],
+) -> Standing:  # fmt: skip
+    mapping = shared.mapping
+    modes, now = look(connection, name, mapping.name)
+    one = Standing(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
+    one.workers = workers_of(announced, name, now)
+    beats = [
+        said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
+    ]
+    one.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
+    if modes.reads == REDIS:
+        group = group_of(connection, shared.keys.stream, name)
+        if group is not None:
+            one.position = f"entry {group.last[0]}-{group.last[1]}"
+            facts: dict[bytes, Any] = next(paired(one) for one in connection.call("XINFO", "GROUPS", shared.keys.stream)
+                         if paired(one)[b"name"] == name.encode())  # fmt: skip
+            lag = facts.get(b"lag")
+            if lag is None:  # a group that was made in the middle: Redis tells no lag until it has met the end
+                lag = len(connection.call("XRANGE", shared.keys.stream, after(group.last), "+", "COUNT", MOST_COUNTED))
+            one.behind = int(lag) + len(group.pending)
+        return one
+    said = announced.get(name, {}).get("files")
+    places: dict[str, Place] = {}
+    try:
+        if isinstance(said, dict):
+            places = {file: Place.from_json(place) for file, place in said.items() if isinstance(place, dict)}
+        places = places or Bookmark(settings.state_dir, name, mapping.name).load().places
+    except (ValueError, BridgeError) as error:
+        one.position = str(error)
+        return one
+    if places:
+        one.position = ", ".join(
+            f"{file} byte {p.position.offset if p.position else 0}" for file, p in sorted(places.items())
+        )
+        one.behind = sum(_unread(shared, file, place) for file, place in places.items())
+    return one
+
+
+def _unread(shared: Shared, name: str, place: Place) -> int:
+    """Bytes of a file behind a place, and of those that came after it."""
+    tail = shared.new_tail(name, list(place.generations))
+    try:
+        tail.look()
+        return sum(one.left() for one in tail.pending())
+    except BridgeError:
+        return 0
+    finally:
+        tail.close()
+
+
+def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
+    """When it was switched last."""
+    rows = ledger.rows("SELECT at, facts FROM journal WHERE what IN ('cutover', 'rollback') ORDER BY id DESC")
+    for at, raw in rows:
+        facts = json.loads(raw)
+        if (facts.get("component"), facts.get("mapping"), facts.get("state")) == (component, mapping, "done"):
+            return float(at)
+    return None
+
+
+def _next(one: Standing, operator: Operator) -> None:
+    """The step that leads on to Redis, and what speaks against it now."""
+    wish = Wish(one.component, (READS, WRITES), REDIS)
+    steps, _ = operator.steps(wish, one.mapping)
+    if not steps or one.modes.switch is not None:
+        return
+    one.next = steps[0]
+    one.reasons = operator.plan(wish, steps[0]).reasons
