@@ -367,3 +367,30 @@ def test_runbook(rig: Rig) -> None:
     for line in commands:
         done = rig.run(*line.split()[1:], "--help")
         assert done.returncode == 0, line
+
+
+def test_killed_and_switched_before_it_starts_again(rig: Rig) -> None:
+    """What a component may have been given when it was killed comes again after the switch, marked; the rest is not."""
+    cast = Cast(rig)
+    bridge = rig.ready(rig.start())
+    rig.append(*(str(n) for n in range(20)))
+    wait_until(lambda: len(rig.datas()) == 20, rig.said)
+    for n in range(20, 30):
+        rig.add(str(n))
+    wait_until(lambda: len(rig.lines()) == len(rig.datas()) == 30, rig.said)
+    for to in ("redis", "file", "redis"):
+        had = len(cast.seen("viewer"))
+        child = cast.start("read", "viewer", 5.0)
+        wait_until(lambda had=had: len(cast.seen("viewer")) > had, cast.said)  # type: ignore[misc]
+        child.kill()
+        child.wait()
+        rig.redis.call("HDEL", f"bridge:{{{STREAM}}}:positions", "viewer/test-1")  # as if ten seconds had gone by
+        assert cast.switch("viewer", "reads", to).again == 1
+    cast.start("read", "viewer", 0)
+    wait_until(lambda: len(cast.seen("viewer")) >= 32, cast.said)
+    seen = cast.seen("viewer")
+    assert [one[1:3] for one in seen[:4]] == [(0, False), (0, True), (0, True), (0, True)]
+    assert sorted(one[1] for one in seen[4:]) == list(range(1, 30))
+    assert not any(one[2] for one in seen[4:])
+    cast.stop("viewer")
+    rig.stop(bridge)

@@ -42,7 +42,8 @@ from bridge.streams.reader import Entry, entries, entries_back, existing, stream
 from bridge.streams.writer import Books, read_books
 
 FAR = 1 << 62
-"""Behind every file's end."""
+FIRST_OF_NONE = Position(FAR, 0)
+"""Behind every file's end, and behind every generation."""
 
 Where = tuple[str, Position]
 """A message's place in the files: which, generation and offset."""
@@ -53,20 +54,26 @@ class InFiles:
     """A component's position in files: a place in each, and the ID up to which it has read what stands in no file.
 
     `only_redis`: unread entries that no file holds. `again`: messages that were given before and not acknowledged.
+    `unclean`: the component died while it read, so the next message of each file may have been given.
     """
 
     places: Mapping[str, Place] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
     only_redis: int = 0
     again: int = 0
+    unclean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InStream:
-    """A component's position in the stream: it has read all up to `last`, but for those in `unread`, in order."""
+    """A component's position in the stream: it has read all up to `last`, but for those in `unread`, in order.
+
+    Those in `again` were given to it before and not acknowledged.
+    """
 
     last: EntryId
     unread: tuple[EntryId, ...] = ()
+    again: frozenset[EntryId] = frozenset()
 
 
 class Lines:
@@ -135,7 +142,7 @@ class Translator:
         """Walks the stream back to where all has been read. Raises BridgeError: a place is not to be found."""
         places = {name: self.resolved(name, place) for name, place in position.places.items()}
         last, unread, open_ends = ZERO_ID, list[EntryId](), self._open_ends(places)
-        lowest = self.last
+        lowest, again, firsts = self.last, set[EntryId](), dict[str, tuple[Position, EntryId]]()
         for entry in entries_back(self._connection, self._keys.stream, format_id(self.last)):
             lowest = entry.id
             self._lines.load(entry.id[0])
@@ -144,6 +151,10 @@ class Translator:
                 has_read = entry.id <= position.entry
             else:
                 has_read = where[0] in places and places[where[0]].has_read(where[1])
+            if not has_read and where is not None and where[0] in places:
+                firsts[where[0]] = min((where[1], entry.id), firsts.get(where[0], (FIRST_OF_NONE, ZERO_ID)))
+                if places[where[0]].repeats(where[1]):
+                    again.add(entry.id)
             if has_read and last == ZERO_ID:
                 last = entry.id
             if not has_read and last != ZERO_ID:
@@ -153,7 +164,12 @@ class Translator:
                 if not open_ends:
                     break
         unread += self._aside_below(lowest, position.entry)
-        return InStream(last, tuple(sorted(unread)))
+        again |= {entry_id for _, entry_id in firsts.values()} if position.unclean else set()
+        if again and max(again) > last:  # a mark needs an entry that is pending
+            stream, rest = self._keys.stream, (after(last), format_id(max(again)))
+            unread += [entry.id for entry in entries(self._connection, stream, *rest)]
+            last = max(again)
+        return InStream(last, tuple(sorted(unread)), frozenset(again))
 
     def _open_ends(self, places: Mapping[str, Place]) -> set[tuple[str, bool]]:
         """For each file its own lines, and the mirrored ones: of these one that was read is still to be met.

@@ -99,12 +99,13 @@ class Switcher:
         elif step.side == READS:
             try:
                 if step.forth:
-                    target = self._where.to_stream(self._where.in_files(step, modes, announced))
+                    position = self._where.in_files(step, modes, announced, plan.workers)
+                    target = self._where.to_stream(position)
+                    plan.before, plan.again = said_files(position), len(target.again)
                     plan.after = said_stream(target)
                 else:
-                    files = self._where.to_files(step, plan.workers)
+                    plan.before, files = self._where.before(step), self._where.to_files(step, plan.workers)
                     plan.after, only_redis, plan.again = said_files(files), files.only_redis, files.again
-                plan.before = self._where.before(step, modes, announced)
             except BridgeError as error:
                 why_not = str(error)
         facts = replace(facts, workers=len(plan.workers), position=not why_not, why_not=why_not, only_redis=only_redis)
@@ -231,9 +232,10 @@ class Switcher:
         if step.side != READS or (alive and not self._where.reads(step, modes, announced)):
             return pending
         if step.forth:
-            position = self._where.in_files(step, modes, announced)
+            position = self._where.in_files(step, modes, announced, alive)
             target = self._where.to_stream(position)
-            make_group(self._connection, self._keys.stream, step.component, target.last, target.unread)
+            make_group(self._connection, self._keys.stream, step.component, target.last, target.unread, target.again)
+            pending.again = len(target.again)
             pending.before, pending.after = said_files(position), said_stream(target)
             pending.position = {"epoch": modes.epoch + 1, "entry": format_id(target.last).decode()}
         else:

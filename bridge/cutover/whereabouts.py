@@ -43,17 +43,23 @@ class Whereabouts:
         """Where the component keeps how far it has read in files."""
         return Bookmark(self._settings.state_dir, step.component, self._name)
 
-    def in_files(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]]) -> InFiles:
-        """The position in files as it is known without asking the component. Raises BridgeError: it is not."""
+    def in_files(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]], alive: list[Worker]) -> InFiles:
+        """The position in files. Raises BridgeError: it is not known.
+
+        Who reads tells it while he lives, and his bookmark when he does not; a program without our client names no
+        epoch.
+        """
         if self.given is not None:
             return self._by_hand(self.given)
-        said = announced.get(step.component)
+        said = announced.get(step.component, {})
+        told = isinstance(said.get("files"), dict) and said.get("epoch", modes.epoch) == modes.epoch
+        reads = any(one.following and one.reads == FILE for one in alive)
         marks = self.bookmark(step).load()
-        if said is not None and int(said.get("epoch", 0)) == modes.epoch and isinstance(said.get("files"), dict):
+        if told and (reads or "epoch" not in said):
             return self.told(said)
         if marks.epoch == modes.epoch and marks.reads == FILE and (marks.places or marks.following):
-            return InFiles(marks.places, to_id(marks.entry))
-        if said is not None and isinstance(said.get("files"), dict) and "epoch" not in said:
+            return InFiles(marks.places, to_id(marks.entry), unclean=marks.following)
+        if told:
             return self.told(said)
         raise BridgeError("it has not told where it is")
 
@@ -91,10 +97,8 @@ class Whereabouts:
             raise BridgeError(f"byte {offset} is in the middle of a line", where=name)
         return Place((Known(one.number, *one.identity, fingerprint(one, offset)),))
 
-    def before(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]]) -> str:
-        """The position as it is, in words."""
-        if step.forth:
-            return said_files(self.in_files(step, modes, announced))
+    def before(self, step: Step) -> str:
+        """The position in the stream as it is, in words."""
         group = group_of(self._connection, self._keys.stream, step.component)
         return "" if group is None else said_stream(InStream(group.last, tuple(sorted(group.pending))))
 

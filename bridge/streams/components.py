@@ -7,7 +7,7 @@ stands in the same JSON object until it is done, given up, or has lapsed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,17 +239,20 @@ def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
     return Group(parse_id(facts[b"last-delivered-id"]), pending, int(facts[b"consumers"]))
 
 
-def make_group(connection: Connection, stream: bytes, name: str, last: EntryId, unread: Sequence[EntryId]) -> None:
-    """A new group: it was given all up to `last`, and of that these are pending, delivered to nobody yet.
+def make_group(
+    connection: Connection, stream: bytes, name: str, last: EntryId, unread: Sequence[EntryId], again: Set[EntryId]
+) -> None:
+    """A new group: it was given all up to `last`, and of that these are pending; those in `again` were delivered once.
 
     They lie with a consumer called `bridge` and count as idle for a day, so that the first XAUTOCLAIM finds them.
     """
     drop_group(connection, stream, name)
     connection.call("XGROUP", "CREATE", stream, name, format_id(last), "MKSTREAM")
-    for at in range(0, len(unread), 1000):
-        part = [format_id(one) for one in unread[at : at + 1000]]
-        options = ("IDLE", 86_400_000, "RETRYCOUNT", 0, "FORCE", "JUSTID")
-        connection.call("XCLAIM", stream, name, "bridge", 0, *part, *options)
+    for times, some in ((0, [one for one in unread if one not in again]), (1, [one for one in unread if one in again])):
+        for at in range(0, len(some), 1000):
+            part = [format_id(one) for one in some[at : at + 1000]]
+            options = ("IDLE", 86_400_000, "RETRYCOUNT", times, "FORCE", "JUSTID")
+            connection.call("XCLAIM", stream, name, "bridge", 0, *part, *options)
 
 
 def drop_group(connection: Connection, stream: bytes, name: str) -> None:
