@@ -171,9 +171,9 @@ class DocumentTranslator(Translator):
     def _folder(self) -> Folder:
         return Folder(Path("/"), self.mapping.files, self.mapping.source.exclude)
 
-    def translate(self, found: list[Entry], already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
+    def translate(self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
         """As for lines."""
-        taken = Pass(found[-1].id, epoch=epoch)
+        taken = Pass(last, epoch=epoch)
         for i, entry in enumerate(found):
             if entry.id in already or self.file_born(entry):
                 continue

@@ -13,6 +13,7 @@ from bridge.carry.reading import Read
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.shared import keep_generations
 from bridge.carry.tailsource import TailSource
+from bridge.carry.twofold import OwnLines
 from bridge.codecs.continued import Continued
 from bridge.errors import LedgerError, SourceError
 from bridge.files.generation import Generation, Known
@@ -37,6 +38,14 @@ class LogSource(TailSource):
         self._closing: list[Known] = []
         self._closed: list[Known] = []
         self._max_line = mapping.format.max_line_bytes
+        self._own = OwnLines(ledger, mapping.stream.key, tail.name)
+
+    def look(self, paths: set[str] | None) -> bool:
+        """As the base class says; and whether somebody writes both sides himself by now."""
+        found = super().look(paths)
+        first = self.tail.first()
+        self._own.look(Position(first.number, first.read_to) if first is not None else Position(0, 0))
+        return found
 
     # -- the cursor ------------------------------------------------------------------------------------------
 
@@ -247,6 +256,8 @@ class LogSource(TailSource):
         good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
         if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
             good, j = self._set_aside(generation, read, rows, i, j)
+        if self._own.stretches:
+            good = [k for k in good if not self._own.has(rows[k][0], Position(generation.number, lines.offsets[i + k]))]  # type: ignore[arg-type]
         if self.standing:
             stands = self.standing.get((self.memory.number, generation.number), set())
             good = [k for k in good if lines.offsets[i + k] not in stands]

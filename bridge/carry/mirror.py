@@ -12,6 +12,7 @@ from bridge.carry.refill import own, what_was_lost
 from bridge.carry.rejects import Kinds
 from bridge.carry.shared import Shared
 from bridge.carry.translate import Pass, Translator
+from bridge.carry.twofold import OwnEntries
 from bridge.errors import NotOwner, NotYet, TargetError
 from bridge.ledger.mirrored import Written, add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
@@ -86,6 +87,8 @@ class Mirror:
         self._count = 64
         self._announce: dict[bytes, bytes] = {}
         self._announced = False
+        self._place: dict[str, tuple[int, int]] = {}
+        self._own = OwnEntries(ledger, self._stream)
         self.waits_for: tuple[TargetError, float] | None = None
         """Why lines that were read are not in their file yet, and since when."""
 
@@ -252,12 +255,16 @@ class Mirror:
             raise NotOwner("the stream was taken over by another bridge", where=self._stream)
         if self.shared.cursor_epoch != self._epoch:
             raise NotYet("the mirror's cursor was taken back")
+        self._own.look(self._cursor)
         if found:
             self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
             if len(found) == asked:
                 self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
-            self._pass = self.translator.translate(found, self._already, self._cursor, self._epoch)
+            carried, last = self._own.without(found), found[-1].id
+            self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
             self.finish()
+            if len(carried) < len(found) and self.caught_up():
+                self._say(self._section.path, last)  # what needs no line of ours is passed, and due
             if self._already and max(self._already) <= self._cursor:
                 self._already.clear()
         self._keep_cursor()
@@ -323,12 +330,18 @@ class Mirror:
         for write in taken.writes:
             newest = max(write.entries)[0]
             if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
-                word = {"id": format_id(newest).decode(), "generation": write.generation, "end": write.end}
-                self._announce[os.fsencode(self._to(write).label)] = json.dumps(word).encode()
+                self._place[self._to(write).label] = write.generation, write.end
+                self._say(self._to(write).label, newest)
         if self._announce:
             reached("mirror.checkpoint.before")
         if taken.epoch != FOREIGN:
             self._cursor = max(self._cursor, taken.last)
+
+    def _say(self, label: str, entry: EntryId) -> None:
+        """Redis is to know, with the next request, that all up to this entry is in that file."""
+        generation, end = self._place.get(label, (0, 0))
+        word = {"id": format_id(entry).decode(), "generation": generation, "end": end}
+        self._announce[os.fsencode(label)] = json.dumps(word).encode()
 
     def _keep_cursor(self) -> None:
         """Now and then, the cursor over entries that needed no line."""

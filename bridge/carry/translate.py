@@ -57,9 +57,9 @@ class Translator:
         self._stops = mapping.policy.on_reject == "stop"
         self._stream = mapping.stream.key
 
-    def translate(self, found: list[Entry], already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
-        """What becomes of these entries, read behind `cursor`; those in `already` have their lines."""
-        taken = Pass(found[-1].id, epoch=epoch)
+    def translate(self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
+        """What becomes of these entries, read behind `cursor` and up to `last`; those in `already` have theirs."""
+        taken = Pass(last, epoch=epoch)
         if already:
             found = [entry for entry in found if entry.id not in already]
         plain, names, limit = self._path, self._names, self._limit

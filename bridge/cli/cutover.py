@@ -36,16 +36,20 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("cutover", short_help="Move a component from the files to Redis")
 @_flags
+@click.option("--both", is_flag=True, help="With --writes: its program writes both sides itself, and nothing of it is"
+              " carried")  # fmt: skip
 @verb
-def cutover(options: Options, **flags: Any) -> int:
+def cutover(options: Options, *, both: bool, **flags: Any) -> int:
     """Move a component from the files to Redis: what it reads first, then what it writes.
 
     Without --execute it prints the plan, and every reason that speaks against it, and changes nothing. Exits 3 when
     the gate is closed.
     """
-    from bridge.streams.components import REDIS
+    from bridge.streams.components import BOTH, REDIS
 
-    return _run(options, REDIS, **flags)
+    if both and (flags["reads"] or not flags["writes"]):
+        raise click.UsageError("--both goes with --writes, and not with --reads")
+    return _run(options, BOTH if both else REDIS, **flags)
 
 
 @click.command("rollback", short_help="Move a component from Redis back to the files")
@@ -110,7 +114,7 @@ def _switch(
     """One mapping's steps, planned, and made if that is wanted; whether a gate was closed."""
     steps, modes = operator.steps(wish, mapping)
     if not steps:
-        where = "Redis" if wish.to == "redis" else "the files"
+        where = {"file": "the files", "redis": "Redis", "both": "both sides"}[wish.to]
         if not options.as_json:
             click.echo(f"{mapping}: nothing to do, {wish.component} is at {where} already")
         return False

@@ -41,7 +41,7 @@ def _said(one: dict[str, Any]) -> str:
     if one["what"] not in ("cutover", "rollback"):
         plain = {name: one for name, one in facts.items() if one is not None and not isinstance(one, dict | list)}
         return ", ".join(f"{name} {one}" for name, one in plain.items() if name != "stream")
-    where = "Redis" if facts["to"] == "redis" else "the files"
+    where = {"file": "the files", "redis": "Redis", "both": "both sides itself"}[facts["to"]]
     said = f"{facts['component']} {facts['side']} {'from' if facts['side'] == 'reads' else 'to'} {where}"
     if facts.get("before"):
         said += f", {facts['before']} is {facts['after']}"

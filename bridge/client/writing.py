@@ -17,7 +17,7 @@ from bridge.errors import ConfigError, RedisLost, RedisRefused, TargetError
 from bridge.files.generation import TAIL
 from bridge.log import log
 from bridge.model import Checkpoint, Fingerprint, Row, hex_digest
-from bridge.streams.components import FILE, WRITES, Modes
+from bridge.streams.components import BOTH, FILE, REDIS, WRITES, Modes
 from bridge.streams.connect import Connection
 
 PAUSED = 15.0
@@ -62,9 +62,10 @@ class Writing:
         with self._turn:
             self._turn.wait_for(lambda: not self._paused, PAUSED)
             name, row = self._row(role, values)
-            if self.mode == FILE and not self._stream.waiting:
+            if self.mode != REDIS and not self._stream.waiting:
                 self._file.append(name, row)
-                return
+                if self.mode == FILE:
+                    return
             if self._behind is not None and not self._caught_up(self._behind):
                 self._to_log(name, row)
                 return
@@ -72,6 +73,9 @@ class Writing:
             try:
                 self._stream.send(fields)
             except (RedisLost, RedisRefused) as error:
+                if self.mode == BOTH:  # its line is written; what is missing in Redis, `bridge repair` adds
+                    log.warning("%s: %s; a message stands in %s alone", self._component, error, name)
+                    return
                 log.info("%s: %s; its messages go to %s meanwhile", self._component, error, name)
                 self._to_log(name, row)
 

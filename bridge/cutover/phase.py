@@ -20,10 +20,10 @@ class Step:
     @property
     def forth(self) -> bool:
         """Whether it leads away from the files."""
-        return self.to == REDIS
+        return self.to != FILE
 
     def __str__(self) -> str:
-        where = "Redis" if self.forth else "the files"
+        where = {FILE: "the files", REDIS: "Redis", BOTH: "both sides itself"}[self.to]
         return f"{self.component} {self.side} {self.mapping} {'from' if self.side == READS else 'to'} {where}"
 
 
@@ -80,17 +80,17 @@ class Facts:
 
 def steps(modes: Modes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[Step]:
     """What there is to switch, in the right order: reads move first, and come back last."""
-    order = (READS, WRITES) if to == REDIS else (WRITES, READS)
+    order = (WRITES, READS) if to == FILE else (READS, WRITES)
     now = {READS: modes.reads, WRITES: modes.writes}
     return [Step(component, mapping, side, to) for side in order if side in sides and now[side] != to]
 
 
 def allowed(step: Step, modes: Modes, *, reader: bool) -> Reason | None:
     """Whether this may come next. `reader`: the component reads this mapping at all, as far as anybody knows."""
-    if step.side == WRITES and step.forth and modes.reads == FILE and reader:
+    if step.side == WRITES and step.to == REDIS and modes.reads == FILE and reader:
         what = f"{step.component} still reads the files, and reads move first"
         return Reason(what, f"bridge cutover {step.component} --mapping {step.mapping} --reads", firm=True)
-    if step.side == READS and not step.forth and modes.writes in (REDIS, BOTH) and reader:
+    if step.side == READS and not step.forth and modes.writes != FILE and reader:
         what = (
             f"{step.component} still writes to {'both sides' if modes.writes == BOTH else 'Redis'}, and writes go back"
         )

@@ -16,11 +16,12 @@ from typing import Any
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.phase import Bounds, Facts, Reason, Step, gate
-from bridge.cutover.plan import Done, Pending, Plan
+from bridge.cutover.plan import Done, Pending, Plan, Stretch
 from bridge.cutover.position import InStream
 from bridge.cutover.whereabouts import Whereabouts, said_files, said_stream
 from bridge.errors import BridgeError
 from bridge.files.bookmark import Bookmark
+from bridge.ledger import twofold
 from bridge.ledger.journal import amend
 from bridge.ledger.journal import begin as journal_begin
 from bridge.ledger.sources import stream_memory
@@ -29,8 +30,10 @@ from bridge.log import log
 from bridge.model import ORIGIN_FIELD, ZERO_ID, Checkpoint, EntryId, Position, format_id
 from bridge.points import reached
 from bridge.streams.components import (
+    BOTH,
     FILE,
     READS,
+    WRITES,
     Modes,
     Switch,
     Worker,
@@ -166,7 +169,7 @@ class Switcher:
             raise _overtaken(step, modes)
         reached("switch.begin.after")
         bookmark = self._where.bookmark(step)
-        decided = number is not None
+        decided, pending = number is not None, None
         try:
             pending = self._prepared(step, modes, token, bookmark, began + PATIENCE)
             self._hold(step, token)
@@ -175,11 +178,12 @@ class Switcher:
             told = {
                 **facts, "component": step.component, "mapping": self._name, "side": step.side, "to": step.to,
                 "epoch": after.epoch, "token": token, "before": pending.before, "after": pending.after,
-                "again": pending.again, "position": pending.position, "state": "decided",
+                "again": pending.again, "twofold": pending.stretch.said() if pending.stretch is not None else None,
+                "position": pending.position, "state": "decided",
             }  # fmt: skip
             reached("switch.journal.before")
             if number is None:
-                what = "cutover" if step.forth else "rollback"
+                what = "rollback" if step.to == FILE else "cutover"
                 number = journal_begin(self._ledger, time.time(), self._who, what, self._keys.stream.decode(), told)
             else:
                 amend(self._ledger, number, told)
@@ -199,6 +203,8 @@ class Switcher:
             reached("switch.done.after")
         except BaseException as error:
             if not decided or isinstance(error, Refused):
+                if pending is not None and pending.stretch is not None:
+                    pending.stretch.undo()
                 self._take_back(step, token)
             raise
         finally:
@@ -228,6 +234,8 @@ class Switcher:
         self._await_cursors(step, token, until)
         self._hold(step, token, LONG_HOLD_MS)
         pending = Pending(alive=bool(alive), held=held)
+        if BOTH in (step.to, modes.writes) and step.side == WRITES:
+            pending.stretch = self._twofold(step, token, until)
         announced = announced_positions(self._connection, self._keys)
         if step.side != READS or (alive and not self._where.reads(step, modes, announced)):
             return pending
@@ -249,6 +257,28 @@ class Switcher:
                 "files": {name: place.to_json() for name, place in files.places.items()},
             }  # fmt: skip
         return pending
+
+    def _twofold(self, step: Step, token: str, until: float) -> Stretch:
+        """Where both directions begin, or end, to leave alone what the component writes: they have noted it."""
+        stream = self._keys.stream.decode()
+        if step.to == BOTH:
+            roles = self._shared.settings.components.get(step.component, frozenset())
+            if not roles:
+                hint = f'[components.{step.component}] roles = ["…"]'
+                raise BridgeError("its roles are not declared in bridge.toml", where=step.component, hint=hint)
+            made = Stretch(
+                self._ledger, stream, step.component, twofold.begin(self._ledger, stream, step.component, roles)
+            )
+        else:
+            twofold.end(self._ledger, stream, step.component, ended=True)
+            made = Stretch(self._ledger, stream, step.component, 0)
+        try:
+            while not made.noted(self._shared.source_names(), mirrored=self._shared.mapping.mirror is not None):
+                self._patiently(until, "the bridge did not take notice", step, token)
+        except BaseException:
+            made.undo()
+            raise
+        return made
 
     def _hold(self, step: Step, token: str, hold_ms: int = HOLD_MS) -> None:
         """Raises Refused: the switch has lapsed."""

@@ -121,6 +121,11 @@ def _sixth(db: sqlite_utils.Database) -> None:
     quarantine.add_column("acknowledged", str)
     quarantine.add_column("acknowledged_at", float)
     db.table("retired").create({"stream": str, "mapping": str, "at": float, "who": str}, pk="stream")
+    twofold = {"id": int, "stream": str, "component": str, "roles": str, "ended": int, "entry_from": str,
+               "entry_to": str}  # fmt: skip
+    db.table("twofold").create(twofold, pk="id")
+    place = {"from_generation": int, "from_offset": int, "to_generation": int, "to_offset": int}
+    db.table("twofold_files").create({"stretch": int, "name": str, **place}, pk=("stretch", "name"))
 
 
 CACHE = 16 << 10

@@ -16,6 +16,7 @@ from bridge.globs import is_glob
 from bridge.ledger.health import heartbeat
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
+from bridge.ledger.twofold import roles_of
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, Checkpoint, Fingerprint, parse_id
 from bridge.parity.files import Cut, Found, Generation, find, written
@@ -42,6 +43,7 @@ class Cursors:
         books = self.books = read_books(connection, own)
         pulse = connection.call("GET", keys.health(settings.instance))
         self.both = _write_both(connection, mapping.name, settings)
+        self.both |= roles_of(ledger, stream) if ledger is not None else frozenset()
         info = stream_info(connection, own.stream)
         self.last, self.length = info.last_id, info.length
         self.first, self.added = info.first_id, info.added
