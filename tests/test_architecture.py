@@ -99,7 +99,7 @@ BELOW: dict[str, set[str]] = {
         "parity",
         "status",
     },
-    "demo": {"errors", "model", "streams", "server", "run"},
+    "demo": {"errors", "model", "client", "streams", "server", "run"},
     "cli": {"*"},
 }
 

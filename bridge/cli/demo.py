@@ -11,6 +11,8 @@ import click
 from bridge.cli.common import Options, emit, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, Group
     from rich.table import Table
 
@@ -26,17 +28,13 @@ NEWEST = 50
 
 
 @click.command("demo", short_help="See it work, on a server of its own")
+@click.option("--story", is_flag=True, help="A whole migration: three components cut over one by one, and retired")
 @verb
-def command(options: Options) -> int:
+def command(options: Options, story: bool) -> int:
     """See it work: three programs, a bridge, a server, two of them killed, and a check of both sides at the end.
 
-    About a quarter of a minute, in a folder of its own that is gone afterwards.
+    About a quarter of a minute, with --story half a minute, in a folder of its own that is gone afterwards.
     """
-    from rich.live import Live
-
-    from bridge.cli.screen import console
-    from bridge.demo.stage import play, staged
-
     asked: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
@@ -45,22 +43,8 @@ def command(options: Options) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    out = console()
-    begun = time.monotonic()
-    live = Live(console=out, auto_refresh=False) if out.is_terminal and not options.as_json else None
     try:
-        with staged() as stage:
-            if live is not None:
-                live.start()
-                show = lambda scene: live.update(_screen(scene), refresh=True)  # noqa: E731
-            else:
-                show = (lambda scene: None) if options.as_json else _Plain()
-            try:
-                verdict = play(stage, show, lambda seconds: _sleep(seconds, asked))
-            finally:
-                if live is not None:
-                    live.stop()
-            scene = stage.scene
+        return (_story if story else _play)(options, lambda seconds: _sleep(seconds, asked))
     except KeyboardInterrupt:
         click.echo("bridge: interrupted; all that the demo had started is gone", err=True)
         return 130
@@ -68,6 +52,53 @@ def command(options: Options) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+
+
+def _story(options: Options, wait: Callable[[float], None]) -> int:
+    from bridge.cli.screen import console, safe
+    from bridge.demo.stage import staged
+    from bridge.demo.story import CONFIG, Story
+
+    out, begun = console(), time.monotonic()
+
+    def say(text: str) -> None:
+        if not options.as_json:
+            command = text.startswith("$ ")
+            out.print(safe(text, "bold" if command else "" if text.startswith("  ") else "cyan"), soft_wrap=True)
+
+    with staged(CONFIG) as stage:
+        told = Story(stage, say, wait).run()
+    took = time.monotonic() - begun
+    if options.as_json:
+        emit({"wrong": told.wrong, "written": told.written, "seconds": round(took, 1),
+              "commands": [{"command": c, "exit": e, "output": o} for c, e, o in told.commands]})  # fmt: skip
+    else:
+        total = f"{sum(told.written.values()):,} messages in {took:.0f} s"
+        say("\n".join(told.wrong) if told.wrong else f"{total}; nobody missed one, and nobody was given one twice.")
+    return 1 if told.wrong else 0
+
+
+def _play(options: Options, wait: Callable[[float], None]) -> int:
+    from rich.live import Live
+
+    from bridge.cli.screen import console
+    from bridge.demo.stage import play, staged
+
+    out = console()
+    begun = time.monotonic()
+    live = Live(console=out, auto_refresh=False) if out.is_terminal and not options.as_json else None
+    with staged() as stage:
+        if live is not None:
+            live.start()
+            show = lambda scene: live.update(_screen(scene), refresh=True)  # noqa: E731
+        else:
+            show = (lambda scene: None) if options.as_json else _Plain()
+        try:
+            verdict = play(stage, show, wait)
+        finally:
+            if live is not None:
+                live.stop()
+        scene = stage.scene
     took = time.monotonic() - begun
     if options.as_json:
         emit({"equal": verdict.equal, "wrong": list(verdict.wrong), "written": verdict.written, "lines": verdict.lines,

@@ -1,7 +1,8 @@
 """The programs of the demo, each a process of its own that knows nothing of a bridge.
 
 `file PATH ROLE PER_SECOND` appends lines as a legacy program does, one write a line; `redis URL ROLE PER_SECOND` adds
-entries with a plain XADD. Each ends when its standard input does, and says how many messages it wrote. `keep SCRATCH`
+entries with a plain XADD. Each ends when its standard input does, and says how many messages it wrote. `component CONFIG
+NAME PER_SECOND` reads and writes through `open_log`, on command. `keep SCRATCH`
 waits for the same and takes away what a demo that was killed left behind.
 """
 
@@ -97,6 +98,56 @@ def keep(scratch: Path) -> int:
     return 0
 
 
+def component(config: str, name: str, per_second: str) -> None:
+    """Writes and reads through `open_log`, and counts. Each line of its input is a command.
+
+    `talk` and `hush`: it writes, and writes no more; then it says the number of its last message. The end of its input:
+    it says what it was given of each component, as JSON, with all that was missing, twice, or out of order.
+    """
+    from bridge import open_log
+
+    stop, quiet, talking = Event(), Event(), Event()
+    counts: dict[str, int] = {}
+    wrong: list[str] = []
+
+    with open_log("hestai-message", name, config=config) as log:
+        said = 0
+
+        def talk() -> None:
+            nonlocal said
+            while not stop.is_set():
+                if not talking.wait(0.1):
+                    continue
+                said += 1
+                log.append("said", f"{said} {TEXTS[said % len(TEXTS)]}")
+                quiet.wait(1 / float(per_second))
+
+        def read() -> None:
+            while not stop.is_set():
+                for message in log.follow(idle=0.1):
+                    number = int(message.text.partition(" ")[0])
+                    wanted = counts.get(message.role, 0) + 1
+                    if number != wanted:
+                        wrong.append(f"{name} was given {message.role} {number} and not {wanted}, from {log.reads}")
+                    counts[message.role] = number
+
+        threads = [Thread(target=talk), Thread(target=read)]
+        for thread in threads:
+            thread.start()
+        for line in sys.stdin:
+            if line == "talk\n":
+                talking.set()
+            elif line == "hush\n":
+                talking.clear()
+                time.sleep(2 / float(per_second))
+                print(said, flush=True)
+            elif line == "count\n":
+                print(json.dumps({"counts": counts, "wrong": wrong}), flush=True)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def main(kind: str, *rest: str) -> None:
     """Plays one part until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -104,6 +155,9 @@ def main(kind: str, *rest: str) -> None:
     if kind == "keep":
         sys.stdin.read()
         sys.exit(keep(Path(rest[0])))
+    if kind == "component":
+        component(*rest)
+        return
     where, role, per_second = rest
 
     def until_the_end() -> None:

@@ -33,7 +33,7 @@ KILL_BRIDGE, START_BRIDGE, KILL_SERVER, LAST = 3.0, 4.5, 7.0, 10.0
 """Seconds from the first message to each event."""
 
 SETTLED = 30.0
-_CONFIG = 'instance = "demo"\nmappings = ["hestai-message"]\n'
+CONFIG = 'instance = "demo"\nmappings = ["hestai-message"]\n'
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Scene:
 class Stage:
     """Everything the demo started, and where it is."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, config: str) -> None:
         self.root = root
         self.log = root / "messages.log"
         self.scene = Scene()
@@ -82,7 +82,8 @@ class Stage:
         self.over = Event()
         self._begun = 0.0
         self.log.touch()
-        (root / "bridge.toml").write_text(_CONFIG)
+        self.config = root / "bridge.toml"
+        self.config.write_text(config)
         self.server = embedded.start(root / ".bridge")
         self.start_bridge()
 
@@ -90,8 +91,8 @@ class Stage:
         """`bridge run --dual`, as anybody would."""
         with (self.root / "bridge.log").open("ab") as out:
             self.bridge = subprocess.Popen(
-                [sys.executable, "-m", "bridge", "run", "--dual", "--config", str(self.root / "bridge.toml")],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=_plain_environment(),
+                [sys.executable, "-m", "bridge", "run", "--dual", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=plain_environment(),
             )  # fmt: skip
         self.scene.bridge = True
 
@@ -102,11 +103,18 @@ class Stage:
             self.bridge.wait()
         self.scene.bridge = False
 
+    def stop_bridge(self) -> None:
+        """SIGTERM: it carries what is there, and ends."""
+        if self.bridge is not None:
+            self.bridge.terminate()
+            self.bridge.wait()
+        self.scene.bridge = False
+
     def start_programs(self) -> None:
         """Agent, daemon and ui."""
         for role, rate in PROGRAMS.items():
             where = ("file", str(self.log)) if role in FILE_BORN else ("redis", self.server.url)
-            self.programs[role] = _player(*where, role, str(rate))
+            self.programs[role] = player(*where, role, str(rate))
         self._begun = time.monotonic()
 
     def tell(self, what: str) -> None:
@@ -197,13 +205,13 @@ class Stage:
 
 
 @contextmanager
-def staged() -> Iterator[Stage]:
+def staged(config: str = CONFIG) -> Iterator[Stage]:
     """A stage in a scratch folder that is gone afterwards, even if this process is killed."""
     root = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
-    keeper = _player("keep", str(root))
+    keeper = player("keep", str(root))
     stage = None
     try:
-        stage = Stage(root)
+        stage = Stage(root, config)
         yield stage
     finally:
         if stage is not None:
@@ -256,13 +264,14 @@ def play(stage: Stage, show: Callable[[Scene], None], wait: Callable[[float], ob
     return stage.verdict(written)
 
 
-def _player(*parts: str) -> subprocess.Popen[bytes]:
+def player(*parts: str) -> subprocess.Popen[bytes]:
+    """A program of the demo, as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "bridge.demo.players", *parts], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, start_new_session=True, env=_plain_environment(),
+        stderr=subprocess.DEVNULL, start_new_session=True, env=plain_environment(),
     )  # fmt: skip
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Without what would turn the demo's bridge to somebody's own files."""
     return {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
