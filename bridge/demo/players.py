@@ -1,8 +1,8 @@
 """The programs of the demo, each a process of its own that knows nothing of a bridge.
 
 `file PATH ROLE PER_SECOND` appends lines as a legacy program does, one write a line; `redis URL ROLE PER_SECOND` adds
-entries with a plain XADD. Each ends when its standard input does, and says how many messages it wrote. `component CONFIG
-NAME PER_SECOND` reads and writes through `open_log`, on command. `keep SCRATCH`
+entries with a plain XADD. Each ends when its standard input does, and says how many messages it wrote. `component
+CONFIG NAME PER_SECOND` reads and writes through `open_log`, on command. `keep SCRATCH`
 waits for the same and takes away what a demo that was killed left behind.
 """
 

@@ -6,6 +6,7 @@ A damaged ledger is never overwritten: without it forward would carry mirrored l
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -128,6 +129,9 @@ def _sixth(db: sqlite_utils.Database) -> None:
     db.table("twofold_files").create({"stretch": int, "name": str, **place}, pk=("stretch", "name"))
 
 
+LOOKS, LOOK = 20, 0.05
+"""How often, and after how many seconds, a ledger is looked at that has nothing in it yet."""
+
 CACHE = 16 << 10
 """KiB of pages that are kept in memory, at most."""
 
@@ -179,6 +183,11 @@ class Ledger:
 
     def _open(self, *, create: bool) -> None:
         found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
+        for _ in range(LOOKS if not create else 0):
+            if found:
+                break
+            time.sleep(LOOK)  # its maker may be at it in this moment
+            found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
             raise LedgerError(
                 f"is of version {found}, this bridge knows {VERSION}",
