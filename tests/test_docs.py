@@ -42,7 +42,9 @@ def test_commands(name: str, tmp_path: Path) -> None:
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "bridge").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bridge "$@"\n')
-    (programs / "bridge").chmod(0o755)
+    (programs / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
     lines = [line for line in commands(name) if not line.startswith("make ")]
     if not shutil.which("redis-cli"):
         lines = [line for line in lines if not line.startswith("redis-cli")]
@@ -52,7 +54,7 @@ def test_commands(name: str, tmp_path: Path) -> None:
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     try:
         done = subprocess.run(
-            ["sh", str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+            ["sh", str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
     finally:

@@ -1,0 +1,84 @@
+"""The whole story, and a program in another language."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cast import Cast
+from tests.rig import Rig, wait_until
+
+BOOK = Path(__file__).parent.parent / "MIGRATION.md"
+
+
+def test_story(tmp_path: Path) -> None:
+    """`bridge demo --story` cuts three components over, one there and back, retires and purges; nobody misses a message."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "demo", "--story", "--json"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=180, check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["wrong"] == []
+    assert min(told["written"].values()) > 20
+    assert [one["exit"] for one in told["commands"]] == [0] * len(told["commands"])
+    verbs = [one["command"].split()[1] for one in told["commands"]]
+    assert verbs.count("cutover") == 5
+    assert verbs[-2:] == ["retire", "purge"]
+    assert [path for path in tmp_path.iterdir() if path.name != "bridge"] == []
+
+
+def node() -> str:
+    """Why the program cannot be run here; empty: it can."""
+    program = shutil.which("node")
+    if program is None:
+        return "node is not installed"
+    found = subprocess.run([program, "-e", "require('ioredis')"], capture_output=True, check=False)
+    return "" if found.returncode == 0 else "ioredis is not where NODE_PATH says"
+
+
+@pytest.mark.skipif(bool(node()), reason=node())
+def test_node(rig: Rig, tmp_path: Path) -> None:
+    """The JavaScript program of MIGRATION.md follows switches of its reads, there and back; every message once."""
+    [code] = re.findall(r"```js\n(.*?)```", BOOK.read_text(), re.DOTALL)
+    program = tmp_path / "component.js"
+    program.write_text(code)
+    cast = Cast(rig)
+    bridge = rig.ready(rig.start())
+    url = rig.server.url
+    out, errors = (tmp_path / "out").open("wb"), (tmp_path / "errors").open("wb")
+    args = ["node", str(program), url, "viewer", "hestai-message", "hestai:messages", str(rig.log)]
+    child = subprocess.Popen(args, stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
+    rig.children.append(child)
+    cast.start("write", "ui")
+    cast.start("write", "daemon")
+
+    def seen() -> list[dict[str, str]]:
+        return [json.loads(line) for line in (tmp_path / "out").read_text().split("\n")[:-1]]
+
+    def of(name: str) -> list[int]:
+        return [int(one["data"]) for one in seen() if one["role"] == name]
+
+    def more() -> None:
+        had = len(seen())
+        wait_until(lambda: len(seen()) > had + 30, lambda: (tmp_path / "errors").read_text() + cast.said())
+
+    more()
+    cast.switch("ui", "writes", "redis")
+    for to in ("redis", "file", "redis", "file", "redis"):
+        assert cast.switch("viewer", "reads", to).went_on
+        more()
+    cast.stop("ui", "daemon")
+    for name in ("ui", "daemon"):
+        wait_until(lambda name=name: len(of(name)) >= len(cast.written(name)), cast.said)  # type: ignore[misc]
+        assert of(name) == cast.written(name)
+    rig.stop(bridge)
+    out.close()
+    errors.close()
