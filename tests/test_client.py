@@ -231,6 +231,36 @@ def test_threads_append_together(one_rig: Rig) -> None:
         assert len(texts(log)) == 200
 
 
+def test_replay_of_files(one_rig: Rig) -> None:
+    """`since` gives what was read of that time and later once more, through rotation, and then what is new."""
+    for n in range(4):
+        with one_rig.log.open("ab") as file:
+            file.write(b"agent|2026-03-02T09:0%d:00Z|turn|%d\n" % (n, n))
+    with opened(one_rig) as log:
+        assert texts(log, 3) == ["0", "1", "2"]
+        rotate(one_rig.log, "create")
+        with one_rig.log.open("ab") as file:
+            file.write(b"agent|2026-03-02T09:09:00Z|turn|4\n")
+        found = [(one.text, one.redelivered) for one in log.follow(since="2026-03-02T09:01:00Z", idle=0.2)]
+        assert found == [("1", True), ("2", True), ("3", False), ("4", False)]
+        assert [one.text for one in log.follow(since="2026-03-02T09:03:00Z", idle=0.2)] == ["3", "4"]
+        with pytest.raises(ConfigError, match="is no time"):
+            next(log.follow(since="yesterday"))
+
+
+def test_replay_of_the_stream(one_rig: Rig) -> None:
+    """The same from Redis."""
+    says(one_rig, "ui", reads="redis")
+    for n in range(4):
+        one_rig.redis.call(
+            "XADD", STREAM, f"{1000 * n + 1}-0", "role", "ui", "timestamp", "t", "type", "say", "data", n
+        )
+    with opened(one_rig, url=one_rig.url) as log:
+        assert texts(log, 3) == ["0", "1", "2"]
+        found = [(one.text, one.redelivered) for one in log.follow(since=1.0, idle=0.5)]
+        assert found == [("1", True), ("2", True), ("3", False)]
+
+
 # -- the stream --------------------------------------------------------------------------------------------------
 
 

@@ -32,12 +32,17 @@ class Source:
 
 @dataclass(slots=True)
 class Given:
-    """A message, and where the reader stands when it is done: which source, generation, and its digests there."""
+    """A message, and where the reader stands when it is done: which source, generation, and its digests there.
+
+    `begin`: the byte it begins at. `time`: of the message, in milliseconds since 1970.
+    """
 
     message: Message
     name: str
     number: int
     at: Fingerprint
+    begin: int
+    time: int
 
 
 @dataclass(slots=True)
@@ -213,7 +218,8 @@ class FileReader:
         place, number = self._bookmark.marks.places[name], generation.number
         generation.extend_head()
         found = []
-        for text, row, offset, end in zip(texts, source.codec.decode(texts).rows, offsets, ends, strict=True):
+        decoded = source.codec.decode(texts)
+        for text, row, time, offset, end in zip(texts, *decoded, offsets, ends, strict=True):
             at = Position(number, offset)
             if isinstance(row, str) or len(text) > self._limit or place.skips(at):
                 continue
@@ -224,7 +230,7 @@ class FileReader:
             length = min(len(generation.head), end)
             back = data[max(0, end - TAIL - begin) : end - begin]
             head = self._heads.of(generation.head, length)
-            found.append(Given(message, name, number, Fingerprint(end, length, head, hex_digest(back))))
+            found.append(Given(message, name, number, Fingerprint(end, length, head, hex_digest(back)), offset, time))
         return found
 
     def _settled(self, tail: Tail, generation: Generation) -> bool:

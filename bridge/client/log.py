@@ -16,24 +16,22 @@ from typing import Any
 from bridge.carry.shared import Shared
 from bridge.client.keeper import Keeper, Shown
 from bridge.client.message import Message
+from bridge.client.replay import from_files, from_stream, milliseconds
 from bridge.client.sides import FileSide, GroupSide, InHand, Side, worker_slot
+from bridge.client.whence import Whence
 from bridge.client.writing import Writing
 from bridge.codecs.timestamps import shown_time
 from bridge.config import Settings, check_component, load
 from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
-from bridge.files.bookmark import Bookmark, Place
+from bridge.files.bookmark import Bookmark
 from bridge.log import log
 from bridge.mapping import Mapping
 from bridge.model import format_id
-from bridge.streams.components import FILE, READS, REDIS, WRITES, Modes, Switch, announced_positions
-from bridge.streams.connect import Connection
+from bridge.streams.components import FILE, READS, REDIS, WRITES, Modes, Switch
 
 IDLE = 0.02
 """Seconds between two looks at files in which nothing is new."""
-
-FIRST = 1.0
-"""Seconds in which Redis may say from where to read, before a component that was never here asks the files."""
 
 CLAIM_MS = 60_000
 MOST = 10
@@ -105,6 +103,9 @@ class Log:
             self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,
             on_state or (lambda state: None),
         )  # fmt: skip
+        self._whence = Whence(
+            self._shared, settings, component, self._bookmark, self._keeper, self._dial, at_end=at_end
+        )
         self._hand = InHand()
         self._given: _Given | None = None
         self._side: Side | None = None
@@ -155,14 +156,19 @@ class Log:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def follow(self, *, idle: float | None = None) -> Generator[Message, None, None]:
+    def follow(
+        self, *, since: datetime | str | float | None = None, idle: float | None = None
+    ) -> Generator[Message, None, None]:
         """Messages as they come, for ever; or until none came for `idle` seconds.
 
+        `since`: what the component has read already of that time and later comes first, marked as redelivered.
         A message is acknowledged when the next one is asked for. Who leaves the loop before has the last one again,
         unless `acknowledge` is called. Raises BridgeError; what waits for Redis or for a file does not.
         """
         self._check()
         with self._one_follower():
+            if since is not None:
+                yield from self._again(milliseconds(since))
             pause, quiet = Backoff(0.02, 2.0), time.monotonic()
             try:
                 while not self._closed:
@@ -170,7 +176,7 @@ class Log:
                         if self._asked() is not None:
                             self._leave()
                             self._pause()
-                        side = self._side_of(self._modes())
+                        side = self._side_of(self._whence.modes())
                         for message, token in self._taken(side):
                             if self._asked() is not None or self._closed:
                                 break
@@ -189,6 +195,27 @@ class Log:
                         return
             finally:
                 self._leave()
+
+    def _again(self, since_ms: int) -> Iterator[Message]:
+        """What was read already, from a time on."""
+        modes = self._known_modes()
+        if modes.reads == FILE:
+            yield from from_files(self._shared, self._bookmark.marks, since_ms, time.time)
+            return
+        connection = self._dial()
+        try:
+            yield from from_stream(connection, self._shared.keys.stream, self.component, since_ms)
+        finally:
+            connection.close()
+
+    def _known_modes(self) -> Modes:
+        """As `_modes`, when that can be said."""
+        pause = Backoff(0.02, 2.0)
+        while True:
+            try:
+                return self._whence.modes()
+            except NotYet:
+                self._rest(pause.next())
 
     def acknowledge(self) -> None:
         """The component is done with the message it was given last."""
@@ -253,63 +280,6 @@ class Log:
 
     # -- where to read ---------------------------------------------------------------------------------------
 
-    def _modes(self) -> Modes:
-        """From where to read, and the bookmark in accord with it. Raises NotYet: that cannot be said now."""
-        known = self._keeper.known
-        if known is None and not self._keeper.tried:
-            self._rest(FIRST)
-            known = self._keeper.known
-        if known is not None and known.reads == REDIS:
-            self._note(known)
-            return known
-        if not self._bookmark.locked:
-            if not self._bookmark.lock():
-                raise NotYet("another worker of this component reads the files")
-            self._bookmark.load()
-        marks = self._bookmark.marks
-        if known is None:
-            if marks.doubt or marks.reads == REDIS:
-                raise NotYet("Redis does not say from where to read")
-            return Modes(marks.reads, marks.writes, marks.epoch)
-        if known.epoch > marks.epoch:
-            self._adopt(known)
-        elif marks.doubt:
-            marks.doubt = ""
-            self._bookmark.save()
-        self._shown.epoch = marks.epoch
-        return known
-
-    def _adopt(self, known: Modes) -> None:
-        """Takes the position that a switch has translated, if one has since this bookmark was written."""
-        connection = self._dial()
-        try:
-            said = announced_positions(connection, self._shared.keys).get(self.component, {})
-        finally:
-            connection.close()
-        marks = self._bookmark.marks
-        if int(said.get("epoch", 0)) > marks.epoch and "files" in said:
-            marks.places = {name: Place.from_json(place) for name, place in said["files"].items()}
-            marks.entry = str(said.get("entry", "0-0"))
-            marks.following = False
-        elif marks.reads == REDIS:
-            hint = f"say from where: bridge cutover {self.component} --from OFFSET"
-            raise BridgeError("the position in the files is not known", where=self.component, hint=hint)
-        marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
-        self._bookmark.save()
-
-    def _note(self, known: Modes) -> None:
-        """The bookmark says that the component reads Redis, and is free for whoever reads the files next."""
-        self._shown.epoch = known.epoch
-        marks = self._bookmark.marks
-        if not self._bookmark.locked and (marks.reads, marks.epoch) == (REDIS, known.epoch):
-            return
-        if self._bookmark.lock():
-            marks = self._bookmark.load()
-            if marks.epoch < known.epoch or marks.doubt:
-                marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
-                self._bookmark.save()
-            self._bookmark.close()
-
     def _side_of(self, modes: Modes) -> Side:
         """The side to read from, the one that is open if it is that."""
         if self._side is not None and self._side.name == modes.reads:
@@ -322,17 +292,11 @@ class Log:
             connection = self._dial()
             side = GroupSide(
                 connection, self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
-                self._folder / f"{self._mapping.name}.aside", self._hand, self._first_start(connection),
+                self._folder / f"{self._mapping.name}.aside", self._hand, self._whence.first_start(connection),
             )  # fmt: skip
         self._side, self._shown.reads = side, side.name
         self._keeper.wake()
         return side
-
-    def _first_start(self, connection: Connection) -> str | None:
-        """From where a component begins that was never here; None: it was, and only a switch knows where it is."""
-        marks = Bookmark(self._settings.state_dir, self.component, self._mapping.name).load()
-        was_here = marks.places or self.component in announced_positions(connection, self._shared.keys)
-        return None if was_here else "$" if self._at_end else "0"
 
     # -- for the keeper --------------------------------------------------------------------------------------
 

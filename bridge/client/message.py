@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class Message:
     position: str = ""
     redelivered: bool = False
     fields: MappingType[str, bytes] = field(default_factory=dict)
+
+    def again(self) -> Message:
+        """The same, marked as given before."""
+        return replace(self, redelivered=True)
 
     @property
     def text(self) -> str:

@@ -1,0 +1,80 @@
+"""What a component has read already, once more: from a time on, up to where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bridge.carry.shared import Shared
+from bridge.client.fromfile import FileReader
+from bridge.client.message import Message, made
+from bridge.errors import ConfigError
+from bridge.files.bookmark import Bookmark, Marks, Place
+from bridge.files.generation import Known
+from bridge.model import Fingerprint, Position, format_id, paired
+from bridge.streams.components import group_of
+from bridge.streams.connect import Connection
+from bridge.streams.reader import entries
+
+
+def milliseconds(since: datetime | str | float) -> int:
+    """A moment as milliseconds since 1970: a datetime, ISO 8601 text, or seconds; UTC where no zone is named."""
+    try:
+        moment = datetime.fromisoformat(since) if isinstance(since, str) else since
+    except ValueError:
+        raise ConfigError(
+            f"since {since!r} is no time", hint='a datetime, seconds, or "2026-03-02T09:14:05Z"'
+        ) from None
+    if isinstance(moment, datetime):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return int(moment * 1000)
+
+
+class _Scratch(Bookmark):
+    """One that nobody keeps."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"), "x", "x")
+
+    def save(self) -> None:
+        """Nowhere."""
+
+    def note(self, name: str, number: int, at: Fingerprint) -> None:
+        """Nowhere."""
+
+
+def from_files(shared: Shared, marks: Marks, since_ms: int, clock: Callable[[], float]) -> Iterator[Message]:
+    """The messages of that time and later which this bookmark says were read. Raises SourceError."""
+    reader, scratch = None, _Scratch()
+    try:
+        reader = FileReader(shared, scratch, clock, unclean=True)
+        while found := reader.take():
+            for given in found:
+                known = next(one for one in scratch.marks.places[given.name].generations if one.number == given.number)
+                if given.time >= since_ms and _was_read(marks.places.get(given.name), known, given.begin):
+                    yield given.message.again()
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def _was_read(place: Place | None, held: Known, begin: int) -> bool:
+    """Whether a message in that file was: the generations are counted anew here, so the file tells which one it is."""
+    if place is None:
+        return False
+    for one in place.generations:
+        if (one.device, one.inode) == (held.device, held.inode):
+            return place.has_read(Position(one.number, begin))
+    oldest = min((one.number for one in place.generations), default=0)
+    return held.number < oldest
+
+
+def from_stream(connection: Connection, stream: bytes, component: str, since_ms: int) -> Iterator[Message]:
+    """The entries of that time and later which the component's group has acknowledged. Raises RedisLost."""
+    group = group_of(connection, stream, component)
+    if group is None:
+        return
+    for entry in entries(connection, stream, b"%d-0" % max(0, since_ms), format_id(group.last)):
+        if entry.id not in group.pending:
+            yield made(paired(entry.fields), format_id(entry.id).decode(), redelivered=True)
