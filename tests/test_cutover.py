@@ -341,6 +341,7 @@ def test_retire_and_purge(quiet: Cast) -> None:
     assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
     assert len(rig.datas()) == 15
     assert rig.run("rollback", "viewer", "--redis", rig.url).returncode == 3
+    assert "is retired" in rig.run("import-history", "--redis", rig.url).stderr
     assert rig.run("retire", "hestai-message", "--redis", rig.url).returncode == 3
     listed = rig.run("purge", "hestai-message", "--redis", rig.url)
     assert "would be removed" in listed.stdout

@@ -48,9 +48,20 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
     from bridge.history import import_history
+    from bridge.errors import BridgeError
+    from bridge.ledger.retired import retired
+    from bridge.ledger.store import Ledger
     from bridge.run import state_lock, stop_on_signals, tune_interpreter
 
     with state_lock(settings.state_dir, "import-history"):
+        path = settings.state_dir / "ledger.db"
+        over = set()
+        if path.exists():
+            with closing(Ledger(path, create=True)) as ledger:
+                over = {one.name for one in chosen if one.stream.key in retired(ledger)}
+        chosen = [one for one in chosen if one.name not in over]
+        if not chosen:
+            raise BridgeError("is retired: its files are not carried any more", where=", ".join(sorted(over)))
         stop = stop_on_signals()
         tune_interpreter()
         serve(settings)
