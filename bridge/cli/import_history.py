@@ -47,8 +47,8 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
-    from bridge.history import import_history
     from bridge.errors import BridgeError
+    from bridge.history import import_history
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
     from bridge.run import state_lock, stop_on_signals, tune_interpreter
