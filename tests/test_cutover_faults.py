@@ -103,7 +103,7 @@ class Stage:
         self.cast.stop("viewer")
         self.cast.check("viewer", "ui", "daemon", repeats=repeats, mixed=mixed)
         wait_until(lambda: self.rig.parity(settling=1.0).verdict == "equal", self.rig.said)
-        self.rig.stop(self.bridge)
+        self.rig.stop(self.rig.ready(self.bridge))
 
 
 def at_point(point: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,9 @@ def _components(components: list[Standing], found: Status) -> Iterator[Renderabl
     for one in components:
         yield safe("")
         yield safe(f"{one.component} in {one.mapping}", "bold")
+        if one.error:
+            yield safe(one.error, "red")
+            continue
         rows = [("reads", f"{places[one.modes.reads]}{f', up to {one.position}' if one.position else ''}")]
         if one.behind is not None:
             rows.append(("behind", counted(one.behind, one.unit)))

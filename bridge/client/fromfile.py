@@ -26,8 +26,6 @@ class Source:
     tail: Tail
     codec: Codec
     cut: bool = False
-    first: bool = False
-    """Whether its next message may have been given before."""
 
 
 @dataclass(slots=True)
@@ -68,7 +66,6 @@ class FileReader:
         self._shared = shared
         self._bookmark = bookmark
         self._clock = clock
-        self._unclean = unclean
         self._limit = shared.mapping.format.max_line_bytes
         self._sources: dict[str, Source] = {}
         self._heads = _Heads()
@@ -108,6 +105,9 @@ class FileReader:
     def done(self, given: Given) -> None:
         """The component has acknowledged it. Raises BridgeError: the bookmark cannot be written."""
         self._bookmark.note(given.name, given.number, given.at)
+        if given.name in self._bookmark.marks.unclean:
+            self._bookmark.marks.unclean.remove(given.name)
+            self._bookmark.save()
         place = self._bookmark.marks.places[given.name]
         spans = (*place.skip, *place.again)
         if spans and all((one.generation, one.end) <= (given.number, given.at.offset) for one in spans):
@@ -129,7 +129,7 @@ class FileReader:
         if name not in self._sources:
             place = self._bookmark.marks.places.setdefault(name, Place())
             tail = self._shared.new_tail(name, list(place.generations))
-            self._sources[name] = Source(tail, self._shared.mapping.codec(name), first=self._unclean)
+            self._sources[name] = Source(tail, self._shared.mapping.codec(name))
         return self._sources[name]
 
     def _know(self, name: str, tail: Tail) -> None:
@@ -216,17 +216,17 @@ class FileReader:
         offsets: list[int], ends: list[int],
     ) -> list[Given]:  # fmt: skip
         place, number = self._bookmark.marks.places[name], generation.number
+        unclean = self._bookmark.marks.unclean
         generation.extend_head()
-        found = []
+        found: list[Given] = []
         decoded = source.codec.decode(texts)
         for text, row, time, offset, end in zip(texts, *decoded, offsets, ends, strict=True):
             at = Position(number, offset)
             if isinstance(row, str) or len(text) > self._limit or place.skips(at):
                 continue
             values = dict(zip(source.codec.fields, row, strict=True))
-            again = source.first or place.repeats(at)
+            again = (name in unclean and not found) or place.repeats(at)
             message = made(values, f"{name}:{number}:{offset}", redelivered=again)
-            source.first = False
             length = min(len(generation.head), end)
             back = data[max(0, end - TAIL - begin) : end - begin]
             head = self._heads.of(generation.head, length)

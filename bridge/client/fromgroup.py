@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.errors import RedisLost, RedisRefused
 from bridge.log import log
-from bridge.model import EntryId, format_id
+from bridge.model import EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.reader import to_entries
 from bridge.streams.resp import pack
@@ -21,11 +22,23 @@ BLOCK_MS = 200
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """An entry: its ID, its fields, and how often it was given to a component before."""
+    """An entry: ID, fields, how often it was given to a component before, what Redis counts, and whether it is new."""
 
     id: EntryId
     fields: list[bytes]
     before: int
+    counted: int
+    new: bool = False
+
+
+MINE = b"""local kept = {}
+for i = 3, #ARGV do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    kept[#kept + 1] = ARGV[i]
+  end
+end
+return kept"""
 
 
 class GroupGone(Exception):
@@ -71,13 +84,21 @@ class GroupReader:
             self._claim_at = now + min(self._claim_ms / 4000, 5.0)
         reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", BLOCK_MS,
                            "STREAMS", self._stream, ">")  # fmt: skip
-        return [Delivered(entry.id, entry.fields, 0) for entry in to_entries(reply[0][1] if reply else [])]
+        found = to_entries(reply[0][1] if reply else [])
+        if len(found) > 1:  # they are given one by one, and a kill shall tell which was
+            self.counts([entry.id for entry in found], 0)
+        return [Delivered(entry.id, entry.fields, 0, int(len(found) == 1), True) for entry in found]
 
-    def counts(self, entry: EntryId, times: int) -> None:
-        """Redis is to know that it was given so often: it counts what it sent, and not what the component met."""
-        self._send(
-            "XCLAIM", self._stream, self._group, self._worker, 0, format_id(entry), "RETRYCOUNT", times, "JUSTID"
-        )
+    def mine(self, ids: Sequence[EntryId]) -> set[EntryId]:
+        """Those of the entries that no other worker has taken over meanwhile; they count as fresh again."""
+        self.settle()
+        kept = self._connection.call("EVAL", MINE, 1, self._stream, self._group, self._worker, *map(format_id, ids))
+        return {parse_id(raw) for raw in kept}
+
+    def counts(self, entries: Sequence[EntryId], times: int) -> None:
+        """Redis is to know that they were given so often: it counts what it sent, and not what the component met."""
+        ids = [format_id(one) for one in entries]
+        self._send("XCLAIM", self._stream, self._group, self._worker, 0, *ids, "RETRYCOUNT", times, "JUSTID")
 
     def done(self, entry: EntryId) -> None:
         """Acknowledges it; what the server says is read with the next answer."""
@@ -118,7 +139,7 @@ class GroupReader:
             if not reply:
                 self._send("XACK", self._stream, self._group, raw)
         return [
-            Delivered(entry.id, entry.fields, count)
+            Delivered(entry.id, entry.fields, count, count)
             for reply, count in zip(replies, times, strict=True)
             for entry in to_entries(reply)
         ]

@@ -22,6 +22,9 @@ from bridge.streams.resp import pack
 TICK = 0.1
 """Seconds between two looks at what is switched."""
 
+FIRST = 1.0
+"""Seconds in which Redis may say where to read and write, before a component that was never here asks the files."""
+
 BEAT = 2.0
 """Seconds between two heartbeats."""
 
@@ -93,6 +96,11 @@ class Keeper:
         """Begins."""
         self._thread.start()
 
+    def wait_first(self) -> None:
+        """Waits until Redis has said something, or could not be asked, for a second at most."""
+        with self.turn:
+            self.turn.wait_for(lambda: self.known is not None or self.tried, FIRST)
+
     def wake(self) -> None:
         """Something is to be told at once."""
         self._due = 0.0
@@ -140,7 +148,10 @@ class Keeper:
     def _say(self, state: str) -> None:
         if state != self.state:
             self.state = state
-            self._on_state(state)
+            try:
+                self._on_state(state)
+            except Exception:  # noqa: BLE001 - it is the component's, and must not end the heartbeat
+                log.exception("%s: on_state failed", self._component)
 
     def _beat(self, link: Connection) -> None:
         commands, now = [packed_look(self._component, self._mapping)], time.monotonic()

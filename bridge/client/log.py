@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 from bridge.carry.shared import Shared
 from bridge.client.keeper import Keeper, Shown
@@ -56,6 +57,18 @@ def open_log(
         raise ConfigError(f"start is 'beginning' or 'end', not {start!r}")
     return Log(settings, settings.mapping(mapping), component, at_end=start == "end", on_state=on_state,
                claim_ms=int(claim_after * 1000), most=set_aside_after)  # fmt: skip
+
+
+_OPEN: WeakSet[Log] = WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked process: the locks are its parent's alone, and end with it."""
+    for one in list(_OPEN):
+        one.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(slots=True)
@@ -111,7 +124,9 @@ class Log:
         self._side: Side | None = None
         self._following = False
         self._closed = False
+        self._why = ""
         self._keeper.start()
+        _OPEN.add(self)
 
     @property
     def state(self) -> str:
@@ -143,6 +158,7 @@ class Log:
             timestamp = shown_time(self._mapping.format.timestamp, self._mapping.format.timezone, datetime.now(UTC))
         values = {b"role": role.encode(), b"timestamp": timestamp.encode(), b"type": type.encode(),
                   b"data": data.encode() if isinstance(data, str) else data}  # fmt: skip
+        self._keeper.wait_first()
         extra = {name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()}
         self._writing.append(role, values | extra)
 
@@ -180,21 +196,44 @@ class Log:
                         for message, token in self._taken(side):
                             if self._asked() is not None or self._closed:
                                 break
-                            side.given(token)
+                            if not side.given(token):
+                                continue
                             self._given = _Given(side, token)
                             yield message
                             self.acknowledge()
                             quiet = time.monotonic()
+                        if side.name == REDIS:
+                            self._whence.begun()
                         pause.reset()
+                        self._why = ""
                     except (RedisLost, RedisRefused, NotYet) as error:
-                        if isinstance(error, RedisRefused) and error.code not in ("LOADING", "NOGROUP", "UNBLOCKED"):
-                            log.warning("%s: %s", self.component, error)
+                        self._say_why(str(error))
                         self._leave()
                         self._rest(pause.next())
                     if idle is not None and time.monotonic() - quiet >= idle:
                         return
             finally:
                 self._leave()
+                self._confirm()
+
+    def _say_why(self, why: str) -> None:
+        """Says once why nothing comes."""
+        if why != self._why:
+            log.warning("%s reads nothing for now: %s", self.component, why)
+        self._why = why
+
+    def _confirm(self) -> None:
+        """Acknowledgements that were lost with the last connection are sent once more."""
+        if not self._hand.done or os.getpid() != self._pid:
+            return
+        try:
+            connection = self._dial()
+            ids = [format_id(one) for one in self._hand.done]
+            connection.call("XACK", self._shared.keys.stream, self.component, *ids)
+            connection.close()
+            self._hand.done.clear()
+        except (RedisLost, RedisRefused) as error:
+            log.debug("%s: %d acknowledgements have not arrived: %s", self.component, len(self._hand.done), error)
 
     def _again(self, since_ms: int) -> Iterator[Message]:
         """What was read already, from a time on."""
@@ -246,8 +285,9 @@ class Log:
         finally:
             self._following = self._shown.following = False
             self._shown.reads = ""
-            self._bookmark.close()
-            self._keeper.wake()
+            if os.getpid() == self._pid:
+                self._bookmark.close()
+                self._keeper.wake()
 
     def _asked(self) -> Switch | None:
         """The switch of reads that waits for this component to pause."""
@@ -255,9 +295,9 @@ class Log:
         return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
 
     def _leave(self) -> None:
-        """Ends the side. Its bookmark's lock stays held: the next one may be the same."""
+        """Ends the side, in its own process. The bookmark's lock stays held: the next one may be the same."""
         side, self._side = self._side, None
-        if side is not None:
+        if side is not None and os.getpid() == self._pid:
             clean, self._given = self._given is None, None
             with self._lock:
                 side.close(clean=clean)
@@ -308,7 +348,7 @@ class Log:
             if not self._bookmark.locked:
                 return None
             said = self._bookmark.marks.to_json()
-            return {"epoch": said["epoch"], "files": said["files"], "entry": said["entry"]}
+            return {name: said[name] for name in ("epoch", "files", "entry", "aside")}
 
     def _switched(self, modes: Modes) -> None:
         switch = modes.switch
@@ -331,6 +371,11 @@ class Log:
             raise BridgeError("this log was opened by another process", hint="open it after the fork")
         if self._closed:
             raise BridgeError("this log is closed")
+
+    def let_go(self) -> None:
+        """In a process that was forked: closes its copies of the locks, which go on being the parent's."""
+        self._bookmark.close()
+        os.close(self._slot)
 
     def close(self) -> None:
         """Ends it: what waits for Redis stays on disk for the next one of this component."""

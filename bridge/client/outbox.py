@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.errors import BridgeError
+from bridge.log import log
 
 Waiting = tuple[int, list[bytes]]
 """A message's number in its session, and its fields: name, value, name, value …"""
@@ -70,8 +71,13 @@ class Outbox:
             self._fd = -1
             return False
         for line in lines:
-            number, fields = json.loads(line)
-            self.waiting.append((int(number), [base64.b64decode(one) for one in fields]))
+            try:
+                number, fields = json.loads(line)
+                self.waiting.append((int(number), [base64.b64decode(one) for one in fields]))
+            except (ValueError, TypeError):
+                log.warning("%s holds a line that is no message, it is kept beside: %.200r", self._path, line)
+                with self._path.with_suffix(".damaged").open("ab") as aside:
+                    aside.write(line + b"\n")
         if not self.waiting:
             self.close()
         return bool(self.waiting)

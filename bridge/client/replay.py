@@ -48,7 +48,7 @@ def from_files(shared: Shared, marks: Marks, since_ms: int, clock: Callable[[], 
     """The messages of that time and later which this bookmark says were read. Raises SourceError."""
     reader, scratch = None, _Scratch()
     try:
-        reader = FileReader(shared, scratch, clock, unclean=True)
+        reader = FileReader(shared, scratch, clock)
         while found := reader.take():
             for given in found:
                 known = next(one for one in scratch.marks.places[given.name].generations if one.number == given.number)

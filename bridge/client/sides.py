@@ -6,6 +6,7 @@ import base64
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,8 @@ class Side(Protocol):
         """The next messages, each with what `done` wants; none when there is nothing new for now."""
         ...
 
-    def given(self, token: object) -> None:
-        """The component is about to meet that message."""
+    def given(self, token: object) -> bool:
+        """The component is about to meet that message; False: it is somebody else's by now."""
         ...
 
     def done(self, token: object) -> None:
@@ -53,18 +54,21 @@ class FileSide:
         self._bookmark = bookmark
         marks = bookmark.marks
         fresh = not marks.places
-        self._reader = FileReader(shared, bookmark, clock, unclean=marks.following)
+        if marks.following:  # it was killed: the next message of each file may have been given
+            marks.unclean = sorted(marks.places)
+        self._reader = FileReader(shared, bookmark, clock)
         if fresh and at_end:
             self._reader.begin_at_end()
-        marks.following = True
+        marks.following = marks.begun = True
         bookmark.save()
 
     def take(self) -> Sequence[tuple[Message, object]]:
         """As the protocol says. Raises SourceError."""
         return [(given.message, given) for given in self._reader.take()]
 
-    def given(self, token: object) -> None:
+    def given(self, token: object) -> bool:
         """As the protocol says; the bookmark knows that somebody follows."""
+        return True
 
     def done(self, token: object) -> None:
         """As the protocol says. Raises BridgeError: the bookmark cannot be written."""
@@ -107,6 +111,10 @@ class GroupSide:
         self._hand = in_hand
         self._first = True
         self._begin = first
+        self._claim_ms = claim_ms
+        self._stale_at = 0.0
+        self._waiting: set[EntryId] = set()
+        self._lost: set[EntryId] = set()
 
     def take(self) -> Sequence[tuple[Message, object]]:
         """As the protocol says. Raises RedisLost, RedisRefused, NotYet: the group is not there."""
@@ -119,7 +127,8 @@ class GroupSide:
             found = self._reader.take()
         except GroupGone:
             if self._begin is None:
-                raise NotYet("the component's consumer group is gone") from None
+                said = "its consumer group is gone, and with it how far it has read"
+                raise NotYet(f"{said}; `bridge rollback NAME --from` tells it") from None
             self._reader.begin(self._begin)
             return []
         self._hand.done.clear()  # `take` has read what the server said of them
@@ -137,21 +146,39 @@ class GroupSide:
 
     def _messages(self, found: list[Delivered]) -> list[tuple[Message, object]]:
         messages: list[tuple[Message, object]] = []
+        self._waiting, self._lost = {one.id for one in found}, set()
+        self._refresh()
         for one in found:
             if one.before >= self._most:
                 self._set_aside(one)
                 continue
             position = format_id(one.id).decode()
-            messages.append((made(paired(one.fields), position, redelivered=one.before > 0), one))
+            went_back = not one.before and self._hand.last is not None and one.id <= self._hand.last
+            again = one.before > 0 or (
+                went_back and one.id not in self._hand.unmet
+            )  # Redis lost the group's newest state
+            messages.append((made(paired(one.fields), position, redelivered=again), one))
         return messages
 
-    def given(self, token: object) -> None:
+    def given(self, token: object) -> bool:
         """As the protocol says. Raises RedisLost."""
         if not isinstance(token, Delivered):
             raise TypeError(token)
-        if token.before:
-            self._reader.counts(token.id, token.before + 1)
+        self._waiting.discard(token.id)
+        if time.monotonic() >= self._stale_at:  # the loop is slow: another worker may have taken over what waits here
+            kept = self._reader.mine([token.id, *sorted(self._waiting)])
+            self._lost |= ({token.id} | self._waiting) - kept
+            self._refresh()
+        if token.id in self._lost:
+            self._hand.unmet.discard(token.id)
+            return False
+        if token.counted != token.before + 1:
+            self._reader.counts([token.id], token.before + 1)
         self._hand.unmet.discard(token.id)
+        return True
+
+    def _refresh(self) -> None:
+        self._stale_at = time.monotonic() + self._claim_ms / 3000
 
     def _set_aside(self, one: Delivered) -> None:
         """It was given so often that it seems to end its readers: kept in a file, and given no more."""
@@ -175,10 +202,11 @@ class GroupSide:
     def close(self, *, clean: bool = True) -> None:
         """As the protocol says. What the component has not met counts as not given."""
         try:
-            for entry_id in sorted(self._hand.unmet):
-                self._reader.counts(entry_id, 0)
+            if self._hand.unmet:
+                self._reader.counts(sorted(self._hand.unmet), 0)
             self._reader.settle()
             self._hand.unmet.clear()
+            self._hand.done.clear()
         except RedisLost as error:
             log.debug("what was fetched counts as given: %s", error)
         self._reader.close()

@@ -21,8 +21,8 @@ class FileWriter:
         self._shared = shared
         self._wait = wait
         self._files: dict[str, Appender] = {}
-        self._owed: dict[str, bytes] = {}
-        """What is missing of a line that a full disk cut off."""
+        self._owed: dict[str, tuple[bytes, bytes, int]] = {}
+        """What is missing of a line that a full disk cut off, all of it, and where the file ended then."""
 
     def path_for(self, role: str) -> str:
         """The file that a message of this role is appended to. Raises ConfigError: the mapping names none."""
@@ -40,9 +40,6 @@ class FileWriter:
         line = self._shared.mapping.codec(name).encode(row)
         if isinstance(line, str):
             raise TargetError(f"the message makes no line: {line}", where=name)
-        limit = self._shared.mapping.format.max_line_bytes
-        if len(line) > limit:
-            raise TargetError(f"the message makes a line of {len(line)} bytes, the limit is {limit}", where=name)
         file = self._file(name)
         locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
         while locks and not file.try_lock():
@@ -54,11 +51,12 @@ class FileWriter:
                 file.unlock()
 
     def _written(self, name: str, file: Appender, line: bytes) -> int:
-        owed = self._owed.pop(name, b"")
+        owed, begun, ends = self._owed.pop(name, (b"", b"", -1))
         if owed:
-            _, end = file.append(owed)
-            if not file.holds(end - 1, b"\n"):
-                self._owed[name] = owed
+            rest = owed if file.size() == ends else b"\n" * (not file.ends_whole()) + begun
+            start, end = file.append(rest)
+            if end - start != len(rest):
+                self._owed[name] = rest[end - start :], begun, end
                 raise TargetError("the disk is full", where=str(file.path), hint="make room")
         waited = 0.0
         while not file.ends_whole():
@@ -69,9 +67,9 @@ class FileWriter:
             waited += PAUSE
         start, end = file.append(line)
         if end - start != len(line):
-            self._owed[name] = line[end - start :]
-            hint = "make room; the line is finished with the next message"
-            raise TargetError("the disk is full, and a part of the line is written", where=str(file.path), hint=hint)
+            self._owed[name] = line[end - start :], line, end
+            hint = "make room. The message is not lost: do not append it again, its line is finished with the next one"
+            raise TargetError("the disk is full, and the line is begun", where=str(file.path), hint=hint)
         return end
 
     def _file(self, name: str) -> Appender:

@@ -64,7 +64,7 @@ class StreamWriter:
         Raises RedisLost when there is no connection to be had, and RedisRefused: it is in neither.
         """
         if self.waiting and not self.drain():
-            return self._keep(fields)
+            return self.keep(fields)
         connection = self.connect()
         self._number += 1
         try:
@@ -75,7 +75,8 @@ class StreamWriter:
             return False
         return True
 
-    def _keep(self, fields: Sequence[bytes]) -> bool:
+    def keep(self, fields: Sequence[bytes]) -> bool:
+        """Keeps a message on disk until it can be sent."""
         self._number += 1
         self._outbox.add(self._number, fields)
         return False

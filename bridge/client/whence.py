@@ -12,9 +12,6 @@ from bridge.files.bookmark import Bookmark, Place
 from bridge.streams.components import REDIS, Modes, announced_positions
 from bridge.streams.connect import Connection
 
-FIRST = 1.0
-"""Seconds in which Redis may say from where to read, before a component that was never here asks the files."""
-
 
 class Whence:
     """Of one log. Redis says it, through the keeper; the bookmark remembers what it said, for when it is away."""
@@ -34,9 +31,8 @@ class Whence:
     def modes(self) -> Modes:
         """From where to read, and the bookmark in accord with it. Raises NotYet: that cannot be said now."""
         known = self._keeper.known
-        if known is None and not self._keeper.tried:
-            with self._keeper.turn:
-                self._keeper.turn.wait(FIRST)
+        if known is None:
+            self._keeper.wait_first()
             known = self._keeper.known
         if known is not None and known.reads == REDIS:
             self._note(known)
@@ -66,10 +62,11 @@ class Whence:
         finally:
             connection.close()
         marks = self._bookmark.marks
-        if int(said.get("epoch", 0)) > marks.epoch and "files" in said:
-            marks.places = {name: Place.from_json(place) for name, place in said["files"].items()}
-            marks.entry = str(said.get("entry", "0-0"))
-            marks.following = False
+        files, epoch = said.get("files"), said.get("epoch", 0)
+        if isinstance(files, dict) and isinstance(epoch, int) and epoch > marks.epoch:
+            marks.places = {name: Place.from_json(place) for name, place in files.items()}
+            marks.entry, marks.aside = str(said.get("entry", "0-0")), [str(one) for one in said.get("aside", ())]
+            marks.following, marks.unclean, marks.begun = False, [], True
         elif marks.reads == REDIS:
             hint = f"say from where: bridge cutover {self._component} --from OFFSET"
             raise BridgeError("the position in the files is not known", where=self._component, hint=hint)
@@ -92,5 +89,13 @@ class Whence:
     def first_start(self, connection: Connection) -> str | None:
         """From where a component begins that was never here; None: it was, and only a switch knows where it is."""
         marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
-        was_here = marks.places or self._component in announced_positions(connection, self._shared.keys)
+        was_here = marks.begun or marks.places or self._component in announced_positions(connection, self._shared.keys)
         return None if was_here else "$" if self._at_end else "0"
+
+    def begun(self) -> None:
+        """It reads Redis, and the bookmark knows: a group that is gone after this was lost."""
+        if not self._bookmark.marks.begun and self._bookmark.lock():
+            self._bookmark.load()
+            self._bookmark.marks.begun = True
+            self._bookmark.save()
+            self._bookmark.close()

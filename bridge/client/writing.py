@@ -20,8 +20,8 @@ from bridge.model import Checkpoint, Fingerprint, Row, hex_digest
 from bridge.streams.components import BOTH, FILE, REDIS, WRITES, Modes
 from bridge.streams.connect import Connection
 
-PAUSED = 15.0
-"""Seconds that a message waits for a switch at most; Redis lets a switch lapse before."""
+PAUSED = 10.0
+"""Seconds that a message waits for a switch at most. One of writes holds for 5 s from its operator's last word."""
 
 
 @dataclass(slots=True)
@@ -55,18 +55,24 @@ class Writing:
         self._file = FileWriter(shared, time.sleep)
         self._stream = StreamWriter(shared.keys, folder, component, shared.mapping.name, dial)
         self._paused = ""
+        self._sure = False
+        """Whether Redis has said where messages go; what went to the log before is minded."""
         self._behind: Behind | None = None
 
     def append(self, role: str, values: dict[bytes, bytes]) -> None:
         """Raises TargetError, ConfigError, BridgeError: the message is nowhere."""
         with self._turn:
-            self._turn.wait_for(lambda: not self._paused, PAUSED)
+            if not self._turn.wait_for(lambda: not self._paused, PAUSED):
+                self._paused = ""  # whoever switches is gone, and Redis too
             name, row = self._row(role, values)
-            if self.mode != REDIS and not self._stream.waiting:
+            if self.mode != REDIS and not self._sure:
+                self._to_log(name, row)
+                return
+            if self.mode != REDIS:
                 self._file.append(name, row)
                 if self.mode == FILE:
                     return
-            if self._behind is not None and not self._caught_up(self._behind):
+            if self._behind is not None and not self._retired and not self._caught_up(self._behind):
                 self._to_log(name, row)
                 return
             fields = [part for pair in zip(self._fields(name), row, strict=True) for part in pair]
@@ -76,8 +82,17 @@ class Writing:
                 if self.mode == BOTH:  # its line is written; what is missing in Redis, `bridge repair` adds
                     log.warning("%s: %s; a message stands in %s alone", self._component, error, name)
                     return
+                if self._retired:  # nobody carries the log any more
+                    log.info("%s: %s; its messages wait on disk", self._component, error)
+                    self._stream.keep(fields)
+                    return
                 log.info("%s: %s; its messages go to %s meanwhile", self._component, error, name)
                 self._to_log(name, row)
+
+    @property
+    def _retired(self) -> bool:
+        settings = self._shared.settings
+        return (settings.state_dir / "retired" / self._shared.mapping.name).exists()
 
     def _fields(self, name: str) -> tuple[bytes, ...]:
         return self._shared.mapping.codec(name).fields
@@ -93,6 +108,13 @@ class Writing:
         line = codec.encode(row)
         if isinstance(line, str):
             raise TargetError(f"the message makes no line: {line}", where=name)
+        mapping, limit = self._shared.mapping, self._shared.mapping.format.max_line_bytes
+        if len(line) > limit:
+            raise TargetError(f"the message makes a line of {len(line)} bytes, the limit is {limit}", where=name)
+        named = mapping.mirror is not None and "{role}" in mapping.mirror.path
+        if named and self.mode != FILE and role not in self._shared.settings.roles:
+            hint = f'declare it in bridge.toml: [components.{self._component}] roles = ["{role}"]'
+            raise TargetError(f"role '{role}' is not declared, so the mirror would refuse it", where=name, hint=hint)
         return name, row
 
     def _to_log(self, name: str, row: Row) -> None:
@@ -127,7 +149,7 @@ class Writing:
                 if not self._stream.waiting or self._stream.drain():
                     self._paused = paused[WRITES] = switch.token
                 return
-            self.mode, self._paused = modes.writes, ""
+            self.mode, self._paused, self._sure = modes.writes, "", True
             paused.pop(WRITES, None)
             self._turn.notify_all()
 

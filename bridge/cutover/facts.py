@@ -17,6 +17,9 @@ from bridge.status import MappingStatus, Status, sample
 from bridge.streams.connect import Connection
 from bridge.streams.reader import durability
 
+SILENT = 15.0
+"""Seconds without a heartbeat after which a bridge is not at work, although it is there."""
+
 
 def gathered(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, accepts_volatile: bool,
@@ -34,7 +37,7 @@ def gathered(
         else {"at": parity.ended, "verdict": parity.verdict, "digest": parity.report["digest"]},
         parity=None if parity is None else parity.verdict,
         parity_age_s=0.0 if parity is None else max(0.0, now() - parity.ended),
-        running=status.running,
+        running=status.running and now() - float((status.heartbeat or {}).get("at", now())) < SILENT,
         dual=status.dual,
         has_mirror=mapping.mirror is not None,
         forward_lag=_forward_lag(one),

@@ -118,7 +118,7 @@ def _carrying(facts: Facts, bounds: Bounds) -> list[Reason]:
     """Both directions are carried: without that neither way over nor way back."""
     found = []
     if not facts.running:
-        found.append(Reason("no bridge runs here", "start one: bridge run --dual", firm=True))
+        found.append(Reason("no bridge runs here, or it hangs", "start one: bridge run --dual", firm=True))
     elif not facts.has_mirror:
         found.append(Reason("this mapping has no mirror, so there is no way back to the files",
                             "give it a [mirror], or pass the gate with --force"))  # fmt: skip

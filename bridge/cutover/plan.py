@@ -113,8 +113,9 @@ class Pending:
         """Tells the bookmark of a component that does not read now: it may start while Redis is away."""
         if not self.held:
             return
-        marks = Marks(after.reads, after.writes, after.epoch)
+        marks = Marks(after.reads, after.writes, after.epoch, begun=True)
         if self.files is not None:
             marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
+            marks.aside = [format_id(one).decode() for one in sorted(self.files.aside)]
         bookmark.marks = marks
         bookmark.save()

@@ -54,7 +54,8 @@ class InFiles:
     """A component's position in files: a place in each, and the ID up to which it has read what stands in no file.
 
     `only_redis`: unread entries that no file holds. `again`: messages that were given before and not acknowledged.
-    `unclean`: the component died while it read, so the next message of each file may have been given.
+    `aside`: what of that it has not read all the same. `unclean`: the component died while it read, so the next message
+    of each file may have been given.
     """
 
     places: Mapping[str, Place] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class InFiles:
     only_redis: int = 0
     again: int = 0
     unclean: bool = False
+    aside: frozenset[EntryId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Translator:
             self._lines.load(entry.id[0])
             where = self._where(entry)
             if where is None:
-                has_read = entry.id <= position.entry
+                has_read = entry.id <= position.entry and entry.id not in position.aside
             else:
                 has_read = where[0] in places and places[where[0]].has_read(where[1])
             if not has_read and where is not None and where[0] in places:
@@ -163,7 +165,7 @@ class Translator:
                 open_ends.discard(self._end_of(entry, where, places))
                 if not open_ends:
                     break
-        unread += self._aside_below(lowest, position.entry)
+        unread += self._aside_below(lowest, position)
         again |= {entry_id for _, entry_id in firsts.values()} if position.unclean else set()
         if again and max(again) > last:  # a mark needs an entry that is pending
             stream, rest = self._keys.stream, (after(last), format_id(max(again)))
@@ -189,10 +191,12 @@ class Translator:
             return None
         return name, ORIGIN_FIELD in entry.fields
 
-    def _aside_below(self, lowest: EntryId, entry: EntryId) -> list[EntryId]:
-        """Entries below that are in quarantine: they stand in no file, so nobody has read them there."""
-        aside = [parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")]
-        wanted = [one for one in aside if entry < one < lowest]
+    def _aside_below(self, lowest: EntryId, position: InFiles) -> list[EntryId]:
+        """Entries below that stand in no file, so nobody has read them: in quarantine, or left when it went back."""
+        aside = {parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")}
+        wanted = [
+            one for one in {*aside, *position.aside} if one < lowest and (one > position.entry or one in position.aside)
+        ]
         return list(existing(self._connection, self._keys.stream, wanted))
 
     # -- from the stream to files ----------------------------------------------------------------------------
@@ -204,12 +208,15 @@ class Translator:
         mirrored_to = memory.mirror_cursor if memory is not None else ZERO_ID
         self._lines.load(begin[0])  # after the checkpoints: a line of which it knows nothing yet stands behind them
         found: dict[str, _Told] = {}
-        only_redis = 0
+        only_redis, aside = 0, set[EntryId]()
+        mirrors = self._shared.mapping.mirror is not None
         for entry in entries(self._connection, self._keys.stream, format_id(begin), format_id(self.last)):
             where, pending = self._where(entry), group.pending.get(entry.id)
             if where is None:
                 unread = entry.id > group.last or pending is not None
-                only_redis += unread and entry.id <= mirrored_to and ORIGIN_FIELD not in entry.fields
+                if unread and ORIGIN_FIELD not in entry.fields and (not mirrors or entry.id <= mirrored_to):
+                    only_redis += 1
+                    aside |= {entry.id} if entry.id <= group.last else set()
                 continue
             told = found.setdefault(where[0], _Told())
             if entry.id <= group.last and pending is None:
@@ -224,7 +231,8 @@ class Translator:
         names = {*self._names.values(), *(os.fsdecode(name) for name in self.books.mirror)}
         placed = ((name, self._place(name, found.get(name, _Told()), begin)) for name in sorted(names))
         places = {name: place for name, place in placed if place is not None}
-        return InFiles(places, group.last, only_redis, sum(len(told.again) for told in found.values()))
+        again = sum(len(told.again) for told in found.values())
+        return InFiles(places, group.last, only_redis, again, aside=frozenset(aside))
 
     def _place(self, name: str, told: _Told, begin: EntryId) -> Place | None:
         """The lowest unread line, or the checkpoint where there is none below; and what was read behind it."""

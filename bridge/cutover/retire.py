@@ -44,6 +44,7 @@ def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Co
         return [Reason(f"{mapping.name} is retired already", "`bridge purge` removes what is left of it", firm=True)]
     modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
     known = {name.split("/")[0] for name in announced_positions(connection, keys)} | modes.keys()
+    known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
         one = modes.get(name)
         if one is None or (one.reads, one.writes) != (REDIS, REDIS):

@@ -12,7 +12,7 @@ from bridge.config import Settings
 from bridge.cutover.operator import Operator, Wish
 from bridge.cutover.phase import Reason, Step
 from bridge.dial import dialler
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, RedisLost
 from bridge.files.bookmark import Bookmark, Place
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -51,6 +51,7 @@ class Standing:
     behind: int | None = None
     heartbeat: float | None = None
     workers: list[Worker] = field(default_factory=list)
+    error: str = ""
     next: Step | None = None
     reasons: list[Reason] = field(default_factory=list)
 
@@ -66,6 +67,7 @@ class Standing:
             "writes": self.modes.writes, "epoch": self.modes.epoch, "since": self.since, "position": self.position,
             "behind": self.behind, "unit": self.unit, "heartbeat_age": self.heartbeat,
             "workers": [one.where for one in self.workers],
+            "error": self.error or None,
             "switching": None if self.modes.switch is None else self.modes.switch.who,
             "next": None if self.next is None else {"side": self.next.side, "to": self.next.to},
             "blocked_by": [one.what for one in self.reasons],
@@ -104,8 +106,14 @@ def standings(settings: Settings, ledger: Ledger, connection: Connection, operat
             names = {name.split("/")[0] for name in announced} | {c for c, m in switched if m == mapping.name}
             names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
             for name in sorted(names):
-                found.append(_standing(name, shared, settings, ledger, connection, announced))
-                _next(found[-1], operator)
+                try:
+                    found.append(_standing(name, shared, settings, ledger, connection, announced))
+                    _next(found[-1], operator)
+                except RedisLost:
+                    raise
+                except BridgeError as error:
+                    found = [one for one in found if (one.component, one.mapping) != (name, mapping.name)]
+                    found.append(Standing(name, mapping.name, Modes(), error=str(error)))
         finally:
             shared.close()
     return found

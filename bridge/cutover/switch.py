@@ -205,6 +205,9 @@ class Switcher:
             if not decided or isinstance(error, Refused):
                 if pending is not None and pending.stretch is not None:
                     pending.stretch.undo()
+                if bookmark.locked and bookmark.marks.doubt == token:
+                    bookmark.marks.doubt = ""
+                    bookmark.save()
                 self._take_back(step, token)
             raise
         finally:
@@ -255,6 +258,7 @@ class Switcher:
             pending.position = {
                 "epoch": modes.epoch + 1, "entry": format_id(files.entry).decode(),
                 "files": {name: place.to_json() for name, place in files.places.items()},
+                "aside": [format_id(one).decode() for one in sorted(files.aside)],
             }  # fmt: skip
         return pending
 

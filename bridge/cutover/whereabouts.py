@@ -58,7 +58,8 @@ class Whereabouts:
         if told and (reads or "epoch" not in said):
             return self.told(said)
         if marks.epoch == modes.epoch and marks.reads == FILE and (marks.places or marks.following):
-            return InFiles(marks.places, to_id(marks.entry), unclean=marks.following)
+            aside = frozenset(map(to_id, marks.aside))
+            return InFiles(marks.places, to_id(marks.entry), unclean=marks.following, aside=aside)
         if told:
             return self.told(said)
         raise BridgeError("it has not told where it is")
@@ -71,7 +72,10 @@ class Whereabouts:
                 places[name] = self._at_offset(name, place) if isinstance(place, int) else Place.from_json(place)
             except ValueError as error:
                 raise BridgeError(f"what it says of {name} is no place: {error}") from None
-        return InFiles(places, to_id(said.get("entry")))
+        left = said.get("aside")
+        return InFiles(
+            places, to_id(said.get("entry")), aside=frozenset(map(to_id, left if isinstance(left, list) else ()))
+        )
 
     def _by_hand(self, given: str) -> InFiles:
         """`--from`: an offset, or `file:offset` where there are several files."""

@@ -6,6 +6,7 @@ write, so a kill leaves whole lines and at most one torn one, which counts for n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -113,12 +114,21 @@ class Marks:
     places: dict[str, Place] = field(default_factory=dict)
     following: bool = False
     """Whether it was following when this was written: after a kill the next message may have been given before."""
+    unclean: list[str] = field(default_factory=list)
+    """Files of which that is so still."""
+    begun: bool = False
+    """Whether it ever read, on either side."""
+    aside: list[str] = field(default_factory=list)
+    """IDs up to `entry` of entries that stand in no file and that it has not read."""
 
     def to_json(self) -> dict[str, Any]:
         """The first line."""
         places = {name: place.to_json() for name, place in self.places.items()}
-        return {"reads": self.reads, "writes": self.writes, "epoch": self.epoch, "doubt": self.doubt,
-                "entry": self.entry, "following": self.following, "files": places}  # fmt: skip
+        return {
+            "reads": self.reads, "writes": self.writes, "epoch": self.epoch, "doubt": self.doubt, "entry": self.entry,
+            "following": self.following, "unclean": self.unclean, "begun": self.begun, "aside": self.aside,
+            "files": places,
+        }  # fmt: skip
 
 
 class Bookmark:
@@ -164,7 +174,8 @@ class Bookmark:
             places = {str(name): Place.from_json(place) for name, place in said["files"].items()}
             self.marks = Marks(
                 str(said["reads"]), str(said["writes"]), int(said["epoch"]), str(said["doubt"]), str(said["entry"]),
-                places, bool(said["following"]),
+                places, bool(said["following"]), [str(one) for one in said.get("unclean", ())],
+                bool(said.get("begun", True)), [str(one) for one in said.get("aside", ())],
             )  # fmt: skip
             for line in lines[:-1]:
                 name, number, offset, length, head, tail = json.loads(line)
@@ -182,15 +193,17 @@ class Bookmark:
     def save(self) -> None:
         """Writes it anew, under its name at once or not at all. Raises BridgeError."""
         raw = json.dumps(self.marks.to_json()).encode() + b"\n"
-        hidden = self.path.with_suffix(".new")
+        hidden, fd = self.path.with_suffix(".new"), -1
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
             if os.write(fd, raw) != len(raw):
-                os.close(fd)
-                raise BridgeError("the disk is full", where=str(self.path), hint="make room")
+                raise OSError(errno.ENOSPC, "the disk is full")
+            os.fsync(fd)
             hidden.rename(self.path)
         except OSError as error:
+            if fd >= 0:
+                os.close(fd)
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
         self._forget_file()
         self._fd, self._size = fd, len(raw)

@@ -6,6 +6,7 @@ stands in the same JSON object until it is done, given up, or has lapsed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -171,12 +172,13 @@ def look(connection: Connection, component: str, mapping: str) -> tuple[Modes, i
 
 
 def all_modes(connection: Connection) -> dict[tuple[str, str], Modes]:
-    """Of every component and mapping that was ever switched."""
+    """Of every component and mapping that was ever switched; without what is none of ours."""
     stored = paired(connection.call("HGETALL", COMPONENTS))
     found = {}
     for name, raw in stored.items():
         component, _, mapping = name.decode(errors="replace").partition("/")
-        found[component, mapping] = Modes.from_json(raw)
+        with contextlib.suppress(BridgeError):  # `look` tells what is wrong with it
+            found[component, mapping] = Modes.from_json(raw)
     return found
 
 
@@ -313,7 +315,8 @@ def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int
         at = said.get("at")
         if of != component or not worker or not isinstance(at, int) or now_ms - at > ALIVE_MS:
             continue
-        paused = frozenset(map(str, said.get("paused", ())))
+        told = said.get("paused")
+        paused = frozenset(map(str, told if isinstance(told, list) else ()))
         where = f"process {said.get('pid', '?')} on {said.get('host', '?')}"
         found.append(Worker(worker, at, bool(said.get("following")), str(said.get("reads", "")), paused, where))
     return found
