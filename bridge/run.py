@@ -202,7 +202,7 @@ class Process:
                     if connection is not None:
                         connection.close()
                     connection = None
-            self._stop.wait(SWEEP)
+            self._stop.wait(SWEEP if due else GLANCE)  # the first heartbeat says what this process does
         if connection is not None:
             try:
                 connection.call("DEL", keys.health(self._settings.instance))

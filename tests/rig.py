@@ -218,6 +218,16 @@ class Rig:
         wait_until(lambda: b"carrying" in log.read_bytes() or child.poll() is not None, "the start")
         return child
 
+    def beats(self, child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """The child, once it has said what it does: before that a gate is closed."""
+
+        def said() -> bool:
+            beat = self.redis.call("GET", "bridge:health:test")
+            return bool(beat) and json.loads(beat)["pid"] == child.pid
+
+        wait_until(lambda: said() or child.poll() is not None, self.said)
+        return child
+
     def said(self) -> str:
         """Everything the child processes logged."""
         return "".join(p.read_text(errors="replace") for p in sorted(self.path.glob("bridge-*.log")))

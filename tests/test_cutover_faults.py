@@ -34,7 +34,7 @@ class Stage:
         self.rig = rig
         self.cast = Cast(rig)
         self.trouble = ""
-        self.bridge = rig.ready(rig.start())
+        self.bridge = rig.beats(rig.ready(rig.start()))
         self.cast.start("write", "ui")
         self.cast.start("write", "daemon")
         self.cast.start("read", "viewer", 0)

@@ -30,6 +30,7 @@ def test_open_when_all_is_well() -> None:
 CLOSED = [
     ({"retired": True}, "retired", True),
     ({"running": False}, "no bridge runs", True),
+    ({"young": True}, "has just started", True),
     ({"dual": False}, "does not mirror", True),
     ({"has_mirror": False}, "has no mirror", True),
     ({"forward_lag": 1001}, "forward is 1,001 messages behind", True),

@@ -51,7 +51,7 @@ def test_node(rig: Rig, tmp_path: Path) -> None:
     program = tmp_path / "component.js"
     program.write_text(code)
     cast = Cast(rig)
-    bridge = rig.ready(rig.start())
+    bridge = rig.beats(rig.ready(rig.start()))
     url = rig.server.url
     out, errors = (tmp_path / "out").open("wb"), (tmp_path / "errors").open("wb")
     args = ["node", str(program), url, "viewer", "hestai-message", "hestai:messages", str(rig.log)]

@@ -34,7 +34,7 @@ def differences(rig: Rig) -> int:
 def test_a_program_writes_both_sides(rig: Rig) -> None:
     """From the switch on nothing of it is carried, through a kill of the bridge; others' messages are, both ways."""
     Cast(rig)
-    bridge = rig.ready(rig.start())
+    bridge = rig.beats(rig.ready(rig.start()))
     rig.append("before")
     both_sides(rig, "old 1", "old 2", stream=False)
     wait_until(lambda: equal(rig) and len(rig.datas()) == 3, rig.said)
@@ -50,7 +50,7 @@ def test_a_program_writes_both_sides(rig: Rig) -> None:
     bridge.kill()
     bridge.wait()
     both_sides(rig, *(f"both {n}" for n in range(50, 80)))
-    bridge = rig.ready(rig.start())
+    bridge = rig.beats(rig.ready(rig.start()))
     rig.append("again from agent")
     rig.add("again from ui")
     wait_until(lambda: len(rig.lines()) == len(rig.datas()) == 87 and equal(rig), rig.said)
@@ -62,7 +62,7 @@ def test_a_program_writes_both_sides(rig: Rig) -> None:
     done = rig.run("repair", "--execute", "--redis", rig.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert rig.run("parity", "--redis", rig.url).returncode == 0
-    bridge = rig.ready(rig.start())
+    bridge = rig.beats(rig.ready(rig.start()))
     done = rig.run("cutover", "daemon", "--writes", "--execute", "--force", "daemon", "--redis", rig.url)
     assert done.returncode == 0, done.stdout + done.stderr
     both_sides(rig, "new 1", "new 2", file=False)
@@ -76,7 +76,7 @@ def test_a_program_writes_both_sides(rig: Rig) -> None:
 def test_without_roles(rig: Rig) -> None:
     """A component whose roles nobody declared cannot be told from others: it is refused, and nothing changes."""
     Cast(rig)
-    bridge = rig.ready(rig.start())
+    bridge = rig.beats(rig.ready(rig.start()))
     rig.append("one")
     wait_until(lambda: len(rig.datas()) == 1, rig.said)
     done = rig.run("cutover", "viewer", "--writes", "--both", "--execute", "--force", "viewer", "--redis", rig.url)

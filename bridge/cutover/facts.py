@@ -38,6 +38,7 @@ def gathered(
         parity=None if parity is None else parity.verdict,
         parity_age_s=0.0 if parity is None else max(0.0, now() - parity.ended),
         running=status.running and now() - float((status.heartbeat or {}).get("at", now())) < SILENT,
+        young=status.running and status.heartbeat is None,
         dual=status.dual,
         has_mirror=mapping.mirror is not None,
         forward_lag=_forward_lag(one),

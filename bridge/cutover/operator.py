@@ -119,7 +119,8 @@ class Operator:
         """Makes a planned step. Raises Refused (the gate is closed), BridgeError."""
         passable = wish.forced and not any(reason.firm for reason in plan.reasons)
         if plan.reasons and not passable:
-            raise Refused("the gate is closed", where=str(plan.step), hint="see the reasons above")
+            said = "; ".join(reason.what for reason in plan.reasons)
+            raise Refused(f"the gate is closed: {said}", where=str(plan.step), hint=plan.reasons[0].hint)
         facts: dict[str, Any] = {"reason": wish.reason or None}
         if plan.reasons:
             facts["forced"] = [reason.what for reason in plan.reasons]

@@ -61,6 +61,8 @@ class Facts:
     parity: str | None = None
     parity_age_s: float = 0.0
     running: bool = False
+    young: bool = False
+    """Whether it has just started, and has not said yet what it does."""
     dual: bool = False
     has_mirror: bool = True
     forward_lag: int | None = None
@@ -119,6 +121,8 @@ def _carrying(facts: Facts, bounds: Bounds) -> list[Reason]:
     found = []
     if not facts.running:
         found.append(Reason("no bridge runs here, or it hangs", "start one: bridge run --dual", firm=True))
+    elif facts.young:
+        found.append(Reason("the bridge has just started", "try again in a moment", firm=True))
     elif not facts.has_mirror:
         found.append(Reason("this mapping has no mirror, so there is no way back to the files",
                             "give it a [mirror], or pass the gate with --force"))  # fmt: skip
@@ -126,7 +130,7 @@ def _carrying(facts: Facts, bounds: Bounds) -> list[Reason]:
         found.append(Reason("the bridge does not mirror, so there is no way back to the files",
                             "stop it and start it with --dual", firm=True))  # fmt: skip
     for name, lag in (("forward", facts.forward_lag), ("the mirror", facts.mirror_lag)):
-        if name != "forward" and not (facts.has_mirror and facts.dual):
+        if facts.young or (name != "forward" and not (facts.has_mirror and facts.dual)):
             continue
         if lag is None:
             found.append(Reason(f"how far {name} has come is not known", "see `bridge status`"))
