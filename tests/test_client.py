@@ -434,3 +434,127 @@ def test_refused_commands_go_to_the_log(one_rig: Rig) -> None:
         other.call("DEL", STREAM)
         other.close()
     assert [one.rpartition(b"|")[2] for one in one_rig.lines()] == [b"one"]
+
+
+# -- who dies, forks, is slow ------------------------------------------------------------------------------------
+
+
+def test_only_what_was_given_is_marked(one_rig: Rig) -> None:
+    """Of many entries that were fetched, the one in hand at the end comes again marked, and no other."""
+    says(one_rig, "ui", reads="redis")
+    one_rig.redis.call("XGROUP", "CREATE", STREAM, "ui", "0", "MKSTREAM")
+    for n in range(6):
+        one_rig.add(f"{n}")
+    with opened(one_rig, url=one_rig.url) as log:
+        assert texts(log, 2) == ["0", "1"]
+        assert next(log.follow()).text == "2"
+    with opened(one_rig, url=one_rig.url) as log:
+        found = [(one.text, one.redelivered) for one in log.follow(idle=0.6)]
+    assert found == [("2", True), ("3", False), ("4", False), ("5", False)]
+
+
+def test_a_slow_worker(one_rig: Rig) -> None:
+    """What waits in a slow worker's hands may be taken over by another, and is then not given by the first as well."""
+    says(one_rig, "ui", reads="redis")
+    one_rig.redis.call("XGROUP", "CREATE", STREAM, "ui", "0", "MKSTREAM")
+    for n in range(60):
+        one_rig.add(f"{n}")
+    found: list[str] = []
+    with (
+        opened(one_rig, url=one_rig.url, claim_after=0.6) as slow,
+        opened(one_rig, url=one_rig.url, claim_after=0.6) as quick,
+    ):
+
+        def crawl() -> None:
+            for message in slow.follow(idle=2.0):
+                found.append(message.text)
+                Event().wait(0.1)
+
+        crawler = Thread(target=crawl)
+        crawler.start()
+        wait_until(lambda: found, "the slow one has begun")
+        for message in quick.follow(idle=2.0):
+            found.append(message.text)
+        crawler.join()
+    assert sorted(found, key=int) == [f"{n}" for n in range(60)]
+
+
+def test_a_fork_in_the_loop(one_rig: Rig) -> None:
+    """A forked process that ends does nothing to its parent's position, and one that outlives it holds no lock."""
+    one_rig.append(*(f"{n}" for n in range(6)))
+    with opened(one_rig) as log:
+        given = log.follow(idle=0.2)
+        assert next(given).text == "0"
+        child = os.fork()
+        if not child:
+            given.close()
+            Event().wait(3.0)
+            os._exit(0)
+        assert [next(given).text for _ in range(3)] == ["1", "2", "3"]
+        log.acknowledge()
+        given.close()
+    with opened(one_rig) as log:
+        assert [(one.text, one.redelivered) for one in log.follow(idle=0.2)] == [("4", False), ("5", False)]
+    os.waitpid(child, 0)
+
+
+def test_marks_of_several_files(one_rig: Rig) -> None:
+    """After a death in the middle the next message of each file is marked, however often the component starts."""
+    one_rig.write_config(mapping="hestai-roles")
+    for role in ("a", "b"):
+        (one_rig.root / f"{role}.out").write_text("".join(f"2026-03-02T09:14:05Z|say|{role}{n}\n" for n in range(3)))
+    config = one_rig.path / "bridge.toml"
+
+    def opened_roles() -> Log:
+        return open_log("hestai-roles", "ui", config=config, redis=NOWHERE)
+
+    with opened_roles() as log:
+        assert texts(log, 4) == ["a0", "a1", "a2", "b0"]
+        assert next(log.follow()).text == "b1"
+    with (one_rig.root / "a.out").open("a") as file:
+        file.write("2026-03-02T09:14:05Z|say|a3\n")
+    with opened_roles() as log:
+        assert texts(log, 1) == ["a3"]
+    with opened_roles() as log:
+        found = [(one.text, one.redelivered) for one in log.follow(idle=0.2)]
+    assert found == [("b1", True), ("b2", False)]
+
+
+def test_a_callback_that_fails(one_rig: Rig) -> None:
+    """A failing callback is told of in the log, and ends nothing."""
+
+    def fail(state: str) -> None:
+        raise ValueError(state)
+
+    one_rig.redis.call("HSET", f"bridge:{{{STREAM}}}:meta", "owner", "somebody")
+    with opened(one_rig, url=one_rig.url, on_state=fail) as log:
+        wait_until(lambda: log.state == "connected", "connected")
+        beat = f"bridge:{{{STREAM}}}:positions"
+        wait_until(lambda: one_rig.redis.call("HEXISTS", beat, "ui/test-1"), "the heartbeat")
+
+
+def test_a_group_that_redis_lost(one_rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """A component whose group is gone does not begin anew: it waits, and says what would help."""
+    says(one_rig, "ui", reads="redis")
+    one_rig.redis.call("XGROUP", "CREATE", STREAM, "ui", "0", "MKSTREAM")
+    one_rig.add("0")
+    with opened(one_rig, url=one_rig.url) as log:
+        assert texts(log, 1) == ["0"]
+    one_rig.redis.call("XGROUP", "DESTROY", STREAM, "ui")
+    with opened(one_rig, url=one_rig.url) as log:
+        assert texts(log, idle=1.0) == []
+    assert "its consumer group is gone" in caplog.text
+
+
+def test_an_undeclared_role(one_rig: Rig) -> None:
+    """A role whose entries the mirror would refuse is refused in Redis mode, when it is written."""
+    one_rig.write_config(mapping="hestai-roles", extra=CONFIG)
+    one_rig.redis.call("HSET", COMPONENTS, "ui/hestai-roles", '{"reads": "file", "writes": "redis", "epoch": 1}')
+    with open_log("hestai-roles", "ui", config=one_rig.path / "bridge.toml", redis=one_rig.url) as log:
+        wait_until(lambda: log.writes == "redis", "the mode")
+        with pytest.raises(TargetError, match="role 'guest' is not declared"):
+            log.append("say", "x", role="guest")
+        with pytest.raises(TargetError, match="limit"):
+            log.append("say", "x" * (1 << 21))
+        log.append("say", "fine")
+    assert int(one_rig.redis.call("XLEN", "hestai:roles")) == 1

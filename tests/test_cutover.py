@@ -396,3 +396,57 @@ def test_killed_and_switched_before_it_starts_again(rig: Rig) -> None:
     assert not any(one[2] for one in seen[4:])
     cast.stop("viewer")
     rig.stop(bridge)
+
+
+def test_a_switch_that_failed_leaves_no_trace(quiet: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped component whose switch was given up starts without Redis, as if nobody had tried."""
+    assert len(read_some(quiet, 3, redis=False)) == 3
+    monkeypatch.setattr("bridge.cutover.switch.PATIENCE", 0.5)
+    monkeypatch.setattr("bridge.cutover.switch.Switcher._newest_born", lambda self: (1 << 62, 0))
+    with pytest.raises(BridgeError, match="did not catch up"):
+        quiet.switch("viewer", "reads", "redis")
+    assert len(read_some(quiet, 20, redis=False)) == 12
+
+
+def test_a_bridge_that_hangs(quiet: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that gives no heartbeat does not count as running, though it holds its lock."""
+    monkeypatch.setattr("bridge.cutover.facts.SILENT", 3.0)
+    read_some(quiet, 3)
+    bridge = quiet.rig.children[0]
+    bridge.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: "or it hangs" in str(quiet.plans("viewer", ("reads",))[0].reasons), quiet.said)
+    finally:
+        bridge.send_signal(signal.SIGCONT)
+
+
+def test_what_stands_in_no_file_comes_back(quiet: Cast) -> None:
+    """An unread entry that cannot be a line is passed over on the files, and given when the component is back."""
+    rig = quiet.rig
+    read_some(quiet, 15)
+    quiet.switch("viewer", "reads", "redis")
+    rig.redis.call("XADD", STREAM, "*", "role", "ui", "type", "odd", "data", "in no file")
+    rig.add("last")
+    wait_until(lambda: rig.lines()[-1].endswith(b"last"), rig.said)
+    with open_log("hestai-message", "viewer", config=rig.path / "bridge.toml", redis=rig.url) as log:
+        assert not next(log.follow()).redelivered  # both are fetched, and the first is not acknowledged
+    [plan] = quiet.plans("viewer", ("reads",), "file")
+    assert "1 messages that viewer has not read stand in no file" in str(plan.reasons)
+    quiet.switch("viewer", "reads", "file")
+    assert read_some(quiet, 5, redis=False) == ["last"]
+    quiet.switch("viewer", "reads", "redis")
+    assert read_some(quiet, 5) == ["in no file"]
+
+
+def test_junk_in_the_keys(quiet: Cast) -> None:
+    """What somebody wrote there by hand is told of, and hides no other component."""
+    rig = quiet.rig
+    read_some(quiet, 3)
+    rig.redis.call("HSET", COMPONENTS, "other/hestai-message", "junk")
+    rig.redis.call(
+        "HSET", f"bridge:{{{STREAM}}}:positions", "odd/1", '{"at": 9999999999999, "paused": null}', "list", "[]"
+    )
+    told = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["components"]
+    assert {one["component"]: bool(one["error"]) for one in told} == {"odd": False, "viewer": False, "other": True}
+    [plan] = quiet.plans("viewer", ("reads",))
+    assert [reason.what for reason in plan.reasons] == ["viewer gives no heartbeat"]

@@ -202,8 +202,6 @@ class Log:
                             yield message
                             self.acknowledge()
                             quiet = time.monotonic()
-                        if side.name == REDIS:
-                            self._whence.begun()
                         pause.reset()
                         self._why = ""
                     except (RedisLost, RedisRefused, NotYet) as error:
@@ -266,7 +264,9 @@ class Log:
     def _taken(self, side: Side) -> Any:
         with self._lock:
             found = side.take()
-        if not found and side.name == FILE:
+        if side.name == REDIS:
+            self._whence.begun()
+        elif not found:
             self._rest(IDLE)
         return found
 

@@ -23,10 +23,10 @@ from bridge.streams.components import (
     WRITES,
     Modes,
     Worker,
-    all_modes,
     announced_positions,
     group_of,
     look,
+    named_in,
     workers_of,
 )
 from bridge.streams.connect import Connection
@@ -96,14 +96,13 @@ def sampled(settings: Settings) -> list[Standing]:
 def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[Standing]:
     """Of every component that was ever heard of, or is declared in bridge.toml. Raises RedisLost, RedisRefused."""
     found = []
-    switched = all_modes(connection)
     for mapping in settings.mappings:
         if mapping.source.kind != "log":
             continue
         shared = Shared(mapping, settings)
         try:
             announced = announced_positions(connection, shared.keys)
-            names = {name.split("/")[0] for name in announced} | {c for c, m in switched if m == mapping.name}
+            names = {name.split("/")[0] for name in announced if "/" in name} | named_in(connection, mapping.name)
             names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
             for name in sorted(names):
                 try:

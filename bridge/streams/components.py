@@ -182,6 +182,12 @@ def all_modes(connection: Connection) -> dict[tuple[str, str], Modes]:
     return found
 
 
+def named_in(connection: Connection, mapping: str) -> set[str]:
+    """Every component that the hash says anything of in this mapping, junk or not."""
+    names = (name.decode(errors="replace").partition("/") for name in connection.call("HKEYS", COMPONENTS))
+    return {component for component, _, its in names if its == mapping}
+
+
 def begin(
     connection: Connection, component: str, mapping: str, epoch: int, switch: Switch, hold_ms: int
 ) -> tuple[bool, Modes]:
