@@ -450,3 +450,19 @@ def test_junk_in_the_keys(quiet: Cast) -> None:
     assert {one["component"]: bool(one["error"]) for one in told} == {"odd": False, "viewer": False, "other": True}
     [plan] = quiet.plans("viewer", ("reads",))
     assert [reason.what for reason in plan.reasons] == ["viewer gives no heartbeat"]
+
+
+def test_a_position_that_redis_lost_is_said_by_hand(quiet: Cast) -> None:
+    """A component whose group is gone is put on the files where its operator says, by the last entry it has read."""
+    rig = quiet.rig
+    assert len(read_some(quiet, 4)) == 4
+    quiet.switch("viewer", "reads", "redis")
+    assert read_some(quiet, 3) == ["line 4", "line 5", "line 6"]
+    rig.redis.call("XGROUP", "DESTROY", STREAM, "viewer")
+    assert read_some(quiet, 3) == []
+    last = format_id(rig.entries()[6].id).decode()
+    args = ("rollback", "viewer", "--reads", "--force", "viewer", "--execute", "--redis", rig.url)
+    assert "how far viewer has read is not known" in rig.run(*args).stdout
+    done = rig.run(*args, "--from", last)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_some(quiet, 20, redis=False) == [f"line {n}" for n in range(7, 10)] + [f"entry {n}" for n in range(5)]
