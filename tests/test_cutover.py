@@ -438,6 +438,16 @@ def test_what_stands_in_no_file_comes_back(quiet: Cast) -> None:
     assert read_some(quiet, 5) == ["in no file"]
 
 
+def test_unread_entries_that_were_trimmed(quiet: Cast) -> None:
+    """The way back says that their lines are passed over, before it is gone."""
+    rig = quiet.rig
+    assert len(read_some(quiet, 4)) == 4
+    quiet.switch("viewer", "reads", "redis")
+    rig.redis.call("XTRIM", STREAM, "MAXLEN", "5")
+    [plan] = quiet.plans("viewer", ("reads",), "file")
+    assert "entries that viewer has not read may have been deleted" in str(plan.reasons)
+
+
 def test_junk_in_the_keys(quiet: Cast) -> None:
     """What somebody wrote there by hand is told of, and hides no other component."""
     rig = quiet.rig

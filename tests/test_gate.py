@@ -80,6 +80,12 @@ def test_the_way_back_tells_what_is_left_behind() -> None:
     assert "3 messages" in reasons(replace(WELL, only_redis=3), BACK)[0]
 
 
+def test_the_way_back_tells_what_was_deleted() -> None:
+    """Unread entries that somebody trimmed would be passed over."""
+    assert "may have been deleted" in reasons(replace(WELL, deleted=True), BACK)[0]
+    assert reasons(replace(WELL, deleted=True)) == []
+
+
 def test_steps_in_order() -> None:
     """Reads go first and come back last; what is done is no step."""
     both = ("reads", "writes")

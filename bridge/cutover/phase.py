@@ -52,7 +52,8 @@ class Facts:
     `parity`: the last verdict, None: never compared. `running`, `dual`: whether a bridge carries, and mirrors. Lags in
     messages, None: not known. `workers`: how many of the component give a heartbeat; `position`: whether it is known
     how far it has read, `why_not` else. `quarantined`: messages that are set aside and not acknowledged. `only_redis`:
-    unread messages that no file holds. `room`: bytes free on the files' disk.
+    unread messages that no file holds; `deleted`: others may have been deleted from the stream. `room`: bytes free on
+    the files' disk.
     """
 
     retired: bool = False
@@ -73,6 +74,7 @@ class Facts:
     why_not: str = ""
     quarantined: int = 0
     only_redis: int = 0
+    deleted: bool = False
     aof: bool = True
     evicts: str = ""
     failing: str = ""
@@ -107,7 +109,10 @@ def gate(step: Step, modes: Modes, facts: Facts, bounds: Bounds, *, reader: bool
     found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts, bounds)]
     if step.forth:
         found += [*_proved(step, facts, bounds), *durable(facts)]
-    elif facts.only_redis:
+    if not step.forth and facts.deleted:
+        what = f"entries that {step.component} has not read may have been deleted from the stream"
+        found.append(Reason(what, "their lines in the files are passed over; read there what you need"))
+    if not step.forth and facts.only_redis:
         what = f"{facts.only_redis} messages that {step.component} has not read stand in no file"
         found.append(Reason(what, "see `bridge quarantine list`; with --force they are not read until it is back"))
     if facts.room < bounds.room:

@@ -30,6 +30,7 @@ from bridge.model import (
     Fingerprint,
     Position,
     after,
+    before,
     format_id,
     hex_digest,
     paired,
@@ -64,6 +65,8 @@ class InFiles:
     again: int = 0
     unclean: bool = False
     aside: frozenset[EntryId] = frozenset()
+    deleted: bool = False
+    """Whether entries may have been deleted behind the ID: which lines in the files these are nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ class Translator:
         self._keys = shared.keys
         self._stream = shared.mapping.stream.key
         self.books: Books = read_books(connection, shared.keys)
-        self.last = stream_info(connection, self._keys.stream).last_id
+        info = stream_info(connection, self._keys.stream)
+        self._deleted, self._first, self.last = info.deleted, info.first_id, info.last_id
         """The newest entry, read after the checkpoints: every line before a checkpoint is an entry up to it."""
         self._names = {int(number): os.fsdecode(raw) for raw, number in self.books.sources.items()}
         self._lines = Lines(ledger, self._stream)
@@ -232,7 +236,8 @@ class Translator:
         placed = ((name, self._place(name, found.get(name, _Told()), begin)) for name in sorted(names))
         places = {name: place for name, place in placed if place is not None}
         again = sum(len(told.again) for told in found.values())
-        return InFiles(places, group.last, only_redis, again, aside=frozenset(aside))
+        deleted = max(self._deleted, before(self._first) if self._first != ZERO_ID else ZERO_ID) > group.last
+        return InFiles(places, group.last, only_redis, again, aside=frozenset(aside), deleted=deleted)
 
     def _place(self, name: str, told: _Told, begin: EntryId) -> Place | None:
         """The lowest unread line, or the checkpoint where there is none below; and what was read behind it."""

@@ -96,7 +96,7 @@ class Switcher:
         modes = then or modes
         announced = announced_positions(self._connection, self._keys)
         plan = Plan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
-        reader, why_not, only_redis = self._where.reads(step, modes, announced), "", 0
+        reader, why_not, only_redis, deleted = self._where.reads(step, modes, announced), "", 0, False
         if step.side == READS and not reader and plan.workers:
             plan.before = "nothing: it has never read here"
         elif step.side == READS:
@@ -109,9 +109,17 @@ class Switcher:
                 else:
                     plan.before, files = self._where.before(step), self._where.to_files(step, plan.workers)
                     plan.after, only_redis, plan.again = said_files(files), files.only_redis, files.again
+                    deleted = files.deleted
             except BridgeError as error:
                 why_not = str(error)
-        facts = replace(facts, workers=len(plan.workers), position=not why_not, why_not=why_not, only_redis=only_redis)
+        facts = replace(
+            facts,
+            workers=len(plan.workers),
+            position=not why_not,
+            why_not=why_not,
+            only_redis=only_redis,
+            deleted=deleted,
+        )
         plan.reasons = gate(step, modes, facts, bounds, reader=reader)
         if modes.switch is not None:
             what = f"{modes.switch.who} is switching {step.component} at this moment"

@@ -47,6 +47,8 @@ class StreamInfo:
     added: int
     length: int
     first_id: EntryId = ZERO_ID
+    deleted: EntryId = ZERO_ID
+    """The highest ID of those that were deleted or trimmed."""
 
 
 def stream_info(connection: Connection, stream: bytes) -> StreamInfo:
@@ -67,7 +69,8 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
         int(facts.get(b"entries-added", 0)),
         facts[b"first-entry"],
     )
-    return StreamInfo(True, last, added, int(facts[b"length"]), parse_id(first[0]) if first else ZERO_ID)
+    deleted = parse_id(facts.get(b"max-deleted-entry-id", b"0-0"))
+    return StreamInfo(True, last, added, int(facts[b"length"]), parse_id(first[0]) if first else ZERO_ID, deleted)
 
 
 @dataclass(frozen=True, slots=True)
