@@ -348,7 +348,7 @@ class Log:
             if not self._bookmark.locked:
                 return None
             said = self._bookmark.marks.to_json()
-            return {name: said[name] for name in ("epoch", "files", "entry", "aside")}
+            return {name: said[name] for name in ("epoch", "files", "entry", "aside", "unclean")}
 
     def _switched(self, modes: Modes) -> None:
         switch = modes.switch

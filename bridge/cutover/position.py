@@ -55,15 +55,15 @@ class InFiles:
     """A component's position in files: a place in each, and the ID up to which it has read what stands in no file.
 
     `only_redis`: unread entries that no file holds. `again`: messages that were given before and not acknowledged.
-    `aside`: what of that it has not read all the same. `unclean`: the component died while it read, so the next message
-    of each file may have been given.
+    `aside`: what of that it has not read all the same. `unclean`: files whose next message may have been
+    given, as the component died while it read.
     """
 
     places: Mapping[str, Place] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
     only_redis: int = 0
     again: int = 0
-    unclean: bool = False
+    unclean: frozenset[str] = frozenset()
     aside: frozenset[EntryId] = frozenset()
     deleted: bool = False
     """Whether entries may have been deleted behind the ID: which lines in the files these are nobody can tell."""
@@ -170,7 +170,7 @@ class Translator:
                 if not open_ends:
                     break
         unread += self._aside_below(lowest, position)
-        again |= {entry_id for _, entry_id in firsts.values()} if position.unclean else set()
+        again |= {entry_id for name, (_, entry_id) in firsts.items() if name in position.unclean}
         if again and max(again) > last:  # a mark needs an entry that is pending
             stream, rest = self._keys.stream, (after(last), format_id(max(again)))
             unread += [entry.id for entry in entries(self._connection, stream, *rest)]
@@ -205,8 +205,8 @@ class Translator:
 
     # -- from the stream to files ----------------------------------------------------------------------------
 
-    def to_files(self, group: Group, doubtful: Set[str]) -> InFiles:
-        """`doubtful`: consumers that died: what is pending with them may have been read. Raises BridgeError."""
+    def to_files(self, group: Group) -> InFiles:
+        """What is pending and was given to somebody may have been read. Raises BridgeError."""
         begin = min([*group.pending, parse_id(after(group.last))])
         memory = stream_memory(self._ledger, self._stream)
         mirrored_to = memory.mirror_cursor if memory is not None else ZERO_ID
@@ -227,7 +227,7 @@ class Translator:
                 told.read.append(where[1])
                 continue
             (told.late if self._marked(entry) else told.unread).append(where[1])
-            if pending is not None and pending[1] > 0 and pending[0] in doubtful:
+            if pending is not None and pending[1] > 0:
                 told.again.append(where[1])
         for entry_id, (name, at) in self._lines.all():
             if entry_id <= group.last and entry_id not in group.pending:  # also where it was trimmed since

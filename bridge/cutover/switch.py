@@ -107,7 +107,7 @@ class Switcher:
                     plan.before, plan.again = said_files(position), len(target.again)
                     plan.after = said_stream(target)
                 else:
-                    plan.before, files = self._where.before(step), self._where.to_files(step, plan.workers)
+                    plan.before, files = self._where.before(step), self._where.to_files(step)
                     plan.after, only_redis, plan.again = said_files(files), files.only_redis, files.again
                     deleted = files.deleted
             except BridgeError as error:
@@ -259,7 +259,7 @@ class Switcher:
             pending.position = {"epoch": modes.epoch + 1, "entry": format_id(target.last).decode()}
         else:
             group = self._where.group(step)
-            files = self._where.to_files(step, alive)
+            files = self._where.to_files(step)
             pending.group = None if self._where.given is not None else group
             pending.before = said_stream(InStream(group.last, tuple(sorted(group.pending))))
             pending.after, pending.again, pending.files = said_files(files), files.again, files

@@ -59,7 +59,8 @@ class Whereabouts:
             return self.told(said)
         if marks.epoch == modes.epoch and marks.reads == FILE and (marks.places or marks.following):
             aside = frozenset(map(to_id, marks.aside))
-            return InFiles(marks.places, to_id(marks.entry), unclean=marks.following, aside=aside)
+            unclean = frozenset(marks.places if marks.following else marks.unclean)
+            return InFiles(marks.places, to_id(marks.entry), unclean=unclean, aside=aside)
         if told:
             return self.told(said)
         raise BridgeError("it has not told where it is")
@@ -72,10 +73,9 @@ class Whereabouts:
                 places[name] = self._at_offset(name, place) if isinstance(place, int) else Place.from_json(place)
             except ValueError as error:
                 raise BridgeError(f"what it says of {name} is no place: {error}") from None
-        left = said.get("aside")
-        return InFiles(
-            places, to_id(said.get("entry")), aside=frozenset(map(to_id, left if isinstance(left, list) else ()))
-        )
+        lists = {name: one if isinstance(one := said.get(name), list) else [] for name in ("aside", "unclean")}
+        aside, unclean = frozenset(map(to_id, lists["aside"])), frozenset(map(str, lists["unclean"]))
+        return InFiles(places, to_id(said.get("entry")), unclean=unclean, aside=aside)
 
     def _by_hand(self, given: str) -> InFiles:
         """`--from`: an offset, or `file:offset` where there are several files."""
@@ -110,12 +110,9 @@ class Whereabouts:
         """The same position in the stream. Raises BridgeError."""
         return Translator(self._shared, self._ledger, self._connection).to_stream(position)
 
-    def to_files(self, step: Step, workers: list[Worker]) -> InFiles:
-        """The position in the stream as one in files; `workers` are those that have nothing in hand."""
-        group = self.group(step)
-        paused = {one.name for one in workers}
-        doubtful = {who for who, _ in group.pending.values() if who not in paused}
-        return Translator(self._shared, self._ledger, self._connection).to_files(group, doubtful)
+    def to_files(self, step: Step) -> InFiles:
+        """The position in the stream as one in files. Raises BridgeError."""
+        return Translator(self._shared, self._ledger, self._connection).to_files(self.group(step))
 
     def group(self, step: Step) -> Group:
         """The component's consumer group, or one that stands where was said by hand. Raises BridgeError."""
