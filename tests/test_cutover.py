@@ -476,3 +476,26 @@ def test_a_position_that_redis_lost_is_said_by_hand(quiet: Cast) -> None:
     done = rig.run(*args, "--from", last)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_some(quiet, 20, redis=False) == [f"line {n}" for n in range(7, 10)] + [f"entry {n}" for n in range(5)]
+
+
+def test_by_hand_is_for_who_is_stopped(rig: Rig) -> None:
+    """`--from` is refused for a component that runs, nonsense is refused before anything is switched, a ghost is unknown."""
+    cast = Cast(rig)
+    bridge = rig.beats(rig.ready(rig.start()))
+    cast.start("write", "ui")
+    cast.start("read", "viewer", 0)
+    wait_until(lambda: len(cast.seen("viewer")) > 20, cast.said)
+    done = rig.run("cutover", "viewer", "--reads", "--from", "0", "--force", "viewer", "--execute", "--redis", rig.url)
+    assert done.returncode == 3
+    assert "tells itself how far it has read" in done.stdout
+    for nonsense in ("nonsense", "100", "messages.log:100"):
+        done = rig.run("rollback", "viewer", "--from", nonsense, "--execute", "--redis", rig.url)
+        assert done.returncode == 2
+        assert "is no entry ID" in done.stderr
+    done = rig.run(
+        "cutover", "viewr", "--mapping", "hestai-message", "--from", "0", "--force", "viewr", "--redis", rig.url
+    )
+    assert done.returncode == 2
+    assert "did you mean 'viewer'" in done.stderr
+    cast.stop("ui", "viewer")
+    rig.stop(bridge)

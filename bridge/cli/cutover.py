@@ -25,8 +25,8 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--writes", is_flag=True, help="Where it writes, and not from where it reads"),
         click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed"),
         click.option("--reason", default="", help="For the journal"),
-        click.option("--from", "given", metavar="POSITION", help="Where it is, for a program without our client: the"
-                     " offset up to which it has read the file, or the ID of the last entry it has read"),
+        click.option("--from", "given", metavar="POSITION", help="Where a program is that is stopped and has not told:"
+                     " the byte up to which it has read the file; on the way back the ID of the last entry it read"),
         click.option("--force", metavar="COMPONENT", help="Pass a closed gate; say the component's name again"),
         click.option("--accept-volatile", is_flag=True, help="Redis need not keep what it is given through a restart"),
     )):  # fmt: skip
@@ -71,11 +71,14 @@ def _run(
     reason: str, given: str | None, force: str | None, accept_volatile: bool,
 ) -> int:  # fmt: skip
     from bridge.cutover.operator import Wish
+    from bridge.cutover.whereabouts import entry_id
     from bridge.errors import ConfigError
-    from bridge.streams.components import READS, WRITES
+    from bridge.streams.components import FILE, READS, WRITES
 
     if force is not None and force != component:
         raise ConfigError(f"--force {force}: the component is {component}", hint=f"--force {component}")
+    if given is not None and to == FILE:
+        entry_id(given)  # before anything is switched
     sides = tuple(side for side, wanted in ((READS, reads), (WRITES, writes)) if wanted or not (reads or writes))
     wish = Wish(component, sides, to, reason, given, force is not None, accept_volatile)
     told: list[dict[str, Any]] = []

@@ -40,7 +40,9 @@ def _said(one: dict[str, Any]) -> str:
     facts = one["facts"]
     if one["what"] not in ("cutover", "rollback"):
         plain = {name: one for name, one in facts.items() if one is not None and not isinstance(one, dict | list)}
-        return ", ".join(f"{name} {one}" for name, one in plain.items() if name != "stream")
+        said = ", ".join(f"{name} {one}" for name, one in plain.items() if name != "stream")
+        said = said or f"{len(facts.get('keys', ()))} keys"
+        return said + (f"; FORCED although {'; '.join(facts['forced'])}" if facts.get("forced") else "")
     where = {"file": "the files", "redis": "Redis", "both": "both sides itself"}[facts["to"]]
     said = f"{facts['component']} {facts['side']} {'from' if facts['side'] == 'reads' else 'to'} {where}"
     if facts.get("before"):

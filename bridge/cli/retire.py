@@ -48,10 +48,14 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
         passed = not any(reason.firm for reason in reasons) if force else not reasons
         facts = {"mapping": mapping, "stream": one.stream.key, "open": not reasons, "done": None,
                  "reasons": [{"what": r.what, "hint": r.hint, "firm": r.firm} for r in reasons]}  # fmt: skip
-        for reason_ in reasons if not options.as_json else ():
-            click.echo(f"closed: {reason_.what}\n  try: {reason_.hint}")
+        for one_reason in reasons if not options.as_json else ():
+            passes = force and not one_reason.firm
+            click.echo(f"{'passed by --force' if passes else 'closed'}: {one_reason.what}")
+            if not passes:
+                click.echo(f"  try: {one_reason.hint}{' (--force does not pass this)' if one_reason.firm else ''}")
         if execute and passed:
-            facts["done"] = _end(options, settings, one, ledger, connection, reason)
+            forced = [reason.what for reason in reasons]
+            facts["done"] = _end(options, settings, one, ledger, connection, reason, forced)
         elif not reasons and not options.as_json:
             click.echo(f"Nothing speaks against it. To retire {mapping}, stop the bridge and say --execute.")
     if options.as_json:
@@ -60,7 +64,13 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
 
 
 def _end(
-    options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, reason: str
+    options: Options,
+    settings: Settings,
+    mapping: Mapping,
+    ledger: Ledger,
+    connection: Connection,
+    reason: str,
+    forced: list[str],
 ) -> dict[str, object] | None:
     """Drains both directions once more, compares, and retires; None: it did not come so far."""
     from dataclasses import replace
@@ -81,7 +91,7 @@ def _end(
         click.echo(f"bridge: {mapping.name}: the last parity says '{result.verdict}': it is not retired", err=True)
         click.echo(f"  try: bridge parity {mapping.name}", err=True)
         return None
-    kept = ending.execute(settings, mapping, ledger, connection, result, who(), reason)
+    kept = ending.execute(settings, mapping, ledger, connection, result, who(), reason, forced)
     if not options.as_json:
         click.echo(f"{mapping.name} is retired: {counted(kept.messages, 'message')}, written to {kept.folder}")
     return {"messages": kept.messages, "not_lines": kept.aside, "folder": str(kept.folder), "files": kept.digests}
@@ -116,19 +126,22 @@ def runbook(options: Options) -> None:
     from bridge.cutover.runbook import Part
     from bridge.cutover.runbook import runbook as written
     from bridge.errors import BridgeError
+    from bridge.ledger.retired import retired
     from bridge.streams.components import Modes, all_modes
     from bridge.streams.reader import durability
 
     settings = options.settings()
+    over: dict[str, float] = {}
     wrong, modes = "", dict[tuple[str, str], Modes]()
     try:
-        with _both(settings) as (_, connection):
+        with _both(settings) as (ledger, connection):
+            over = retired(ledger)
             kept = durability(connection)
             found = durable(Facts(aof=kept.aof, evicts=kept.evicts, failing=kept.failing))
             wrong, modes = "; ".join(reason.what for reason in found), all_modes(connection)
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
-    logs = [one for one in settings.mappings if one.source.kind == "log"]
+    logs = [one for one in settings.mappings if one.source.kind == "log" and one.stream.key not in over]
     parts = [
         Part(name, one.name, roles, now.reads, now.writes)
         for one in logs for name, roles in settings.components.items()

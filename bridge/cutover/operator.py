@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from bridge.cutover.switch import Refused, Switcher
 from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, ConfigError, RedisLost
 from bridge.ledger.journal import amend, unfinished
+from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.streams.components import READS, REDIS, WRITES, Modes, all_modes, announced_positions, look
+from bridge.streams.components import READS, REDIS, WRITES, Modes, all_modes, announced_positions, look, named_in
 from bridge.streams.connect import Connection
 
 
@@ -77,6 +79,15 @@ class Operator:
 
     def mappings_of(self, component: str, named: str | None) -> list[Mapping]:
         """The mappings that a component has to do with, or the one that was named. Raises ConfigError."""
+        known = {*self._settings.components, *(path.name for path in self._settings.state_dir.glob("components/*"))}
+        for one in self._settings.mappings:
+            keys = self._of(one.name).keys
+            known |= {name.split("/")[0] for name in announced_positions(self._connection, keys)}
+            known |= named_in(self._connection, one.name)
+        if component not in known:
+            near = difflib.get_close_matches(component, known, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"declare it in bridge.toml: [components.{component}]"
+            raise ConfigError(f"nobody has heard of a component '{component}'", hint=hint)
         if named is not None:
             return [self._settings.mapping(named)]
         logs = [one for one in self._settings.mappings if one.source.kind == "log"]
@@ -104,6 +115,8 @@ class Operator:
 
     def steps(self, wish: Wish, mapping: str) -> tuple[list[Step], Modes]:
         """What is left to switch, in the right order; and from where and to where the component does it now."""
+        if self._settings.mapping(mapping).stream.key in retired(self._ledger):
+            raise Refused("is retired: there is no way back", where=mapping)
         modes, _ = look(self._connection, wish.component, mapping)
         return steps(modes, wish.component, mapping, wish.sides, wish.to), modes
 

@@ -173,7 +173,7 @@ def folder_of(settings: Settings, mapping: str) -> Path:
 
 def execute(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: Result, who: str, reason: str,
-    now: Callable[[], float] = time.time,
+    forced: list[str], now: Callable[[], float] = time.time,
 ) -> Kept:  # fmt: skip
     """Retires it, after a parity that said equal: writes files and report, then the ledger has it, then Redis.
 
@@ -189,6 +189,7 @@ def execute(
         shared.close()
     report = {
         "mapping": mapping.name, "stream": mapping.stream.key, "at": now(), "who": who, "reason": reason or None,
+        "forced": forced or None,
         "messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
         "files": kept.digests, "parity": {k: v for k, v in result.to_json().items() if k != "differences"},
     }  # fmt: skip
@@ -196,7 +197,8 @@ def execute(
     (kept.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     with ledger.transaction():
         retire(ledger, mapping.stream.key, mapping.name, who, now())
-        note(ledger, now(), who, "retire", mapping.stream.key, {k: v for k, v in report.items() if k != "parity"})
+        told = {name: report[name] for name in ("messages", "not_lines", "last", "forced", "reason", "files")}
+        note(ledger, now(), who, "retire", mapping.stream.key, told)
     connection.call("HSET", Keys.of(mapping.stream.key).meta, "retired", str(int(now())))
     return kept
 

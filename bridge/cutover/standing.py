@@ -14,6 +14,7 @@ from bridge.cutover.phase import Reason, Step
 from bridge.dial import dialler
 from bridge.errors import BridgeError, RedisLost
 from bridge.files.bookmark import Bookmark, Place
+from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.model import after, paired
@@ -95,9 +96,9 @@ def sampled(settings: Settings) -> list[Standing]:
 
 def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[Standing]:
     """Of every component that was ever heard of, or is declared in bridge.toml. Raises RedisLost, RedisRefused."""
-    found = []
+    found, over = [], retired(ledger)
     for mapping in settings.mappings:
-        if mapping.source.kind != "log":
+        if mapping.source.kind != "log" or mapping.stream.key in over:
             continue
         shared = Shared(mapping, settings)
         try:

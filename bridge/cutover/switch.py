@@ -121,6 +121,9 @@ class Switcher:
             deleted=deleted,
         )
         plan.reasons = gate(step, modes, facts, bounds, reader=reader)
+        if self._where.given is not None and plan.workers:
+            what = f"{step.component} runs, and tells itself how far it has read: --from is for one that is stopped"
+            plan.reasons.insert(0, Reason(what, "leave --from out, or stop it first", firm=True))
         if modes.switch is not None:
             what = f"{modes.switch.who} is switching {step.component} at this moment"
             plan.reasons.insert(0, Reason(what, "wait until that is done", firm=True))

@@ -8,11 +8,11 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.phase import Step
 from bridge.cutover.position import InFiles, InStream, Translator, fingerprint
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ConfigError
 from bridge.files.bookmark import Bookmark, Place
 from bridge.files.generation import Known
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, format_id, parse_id
+from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.components import FILE, REDIS, Group, Modes, Worker, group_of, to_id
 from bridge.streams.connect import Connection
 
@@ -117,11 +117,20 @@ class Whereabouts:
     def group(self, step: Step) -> Group:
         """The component's consumer group, or one that stands where was said by hand. Raises BridgeError."""
         if self.given is not None:
-            return Group(parse_id(self.given.encode()), {})
+            return Group(entry_id(self.given), {})
         group = group_of(self._connection, self._keys.stream, step.component)
         if group is None:
             raise BridgeError("it has no consumer group in the stream")
         return group
+
+
+def entry_id(given: str) -> EntryId:
+    """The entry that `--from` names on the way back. Raises ConfigError."""
+    try:
+        return parse_id(given.encode())
+    except ValueError:
+        hint = "on the way back it is the ID of the last entry that was read: --from 1771004967322-0"
+        raise ConfigError(f"--from {given} is no entry ID", hint=hint) from None
 
 
 def said_files(position: InFiles) -> str:
