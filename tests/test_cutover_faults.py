@@ -35,8 +35,9 @@ class Stage:
         self.cast = Cast(rig)
         self.trouble = ""
         self.bridge = rig.beats(rig.ready(rig.start()))
-        self.cast.start("write", "ui")
-        self.cast.start("write", "daemon")
+        pause = 0.02 if RUNS else 0.002  # a campaign goes on for long
+        self.cast.start("write", "ui", pause)
+        self.cast.start("write", "daemon", pause)
         self.cast.start("read", "viewer", 0)
         wait_until(lambda: len(self.cast.seen("viewer")) > 20, self.cast.said)
         assert rig.parity().verdict == "equal"
@@ -54,7 +55,7 @@ class Stage:
             child = self.cast.children[victim]
             child.kill()
             child.wait()
-            self.cast.start("read" if victim == "viewer" else "write", victim, 0 if victim == "viewer" else 0.002)
+            self.cast.start("read" if victim == "viewer" else "write", victim, 0 if victim == "viewer" else 0.02 if RUNS else 0.002)
 
     def killed_operator(self, name: str, side: str, to: str, point: str) -> None:
         """The command, killed at that point."""
