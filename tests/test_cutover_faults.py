@@ -55,7 +55,9 @@ class Stage:
             child = self.cast.children[victim]
             child.kill()
             child.wait()
-            self.cast.start("read" if victim == "viewer" else "write", victim, 0 if victim == "viewer" else 0.02 if RUNS else 0.002)
+            self.cast.start(
+                "read" if victim == "viewer" else "write", victim, 0 if victim == "viewer" else 0.02 if RUNS else 0.002
+            )
 
     def killed_operator(self, name: str, side: str, to: str, point: str) -> None:
         """The command, killed at that point."""
