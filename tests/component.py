@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from threading import Event, Thread
 
@@ -35,7 +34,7 @@ def read(config: str, name: str, note: Path, pause: float) -> None:
                 told = f"{message.role} {message.text} {int(message.redelivered)} {log.reads} {message.position}\n"
                 os.write(fd, told.encode())
                 if pause:
-                    time.sleep(pause)
+                    stop.wait(pause)
                 if stop.is_set():
                     log.acknowledge()
                     return

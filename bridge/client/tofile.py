@@ -7,7 +7,6 @@ from collections.abc import Callable
 from bridge.carry.shared import Shared
 from bridge.errors import ConfigError, TargetError
 from bridge.files.append import Appender
-from bridge.model import Row
 
 PATIENCE = 1.0
 PAUSE = 0.01
@@ -35,11 +34,8 @@ class FileWriter:
             raise ConfigError(f"mapping '{mapping.name}' reads many files and names none to append to", hint=hint)
         return path
 
-    def append(self, name: str, row: Row) -> tuple[Appender, int]:
+    def append(self, name: str, line: bytes) -> tuple[Appender, int]:
         """Appends a line; the file, and where the line ends in it. Raises TargetError: the message is not written."""
-        line = self._shared.mapping.codec(name).encode(row)
-        if isinstance(line, str):
-            raise TargetError(f"the message makes no line: {line}", where=name)
         file = self._file(name)
         locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
         while locks and not file.try_lock():

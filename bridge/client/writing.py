@@ -13,6 +13,7 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
 from bridge.client.tofile import FileWriter
 from bridge.client.tostream import StreamWriter
+from bridge.codecs import Codec
 from bridge.errors import ConfigError, RedisLost, RedisRefused, TargetError
 from bridge.files.generation import TAIL
 from bridge.log import log
@@ -54,6 +55,7 @@ class Writing:
         self._turn = Condition()
         self._file = FileWriter(shared, time.sleep)
         self._stream = StreamWriter(shared.keys, folder, component, shared.mapping.name, dial)
+        self._codecs: dict[str, Codec] = {}
         self._paused = ""
         self._sure = False
         """Whether Redis has said where messages go; what went to the log before is minded."""
@@ -64,18 +66,18 @@ class Writing:
         with self._turn:
             if not self._turn.wait_for(lambda: not self._paused, PAUSED):
                 self._paused = ""  # whoever switches is gone, and Redis too
-            name, row = self._row(role, values)
+            name, row, line = self._row(role, values)
             if self.mode != REDIS and not self._sure:
-                self._to_log(name, row)
+                self._to_log(name, line)
                 return
             if self.mode != REDIS:
-                self._file.append(name, row)
+                self._file.append(name, line)
                 if self.mode == FILE:
                     return
             if self._behind is not None and not self._retired and not self._caught_up(self._behind):
-                self._to_log(name, row)
+                self._to_log(name, line)
                 return
-            fields = [part for pair in zip(self._fields(name), row, strict=True) for part in pair]
+            fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
             try:
                 self._stream.send(fields)
             except (RedisLost, RedisRefused) as error:
@@ -87,20 +89,22 @@ class Writing:
                     self._stream.keep(fields)
                     return
                 log.info("%s: %s; its messages go to %s meanwhile", self._component, error, name)
-                self._to_log(name, row)
+                self._to_log(name, line)
 
     @property
     def _retired(self) -> bool:
         settings = self._shared.settings
         return (settings.state_dir / "retired" / self._shared.mapping.name).exists()
 
-    def _fields(self, name: str) -> tuple[bytes, ...]:
-        return self._shared.mapping.codec(name).fields
+    def _codec(self, name: str) -> Codec:
+        if name not in self._codecs:
+            self._codecs[name] = self._shared.mapping.codec(name)
+        return self._codecs[name]
 
-    def _row(self, role: str, values: dict[bytes, bytes]) -> tuple[str, Row]:
-        """The file a message belongs to, and its row. Raises TargetError: it could not be a line there."""
+    def _row(self, role: str, values: dict[bytes, bytes]) -> tuple[str, Row, bytes]:
+        """The file a message belongs to, its row and its line. Raises TargetError: it could not be a line there."""
         name = self._file.path_for(role)
-        codec = self._shared.mapping.codec(name)
+        codec = self._codec(name)
         unknown = [field.decode() for field in values if field not in codec.fields]
         if unknown:
             raise ConfigError(f"messages of mapping '{self._shared.mapping.name}' have no field '{unknown[0]}'")
@@ -115,10 +119,10 @@ class Writing:
         if named and self.mode != FILE and role not in self._shared.settings.roles:
             hint = f'declare it in bridge.toml: [components.{self._component}] roles = ["{role}"]'
             raise TargetError(f"role '{role}' is not declared, so the mirror would refuse it", where=name, hint=hint)
-        return name, row
+        return name, row, line
 
-    def _to_log(self, name: str, row: Row) -> None:
-        file, end = self._file.append(name, row)
+    def _to_log(self, name: str, line: bytes) -> None:
+        file, end = self._file.append(name, line)
         if self._behind is not None:
             os.close(self._behind.fd)
         self._behind = Behind(name, os.dup(file.fd), end)

@@ -106,7 +106,7 @@ def gate(step: Step, modes: Modes, facts: Facts, bounds: Bounds, *, reader: bool
     """Every reason why this switch should not happen now; none: the gate is open."""
     if facts.retired:
         return [Reason(f"{step.mapping} is retired", "there is no way back from that", firm=True)]
-    found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts, bounds)]
+    found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts)]
     if step.forth:
         found += [*_proved(step, facts, bounds), *durable(facts)]
     if not step.forth and facts.deleted:
@@ -146,7 +146,7 @@ def _carrying(facts: Facts, bounds: Bounds) -> list[Reason]:
     return found
 
 
-def _component(step: Step, facts: Facts, bounds: Bounds) -> list[Reason]:
+def _component(step: Step, facts: Facts) -> list[Reason]:
     if step.side == READS and not facts.position:
         what = f"how far {step.component} has read is not known{f': {facts.why_not}' if facts.why_not else ''}"
         hint = "start it with our client, let it acknowledge, or say it: --from OFFSET" if step.forth else (

@@ -227,7 +227,7 @@ class Translator:
                 told.read.append(where[1])
                 continue
             (told.late if self._marked(entry) else told.unread).append(where[1])
-            if pending is not None and pending[1] > 0:
+            if pending:
                 told.again.append(where[1])
         for entry_id, (name, at) in self._lines.all():
             if entry_id <= group.last and entry_id not in group.pending:  # also where it was trimmed since

@@ -217,12 +217,11 @@ def give_up(connection: Connection, component: str, mapping: str, token: str) ->
 class Group:
     """A consumer group: the ID up to which it was given entries, and those that are not acknowledged.
 
-    `pending` holds for each its consumer and how often it was delivered.
+    `pending` holds for each how often it was delivered.
     """
 
     last: EntryId
-    pending: dict[EntryId, tuple[str, int]]
-    consumers: int = 0
+    pending: dict[EntryId, int]
 
 
 def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
@@ -236,15 +235,15 @@ def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
     facts = next((facts for facts in map(paired, found) if facts[b"name"] == name.encode()), None)
     if facts is None:
         return None
-    pending: dict[EntryId, tuple[str, int]] = {}
+    pending: dict[EntryId, int] = {}
     start = b"-"
     while len(pending) < int(facts[b"pending"]):
         page = connection.call("XPENDING", stream, name, start, "+", 10_000)
-        pending |= {parse_id(raw): (who.decode(errors="replace"), int(count)) for raw, who, _, count in page}
+        pending |= {parse_id(raw): int(count) for raw, _, _, count in page}
         if len(page) < 10_000:
             break
         start = b"(" + page[-1][0]
-    return Group(parse_id(facts[b"last-delivered-id"]), pending, int(facts[b"consumers"]))
+    return Group(parse_id(facts[b"last-delivered-id"]), pending)
 
 
 def make_group(
