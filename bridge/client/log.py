@@ -387,6 +387,7 @@ class Log:
         if not self._following:
             self._bookmark.close()
         self._shared.close()
+        _OPEN.discard(self)  # its descriptors' numbers may be another's from now on
         os.close(self._slot)
 
     def __enter__(self) -> Log:
