@@ -14,6 +14,7 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
+from bridge.ledger.asked import lapse
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retired import retired
@@ -43,6 +44,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True)
     forget_troubles(ledger)
+    lapse(ledger, time.time())
     over = retired(ledger)
     pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
              "once": True, "started": time.time(), "at": time.time(), "stopped": False, "workers": {},

@@ -31,6 +31,7 @@ POINTS = {
     "retry.mark": "the ledger's word that a message left quarantine",
     "switch.begin": "a switch announced to its component",
     "switch.pause": "the component at rest, both directions past it",
+    "switch.asked": "those who carry at rest, where they are asked to change what they do",
     "switch.journal": "the journal's word that a switch is decided",
     "switch.flip": "the switch itself, in Redis",
     "switch.done": "the journal's word that a switch is done",

@@ -12,7 +12,7 @@ import pytest
 
 from bridge import open_log
 from bridge.cutover.operator import Wish
-from bridge.cutover.switch import Refused
+from bridge.cutover.waiting import Refused
 from bridge.errors import BridgeError
 from bridge.ledger.store import Ledger
 from bridge.model import format_id

@@ -19,7 +19,8 @@ from tests.cast import ROOT, Cast
 from tests.rig import Rig, wait_until
 
 STEPS = [f"{name}.{when}" for name in POINTS if name.startswith("switch.") for when in ("before", "after")]
-STEPS = [one for one in STEPS if one not in ("switch.pause.before", "switch.flip.before", "switch.done.before")]
+NEVER = {"switch.pause.before", "switch.flip.before", "switch.done.before", "switch.asked.before", "switch.asked.after"}
+STEPS = [one for one in STEPS if one not in NEVER]
 VICTIMS = ("bridge", "viewer", "ui", "server", "operator")
 ROUND = (
     ("viewer", "reads", "redis"), ("ui", "writes", "redis"), ("ui", "writes", "file"), ("viewer", "reads", "file"),

@@ -41,7 +41,7 @@ def test_a_program_writes_both_sides(rig: Rig) -> None:
     args = ("cutover", "daemon", "--writes", "--both", "--execute", "--force", "daemon", "--redis", rig.url)
     done = rig.run(*args)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(rig.run("journal", "--json").stdout)[-1]["facts"]["twofold"]
+    told = json.loads(rig.run("journal", "--json").stdout)[-1]["facts"]["asked"]
     assert told["files"] == {"messages.log": [1, rig.log.stat().st_size]}
     both_sides(rig, *(f"both {n}" for n in range(50)))
     rig.append("from agent")

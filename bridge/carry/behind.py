@@ -13,7 +13,7 @@ from bridge.files.lines import Cut, split
 from bridge.files.spool import Folder
 from bridge.files.tail import Tail
 from bridge.ledger.spool import files_known, totals
-from bridge.ledger.state import values
+from bridge.ledger.state import owner_of, values
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import EntryId, after
@@ -116,7 +116,7 @@ def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Be
 
 def values_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
     """The files whose value the other side did not hold last; where Redis owns them, none. Raises SourceError."""
-    if mapping.source.owner == "redis":
+    if owner_of(ledger, mapping.stream.key, mapping.source.owner).side == "redis":
         return Behind()
     known = values(ledger, mapping.stream.key) if ledger is not None else {}
     found = [one for some in folder.scan() for one in some]

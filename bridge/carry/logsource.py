@@ -138,6 +138,8 @@ class LogSource(TailSource):
         A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
         Raises RejectStop, SourceError, LedgerError.
         """
+        if self._own.waits:
+            return None
         while (read := self._next(limit)) is not None:
             draft = self._draft(read, self._fits(read, limit), late=False)
             if draft is not None:

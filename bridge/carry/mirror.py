@@ -256,6 +256,8 @@ class Mirror:
         if self.shared.cursor_epoch != self._epoch:
             raise NotYet("the mirror's cursor was taken back")
         self._own.look(self._cursor)
+        if self._own.waits:
+            raise NotYet("a component is being switched")
         if found:
             self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
             if len(found) == asked:

@@ -13,12 +13,12 @@ from bridge.carry.refill import number_for, own
 from bridge.carry.shared import Shared
 from bridge.carry.values import File, Values
 from bridge.codecs.timestamps import older
-from bridge.errors import BridgeError, RedisRefused, SourceError, TargetError
+from bridge.errors import BridgeError, NotYet, RedisRefused, SourceError, TargetError
 from bridge.files.place import Place
 from bridge.files.spool import Folder
 from bridge.globs import is_glob
 from bridge.ledger.sources import SourceMemory, save_source, save_stream, sources_of, stream_memory
-from bridge.ledger.state import save_value, values
+from bridge.ledger.state import Owner, note_asked, owner_of, save_value, values
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.model import EntryId, digest, shown
@@ -55,7 +55,7 @@ class State:
         self.batch = 1
         self.span: tuple[EntryId, EntryId] | None = None
         source = shared.mapping.source
-        self._owner_is_file = source.owner == "file"
+        self._owner = Owner(source.owner)
         folder = shared.values or Folder(shared.settings.root, source.path)
         self._values = Values(shared.mapping, folder, clock, self._note, self._fine)
         self._ledger = ledger
@@ -63,6 +63,7 @@ class State:
         self._clock = clock
         self._dial = dial
         self._stream = shared.mapping.stream.key
+        self._path = source.path
         self._settle = source.settle_ms / 1000
         self._connection: Connection | None = None
         self._blind: SourceError | None = None
@@ -95,6 +96,11 @@ class State:
     def failures(self) -> list[BridgeError]:
         """What keeps values from being carried."""
         found = [self._blind, *(file.trouble for file in self.sources)]
+        if self._owner.asked:
+            hint = (
+                "it goes on when the switch is made, or taken back: by a running bridge, or the next `bridge cutover`"
+            )
+            found.append(NotYet("another side is to own it", where=self.shared.mapping.name, hint=hint))
         return [error for error in found if error is not None]
 
     def counts(self) -> dict[str, int]:
@@ -126,25 +132,45 @@ class State:
         self.detach()
         connection = self._dial()
         try:
-            keys, path = self.shared.keys, self.shared.mapping.source.path
+            keys = self.shared.keys
             own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
                 self.shared.settings.instance)  # fmt: skip
-            self._numbered(connection, path)
+            self._numbered(connection, self._path)
             info = stream_info(connection, keys.stream)
             with self._ledger.transaction():
                 save_stream(self._ledger, self._stream, info.last_id, info.added)
             for name, (sha256, at) in values(self._ledger, self._stream).items():
                 file = self._values.file(name)
                 file.both, file.both_at = sha256, at
-            if not self._owner_is_file and not is_glob(path):
-                self._values.file(os.fsencode(path))
-            for file in self.sources:
-                file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
+            self._look_anew()
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+
+    def _look_anew(self) -> None:
+        """Both sides are read, whatever they were before; and who owns them."""
+        self._owner = owner_of(self._ledger, self._stream, self.shared.mapping.source.owner)
+        if self._owner.side == "redis" and not is_glob(self._path):
+            self._values.file(os.fsencode(self._path))
+        for file in self.sources:
+            file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
         self._verify_at = 0.0
+
+    def _carries(self) -> bool:
+        """Whether one side owns the values at this moment: not while a component that writes them is being switched."""
+        now = owner_of(self._ledger, self._stream, self.shared.mapping.source.owner)
+        if now.asked and not now.noted:
+            note_asked(self._ledger, self._stream)
+        if (now.side, now.asked) != (self._owner.side, self._owner.asked):
+            said = "another side is to own the values" if now.asked else f"the {now.side} side owns the values"
+            log.info("%s: %s", self.worker, said)
+            if now.side != self._owner.side:  # what is read of a file is not what Redis said of its value
+                for file in self.sources:
+                    file.facts = None
+                self.look()
+            self._look_anew()
+        return not now.asked
 
     def _numbered(self, connection: Connection, path: str) -> int:
         """The number of this path in origins, known on both sides from now on."""
@@ -168,7 +194,13 @@ class State:
 
     def rest(self) -> float:
         """Seconds until there is something to do without a wake-up."""
-        return min(self._settle / 2, LOOK) if self.waits else VERIFY if self._owner_is_file else LOOK
+        return (
+            min(self._settle / 2, LOOK)
+            if self.waits
+            else VERIFY
+            if self._owner.side == "file" and not self._owner.asked
+            else LOOK
+        )
 
     def flush(self) -> bool:
         """There is no cursor."""
@@ -184,9 +216,11 @@ class State:
         connection = self._connection
         if connection is None:
             raise AssertionError("not attached")
+        if not self._carries():
+            return False
         for file in self.sources:
             self._values.take(file)
-        return self._from_files(connection) if self._owner_is_file else self._from_redis(connection)
+        return self._from_files(connection) if self._owner.side == "file" else self._from_redis(connection)
 
     def _looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
         """What each hash says; True: its data are due to be looked at too. One that is no hash is told of."""

@@ -1,7 +1,8 @@
 """What its writer puts on both sides himself, and neither direction carries (`writes = "both"`).
 
-An operator asks for it in the ledger. Each direction notes where it stands when it learns of that, and leaves alone
-what comes behind: so every message is carried, or it is not, and both know which.
+An operator asks for it in the ledger. Each direction notes where it stands when it learns of that, waits there until
+the component is switched or is not, and leaves alone what comes behind: so every message is carried, or it is not, and
+both know which.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class OwnLines:
         if not self._due:
             self.stretches = memory.in_file(self._ledger, self._stream, self._name)
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody is being switched: from where forward stands on, nobody knows yet what is his own."""
+        return any(one.asked for one in self.stretches)
+
     def has(self, role: bytes, at: Position) -> bool:
         """Whether a line of this role that begins there is none of ours."""
         return any(one.holds(role, at) for one in self.stretches)
@@ -68,6 +74,11 @@ class OwnEntries:
                 self._due = 0.0
         if not self._due:
             self._stretches = memory.in_stream(self._ledger, self._stream)
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody is being switched: from where the mirror stands on, nobody knows yet what is his own."""
+        return any(one.asked for one in self._stretches)
 
     def without(self, found: Sequence[Entry]) -> list[Entry]:
         """The entries that are to be mirrored."""

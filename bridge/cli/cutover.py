@@ -153,6 +153,8 @@ def _print_plan(plan: Plan, *, execute: bool) -> None:
         out.print(safe(f"  it has read    {plan.before}"), soft_wrap=True)
         out.print(safe(f"  which is       {plan.after}"), soft_wrap=True)
         out.print(safe(f"  read again     {plan.again or 'nothing'}"), soft_wrap=True)
+    if plan.notice:
+        out.print(safe(f"  notice         {plan.notice}"), soft_wrap=True)
     running = ", ".join(one.where for one in plan.workers) or "nobody: it does not run, or not with our client"
     out.print(safe(f"  it runs as     {running}"), soft_wrap=True)
     if plan.open:

@@ -29,7 +29,7 @@ def gathered(
     status = sample(replace(settings, mappings=(mapping,)), now)
     [one] = status.mappings
     kept, disk = durability(connection), os.statvfs(settings.root)
-    parity = one.parity
+    parity, both_ways = one.parity, mapping.source.kind == "state"  # which are carried from whoever owns them
     return Facts(
         retired=mapping.stream.key in retired(ledger),
         proof=None
@@ -39,10 +39,10 @@ def gathered(
         parity_age_s=0.0 if parity is None else max(0.0, now() - parity.ended),
         running=status.running and now() - float((status.heartbeat or {}).get("at", now())) < SILENT,
         young=status.running and status.heartbeat is None,
-        dual=status.dual,
-        has_mirror=mapping.mirror is not None,
+        dual=status.dual or both_ways,
+        has_mirror=mapping.mirror is not None or both_ways,
         forward_lag=_forward_lag(one),
-        mirror_lag=_mirror_lag(one),
+        mirror_lag=0 if both_ways else _mirror_lag(one),
         troubles=_troubles(status, mapping),
         quarantined=unacknowledged(ledger, mapping.stream.key),
         aof=kept.aof,

@@ -14,9 +14,11 @@ from bridge.config import Settings
 from bridge.cutover.facts import gathered
 from bridge.cutover.phase import Bounds, Step, steps
 from bridge.cutover.plan import Done, Plan
-from bridge.cutover.switch import Refused, Switcher
+from bridge.cutover.switch import Switcher
+from bridge.cutover.waiting import Refused
 from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, ConfigError, RedisLost
+from bridge.ledger.asked import LAPSES, lapse
 from bridge.ledger.journal import amend, unfinished
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
@@ -43,11 +45,19 @@ class Wish:
 
 
 def finish_switches(settings: Settings, stop: Event) -> None:
-    """Beside a bridge that has just started: makes or takes back the switches that a crash left decided."""
+    """Beside a bridge that runs: makes or takes back the switches whose operator is gone.
+
+    At first all that are decided, then those that are older than any operator takes.
+    """
     ledger, pause = Ledger(settings.state_dir / "ledger.db"), Backoff(0.5, 5.0)
+    due: float | None = None
     try:
-        while unfinished(ledger) and not stop.wait(pause.next()):
+        while not stop.wait(pause.next()):
             try:
+                lapse(ledger, time.time())
+                if not unfinished(ledger, due):
+                    due = time.time() - LAPSES
+                    continue
                 connection = dialler(settings)()
                 operator = Operator(settings, ledger, connection, "bridge run", stop.wait)
                 try:
@@ -92,7 +102,7 @@ class Operator:
             return [self._settings.mapping(named)]
         logs = [one for one in self._settings.mappings if one.source.kind == "log"]
         switched = {mapping for name, mapping in all_modes(self._connection) if name == component}
-        found = [one for one in logs if one.name in switched or self._knows(component, one)]
+        found = [one for one in self._settings.mappings if one.name in switched or self._knows(component, one)]
         if found or len(logs) == 1:
             return found or logs
         names = ", ".join(one.name for one in logs)
@@ -142,6 +152,7 @@ class Operator:
 
     def complete(self) -> Iterator[tuple[Step, str]]:
         """Makes or takes back what was decided and is not made, and says which. Raises RedisLost: not now."""
+        lapse(self._ledger, time.time())
         for number, _, facts in unfinished(self._ledger):
             step = Step(facts["component"], facts["mapping"], facts["side"], facts["to"])
             try:
@@ -150,6 +161,7 @@ class Operator:
                 raise
             except BridgeError as error:
                 outcome = f"taken back: {error}"
+                self._switcher(step.mapping, None).undone(step, facts)
                 amend(self._ledger, number, facts | {"state": "undone", "why": str(error), "ended": time.time()})
             yield step, outcome
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.cutover.asked import Asked
 from bridge.cutover.phase import Reason, Step
 from bridge.cutover.position import InFiles
 from bridge.files.bookmark import Bookmark, Marks
-from bridge.ledger import twofold
-from bridge.ledger.store import Ledger
 from bridge.model import format_id
 from bridge.streams.components import Group, Modes, Worker
 
@@ -26,6 +25,8 @@ class Plan:
     again: int = 0
     parity: dict[str, Any] | None = None
     """The last proof: when, verdict, digest."""
+    notice: str = ""
+    """What else is to be known."""
     workers: list[Worker] = field(default_factory=list)
 
     @property
@@ -39,7 +40,8 @@ class Plan:
         return {
             "component": step.component, "mapping": step.mapping, "side": step.side, "to": step.to,
             "epoch": self.modes.epoch, "open": self.open, "before": self.before, "after": self.after,
-            "again": self.again, "parity": self.parity, "workers": [one.where for one in self.workers],
+            "again": self.again, "notice": self.notice or None, "parity": self.parity,
+            "workers": [one.where for one in self.workers],
             "reasons": [{"what": one.what, "hint": one.hint, "firm": one.firm} for one in self.reasons],
         }  # fmt: skip
 
@@ -58,44 +60,6 @@ class Done:
 
 
 @dataclass(slots=True)
-class Stretch:
-    """What is asked of both directions for a component that writes both sides itself; `number` 0: that it ends."""
-
-    ledger: Ledger
-    stream: str
-    component: str
-    number: int
-
-    def _mine(self, found: list[twofold.Stretch]) -> list[twofold.Stretch]:
-        return [one for one in found if one.number == self.number or (not self.number and not one.open)]
-
-    def noted(self, names: list[str], *, mirrored: bool) -> bool:
-        """Whether forward has noted where, for each of its files, and the mirror."""
-        places = [self._mine(twofold.in_file(self.ledger, self.stream, name)) for name in names]
-        places += [self._mine(twofold.in_stream(self.ledger, self.stream))] * mirrored
-        return all((one.begin if self.number else one.end) is not None for some in places for one in some)
-
-    def said(self) -> dict[str, Any]:
-        """From where on, or up to where, for the journal."""
-        rows = self.ledger.rows(
-            "SELECT f.name, f.from_generation, f.from_offset, f.to_generation, f.to_offset, t.entry_from, t.entry_to"
-            " FROM twofold t LEFT JOIN twofold_files f ON f.stretch = t.id WHERE t.stream = ? AND t.component = ?"
-            " ORDER BY t.id DESC",
-            (self.stream, self.component),
-        )
-        begins = bool(self.number)
-        files = {str(row[0]): [*(row[1:3] if begins else row[3:5])] for row in rows if row[0] is not None}
-        return {"begins": begins, "files": files, "entry": rows[0][5 if begins else 6] if rows else None}
-
-    def undo(self) -> None:
-        """It was not asked."""
-        if self.number:
-            twofold.forget(self.ledger, self.number)
-        else:
-            twofold.end(self.ledger, self.stream, self.component, ended=False)
-
-
-@dataclass(slots=True)
 class Pending:
     """A switch that is ready to be made. `held`: the component does not read now, and its bookmark is ours."""
 
@@ -106,7 +70,7 @@ class Pending:
     again: int = 0
     position: dict[str, Any] | None = None
     group: Group | None = None
-    stretch: Stretch | None = None
+    asked: Asked | None = None
     files: InFiles | None = None
 
     def note(self, bookmark: Bookmark, step: Step, after: Modes) -> None:

@@ -98,17 +98,18 @@ def standings(settings: Settings, ledger: Ledger, connection: Connection, operat
     """Of every component that was ever heard of, or is declared in bridge.toml. Raises RedisLost, RedisRefused."""
     found, over = [], retired(ledger)
     for mapping in settings.mappings:
-        if mapping.source.kind != "log" or mapping.stream.key in over:
+        if mapping.stream.key in over:
             continue
         shared = Shared(mapping, settings)
         try:
             announced = announced_positions(connection, shared.keys)
             names = {name.split("/")[0] for name in announced if "/" in name} | named_in(connection, mapping.name)
-            names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
+            if mapping.source.kind == "log":
+                names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
             for name in sorted(names):
                 try:
                     found.append(_standing(name, shared, settings, ledger, connection, announced))
-                    _next(found[-1], operator)
+                    _next(found[-1], operator, mapping.source.kind)
                 except RedisLost:
                     raise
                 except BridgeError as error:
@@ -135,6 +136,8 @@ def _standing(
         said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
     ]
     one.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
+    if mapping.source.kind != "log":
+        return one
     if modes.reads == REDIS:
         group = group_of(connection, shared.keys.stream, name)
         if group is not None:
@@ -185,9 +188,9 @@ def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
     return None
 
 
-def _next(one: Standing, operator: Operator) -> None:
+def _next(one: Standing, operator: Operator, kind: str) -> None:
     """The step that leads on to Redis, and what speaks against it now."""
-    wish = Wish(one.component, (READS, WRITES), REDIS)
+    wish = Wish(one.component, (READS, WRITES) if kind in ("log", "state") else (WRITES,), REDIS)
     steps, _ = operator.steps(wish, one.mapping)
     if not steps or one.modes.switch is not None:
         return

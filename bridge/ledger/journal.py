@@ -30,11 +30,15 @@ def amend(ledger: Ledger, number: int, facts: dict[str, Any]) -> None:
     ledger.write("UPDATE journal SET facts = ? WHERE id = ?", (json.dumps(facts), number))
 
 
-def unfinished(ledger: Ledger) -> list[tuple[int, str, dict[str, Any]]]:
-    """Switches that were decided and of which nobody knows that they were made: number, stream, facts."""
+def unfinished(ledger: Ledger, before: float | None = None) -> list[tuple[int, str, dict[str, Any]]]:
+    """Switches that were decided and of which nobody knows that they were made: number, stream, facts.
+
+    `before`: only what was decided before then, in seconds since 1970.
+    """
     rows = ledger.rows(
         "SELECT id, stream, facts FROM journal WHERE what IN ('cutover', 'rollback')"
-        " AND json_extract(facts, '$.state') = 'decided' ORDER BY id"
+        " AND json_extract(facts, '$.state') = 'decided' AND (?1 IS NULL OR at < ?1) ORDER BY id",
+        (before,),
     )
     return [(int(number), str(stream), json.loads(facts)) for number, stream, facts in rows]
 

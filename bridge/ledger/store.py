@@ -18,7 +18,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 6
+VERSION = 7
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -127,6 +127,13 @@ def _sixth(db: sqlite_utils.Database) -> None:
     db.table("twofold").create(twofold, pk="id")
     place = {"from_generation": int, "from_offset": int, "to_generation": int, "to_offset": int}
     db.table("twofold_files").create({"stretch": int, "name": str, **place}, pk=("stretch", "name"))
+
+
+@migrations(name="007_owner_of_a_state")
+def _seventh(db: sqlite_utils.Database) -> None:
+    db.table("twofold").add_column("asked_at", float)
+    owner = {"stream": str, "owner": str, "component": str, "asked": str, "asked_at": float, "noted": int}
+    db.table("state_owners").create(owner, pk="stream")
 
 
 LOOKS, LOOK = 20, 0.05

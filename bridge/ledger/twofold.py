@@ -14,7 +14,7 @@ from bridge.model import EntryId, Position, format_id, parse_id
 class Stretch:
     """One component's, on one side. `begin` and `end` are None where they are asked for, and not noted yet.
 
-    `open`: no end is asked for.
+    `open`: no end is asked for. `asked`: the component has not been switched yet, and both directions wait for that.
     """
 
     number: int
@@ -22,6 +22,7 @@ class Stretch:
     begin: Position | EntryId | None
     end: Position | EntryId | None
     open: bool
+    asked: bool
 
     def holds(self, role: bytes, at: Position | EntryId) -> bool:
         """Whether a message of this role that stands there is the component's own on both sides."""
@@ -30,59 +31,73 @@ class Stretch:
         return self.end is None or at < self.end
 
 
-def begin(ledger: Ledger, stream: str, component: str, roles: Iterable[str]) -> int:
-    """Asks both directions to leave alone what these roles write from now on; returns the stretch's number."""
-    rows = ledger.rows(
-        "INSERT INTO twofold (stream, component, roles, ended) VALUES (?, ?, ?, 0) RETURNING id",
-        (stream, component, json.dumps(sorted(roles))),
+def begin(ledger: Ledger, stream: str, component: str, roles: Iterable[str], now: float) -> None:
+    """Asks both directions to leave alone what these roles write from now on."""
+    ledger.write(
+        "INSERT INTO twofold (stream, component, roles, ended, asked_at) VALUES (?, ?, ?, 0, ?)",
+        (stream, component, json.dumps(sorted(roles)), now),
     )
-    return int(rows[0][0])
 
 
-def end(ledger: Ledger, stream: str, component: str, *, ended: bool) -> None:
-    """Asks them to carry again what the component writes from now on; or takes that back."""
-    here = "stream = ? AND component = ?"
+def end(ledger: Ledger, stream: str, component: str, now: float) -> None:
+    """Asks them to carry again what the component writes from now on."""
+    ledger.write(
+        "UPDATE twofold SET ended = 1, asked_at = ? WHERE stream = ? AND component = ? AND ended = 0",
+        (now, stream, component),
+    )
+
+
+def made(ledger: Ledger, stream: str, component: str) -> None:
+    """The component was switched: what was asked for holds."""
+    ledger.write("UPDATE twofold SET asked_at = NULL WHERE stream = ? AND component = ?", (stream, component))
+
+
+def undo(ledger: Ledger, stream: str, component: str) -> None:
+    """The component was not switched: what was asked for was not."""
+    asked = "SELECT id FROM twofold WHERE stream = ? AND component = ? AND asked_at IS NOT NULL"
     with ledger.transaction():
-        if ended:
-            ledger.write(f"UPDATE twofold SET ended = 1 WHERE {here} AND ended = 0", (stream, component))
-            return
-        [(last,)] = ledger.rows(f"SELECT max(id) FROM twofold WHERE {here}", (stream, component))
-        ledger.write("UPDATE twofold SET ended = 0, entry_to = NULL WHERE id = ?", (last,))
-        ledger.write("UPDATE twofold_files SET to_generation = NULL, to_offset = NULL WHERE stretch = ?", (last,))
+        for (one,) in ledger.rows(f"{asked} AND ended = 0", (stream, component)):
+            ledger.write("DELETE FROM twofold WHERE id = ?", (one,))
+            ledger.write("DELETE FROM twofold_files WHERE stretch = ?", (one,))
+        for (one,) in ledger.rows(f"{asked} AND ended = 1", (stream, component)):
+            ledger.write("UPDATE twofold SET ended = 0, entry_to = NULL, asked_at = NULL WHERE id = ?", (one,))
+            ledger.write("UPDATE twofold_files SET to_generation = NULL, to_offset = NULL WHERE stretch = ?", (one,))
 
 
-def forget(ledger: Ledger, number: int) -> None:
-    """The stretch never was."""
-    with ledger.transaction():
-        ledger.write("DELETE FROM twofold WHERE id = ?", (number,))
-        ledger.write("DELETE FROM twofold_files WHERE stretch = ?", (number,))
+def asked(ledger: Ledger, before: float) -> list[tuple[str, str]]:
+    """The streams and components that something was asked for before then, seconds since 1970."""
+    return [
+        (str(s), str(c)) for s, c in ledger.rows("SELECT stream, component FROM twofold WHERE asked_at < ?", (before,))
+    ]
 
 
 def in_file(ledger: Ledger, stream: str, name: str) -> list[Stretch]:
     """The stretches of one file."""
     rows = ledger.rows(
-        "SELECT t.id, t.roles, t.ended, f.from_generation, f.from_offset, f.to_generation, f.to_offset FROM twofold t"
-        " LEFT JOIN twofold_files f ON f.stretch = t.id AND f.name = ? WHERE t.stream = ?",
+        "SELECT t.id, t.roles, t.ended, t.asked_at, f.from_generation, f.from_offset, f.to_generation, f.to_offset"
+        " FROM twofold t LEFT JOIN twofold_files f ON f.stretch = t.id AND f.name = ? WHERE t.stream = ?",
         (name, stream),
     )
     return [
         Stretch(
             number, _roles(roles), None if g is None else Position(g, o), None if tg is None else Position(tg, to),
-            not ended,
+            not ended, at is not None,
         )
-        for number, roles, ended, g, o, tg, to in rows
+        for number, roles, ended, at, g, o, tg, to in rows
     ]  # fmt: skip
 
 
 def in_stream(ledger: Ledger, stream: str) -> list[Stretch]:
     """The stretches of the stream."""
-    rows = ledger.rows("SELECT id, roles, ended, entry_from, entry_to FROM twofold WHERE stream = ?", (stream,))
+    rows = ledger.rows(
+        "SELECT id, roles, ended, asked_at, entry_from, entry_to FROM twofold WHERE stream = ?", (stream,)
+    )
     return [
         Stretch(
             number, _roles(roles), None if a is None else parse_id(a.encode()),
-            None if b is None else parse_id(b.encode()), not ended,
+            None if b is None else parse_id(b.encode()), not ended, at is not None,
         )
-        for number, roles, ended, a, b in rows
+        for number, roles, ended, at, a, b in rows
     ]  # fmt: skip
 
 
@@ -91,18 +106,19 @@ def _roles(raw: str) -> frozenset[bytes]:
 
 
 def note_in_file(ledger: Ledger, number: int, name: str, at: Position, *, begins: bool) -> None:
-    """Forward stands there: from there on, or up to there."""
+    """Forward stands there: from there on, or up to there; nothing happens when that is not asked any more."""
     if begins:
-        sql = "INSERT OR IGNORE INTO twofold_files (from_generation, from_offset, stretch, name) VALUES (?, ?, ?, ?)"
+        sql = "INSERT OR IGNORE INTO twofold_files (from_generation, from_offset, stretch, name)"
+        ledger.write(f"{sql} SELECT ?, ?, id, ? FROM twofold WHERE id = ?", (*at, name, number))
     else:
-        sql = "UPDATE twofold_files SET to_generation = ?, to_offset = ? WHERE stretch = ? AND name = ?"
-    ledger.write(sql, (*at, number, name))
+        sql = "UPDATE twofold_files SET to_generation = ?, to_offset = ? WHERE name = ?"
+        ledger.write(f"{sql} AND stretch IN (SELECT id FROM twofold WHERE id = ? AND ended)", (*at, name, number))
 
 
 def note_in_stream(ledger: Ledger, number: int, at: EntryId, *, begins: bool) -> None:
-    """The mirror stands before that entry: from there on, or up to there."""
-    column = "entry_from" if begins else "entry_to"
-    ledger.write(f"UPDATE twofold SET {column} = ? WHERE id = ?", (format_id(at).decode(), number))
+    """The mirror stands before that entry: from there on, or up to there; nothing when that is not asked any more."""
+    change = "entry_from = ? WHERE" if begins else "entry_to = ? WHERE ended AND"
+    ledger.write(f"UPDATE twofold SET {change} id = ?", (format_id(at).decode(), number))
 
 
 def roles_of(ledger: Ledger, stream: str) -> frozenset[bytes]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bridge.codecs.document import moment
 from bridge.codecs.timestamps import older
 from bridge.files.spool import Folder, Taken
-from bridge.ledger.state import values
+from bridge.ledger.state import owner_of, values
 from bridge.model import ZERO_ID, shown_name
 from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
@@ -48,12 +48,16 @@ class Both:
 class StateCheck(Check):
     """One mapping whose files hold a latest value. What both sides did not hold last, as far as is known, is due."""
 
+    _by_file = True
+    """Whether the files own the values, as of the last look."""
+
     def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         if since is not None:
             return None
         known = self._known()
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
+        self._by_file = owner_of(self._ledger, self._keys.stream.decode(), self._mapping.source.owner).side == "file"
         source, tally, hasher = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16)
         folder = Folder(self._settings.root, source.path, source.exclude)
         files = {one.name for some in folder.scan() for one in some}
@@ -88,7 +92,7 @@ class StateCheck(Check):
 
     def _outcome(self, name: bytes, both: Both, known: tuple[bytes, bytes]) -> str:
         """equal, in_flight, large, none; or a kind of difference."""
-        by_file = self._mapping.source.owner == "file"
+        by_file = self._by_file
         ours, theirs = (both.file, both.hash) if by_file else (both.hash, both.file)
         if both.taken is not None and both.taken.facts.size > LIMIT:
             return "large"
@@ -123,7 +127,7 @@ class StateCheck(Check):
         return "touched" if both.value.timestamp == noted else "altered"
 
     def _count(self, tally: Tally, name: bytes, both: Both, outcome: str) -> None:
-        by_file = self._mapping.source.owner == "file"
+        by_file = self._by_file
         if outcome == "equal":
             tally.file_born += by_file
             tally.redis_born += not by_file
@@ -140,5 +144,6 @@ class StateCheck(Check):
             tally.differences.append(self._difference(outcome, name, ours, theirs))
 
     def _difference(self, kind: str, name: bytes, ours: bytes | None, theirs: bytes | None) -> Difference:
-        by_file = self._mapping.source.owner == "file"
-        return Difference(kind, shown_name(name), None, None, None, ours, theirs, file_born=by_file, raw_name=name)
+        return Difference(
+            kind, shown_name(name), None, None, None, ours, theirs, file_born=self._by_file, raw_name=name
+        )

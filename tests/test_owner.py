@@ -1,0 +1,322 @@
+"""A component that writes latest values goes over: its side owns them from then on, and no value is lost or taken back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from bridge.cutover import waiting
+from bridge.cutover.operator import Operator, Wish
+from bridge.errors import BridgeError
+from bridge.ledger.state import owner_of
+from bridge.ledger.store import Ledger
+from bridge.points import POINTS
+from bridge.streams.components import REDIS, WRITES, look
+from bridge.streams.connect import Connection
+from tests.rig import Rig, line, wait_until
+from tests.test_state import SOAK, STATE, Values
+
+COMPONENTS = '[components.ui]\nroles = ["ui"]\n[components.daemon]\nroles = ["daemon"]\n'
+STEPS = [f"{name}.{when}" for name in POINTS if name.startswith("switch.") for when in ("before", "after")]
+SOME = ["switch.asked.after", "switch.journal.after", "switch.flip.after"]
+STEPS = [one for one in STEPS if one not in ("switch.pause.before", "switch.flip.before", "switch.done.before")]
+
+
+class Writer:
+    """A program that writes 1, 2, 3 … where `bridge:components` says, and waits while it is being switched."""
+
+    def __init__(self, values: Values, name: str = "ui") -> None:
+        self.values = values
+        self.name = name
+        self.last = 0
+        self.paused = 0
+        self._stop = Event()
+        self._thread = Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def _write(self) -> None:
+        redis = Connection(self.values.rig.url)
+        for number in itertools.count(1):
+            while True:
+                modes, now = look(redis, self.name, "state")
+                tokens = [modes.switch.token] if modes.switch is not None else []
+                beat = {"at": now, "epoch": modes.epoch, "following": False, "reads": "file", "paused": tokens}
+                redis.call("HSET", f"bridge:{{{STATE}}}:positions", f"{self.name}/w", json.dumps(beat))
+                if self._stop.is_set():
+                    redis.call("HDEL", f"bridge:{{{STATE}}}:positions", f"{self.name}/w")
+                    redis.close()
+                    return
+                if not tokens:
+                    break
+                self.paused += 1
+                self._stop.wait(0.005)
+            data = b"%d" % number
+            if modes.writes == "file":
+                self.values.save(data)
+            else:
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9 // 10**6:03d}Z"
+                Values.set(self, data, stamp)  # type: ignore[arg-type]
+            self.last = number
+            self._stop.wait(0.03)
+
+    # what Values.set needs
+    @property
+    def rig(self) -> Writer:
+        return self
+
+    @property
+    def redis(self) -> Connection:
+        if not hasattr(self, "_own"):
+            self._own = Connection(self.values.rig.url)
+        return self._own
+
+    def key(self, name: str) -> str:
+        return self.values.key(name)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        if hasattr(self, "_own"):
+            self._own.close()
+
+
+def set_up(rig: Rig, owner: str = "file") -> Values:
+    """A folder of values, with components declared."""
+    values = Values(rig, owner=owner)
+    with (rig.path / "bridge.toml").open("a") as config:
+        config.write(COMPONENTS)
+    return values
+
+
+def switch(rig: Rig, verb: str, *more: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The command."""
+    args = (verb, "ui", "--mapping", "state", "--writes", "--execute", "--accept-volatile", "--redis", rig.url, *more)
+    return rig.run(*args, env=env)
+
+
+def owner(rig: Rig) -> str:
+    """By the ledger."""
+    ledger = Ledger(rig.state / "ledger.db")
+    try:
+        one = owner_of(ledger, STATE, "file")
+        return f"{one.side}{', asked' * one.asked}"
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def operator(rig: Rig) -> Iterator[Operator]:
+    """In this process."""
+    ledger, connection = Ledger(rig.state / "ledger.db"), Connection(rig.url)
+    one = Operator(rig.settings(), ledger, connection, "tester@here", Event().wait)
+    try:
+        yield one
+    finally:
+        one.close()
+        ledger.close()
+        connection.close()
+
+
+def equal(values: Values) -> bool:
+    """Whether both sides are."""
+    result = values.parity()
+    return result.verdict == "equal" and not result.tally.in_flight
+
+
+class Reader:
+    """Reads one side again and again: what it sees never goes back."""
+
+    def __init__(self, read: Path | Values) -> None:
+        self.seen: list[int] = []
+        self._read = read
+        self._stop = Event()
+        self._thread = Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        redis = Connection(self._read.rig.url) if isinstance(self._read, Values) else None
+        while not self._stop.wait(0.003):
+            if redis is not None and isinstance(self._read, Values):
+                raw = redis.call("HGET", self._read.key(), "data")
+            else:
+                raw = self._read.read_bytes() if isinstance(self._read, Path) and self._read.exists() else None
+            if raw and (not self.seen or self.seen[-1] != int(raw)):
+                self.seen.append(int(raw))
+        if redis is not None:
+            redis.close()
+
+    def stop(self) -> list[int]:
+        self._stop.set()
+        self._thread.join(60)
+        return self.seen
+
+
+def test_there_and_back(rig: Rig) -> None:
+    """Five times over and back while the values change: neither side ever shows an older one, and both end equal."""
+    values = set_up(rig)
+    writer = Writer(values)
+    bridge = rig.beats(rig.ready(rig.start()))
+    wait_until(lambda: values.hash().get(b"data"), rig.said)
+    readers = [Reader(values.folder / "focus.md"), Reader(values)]
+    wait_until(lambda: equal(values), rig.said)
+    for _ in range(5):
+        for verb, side in (("cutover", "redis"), ("rollback", "file")):
+            done = switch(rig, verb, "--force", "ui")
+            assert done.returncode == 0, done.stdout + done.stderr + rig.said()
+            assert owner(rig) == side
+            before = writer.last
+            wait_until(lambda before=before: writer.last > before + 5, rig.said)  # type: ignore[misc]
+    assert writer.paused
+    writer.stop()
+    last = b"%d" % writer.last
+    values.until(last)
+    values.until_file(last)
+    wait_until(lambda: equal(values), rig.said)
+    for reader in readers:
+        seen = reader.stop()
+        assert seen == sorted(seen), seen
+    rig.stop(bridge)
+
+
+@pytest.mark.parametrize("verb", ["cutover", "rollback"])
+def test_the_operator_is_killed(rig: Rig, verb: str) -> None:
+    """At every step of the switch: afterwards the values are carried from where the program writes them."""
+    values = set_up(rig)
+    values.save(b"0")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"0")
+    wait_until(lambda: equal(values), rig.said)
+    for number, point in enumerate(STEPS if SOAK else SOME, 1):
+        if verb == "rollback":
+            assert switch(rig, "cutover", "--force", "ui").returncode == 0
+        gone = switch(rig, verb, "--force", "ui", env={"BRIDGE_CRASH_AT": point})
+        assert gone.returncode == -9, (point, gone.stdout, gone.stderr)
+
+        def made() -> bool:
+            return switch(rig, verb, "--force", "ui").returncode == 0
+
+        wait_until(made, lambda at=point: f"{at}: {rig.said()}")  # type: ignore[misc]
+        side = "redis" if verb == "cutover" else "file"
+        assert (owner(rig), look(rig.redis, "ui", "state")[0].writes) == (side, side), point
+        data = b"%d" % number
+        if side == "redis":
+            values.set(data, "2126-01-01T00:00:00.000Z")
+            values.until_file(data)
+            assert switch(rig, "rollback", "--force", "ui").returncode == 0
+        else:
+            values.save(data)
+            values.until(data)
+    rig.stop(bridge)
+
+
+def test_a_switch_is_finished_beside_the_bridge(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator was killed when it was decided: nothing is carried, and the next bridge makes it."""
+    values = set_up(rig)
+    values.save(b"old")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"old")
+    gone = switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.flip.after"})
+    assert gone.returncode == -9
+    assert owner(rig) == "file, asked"
+    values.set(b"new", "2126-01-01T00:00:00Z")  # the program writes where it was told
+    rig.stop(bridge)
+    assert (values.folder / "focus.md").read_bytes() == b"old"
+    bridge = rig.ready(rig.start())
+    values.until_file(b"new")
+    assert owner(rig) == "redis"
+    rig.stop(bridge)
+
+
+def test_what_was_asked_lapses(rig: Rig) -> None:
+    """The operator was killed before it was decided: after a minute and a half the bridge carries as before."""
+    values = set_up(rig)
+    values.save(b"one")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"one")
+    assert switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.asked.after"}).returncode == -9
+    assert owner(rig) == "file, asked"
+    with sqlite3.connect(rig.state / "ledger.db") as db:
+        db.execute("UPDATE state_owners SET asked_at = asked_at - 100")
+    values.save(b"two")
+    values.until(b"two")
+    assert owner(rig) == "file"
+    rig.stop(bridge)
+
+
+def test_what_was_asked_of_a_log_lapses(rig: Rig) -> None:
+    """The same for a program that was to write both sides itself: its lines wait, and are carried after all."""
+    rig.write_config(extra=COMPONENTS)
+    rig.append("before")
+    bridge = rig.beats(rig.ready(rig.start()))
+    wait_until(lambda: len(rig.datas()) == 1, rig.said)
+    args = ("cutover", "daemon", "--writes", "--both", "--execute", "--force", "daemon", "--redis", rig.url)
+    gone = rig.run(*args, env={"BRIDGE_CRASH_AT": "switch.asked.after"})
+    assert gone.returncode == -9, gone.stdout + gone.stderr
+    with rig.log.open("ab") as log:
+        log.write(line("of the daemon", "daemon"))
+    rig.add("from ui")
+    with sqlite3.connect(rig.state / "ledger.db") as db:
+        db.execute("UPDATE twofold SET asked_at = asked_at - 100")
+    wait_until(lambda: len(rig.datas()) == len(rig.lines()) == 3, rig.said)
+    assert sorted(rig.datas()) == [b"before", b"from ui", b"of the daemon"]
+    rig.stop(bridge)
+
+
+def test_somebody_else_writes_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that does not wait for the switch writes on: nothing is switched, and its values are carried."""
+    values = set_up(rig)
+    values.save(b"one")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"one")
+    wait_until(lambda: equal(values), rig.said)
+    monkeypatch.setattr(
+        waiting, "reached", lambda point: values.save(b"two") if point == "switch.asked.before" else None
+    )
+    with operator(rig) as one:
+        wish = Wish("ui", (WRITES,), REDIS, forced=True)
+        [step] = one.steps(wish, "state")[0]
+        with pytest.raises(BridgeError, match="somebody wrote it meanwhile"):
+            one.make(wish, one.plan(wish, step))
+    assert owner(rig) == "file"
+    values.until(b"two")
+    rig.stop(bridge)
+
+
+def test_another_component_writes_there(rig: Rig) -> None:
+    """Values have one owner: who else is known to write them speaks against the switch."""
+    values = set_up(rig)
+    values.save(b"one")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"one")
+    rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "file", "epoch": 0}')
+    done = rig.run("cutover", "ui", "--mapping", "state", "--writes", "--redis", rig.url)
+    assert done.returncode == 3
+    assert "daemon goes on writing the other side's values" in done.stdout
+    assert "all of state/*, are owned by the side it writes to" in done.stdout
+    rig.stop(bridge)
+
+
+def test_status_and_parity_know(rig: Rig) -> None:
+    """After a switch nothing waits for the file, and what differs is told from the new owner's side."""
+    values = set_up(rig)
+    values.save(b"one")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"one")
+    wait_until(lambda: equal(values), rig.said)
+    assert switch(rig, "cutover", "--force", "ui").returncode == 0
+    said = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)
+    [standing] = said["components"]
+    assert (standing["component"], standing["mapping"], standing["writes"]) == ("ui", "state", "redis")
+    rig.stop(bridge)
+    (values.folder / "focus.md").unlink()
+    result = values.parity()
+    assert [(one.kind, one.file_born) for one in result.tally.differences] == [("missing_in_file", False)]
