@@ -320,3 +320,54 @@ def test_status_and_parity_know(rig: Rig) -> None:
     (values.folder / "focus.md").unlink()
     result = values.parity()
     assert [(one.kind, one.file_born) for one in result.tally.differences] == [("missing_in_file", False)]
+
+
+def test_retire(rig: Rig) -> None:
+    """What is kept of latest values are their files; who writes on the other side speaks against it."""
+    values = set_up(rig)
+    values.save(b"one")
+    values.save(b"two", "plan.md")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"one")
+    values.until(b"two", "plan.md")
+    wait_until(lambda: equal(values), rig.said)
+    assert switch(rig, "cutover", "--force", "ui").returncode == 0
+    args = ("retire", "state", "--execute", "--force", "state", "--redis", rig.url)
+    rig.stop(bridge)
+    assert "ui reads the files" in rig.run(*args).stdout
+    bridge = rig.beats(rig.ready(rig.start()))
+    reads = ("cutover", "ui", "--mapping", "state", "--reads", "--execute", "--force", "ui", "--accept-volatile")
+    assert rig.run(*reads, "--redis", rig.url).returncode == 0
+    rig.stop(bridge)
+    done = rig.run(*args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = rig.state / "retired" / "state" / "state"
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {"focus.md": b"one", "plan.md": b"two"}
+
+
+def test_an_inbox(rig: Rig) -> None:
+    """Of an inbox what is written goes over, and back; what is read cannot; what is kept of it are its entries."""
+    rig.write_config(mapping="hestai-inbox", extra=COMPONENTS)
+    folder = rig.root / "inbox"
+    folder.mkdir()
+    (folder / "1.json").write_text('{"uuid": "1", "doc_type": "note", "timestamp": "2026-03-02T09:14:05"}')
+    bridge = rig.beats(rig.ready(rig.start()))
+    stream = b"hestai:inbox"
+    wait_until(lambda: rig.redis.call("XLEN", stream) == 1, rig.said)
+
+    def run(verb: str, *more: str) -> subprocess.CompletedProcess[str]:
+        args = ("--mapping", "hestai-inbox", "--execute", "--force", "ui", "--accept-volatile", "--redis", rig.url)
+        return rig.run(verb, "ui", *args, *more)
+
+    gone = run("cutover", "--reads")
+    assert gone.returncode == 2
+    assert "cannot be told in Redis" in gone.stderr
+    for verb in ("cutover", "rollback", "cutover"):
+        done = run(verb)
+        assert done.returncode == 0, done.stdout + done.stderr
+    rig.stop(bridge)
+    args = ("retire", "hestai-inbox", "--execute", "--force", "hestai-inbox", "--redis", rig.url)
+    done = rig.run(*args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [entry] = (rig.state / "retired" / "hestai-inbox" / "entries.jsonl").read_text().splitlines()
+    assert '"uuid": "1"' in dict(zip(*[iter(json.loads(entry)["fields"])] * 2, strict=True))["data"]

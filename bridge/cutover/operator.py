@@ -12,7 +12,7 @@ from typing import Any
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.facts import gathered
-from bridge.cutover.phase import Bounds, Step, steps
+from bridge.cutover.phase import Bounds, Step, sides_of, steps
 from bridge.cutover.plan import Done, Plan
 from bridge.cutover.switch import Switcher
 from bridge.cutover.waiting import Refused
@@ -127,8 +127,13 @@ class Operator:
         """What is left to switch, in the right order; and from where and to where the component does it now."""
         if self._settings.mapping(mapping).stream.key in retired(self._ledger):
             raise Refused("is retired: there is no way back", where=mapping)
+        kind = self._settings.mapping(mapping).source.kind
+        sides = tuple(side for side in wish.sides if side in sides_of(kind))
+        if not sides:
+            hint = "switch what it writes: --writes. Its program may read the stream from any entry on"
+            raise ConfigError(f"how far somebody has read files of kind '{kind}' cannot be told in Redis", hint=hint)
         modes, _ = look(self._connection, wish.component, mapping)
-        return steps(modes, wish.component, mapping, wish.sides, wish.to), modes
+        return steps(modes, wish.component, mapping, sides, wish.to), modes
 
     def plan(self, wish: Wish, step: Step, *, then: Modes | None = None) -> Plan:
         """One step. `then`: the modes as they will be when it comes, for one that follows another."""

@@ -82,6 +82,14 @@ class Facts:
     room: int = 1 << 62
 
 
+def sides_of(kind: str) -> tuple[str, ...]:
+    """What of a component can be switched in a mapping of this kind of source.
+
+    Of an inbox, a context and artifacts only what it writes: how far it has read them cannot be told in Redis.
+    """
+    return (READS, WRITES) if kind in ("log", "state") else (WRITES,)
+
+
 def steps(modes: Modes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[Step]:
     """What there is to switch, in the right order: reads move first, and come back last."""
     order = (WRITES, READS) if to == FILE else (READS, WRITES)

@@ -14,7 +14,7 @@ from typing import IO, Any
 from bridge.carry.shared import Shared
 from bridge.carry.translate import pack_fields
 from bridge.config import Settings
-from bridge.cutover.phase import Reason
+from bridge.cutover.phase import Reason, sides_of
 from bridge.errors import BridgeError
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
@@ -24,6 +24,7 @@ from bridge.mapping import Mapping
 from bridge.model import ORIGIN_FIELD, EntryId, format_id, paired, parse_origin
 from bridge.parity.check import Result
 from bridge.parity.report import page
+from bridge.streams import state
 from bridge.streams.components import COMPONENTS, REDIS, all_modes, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
@@ -36,6 +37,9 @@ RECENT = 600.0
 ASIDE = "not-lines.jsonl"
 """Entries that make no line, in the folder of a retired mapping."""
 
+ENTRIES = "entries.jsonl"
+"""All entries, where the mapping's files hold no lines."""
+
 
 def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
     """What speaks against it: somebody who still uses the files, or a message that stands on one side only."""
@@ -47,7 +51,7 @@ def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Co
     known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
         one = modes.get(name)
-        if one is None or (one.reads, one.writes) != (REDIS, REDIS):
+        if one is None or any(getattr(one, side) != REDIS for side in sides_of(mapping.source.kind)):
             reads, writes = (one.reads, one.writes) if one is not None else ("file", "file")
             what = f"{name} reads {'Redis' if reads == REDIS else 'the files'} and writes to"
             hint = f"bridge cutover {name} --mapping {mapping.name} --execute"
@@ -133,20 +137,29 @@ def _remove(folder: Path) -> None:
 
 
 def keep(shared: Shared, connection: Connection, folder: Path) -> Kept:
-    """Writes a stream as the files it would be, in stream order. Raises BridgeError, OSError, RedisLost."""
+    """Writes a stream as the files it would be, in stream order. Raises BridgeError, OSError, RedisLost.
+
+    Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own.
+    """
     books = read_books(connection, shared.keys)
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
-    kept, files = Kept(folder), _Files(folder)
+    kept, files, lines = Kept(folder), _Files(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
     for entry in entries(connection, shared.keys.stream, end=format_id(last)):
-        name, line = _line(shared, entry, names)
+        name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
         if line is None:
-            kept.aside += 1
+            kept.aside += lines
             told = {"entry": format_id(entry.id).decode(), "fields": json.loads(pack_fields(entry.fields))}
-            files.write(ASIDE, json.dumps(told).encode() + b"\n")
+            files.write(ASIDE if lines else ENTRIES, json.dumps(told).encode() + b"\n")
         else:
             files.write(name, line)
         kept.messages += 1
+    if shared.values is not None:
+        for one in [one for some in shared.values.scan() for one in some]:
+            found = state.read(connection, shared.keys, one.name)
+            if found is not None:
+                files.write(os.fsdecode(one.name), found[0].data)
+                kept.messages += 1
     kept.last, kept.digests = last, files.close()
     return kept
 

@@ -109,7 +109,7 @@ def standings(settings: Settings, ledger: Ledger, connection: Connection, operat
             for name in sorted(names):
                 try:
                     found.append(_standing(name, shared, settings, ledger, connection, announced))
-                    _next(found[-1], operator, mapping.source.kind)
+                    _next(found[-1], operator)
                 except RedisLost:
                     raise
                 except BridgeError as error:
@@ -188,9 +188,9 @@ def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
     return None
 
 
-def _next(one: Standing, operator: Operator, kind: str) -> None:
+def _next(one: Standing, operator: Operator) -> None:
     """The step that leads on to Redis, and what speaks against it now."""
-    wish = Wish(one.component, (READS, WRITES) if kind in ("log", "state") else (WRITES,), REDIS)
+    wish = Wish(one.component, (READS, WRITES), REDIS)
     steps, _ = operator.steps(wish, one.mapping)
     if not steps or one.modes.switch is not None:
         return

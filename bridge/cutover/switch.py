@@ -122,13 +122,9 @@ class Switcher:
         return f"its values, all of {self._shared.mapping.source.path}, are owned by the side it writes to"
 
     def _unplaced(self, step: Step, announced: dict[str, dict[str, Any]]) -> list[Reason]:
-        """What speaks against a switch in a mapping whose readers have no position."""
-        mapping, found = self._shared.mapping, []
-        if step.side == READS and mapping.source.kind != "state":
-            what = f"how far {step.component} has read files of kind '{mapping.source.kind}' cannot be told in Redis"
-            hint = "switch what it writes: --writes. Its program may read the stream from any entry on"
-            found.append(Reason(what, hint, firm=True))
-        if step.side == WRITES and mapping.source.kind == "state":
+        """What else speaks against a switch in a mapping whose readers have no position."""
+        found = []
+        if step.side == WRITES and self._shared.mapping.source.kind == "state":
             others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
             for name in sorted(others - {step.component}):
                 modes, _ = look(self._connection, name, self._name)
