@@ -15,7 +15,7 @@ import pytest
 
 from bridge import Log, Message, open_log
 from bridge.errors import BridgeError, ConfigError, TargetError
-from bridge.streams.components import COMPONENTS
+from bridge.streams.components import COMPONENTS, make_group
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG
 from tests.proxy import Fault, Proxy
@@ -406,6 +406,7 @@ def test_refused_goes_to_the_log(rig: Rig) -> None:
     """While Redis is gone messages go to the log; Redis is used again when the stream has the last of those lines."""
     rig.append("first")
     bridge = rig.ready(rig.start())
+    wait_until(lambda: rig.datas() == [b"first"], rig.said)
     says(rig, "ui", writes="redis")
     with opened(rig, url=rig.url) as log:
         wait_until(lambda: log.writes == "redis", "the mode")
@@ -545,6 +546,27 @@ def test_a_group_that_redis_lost(one_rig: Rig, caplog: pytest.LogCaptureFixture)
     with opened(one_rig, url=one_rig.url) as log:
         assert texts(log, idle=1.0) == []
     assert "its consumer group is gone" in caplog.text
+
+
+def test_a_switch_between_two_looks(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that starts as its own switch is made has opened the file already: nothing is given from there."""
+    one_rig.append("one", "two", "three")
+    one_rig.once()
+    take, opened_by = Log._taken, list[str]()
+
+    def slowly(log: Log, side: Any) -> Any:
+        found = take(log, side)
+        if not opened_by:
+            opened_by.append(side.name)
+            make_group(one_rig.redis, STREAM.encode(), "viewer", (1 << 62, 0), [], frozenset())
+            says(one_rig, "viewer", reads="redis")
+            wait_until(lambda: log._keeper.known is not None and log._keeper.known.epoch == 1, "the switch")
+        return found
+
+    monkeypatch.setattr(Log, "_taken", slowly)
+    with opened(one_rig, "viewer", url=one_rig.url) as log:
+        assert texts(log, idle=0.5) == []
+    assert opened_by == ["file"]
 
 
 def test_an_undeclared_role(one_rig: Rig) -> None:

@@ -362,6 +362,10 @@ def test_an_inbox(rig: Rig) -> None:
     gone = run("cutover", "--reads")
     assert gone.returncode == 2
     assert "cannot be told in Redis" in gone.stderr
+    gone = run("cutover", "--writes", "--both")
+    assert gone.returncode == 2
+    assert "--both is for logs" in gone.stderr
+    assert "`hestai-inbox`, files that each hold a message" in rig.run("runbook", "--redis", rig.url).stdout
     for verb in ("cutover", "rollback", "cutover"):
         done = run(verb)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -370,4 +374,5 @@ def test_an_inbox(rig: Rig) -> None:
     done = rig.run(*args)
     assert done.returncode == 0, done.stdout + done.stderr
     [entry] = (rig.state / "retired" / "hestai-inbox" / "entries.jsonl").read_text().splitlines()
+    assert "`hestai-inbox`, files that each hold a message" not in rig.run("runbook", "--redis", rig.url).stdout
     assert '"uuid": "1"' in dict(zip(*[iter(json.loads(entry)["fields"])] * 2, strict=True))["data"]

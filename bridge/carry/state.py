@@ -97,9 +97,7 @@ class State:
         """What keeps values from being carried."""
         found = [self._blind, *(file.trouble for file in self.sources)]
         if self._owner.asked:
-            hint = (
-                "it goes on when the switch is made, or taken back: by a running bridge, or the next `bridge cutover`"
-            )
+            hint = "wait for the switch: a running bridge makes it or takes it back, and so does `bridge cutover`"
             found.append(NotYet("another side is to own it", where=self.shared.mapping.name, hint=hint))
         return [error for error in found if error is not None]
 
@@ -194,13 +192,9 @@ class State:
 
     def rest(self) -> float:
         """Seconds until there is something to do without a wake-up."""
-        return (
-            min(self._settle / 2, LOOK)
-            if self.waits
-            else VERIFY
-            if self._owner.side == "file" and not self._owner.asked
-            else LOOK
-        )
+        if self.waits:
+            return min(self._settle / 2, LOOK)
+        return VERIFY if self._owner.side == "file" and not self._owner.asked else LOOK
 
     def flush(self) -> bool:
         """There is no cursor."""

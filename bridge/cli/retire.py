@@ -141,13 +141,15 @@ def runbook(options: Options) -> None:
             wrong, modes = "; ".join(reason.what for reason in found), all_modes(connection)
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
-    logs = [one for one in settings.mappings if one.source.kind == "log" and one.stream.key not in over]
+    left = [one for one in settings.mappings if one.stream.key not in over]
+    logs = [one for one in left if one.source.kind == "log"]
+    others = {one.name: one.source.kind for one in left if one.source.kind in ("spool", "state")}
     parts = [
         Part(name, one.name, roles, now.reads, now.writes)
         for one in logs for name, roles in settings.components.items()
         for now in [modes.get((name, one.name), Modes())]
     ]  # fmt: skip
-    text = written(parts, {one.name: one.stream.key for one in logs}, redis=masked(settings.redis_url),
+    text = written(parts, {one.name: one.stream.key for one in left}, others, redis=masked(settings.redis_url),
                    root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"))  # fmt: skip
     if options.as_json:
         emit({"markdown": text})

@@ -192,9 +192,10 @@ class Log:
                         if self._asked() is not None:
                             self._leave()
                             self._pause()
-                        side = self._side_of(self._whence.modes())
+                        modes = self._whence.modes()
+                        side = self._side_of(modes)
                         for message, token in self._taken(side):
-                            if self._asked() is not None or self._closed:
+                            if self._asked() is not None or self._turned(modes) or self._closed:
                                 break
                             if not side.given(token):
                                 continue
@@ -235,7 +236,7 @@ class Log:
 
     def _again(self, since_ms: int) -> Iterator[Message]:
         """What was read already, from a time on."""
-        modes = self._known_modes()
+        modes = self._whence.awaited()
         if modes.reads == FILE:
             yield from from_files(self._shared, self._bookmark.marks, since_ms, time.time)
             return
@@ -244,15 +245,6 @@ class Log:
             yield from from_stream(connection, self._shared.keys.stream, self.component, since_ms)
         finally:
             connection.close()
-
-    def _known_modes(self) -> Modes:
-        """As `_modes`, when that can be said."""
-        pause = Backoff(0.02, 2.0)
-        while True:
-            try:
-                return self._whence.modes()
-            except NotYet:
-                self._rest(pause.next())
 
     def acknowledge(self) -> None:
         """The component is done with the message it was given last."""
@@ -293,6 +285,11 @@ class Log:
         """The switch of reads that waits for this component to pause."""
         known = self._keeper.known
         return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
+
+    def _turned(self, modes: Modes) -> bool:
+        """Whether a switch was made since this was read where these say: begun and ended between two looks."""
+        known = self._keeper.known
+        return known is not None and known.epoch != modes.epoch
 
     def _leave(self) -> None:
         """Ends the side, in its own process. The bookmark's lock stays held: the next one may be the same."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from bridge.carry.shared import Shared
 from bridge.client.keeper import Keeper
 from bridge.config import Settings
+from bridge.dial import Backoff
 from bridge.errors import BridgeError, NotYet
 from bridge.files.bookmark import Bookmark, Place
 from bridge.streams.components import REDIS, Modes, announced_positions
@@ -53,6 +54,16 @@ class Whence:
             self._bookmark.save()
         self._keeper.shown.epoch = marks.epoch
         return known
+
+    def awaited(self) -> Modes:
+        """The same, when it can be said."""
+        pause = Backoff(0.02, 2.0)
+        while True:
+            try:
+                return self.modes()
+            except NotYet:
+                with self._keeper.turn:
+                    self._keeper.turn.wait(pause.next())
 
     def _adopt(self, known: Modes) -> None:
         """Takes the position that a switch has translated, if one has since this bookmark was written."""

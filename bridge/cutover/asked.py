@@ -55,8 +55,6 @@ class Ownership:
 
     def ask(self) -> None:
         """As the protocol says."""
-        if self._step.to == BOTH:
-            raise BridgeError("one side owns a latest value", where=self._step.mapping, hint="leave --both out")
         state.ask_owner(self._ledger, self._stream, self._step.component, self._step.to, time.time())
 
     def noted(self) -> bool:

@@ -24,7 +24,7 @@ from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.streams.components import READS, REDIS, WRITES, Modes, all_modes, announced_positions, look, named_in
+from bridge.streams.components import BOTH, READS, REDIS, WRITES, Modes, all_modes, announced_positions, look, named_in
 from bridge.streams.connect import Connection
 
 
@@ -132,6 +132,8 @@ class Operator:
         if not sides:
             hint = "switch what it writes: --writes. Its program may read the stream from any entry on"
             raise ConfigError(f"how far somebody has read files of kind '{kind}' cannot be told in Redis", hint=hint)
+        if wish.to == BOTH and kind != "log":
+            raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
         modes, _ = look(self._connection, wish.component, mapping)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
 

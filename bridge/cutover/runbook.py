@@ -26,11 +26,15 @@ def ordered(parts: Sequence[Part]) -> list[Part]:
 
 
 def runbook(
-    parts: Sequence[Part], streams: MappingType[str, str], *, redis: str, root: str, durable: str, at: str
-) -> str:
-    """The Markdown. `streams`: each mapping's stream; `durable`: what is wrong with Redis's safety, empty: nothing."""
+    parts: Sequence[Part], streams: MappingType[str, str], others: MappingType[str, str], *,
+    redis: str, root: str, durable: str, at: str,
+) -> str:  # fmt: skip
+    """The Markdown. `streams`: each mapping's stream; `others`: the kind of those whose readers are not switched.
+
+    `durable`: what is wrong with Redis's safety, empty: nothing.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     env = Environment(loader=PackageLoader("bridge.cutover"), undefined=StrictUndefined, autoescape=False)
-    text = env.get_template("runbook.md")
-    return text.render(parts=ordered(parts), streams=streams, redis=redis, root=root, durable=durable, at=at) + "\n"
+    facts = {"streams": streams, "others": others, "redis": redis, "root": root, "durable": durable, "at": at}
+    return env.get_template("runbook.md").render(parts=ordered(parts), **facts) + "\n"
