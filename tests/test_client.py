@@ -569,6 +569,23 @@ def test_a_switch_between_two_looks(one_rig: Rig, monkeypatch: pytest.MonkeyPatc
     assert opened_by == ["file"]
 
 
+@pytest.mark.parametrize("side", ["file", "redis"])
+def test_a_switch_of_writes_in_the_middle(one_rig: Rig, side: str) -> None:
+    """What it writes is switched while it reads: what was fetched and not given yet comes next, once."""
+    one_rig.append(*(str(n) for n in range(9)))
+    one_rig.once()
+    says(one_rig, "viewer", reads=side)
+    found = []
+    with opened(one_rig, "viewer", url=one_rig.url) as log:
+        for message in log.follow(idle=0.5):
+            found.append((message.text, message.redelivered))
+            if len(found) in (3, 6):
+                epoch = 1 + len(found)
+                says(one_rig, "viewer", reads=side, writes="redis" if len(found) == 3 else "file", epoch=epoch)
+                wait_until(lambda at=epoch: log._keeper.known is not None and log._keeper.known.epoch == at, "it")  # type: ignore[misc]
+    assert found == [(str(n), False) for n in range(9)]
+
+
 def test_an_undeclared_role(one_rig: Rig) -> None:
     """A role whose entries the mirror would refuse is refused in Redis mode, when it is written."""
     one_rig.write_config(mapping="hestai-roles", extra=CONFIG)

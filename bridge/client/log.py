@@ -195,7 +195,10 @@ class Log:
                         modes = self._whence.modes()
                         side = self._side_of(modes)
                         for message, token in self._taken(side):
-                            if self._asked() is not None or self._turned(modes) or self._closed:
+                            if self._asked() is not None or self._closed:
+                                break
+                            if self._turned(modes):
+                                self._leave()
                                 break
                             if not side.given(token):
                                 continue
