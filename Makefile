@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# More than there are cores: the tests wait for processes most of the time.
+WORKERS ?= 3
 
 .PHONY: demo test check bench plot soak reference clean
 

@@ -122,7 +122,7 @@ class Mapping(Strict):
     def written(self) -> str:
         """The path, or the glob, of what the bridge writes for this mapping, values as x; empty: nothing."""
         if self.source.kind == "state":
-            return self.source.path  # its owner may be switched
+            return self.source.path if self.source.owner == "redis" else ""
         if self.mirror is None:
             return ""
         name = f"/{self.mirror.name}" if self.source.kind == "spool" else ""

@@ -12,6 +12,7 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
 from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
+from bridge.ledger.asked import unsettled
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.imports import last_import
 from bridge.ledger.parity import Run, runs
@@ -113,6 +114,10 @@ class Status:
         return sum((one.behind for one in mirrors if one.behind is not None), Behind())
 
 
+LONG = 5.0
+"""Seconds after which a switch that is not settled is told of."""
+
+
 def sample(settings: Settings, now: Callable[[], float]) -> Status:
     """Reads everything once, starts nothing and changes nothing; what is out of reach is part of the answer."""
     status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
@@ -137,6 +142,10 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
             known = troubles(ledger)
             status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
             status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}
+            for component, since in unsettled(ledger, now() - LONG):
+                said = "its switch is asked for and neither made nor taken back: what it concerns waits"
+                hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
+                status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
         for mapping in settings.mappings:
             shared = Shared(mapping, settings)
             try:

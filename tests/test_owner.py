@@ -14,10 +14,11 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge.codecs.timestamps import older
 from bridge.cutover import waiting
 from bridge.cutover.operator import Operator, Wish
-from bridge.errors import BridgeError
-from bridge.ledger.state import owner_of
+from bridge.errors import BridgeError, RedisRefused
+from bridge.ledger.state import ask_owner, note_asked, owner_of, set_owner, unask_owner
 from bridge.ledger.store import Ledger
 from bridge.points import POINTS
 from bridge.streams.components import REDIS, WRITES, look
@@ -244,8 +245,7 @@ def test_what_was_asked_lapses(rig: Rig) -> None:
     values.until(b"one")
     assert switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.asked.after"}).returncode == -9
     assert owner(rig) == "file, asked"
-    with sqlite3.connect(rig.state / "ledger.db") as db:
-        db.execute("UPDATE state_owners SET asked_at = asked_at - 100")
+    aged(rig, 100)
     values.save(b"two")
     values.until(b"two")
     assert owner(rig) == "file"
@@ -264,8 +264,7 @@ def test_what_was_asked_of_a_log_lapses(rig: Rig) -> None:
     with rig.log.open("ab") as log:
         log.write(line("of the daemon", "daemon"))
     rig.add("from ui")
-    with sqlite3.connect(rig.state / "ledger.db") as db:
-        db.execute("UPDATE twofold SET asked_at = asked_at - 100")
+    aged(rig, 100)
     wait_until(lambda: len(rig.datas()) == len(rig.lines()) == 3, rig.said)
     assert sorted(rig.datas()) == [b"before", b"from ui", b"of the daemon"]
     rig.stop(bridge)
@@ -332,17 +331,188 @@ def test_retire(rig: Rig) -> None:
     values.until(b"two", "plan.md")
     wait_until(lambda: equal(values), rig.said)
     assert switch(rig, "cutover", "--force", "ui").returncode == 0
+    rig.stop(bridge)
+    rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "file", "epoch": 1}')
     args = ("retire", "state", "--execute", "--force", "state", "--redis", rig.url)
-    rig.stop(bridge)
-    assert "ui reads the files" in rig.run(*args).stdout
-    bridge = rig.beats(rig.ready(rig.start()))
-    reads = ("cutover", "ui", "--mapping", "state", "--reads", "--execute", "--force", "ui", "--accept-volatile")
-    assert rig.run(*reads, "--redis", rig.url).returncode == 0
-    rig.stop(bridge)
+    assert "daemon writes to the files" in rig.run(*args).stdout
+    rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "redis", "epoch": 2}')
     done = rig.run(*args)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = rig.state / "retired" / "state" / "state"
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {"focus.md": b"one", "plan.md": b"two"}
+
+
+def gone_over(rig: Rig, values: Values) -> subprocess.Popen[bytes]:
+    """A bridge, and `ui` that writes in Redis."""
+    values.save(b"old")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"old")
+    wait_until(lambda: equal(values), rig.said)
+    done = switch(rig, "cutover", "--force", "ui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return bridge
+
+
+def test_the_ledger_is_lost(rig: Rig) -> None:
+    """`repair` asks Redis who was switched: what was written there since is not replaced by the file's value."""
+    values = set_up(rig)
+    rig.stop(gone_over(rig, values))
+    values.set(b"new", "2126-01-01T00:00:00Z")
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    done = rig.run("repair", "--execute", "--take-over", "--redis", rig.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert owner(rig) == "redis"
+    bridge = rig.ready(rig.start())
+    values.until_file(b"new")
+    rig.stop(bridge)
+
+
+def test_redis_lost_the_switch(rig: Rig) -> None:
+    """A component that was switched is told otherwise: nothing is carried, it is said, and the operator says who counts."""
+    values = set_up(rig)
+    bridge = gone_over(rig, values)
+    rig.redis.call("DEL", "bridge:components")
+    said = "ui writes to the files by what Redis says, and Redis own it"
+    wait_until(lambda: said in rig.run("status", "--redis", rig.url).stdout, rig.said)
+    values.save(b"by the program")
+    plan = rig.run("rollback", "ui", "--mapping", "state", "--writes", "--redis", rig.url).stdout
+    assert "Redis had lost where that is, and what Redis may hold of later values is replaced" in " ".join(plan.split())
+    assert (values.folder / "focus.md").read_bytes() == b"by the program"
+    done = switch(rig, "rollback", "--force", "ui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    values.until(b"by the program")
+    rig.stop(bridge)
+
+
+def test_a_refusal_takes_nothing_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch that was made and not noted is not taken back because Redis is busy when somebody looks."""
+    values = set_up(rig)
+    values.save(b"old")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"old")
+    assert switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.flip.after"}).returncode == -9
+    assert "its switch is asked for" in aged(rig, 10).run("status", "--redis", rig.url).stdout
+
+    def busy(*_: object) -> None:
+        raise RedisRefused("BUSY a script is running", code="BUSY")
+
+    with monkeypatch.context() as patch, operator(rig) as one:
+        patch.setattr("bridge.cutover.switch.look", busy)
+        assert [outcome for _, outcome in one.complete()] == ["is not made yet: BUSY a script is running"]
+    assert owner(rig) == "file, asked"
+    rig.write_config(mapping="hestai-message", extra=COMPONENTS)  # and not because its mapping is gone for a moment
+    with operator(rig) as one:
+        [(_, outcome)] = one.complete()
+        assert "is not made yet" in outcome
+    set_up(rig)
+    with operator(rig) as one:
+        assert [outcome for _, outcome in one.complete()] == ["was made"]
+    assert owner(rig) == "redis"
+    rig.stop(bridge)
+
+
+def aged(rig: Rig, seconds: float) -> Rig:
+    """What was asked was asked so much earlier."""
+    with sqlite3.connect(rig.state / "ledger.db") as db:
+        db.execute("UPDATE state_owners SET asked_at = asked_at - ?", (seconds,))
+        db.execute("UPDATE twofold SET asked_at = asked_at - ?", (seconds,))
+    return rig
+
+
+def test_only_who_is_named_takes_values_along(rig: Rig) -> None:
+    """A component that merely reads a latest value goes over without it, and nothing of it is switched by the way."""
+    values = set_up(rig)
+    values.save(b"one")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"one")
+    wait_until(lambda: equal(values), rig.said)
+    beat = {"at": int(time.time() * 1000), "epoch": 0, "following": True, "reads": "file", "paused": []}
+    rig.redis.call("HSET", f"bridge:{{{STATE}}}:positions", "ui/w", json.dumps(beat))
+    done = rig.run("cutover", "ui", "--execute", "--redis", rig.url)
+    assert (done.returncode, owner(rig)) == (2, "file"), done.stdout + done.stderr
+    rig.stop(bridge)
+
+
+def test_two_at_once(rig: Rig) -> None:
+    """Two components of one mapping: what one operator asked, another neither settles nor takes back."""
+    values = set_up(rig)
+    rig.stop(gone_over(rig, values))
+    ledger = Ledger(rig.state / "ledger.db")
+    try:
+        assert ask_owner(ledger, STATE, "ui", "file", "one", 1.0)
+        assert not ask_owner(ledger, STATE, "daemon", "redis", "two", 2.0)
+        unask_owner(ledger, "two")
+        note_asked(ledger, STATE, "two")
+        now = owner_of(ledger, STATE, "file")
+        assert (now.side, now.asked, now.token, now.noted) == ("redis", True, "one", False)
+        set_owner(ledger, STATE, "ui", "file", "one")
+        assert owner_of(ledger, STATE, "redis").side == "file"
+    finally:
+        ledger.close()
+
+
+def test_what_was_taken_away_stays_away(rig: Rig) -> None:
+    """A file that was removed long ago is not put back when Redis comes to own its mapping."""
+    values = set_up(rig)
+    values.save(b"two", "plan.md")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.until(b"two", "plan.md")
+    (values.folder / "plan.md").unlink()
+    rig.stop(bridge)
+    bridge = gone_over(rig, values)
+    values.set(b"three", "2126-01-01T00:00:00Z")
+    values.until_file(b"three")
+    assert not (values.folder / "plan.md").exists()
+    rig.stop(bridge)
+
+
+def test_whole_seconds(rig: Rig) -> None:
+    """A component that goes over tells whole seconds: a value of the second of the file's last one is not older."""
+    values = set_up(rig)
+    bridge = gone_over(rig, values)
+    written = (values.folder / "focus.md").stat().st_mtime
+    values.set(b"new", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(written)))
+    values.until_file(b"new")
+    rig.stop(bridge)
+    assert older(b"2026-03-02T09:14:05Z", b"2026-03-02T09:14:06.001Z")
+    assert not older(b"1771004967", b"1771004967.5")
+    assert older(b"2026-03-02T09:14:05.000Z", b"2026-03-02T09:14:05.001Z")
+
+
+def test_declared_in_redis(rig: Rig) -> None:
+    """Values that Redis owns from the beginning can be taken to the files."""
+    values = set_up(rig, owner="redis")
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.save(b"", "focus.md")
+    values.set(b"one", "2126-01-01T00:00:00Z")
+    values.until_file(b"one")
+    wait_until(lambda: equal(values), rig.said)
+    done = switch(rig, "rollback", "--force", "ui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    values.save(b"two")
+    values.until(b"two")
+    rig.stop(bridge)
+
+
+def test_what_another_mapping_reads(rig: Rig) -> None:
+    """The bridge does not come to write files that another mapping reads."""
+    values = set_up(rig)
+    config = (rig.path / "bridge.toml").read_text()
+    other = rig.path / "all.toml"
+    other.write_text(
+        'name = "all"\n[source]\nkind = "artifacts"\npath = "state/"\n[message]\nrole = { const = "ui" }\n[stream]\nkey = "s:all"\n'
+    )
+    entry = f'"{rig.path / "state.toml"}"'
+    assert entry in config
+    (rig.path / "bridge.toml").write_text(config.replace(entry, f'{entry}, "{other}"'))
+    bridge = rig.beats(rig.ready(rig.start()))
+    values.save(b"one")
+    values.until(b"one")
+    done = switch(rig, "cutover", "--force", "ui")
+    assert done.returncode == 3
+    assert "the bridge would write state/*, which mapping 'all' reads" in done.stdout
+    rig.stop(bridge)
 
 
 def test_an_inbox(rig: Rig) -> None:

@@ -161,7 +161,12 @@ class LogSource(TailSource):
 
         About `ahead` of them are held, and no fewer than `limit` offered where there are more.
         """
-        if not self.in_history or (read := self._next(limit, ahead)) is None or self.memory.history is None:
+        if (
+            self._own.waits
+            or not self.in_history
+            or (read := self._next(limit, ahead)) is None
+            or self.memory.history is None
+        ):
             return None
         end, more = len(read.lines.lines), True
         if read.generation.number == self.memory.history.generation:

@@ -16,15 +16,17 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
-from bridge.errors import NotOwner
+from bridge.errors import BridgeError, NotOwner
 from bridge.files.generation import Generation, Known, in_age_order, open_regular
 from bridge.files.spool import Folder
+from bridge.ledger import twofold
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
-from bridge.ledger.state import save_value
+from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id, parse_origin
 from bridge.streams import keys, state
+from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import StreamInfo, entries, stream_info
@@ -63,6 +65,17 @@ class Plan:
     folder: rebuild.Folders | None = None
     values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     """Name, digest and timestamp of the latest values that both sides hold."""
+    writes: dict[str, str] = field(default_factory=dict)
+    """Where each component writes that was ever switched."""
+
+    def component_that_owns(self, shared: Shared) -> str:
+        """Of latest values, who was switched; empty: nobody. Raises BridgeError: nobody can tell which side counts."""
+        sides = set(self.writes.values()) if shared.mapping.source.kind == "state" else set()
+        if len(sides) > 1:
+            said = ", ".join(f"{name} writes to {side}" for name, side in sorted(self.writes.items()))
+            hint = "only one side can own latest values: say in bridge:components which"
+            raise BridgeError(f"its components do not agree: {said}", where=self.stream, hint=hint)
+        return min(self.writes) if sides else ""
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -93,6 +106,9 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
     _check_dead(connection, shared, instance, owner, take_over=take_over)
     info = stream_info(connection, shared.keys.stream)
     made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
+    modes = all_modes(connection)
+    made.writes = {name: one.writes for (name, its), one in modes.items() if its == shared.mapping.name and one.epoch}
+    made.component_that_owns(shared)
     if shared.folder is not None or shared.values is not None:
         return _folder(connection, shared, books, made)
     claimed: dict[tuple[int, int], set[int]] = {}
@@ -166,8 +182,22 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_value(ledger, stream, *value)
         if made.folder is not None:
             rebuild.write(ledger, stream, made.folder)
+        _restore_switches(ledger, shared, made)
     instance = shared.settings.instance
     connection.call("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance)
+
+
+def _restore_switches(ledger: Ledger, shared: Shared, made: Plan) -> None:
+    """What the ledger knew of switched components, as far as Redis still knows it."""
+    owner = made.component_that_owns(shared)
+    ledger.write("DELETE FROM state_owners WHERE stream = ?", (made.stream,))
+    if owner:
+        set_owner(ledger, made.stream, owner, made.writes[owner], "")
+    ledger.write("DELETE FROM twofold_files WHERE stretch IN (SELECT id FROM twofold WHERE stream = ?)", (made.stream,))
+    ledger.write("DELETE FROM twofold WHERE stream = ?", (made.stream,))
+    for name in sorted(name for name, side in made.writes.items() if side == BOTH):
+        roles = shared.settings.components.get(name, frozenset())
+        twofold.restore(ledger, made.stream, name, roles, shared.source_names(made.sources))
 
 
 def _check_dead(connection: Connection, shared: Shared, instance: str, owner: bytes | None, *, take_over: bool) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from bridge.carry.owner import Owned
 from bridge.carry.refill import number_for, own
 from bridge.carry.shared import Shared
 from bridge.carry.values import File, Values
 from bridge.codecs.timestamps import older
-from bridge.errors import BridgeError, NotYet, RedisRefused, SourceError, TargetError
+from bridge.errors import BridgeError, RedisRefused, SourceError, TargetError
 from bridge.files.place import Place
 from bridge.files.spool import Folder
 from bridge.globs import is_glob
 from bridge.ledger.sources import SourceMemory, save_source, save_stream, sources_of, stream_memory
-from bridge.ledger.state import Owner, note_asked, owner_of, save_value, values
+from bridge.ledger.state import forget_value, save_value, values
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.model import EntryId, digest, shown
@@ -55,7 +56,7 @@ class State:
         self.batch = 1
         self.span: tuple[EntryId, EntryId] | None = None
         source = shared.mapping.source
-        self._owner = Owner(source.owner)
+        self._owned = Owned(ledger, shared.mapping, clock)
         folder = shared.values or Folder(shared.settings.root, source.path)
         self._values = Values(shared.mapping, folder, clock, self._note, self._fine)
         self._ledger = ledger
@@ -95,10 +96,7 @@ class State:
 
     def failures(self) -> list[BridgeError]:
         """What keeps values from being carried."""
-        found = [self._blind, *(file.trouble for file in self.sources)]
-        if self._owner.asked:
-            hint = "wait for the switch: a running bridge makes it or takes it back, and so does `bridge cutover`"
-            found.append(NotYet("another side is to own it", where=self.shared.mapping.name, hint=hint))
+        found = [self._blind, self._owned.trouble, *(file.trouble for file in self.sources)]
         return [error for error in found if error is not None]
 
     def counts(self) -> dict[str, int]:
@@ -140,6 +138,7 @@ class State:
             for name, (sha256, at) in values(self._ledger, self._stream).items():
                 file = self._values.file(name)
                 file.both, file.both_at = sha256, at
+            self._owned.look(connection, self._forget_taken_away)
             self._look_anew()
         except BaseException:
             connection.close()
@@ -147,28 +146,37 @@ class State:
         self._connection = connection
 
     def _look_anew(self) -> None:
-        """Both sides are read, whatever they were before; and who owns them."""
-        self._owner = owner_of(self._ledger, self._stream, self.shared.mapping.source.owner)
-        if self._owner.side == "redis" and not is_glob(self._path):
+        """Both sides are read, whatever they were before."""
+        if not self._owned.by_file and not is_glob(self._path):
             self._values.file(os.fsencode(self._path))
         for file in self.sources:
             file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
         self._verify_at = 0.0
 
-    def _carries(self) -> bool:
+    def _carries(self, connection: Connection) -> bool:
         """Whether one side owns the values at this moment: not while a component that writes them is being switched."""
-        now = owner_of(self._ledger, self._stream, self.shared.mapping.source.owner)
-        if now.asked and not now.noted:
-            note_asked(self._ledger, self._stream)
-        if (now.side, now.asked) != (self._owner.side, self._owner.asked):
+        lost, before = self._owned.lost, self._owned.look(connection, self._forget_taken_away)
+        now = self._owned.now
+        if (now.side, now.token) != (before.side, before.token):
             said = "another side is to own the values" if now.asked else f"the {now.side} side owns the values"
             log.info("%s: %s", self.worker, said)
-            if now.side != self._owner.side:  # what is read of a file is not what Redis said of its value
+            if now.side != before.side:  # what is read of a file is not what Redis said of its value
                 for file in self.sources:
                     file.facts = None
                 self.look()
             self._look_anew()
-        return not now.asked
+        if self._owned.lost is not None:
+            self._troubles.note(self._ledger, self.worker, self._owned.lost)
+        elif lost is not None:
+            self._troubles.clear(self._ledger, self.worker)
+        return self._owned.trouble is None
+
+    def _forget_taken_away(self) -> None:
+        """A file that was removed is not put back because Redis comes to own its value."""
+        for file in self.sources:
+            if file.facts is None and self._owned.by_file and self._blind is None:
+                forget_value(self._ledger, self._stream, file.raw_name)
+                del self._values.files[file.raw_name]
 
     def _numbered(self, connection: Connection, path: str) -> int:
         """The number of this path in origins, known on both sides from now on."""
@@ -194,7 +202,7 @@ class State:
         """Seconds until there is something to do without a wake-up."""
         if self.waits:
             return min(self._settle / 2, LOOK)
-        return VERIFY if self._owner.side == "file" and not self._owner.asked else LOOK
+        return VERIFY if self._owned.by_file and not self._owned.trouble else LOOK
 
     def flush(self) -> bool:
         """There is no cursor."""
@@ -210,11 +218,11 @@ class State:
         connection = self._connection
         if connection is None:
             raise AssertionError("not attached")
-        if not self._carries():
+        if not self._carries(connection):
             return False
         for file in self.sources:
             self._values.take(file)
-        return self._from_files(connection) if self._owner.side == "file" else self._from_redis(connection)
+        return self._from_files(connection) if self._owned.by_file else self._from_redis(connection)
 
     def _looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
         """What each hash says; True: its data are due to be looked at too. One that is no hash is told of."""

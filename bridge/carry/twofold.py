@@ -45,7 +45,7 @@ class OwnLines:
     @property
     def waits(self) -> bool:
         """Whether somebody is being switched: from where forward stands on, nobody knows yet what is his own."""
-        return any(one.asked for one in self.stretches)
+        return any(one.token for one in self.stretches)
 
     def has(self, role: bytes, at: Position) -> bool:
         """Whether a line of this role that begins there is none of ours."""
@@ -78,7 +78,7 @@ class OwnEntries:
     @property
     def waits(self) -> bool:
         """Whether somebody is being switched: from where the mirror stands on, nobody knows yet what is his own."""
-        return any(one.asked for one in self._stretches)
+        return any(one.token for one in self._stretches)
 
     def without(self, found: Sequence[Entry]) -> list[Entry]:
         """The entries that are to be mirrored."""

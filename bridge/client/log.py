@@ -195,10 +195,8 @@ class Log:
                         modes = self._whence.modes()
                         side = self._side_of(modes)
                         for message, token in self._taken(side):
-                            if self._asked() is not None or self._closed:
-                                break
-                            if self._turned(modes):
-                                self._leave()
+                            if self._asked() is not None or self._turned(modes) or self._closed:
+                                self._leave()  # what was fetched and is not given comes again
                                 break
                             if not side.given(token):
                                 continue

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from bridge.carry.shared import Shared
 from bridge.cutover.phase import Step
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, NotYet
 from bridge.ledger import state, twofold
 from bridge.ledger.store import Ledger
 from bridge.streams.components import BOTH, WRITES
@@ -35,31 +35,37 @@ class Asked(Protocol):
         """It is not."""
 
 
-def asked_of(step: Step, shared: Shared, ledger: Ledger, *, both: bool) -> Asked | None:
+def asked_of(step: Step, token: str, shared: Shared, ledger: Ledger, *, both: bool) -> Asked | None:
     """What this switch asks of those who carry; None: nothing. `both`: it goes to writing both sides, or from there."""
     if step.side != WRITES:
         return None
     if shared.mapping.source.kind == "state":
-        return Ownership(step, shared, ledger)
-    return Twofold(step, shared, ledger) if both else None
+        return Ownership(step, token, shared, ledger)
+    return Twofold(step, token, shared, ledger) if both else None
 
 
 class Ownership:
     """Of latest values: which side's count from now on."""
 
-    def __init__(self, step: Step, shared: Shared, ledger: Ledger) -> None:
+    def __init__(self, step: Step, token: str, shared: Shared, ledger: Ledger) -> None:
         self._step = step
+        self._token = token
         self._mapping = shared.mapping
         self._stream = shared.mapping.stream.key
         self._ledger = ledger
 
     def ask(self) -> None:
         """As the protocol says."""
-        state.ask_owner(self._ledger, self._stream, self._step.component, self._step.to, time.time())
+        step = self._step
+        if not state.ask_owner(self._ledger, self._stream, step.component, step.to, self._token, time.time()):
+            raise NotYet("another switch of these values is not settled", where=str(step), hint="try again in a minute")
 
     def noted(self) -> bool:
         """As the protocol says."""
-        return state.owner_of(self._ledger, self._stream, self._mapping.source.owner).noted
+        found = state.owner_of(self._ledger, self._stream, self._mapping.source.owner)
+        if found.token != self._token:
+            raise NotYet("what was asked of the bridge has lapsed", where=str(self._step), hint="try again")
+        return found.noted
 
     def said(self) -> dict[str, Any]:
         """As the protocol says."""
@@ -67,18 +73,19 @@ class Ownership:
 
     def made(self) -> None:
         """As the protocol says."""
-        state.settle_owner(self._ledger, self._stream, made=True)
+        state.set_owner(self._ledger, self._stream, self._step.component, self._step.to, self._token)
 
     def undo(self) -> None:
         """As the protocol says."""
-        state.settle_owner(self._ledger, self._stream, made=False)
+        state.unask_owner(self._ledger, self._token)
 
 
 class Twofold:
     """That what a component writes on both sides itself is carried in neither direction from here on, or up to here."""
 
-    def __init__(self, step: Step, shared: Shared, ledger: Ledger) -> None:
+    def __init__(self, step: Step, token: str, shared: Shared, ledger: Ledger) -> None:
         self._component = step.component
+        self._token = token
         self._begins = step.to == BOTH
         self._shared = shared
         self._stream = shared.mapping.stream.key
@@ -87,28 +94,27 @@ class Twofold:
     def ask(self) -> None:
         """As the protocol says."""
         if not self._begins:
-            twofold.end(self._ledger, self._stream, self._component, time.time())
+            twofold.end(self._ledger, self._stream, self._component, self._token, time.time())
             return
         roles = self._shared.settings.components.get(self._component, frozenset())
         if not roles:
             hint = f'[components.{self._component}] roles = ["…"]'
             raise BridgeError("its roles are not declared in bridge.toml", where=self._component, hint=hint)
-        twofold.begin(self._ledger, self._stream, self._component, roles, time.time())
+        twofold.begin(self._ledger, self._stream, self._component, roles, self._token, time.time())
 
     def noted(self) -> bool:
         """As the protocol says."""
         places = [twofold.in_file(self._ledger, self._stream, name) for name in self._shared.source_names()]
         places += [twofold.in_stream(self._ledger, self._stream)] * (self._shared.mapping.mirror is not None)
-        mine = [one for some in places for one in some if one.asked]
+        mine = [one for some in places for one in some if one.token == self._token]
         return all((one.begin if one.open else one.end) is not None for one in mine)
 
     def said(self) -> dict[str, Any]:
         """As the protocol says: from where on, or up to where."""
         rows = self._ledger.rows(
             "SELECT f.name, f.from_generation, f.from_offset, f.to_generation, f.to_offset, t.entry_from, t.entry_to"
-            " FROM twofold t LEFT JOIN twofold_files f ON f.stretch = t.id WHERE t.stream = ? AND t.component = ?"
-            " AND t.asked_at IS NOT NULL",
-            (self._stream, self._component),
+            " FROM twofold t LEFT JOIN twofold_files f ON f.stretch = t.id WHERE t.token = ?",
+            (self._token,),
         )
         files = {str(row[0]): [*(row[1:3] if self._begins else row[3:5])] for row in rows if row[0] is not None}
         entry = rows[0][5 if self._begins else 6] if rows else None
@@ -116,8 +122,8 @@ class Twofold:
 
     def made(self) -> None:
         """As the protocol says."""
-        twofold.made(self._ledger, self._stream, self._component)
+        twofold.made(self._ledger, self._token)
 
     def undo(self) -> None:
         """As the protocol says."""
-        twofold.undo(self._ledger, self._stream, self._component)
+        twofold.undo(self._ledger, self._token)

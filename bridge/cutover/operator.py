@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
@@ -15,12 +15,13 @@ from bridge.cutover.facts import gathered
 from bridge.cutover.phase import Bounds, Step, sides_of, steps
 from bridge.cutover.plan import Done, Plan
 from bridge.cutover.switch import Switcher
-from bridge.cutover.waiting import Refused
+from bridge.cutover.waiting import Overtaken, Refused
 from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, ConfigError, RedisLost
+from bridge.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused
 from bridge.ledger.asked import LAPSES, lapse
-from bridge.ledger.journal import amend, unfinished
+from bridge.ledger.journal import unfinished
 from bridge.ledger.retired import retired
+from bridge.ledger.state import owner_of
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
@@ -44,13 +45,23 @@ class Wish:
     accepts_volatile: bool = False
 
 
+PASSING = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, Overtaken)
+"""What keeps a switch that was decided from being made now, and does not mean that it cannot be."""
+
+
 def finish_switches(settings: Settings, stop: Event) -> None:
     """Beside a bridge that runs: makes or takes back the switches whose operator is gone.
 
     At first all that are decided, then those that are older than any operator takes.
     """
+
+    def wait(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise NotYet("the bridge ends")
+
     ledger, pause = Ledger(settings.state_dir / "ledger.db"), Backoff(0.5, 5.0)
     due: float | None = None
+    told: set[str] = set()
     try:
         while not stop.wait(pause.next()):
             try:
@@ -59,15 +70,19 @@ def finish_switches(settings: Settings, stop: Event) -> None:
                     due = time.time() - LAPSES
                     continue
                 connection = dialler(settings)()
-                operator = Operator(settings, ledger, connection, "bridge run", stop.wait)
+                operator = Operator(settings, ledger, connection, "bridge run", wait)
                 try:
-                    for step, outcome in operator.complete():
-                        log.info("an earlier switch, %s, %s", step, outcome)
+                    for step, outcome in operator.complete(due):
+                        said = f"an earlier switch, {step}, {outcome}"
+                        log.log(10 if said in told else 20, "%s", said)
+                        told.add(said)
                 finally:
                     operator.close()
                     connection.close()
             except BridgeError as error:
                 log.debug("an earlier switch is not made yet: %s", error)
+            except Exception:  # noqa: BLE001 - this thread is needed as long as the bridge runs
+                log.exception("an earlier switch is not made yet")
     finally:
         ledger.close()
 
@@ -102,7 +117,7 @@ class Operator:
             return [self._settings.mapping(named)]
         logs = [one for one in self._settings.mappings if one.source.kind == "log"]
         switched = {mapping for name, mapping in all_modes(self._connection) if name == component}
-        found = [one for one in self._settings.mappings if one.name in switched or self._knows(component, one)]
+        found = [one for one in logs if one.name in switched or self._knows(component, one)]
         if found or len(logs) == 1:
             return found or logs
         names = ", ".join(one.name for one in logs)
@@ -130,11 +145,14 @@ class Operator:
         kind = self._settings.mapping(mapping).source.kind
         sides = tuple(side for side in wish.sides if side in sides_of(kind))
         if not sides:
-            hint = "switch what it writes: --writes. Its program may read the stream from any entry on"
+            hint = "what it writes can be switched: --writes. Its program may read either side at any time"
             raise ConfigError(f"how far somebody has read files of kind '{kind}' cannot be told in Redis", hint=hint)
         if wish.to == BOTH and kind != "log":
             raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
         modes, _ = look(self._connection, wish.component, mapping)
+        if kind == "state":  # who never was switched writes to whichever side owns the values
+            one = self._settings.mapping(mapping)
+            modes = replace(modes, writes=owner_of(self._ledger, one.stream.key, one.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
 
     def plan(self, wish: Wish, step: Step, *, then: Modes | None = None) -> Plan:
@@ -157,20 +175,24 @@ class Operator:
         facts["parity"] = plan.parity
         return self._switcher(plan.step.mapping, wish.given).execute(plan.step, plan.modes.epoch, facts)
 
-    def complete(self) -> Iterator[tuple[Step, str]]:
-        """Makes or takes back what was decided and is not made, and says which. Raises RedisLost: not now."""
+    def complete(self, before: float | None = None) -> Iterator[tuple[Step, str]]:
+        """Makes or takes back what was decided and is not made, and says which; `before`: only what is older."""
         lapse(self._ledger, time.time())
-        for number, _, facts in unfinished(self._ledger):
+        for number, _, facts in unfinished(self._ledger, before):
             step = Step(facts["component"], facts["mapping"], facts["side"], facts["to"])
             try:
-                outcome = self._switcher(step.mapping, None).finish(step, number, facts)
-            except RedisLost:
-                raise
-            except BridgeError as error:
-                outcome = f"taken back: {error}"
-                self._switcher(step.mapping, None).undone(step, facts)
-                amend(self._ledger, number, facts | {"state": "undone", "why": str(error), "ended": time.time()})
-            yield step, outcome
+                yield step, self._finished(step, number)
+            except PASSING as error:
+                yield step, f"is not made yet: {error}"
+
+    def _finished(self, step: Step, number: int) -> str:
+        switcher = self._switcher(step.mapping, None)
+        try:
+            return switcher.finish(step, number)
+        except PASSING:
+            raise
+        except BridgeError as error:
+            return switcher.take_back(step, number, error)
 
     def close(self) -> None:
         """Closes the files."""

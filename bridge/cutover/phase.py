@@ -85,9 +85,10 @@ class Facts:
 def sides_of(kind: str) -> tuple[str, ...]:
     """What of a component can be switched in a mapping of this kind of source.
 
-    Of an inbox, a context and artifacts only what it writes: how far it has read them cannot be told in Redis.
+    Of all but a log only what it writes: how far it has read an inbox cannot be told in Redis, and a latest value may
+    be read on either side at any time.
     """
-    return (READS, WRITES) if kind in ("log", "state") else (WRITES,)
+    return (READS, WRITES) if kind == "log" else (WRITES,)
 
 
 def steps(modes: Modes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[Step]:

@@ -19,6 +19,7 @@ from bridge.errors import BridgeError
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import retire, retired
+from bridge.ledger.state import values
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ORIGIN_FIELD, EntryId, format_id, paired, parse_origin
@@ -47,13 +48,17 @@ def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Co
     if mapping.stream.key in retired(ledger):
         return [Reason(f"{mapping.name} is retired already", "`bridge purge` removes what is left of it", firm=True)]
     modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
-    known = {name.split("/")[0] for name in announced_positions(connection, keys)} | modes.keys()
+    known = set(modes)
+    if mapping.source.kind == "log":  # who reads anything else needs no switch
+        known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
     known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
         one = modes.get(name)
         if one is None or any(getattr(one, side) != REDIS for side in sides_of(mapping.source.kind)):
             reads, writes = (one.reads, one.writes) if one is not None else ("file", "file")
             what = f"{name} reads {'Redis' if reads == REDIS else 'the files'} and writes to"
+            if mapping.source.kind != "log":
+                what = f"{name} writes to"
             hint = f"bridge cutover {name} --mapping {mapping.name} --execute"
             found.append(Reason(f"{what} {'Redis' if writes == REDIS else 'the files'}", hint, firm=True))
     if not known:
@@ -136,7 +141,7 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def keep(shared: Shared, connection: Connection, folder: Path) -> Kept:
+def keep(shared: Shared, ledger: Ledger, connection: Connection, folder: Path) -> Kept:
     """Writes a stream as the files it would be, in stream order. Raises BridgeError, OSError, RedisLost.
 
     Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own.
@@ -155,10 +160,13 @@ def keep(shared: Shared, connection: Connection, folder: Path) -> Kept:
             files.write(name, line)
         kept.messages += 1
     if shared.values is not None:
-        for one in [one for some in shared.values.scan() for one in some]:
-            found = state.read(connection, shared.keys, one.name)
+        known = {one.name for some in shared.values.scan() for one in some} | values(
+            ledger, shared.mapping.stream.key
+        ).keys()
+        for raw in sorted(known):
+            found = state.read(connection, shared.keys, raw)
             if found is not None:
-                files.write(os.fsdecode(one.name), found[0].data)
+                files.write(os.fsdecode(raw), found[0].data)
                 kept.messages += 1
     kept.last, kept.digests = last, files.close()
     return kept
@@ -197,7 +205,7 @@ def execute(
         raise BridgeError(f"the last parity says '{result.verdict}'", where=mapping.name, hint="`bridge repair`")
     shared = Shared(mapping, settings)
     try:
-        kept = keep(shared, connection, folder_of(settings, mapping.name))
+        kept = keep(shared, ledger, connection, folder_of(settings, mapping.name))
     finally:
         shared.close()
     report = {

@@ -18,12 +18,13 @@ from bridge.cutover.asked import Asked, asked_of
 from bridge.cutover.phase import Bounds, Facts, Reason, Step, gate
 from bridge.cutover.plan import Done, Pending, Plan
 from bridge.cutover.position import InStream
-from bridge.cutover.waiting import HOLD_MS, LONG_HOLD_MS, LOOKS, Refused, Waiting
+from bridge.cutover.waiting import HOLD_MS, LONG_HOLD_MS, LOOKS, Overtaken, Refused, Waiting
 from bridge.cutover.whereabouts import Whereabouts, said_files, said_stream
 from bridge.errors import BridgeError
 from bridge.files.bookmark import Bookmark
-from bridge.ledger.journal import amend
+from bridge.ledger.journal import amend, facts_of
 from bridge.ledger.journal import begin as journal_begin
+from bridge.ledger.state import owner_of
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.model import format_id
@@ -32,6 +33,7 @@ from bridge.streams.components import (
     BOTH,
     FILE,
     READS,
+    REDIS,
     WRITES,
     Modes,
     Switch,
@@ -75,13 +77,13 @@ class Switcher:
     def plan(self, step: Step, facts: Facts, bounds: Bounds, *, then: Modes | None = None) -> Plan:
         """What it would do, and what speaks against it; changes nothing. `then`: when the modes are these."""
         modes, now = look(self._connection, step.component, self._name)
-        modes = then or modes
+        found, modes = modes, then or modes
         announced = announced_positions(self._connection, self._keys)
         plan = Plan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
         why_not, only_redis, deleted = "", 0, False
         reader = self._positions and self._where.reads(step, modes, announced)
         if not self._positions:
-            plan.notice = self._notice(step)
+            plan.notice = self._notice(step, found)
         elif step.side == READS and not reader and plan.workers:
             plan.before = "nothing: it has never read here"
         elif step.side == READS:
@@ -116,15 +118,31 @@ class Switcher:
             plan.reasons += self._unplaced(step, announced)
         return plan
 
-    def _notice(self, step: Step) -> str:
-        if self._shared.mapping.source.kind != "state" or step.side == READS:
+    def _lost(self, step: Step, modes: Modes) -> bool:
+        """Whether Redis has lost that this component was switched, and where it writes a latest value with that."""
+        mapping = self._shared.mapping
+        if mapping.source.kind != "state":
+            return False
+        owner = owner_of(self._ledger, mapping.stream.key, mapping.source.owner)
+        return owner.component == step.component and owner.side != modes.writes
+
+    def _notice(self, step: Step, modes: Modes) -> str:
+        if self._shared.mapping.source.kind != "state":
             return ""
-        return f"its values, all of {self._shared.mapping.source.path}, are owned by the side it writes to"
+        said = f"its values, all of {self._shared.mapping.source.path}, are owned by the side it writes to"
+        if self._lost(step, modes):
+            replaced = "Redis" if step.to == FILE else "the files"
+            said += f"; Redis had lost where that is, and what {replaced} may hold of later values is replaced"
+        return said
 
     def _unplaced(self, step: Step, announced: dict[str, dict[str, Any]]) -> list[Reason]:
-        """What else speaks against a switch in a mapping whose readers have no position."""
-        found = []
-        if step.side == WRITES and self._shared.mapping.source.kind == "state":
+        """What else speaks against a switch of latest values."""
+        found, path = [], self._shared.mapping.source.path
+        if self._shared.mapping.source.kind == "state":
+            for other in self._shared.settings.mappings:
+                if step.to == REDIS and other.name != self._name and other.claims(path):
+                    what = f"the bridge would write {path}, which mapping '{other.name}' reads"
+                    found.append(Reason(what, "let it exclude these files", firm=True))
             others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
             for name in sorted(others - {step.component}):
                 modes, _ = look(self._connection, name, self._name)
@@ -134,33 +152,49 @@ class Switcher:
                     found.append(Reason(what, hint))
         return found
 
-    def finish(self, step: Step, number: int, facts: dict[str, Any]) -> str:
-        """Makes a switch that was decided, and says what became of it. Raises BridgeError: it cannot be made."""
-        modes, _ = look(self._connection, step.component, self._name)
-        asked = self._asked(step, facts)
-        if modes.epoch >= int(facts["epoch"]):
-            made = modes.epoch > int(facts["epoch"]) or getattr(modes, step.side) == step.to
-            self._settle(asked, made=made)
-            amend(self._ledger, number, facts | {"state": "done" if made else "undone"})
-            return "was made" if made else "was overtaken"
-        if modes.switch is not None and modes.switch.token == facts["token"] and self._flipped_now(step, modes, facts):
-            self._settle(asked, made=True)
-            amend(self._ledger, number, facts | {"state": "done"})
-            return "is made"
-        while modes.switch is not None:  # the component still waits, or somebody else switches it
-            self._wait(LOOKS)
+    def finish(self, step: Step, number: int) -> str:
+        """Makes a switch that was decided, and says what became of it. Raises BridgeError: it cannot be made, now."""
+        while True:
             modes, _ = look(self._connection, step.component, self._name)
-        self._settle(asked, made=False)  # it is asked anew
+            facts = facts_of(self._ledger, number)  # after the look: whoever makes it has written its token before
+            if facts["state"] != "decided":
+                return "is settled"
+            if modes.epoch >= int(facts["epoch"]):
+                return self._found_made(step, number, facts, modes)
+            if modes.switch is None:
+                break
+            if modes.switch.token == facts["token"] and self._flipped_now(step, modes, facts):
+                self._settle(self._asked(step, facts), made=True)
+                amend(self._ledger, number, facts | {"state": "done"})
+                return "is made"
+            self._wait(LOOKS)  # the component still waits, or somebody else switches it
+        self._settle(self._asked(step, facts), made=False)  # it is asked anew
         self.execute(step, modes.epoch, {name: facts.get(name) for name in KEPT if name in facts}, number)
         return "is made"
 
-    def undone(self, step: Step, facts: dict[str, Any]) -> None:
-        """A switch that was decided will not be made."""
+    def take_back(self, step: Step, number: int, why: BridgeError) -> str:
+        """A switch that was decided cannot be made: it is no more, unless it has been made."""
+        modes, _ = look(self._connection, step.component, self._name)
+        facts = facts_of(self._ledger, number)
+        if facts["state"] != "decided":
+            return "is settled"
+        if modes.epoch >= int(facts["epoch"]):
+            return self._found_made(step, number, facts, modes)
         self._settle(self._asked(step, facts), made=False)
+        amend(self._ledger, number, facts | {"state": "undone", "why": str(why), "ended": time.time()})
+        return f"taken back: {why}"
+
+    def _found_made(self, step: Step, number: int, facts: dict[str, Any], modes: Modes) -> str:
+        made = modes.epoch > int(facts["epoch"]) or getattr(modes, step.side) == step.to
+        self._settle(self._asked(step, facts), made=made)
+        amend(self._ledger, number, facts | {"state": "done" if made else "undone"})
+        return "was made" if made else "was overtaken"
 
     def _asked(self, step: Step, facts: dict[str, Any]) -> Asked | None:
         """What a switch that was decided had asked."""
-        return asked_of(step, self._shared, self._ledger, both=True) if facts.get("asked") is not None else None
+        if facts.get("asked") is None:
+            return None
+        return asked_of(step, str(facts["token"]), self._shared, self._ledger, both=True)
 
     @staticmethod
     def _settle(asked: Asked | None, *, made: bool) -> None:
@@ -260,28 +294,29 @@ class Switcher:
         """Leaves all as it was; what cannot be taken back lapses."""
         try:
             given_up = give_up(self._connection, step.component, self._name, token)
-            if given_up and step.forth and step.side == READS and self._positions:
+            if given_up and step.forth and step.side == READS:
                 drop_group(self._connection, self._keys.stream, step.component)
         except BridgeError as error:
             log.warning("the request to switch is left to lapse within %d s: %s", HOLD_MS // 1000, error)
 
     def _prepared(self, step: Step, modes: Modes, token: str, bookmark: Bookmark, waiting: Waiting) -> Pending:
         alive = waiting.paused()
-        held = self._positions and step.side == READS and self._held(step, token, bookmark, alive)
+        held = step.side == READS and self._held(step, token, bookmark, alive)
+        lost = self._lost(step, modes)
         if self._positions:
             waiting.await_cursors()
-        else:
+        elif not lost:
             waiting.await_equal()
         pending = Pending(alive=bool(alive), held=held)
-        asked = asked_of(step, self._shared, self._ledger, both=BOTH in (step.to, modes.writes))
-        if asked is not None:
-            waiting.ask(asked)
+        if step.side == WRITES:
+            asked = asked_of(step, token, self._shared, self._ledger, both=BOTH in (step.to, modes.writes))
+            if asked is not None:
+                waiting.ask(asked, equal=not self._positions and not lost)
             pending.asked = asked
-        if not self._positions:
             return pending
         waiting.hold(LONG_HOLD_MS)
         announced = announced_positions(self._connection, self._keys)
-        if step.side != READS or (alive and not self._where.reads(step, modes, announced)):
+        if alive and not self._where.reads(step, modes, announced):
             return pending
         if step.forth:
             position = self._where.in_files(step, modes, announced, alive)
@@ -315,9 +350,10 @@ class Switcher:
         return True
 
 
-def _overtaken(step: Step, modes: Modes) -> Refused:
+def _overtaken(step: Step, modes: Modes) -> Overtaken:
     if modes.switch is not None:
-        return Refused(
-            f"{modes.switch.who} is switching it at this moment", where=str(step), hint="wait until that is done"
-        )
-    return Refused("it was switched meanwhile", where=str(step), hint="look at it again: the plan was made before that")
+        hint = "wait until that is done"
+        return Overtaken(f"{modes.switch.who} is switching it at this moment", where=str(step), hint=hint)
+    return Overtaken(
+        "it was switched meanwhile", where=str(step), hint="look at it again: the plan was made before that"
+    )

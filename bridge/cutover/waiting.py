@@ -44,6 +44,10 @@ class Refused(BridgeError):
     exit_code = 3
 
 
+class Overtaken(Refused):
+    """Somebody else switches, or has."""
+
+
 class Waiting:
     """Of one switch, known by its token. `wait` waits so many seconds."""
 
@@ -61,14 +65,15 @@ class Waiting:
         self._name = shared.mapping.name
         self._until = time.monotonic() + PATIENCE
 
-    def ask(self, asked: Asked) -> None:
-        """Asks it, and waits until all who carry know, and wait themselves."""
+    def ask(self, asked: Asked, *, equal: bool) -> None:
+        """Asks it, and waits until all who carry know, and wait themselves. `equal`: both sides must be so then."""
+        self._until = time.monotonic() + PATIENCE
         reached("switch.asked.before")
         asked.ask()
         try:
             while not asked.noted():
                 self._patiently("the bridge did not take notice")
-            if self._shared.mapping.source.kind == "state" and not self._agree():
+            if equal and not self._agree():
                 hint = f"stop the program that writes it, or let it wait while {COMPONENTS.decode()} says so"
                 raise BridgeError("somebody wrote it meanwhile, on one side", where=str(self._step), hint=hint)
             reached("switch.asked.after")

@@ -10,12 +10,19 @@ LAPSES = 90.0
 """Seconds after which it does: by then the request to the component has."""
 
 
+def unsettled(ledger: Ledger, before: float) -> list[tuple[str, float]]:
+    """The components for which something was asked before then and is not settled, and since when."""
+    rows = ledger.rows(
+        "SELECT component, asked_at FROM state_owners WHERE asked_at < ?1"
+        " UNION SELECT component, asked_at FROM twofold WHERE asked_at < ?1",
+        (before,),
+    )
+    return [(str(component), float(at)) for component, at in rows]
+
+
 def lapse(ledger: Ledger, now: float) -> None:
     """Takes back what was asked for that long ago and is in no journal. `now` in seconds since 1970."""
-    kept = {(stream, str(facts.get("component"))) for _, stream, facts in unfinished(ledger)}
-    for stream, component in state.asked_owners(ledger, now - LAPSES):
-        if (stream, component) not in kept:
-            state.settle_owner(ledger, stream, made=False)
-    for stream, component in twofold.asked(ledger, now - LAPSES):
-        if (stream, component) not in kept:
-            twofold.undo(ledger, stream, component)
+    kept = {facts.get("token") for _, _, facts in unfinished(ledger)}
+    for token in {*state.asked_owners(ledger, now - LAPSES), *twofold.asked(ledger, now - LAPSES)} - kept:
+        state.unask_owner(ledger, token)
+        twofold.undo(ledger, token)

@@ -30,6 +30,13 @@ def amend(ledger: Ledger, number: int, facts: dict[str, Any]) -> None:
     ledger.write("UPDATE journal SET facts = ? WHERE id = ?", (json.dumps(facts), number))
 
 
+def facts_of(ledger: Ledger, number: int) -> dict[str, Any]:
+    """What an entry says now."""
+    [(facts,)] = ledger.rows("SELECT facts FROM journal WHERE id = ?", (number,))
+    found: dict[str, Any] = json.loads(facts)
+    return found
+
+
 def unfinished(ledger: Ledger, before: float | None = None) -> list[tuple[int, str, dict[str, Any]]]:
     """Switches that were decided and of which nobody knows that they were made: number, stream, facts.
 

@@ -131,8 +131,9 @@ def _sixth(db: sqlite_utils.Database) -> None:
 
 @migrations(name="007_owner_of_a_state")
 def _seventh(db: sqlite_utils.Database) -> None:
+    db.table("twofold").add_column("token", str)
     db.table("twofold").add_column("asked_at", float)
-    owner = {"stream": str, "owner": str, "component": str, "asked": str, "asked_at": float, "noted": int}
+    owner = {"stream": str, "owner": str, "component": str, "asked": str, "token": str, "asked_at": float, "noted": int}
     db.table("state_owners").create(owner, pk="stream")
 
 

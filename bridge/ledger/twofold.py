@@ -14,7 +14,7 @@ from bridge.model import EntryId, Position, format_id, parse_id
 class Stretch:
     """One component's, on one side. `begin` and `end` are None where they are asked for, and not noted yet.
 
-    `open`: no end is asked for. `asked`: the component has not been switched yet, and both directions wait for that.
+    `open`: no end is asked for. `token`: of the switch that asked, which is not made yet; both directions wait for it.
     """
 
     number: int
@@ -22,7 +22,7 @@ class Stretch:
     begin: Position | EntryId | None
     end: Position | EntryId | None
     open: bool
-    asked: bool
+    token: str
 
     def holds(self, role: bytes, at: Position | EntryId) -> bool:
         """Whether a message of this role that stands there is the component's own on both sides."""
@@ -31,73 +31,95 @@ class Stretch:
         return self.end is None or at < self.end
 
 
-def begin(ledger: Ledger, stream: str, component: str, roles: Iterable[str], now: float) -> None:
-    """Asks both directions to leave alone what these roles write from now on."""
+def begin(ledger: Ledger, stream: str, component: str, roles: Iterable[str], token: str, now: float) -> None:
+    """Asks both directions to leave alone what these roles write from now on; `token` is the switch's.
+
+    What was asked for this component before is void: who asks now has it to himself. So it is in `end`.
+    """
+    _void(ledger, stream, component)
     ledger.write(
-        "INSERT INTO twofold (stream, component, roles, ended, asked_at) VALUES (?, ?, ?, 0, ?)",
-        (stream, component, json.dumps(sorted(roles)), now),
+        "INSERT INTO twofold (stream, component, roles, ended, token, asked_at) VALUES (?, ?, ?, 0, ?, ?)",
+        (stream, component, json.dumps(sorted(roles)), token, now),
     )
 
 
-def end(ledger: Ledger, stream: str, component: str, now: float) -> None:
+def end(ledger: Ledger, stream: str, component: str, token: str, now: float) -> None:
     """Asks them to carry again what the component writes from now on."""
+    _void(ledger, stream, component)
     ledger.write(
-        "UPDATE twofold SET ended = 1, asked_at = ? WHERE stream = ? AND component = ? AND ended = 0",
-        (now, stream, component),
+        "UPDATE twofold SET ended = 1, token = ?, asked_at = ? WHERE stream = ? AND component = ? AND ended = 0",
+        (token, now, stream, component),
     )
 
 
-def made(ledger: Ledger, stream: str, component: str) -> None:
+def _void(ledger: Ledger, stream: str, component: str) -> None:
+    here = "stream = ? AND component = ? AND token IS NOT NULL"
+    for (token,) in ledger.rows(f"SELECT token FROM twofold WHERE {here}", (stream, component)):
+        undo(ledger, token)
+
+
+def made(ledger: Ledger, token: str) -> None:
     """The component was switched: what was asked for holds."""
-    ledger.write("UPDATE twofold SET asked_at = NULL WHERE stream = ? AND component = ?", (stream, component))
+    ledger.write("UPDATE twofold SET token = NULL, asked_at = NULL WHERE token = ?", (token,))
 
 
-def undo(ledger: Ledger, stream: str, component: str) -> None:
+def undo(ledger: Ledger, token: str) -> None:
     """The component was not switched: what was asked for was not."""
-    asked = "SELECT id FROM twofold WHERE stream = ? AND component = ? AND asked_at IS NOT NULL"
-    with ledger.transaction():
-        for (one,) in ledger.rows(f"{asked} AND ended = 0", (stream, component)):
-            ledger.write("DELETE FROM twofold WHERE id = ?", (one,))
-            ledger.write("DELETE FROM twofold_files WHERE stretch = ?", (one,))
-        for (one,) in ledger.rows(f"{asked} AND ended = 1", (stream, component)):
-            ledger.write("UPDATE twofold SET ended = 0, entry_to = NULL, asked_at = NULL WHERE id = ?", (one,))
-            ledger.write("UPDATE twofold_files SET to_generation = NULL, to_offset = NULL WHERE stretch = ?", (one,))
+    for number, ended in ledger.rows("SELECT id, ended FROM twofold WHERE token = ?", (token,)):
+        with ledger.transaction():
+            if ended:
+                change = "ended = 0, entry_to = NULL, token = NULL, asked_at = NULL"
+                ledger.write(f"UPDATE twofold SET {change} WHERE id = ?", (number,))
+                change = "to_generation = NULL, to_offset = NULL"
+                ledger.write(f"UPDATE twofold_files SET {change} WHERE stretch = ?", (number,))
+            else:
+                ledger.write("DELETE FROM twofold WHERE id = ?", (number,))
+                ledger.write("DELETE FROM twofold_files WHERE stretch = ?", (number,))
 
 
-def asked(ledger: Ledger, before: float) -> list[tuple[str, str]]:
-    """The streams and components that something was asked for before then, seconds since 1970."""
-    return [
-        (str(s), str(c)) for s, c in ledger.rows("SELECT stream, component FROM twofold WHERE asked_at < ?", (before,))
-    ]
+def asked(ledger: Ledger, before: float) -> list[str]:
+    """The switches that asked before then, seconds since 1970, and are not settled: their tokens."""
+    return [str(token) for (token,) in ledger.rows("SELECT token FROM twofold WHERE asked_at < ?", (before,))]
+
+
+def restore(ledger: Ledger, stream: str, component: str, roles: Iterable[str], names: Iterable[str]) -> None:
+    """The component writes both sides, and nobody knows since when: it counts as always, from where each side stands.
+
+    Inside a transaction of the caller's.
+    """
+    rows = ledger.rows(
+        "INSERT INTO twofold (stream, component, roles, ended, entry_from) VALUES (?, ?, ?, 0, '0-0') RETURNING id",
+        (stream, component, json.dumps(sorted(roles))),
+    )
+    for name in names:
+        note_in_file(ledger, int(rows[0][0]), name, Position(0, 0), begins=True)
 
 
 def in_file(ledger: Ledger, stream: str, name: str) -> list[Stretch]:
     """The stretches of one file."""
     rows = ledger.rows(
-        "SELECT t.id, t.roles, t.ended, t.asked_at, f.from_generation, f.from_offset, f.to_generation, f.to_offset"
+        "SELECT t.id, t.roles, t.ended, t.token, f.from_generation, f.from_offset, f.to_generation, f.to_offset"
         " FROM twofold t LEFT JOIN twofold_files f ON f.stretch = t.id AND f.name = ? WHERE t.stream = ?",
         (name, stream),
     )
     return [
         Stretch(
             number, _roles(roles), None if g is None else Position(g, o), None if tg is None else Position(tg, to),
-            not ended, at is not None,
+            not ended, token or "",
         )
-        for number, roles, ended, at, g, o, tg, to in rows
+        for number, roles, ended, token, g, o, tg, to in rows
     ]  # fmt: skip
 
 
 def in_stream(ledger: Ledger, stream: str) -> list[Stretch]:
     """The stretches of the stream."""
-    rows = ledger.rows(
-        "SELECT id, roles, ended, asked_at, entry_from, entry_to FROM twofold WHERE stream = ?", (stream,)
-    )
+    rows = ledger.rows("SELECT id, roles, ended, token, entry_from, entry_to FROM twofold WHERE stream = ?", (stream,))
     return [
         Stretch(
             number, _roles(roles), None if a is None else parse_id(a.encode()),
-            None if b is None else parse_id(b.encode()), not ended, at is not None,
+            None if b is None else parse_id(b.encode()), not ended, token or "",
         )
-        for number, roles, ended, at, a, b in rows
+        for number, roles, ended, token, a, b in rows
     ]  # fmt: skip
 
 

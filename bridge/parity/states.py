@@ -50,6 +50,8 @@ class StateCheck(Check):
 
     _by_file = True
     """Whether the files own the values, as of the last look."""
+    _undecided = False
+    """Whether the other side is to own them: which one counts is not known."""
 
     def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         if since is not None:
@@ -57,7 +59,8 @@ class StateCheck(Check):
         known = self._known()
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
-        self._by_file = owner_of(self._ledger, self._keys.stream.decode(), self._mapping.source.owner).side == "file"
+        owner = owner_of(self._ledger, self._keys.stream.decode(), self._mapping.source.owner)
+        self._by_file, self._undecided = owner.side == "file", owner.asked
         source, tally, hasher = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16)
         folder = Folder(self._settings.root, source.path, source.exclude)
         files = {one.name for some in folder.scan() for one in some}
@@ -108,6 +111,8 @@ class StateCheck(Check):
         if known[0] != hashlib.sha256(ours).hexdigest().encode():
             refused = not by_file and both.value is not None and older(both.value.timestamp, known[1])
             return "altered" if refused else "in_flight"
+        if self._undecided:
+            return "in_flight"
         if theirs is not None:
             return "altered"
         return "missing_in_redis" if by_file else "missing_in_file"
