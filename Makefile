@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More than there are cores: the tests wait for processes most of the time.
-WORKERS ?= 3
+WORKERS ?= 2
 
 .PHONY: demo test check bench plot soak reference clean
 

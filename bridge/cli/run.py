@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @verb
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
-    from bridge.cutover.operator import finish_switches
+    from bridge.cutover.finish import finish_switches
     from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
 
     settings = of_root(options.settings(log_format))

@@ -6,7 +6,6 @@ import difflib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from threading import Event
 from typing import Any
 
 from bridge.carry.shared import Shared
@@ -16,14 +15,12 @@ from bridge.cutover.phase import Bounds, Step, sides_of, steps
 from bridge.cutover.plan import Done, Plan
 from bridge.cutover.switch import Switcher
 from bridge.cutover.waiting import Overtaken, Refused
-from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused
-from bridge.ledger.asked import LAPSES, lapse
+from bridge.ledger.asked import lapse
 from bridge.ledger.journal import unfinished
 from bridge.ledger.retired import retired
 from bridge.ledger.state import owner_of
 from bridge.ledger.store import Ledger
-from bridge.log import log
 from bridge.mapping import Mapping
 from bridge.streams.components import BOTH, READS, REDIS, WRITES, Modes, all_modes, announced_positions, look, named_in
 from bridge.streams.connect import Connection
@@ -47,44 +44,6 @@ class Wish:
 
 PASSING = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, Overtaken)
 """What keeps a switch that was decided from being made now, and does not mean that it cannot be."""
-
-
-def finish_switches(settings: Settings, stop: Event) -> None:
-    """Beside a bridge that runs: makes or takes back the switches whose operator is gone.
-
-    At first all that are decided, then those that are older than any operator takes.
-    """
-
-    def wait(seconds: float) -> None:
-        if stop.wait(seconds):
-            raise NotYet("the bridge ends")
-
-    ledger, pause = Ledger(settings.state_dir / "ledger.db"), Backoff(0.5, 5.0)
-    due: float | None = None
-    told: set[str] = set()
-    try:
-        while not stop.wait(pause.next()):
-            try:
-                lapse(ledger, time.time())
-                if not unfinished(ledger, due):
-                    due = time.time() - LAPSES
-                    continue
-                connection = dialler(settings)()
-                operator = Operator(settings, ledger, connection, "bridge run", wait)
-                try:
-                    for step, outcome in operator.complete(due):
-                        said = f"an earlier switch, {step}, {outcome}"
-                        log.log(10 if said in told else 20, "%s", said)
-                        told.add(said)
-                finally:
-                    operator.close()
-                    connection.close()
-            except BridgeError as error:
-                log.debug("an earlier switch is not made yet: %s", error)
-            except Exception:  # noqa: BLE001 - this thread is needed as long as the bridge runs
-                log.exception("an earlier switch is not made yet")
-    finally:
-        ledger.close()
 
 
 class Operator:
