@@ -307,9 +307,9 @@ def test_redis_lost_all(inbox: Inbox) -> None:
 
 def test_redis_lost_its_tail(inbox: Inbox) -> None:
     """What a server forgot of the last messages comes back, and nothing twice."""
-    child = inbox.rig.ready(inbox.rig.start())
     for n in range(3):
         inbox.put(f"a-{n}", at=n)
+    child = inbox.rig.ready(inbox.rig.start())
     inbox.until(3)
     inbox.rig.stop(child)
     inbox.rig.redis.call("BGREWRITEAOF")
