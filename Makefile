@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# More than there are cores: most of the time the tests wait for other processes.
+WORKERS ?= 3
 
 .PHONY: demo test check bench plot soak reference clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from contextlib import closing
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def test_dead_is_found_out(tmp_path: Path, binary: Binary) -> None:
         assert connection.call("GET", "kept") == b"always"
         connection.close()
         assert embedded.known(tmp_path / "s") == server
+    finally:
+        embedded.stop(tmp_path / "s")
+    wait_until(lambda: not embedded.alive(server), "the end")
+
+
+def test_its_port_was_taken(tmp_path: Path, binary: Binary) -> None:
+    """While it was dead another program took its port: it listens on another one, and on its socket as before."""
+    server = embedded.start(tmp_path / "s", binary)
+    try:
+        embedded.kill(server)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", server.port))
+            other.listen()
+            again = embedded.start(tmp_path / "s", binary)
+            assert again.port != server.port
+            assert again.socket_url == server.socket_url
+            with closing(Connection(server.socket_url)) as connection:
+                assert connection.call("PING") == b"PONG"
     finally:
         embedded.stop(tmp_path / "s")
     wait_until(lambda: not embedded.alive(server), "the end")

@@ -124,8 +124,9 @@ def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
         unclean = server is not None and pid_of(server) is not None
         if stamp is None:
             _write_stamp(data, binary)
+        taken = False
         for _ in range(5):
-            server = _settings(state_dir, server)
+            server = _settings(state_dir, server, taken=taken)
             if unclean and binary.flavour == "redis":
                 _cut_torn_transaction(data, binary)
             said = _launch(server, binary)
@@ -136,7 +137,7 @@ def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
                 return server
             if "in use" not in said:
                 break
-            server = None  # somebody took the port: another one
+            taken = True
         raise ServerError(f"did not start: {said}", where=str(home / "server.log"), hint="the log there says more")
 
 
@@ -206,14 +207,21 @@ def _only_one(home: Path) -> Iterator[None]:
         yield
 
 
-def _settings(state_dir: Path, old: Embedded | None) -> Embedded:
-    """Port and password; kept over restarts, so that the programs that know them go on."""
-    if old is not None and not old.copied and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir():
+def _settings(state_dir: Path, old: Embedded | None, *, taken: bool) -> Embedded:
+    """Port, password and socket; kept over restarts, so that the programs that know them go on.
+
+    `taken`: somebody else took the port meanwhile, and there is another one; who uses the socket goes on all the same.
+    """
+    good = old is not None and not old.copied and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir()
+    if old is not None and good and not taken:
         return old
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = Embedded(state_dir, port, secrets.token_urlsafe(24), _socket_path(state_dir))
+    if old is not None and good:
+        server = Embedded(state_dir, port, old.password, old.socket)
+    else:
+        server = Embedded(state_dir, port, secrets.token_urlsafe(24), _socket_path(state_dir))
     facts = {"port": server.port, "password": server.password, "socket": server.socket, "state_dir": str(state_dir)}
     _write_private(server.home / "server.json", facts)
     return server
