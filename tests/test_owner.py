@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
@@ -64,30 +65,13 @@ class Writer:
             if modes.writes == "file":
                 self.values.save(data)
             else:
-                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9 // 10**6:03d}Z"
-                Values.set(self, data, stamp)  # type: ignore[arg-type]
+                self.values.set(data, datetime.now(UTC).isoformat(), redis=redis)
             self.last = number
             self._stop.wait(0.03)
-
-    # what Values.set needs
-    @property
-    def rig(self) -> Writer:
-        return self
-
-    @property
-    def redis(self) -> Connection:
-        if not hasattr(self, "_own"):
-            self._own = Connection(self.values.rig.url)
-        return self._own
-
-    def key(self, name: str) -> str:
-        return self.values.key(name)
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(60)
-        if hasattr(self, "_own"):
-            self._own.close()
 
 
 def set_up(rig: Rig, owner: str = "file") -> Values:

@@ -52,10 +52,12 @@ class Values:
         raw = self.rig.redis.call("HGETALL", self.key(name))
         return dict(zip(raw[0::2], raw[1::2], strict=True))
 
-    def set(self, data: bytes, stamp: str, name: str = "focus.md") -> None:
-        """As a program that owns it sets it."""
+    def set(self, data: bytes, stamp: str, name: str = "focus.md", redis: Connection | None = None) -> None:
+        """As a program that owns it sets it; over this connection, where it is a program of its own."""
         digest = hashlib.sha256(data).hexdigest()
-        self.rig.redis.call("HSET", self.key(name), "data", data, "sha256", digest, "timestamp", stamp, "role", "ui")
+        (redis or self.rig.redis).call(
+            "HSET", self.key(name), "data", data, "sha256", digest, "timestamp", stamp, "role", "ui"
+        )
 
     def entries(self) -> list[Entry]:
         return list(entries(self.rig.redis, STATE.encode()))
