@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from bridge.carry.shared import Shared
 from bridge.carry.translate import pack_fields
@@ -97,41 +97,44 @@ class Kept:
 
 
 class _Files:
-    """Files in a folder, written beside under a temporary name and renamed together."""
+    """Files in a folder, written beside under a temporary name and renamed together. One is open at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._new = folder.with_name(f".{folder.name}.new")
-        self._open: dict[str, tuple[IO[bytes], Any]] = {}
+        self._digests: dict[str, hashlib.blake2b] = {}
+        self._last: tuple[str, IO[bytes]] | None = None
         _remove(self._new)
         self._new.mkdir(parents=True, mode=0o700)
 
     def write(self, name: str, raw: bytes) -> None:
-        if name not in self._open:
+        if self._last is None or self._last[0] != name:
+            self._end()
             path = self._new / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._open[name] = path.open("wb"), hashlib.blake2b(digest_size=16)
-        file, digest = self._open[name]
-        file.write(raw)
-        digest.update(raw)
+            self._last = name, path.open("ab")
+        self._last[1].write(raw)
+        self._digests.setdefault(name, hashlib.blake2b(digest_size=16)).update(raw)
+
+    def _end(self) -> None:
+        if self._last is not None:
+            self._last[1].close()
+        self._last = None
 
     def close(self) -> dict[str, str]:
         """On disk, read again and compared, and in place. Raises BridgeError."""
-        told = {}
-        for name, (file, digest) in self._open.items():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        self._end()
+        for name, digest in self._digests.items():
             again = hashlib.blake2b(digest_size=16)
             with (self._new / name).open("rb") as written:
+                os.fsync(written.fileno())
                 while piece := written.read(1 << 20):
                     again.update(piece)
             if again.digest() != digest.digest():
                 raise BridgeError("does not hold what was written to it", where=str(self._new / name))
-            told[name] = digest.hexdigest()
         _remove(self.folder)
         self._new.rename(self.folder)
-        return told
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
 
 def _remove(folder: Path) -> None:
