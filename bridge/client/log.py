@@ -343,7 +343,7 @@ class Log:
         with self._lock:
             if self._shown.reads == REDIS and self._hand.last is not None:
                 return {"epoch": self._shown.epoch, "entry": format_id(self._hand.last).decode()}
-            if not self._bookmark.locked:
+            if self._shown.reads != FILE or not self._bookmark.locked:  # it may be held only to write into it
                 return None
             said = self._bookmark.marks.to_json()
             return {name: said[name] for name in ("epoch", "files", "entry", "aside", "unclean")}
