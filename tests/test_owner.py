@@ -82,6 +82,14 @@ def set_up(rig: Rig, owner: str = "file") -> Values:
     return values
 
 
+def carried(values: Values, data: bytes) -> subprocess.Popen[bytes]:
+    """A bridge that has carried this value."""
+    values.save(data)
+    bridge = values.rig.beats(values.rig.ready(values.rig.start()))
+    values.until(data)
+    return bridge
+
+
 def switch(rig: Rig, verb: str, *more: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command."""
     args = (verb, "ui", "--mapping", "state", "--writes", "--execute", "--accept-volatile", "--redis", rig.url, *more)
@@ -175,9 +183,7 @@ def test_there_and_back(rig: Rig) -> None:
 def test_the_operator_is_killed(rig: Rig) -> None:
     """At every step of the switch, there and back: afterwards the values are carried from where the program writes them."""
     values = set_up(rig)
-    values.save(b"0")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"0")
+    bridge = carried(values, b"0")
     wait_until(lambda: equal(values), rig.said)
     for number, (point, verb) in enumerate(itertools.product(STEPS if SOAK else SOME, ("cutover", "rollback")), 1):
         gone = switch(rig, verb, "--force", "ui", env={"BRIDGE_CRASH_AT": point})
@@ -201,9 +207,7 @@ def test_the_operator_is_killed(rig: Rig) -> None:
 def test_a_switch_is_finished_beside_the_bridge(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator was killed when it was decided: nothing is carried, and the next bridge makes it."""
     values = set_up(rig)
-    values.save(b"old")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"old")
+    bridge = carried(values, b"old")
     gone = switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.flip.after"})
     assert gone.returncode == -9
     assert owner(rig) == "file, asked"
@@ -219,9 +223,7 @@ def test_a_switch_is_finished_beside_the_bridge(rig: Rig, monkeypatch: pytest.Mo
 def test_what_was_asked_lapses(rig: Rig) -> None:
     """The operator was killed before it was decided: after a minute and a half the bridge carries as before."""
     values = set_up(rig)
-    values.save(b"one")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"one")
+    bridge = carried(values, b"one")
     assert switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.asked.after"}).returncode == -9
     assert owner(rig) == "file, asked"
     aged(rig, 100)
@@ -252,9 +254,7 @@ def test_what_was_asked_of_a_log_lapses(rig: Rig) -> None:
 def test_somebody_else_writes_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does not wait for the switch writes on: nothing is switched, and its values are carried."""
     values = set_up(rig)
-    values.save(b"one")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"one")
+    bridge = carried(values, b"one")
     wait_until(lambda: equal(values), rig.said)
     monkeypatch.setattr(
         waiting, "reached", lambda point: values.save(b"two") if point == "switch.asked.before" else None
@@ -272,9 +272,7 @@ def test_somebody_else_writes_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_component_writes_there(rig: Rig) -> None:
     """Values have one owner: who else is known to write them speaks against the switch."""
     values = set_up(rig)
-    values.save(b"one")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"one")
+    bridge = carried(values, b"one")
     rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "file", "epoch": 0}')
     done = rig.run("cutover", "ui", "--mapping", "state", "--writes", "--redis", rig.url)
     assert done.returncode == 3
@@ -286,9 +284,7 @@ def test_another_component_writes_there(rig: Rig) -> None:
 def test_status_and_parity_know(rig: Rig) -> None:
     """After a switch nothing waits for the file, and what differs is told from the new owner's side."""
     values = set_up(rig)
-    values.save(b"one")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"one")
+    bridge = carried(values, b"one")
     wait_until(lambda: equal(values), rig.said)
     assert switch(rig, "cutover", "--force", "ui").returncode == 0
     said = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)
@@ -323,9 +319,7 @@ def test_retire(rig: Rig) -> None:
 
 def gone_over(rig: Rig, values: Values) -> subprocess.Popen[bytes]:
     """A bridge, and `ui` that writes in Redis."""
-    values.save(b"old")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"old")
+    bridge = carried(values, b"old")
     wait_until(lambda: equal(values), rig.said)
     done = switch(rig, "cutover", "--force", "ui")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -367,9 +361,7 @@ def test_redis_lost_the_switch(rig: Rig) -> None:
 def test_a_refusal_takes_nothing_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch that was made and not noted is not taken back because Redis is busy when somebody looks."""
     values = set_up(rig)
-    values.save(b"old")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"old")
+    bridge = carried(values, b"old")
     assert switch(rig, "cutover", "--force", "ui", env={"BRIDGE_CRASH_AT": "switch.flip.after"}).returncode == -9
     assert "its switch is asked for" in aged(rig, 10).run("status", "--redis", rig.url).stdout
 
@@ -402,9 +394,7 @@ def aged(rig: Rig, seconds: float) -> Rig:
 def test_only_who_is_named_takes_values_along(rig: Rig) -> None:
     """A component that merely reads a latest value goes over without it, and nothing of it is switched by the way."""
     values = set_up(rig)
-    values.save(b"one")
-    bridge = rig.beats(rig.ready(rig.start()))
-    values.until(b"one")
+    bridge = carried(values, b"one")
     wait_until(lambda: equal(values), rig.said)
     beat = {"at": int(time.time() * 1000), "epoch": 0, "following": True, "reads": "file", "paused": []}
     rig.redis.call("HSET", f"bridge:{{{STATE}}}:positions", "ui/w", json.dumps(beat))

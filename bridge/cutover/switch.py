@@ -82,9 +82,8 @@ class Switcher:
         plan = Plan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
         why_not, only_redis, deleted = "", 0, False
         reader = self._positions and self._where.reads(step, modes, announced)
-        if not self._positions:
-            plan.notice = self._notice(step, found)
-        elif step.side == READS and not reader and plan.workers:
+        plan.notice = self._notice(step, found)
+        if step.side == READS and not reader and plan.workers:
             plan.before = "nothing: it has never read here"
         elif step.side == READS:
             try:
@@ -114,8 +113,7 @@ class Switcher:
         if modes.switch is not None:
             what = f"{modes.switch.who} is switching {step.component} at this moment"
             plan.reasons.insert(0, Reason(what, "wait until that is done", firm=True))
-        if not self._positions:
-            plan.reasons += self._unplaced(step, announced)
+        plan.reasons += self._of_values(step, announced)
         return plan
 
     def _lost(self, step: Step, modes: Modes) -> bool:
@@ -135,21 +133,22 @@ class Switcher:
             said += f"; Redis had lost where that is, and what {replaced} may hold of later values is replaced"
         return said
 
-    def _unplaced(self, step: Step, announced: dict[str, dict[str, Any]]) -> list[Reason]:
+    def _of_values(self, step: Step, announced: dict[str, dict[str, Any]]) -> list[Reason]:
         """What else speaks against a switch of latest values."""
-        found, path = [], self._shared.mapping.source.path
-        if self._shared.mapping.source.kind == "state":
-            for other in self._shared.settings.mappings:
-                if step.to == REDIS and other.name != self._name and other.claims(path):
-                    what = f"the bridge would write {path}, which mapping '{other.name}' reads"
-                    found.append(Reason(what, "let it exclude these files", firm=True))
-            others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
-            for name in sorted(others - {step.component}):
-                modes, _ = look(self._connection, name, self._name)
-                if modes.writes != step.to:
-                    what = f"{name} goes on writing the other side's values, and they would be replaced"
-                    hint = "does it write them? Then give what each writes a mapping of its own; else --force"
-                    found.append(Reason(what, hint))
+        found, path = list[Reason](), self._shared.mapping.source.path
+        if self._shared.mapping.source.kind != "state":
+            return found
+        for other in self._shared.settings.mappings:
+            if step.to == REDIS and other.name != self._name and other.claims(path):
+                what = f"the bridge would write {path}, which mapping '{other.name}' reads"
+                found.append(Reason(what, "let it exclude these files", firm=True))
+        others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
+        for name in sorted(others - {step.component}):
+            modes, _ = look(self._connection, name, self._name)
+            if modes.writes != step.to:
+                what = f"{name} goes on writing the other side's values, and they would be replaced"
+                hint = "does it write them? Then give what each writes a mapping of its own; else --force"
+                found.append(Reason(what, hint))
         return found
 
     def finish(self, step: Step, number: int) -> str:
