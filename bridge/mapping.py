@@ -22,7 +22,15 @@ from bridge.codecs.timestamps import Clock, clock_for
 from bridge.errors import ConfigError
 from bridge.globs import translated
 from bridge.schema import Strict, validated
-from bridge.sections import FormatSection, MessageSection, MirrorSection, PolicySection, SourceSection, StreamSection
+from bridge.sections import (
+    FormatSection,
+    MessageSection,
+    MirrorSection,
+    PolicySection,
+    RetentionSection,
+    SourceSection,
+    StreamSection,
+)
 
 MEANT = {
     "source.rotated": ("log",),
@@ -68,6 +76,7 @@ class Mapping(Strict):
     stream: StreamSection
     mirror: MirrorSection | None = None
     policy: PolicySection = PolicySection()
+    retention: RetentionSection = RetentionSection()
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Mapping:
@@ -79,6 +88,8 @@ class Mapping(Strict):
                 raise ValueError(f"{key} means nothing for source.kind '{kind}', it is for {' and '.join(kinds)}")
         if self.mirror is not None and kind not in ("log", "spool"):
             raise ValueError(f"[mirror] means nothing for source.kind '{kind}', which goes to the stream alone")
+        if self.retention.limited and kind == "state" and not self.stream.history:
+            raise ValueError("[retention] is for streams, and this state has none without stream.history")
         if self.format.codec not in CODECS[kind]:
             known = ", ".join(map(str, CODECS[kind]))
             if self.format.codec is None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -124,7 +124,7 @@ class Process:
 
     def __init__(
         self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
-        beside: Callable[[Settings, Event], None] | None = None,
+        beside: Sequence[Callable[[Settings, Event], None]] = (),
     ) -> None:  # fmt: skip
         self._settings = settings
         self._dual = dual
@@ -153,8 +153,7 @@ class Process:
                    for one in self._shared]  # fmt: skip
         threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
                     for one in self._shared if one.mapping.mirror]  # fmt: skip
-        if self._beside is not None:
-            threads.append(Thread(target=self._beside, args=(self._settings, self._stop), name="beside"))
+        threads += [Thread(target=one, args=(self._settings, self._stop), name=one.__name__) for one in self._beside]
         watcher = None
         if not self._poll:
             watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, log.warning)

@@ -211,6 +211,19 @@ class MirrorSection(Strict):
         return name
 
 
+class RetentionSection(Strict):
+    """`[retention]`: how much of the stream stays. What is over any of these may go; none: everything stays."""
+
+    keep_days: Annotated[float, Field(gt=0)] | None = None
+    keep_entries: Annotated[int, Field(ge=1)] | None = None
+    keep_bytes: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything may ever go."""
+        return not (self.keep_days is None and self.keep_entries is None and self.keep_bytes is None)
+
+
 class PolicySection(Strict):
     """`[policy]`."""
 

@@ -10,6 +10,15 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
+def size(number: int) -> str:
+    """`512 bytes`, `1.4 MiB`."""
+    if number < 1024:
+        return counted(number, "byte")
+    power = min(4, (number.bit_length() - 1) // 10)
+    scaled = number / 1024**power
+    return f"{scaled:.{1 if scaled < 10 else 0}f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`: the two digits a person wants."""
     seconds = max(0.0, seconds)

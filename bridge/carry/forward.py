@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+from bridge.carry import floor
 from bridge.carry.artifacts import ArtifactSource
 from bridge.carry.context import ContextSource
 from bridge.carry.draft import Batcher, Parcel
@@ -53,7 +54,6 @@ SETTLED = 0.1
 
 REMEMBERED = 0.5
 """Seconds between two looks at what the server holds, each with the ledger's copy of it."""
-
 
 HASHED, PAUSE = 60.0, 0.05
 """Seconds that a run which ends waits for the digests of artifacts, and between two looks."""
@@ -187,7 +187,8 @@ class Forward:
             source = by_number.get(origin.source)
             return source is not None and source.vouches(origin, fields)
 
-        compared = compare(connection, self.shared.keys, memory, remembered, vouch)
+        kept = floor.remembered(self._ledger, self._stream)
+        compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept)
         for said in in_words(compared, self._stream):
             log.warning("%s", said)
         put_back(connection, self.shared.keys, self._ledger, compared)
@@ -233,12 +234,15 @@ class Forward:
             return self._sources[one.name].content_of(one) if one.name in self._sources else b""
 
         info, line_of = stream_info(connection, self.shared.keys.stream), self.shared.line_of
+        was = compared.trimmed
+        now = floor.put_back(connection, self.shared.keys, was) if compared.began_behind else was
         with self.shared.cursor_lock, self._ledger.transaction():
             self._save(info)
             if compared.lost:
                 refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
                 save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
                 self.shared.cursor_epoch += 1
+                floor.settle(self._ledger, self._stream, was, now)
                 log.warning("%s: %s", self._stream, refilled.in_words())
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
 

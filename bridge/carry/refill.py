@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from bridge.carry.floor import last_of, passed_over
 from bridge.carry.provenance import release
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
@@ -22,6 +23,7 @@ from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Posi
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, StreamInfo, entries, existing, file_born, stream_info, to_entries
+from bridge.streams.trim import Gone, Trimmed, read_trimmed
 from bridge.streams.writer import Books, claim, read_books
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
@@ -57,6 +59,10 @@ class Compared:
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     highest: dict[tuple[int, int], Entry] = field(default_factory=dict)
     """The entries of `standing`."""
+    trimmed: Trimmed = field(default_factory=Trimmed)
+    """What was trimmed on purpose, of this stream; or of the one before, where this one begins anew behind that."""
+    began_behind: bool = False
+    """Whether it does."""
 
 
 def in_words(compared: Compared, stream: str) -> list[str]:
@@ -144,14 +150,16 @@ Vouch = Callable[[Origin, list[bytes]], bool]
 
 
 def compare(
-    connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch
-) -> Compared:
+    connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch,
+    kept: Trimmed | None = None,
+) -> Compared:  # fmt: skip
     """Reads stream and books anew and decides where each source goes on.
 
     Nothing lost: at its checkpoint, or behind what stands in the stream beyond it (an evicted checkpoint, rights
     that let the entries in and kept the checkpoint out). Lost: behind its highest origin that still stands; or, where
     the stream began anew and others wrote into it before that was seen, from the beginning, passing over what stands.
-    Anybody can write an origin, so one that moves the cursor has to be vouched for.
+    Anybody can write an origin, so one that moves the cursor has to be vouched for. `kept` is what was trimmed on
+    purpose, as the ledger has it: never is anything sent from below that.
     """
     info = stream_info(connection, keys.stream)
     books = read_books(connection, keys)
@@ -159,6 +167,8 @@ def compare(
     anew = bool(lost) and memory is not None and _began_anew(memory, info)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
+    behind = bool(lost) and kept is not None and (anew or not info.exists)
+    floor = kept if kept is not None and behind else read_trimmed(connection, keys)
     trimmed = trimmed_to(connection, keys, info)
     best = {
         one.number: _best(name, one, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
@@ -209,7 +219,13 @@ def compare(
             ):
                 furthest[name] = None
     resume = {name: _resume(source, furthest[name], lost, anew, standing) for name, source in sources.items()}
-    return Compared(books, info, lost, anew, strangers, resume, standing, offsets, highest)
+    for name, source in sources.items() if behind else ():
+        gone = floor.origins.get(source.number, Gone(None))
+        refill = last_of((resume[name].refill, *gone.beyond))
+        resume[name] = replace(resume[name], behind=last_of((resume[name].behind, gone.low)), refill=refill)
+    for where, some in passed_over(floor).items() if behind or filling else ():
+        offsets.setdefault(where, set()).update(some)
+    return Compared(books, info, lost, anew, strangers, resume, standing, offsets, highest, floor, behind)
 
 
 def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
@@ -270,7 +286,7 @@ def forget_lost(
     stand in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
     """
     stream = keys.stream.decode()
-    trimmed = trimmed_to(connection, keys, compared.info)
+    trimmed = max(trimmed_to(connection, keys, compared.info), compared.trimmed.floor)
     verified: set[EntryId] = set()
     released = 0
 
@@ -299,7 +315,7 @@ def forget_lost(
         gone = lost(content if range_digest(content) == one.digest else b"", one.entries)
         if gone:
             released += release(ledger, stream, one, content, gone)
-    cursor = max(verified, default=ZERO_ID)
+    cursor = max(verified, default=ZERO_ID if compared.began_behind else before(compared.trimmed.floor))
     if compared.anew:
         for entry in entries(connection, keys.stream, end=format_id(cursor)):
             if entry.id not in verified and entry.origin() is None:

@@ -167,6 +167,7 @@ class Retry:
             by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
+            floor = read_books(connection, self._shared.keys).floor or ZERO_ID
             lines: dict[tuple[str, bytes], tuple[list[bytes], list[Written], list[Quarantined]]] = {}
             ending = mirror.translator.ending
             for entry_id in sorted(by_id):
@@ -176,6 +177,9 @@ class Retry:
                     yield self._left(one, found[0].name if found is not None else self._shared.mapping.mirror.path)
                     continue
                 fields = standing.get(entry_id)
+                if fields is None and entry_id < floor:
+                    yield Retried(one.number, reason="its entry was trimmed since: its line would be without one")
+                    continue
                 name, line, reason = self._line(mirror, entry_id, fields, self._whole(one))
                 if reason:
                     yield Retried(one.number, reason=reason)

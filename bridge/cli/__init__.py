@@ -26,6 +26,7 @@ from bridge.cli import (
     server,
     status,
     tail,
+    trim,
 )
 
 
@@ -52,6 +53,7 @@ for module in (
     locate,
     quarantine,
     repair,
+    trim,
     journal,
     server,
     completion,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.cutover.finish import finish_switches
+    from bridge.retention.keep import keep_retention
     from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
 
     settings = of_root(options.settings(log_format))
@@ -36,7 +37,7 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
         serve(settings)
         if once:
             return _once(options, settings, dual, stop)
-        return Process(settings, dual=dual, poll=poll, stop=stop, beside=finish_switches).run()
+        return Process(settings, dual=dual, poll=poll, stop=stop, beside=(finish_switches, keep_retention)).run()
 
 
 def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId
+from bridge.model import ZERO_ID, EntryId, Position
 
 LARGEST = (1 << 63) - 1
 """Of SQLite's integers; an entry ID's milliseconds may be larger."""
@@ -172,6 +172,37 @@ def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
         "SELECT entries FROM ranges WHERE stream = ? AND last_ms >= ?", (stream, min(cursor[0], LARGEST))
     )
     return {entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob) if entry_id > cursor}
+
+
+def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> Position | None:
+    """Where the first line stands, in file order, that the mirror made of this entry or a later one."""
+    rows = ledger.rows(
+        "SELECT generation, start, entries FROM ranges WHERE stream = ? AND name = ? AND last_ms >= ?"
+        " ORDER BY generation, start",
+        (stream, name, min(entry[0], LARGEST)),
+    )
+    for generation, at, blob in rows:
+        for one, length in unpack_written(blob):
+            if one >= entry:
+                return Position(generation, at)
+            at += length
+    return None
+
+
+def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
+    """The bytes stay the mirror's; their entries were trimmed, and none of these IDs is looked for any more."""
+    rows = ledger.rows(
+        "SELECT rowid, entries FROM ranges WHERE stream = ? AND last_ms BETWEEN 1 AND ?",
+        (stream, min(floor[0], LARGEST)),
+    )
+    for rowid, blob in rows:
+        written = unpack_written(blob)
+        left = [(ZERO_ID if one < floor else one, length) for one, length in written]
+        if left != written:
+            last_ms = min(max(left)[0][0], LARGEST)
+            ledger.write(
+                "UPDATE ranges SET entries = ?, last_ms = ? WHERE rowid = ?", (pack_written(left), last_ms, rowid)
+            )
 
 
 def all_ranges(ledger: Ledger, stream: str) -> list[Range]:

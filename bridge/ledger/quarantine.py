@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.ledger.store import Ledger
+from bridge.model import EntryId, parse_id
 
 KEPT = 1 << 16
 """Of a line over `max_line_bytes`, this many first bytes are kept, with its length and digest."""
@@ -75,6 +76,16 @@ def unacknowledged(ledger: Ledger, stream: str) -> int:
     """How many messages are in quarantine that nobody has said to know of."""
     sql = "SELECT count(*) FROM quarantine WHERE stream = ? AND retried IS NULL AND acknowledged IS NULL"
     return int(ledger.rows(sql, (stream,))[0][0])
+
+
+def first_in_quarantine(ledger: Ledger, stream: str, floor: EntryId) -> EntryId | None:
+    """The first entry from `floor` on that is in quarantine, and of which nobody has said to know."""
+    sql = (
+        "SELECT entry_id FROM quarantine WHERE stream = ? AND direction = 'mirror' AND retried IS NULL"
+        " AND acknowledged IS NULL"
+    )
+    ids = [parse_id(entry_id.encode()) for (entry_id,) in ledger.rows(sql, (stream,))]
+    return min((one for one in ids if one >= floor), default=None)
 
 
 def acknowledge(ledger: Ledger, stream: str, numbers: Iterable[int] | None, who: str, now: float) -> int:

@@ -18,7 +18,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 7
+VERSION = 8
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -135,6 +135,13 @@ def _seventh(db: sqlite_utils.Database) -> None:
     db.table("twofold").add_column("asked_at", float)
     owner = {"stream": str, "owner": str, "component": str, "asked": str, "token": str, "asked_at": float, "noted": int}
     db.table("state_owners").create(owner, pk="stream")
+
+
+@migrations(name="008_retention")
+def _eighth(db: sqlite_utils.Database) -> None:
+    db.table("points").create({"stream": str, "entry": str, "added": int, "position": str}, pk=("stream", "entry"))
+    db.table("trimmed").create({"stream": str, "floor": bytes, "count": int, "origins": str, "base": str}, pk="stream")
+    db.table("retention").create({"stream": str, "at": float, "report": str}, pk="stream")
 
 
 LOOKS, LOOK = 20, 0.05

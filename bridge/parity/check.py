@@ -27,9 +27,16 @@ from bridge.parity.view import View
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import pages
+from bridge.streams.trim import read_trimmed
 
 PAGE, PAGE_BYTES = 1000, 1 << 20
 """Entries, and about the bytes, that one command reads: a few milliseconds of the server's time."""
+
+POINTS, CLOSEST = 200, 100
+"""Into so many parts a stream is divided by the positions that are noted on the way; and how many entries one has."""
+
+LOOKS = 5
+"""How often at most it is looked again where the stream was trimmed meanwhile."""
 
 SETTLING = 1.0
 """Seconds after which a difference is looked at once more before it is called one."""
@@ -67,6 +74,10 @@ class Result:
     onwards: bool = False
     until: Since | None = None
     """From where the next look may go on."""
+    length: int = 0
+    """Entries that stand in the stream."""
+    points: list[Since] = field(default_factory=list)
+    """Positions on the way, and that one: entries up to any of them may be trimmed. `added` counts up to there."""
 
     def add(self, since: Since | None) -> None:
         """What was counted the last time is part of this one's."""
@@ -132,6 +143,19 @@ def verdict_of_all(results: Iterable[Result]) -> str:
     return "equal" if any(one.tally.compared for one in found) else "inconclusive"
 
 
+def spacing(length: int) -> int:
+    """Entries between two positions that are noted, of a stream of this length. Pure."""
+    return max(CLOSEST, length // POINTS)
+
+
+def _removed(since: Since, view: View, entries: int) -> bool:
+    """Whether anything was removed since then, but on purpose; `entries` came. Pure."""
+    trimmed = view.trimmed.count - since.trimmed
+    if view.added != since.added + entries or view.length != since.length + entries - trimmed:
+        return True
+    return not trimmed and view.first != since.first
+
+
 class Check:
     """One mapping. `dial` connects: once to read the stream, and once more to look things up meanwhile."""
 
@@ -172,7 +196,11 @@ class Check:
         """None where what was before `since` is not as it was."""
         began, steady = time.time(), time.monotonic()
         with closing(self._dial()) as connection, closing(self._dial()) as marks:
-            result = self._of_both(since, connection, marks)
+            for _ in range(LOOKS):
+                floor = read_trimmed(marks, self._keys).floor
+                result = self._of_both(since, connection, marks)
+                if result is None or result.verdict == "equal" or read_trimmed(marks, self._keys).floor == floor:
+                    break  # else what was to be compared was trimmed meanwhile
         if result is not None:
             result.began, result.seconds = began, time.monotonic() - steady
         return result
@@ -186,13 +214,15 @@ class Check:
         files = {name: found.files for name, found in view.sources.items()}
         own = {name: found.files for name, found in view.targets.items()}
         gone = view.gone
-        if since is not None:
-            rest = {name: since.rest(name, found) for name, found in (files | own).items()}
-            if any(found is None for found in rest.values()) or view.last < since.last:
+        if since is not None and view.last < since.last:
+            return None
+        begins = since or view.base()
+        if begins is not None:
+            if since is not None and any(since.rest(name, found) is None for name, found in (files | own).items()):
                 return None
-            files = {name: rest[name] or [] for name in files}
-            own = {name: rest[name] or [] for name in own}
-            first = {name: one.place >> SHIFT for name, one in since.places.items()}
+            files = {name: begins.behind(name, found) for name, found in files.items()}
+            own = {name: begins.behind(name, found) for name, found in own.items()}
+            first = {name: one.place >> SHIFT for name, one in begins.places.items()}
             gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
         stats = Stats() if self._stats else None
         due = Due(
@@ -200,13 +230,16 @@ class Check:
             self._aside(view), gone, view.both,
         )  # fmt: skip
         expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
-        comparison = Comparison(files, view.numbers, own, self._mapping.codec, expected, due, since, stats)
+        comparison = Comparison(
+            files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length)
+        )
         with closing(comparison):
-            self._walk(connection, comparison, view, since)
+            self._walk(connection, comparison, view, begins)
             tally = comparison.finish()
-            moved = since is not None and (view.first, view.added) != (since.first, since.added + tally.entries)
-            if since is not None and (moved or view.length != since.length + tally.entries):
+            if since is not None and _removed(since, view, tally.entries):
                 return None
+            if since is None and begins is not None:
+                comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
             verdict = verdict_of(tally, view.length, before)
             result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
@@ -217,12 +250,14 @@ class Check:
                 result.entry = parse_id(told[0][0]) if told else ZERO_ID
             result.cut = {name: cut for name, cut in view.cut.items() if cut.generation not in comparison.gone(name)}
             result.notes, result.lost = view.notes, view.lost
-            result.stats = stats
+            result.stats, result.length = stats, view.length
             result.onwards = since is not None
             if verdict == "equal":
-                result.until = replace(
-                    comparison.until(view.last, view.length, view.mirrored_to), first=view.first, added=view.added
-                )
+                until = comparison.until(view.last, view.length, view.mirrored_to)
+                result.until = replace(until, first=view.first, added=view.added, trimmed=view.trimmed.count)
+                result.points = [
+                    replace(one, added=view.added - (comparison.fed - fed)) for one, fed in comparison.points
+                ] + [result.until]  # fmt: skip
                 result.add(since)
             return result
 
@@ -232,7 +267,9 @@ class Check:
             return
         read, begun, end = 0, time.monotonic(), format_id(view.last)
         for rows in pages(connection, self._keys.stream, start, end, PAGE, most_bytes=PAGE_BYTES):
-            comparison.feed(rows)
+            some = spacing(view.length)
+            for at in range(0, len(rows), some):
+                comparison.feed(rows[at : at + some])
             read += len(rows)
             self._tell(read, view.length)
             ahead = read / self._max_rate - (time.monotonic() - begun) if self._max_rate else 0.0

@@ -24,19 +24,15 @@ from bridge.parity.sides import LONG, SHIFT, Extra, File, Missing, Passed, Sink
 
 HELD = 8
 """So many entries wait for those behind them: one that stands in a wrong place is told by what follows."""
-
 RUN = 3
 """So many in a row must agree before a place counts as found again."""
-
 WINDOW, WIDEST = 64, 8192
 """Entries that are looked at to find the place again, at first and at most."""
 
 NEAR, MOSTLY = 9, 0.8
-"""So many of the next entries are looked at first; and of lines and entries that agree by content so many must do so in
-their places, to count as unmoved."""
+"""So many entries are looked at first; and of what agrees by content so much must do so in place, to be unmoved."""
 
-AT_ONCE, FAR = 4096, 100_000
-DOUBT = 64
+AT_ONCE, FAR, DOUBT = 4096, 100_000, 64
 
 
 class Claims:
@@ -78,6 +74,20 @@ class Claims:
         self._ids += ids
         if len(self._places) > HELD:
             self._work(final=False)
+
+    def settle(self) -> bool:
+        """Claims for every entry that waits, if that is plain; False, and nothing done: it is not."""
+        places, here = self._places, self._here
+        if not places:
+            return True
+        if here is None or here.file.doubtful or places[-1] >> SHIFT != here.file.generation:
+            return False
+        if places[0] < here.file.base or not all(map(lt, [self._last, *places], places)):
+            return False
+        here.trim()
+        if plain := self._among_others(here, 0, len(places)):
+            self._take(len(places))
+        return plain
 
     def finish(self) -> None:
         """No more entries: what is left of the files was not claimed."""
@@ -155,9 +165,9 @@ class Claims:
         """Goes on to this generation's file; what is left of those before it was not claimed. False: there is none."""
         while self._here is not None or self._files:
             here = self._here
+            if here is None and self._files[0].generation > generation:
+                return False
             if here is None:
-                if self._files[0].generation > generation:
-                    return False
                 self._here, self._shift = Lines(self._files.pop(0)), 0
                 continue
             if here.file.generation >= generation:
@@ -265,7 +275,9 @@ class Claims:
             if i == len(here.places) or here.places[i] != place:
                 sound = False
                 break
-            chosen.append(self._with_followers(here, i, self._rows[n]))
+            row = self._rows[n]
+            wanted = row[3].count(b"\n") if self._continued is not None and not isinstance(row, Odd) else 0
+            chosen.append(here.followed(i, wanted, self._continued))
             i = chosen[-1][-1] + 1
         texts = [here.text(found) for found in chosen]
         rows = self._rows[at : at + len(chosen)]
@@ -291,18 +303,6 @@ class Claims:
             return False
         self._claimed(here, found, found[-1] + 1)
         return True
-
-    def _with_followers(self, here: Lines, i: int, row: Row) -> list[int]:
-        """The lines of one message: the first, and as many that begin none as its data has newlines."""
-        found = [i]
-        wanted = row[3].count(b"\n") if self._continued is not None and not isinstance(row, Odd) else 0
-        while self._continued is not None and len(found) <= wanted:
-            i += 1
-            if i == len(here.lines) and not here.more():
-                break
-            if not self._continued.begins([here.lines[i]])[0]:
-                found.append(i)
-        return found
 
     # -- finding the place again -----------------------------------------------------------------------------
 

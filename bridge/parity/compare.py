@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from bridge.codecs import Codec
 from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
@@ -36,7 +37,7 @@ class Comparison:
     def __init__(
         self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
         codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
-        stats: Stats | None = None,
+        stats: Stats | None = None, every: int = 0,
     ) -> None:  # fmt: skip
         self.tally = Tally(marked=due.late is not None)
         self._codec = codec
@@ -60,6 +61,12 @@ class Comparison:
         self._extras: list[Extra] = []
         self._missing: list[Missing] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
+        self._every = every
+        self._noted = 0
+        self.fed = 0
+        """Entries it was given."""
+        self.points: list[tuple[Since, int]] = []
+        """Positions on the way up to which all agreed, about `every` so many entries, and how many were fed by then."""
 
     def _codec_of(self, name: str) -> Codec:
         if name not in self._codecs:
@@ -70,6 +77,8 @@ class Comparison:
 
     def feed(self, rows: Rows) -> None:
         """The next entries."""
+        self.fed += len(rows)
+        newest = parse_id(rows[-1][0]) if rows else ZERO_ID
         self.tally.entries += len(rows)
         if rows and parse_id(rows[0][0]) <= self._since.last:
             self.tally.entries -= sum(1 for row in rows if parse_id(row[0]) <= self._since.last)
@@ -90,6 +99,18 @@ class Comparison:
             for place, row, entry_id in zip(*column, strict=True):  # of a source that nobody knows
                 name = f"source {number}"
                 self.missing(Missing(name, entry_id, row, None, place))
+        if self._every and self.fed - self._noted >= self._every and newest > self._since.last:
+            self._note_point(newest)
+
+    def _note_point(self, last: EntryId) -> None:
+        """If nothing is in disagreement here, nor waits for what comes, the next comparison may begin here."""
+        if self._extras or self._missing or self._late or self.tally.uncounted:
+            return
+        if not all(claims.settle() for claims in self._claims.values()):
+            return
+        if all(one.at_rest for one in self._matches.values()):
+            self.points.append((replace(self.until(last, 0, min(self._due.entry, last)), digest=""), self.fed))
+            self._noted = self.fed
 
     def _late_of(self, rows: Rows) -> set[bytes]:
         """The IDs of those entries that are marked late, by their ID or their origin."""
@@ -196,9 +217,9 @@ class Comparison:
                 places[name] = Place.of(*end)
             elif name in self._since.places:
                 places[name] = self._since.places[name]
-        firsts = [self._first_waiting, *(one.early_from for one in self._matches.values())]
-        waiting = [one for one in firsts if one is not None]
-        resume = before(min(waiting)) if waiting and self._due.dual else last
+        firsts = [self._first_waiting, *(one.early_from for one in self._matches.values())] if self._due.dual else []
+        firsts += [one.first_left for one in self._matches.values()]
+        resume = min([before(one) for one in firsts if one is not None], default=last)
         targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
                    for name, one in self._matches.items()}  # fmt: skip
         totals["redis_born"] -= sum(one.early for one in self._matches.values())

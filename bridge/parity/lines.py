@@ -68,6 +68,17 @@ class Lines:
         self.trim()
         return self.more()
 
+    def followed(self, i: int, count: int, continued: Continued | None) -> list[int]:
+        """The lines of one message, by their indexes: the i-th, and the next `count` that begin none."""
+        found = [i]
+        while continued is not None and len(found) <= count:
+            i += 1
+            if i == len(self.lines) and not self.more():
+                break
+            if not continued.begins([self.lines[i]])[0]:
+                found.append(i)
+        return found
+
     def text(self, found: Sequence[int]) -> bytes:
         """Lines that are held, by their indexes, as one message."""
         return self.lines[found[0]] if len(found) == 1 else b"\n".join([self.lines[k] for k in found])

@@ -56,6 +56,16 @@ class Matches:
         self.settled: tuple[File, int, int] | None = None
         """File, place and line number behind the last line that agreed."""
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether every line that was passed so far has its entry."""
+        return not (self._lines or self._open or self.late)
+
+    @property
+    def first_left(self) -> EntryId | None:
+        """The first entry whose line was not passed yet."""
+        return parse_id(self.entries.peek(1)[0][0]) if self.entries else None
+
     def passed(self, passed: Passed) -> None:
         """Lines that nobody claimed, in file order; those that are not due come last."""
         if self._continued is not None:

@@ -11,10 +11,11 @@ from threading import Event
 from bridge.config import Settings
 from bridge.errors import LedgerError, RedisLost, SourceError
 from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
+from bridge.ledger.retention import Point, drop_points, newest_point, save_points
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.parity.artifacts import ArtifactCheck, of_lines
-from bridge.parity.check import SETTLING, Check, Result
+from bridge.parity.check import SETTLING, Check, Result, spacing
 from bridge.parity.chunks import ChunkCheck
 from bridge.parity.folder import FolderCheck
 from bridge.parity.since import Since
@@ -117,6 +118,20 @@ class Proof:
         except (KeyError, TypeError, ValueError):
             return None  # of another version: it is made anew
 
+    def _keep_points(self, ledger: Ledger, result: Result) -> None:
+        """Inside a ledger transaction. Those that are close behind the one before are left out."""
+        if result.verdict != "equal":
+            return
+        if not result.points:  # of files in no order: any entry will do, up to the last
+            save_points(ledger, result.stream, [Point(result.entry, 0, None)])
+            return
+        newest, chosen = newest_point(ledger, result.stream), []
+        for one in result.points:
+            if newest is None or one.added - newest.added >= spacing(result.length):
+                newest = Point(one.resume, one.added, one.to_json())
+                chosen.append(newest)
+        save_points(ledger, result.stream, chosen)
+
     def _keep(self, result: Result) -> None:
         """Notes the run. One that found what the one before it found, going on from there, takes its place."""
         if self._ledger is None:
@@ -129,6 +144,9 @@ class Proof:
                 run = replace(run, number=last.number)
             with self._ledger.transaction():
                 save_run(self._ledger, run)
+                if result.verdict == "differs" or (result.verdict == "equal" and not result.onwards):
+                    drop_points(self._ledger, result.stream)
+                self._keep_points(self._ledger, result)
                 if result.verdict != "inconclusive":
                     save_verified(self._ledger, result.stream, result.until.to_json() if result.until else None)
         except LedgerError as error:

@@ -43,11 +43,11 @@ def _tail(file: File, offset: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Equal up to entry `last`; read on behind `resume`.
+    """Equal up to entry `last`; read on behind `resume`. A proof point, of which a comparison can make several.
 
     Entries between the two were on their way, or have agreed: those of a file up to `targets`, file-born ones before
     `places`. The stream held `length` entries, `added` ever came, `first` is the oldest. `due`: the last entry whose
-    line had to be there. `totals`: what was counted up to here.
+    line had to be there. `totals`: what was counted up to here. `trimmed`: so many were removed on purpose by then.
     """
 
     last: EntryId = ZERO_ID
@@ -60,6 +60,7 @@ class Since:
     targets: Mapping[str, EntryId] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
     digest: str = ""
+    trimmed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For the ledger."""
@@ -70,7 +71,7 @@ class Since:
             "places": {name: [one.place, one.line, one.head_len, one.head, one.tail]
                        for name, one in self.places.items()},
             "targets": {name: format_id(one).decode() for name, one in self.targets.items()},
-            "totals": dict(self.totals), "digest": self.digest,
+            "totals": dict(self.totals), "digest": self.digest, "trimmed": self.trimmed,
         }  # fmt: skip
 
     @classmethod
@@ -81,16 +82,22 @@ class Since:
             **ids, length=int(facts["length"]), added=int(facts["added"]),
             places={name: Place(*one) for name, one in facts["places"].items()},
             targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
-            totals=facts["totals"], digest=facts["digest"],
+            totals=facts["totals"], digest=facts["digest"], trimmed=int(facts.get("trimmed", 0)),
         )  # fmt: skip
 
     def rest(self, name: str, files: Sequence[File]) -> list[File] | None:
         """A file's pieces from here on; None when what stood before is not as it was."""
         at = self.places.get(name)
+        here = next((file for file in files if at is not None and file.generation == at.place >> SHIFT), None)
+        if at is not None and (here is None or not at.holds(here)):
+            return None
+        return self.behind(name, files)
+
+    def behind(self, name: str, files: Sequence[File]) -> list[File]:
+        """The same, whatever stands before."""
+        at = self.places.get(name)
         if at is None:
             return [*files]
-        here = next((file for file in files if file.generation == at.place >> SHIFT), None)
-        if here is None or not at.holds(here):
-            return None
-        later = [file for file in files if file.generation > here.generation]
-        return [replace(here, start=at.place & OFFSETS, first=at.line), *later]
+        here = [file for file in files if file.generation == at.place >> SHIFT]
+        later = [file for file in files if file.generation > at.place >> SHIFT]
+        return [*(replace(file, start=at.place & OFFSETS, first=at.line) for file in here), *later]

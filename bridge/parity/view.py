@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bridge.carry.draft import closed_fingerprint
@@ -18,13 +19,15 @@ from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import roles_of
 from bridge.mapping import Mapping
-from bridge.model import ZERO_ID, Checkpoint, Fingerprint, parse_id
+from bridge.model import ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.parity.files import Cut, Found, Generation, find, written
 from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.parity.since import Since
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import stream_info
+from bridge.streams.trim import read_trimmed
 from bridge.streams.writer import Books, read_books
 
 NOT_RUNNING = "the bridge is not running"
@@ -47,6 +50,7 @@ class Cursors:
         info = stream_info(connection, own.stream)
         self.last, self.length = info.last_id, info.length
         self.first, self.added = info.first_id, info.added
+        self.trimmed = read_trimmed(connection, own)
         self.marked = int(connection.call("HLEN", own.late))
         self.notes: list[str] = []
         self.alive = False
@@ -174,6 +178,18 @@ class View(Cursors):
     def known(self, name: str) -> list[Generation]:
         """The generations of a source that Redis or the ledger know."""
         return self._known[name]
+
+    def base(self) -> Since | None:
+        """Where both sides begin, where what was before is trimmed; None: at their beginnings."""
+        if self.trimmed.floor == ZERO_ID:
+            return None
+        if self.trimmed.base is None:
+            raise SourceError(
+                f"was trimmed up to {format_id(self.trimmed.floor).decode()}, and nobody noted what stood there",
+                where=self._mapping.stream.key,
+                hint="only `bridge` may trim a stream that is to be compared: see [retention]",
+            )
+        return replace(Since.from_json(self.trimmed.base), totals={}, digest="")
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""

@@ -23,13 +23,14 @@ class Keys:
     artifacts: bytes
     positions: bytes
     producers: bytes
+    trimmed: bytes
 
     @classmethod
     def of(cls, stream: str) -> Keys:
         """The table for stream `stream`."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
-                 "producers")  # fmt: skip
+                 "producers", "trimmed")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property

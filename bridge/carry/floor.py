@@ -1,0 +1,62 @@
+"""What was trimmed on purpose, when Redis lost its stream: it is not sent again (DESIGN §6.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bridge.ledger.mirrored import forget_entries_below
+from bridge.ledger.retention import drop_points, save_trimmed, trimmed_of
+from bridge.ledger.store import Ledger
+from bridge.model import EntryId, Position, format_id
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.trim import Trimmed, put_floor
+
+ANEW: EntryId = (0, 1)
+"""The floor of a stream that begins anew behind what was trimmed: above nothing, below every entry."""
+
+
+def remembered(ledger: Ledger, stream: str) -> Trimmed | None:
+    """The ledger's copy; None where nothing was trimmed."""
+    row = trimmed_of(ledger, stream)
+    if row is None:
+        return None
+    floor, count, origins, base = row
+    return Trimmed.of(floor, b"%d" % count, origins.encode(), base.encode())
+
+
+def remember(ledger: Ledger, stream: str, now: Trimmed) -> None:
+    """Inside a ledger transaction: its copy is what Redis says."""
+    save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
+
+
+def put_back(connection: Connection, keys: Keys, was: Trimmed) -> Trimmed:
+    """Tells Redis, whose stream begins anew, what was trimmed of the one before. Raises RedisLost, RedisRefused."""
+    base = was.base
+    if base is not None:
+        base = base | dict.fromkeys(("last", "resume", "due", "first"), "0-0") | {"targets": {}}
+    now = replace(was, floor=ANEW, base=base)
+    put_floor(connection, keys, now)
+    return now
+
+
+def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed) -> None:
+    """Inside a ledger transaction: what parity noted is not true any more; nor, of a new stream, what IDs were."""
+    drop_points(ledger, stream)
+    if now != was:
+        forget_entries_below(ledger, stream, was.floor)
+        remember(ledger, stream, now)
+
+
+def passed_over(trimmed: Trimmed) -> dict[tuple[int, int], set[int]]:
+    """Offsets of trimmed lines that stand behind one that is to be sent, by source and generation."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for source, gone in trimmed.origins.items():
+        for generation, offset in gone.beyond:
+            found.setdefault((source, generation), set()).add(offset)
+    return found
+
+
+def last_of(positions: tuple[Position | None, ...]) -> Position | None:
+    """The highest of them; None where there is none."""
+    return max((one for one in positions if one is not None), default=None)

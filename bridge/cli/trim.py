@@ -1,0 +1,87 @@
+"""`bridge trim`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.common import Options, emit, mapping_names, verb
+from bridge.words import counted
+
+if TYPE_CHECKING:
+    from bridge.retention.trim import Done, Plan
+
+
+@click.command("trim", short_help="Remove what is over [retention] and not needed")
+@click.argument("mappings", nargs=-1, metavar="[MAPPING]…", shell_complete=mapping_names)
+@click.option("--execute", is_flag=True, help="Do it; without, it says what would go and what holds it")
+@verb
+def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
+    """Remove the oldest entries of MAPPINGs' streams that are over their [retention]; of all that have one by default.
+
+    Nothing goes that a consumer group did not acknowledge, that is not in its file yet, or that parity did not find
+    equal. A running bridge does the same by itself. Exits 3 when something that is over is held.
+    """
+    from bridge.dial import dialler
+    from bridge.errors import ConfigError
+    from bridge.ledger.store import Ledger
+    from bridge.retention.trim import Retention
+
+    settings = options.settings()
+    options.log(settings.log_format)
+    chosen = [settings.mapping(name) for name in mappings] or [m for m in settings.mappings if m.retention.limited]
+    for one in chosen:
+        if not one.retention.limited:
+            hint = "give [retention] keep_days, keep_entries or keep_bytes in its mapping file"
+            raise ConfigError(f"{one.name} keeps all of its stream", hint=hint)
+    if not chosen and not options.as_json:
+        click.echo("No mapping has [retention]: every stream keeps everything.")
+    told, held = [], False
+    with closing(Ledger(settings.state_dir / "ledger.db")) as ledger:
+        for one in chosen:
+            retention = Retention(one, ledger, dialler(settings, may_start=False), time.time)
+            plan, done = retention.plan(), None
+            if execute:
+                done = retention.trim(lambda: False)
+                plan = retention.plan()
+            held = held or plan.unproven or bool(plan.allowed.holds)
+            told.append({"mapping": one.name, "stream": one.stream.key, **plan.to_json(), "done": _done(done)})
+            if not options.as_json:
+                _print(one.name, one.stream.key, plan, done)
+    if options.as_json:
+        emit(told)
+    return 3 if held else 0
+
+
+def _done(done: Done | None) -> dict[str, Any] | None:
+    return None if done is None else {"removed": done.removed}
+
+
+def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
+    from bridge.model import ZERO_ID, format_id, shown
+    from bridge.words import size
+
+    click.echo(f"{name} → {stream}")
+    click.echo(f"  holds {counted(plan.size.length, 'entry', 'entries')}, {size(plan.size.bytes)}")
+    if plan.trimmed.floor > ZERO_ID:
+        gone = counted(plan.trimmed.count, "entry", "entries")
+        click.echo(f"  {gone} trimmed so far; it begins with {format_id(plan.trimmed.floor).decode()}")
+    if done is not None:
+        click.echo(f"  {counted(done.removed, 'entry', 'entries')} removed now")
+    if plan.unproven:
+        click.echo("  over the limits, and held: parity has not found both sides equal up to there")
+        click.echo(f"    try: bridge parity {name}")
+    for one in plan.allowed.holds:
+        first = format_id(one.first).decode()
+        click.echo(f"  held from {first} on by {shown(one.who.encode())}")
+        if one.hint:
+            click.echo(f"    try: {shown(one.hint.encode())}")
+    if plan.allowed.upto is not None:
+        many = counted(plan.goes, "entry", "entries")
+        click.echo(f"  about {many} may go, up to {format_id(plan.allowed.upto.entry).decode()}")
+        click.echo("  Nothing is changed. To do it, say --execute.")
+    elif plan.nothing:
+        click.echo("  nothing is over the limits")

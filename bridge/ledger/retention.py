@@ -1,0 +1,84 @@
+"""What retention goes by: positions up to which parity found all equal, and what was trimmed up to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.ledger.store import Ledger
+from bridge.model import EntryId, parse_id
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Up to entry `entry` both sides were found equal; `added` entries had come into the stream by then.
+
+    `position` is what parity needs to begin there (`bridge.parity.since`); None where it needs nothing.
+    """
+
+    entry: EntryId
+    added: int
+    position: dict[str, Any] | None
+
+
+def _key(entry: EntryId) -> str:
+    """Sorts as IDs do; SQLite's integers are too small for them."""
+    return f"{entry[0]:020}-{entry[1]:020}"
+
+
+def save_points(ledger: Ledger, stream: str, points: Sequence[Point]) -> None:
+    """Adds these."""
+    for one in points:
+        ledger.write(
+            "INSERT OR REPLACE INTO points (stream, entry, added, position) VALUES (?, ?, ?, ?)",
+            (stream, _key(one.entry), one.added, json.dumps(one.position)),
+        )
+
+
+def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> None:
+    """Forgets those up to this one; all of them, when parity does not find all equal any more."""
+    if upto is None:
+        ledger.write("DELETE FROM points WHERE stream = ?", (stream,))
+    else:
+        ledger.write("DELETE FROM points WHERE stream = ? AND entry <= ?", (stream, _key(upto)))
+
+
+def points_of(ledger: Ledger, stream: str) -> list[Point]:
+    """All of a stream, in its order."""
+    rows = ledger.rows("SELECT entry, added, position FROM points WHERE stream = ? ORDER BY entry", (stream,))
+    return [Point(parse_id(entry.encode()), added, json.loads(position)) for entry, added, position in rows]
+
+
+def newest_point(ledger: Ledger, stream: str) -> Point | None:
+    """The last one."""
+    rows = ledger.rows(
+        "SELECT entry, added, position FROM points WHERE stream = ? ORDER BY entry DESC LIMIT 1", (stream,)
+    )
+    return Point(parse_id(rows[0][0].encode()), rows[0][1], json.loads(rows[0][2])) if rows else None
+
+
+def save_report(ledger: Ledger, stream: str, at: float, report: dict[str, Any]) -> None:
+    """What the last look at a stream's retention found; `at` in seconds since 1970."""
+    ledger.write("INSERT OR REPLACE INTO retention VALUES (?, ?, ?)", (stream, at, json.dumps(report)))
+
+
+def last_report(ledger: Ledger, stream: str) -> tuple[float, dict[str, Any]] | None:
+    """The same; None where nobody looked yet."""
+    rows = ledger.rows("SELECT at, report FROM retention WHERE stream = ?", (stream,))
+    return (float(rows[0][0]), json.loads(rows[0][1])) if rows else None
+
+
+def save_trimmed(ledger: Ledger, stream: str, floor: bytes, count: int, origins: str, base: str) -> None:
+    """A copy of what Redis says was trimmed on purpose (`bridge.streams.trim`), for when it says it no more."""
+    ledger.write(
+        "INSERT OR REPLACE INTO trimmed (stream, floor, count, origins, base) VALUES (?, ?, ?, ?, ?)",
+        (stream, floor, count, origins, base),
+    )
+
+
+def trimmed_of(ledger: Ledger, stream: str) -> tuple[bytes, int, str, str] | None:
+    """The same; None where nothing was."""
+    rows = ledger.rows("SELECT floor, count, origins, base FROM trimmed WHERE stream = ?", (stream,))
+    return (bytes(rows[0][0]), int(rows[0][1]), str(rows[0][2]), str(rows[0][3])) if rows else None

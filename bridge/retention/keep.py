@@ -1,0 +1,101 @@
+"""Retention beside a bridge that runs: looks now and then, has parity prove what is over, and trims it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Event
+
+from bridge.config import Settings
+from bridge.dial import Backoff, dialler
+from bridge.errors import BridgeError
+from bridge.ledger.retired import retired
+from bridge.ledger.store import Ledger
+from bridge.log import log
+from bridge.mapping import Mapping
+from bridge.retention.limits import Hold
+from bridge.retention.trim import Retention
+from bridge.words import counted
+
+LOOK = 5.0
+"""Seconds between two looks."""
+
+PROVE, SHARE = 15.0, 10.0
+"""Seconds at least between two comparisons for what is over, and how much longer than the last one took."""
+
+
+def keep_retention(settings: Settings, stop: Event) -> None:
+    """Until the stop event; at once when no mapping has `[retention]`."""
+    mappings = [one for one in settings.mappings if one.retention.limited]
+    if not mappings:
+        return
+    ledger, pause = Ledger(settings.state_dir / "ledger.db"), Backoff(0.2, LOOK)
+    dial = dialler(settings)
+    try:
+        over = retired(ledger)
+        kept = [_Kept(settings, Retention(one, ledger, dial, time.time), ledger) for one in mappings
+                if one.stream.key not in over]  # fmt: skip
+        while not stop.wait(pause.next()):
+            for one in kept:
+                try:
+                    one.look(stop)
+                except BridgeError as error:
+                    log.debug("%s: retention waits: %s", one.name, error)
+                except Exception:  # noqa: BLE001 - a stream that grows is no reason to carry no messages
+                    log.exception("%s: retention failed; the bridge goes on", one.name)
+    finally:
+        ledger.close()
+
+
+class _Kept:
+    """One mapping's, from look to look."""
+
+    def __init__(self, settings: Settings, retention: Retention, ledger: Ledger) -> None:
+        self._retention = retention
+        self._settings = settings
+        self._ledger = ledger
+        self._prove_at = 0.0
+        self._said: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The mapping's."""
+        return self._retention.mapping.name
+
+    def look(self, stop: Event) -> None:
+        """Raises RedisLost, RedisRefused, NotOwner, LedgerError, SourceError."""
+        plan = self._retention.plan()
+        if plan.unproven and time.monotonic() >= self._prove_at:
+            self._prove(self._retention.mapping, stop)
+            plan = self._retention.plan()
+        if plan.allowed.upto is not None or plan.leftover:
+            done = self._retention.trim(stop.is_set)
+            if done.removed:
+                log.info("%s: %s trimmed", self.name, counted(done.removed, "entry", "entries"))
+            plan = self._retention.plan()
+        self._retention.note(plan)
+        self._say(plan.allowed.holds)
+
+    def _prove(self, mapping: Mapping, stop: Event) -> None:
+        """Both sides compared from where they were equal the last time."""
+        from bridge.parity.check import Interrupted  # much is read in with it, and mostly for nothing
+        from bridge.parity.proof import Proof
+
+        begun = time.monotonic()
+        tell: Callable[[Mapping, int, int], None] = lambda mapping, read, of: None  # noqa: E731
+        alone = replace(self._settings, mappings=(mapping,))
+        try:
+            Proof(alone, [mapping], self._ledger, stop, tell, "bridge run").run(dialler(alone), onwards=True)
+        except Interrupted:
+            return
+        took = time.monotonic() - begun
+        self._prove_at = time.monotonic() + max(PROVE, SHARE * took)
+
+    def _say(self, holds: list[Hold]) -> None:
+        """Who holds up trimming, once."""
+        who = tuple(one.who for one in holds)
+        if who != self._said:
+            for one in who:
+                log.warning("%s: nothing is trimmed beyond what is still needed by %s", self.name, one)
+            self._said = who

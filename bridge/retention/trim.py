@@ -1,0 +1,246 @@
+"""One stream's retention: looks at what is over and who holds it, and removes what nobody does, a part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bridge.carry.floor import remember
+from bridge.errors import NotOwner
+from bridge.ledger.mirrored import first_line_from
+from bridge.ledger.parity import runs
+from bridge.ledger.quarantine import first_in_quarantine
+from bridge.ledger.retention import Point, drop_points, points_of, save_report
+from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, after, before, format_id, parse_id, parse_origin
+from bridge.points import reached
+from bridge.retention.limits import Allowed, Hold, Size, allowed, over
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import pages, stream_info
+from bridge.streams.trim import Gone, Held, Moved, Trimmed, groups_hold, read_trimmed, set_floor, step
+
+PAGE, PAGE_BYTES = 1000, 1 << 20
+
+LEFT = 300
+"""So many entries below the floor are more than what a trim leaves of a node (100, unless the server is told other)."""
+
+SPACING = 100
+"""Entries between two places at which a stream whose files have no order may begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was found at one moment, and what may be done."""
+
+    trimmed: Trimmed
+    size: Size
+    allowed: Allowed
+    oldest: EntryId
+    """The first entry that stands at or above the floor; 0-0: none does."""
+    unproven: bool
+    """Whether something is over that parity did not find equal yet."""
+    leftover: bool
+    """Whether more than a part of a node stands below the floor."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing is over the limits."""
+        return self.allowed.wanted is None and not self.unproven
+
+    @property
+    def goes(self) -> int:
+        """About so many entries may go now."""
+        upto = self.allowed.upto
+        return 0 if upto is None else max(0, self.size.length - (self.size.added - upto.added))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`, and for the ledger's note of the last look."""
+        upto = self.allowed.upto
+        return {
+            "floor": format_id(self.trimmed.floor).decode(), "trimmed": self.trimmed.count,
+            "length": self.size.length, "bytes": self.size.bytes, "oldest": format_id(self.oldest).decode(),
+            "over": format_id(self.allowed.wanted).decode() if self.allowed.wanted else None,
+            "upto": format_id(upto.entry).decode() if upto else None, "unproven": self.unproven,
+            "holds": [{"from": format_id(one.first).decode(), "who": one.who, "hint": one.hint or None}
+                      for one in self.allowed.holds],
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Done:
+    """What a trim did: entries removed, and the floor it left."""
+
+    removed: int = 0
+    floor: EntryId = ZERO_ID
+    held: Held | None = None
+    """A group that came to need what was to go while it was going."""
+
+
+class Retention:
+    """One mapping's. `dial` connects; `clock` in seconds since 1970. Used by one thread."""
+
+    def __init__(
+        self, mapping: Mapping, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float]
+    ) -> None:
+        self.mapping = mapping
+        self._ledger = ledger
+        self._dial = dial
+        self._clock = clock
+        self._stream = mapping.stream.key
+        self._keys = Keys.of(self._stream)
+        self._looked_to = ZERO_ID
+        """No Redis-born entry that the mirror did not write stands up to here."""
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Reads stream and ledger; changes nothing. Raises RedisLost, RedisRefused, LedgerError."""
+        with closing(self._dial()) as connection:
+            return self._plan(connection)
+
+    def _plan(self, connection: Connection) -> Plan:
+        keys, policy = self._keys, self.mapping.retention
+        trimmed, info = read_trimmed(connection, keys), stream_info(connection, keys.stream)
+        seconds, micros = connection.call("TIME")
+        used = connection.call("MEMORY", "USAGE", keys.stream) if info.exists else None
+        size = Size(info.added, info.length, int(used or 0), int(seconds) * 1000 + int(micros) // 1000)
+        start = format_id(trimmed.floor) if trimmed.floor > ZERO_ID else b"-"
+        first = connection.call("XRANGE", keys.stream, start, "+", "COUNT", 1)
+        oldest = parse_id(first[0][0]) if first else ZERO_ID
+        points = [one for one in points_of(self._ledger, self._stream) if one.entry >= max(oldest, trimmed.floor)]
+        if points and points[-1].position is None:
+            points = list(self._places(connection, size, start, points[-1].entry))
+        found = allowed(points, policy, size, [])
+        holds = list(self._holds(connection, trimmed, found.wanted)) if found.wanted is not None else []
+        unproven = bool(first) and found.wanted is None and over(policy, size, oldest, info.length - 1)
+        below = connection.call("XRANGE", keys.stream, "-", b"(" + start, "COUNT", LEFT) if start != b"-" else []
+        found = allowed(points, policy, size, holds)
+        return Plan(trimmed, size, found, oldest, unproven, len(below) == LEFT)
+
+    def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
+        """Where a stream may begin whose files have no order: anywhere that was compared."""
+        gone, policy = size.added - size.length, self.mapping.retention
+        for rows in pages(connection, self._keys.stream, start, format_id(upto), SPACING, most_bytes=PAGE_BYTES):
+            if not rows:
+                return
+            gone += len(rows)
+            last = parse_id(rows[-1][0])
+            yield Point(last, gone, None)
+            if not over(policy, size, last, size.added - gone):
+                return
+
+    def _holds(self, connection: Connection, trimmed: Trimmed, wanted: EntryId) -> Iterator[Hold]:
+        for held in groups_hold(connection, self._keys, trimmed.floor):
+            yield hold_of(held)
+        last = next(iter(runs(self._ledger, self._stream, 1)), None)
+        if last is not None and last.verdict == "differs":
+            hint = "`bridge parity` says where"
+            yield Hold(max(trimmed.floor, (0, 1)), "parity: the two sides differ", hint)
+        first = self._unmirrored(connection, trimmed.floor, wanted)
+        if first is not None:
+            yield Hold(first, "the mirror: it is not in its file yet", "`bridge run --dual` writes it")
+        aside = first_in_quarantine(self._ledger, self._stream, trimmed.floor)
+        if aside is not None:
+            yield Hold(aside, "quarantine: it is in no file", "`bridge quarantine list`")
+
+    def _unmirrored(self, connection: Connection, floor: EntryId, wanted: EntryId) -> EntryId | None:
+        """The first Redis-born entry up to `wanted` that the mirror did not come to."""
+        memory = stream_memory(self._ledger, self._stream)
+        if self.mapping.mirror is None or memory is None or memory.mirror_cursor >= wanted:
+            return None
+        seen = max(memory.mirror_cursor, self._looked_to, before(floor))
+        for rows in pages(connection, self._keys.stream, after(seen), format_id(wanted), PAGE, most_bytes=PAGE_BYTES):
+            for raw_id, fields in rows:
+                if fields is not None and ORIGIN_FIELD not in fields[0::2]:
+                    return parse_id(raw_id)
+        self._looked_to = max(self._looked_to, wanted)
+        return None
+
+    def note(self, plan: Plan) -> None:
+        """Lets the ledger know what the last look found, for `status`."""
+        save_report(self._ledger, self._stream, self._clock(), plan.to_json())
+
+    # -- removing --------------------------------------------------------------------------------------------
+
+    def trim(self, stop: Callable[[], bool]) -> Done:
+        """Removes what is over and nobody holds; first what an earlier one had begun to remove.
+
+        Raises NotOwner, RedisLost, RedisRefused, LedgerError.
+        """
+        with closing(self._dial()) as connection, closing(self._dial()) as reading:
+            self._own(connection)
+            done = Done()
+            self._finish(connection, done, stop)
+            while not stop() and done.held is None:
+                plan = self._plan(connection)
+                upto = plan.allowed.upto
+                if upto is None:
+                    break
+                self._one(connection, reading, plan, upto, done)
+                self._finish(connection, done, stop)
+            done.floor = read_trimmed(connection, self._keys).floor
+            return done
+
+    def _own(self, connection: Connection) -> None:
+        if connection.call("HGET", self._keys.meta, "owner") not in (None, self._ledger.uuid):
+            raise NotOwner("the stream belongs to another ledger: it is not trimmed here", where=self._stream)
+
+    def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
+        """Sets the floor behind one point."""
+        now, floor = plan.trimmed, parse_id(after(upto.entry))
+        then = replace(now, floor=floor, origins=self._walk(reading, now, floor), base=upto.position)
+        reached("trim.floor.before")
+        try:
+            done.held = set_floor(connection, self._keys, self._ledger.uuid, now, upto.entry, then)
+        except Moved:
+            raise NotOwner(
+                "somebody else trims it, or owns it by now", where=self._stream, hint="is another bridge at work?"
+            ) from None
+        reached("trim.floor.after")
+        if done.held is None:
+            self._remember(connection, upto)
+
+    def _walk(self, connection: Connection, now: Trimmed, floor: EntryId) -> dict[int, Gone]:
+        """Reads what is to go: which lines of each source have their entries among it, or among what went before."""
+        keys, numbers = self._keys, {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
+        gone = {number: one.positions for number, one in now.origins.items()}
+        stays = {number: first_line_from(self._ledger, self._stream, name, floor) for number, name in numbers.items()}
+        start, end = format_id(now.floor), format_id(before(floor))
+        for rows in pages(connection, keys.stream, start, end, PAGE, most_bytes=PAGE_BYTES):
+            for _, fields in rows:
+                names = fields[0::2] if fields is not None else []
+                origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1]) if ORIGIN_FIELD in names else None
+                if origin is not None:
+                    gone.setdefault(origin.source, []).append(Position(origin.generation, origin.offset))
+            gone = {number: Gone.of(lines, stays.get(number)).positions for number, lines in gone.items()}
+        return {number: Gone.of(lines, stays.get(number)) for number, lines in gone.items()}
+
+    def _finish(self, connection: Connection, done: Done, stop: Callable[[], bool]) -> None:
+        """Removes what stands below the floor, up to a part of a node."""
+        while not stop():
+            reached("trim.step.before")
+            gone = step(connection, self._keys)
+            reached("trim.step.after")
+            done.removed += gone
+            if not gone:
+                break
+
+    def _remember(self, connection: Connection, upto: Point) -> None:
+        """The ledger has a copy of what Redis says, and no points below it."""
+        now = read_trimmed(connection, self._keys)
+        with self._ledger.transaction():
+            if upto.position is not None:  # others are filled again from what their files hold
+                remember(self._ledger, self._stream, now)
+            drop_points(self._ledger, self._stream, upto.entry)
+
+
+def hold_of(held: Held) -> Hold:
+    """A consumer group, in words. Pure."""
+    what = "did not acknowledge it" if held.pending else "was not given it yet"
+    hint = f"is it still used? XGROUP DESTROY removes a group that nobody reads with: {held.group}"
+    return Hold(held.first, f"group {held.group}: it {what}", hint)

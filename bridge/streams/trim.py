@@ -1,0 +1,194 @@
+"""Trimming on purpose: the floor is set first, then what stands below it goes, a few nodes of the stream at a time.
+
+The floor is the ID below which entries were trimmed on purpose: who compares or fills again looks at nothing below it,
+be it gone yet or not. So a trim that dies in between is finished by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bridge.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+STEP = 1000
+"""Entries that one command removes, at most: under a millisecond of the server's time."""
+
+# What a group was not given yet, or did not acknowledge, is looked for in the moment the floor is set: a group may
+# have been made, or set back, since anybody looked.
+_SET = b"""local function less(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+local function before(a, b)
+  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
+  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
+  return less(ams, bms) or (ams == bms and less(aseq, bseq))
+end
+if redis.call('HGET', KEYS[4], 'owner') ~= ARGV[1] then return {'owner'} end
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return {'moved'} end
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local facts = {}
+  for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+  local last, from = facts['last-delivered-id'], ARGV[2] == '' and '-' or ARGV[2]
+  local pending = redis.call('XPENDING', KEYS[1], facts['name'], from, ARGV[4], 1)[1]
+  if pending then return {'pending', facts['name'], pending[1]} end
+  local fresh = (from == '-' or not before(last, from)) and '(' .. last or from
+  local unread = redis.call('XRANGE', KEYS[1], fresh, ARGV[4], 'COUNT', 1)[1]
+  if unread then return {'unread', facts['name'], unread[1]} end
+end
+redis.call('SET', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[3], 'origins', ARGV[5], 'base', ARGV[6])
+return {'set'}"""
+
+_STEP = b"""local floor = redis.call('GET', KEYS[2])
+if not floor then return 0 end
+local gone = redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', ARGV[1])
+if gone == 0 and ARGV[2] ~= '' then gone = redis.call('XTRIM', KEYS[1], 'MINID', ARGV[2]) end
+if gone > 0 then redis.call('HINCRBY', KEYS[3], 'count', gone) end
+return gone"""
+
+
+class Gone(NamedTuple):
+    """What went of one source: every line up to the one at `low`, and of those behind it the ones at `beyond`.
+
+    Between the two kinds stand mirrored lines whose entries stay: the sides interleave differently.
+    """
+
+    low: Position | None
+    beyond: tuple[Position, ...] = ()
+
+    @classmethod
+    def of(cls, positions: Iterable[Position], stays: Position | None) -> Gone:
+        """Of lines that went, where the first that stays is this one."""
+        low = [one for one in positions if stays is None or one < stays]
+        beyond = sorted(one for one in positions if stays is not None and one >= stays)
+        return cls(max(low, default=None), tuple(beyond))
+
+    @property
+    def positions(self) -> list[Position]:
+        """All of them that are named."""
+        return [*([self.low] if self.low is not None else []), *self.beyond]
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What was trimmed on purpose: all below `floor` (0-0: nothing), `count` entries so far.
+
+    `origins`: which lines of each source, by number, went with their entries. `base`: the position on both sides that
+    the floor stands for, as parity noted it; None of a stream whose files have no order.
+    """
+
+    floor: EntryId = ZERO_ID
+    count: int = 0
+    origins: Mapping[int, Gone] = field(default_factory=dict)
+    base: dict[str, Any] | None = None
+
+    def origins_json(self) -> str:
+        """As Redis and the ledger keep them."""
+        return json.dumps({str(number): [one.low, one.beyond] for number, one in self.origins.items()})
+
+    def base_json(self) -> str:
+        """As they keep it; empty: none."""
+        return json.dumps(self.base) if self.base is not None else ""
+
+    @classmethod
+    def of(cls, floor: bytes | None, count: bytes | None, origins: bytes | None, base: bytes | None) -> Trimmed:
+        """As it is kept. Raises ValueError for what is none."""
+        ends = {
+            int(number): Gone(Position(*low) if low else None, tuple(Position(*at) for at in beyond))
+            for number, (low, beyond) in json.loads(origins or b"{}").items()
+        }
+        return cls(parse_id(floor) if floor else ZERO_ID, int(count or 0), ends, json.loads(base) if base else None)
+
+
+def read_trimmed(connection: Connection, keys: Keys) -> Trimmed:
+    """What Redis says of it. Raises RedisLost, RedisRefused."""
+    floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
+    return Trimmed.of(floor, *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A consumer group that was not given, or did not acknowledge, the entry `first`."""
+
+    group: str
+    first: EntryId
+    pending: bool
+
+
+class Moved(Exception):
+    """Somebody else set the floor meanwhile, or took the stream over."""
+
+
+def set_floor(
+    connection: Connection, keys: Keys, owner: bytes, now: Trimmed, upto: EntryId, then: Trimmed
+) -> Held | None:
+    """Sets the floor behind `upto`, unless a group still needs something up to there; returns that one.
+
+    Raises Moved where the floor is not `now`'s any more, RedisLost, RedisRefused.
+    """
+    expected = format_id(now.floor) if now.floor > ZERO_ID else b""
+    reply = connection.call(
+        "EVAL", _SET, 4, keys.stream, keys.floor, keys.trimmed, keys.meta, owner, expected, after(upto),
+        format_id(upto), then.origins_json(), then.base_json(),
+    )  # fmt: skip
+    if reply[0] in (b"owner", b"moved"):
+        raise Moved
+    if reply[0] == b"set":
+        return None
+    return Held(reply[1].decode(errors="replace"), parse_id(reply[2]), reply[0] == b"pending")
+
+
+def put_floor(connection: Connection, keys: Keys, now: Trimmed) -> None:
+    """Says this of the stream, in one go: of one that begins anew. Raises RedisLost, RedisRefused."""
+    facts = ("count", now.count, "origins", now.origins_json(), "base", now.base_json())
+    replies = connection.calls(
+        pack("MULTI"), pack("SET", keys.floor, format_id(now.floor)), pack("HSET", keys.trimmed, *facts), pack("EXEC")
+    )
+    for reply in replies[-1] or ():
+        if isinstance(reply, Refusal):
+            raise refused(reply, keys.stream.decode(errors="replace"))
+
+
+def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held]:
+    """The first entry that each consumer group still needs, of those groups that need one that stands."""
+    connection.send(pack("XINFO", "GROUPS", keys.stream))
+    groups = connection.read()
+    if isinstance(groups, Refusal):
+        if "no such key" in str(groups):
+            return []
+        raise refused(groups, keys.stream.decode(errors="replace"))
+    held = []
+    for group in groups:
+        facts = dict(zip(group[0::2], group[1::2], strict=True))
+        name, last = facts[b"name"], max(parse_id(facts[b"last-delivered-id"]), before(floor))
+        pending, unread = connection.calls(
+            pack("XPENDING", keys.stream, name, format_id(floor), "+", 1),
+            pack("XRANGE", keys.stream, after(last), "+", "COUNT", 1),
+        )
+        first = [(parse_id(rows[0][0]), rows is pending) for rows in (pending, unread) if rows]
+        if first:
+            held.append(Held(name.decode(errors="replace"), *min(first)))
+    return held
+
+
+def step(connection: Connection, keys: Keys) -> int:
+    """Removes about `STEP` entries that stand below the floor; returns how many. 0: at most a part of a node is left.
+
+    Raises RedisLost, RedisRefused.
+    """
+    gone = int(connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, ""))
+    floor = connection.call("GET", keys.floor)
+    if gone or floor is None:
+        return gone
+    rows = connection.call("XRANGE", keys.stream, "-", b"(" + floor, "COUNT", STEP)
+    if len(rows) < STEP:
+        return 0
+    exactly = after(parse_id(rows[-1][0]))  # a node that holds more than the limit is left alone by it
+    return int(connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, exactly))
