@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.carry.archive import Archive
 from bridge.carry.shared import Shared
 from bridge.errors import BridgeError, SourceError
 from bridge.files.generation import Generation, open_regular
@@ -18,6 +19,7 @@ from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import (
     FIELDS,
+    ZERO_ID,
     Checkpoint,
     EntryId,
     Origin,
@@ -73,6 +75,8 @@ class Search:
         self._connection = connection
         self._stream = shared.mapping.stream.key
         self._books: Books = read_books(connection, shared.keys)
+        self._archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+        self._floor = self._books.floor or ZERO_ID
 
     # -- from the file ---------------------------------------------------------------------------------------
 
@@ -107,8 +111,7 @@ class Search:
             entry_id = self._find(origin, found.facts.written // 1_000_000 if found is not None else 0)
             place.born, place.origin = "file", f"{origin.source}.{origin.generation}:{origin.offset}"
             place.entry = format_id(entry_id).decode() if entry_id is not None else None
-            gone = "it was carried, and its entry is in the stream no more: trimmed, or deleted"
-            place.said = f"it is entry {place.entry}" if entry_id is not None else gone
+            place.said = self._its_entry(entry_id)
         if found is None:
             place.said += "; there is no such file any more: it was removed, or moved"
         return place
@@ -154,10 +157,11 @@ class Search:
                 if at <= offset < at + length:
                     place.entry = format_id(entry_id).decode()
                 at += length
-            gone = place.entry is not None and not existing(
-                self._connection, self.shared.keys.stream, [parse_id(place.entry.encode())]
-            )
-            place.said = f"the mirror wrote it, of entry {place.entry}" + (", which is in the stream no more" * gone)
+            place.said = f"the mirror wrote it, of entry {place.entry}"
+            if place.entry is not None and (found := self._fields(parse_id(place.entry.encode()))) is None:
+                place.said += ", which is in the stream no more"
+            elif place.entry is not None and found is not None and found[1]:
+                place.said += ", which is in the archive"
             return place
         place.born = "file"
         if self.shared.mapping.source.kind == "context":
@@ -203,12 +207,23 @@ class Search:
         origin = Origin(int(number), at.generation, at.offset)
         place.origin = f"{origin.source}.{origin.generation}:{origin.offset}"
         entry_id = self._find(origin, self.shared.mapping.codec(name).decode((line,)).times[0])
-        if entry_id is None:
-            place.said = "it was carried, and its entry is in the stream no more: trimmed, or deleted"
-        else:
-            place.entry = format_id(entry_id).decode()
-            place.said = f"it is entry {place.entry}"
+        place.entry = format_id(entry_id).decode() if entry_id is not None else None
+        place.said = self._its_entry(entry_id)
         return place
+
+    def _its_entry(self, entry_id: EntryId | None) -> str:
+        if entry_id is None:
+            return "it was carried, and its entry is in the stream no more: trimmed, or deleted"
+        archived = ", in the archive" if self._archive.get(self._floor, entry_id) is not None else ""
+        return f"it is entry {format_id(entry_id).decode()}{archived}"
+
+    def _fields(self, entry_id: EntryId) -> tuple[list[bytes], bool] | None:
+        """An entry's fields, and whether it is in the archive by now; None: it is nowhere."""
+        found = existing(self._connection, self.shared.keys.stream, [entry_id]).get(entry_id)
+        if found is not None:
+            return found, False
+        kept = self._archive.get(self._floor, entry_id)
+        return (kept.fields, True) if kept is not None else None
 
     def _find(self, origin: Origin, time_ms: int) -> EntryId | None:
         """The entry of an origin: looked for from the day before its message's own time on, then everywhere."""
@@ -217,13 +232,14 @@ class Search:
             for entry, found in file_born(self._connection, self.shared.keys.stream, start):
                 if found == origin:
                     return entry.id
-        return None
+        return self._archive.find(self._floor, origin)
 
     # -- from the stream -------------------------------------------------------------------------------------
 
     def of_entry(self, entry_id: EntryId) -> Place | None:
         """An entry of this ID; None when neither the stream nor the ledger knows it."""
-        fields = existing(self._connection, self.shared.keys.stream, [entry_id]).get(entry_id)
+        found = self._fields(entry_id)
+        fields = found[0] if found is not None else None
         text = format_id(entry_id).decode()
         place = Place(self.shared.mapping.name, self._stream, entry=text)
         if fields is not None:

@@ -217,6 +217,13 @@ class RetentionSection(Strict):
     keep_days: Annotated[float, Field(gt=0)] | None = None
     keep_entries: Annotated[int, Field(ge=1)] | None = None
     keep_bytes: Annotated[int, Field(ge=1)] | None = None
+    archive: bool = False
+
+    @model_validator(mode="after")
+    def _says_how_much(self) -> RetentionSection:
+        if self.archive and not self.limited:
+            raise ValueError("archive says where the oldest go: say when, with keep_days, keep_entries or keep_bytes")
+        return self
 
     @property
     def limited(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from contextlib import closing
@@ -10,27 +11,31 @@ from threading import Event
 
 import pytest
 
+from bridge.carry.archive import Archive
 from bridge.ledger.store import Ledger
 from bridge.parity.check import Result
 from bridge.parity.proof import Proof
 from bridge.retention.trim import Done, Plan, Retention
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from tests.rig import STREAM, Rig
+from bridge.streams.reader import Entry, entries
+from bridge.streams.trim import read_trimmed
+from tests.cast import CONFIG, Cast
+from tests.rig import STREAM, Rig, wait_until
 
 KEYS = Keys.of(STREAM)
 
 
-def keep(rig: Rig, **limits: float | bool) -> None:
+def keep(rig: Rig, extra: str = "", **limits: float | bool) -> None:
     """The shipped mapping, with a `[retention]`."""
     shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
     table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in limits.items())
     (rig.path / "kept.toml").write_text(f"{shipped}\n[retention]\n{table}\n")
-    rig.write_config(mapping="kept.toml")
+    rig.write_config(mapping="kept.toml", extra=extra)
 
 
 def retention(rig: Rig, ledger: Ledger) -> Retention:
-    return Retention(rig.settings().mappings[0], ledger, lambda: Connection(rig.url), time.time)
+    return Retention(rig.settings().mappings[0], rig.state, ledger, lambda: Connection(rig.url), time.time)
 
 
 def plan(rig: Rig) -> Plan:
@@ -87,6 +92,139 @@ def test_what_is_over_goes(rig: Rig) -> None:
     fill(rig, 200, begin=1000)
     onwards = prove(rig, onwards=True)
     assert (onwards.verdict, onwards.onwards) == ("equal", True)
+
+
+def history(rig: Rig) -> list[Entry]:
+    """The archive, and the stream behind it."""
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        archive = Archive(rig.settings().mappings[0], rig.state, ledger)
+        floor = read_trimmed(rig.redis, KEYS).floor
+        return [*archive.entries(floor), *(one for one in rig.entries() if one.id >= floor)]
+
+
+def test_the_archive_and_the_stream_are_the_history(rig: Rig) -> None:
+    """What is trimmed lies in dated files of lines, every entry can be had as it was, and parity compares it all."""
+    keep(rig, keep_entries=300, archive=True)
+    fill(rig, 500)
+    rig.redis.call("XADD", STREAM, "*", "role", "ui", "text", "no line")  # in quarantine, and in the way of trimming
+    rig.once()
+    fill(rig, 500, begin=500)
+    whole = rig.entries()
+    assert prove(rig).verdict == "equal"
+    [held] = plan(rig).allowed.holds
+    assert "quarantine" in held.who
+    first = trim(rig)
+    assert rig.run("quarantine", "acknowledge", "--all").returncode == 0
+    second = trim(rig)
+    assert first.floor <= held.first < second.floor
+    assert history(rig) == whole
+    result = prove(rig)
+    assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1000, 0)
+    files = sorted(path.relative_to(rig.state) for path in (rig.state / "archive").rglob("*.gz"))
+    assert {path.name.partition(".2")[0] for path in files} == {"messages.log", "entries"}
+    lines = b"".join(gzip.decompress((rig.state / one).read_bytes()) for one in files if "log" in one.name).split(
+        b"\n"
+    )[:-1]
+    assert len(lines) == len(set(lines))
+    assert set(lines) < set(rig.lines())
+
+
+def test_tail_locate_and_snapshot_find_what_was_archived(rig: Rig, tmp_path: Path) -> None:
+    """What was trimmed is printed, located from both sides, and written as files, as before it was."""
+    keep(rig, keep_entries=100, archive=True)
+    fill(rig, 500)
+    whole = rig.entries()
+    assert prove(rig).verdict == "equal"
+    url = ("--redis", rig.url)
+    before = [rig.run("tail", "-n", count, *url).stdout for count in ("450", "1000")]
+    snap = rig.run("snapshot", "hestai-message", str(tmp_path / "a"), *url)
+    assert trim(rig).removed > 0
+    assert [rig.run("tail", "-n", count, *url).stdout for count in ("450", "1000")] == before
+    since = rig.run("tail", "--since", f"{whole[40].id[0]}-{whole[40].id[1]}", "-n", "20", *url).stdout
+    assert "r-495" in since
+    own, mirrored = whole[5], next(one for one in whole[30:] if one.origin() is None)
+    for one in (own, mirrored):
+        name = f"{one.id[0]}-{one.id[1]}"
+        told = json.loads(rig.run("locate", name, "--json", *url).stdout)[0]
+        assert told["raw"].split("|")[3].strip() == one.fields[7].decode()
+        back = json.loads(rig.run("locate", f"messages.log:{told['line']}", "--json", *url).stdout)[0]
+        assert back["entry"] == name
+        assert "in the archive" in back["said"]
+    again = rig.run("snapshot", "hestai-message", str(tmp_path / "b"), *url)
+    assert (snap.returncode, again.returncode) == (0, 0), snap.stderr + again.stderr
+    assert (tmp_path / "a" / "messages.log").read_bytes() == (tmp_path / "b" / "messages.log").read_bytes()
+    assert sorted((tmp_path / "b" / "messages.log").read_bytes().splitlines()) == sorted(rig.lines())
+
+
+def test_an_archive_can_be_imported(rig: Rig) -> None:
+    """Its files, put where a mapping finds them, come into another stream in the order they went."""
+    keep(rig, keep_entries=100, archive=True)
+    rig.append(*(f"h-{n}" for n in range(150)))  # history, of another day
+    rig.once()
+    fill(rig, 400)
+    whole = rig.entries()
+    assert prove(rig).verdict == "equal"
+    gone = [one.fields[7] for one in whole if one.id < trim(rig).floor]
+    files = [*(rig.state / "archive").rglob("messages.log.*.gz")]
+    assert len(files) == 2
+    old = rig.root / "old"
+    old.mkdir()
+    for file in files:
+        (old / file.name).write_bytes(file.read_bytes())
+    text = (rig.path / "kept.toml").read_text().partition("[retention]")[0]
+    text = (
+        text.replace("hestai-message", "old")
+        .replace("hestai:messages", "old")
+        .replace("messages.log", "old/messages.log")
+    )
+    (rig.path / "kept.toml").write_text(text.partition("[mirror]")[0])
+    done = rig.run("import-history", "--redis", rig.url)
+    assert done.returncode == 0, done.stderr
+    assert [one.fields[7] for one in entries(rig.redis, b"old")] == gone
+
+
+def test_who_is_behind_what_was_trimmed_does_not_go_over(rig: Rig) -> None:
+    """A component that stands in the files, before what the stream begins with, is not switched: it would miss some."""
+    cast = Cast(rig)
+    keep(rig, extra=CONFIG, keep_entries=100)
+    rig.append(*map(str, range(60)))
+    bridge = rig.beats(rig.ready(rig.start()))
+    cast.start("read", "viewer", 0)
+    wait_until(lambda: len(cast.seen("viewer")) == 60, cast.said)
+    cast.stop("viewer")
+    rig.append(*map(str, range(60, 660)))
+    wait_until(lambda: read_trimmed(rig.redis, KEYS).floor > (0, 0), rig.said)
+    [reads] = cast.plans("viewer", sides=("reads",))
+    assert "trimmed" in reads.reasons[0].what
+    cast.start("read", "viewer", 0)
+    wait_until(lambda: len(cast.seen("viewer")) == 660, cast.said)
+    assert cast.switch("viewer", "reads", "redis").went_on
+    rig.append("660")
+    wait_until(lambda: len(cast.seen("viewer")) == 661, cast.said)
+    [back] = cast.plans("viewer", sides=("reads",), to="file")
+    assert not [one.what for one in back.reasons if "deleted" in one.what]
+    assert cast.switch("viewer", "reads", "file").went_on
+    cast.stop("viewer")
+    assert len(cast.seen("viewer")) == 661
+    rig.stop(bridge)
+
+
+def test_a_damaged_archive_is_told_of(rig: Rig) -> None:
+    """A file of the archive that was changed, cut or removed is an error that names it, and never a wrong answer."""
+    keep(rig, keep_entries=100, archive=True)
+    fill(rig, 400)
+    assert prove(rig).verdict == "equal"
+    trim(rig)
+    file = min((rig.state / "archive").rglob("*.gz"))
+    sound = file.read_bytes()
+    for harm in (sound[:-9] + bytes([sound[-9] ^ 1]) + sound[-8:], sound[: len(sound) // 2], b""):
+        file.write_bytes(harm)
+        told = rig.run("tail", "-n", "400", "--redis", rig.url)
+        assert told.returncode == 1
+        assert file.name in told.stderr
+        assert rig.run("parity", "--redis", rig.url).returncode == 4
+    file.write_bytes(sound)
+    assert prove(rig).verdict == "equal"
 
 
 @pytest.mark.parametrize("then", ["nothing", "somebody writes"])

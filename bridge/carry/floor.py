@@ -16,6 +16,9 @@ ANEW: EntryId = (0, 1)
 """The floor of a stream that begins anew behind what was trimmed: above nothing, below every entry."""
 
 
+HIGHEST: EntryId = ((1 << 64) - 1, (1 << 64) - 1)
+
+
 def remembered(ledger: Ledger, stream: str) -> Trimmed | None:
     """The ledger's copy; None where nothing was trimmed."""
     row = trimmed_of(ledger, stream)
@@ -26,7 +29,9 @@ def remembered(ledger: Ledger, stream: str) -> Trimmed | None:
 
 
 def remember(ledger: Ledger, stream: str, now: Trimmed) -> None:
-    """Inside a ledger transaction: its copy is what Redis says."""
+    """Inside a ledger transaction: its copy is what Redis says, of a stream that can be filled from behind a floor."""
+    if now.base is None or now == remembered(ledger, stream):
+        return
     save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
 
 
@@ -34,18 +39,26 @@ def put_back(connection: Connection, keys: Keys, was: Trimmed) -> Trimmed:
     """Tells Redis, whose stream begins anew, what was trimmed of the one before. Raises RedisLost, RedisRefused."""
     base = was.base
     if base is not None:
-        base = base | dict.fromkeys(("last", "resume", "due", "first"), "0-0") | {"targets": {}}
+        # `last`: lines before its places may come back too, where they stood among lines whose entries went
+        base = base | dict.fromkeys(("resume", "due", "first"), "0-0") | {"last": _text(HIGHEST), "targets": {}}
     now = replace(was, floor=ANEW, base=base)
     put_floor(connection, keys, now)
     return now
 
 
-def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed) -> None:
-    """Inside a ledger transaction: what parity noted is not true any more; nor, of a new stream, what IDs were."""
-    drop_points(ledger, stream)
+def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed, *, lost: bool) -> None:
+    """Inside a ledger transaction: its copy is what Redis says now. After a loss what parity noted is not true any more;
+    nor are the IDs of the mirrored lines that went, where a new stream begins.
+    """
+    if lost:
+        drop_points(ledger, stream)
     if now != was:
         forget_entries_below(ledger, stream, was.floor)
-        remember(ledger, stream, now)
+    remember(ledger, stream, now)
+
+
+def _text(entry_id: EntryId) -> str:
+    return format_id(entry_id).decode()
 
 
 def passed_over(trimmed: Trimmed) -> dict[tuple[int, int], set[int]]:

@@ -242,8 +242,8 @@ class Forward:
                 refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
                 save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
                 self.shared.cursor_epoch += 1
-                floor.settle(self._ledger, self._stream, was, now)
                 log.warning("%s: %s", self._stream, refilled.in_words())
+            floor.settle(self._ledger, self._stream, was, now, lost=bool(compared.lost))
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
 
     # -- carrying --------------------------------------------------------------------------------------------

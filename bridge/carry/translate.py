@@ -157,6 +157,16 @@ def pack_fields(fields: list[bytes]) -> bytes:
     return json.dumps([value.decode("utf-8", "surrogateescape") for value in fields]).encode()
 
 
+def told(entry: Entry) -> bytes:
+    """An entry as JSON on one line, for what is no line of a log."""
+    return json.dumps({"entry": format_id(entry.id).decode(), "fields": json.loads(pack_fields(entry.fields))}).encode()
+
+
+def untold(line: bytes) -> list[bytes]:
+    """Its fields and values."""
+    return [value.encode("utf-8", "surrogateescape") for value in json.loads(line)["fields"]]
+
+
 def unpack_fields(raw: bytes) -> list[bytes]:
     """The inverse. Raises ValueError where it was cut."""
     return [value.encode("utf-8", "surrogateescape") for value in json.loads(raw)]

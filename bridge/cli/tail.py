@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,10 @@ from bridge.cli.common import Options, emit_line, mapping_names, verb
 
 if TYPE_CHECKING:
     from bridge.codecs import Codec
+    from bridge.config import Settings
     from bridge.mapping import Mapping
     from bridge.model import EntryId
+    from bridge.streams.follow import Wanted
     from bridge.streams.reader import Entry
 
 LINES = 10
@@ -42,8 +46,10 @@ def command(
 
     from bridge.dial import dialler
     from bridge.errors import ConfigError
+    from bridge.model import ZERO_ID
     from bridge.streams.follow import Wanted, follow, newest
     from bridge.streams.keys import Keys
+    from bridge.streams.trim import read_trimmed
 
     settings = options.settings()
     if mapping is None and len(settings.mappings) > 1:
@@ -63,14 +69,31 @@ def command(
     dial = dialler(settings, may_start=False)
     connection = dial()
     try:
-        found, cursor = newest(connection, keys.stream, wanted, count)
+        floor = read_trimmed(connection, keys).floor
+        standing = replace(wanted, since=max(wanted.since or ZERO_ID, floor))
+        found, cursor = newest(connection, keys.stream, standing, count)
     finally:
         connection.close()
+    if floor > (wanted.since or ZERO_ID) and (count is None or len(found) < count):
+        left = None if count is None else count - len(found)
+        found = [*_archived(settings, chosen, floor, wanted, left), *found]
     for entry in found:
         _print(entry, codec, as_json=options.as_json)
     if follows:
         for entry in follow(dial, keys, cursor, wanted, time.sleep, _say):
             _print(entry, codec, as_json=options.as_json)
+
+
+def _archived(settings: Settings, mapping: Mapping, floor: EntryId, wanted: Wanted, count: int | None) -> list[Entry]:
+    """What was trimmed, as far as it was archived."""
+    from bridge.carry.archive import Archive
+    from bridge.ledger.store import Ledger
+
+    path = settings.state_dir / "ledger.db"
+    if not path.exists():
+        return []
+    with closing(Ledger(path)) as ledger:
+        return Archive(mapping, settings.state_dir, ledger).newest(floor, wanted, count)
 
 
 def _say(text: str) -> None:

@@ -42,7 +42,7 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     told, held = [], False
     with closing(Ledger(settings.state_dir / "ledger.db")) as ledger:
         for one in chosen:
-            retention = Retention(one, ledger, dialler(settings, may_start=False), time.time)
+            retention = Retention(one, settings.state_dir, ledger, dialler(settings, may_start=False), time.time)
             plan, done = retention.plan(), None
             if execute:
                 done = retention.trim(lambda: False)
@@ -57,7 +57,7 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
 
 
 def _done(done: Done | None) -> dict[str, Any] | None:
-    return None if done is None else {"removed": done.removed}
+    return None if done is None else {"removed": done.removed, "archived_bytes": done.archived}
 
 
 def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
@@ -70,7 +70,8 @@ def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
         gone = counted(plan.trimmed.count, "entry", "entries")
         click.echo(f"  {gone} trimmed so far; it begins with {format_id(plan.trimmed.floor).decode()}")
     if done is not None:
-        click.echo(f"  {counted(done.removed, 'entry', 'entries')} removed now")
+        kept = f", {size(done.archived)} added to the archive" if done.archived else ""
+        click.echo(f"  {counted(done.removed, 'entry', 'entries')} removed now{kept}")
     if plan.unproven:
         click.echo("  over the limits, and held: parity has not found both sides equal up to there")
         click.echo(f"    try: bridge parity {name}")

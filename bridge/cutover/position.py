@@ -37,9 +37,11 @@ from bridge.model import (
     parse_id,
     parse_origin,
 )
+from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.streams.components import Group
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info
+from bridge.streams.trim import read_trimmed
 from bridge.streams.writer import Books, read_books
 
 FAR = 1 << 62
@@ -137,6 +139,7 @@ class Translator:
         info = stream_info(connection, self._keys.stream)
         self._deleted, self._first, self.last = info.deleted, info.first_id, info.last_id
         """The newest entry, read after the checkpoints: every line before a checkpoint is an entry up to it."""
+        self._trimmed = read_trimmed(connection, self._keys)
         self._names = {int(number): os.fsdecode(raw) for raw, number in self.books.sources.items()}
         self._lines = Lines(ledger, self._stream)
         late = paired(connection.call("HGETALL", self._keys.late))
@@ -144,9 +147,11 @@ class Translator:
 
     # -- from files to the stream ----------------------------------------------------------------------------
 
-    def to_stream(self, position: InFiles) -> InStream:
-        """Walks the stream back to where all has been read. Raises BridgeError: a place is not to be found."""
+    def to_stream(self, position: InFiles, *, at_rest: bool = True) -> InStream:
+        """Walks the stream back to where all has been read. Raises BridgeError: a place is not there."""
         places = {name: self.resolved(name, place) for name, place in position.places.items()}
+        if at_rest:  # else it reads on, and what it said last is behind
+            self._nothing_trimmed(places)
         last, unread, open_ends = ZERO_ID, list[EntryId](), self._open_ends(places)
         lowest, again, firsts = self.last, set[EntryId](), dict[str, tuple[Position, EntryId]]()
         for entry in entries_back(self._connection, self._keys.stream, format_id(self.last)):
@@ -176,6 +181,16 @@ class Translator:
             unread += [entry.id for entry in entries(self._connection, stream, *rest)]
             last = max(again)
         return InStream(last, tuple(sorted(unread)), frozenset(again))
+
+    def _nothing_trimmed(self, places: Mapping[str, Place]) -> None:
+        """Raises BridgeError when the stream begins behind what the component is to read next."""
+        for name, (at, *_) in (self._trimmed.base or {}).get("places", {}).items():
+            begins, place = Position(at >> SHIFT, at & OFFSETS), places.get(name, Place())
+            if not place.generations or (place.position or FIRST_OF_NONE) < begins:
+                raise BridgeError(
+                    "what the component is to read next was trimmed from the stream", where=name,
+                    hint=f"let it read on in the files, to byte {begins.offset} of generation {begins.generation}",
+                )  # fmt: skip
 
     def _open_ends(self, places: Mapping[str, Place]) -> set[tuple[str, bool]]:
         """For each file its own lines, and the mirrored ones: of these one that was read is still to be met.
@@ -236,7 +251,8 @@ class Translator:
         placed = ((name, self._place(name, found.get(name, _Told()), begin)) for name in sorted(names))
         places = {name: place for name, place in placed if place is not None}
         again = sum(len(told.again) for told in found.values())
-        deleted = max(self._deleted, before(self._first) if self._first != ZERO_ID else ZERO_ID) > group.last
+        begins = self._trimmed.floor if self._trimmed.floor > ZERO_ID else self._first
+        deleted = max(self._deleted, before(begins)) > group.last
         return InFiles(places, group.last, only_redis, again, aside=frozenset(aside), deleted=deleted)
 
     def _place(self, name: str, told: _Told, begin: EntryId) -> Place | None:

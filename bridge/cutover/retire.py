@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from bridge.carry.shared import Shared
-from bridge.carry.translate import pack_fields
 from bridge.config import Settings
 from bridge.cutover.phase import Reason, sides_of
 from bridge.errors import BridgeError
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import retire, retired
-from bridge.ledger.state import values
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import ORIGIN_FIELD, EntryId, format_id, paired, parse_origin
+from bridge.model import format_id, paired
 from bridge.parity.check import Result
 from bridge.parity.report import page
-from bridge.streams import state
+from bridge.snapshot import Kept, keep
 from bridge.streams.components import COMPONENTS, REDIS, all_modes, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import Entry, entries, stream_info
-from bridge.streams.writer import read_books
 
 RECENT = 600.0
 """Seconds in which nobody may have written to the files, before they count as left."""
-
-ASIDE = "not-lines.jsonl"
-"""Entries that make no line, in the folder of a retired mapping."""
-
-ENTRIES = "entries.jsonl"
-"""All entries, where the mapping's files hold no lines."""
 
 
 def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
@@ -83,111 +69,6 @@ def _age(path: Path, now: float) -> float:
         return now - path.stat().st_mtime
     except OSError:
         return RECENT
-
-
-@dataclass(slots=True)
-class Kept:
-    """A stream as files, in a folder: how many messages, and each file's digest (BLAKE2b-128)."""
-
-    folder: Path
-    messages: int = 0
-    aside: int = 0
-    last: EntryId = (0, 0)
-    digests: dict[str, str] = field(default_factory=dict)
-
-
-class _Files:
-    """Files in a folder, written beside under a temporary name and renamed together. One is open at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._new = folder.with_name(f".{folder.name}.new")
-        self._digests: dict[str, hashlib.blake2b] = {}
-        self._last: tuple[str, IO[bytes]] | None = None
-        _remove(self._new)
-        self._new.mkdir(parents=True, mode=0o700)
-
-    def write(self, name: str, raw: bytes) -> None:
-        if self._last is None or self._last[0] != name:
-            self._end()
-            path = self._new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._last = name, path.open("ab")
-        self._last[1].write(raw)
-        self._digests.setdefault(name, hashlib.blake2b(digest_size=16)).update(raw)
-
-    def _end(self) -> None:
-        if self._last is not None:
-            self._last[1].close()
-        self._last = None
-
-    def close(self) -> dict[str, str]:
-        """On disk, read again and compared, and in place. Raises BridgeError."""
-        self._end()
-        for name, digest in self._digests.items():
-            again = hashlib.blake2b(digest_size=16)
-            with (self._new / name).open("rb") as written:
-                os.fsync(written.fileno())
-                while piece := written.read(1 << 20):
-                    again.update(piece)
-            if again.digest() != digest.digest():
-                raise BridgeError("does not hold what was written to it", where=str(self._new / name))
-        _remove(self.folder)
-        self._new.rename(self.folder)
-        return {name: digest.hexdigest() for name, digest in self._digests.items()}
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def keep(shared: Shared, ledger: Ledger, connection: Connection, folder: Path) -> Kept:
-    """Writes a stream as the files it would be, in stream order. Raises BridgeError, OSError, RedisLost.
-
-    Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own.
-    """
-    books = read_books(connection, shared.keys)
-    names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
-    kept, files, lines = Kept(folder), _Files(folder), shared.mapping.source.kind == "log"
-    last = stream_info(connection, shared.keys.stream).last_id
-    for entry in entries(connection, shared.keys.stream, end=format_id(last)):
-        name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
-        if line is None:
-            kept.aside += lines
-            told = {"entry": format_id(entry.id).decode(), "fields": json.loads(pack_fields(entry.fields))}
-            files.write(ASIDE if lines else ENTRIES, json.dumps(told).encode() + b"\n")
-        else:
-            files.write(name, line)
-        kept.messages += 1
-    if shared.values is not None:
-        known = {one.name for some in shared.values.scan() for one in some} | values(
-            ledger, shared.mapping.stream.key
-        ).keys()
-        for raw in sorted(known):
-            found = state.read(connection, shared.keys, raw)
-            if found is not None:
-                files.write(os.fsdecode(raw), found[0].data)
-                kept.messages += 1
-    kept.last, kept.digests = last, files.close()
-    return kept
-
-
-def _line(shared: Shared, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
-    """The file a message belongs to and its line there; None where it makes none."""
-    values = paired(entry.fields)
-    origin = parse_origin(values.get(ORIGIN_FIELD, b""))
-    if origin is None or origin.source not in names:
-        made = shared.line_of(entry.fields)
-        return made if made is not None else ("", None)
-    name = names[origin.source]
-    codec = shared.mapping.codec(name)
-    if any(field not in values for field in codec.fields):
-        return "", None
-    line = codec.encode(tuple(values[field] for field in codec.fields))
-    return name, None if isinstance(line, str) else line + b"\n"
 
 
 def folder_of(settings: Settings, mapping: str) -> Path:

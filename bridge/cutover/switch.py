@@ -89,7 +89,7 @@ class Switcher:
             try:
                 if step.forth:
                     position = self._where.in_files(step, modes, announced, plan.workers)
-                    target = self._where.to_stream(position)
+                    target = self._where.to_stream(position, at_rest=not plan.workers)
                     plan.before, plan.again = said_files(position), len(target.again)
                     plan.after = said_stream(target)
                 else:

@@ -106,9 +106,9 @@ class Whereabouts:
         group = group_of(self._connection, self._keys.stream, step.component)
         return "" if group is None else said_stream(InStream(group.last, tuple(sorted(group.pending))))
 
-    def to_stream(self, position: InFiles) -> InStream:
-        """The same position in the stream. Raises BridgeError."""
-        return Translator(self._shared, self._ledger, self._connection).to_stream(position)
+    def to_stream(self, position: InFiles, *, at_rest: bool = True) -> InStream:
+        """The same position in the stream, of a component that pauses or does not run. Raises BridgeError."""
+        return Translator(self._shared, self._ledger, self._connection).to_stream(position, at_rest=at_rest)
 
     def to_files(self, step: Step) -> InFiles:
         """The position in the stream as one in files. Raises BridgeError."""

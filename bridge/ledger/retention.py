@@ -23,7 +23,7 @@ class Point:
     position: dict[str, Any] | None
 
 
-def _key(entry: EntryId) -> str:
+def key_of(entry: EntryId) -> str:
     """Sorts as IDs do; SQLite's integers are too small for them."""
     return f"{entry[0]:020}-{entry[1]:020}"
 
@@ -33,7 +33,7 @@ def save_points(ledger: Ledger, stream: str, points: Sequence[Point]) -> None:
     for one in points:
         ledger.write(
             "INSERT OR REPLACE INTO points (stream, entry, added, position) VALUES (?, ?, ?, ?)",
-            (stream, _key(one.entry), one.added, json.dumps(one.position)),
+            (stream, key_of(one.entry), one.added, json.dumps(one.position)),
         )
 
 
@@ -42,7 +42,7 @@ def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> Non
     if upto is None:
         ledger.write("DELETE FROM points WHERE stream = ?", (stream,))
     else:
-        ledger.write("DELETE FROM points WHERE stream = ? AND entry <= ?", (stream, _key(upto)))
+        ledger.write("DELETE FROM points WHERE stream = ? AND entry <= ?", (stream, key_of(upto)))
 
 
 def points_of(ledger: Ledger, stream: str) -> list[Point]:

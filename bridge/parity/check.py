@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
+from bridge.carry.archive import Archive
 from bridge.config import Settings
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
@@ -238,7 +239,7 @@ class Check:
             tally = comparison.finish()
             if since is not None and _removed(since, view, tally.entries):
                 return None
-            if since is None and begins is not None:
+            if since is None and begins is not None:  # what the archive has is compared as well
                 comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
             verdict = verdict_of(tally, view.length, before)
@@ -262,11 +263,11 @@ class Check:
             return result
 
     def _walk(self, connection: Connection, comparison: Comparison, view: View, since: Since | None) -> None:
-        start = after(since.resume) if since is not None else b"-"
+        start = parse_id(after(since.resume)) if since is not None else ZERO_ID
         if view.last == ZERO_ID:
             return
-        read, begun, end = 0, time.monotonic(), format_id(view.last)
-        for rows in pages(connection, self._keys.stream, start, end, PAGE, most_bytes=PAGE_BYTES):
+        read, begun = 0, time.monotonic()
+        for rows in self._history(connection, view.trimmed.floor, start, view.last):
             some = spacing(view.length)
             for at in range(0, len(rows), some):
                 comparison.feed(rows[at : at + some])
@@ -276,12 +277,20 @@ class Check:
             if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
                 raise Interrupted
 
+    def _history(self, connection: Connection, floor: EntryId, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
+        """Entries from `start` to `last`, a page at a time: those below the floor from the archive, if that has all."""
+        if self._ledger is not None and start < floor:
+            archive = Archive(self._mapping, self._settings.state_dir, self._ledger)
+            yield from archive.pages(floor, start, PAGE)
+            start = floor if archive.chain(floor) else start
+        yield from pages(connection, self._keys.stream, format_id(start), format_id(last), PAGE, most_bytes=PAGE_BYTES)
+
     def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
         """The whole stream up to `last`, a page at a time. Raises Interrupted."""
         if last == ZERO_ID:
             return
         read = 0
-        for rows in pages(connection, self._keys.stream, b"-", format_id(last), PAGE, most_bytes=PAGE_BYTES):
+        for rows in self._history(connection, read_trimmed(connection, self._keys).floor, ZERO_ID, last):
             yield rows
             read += len(rows)
             self._tell(read, length)

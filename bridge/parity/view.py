@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from bridge.carry.archive import Archive
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.refill import what_was_lost
 from bridge.config import Settings
@@ -94,6 +95,7 @@ class View(Cursors):
         self._known: dict[str, list[Generation]] = {}
         self._limit = mapping.format.max_line_bytes
         self._ledger = ledger
+        self._archive = Archive(mapping, settings.state_dir, ledger) if ledger is not None else None
         self._open_all()
         self._say()
 
@@ -183,13 +185,17 @@ class View(Cursors):
         """Where both sides begin, where what was before is trimmed; None: at their beginnings."""
         if self.trimmed.floor == ZERO_ID:
             return None
-        if self.trimmed.base is None:
+        chain = self._archive.chain(self.trimmed.floor) if self._archive is not None else []
+        base = chain[0].base if chain else self.trimmed.base
+        if chain and base is None:
+            return None
+        if base is None:
             raise SourceError(
                 f"was trimmed up to {format_id(self.trimmed.floor).decode()}, and nobody noted what stood there",
                 where=self._mapping.stream.key,
                 hint="only `bridge` may trim a stream that is to be compared: see [retention]",
             )
-        return replace(Since.from_json(self.trimmed.base), totals={}, digest="")
+        return replace(Since.from_json(base), totals={}, digest="")
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""

@@ -18,10 +18,10 @@ from bridge.retention.limits import Hold
 from bridge.retention.trim import Retention
 from bridge.words import counted
 
-LOOK = 5.0
+LOOK = 2.0
 """Seconds between two looks."""
 
-PROVE, SHARE = 15.0, 10.0
+PROVE, SHARE = 2.0, 20.0
 """Seconds at least between two comparisons for what is over, and how much longer than the last one took."""
 
 
@@ -34,7 +34,7 @@ def keep_retention(settings: Settings, stop: Event) -> None:
     dial = dialler(settings)
     try:
         over = retired(ledger)
-        kept = [_Kept(settings, Retention(one, ledger, dial, time.time), ledger) for one in mappings
+        kept = [_Kept(settings, Retention(one, settings.state_dir, ledger, dial, time.time), ledger) for one in mappings
                 if one.stream.key not in over]  # fmt: skip
         while not stop.wait(pause.next()):
             for one in kept:

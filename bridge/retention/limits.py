@@ -6,7 +6,7 @@ still needs an entry holds it, and all that come after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bridge.ledger.retention import Point
@@ -42,6 +42,8 @@ class Allowed:
     wanted: EntryId | None
     upto: Point | None
     holds: list[Hold]
+    free: Sequence[Point] = ()
+    """All the points up to which they may go."""
 
 
 def over(policy: RetentionSection, size: Size, entry: EntryId, behind: int) -> bool:
@@ -64,4 +66,4 @@ def allowed(points: Iterable[Point], policy: RetentionSection, size: Size, holds
     wanted = due[-1].entry
     against = sorted((one for one in holds if one.first <= wanted), key=lambda one: one.first)
     free = [one for one in due if not against or one.entry < against[0].first]
-    return Allowed(wanted, free[-1] if free else None, against)
+    return Allowed(wanted, free[-1] if free else None, against, free)

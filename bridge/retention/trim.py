@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from bridge.carry.archive import Archive
 from bridge.carry.floor import remember
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import first_line_from
@@ -21,13 +23,14 @@ from bridge.points import reached
 from bridge.retention.limits import Allowed, Hold, Size, allowed, over
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import pages, stream_info
-from bridge.streams.trim import Gone, Held, Moved, Trimmed, groups_hold, read_trimmed, set_floor, step
+from bridge.streams.reader import Entry, pages, stream_info, to_entries
+from bridge.streams.trim import STEP, Gone, Held, Moved, Trimmed, groups_hold, read_trimmed, set_floor, step
 
 PAGE, PAGE_BYTES = 1000, 1 << 20
 
-LEFT = 300
-"""So many entries below the floor are more than what a trim leaves of a node (100, unless the server is told other)."""
+PART = 5000
+"""Entries that are read, archived and let go together, about."""
+
 
 SPACING = 100
 """Entries between two places at which a stream whose files have no order may begin."""
@@ -76,6 +79,8 @@ class Done:
     """What a trim did: entries removed, and the floor it left."""
 
     removed: int = 0
+    archived: int = 0
+    """Bytes that were added to the archive."""
     floor: EntryId = ZERO_ID
     held: Held | None = None
     """A group that came to need what was to go while it was going."""
@@ -85,9 +90,11 @@ class Retention:
     """One mapping's. `dial` connects; `clock` in seconds since 1970. Used by one thread."""
 
     def __init__(
-        self, mapping: Mapping, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float]
-    ) -> None:
+        self, mapping: Mapping, state_dir: Path, ledger: Ledger, dial: Callable[[], Connection],
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         self.mapping = mapping
+        self._archive = Archive(mapping, state_dir, ledger) if mapping.retention.archive else None
         self._ledger = ledger
         self._dial = dial
         self._clock = clock
@@ -117,10 +124,10 @@ class Retention:
             points = list(self._places(connection, size, start, points[-1].entry))
         found = allowed(points, policy, size, [])
         holds = list(self._holds(connection, trimmed, found.wanted)) if found.wanted is not None else []
-        unproven = bool(first) and found.wanted is None and over(policy, size, oldest, info.length - 1)
-        below = connection.call("XRANGE", keys.stream, "-", b"(" + start, "COUNT", LEFT) if start != b"-" else []
+        unproven = bool(first) and not points and over(policy, size, oldest, info.length - 1)
+        below = connection.call("XRANGE", keys.stream, "-", b"(" + start, "COUNT", STEP) if start != b"-" else []
         found = allowed(points, policy, size, holds)
-        return Plan(trimmed, size, found, oldest, unproven, len(below) == LEFT)
+        return Plan(trimmed, size, found, oldest, unproven, len(below) == STEP)
 
     def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
         """Where a stream may begin whose files have no order: anywhere that was compared."""
@@ -178,7 +185,7 @@ class Retention:
             self._finish(connection, done, stop)
             while not stop() and done.held is None:
                 plan = self._plan(connection)
-                upto = plan.allowed.upto
+                upto = self._next(plan)
                 if upto is None:
                     break
                 self._one(connection, reading, plan, upto, done)
@@ -193,6 +200,11 @@ class Retention:
     def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
         """Sets the floor behind one point."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
+        if self._archive is not None:
+            found: list[Entry] = []
+            for rows in self._pages(reading, now.floor, upto.entry):
+                found += to_entries(rows)
+            done.archived += self._archive.take(found, now.floor, upto.entry, now.base)
         then = replace(now, floor=floor, origins=self._walk(reading, now, floor), base=upto.position)
         reached("trim.floor.before")
         try:
@@ -207,11 +219,10 @@ class Retention:
 
     def _walk(self, connection: Connection, now: Trimmed, floor: EntryId) -> dict[int, Gone]:
         """Reads what is to go: which lines of each source have their entries among it, or among what went before."""
-        keys, numbers = self._keys, {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
+        numbers = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
         gone = {number: one.positions for number, one in now.origins.items()}
         stays = {number: first_line_from(self._ledger, self._stream, name, floor) for number, name in numbers.items()}
-        start, end = format_id(now.floor), format_id(before(floor))
-        for rows in pages(connection, keys.stream, start, end, PAGE, most_bytes=PAGE_BYTES):
+        for rows in self._pages(connection, now.floor, before(floor)):
             for _, fields in rows:
                 names = fields[0::2] if fields is not None else []
                 origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1]) if ORIGIN_FIELD in names else None
@@ -219,6 +230,16 @@ class Retention:
                     gone.setdefault(origin.source, []).append(Position(origin.generation, origin.offset))
             gone = {number: Gone.of(lines, stays.get(number)).positions for number, lines in gone.items()}
         return {number: Gone.of(lines, stays.get(number)) for number, lines in gone.items()}
+
+    def _pages(self, connection: Connection, first: EntryId, last: EntryId) -> Iterator[Any]:
+        return pages(connection, self._keys.stream, format_id(first), format_id(last), PAGE, most_bytes=PAGE_BYTES)
+
+    def _next(self, plan: Plan) -> Point | None:
+        """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
+        begun = self._archive.begun(plan.trimmed.floor) if self._archive is not None else None
+        gone = plan.size.added - plan.size.length
+        enough = (one for one in plan.allowed.free if one.entry == begun or (not begun and one.added - gone >= PART))
+        return next(enough, plan.allowed.upto)
 
     def _finish(self, connection: Connection, done: Done, stop: Callable[[], bool]) -> None:
         """Removes what stands below the floor, up to a part of a node."""
@@ -234,8 +255,7 @@ class Retention:
         """The ledger has a copy of what Redis says, and no points below it."""
         now = read_trimmed(connection, self._keys)
         with self._ledger.transaction():
-            if upto.position is not None:  # others are filled again from what their files hold
-                remember(self._ledger, self._stream, now)
+            remember(self._ledger, self._stream, now)
             drop_points(self._ledger, self._stream, upto.entry)
 
 

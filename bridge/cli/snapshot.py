@@ -1,0 +1,55 @@
+"""`bridge snapshot`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from bridge.cli.common import Options, emit, mapping_names, verb
+from bridge.cli.tail import moment
+from bridge.words import counted
+
+
+@click.command("snapshot", short_help="Write a stream, or a range, as files")
+@click.argument("mapping", shell_complete=mapping_names)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--since", metavar="WHEN", help="From a time (2026-03-02T09:14), an age (10m, 2h, 3d) or an entry ID on")
+@click.option("--until", metavar="WHEN", help="Before a time, an age or an entry ID")
+@verb
+def command(options: Options, mapping: str, folder: Path, since: str | None, until: str | None) -> None:
+    """Write MAPPING's stream as the files it would be into a new FOLDER: what was archived of it, and what stands.
+
+    What makes no line is written as JSON, one entry a line. Nothing is changed.
+    """
+    from bridge.carry.shared import Shared
+    from bridge.dial import dialler
+    from bridge.errors import ConfigError
+    from bridge.ledger.store import Ledger
+    from bridge.model import ZERO_ID
+    from bridge.snapshot import keep
+
+    settings = options.settings()
+    chosen, now = settings.mapping(mapping), time.time()
+    if folder.exists():
+        raise ConfigError("is there already", where=str(folder), hint="name a folder that is not")
+    first, end = moment(since, now, "--since"), moment(until, now, "--until")
+    with ExitStack() as stack:
+        path = settings.state_dir / "ledger.db"
+        ledger = Ledger(path) if path.exists() else None
+        if ledger is not None:
+            stack.callback(ledger.close)
+        connection = dialler(settings, may_start=False)()
+        stack.callback(connection.close)
+        shared = Shared(chosen, settings)
+        stack.callback(shared.close)
+        kept = keep(shared, ledger, connection, folder.absolute(), first or ZERO_ID, end)
+    if options.as_json:
+        facts = {"messages": kept.messages, "not_lines": kept.aside, "folder": str(kept.folder), "files": kept.digests}
+        emit({"mapping": mapping, **facts})
+        return
+    click.echo(f"{counted(kept.messages, 'message')} of {chosen.stream.key} written to {kept.folder}")
+    for name, digest in sorted(kept.digests.items()):
+        click.echo(f"  {name}  {digest}")

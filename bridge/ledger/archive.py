@@ -1,0 +1,121 @@
+"""The index of the archive: which entries lie in which part of which file, and what they were taken from."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.ledger.retention import key_of
+from bridge.ledger.store import Ledger
+from bridge.model import EntryId, Origin, parse_id
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of a part: its ID, the length of its line with the newline, its origin (None: born in Redis)."""
+
+    id: EntryId
+    length: int
+    origin: Origin | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of an archive's file, packed by themselves: lines of the source `name`; of no name, JSON.
+
+    `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked ones.
+    """
+
+    path: str
+    name: str
+    at: int
+    size: int
+    digest: bytes
+    listed: Sequence[Listed]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """All entries of a stream from `first` to `last`, in the order they stood in, in parts.
+
+    `base`: where parity would begin if the archive began here (`bridge.parity.since`); None: at the beginnings.
+    """
+
+    first: EntryId
+    last: EntryId
+    base: dict[str, Any] | None = None
+    parts: list[Part] = field(default_factory=list)
+
+
+def _packed(listed: Sequence[Listed]) -> bytes:
+    origins = [one.origin if one.origin is not None else Origin(0, 0, 0) for one in listed]
+    columns = [
+        array("Q", [one.id[0] for one in listed]), array("Q", [one.id[1] for one in listed]),
+        array("Q", [one.length for one in listed]), array("Q", [one.source for one in origins]),
+        array("Q", [one.generation for one in origins]), array("Q", [one.offset for one in origins]),
+    ]  # fmt: skip
+    return zlib.compress(b"".join(column.tobytes() for column in columns))
+
+
+def _unpacked(blob: bytes) -> list[Listed]:
+    numbers = array("Q", zlib.decompress(blob))
+    n = len(numbers) // 6
+    columns = [numbers[i * n : (i + 1) * n] for i in range(6)]
+    return [
+        Listed((ms, seq), length, Origin(source, generation, offset) if source else None)
+        for ms, seq, length, source, generation, offset in zip(*columns, strict=True)
+    ]
+
+
+def save_span(ledger: Ledger, stream: str, span: Span) -> None:
+    """Inside a ledger transaction: adds it."""
+    ledger.write(
+        "INSERT OR REPLACE INTO archive_spans (stream, last, first, base) VALUES (?, ?, ?, ?)",
+        (stream, key_of(span.last), key_of(span.first), json.dumps(span.base)),
+    )
+    for number, one in enumerate(span.parts):
+        ledger.write(
+            "INSERT OR REPLACE INTO archive_parts (stream, span, number, path, name, at, size, digest, listed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (stream, key_of(span.last), number, one.path, one.name, one.at, one.size, one.digest, _packed(one.listed)),
+        )
+
+
+def drop_span(ledger: Ledger, stream: str, span: Span, *, keep: bool) -> None:
+    """Inside a ledger transaction: forgets it. With `keep` its bytes stay, though nothing is looked for in them."""
+    for one in parts_of(ledger, stream, span) if keep else ():
+        ledger.write(
+            "INSERT INTO archive_ends VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
+            (stream, one.path, one.at + one.size),
+        )
+    for table, column in (("archive_spans", "last"), ("archive_parts", "span")):
+        ledger.write(f"DELETE FROM {table} WHERE stream = ? AND {column} = ?", (stream, key_of(span.last)))
+
+
+def spans(ledger: Ledger, stream: str) -> list[Span]:
+    """All of them in the stream's order, without their parts."""
+    rows = ledger.rows("SELECT first, last, base FROM archive_spans WHERE stream = ? ORDER BY last", (stream,))
+    return [Span(parse_id(first.encode()), parse_id(last.encode()), json.loads(base)) for first, last, base in rows]
+
+
+def parts_of(ledger: Ledger, stream: str, span: Span) -> list[Part]:
+    """A span's parts."""
+    rows = ledger.rows(
+        "SELECT path, name, at, size, digest, listed FROM archive_parts WHERE stream = ? AND span = ? ORDER BY number",
+        (stream, key_of(span.last)),
+    )
+    return [Part(path, name, at, size, digest, _unpacked(blob)) for path, name, at, size, digest, blob in rows]
+
+
+def end_of(ledger: Ledger, stream: str, path: str) -> int:
+    """Where the next part of this file goes: what stands behind was never finished."""
+    rows = ledger.rows(
+        "SELECT max(e) FROM (SELECT at + size AS e FROM archive_parts WHERE stream = ? AND path = ?"
+        " UNION ALL SELECT until FROM archive_ends WHERE stream = ? AND path = ?)",
+        (stream, path, stream, path),
+    )
+    return int(rows[0][0] or 0)

@@ -1,0 +1,143 @@
+"""A stream, or a range of it, as the files it would be: what was archived of it, and what stands."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from bridge.carry.archive import Archive, home
+from bridge.carry.shared import Shared
+from bridge.carry.translate import told
+from bridge.errors import BridgeError
+from bridge.ledger.state import values
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, EntryId, format_id, paired
+from bridge.streams import state
+from bridge.streams.connect import Connection
+from bridge.streams.reader import Entry, entries, stream_info
+from bridge.streams.writer import read_books
+
+ASIDE = "not-lines.jsonl"
+"""Entries that make no line, in the folder of a log's snapshot."""
+
+ENTRIES = "entries.jsonl"
+"""All entries, where the mapping's files hold no lines."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """A stream as files, in a folder: how many messages, and each file's digest (BLAKE2b-128)."""
+
+    folder: Path
+    messages: int = 0
+    aside: int = 0
+    last: EntryId = (0, 0)
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+class _Files:
+    """Files in a folder, written beside under a temporary name and renamed together. One is open at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._new = folder.with_name(f".{folder.name}.new")
+        self._digests: dict[str, hashlib.blake2b] = {}
+        self._last: tuple[str, IO[bytes]] | None = None
+        _remove(self._new)
+        self._new.mkdir(parents=True, mode=0o700)
+
+    def write(self, name: str, raw: bytes) -> None:
+        if self._last is None or self._last[0] != name:
+            self._end()
+            path = self._new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._last = name, path.open("ab")
+        self._last[1].write(raw)
+        self._digests.setdefault(name, hashlib.blake2b(digest_size=16)).update(raw)
+
+    def _end(self) -> None:
+        if self._last is not None:
+            self._last[1].close()
+        self._last = None
+
+    def close(self) -> dict[str, str]:
+        """On disk, read again and compared, and in place. Raises BridgeError."""
+        self._end()
+        for name, digest in self._digests.items():
+            again = hashlib.blake2b(digest_size=16)
+            with (self._new / name).open("rb") as written:
+                os.fsync(written.fileno())
+                while piece := written.read(1 << 20):
+                    again.update(piece)
+            if again.digest() != digest.digest():
+                raise BridgeError("does not hold what was written to it", where=str(self._new / name))
+        _remove(self.folder)
+        self._new.rename(self.folder)
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def keep(
+    shared: Shared, ledger: Ledger | None, connection: Connection, folder: Path, since: EntryId = ZERO_ID,
+    until: EntryId | None = None,
+) -> Kept:  # fmt: skip
+    """Writes the entries from `since` on, below `until`, as the files they would be, in stream order.
+
+    Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own, with the
+    whole. A folder of that name is replaced when all is written. Raises BridgeError, OSError, RedisLost, RedisRefused.
+    """
+    books = read_books(connection, shared.keys)
+    names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
+    kept, files, lines = Kept(folder), _Files(folder), shared.mapping.source.kind == "log"
+    last = stream_info(connection, shared.keys.stream).last_id
+    for entry in _history(shared, ledger, connection, books.floor or ZERO_ID, since, last):
+        if until is not None and entry.id >= until:
+            break
+        name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
+        if line is None:
+            kept.aside += lines
+            files.write(ASIDE if lines else ENTRIES, told(entry) + b"\n")
+        else:
+            files.write(name, line)
+        kept.messages += 1
+    if shared.values is not None and since == ZERO_ID and until is None:
+        known = {one.name for some in shared.values.scan() for one in some}
+        known |= values(ledger, shared.mapping.stream.key).keys() if ledger is not None else set()
+        for raw in sorted(known):
+            found = state.read(connection, shared.keys, raw)
+            if found is not None:
+                files.write(os.fsdecode(raw), found[0].data)
+                kept.messages += 1
+    kept.last, kept.digests = last, files.close()
+    return kept
+
+
+def _history(
+    shared: Shared, ledger: Ledger | None, connection: Connection, floor: EntryId, since: EntryId, last: EntryId
+) -> Iterator[Entry]:
+    """Entries from `since` to `last`; those that were trimmed as far as the archive has them."""
+    if ledger is not None and since < floor:
+        yield from Archive(shared.mapping, shared.settings.state_dir, ledger).entries(floor, since)
+    yield from entries(connection, shared.keys.stream, format_id(max(since, floor)), format_id(last))
+
+
+def _line(shared: Shared, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
+    """The file a message belongs to and its line there; None where it makes none."""
+    values = paired(entry.fields)
+    name, _ = home(shared.mapping, entry, names)
+    if not name:
+        return "", None
+    codec = shared.mapping.codec(name)
+    if any(field not in values for field in codec.fields):
+        return "", None
+    line = codec.encode(tuple(values[field] for field in codec.fields))
+    return name, None if isinstance(line, str) else line + b"\n"
