@@ -17,6 +17,7 @@ from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.imports import last_import
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.retention import last_report
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -66,6 +67,8 @@ class MappingStatus:
     imported: dict[str, Any] | None = None
     """The report of the last import run (`bridge.history`)."""
     parity: Run | None = None
+    retention: dict[str, Any] | None = None
+    """What the last look at it found (`bridge.retention.trim`)."""
 
 
 @dataclass(slots=True)
@@ -178,6 +181,8 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         one.quarantined = quarantine_counts(ledger, one.stream)
         one.imported = last_import(ledger, one.stream)
         one.parity = next(iter(runs(ledger, one.stream, 1)), None)
+        looked = last_report(ledger, one.stream) if mapping.retention.limited else None
+        one.retention = {"at": looked[0], **looked[1]} if looked is not None else None
     if connection is not None:
         try:
             books = read_books(connection, shared.keys)
@@ -268,6 +273,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                 },
                 "import": one.imported,
                 "parity": None if one.parity is None else one.parity.in_short(status.at),
+                "retention": one.retention,
                 "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
             }
             for one in status.mappings

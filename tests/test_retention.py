@@ -12,7 +12,9 @@ from threading import Event
 import pytest
 
 from bridge.carry.archive import Archive
+from bridge.ledger.mirrored import all_ranges
 from bridge.ledger.store import Ledger
+from bridge.model import EntryId
 from bridge.parity.check import Result
 from bridge.parity.proof import Proof
 from bridge.retention.trim import Done, Plan, Retention
@@ -207,6 +209,68 @@ def test_who_is_behind_what_was_trimmed_does_not_go_over(rig: Rig) -> None:
     cast.stop("viewer")
     assert len(cast.seen("viewer")) == 661
     rig.stop(bridge)
+
+
+def test_a_lost_ledger_of_equal_messages(rig: Rig) -> None:
+    """Where every message says the same, a trimmed line is not taken for that of an entry that stands."""
+    keep(rig, keep_entries=200)
+    for _ in range(12):
+        for _ in range(25):
+            rig.append("same")
+            rig.add("same", role="agent")
+        rig.once()
+    rig.once()
+    for _ in range(2):
+        rig.append(*["same"] * 5)
+        rig.once()
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        known = mirrored(ledger)
+    assert prove(rig).verdict == "equal"
+    assert (floor := trim(rig).floor) > (0, 0)
+    for file in rig.state.glob("ledger.db*"):
+        file.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode == 0
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        assert {one: at for one, at in mirrored(ledger).items() if one >= floor} == {
+            one: at for one, at in known.items() if one >= floor
+        }
+    before = rig.entries(), rig.lines()
+    rig.once()
+    assert (rig.entries(), rig.lines()) == before
+    assert prove(rig).verdict == "equal"
+
+
+def mirrored(ledger: Ledger) -> dict[EntryId, tuple[int, int]]:
+    """Where the line of each entry stands that the mirror wrote."""
+    found = {}
+    for one in all_ranges(ledger, STREAM):
+        at = one.start
+        for entry_id, length in one.entries:
+            found[entry_id] = one.generation, at
+            at += length
+    return found
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_lost_ledger_is_rebuilt_of_a_trimmed_stream(rig: Rig, archived: bool) -> None:
+    """What was trimmed is not sent again, no mirrored line is carried back, and nothing is mirrored twice."""
+    keep(rig, keep_entries=200, archive=archived)
+    fill(rig, 800)
+    assert prove(rig).verdict == "equal"
+    floor = trim(rig).floor
+    for file in rig.state.glob("ledger.db*"):
+        file.unlink()
+    before, lines = rig.entries(), rig.lines()
+    done = rig.run("repair", "--execute", "--redis", rig.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rig.once()
+    assert (rig.entries(), rig.lines()) == (before, lines)
+    fill(rig, 100, begin=800)
+    assert len(rig.lines()) == 900
+    result = prove(rig)
+    assert result.verdict == "equal", result.tally.differences
+    assert result.tally.unverifiable == 800 - sum(1 for one in before if one.id >= floor)
+    assert trim(rig).floor >= floor
 
 
 def test_a_damaged_archive_is_told_of(rig: Rig) -> None:

@@ -47,8 +47,9 @@ def put_back(connection: Connection, keys: Keys, was: Trimmed) -> Trimmed:
 
 
 def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed, *, lost: bool) -> None:
-    """Inside a ledger transaction: its copy is what Redis says now. After a loss what parity noted is not true any more;
-    nor are the IDs of the mirrored lines that went, where a new stream begins.
+    """Inside a ledger transaction: its copy is what Redis says now.
+
+    After a loss what parity noted is not true any more; nor are the IDs of mirrored lines that went, in a new stream.
     """
     if lost:
         drop_points(ledger, stream)

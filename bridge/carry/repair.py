@@ -24,12 +24,13 @@ from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
 from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, parse_id, parse_origin
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, parse_id, parse_origin
 from bridge.streams import keys, state
 from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import StreamInfo, entries, stream_info
+from bridge.streams.trim import Gone, read_trimmed
 from bridge.streams.writer import Books, read_books
 
 
@@ -113,7 +114,8 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
         return _folder(connection, shared, books, made)
     claimed: dict[tuple[int, int], set[int]] = {}
     born: list[tuple[EntryId, str, bytes]] = []
-    for one in entries(connection, shared.keys.stream):
+    trimmed = read_trimmed(connection, shared.keys)
+    for one in entries(connection, shared.keys.stream, format_id(trimmed.floor)):
         raw = one.origin()
         origin = parse_origin(raw) if raw is not None else None
         if origin is not None:
@@ -125,7 +127,9 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
     lines: list[Line] = []
     for raw_name, number in books.sources.items():
         name = os.fsdecode(raw_name)
-        lines += _source(shared, books, made, name, int(number), claimed)
+        gone = trimmed.origins.get(int(number), Gone(None))
+        found = _source(shared, books, made, name, int(number), claimed)
+        lines += [one for one in found if not gone.has(Position(one.generation, one.offset))]
     _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
     return made
 

@@ -191,6 +191,8 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
         notes.append(("import", _imported(one.imported, found)))
     if one.parity is not None:
         notes.append(("parity", _parity(one.parity, found)))
+    if one.retention is not None:
+        notes.append(("retention", _retention(one.retention, found)))
     if one.quarantined:
         total = sum(count for _, _, count in one.quarantined)
         direction, kind, count = one.quarantined[0]
@@ -238,6 +240,16 @@ def _parity(run: Run, found: Status) -> str:
     )
     said += f" the same, {counted(run.differences, 'difference')}" if run.differences else ""
     return said + f", up to entry {run.report['position']['entry']}"
+
+
+def _retention(report: dict[str, Any], found: Status) -> str:
+    from bridge.words import duration, size
+
+    said = f"{counted(report['length'], 'entry', 'entries')}, {size(report['bytes'])} of memory"
+    said += f", {report['trimmed']:,} trimmed so far" if report["trimmed"] else ""
+    holds = [f"held from {one['from']} on by {one['who']}" for one in report["holds"]]
+    holds += ["over its limits, and parity has not found both sides equal"] * bool(report["unproven"])
+    return "; ".join([f"{said} ({duration(max(0.0, found.at - report['at']))} ago)", *holds])
 
 
 def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:

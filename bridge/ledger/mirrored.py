@@ -189,6 +189,15 @@ def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> P
     return None
 
 
+def last_end(ledger: Ledger, stream: str, name: str) -> Position | None:
+    """Behind the last line, in file order, that the mirror made."""
+    rows = ledger.rows(
+        "SELECT generation, end FROM ranges WHERE stream = ? AND name = ? ORDER BY generation DESC, end DESC LIMIT 1",
+        (stream, name),
+    )
+    return Position(*rows[0]) if rows else None
+
+
 def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
     """The bytes stay the mirror's; their entries were trimmed, and none of these IDs is looked for any more."""
     rows = ledger.rows(

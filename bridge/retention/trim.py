@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bridge.carry.archive import Archive
 from bridge.carry.floor import remember
-from bridge.errors import NotOwner
-from bridge.ledger.mirrored import first_line_from
+from bridge.errors import LockHeld, NotOwner
+from bridge.ledger.mirrored import first_line_from, last_end
 from bridge.ledger.parity import runs
 from bridge.ledger.quarantine import first_in_quarantine
 from bridge.ledger.retention import Point, drop_points, points_of, save_report
@@ -94,6 +95,7 @@ class Retention:
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.mapping = mapping
+        self._lock = state_dir / "trim.lock"
         self._archive = Archive(mapping, state_dir, ledger) if mapping.retention.archive else None
         self._ledger = ledger
         self._dial = dial
@@ -177,9 +179,9 @@ class Retention:
     def trim(self, stop: Callable[[], bool]) -> Done:
         """Removes what is over and nobody holds; first what an earlier one had begun to remove.
 
-        Raises NotOwner, RedisLost, RedisRefused, LedgerError.
+        Raises NotOwner, LockHeld, RedisLost, RedisRefused, LedgerError, SourceError.
         """
-        with closing(self._dial()) as connection, closing(self._dial()) as reading:
+        with self._alone(), closing(self._dial()) as connection, closing(self._dial()) as reading:
             self._own(connection)
             done = Done()
             self._finish(connection, done, stop)
@@ -192,6 +194,18 @@ class Retention:
                 self._finish(connection, done, stop)
             done.floor = read_trimmed(connection, self._keys).floor
             return done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No two processes trim at once: they would write into the archive one over the other."""
+        with self._lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LockHeld(
+                    "another process trims at this moment", where=str(self._lock), hint="try again in a moment"
+                ) from None
+            yield
 
     def _own(self, connection: Connection) -> None:
         if connection.call("HGET", self._keys.meta, "owner") not in (None, self._ledger.uuid):
@@ -229,7 +243,8 @@ class Retention:
                 if origin is not None:
                     gone.setdefault(origin.source, []).append(Position(origin.generation, origin.offset))
             gone = {number: Gone.of(lines, stays.get(number)).positions for number, lines in gone.items()}
-        return {number: Gone.of(lines, stays.get(number)) for number, lines in gone.items()}
+        ends = {number: last_end(self._ledger, self._stream, name) for number, name in numbers.items()}
+        return {number: Gone.of(lines, stays.get(number), ends.get(number)) for number, lines in gone.items()}
 
     def _pages(self, connection: Connection, first: EntryId, last: EntryId) -> Iterator[Any]:
         return pages(connection, self._keys.stream, format_id(first), format_id(last), PAGE, most_bytes=PAGE_BYTES)

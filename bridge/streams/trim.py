@@ -55,20 +55,26 @@ return gone"""
 
 
 class Gone(NamedTuple):
-    """What went of one source: every line up to the one at `low`, and of those behind it the ones at `beyond`.
+    """What went of one source: mirrored lines before `stays`, its own up to the one at `low`, and those at `beyond`.
 
-    Between the two kinds stand mirrored lines whose entries stay: the sides interleave differently.
+    The sides interleave differently: `low` is before `stays`, and behind that stand some whose entries went earlier.
     """
 
     low: Position | None
     beyond: tuple[Position, ...] = ()
+    stays: Position | None = None
 
     @classmethod
-    def of(cls, positions: Iterable[Position], stays: Position | None) -> Gone:
-        """Of lines that went, where the first that stays is this one."""
+    def of(cls, positions: Iterable[Position], stays: Position | None, end: Position | None = None) -> Gone:
+        """Of lines that went, where the first mirrored one that stays is this one; None: all went up to `end`."""
         low = [one for one in positions if stays is None or one < stays]
         beyond = sorted(one for one in positions if stays is not None and one >= stays)
-        return cls(max(low, default=None), tuple(beyond))
+        return cls(max(low, default=None), tuple(beyond), stays if stays is not None else end)
+
+    def has(self, at: Position) -> bool:
+        """Whether the line there is among them, if no entry that stands claims it."""
+        own = self.low is not None and at <= self.low
+        return own or (self.stays is not None and at < self.stays) or at in self.beyond
 
     @property
     def positions(self) -> list[Position]:
@@ -91,7 +97,7 @@ class Trimmed:
 
     def origins_json(self) -> str:
         """As Redis and the ledger keep them."""
-        return json.dumps({str(number): [one.low, one.beyond] for number, one in self.origins.items()})
+        return json.dumps({str(number): [one.low, one.beyond, one.stays] for number, one in self.origins.items()})
 
     def base_json(self) -> str:
         """As they keep it; empty: none."""
@@ -101,8 +107,8 @@ class Trimmed:
     def of(cls, floor: bytes | None, count: bytes | None, origins: bytes | None, base: bytes | None) -> Trimmed:
         """As it is kept. Raises ValueError for what is none."""
         ends = {
-            int(number): Gone(Position(*low) if low else None, tuple(Position(*at) for at in beyond))
-            for number, (low, beyond) in json.loads(origins or b"{}").items()
+            int(number): Gone(_place(low), tuple(Position(*at) for at in beyond), _place(stays))
+            for number, (low, beyond, stays) in json.loads(origins or b"{}").items()
         }
         return cls(parse_id(floor) if floor else ZERO_ID, int(count or 0), ends, json.loads(base) if base else None)
 
@@ -111,6 +117,10 @@ def read_trimmed(connection: Connection, keys: Keys) -> Trimmed:
     """What Redis says of it. Raises RedisLost, RedisRefused."""
     floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
     return Trimmed.of(floor, *rest)
+
+
+def _place(at: list[int] | None) -> Position | None:
+    return Position(*at) if at else None
 
 
 @dataclass(frozen=True, slots=True)
