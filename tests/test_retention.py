@@ -15,6 +15,7 @@ from bridge.carry.archive import Archive
 from bridge.ledger.mirrored import all_ranges
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId
+from bridge.parity import check
 from bridge.parity.check import Result
 from bridge.parity.proof import Proof
 from bridge.retention.trim import Done, Plan, Retention
@@ -28,9 +29,10 @@ from tests.rig import STREAM, Rig, wait_until
 KEYS = Keys.of(STREAM)
 
 
-def keep(rig: Rig, extra: str = "", **limits: float | bool) -> None:
+def keep(rig: Rig, extra: str = "", name: str = "hestai-message", **limits: float | bool) -> None:
     """The shipped mapping, with a `[retention]`."""
-    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    shipped = (Path(__file__).parent.parent / "mappings" / f"{name}.toml").read_text()
+    shipped = shipped.replace("[stream]", "[stream]\nhistory = true") if name == "hestai-state" else shipped
     table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in limits.items())
     (rig.path / "kept.toml").write_text(f"{shipped}\n[retention]\n{table}\n")
     rig.write_config(mapping="kept.toml", extra=extra)
@@ -271,6 +273,51 @@ def test_a_lost_ledger_is_rebuilt_of_a_trimmed_stream(rig: Rig, archived: bool) 
     assert result.verdict == "equal", result.tally.differences
     assert result.tally.unverifiable == 800 - sum(1 for one in before if one.id >= floor)
     assert trim(rig).floor >= floor
+
+
+@pytest.mark.parametrize(
+    ("kind", "archived"),
+    [("inbox", True), ("context", True), ("artifacts", True), ("artifacts", False), ("state", True), ("roles", True),
+     ("roles", False)],
+)  # fmt: skip
+def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a mapping's files hold, its stream is trimmed, both sides stay equal, and nothing comes back."""
+    keep(rig, name=f"hestai-{kind}", keep_entries=10, archive=archived)
+    monkeypatch.setattr(check, "CLOSEST", 5)
+    monkeypatch.setattr("bridge.retention.trim.SPACING", 5)
+    stream, own = f"hestai:{kind}", Keys.of(f"hestai:{kind}")
+    rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "5")
+    folder = rig.root / kind
+    folder.mkdir()
+    for n in range(60):
+        if kind == "inbox":
+            facts = {"uuid": f"u-{n}", "doc_type": "note", "timestamp": f"2026-03-02T09:{n // 60:02}:{n % 60:02}Z"}
+            (folder / f"{n}.json").write_text(json.dumps(facts))
+        elif kind == "context":
+            with (folder / "a.ctx").open("a") as file:
+                file.write(f"word {n} ")
+        elif kind == "roles":
+            with (rig.root / f"{'abc'[n % 3]}.out").open("a") as file:
+                file.write(f"2026-03-02T09:14:05Z|say|{n}\n")
+        else:
+            (folder / ("one" if kind == "state" else f"{n}.txt")).write_text(f"value {n}")
+        if not n % (1 if kind == "context" else 2 if kind == "state" else 20):
+            rig.once(dual=False)
+    rig.once(dual=False)
+    whole = list(entries(rig.redis, stream.encode()))
+    assert len(whole) >= 30
+    assert prove(rig).verdict == "equal"
+    floor = trim(rig).floor
+    left = [one for one in entries(rig.redis, stream.encode()) if one.id >= floor]
+    assert 10 <= len(left) < len(whole)
+    again = prove(rig)
+    assert again.verdict == "equal", (again.tally, again.notes)
+    rig.once(dual=False)
+    assert [one for one in entries(rig.redis, stream.encode()) if one.id >= floor] == left
+    if archived:
+        with closing(Ledger(rig.state / "ledger.db")) as ledger:
+            archive = Archive(rig.settings().mappings[0], rig.state, ledger)
+            assert [*archive.entries(read_trimmed(rig.redis, own).floor), *left] == whole
 
 
 def test_a_damaged_archive_is_told_of(rig: Rig) -> None:

@@ -68,6 +68,7 @@ class ArtifactCheck(Check):
                     Difference(outcome, shown_name(path), None, None, one.entry.decode(), there, b"|".join(one.row),
                                row=one.row, raw_name=folder.below(os.fsdecode(path)) or b"")
                 )  # fmt: skip
+        first = min(((one.origin.generation, one.origin.offset) for one in announced.values()), default=(1 << 62, 0))
         for some in folder.scan():
             for found in some:
                 path = os.path.join(folder.root, found.name)  # noqa: PTH118 - bytes
@@ -77,11 +78,16 @@ class ArtifactCheck(Check):
                 if known is None or known[0] > batch:
                     tally.in_flight += 1
                     continue
+                if cursors.added > cursors.length and known[:2] < first:
+                    tally.unverifiable += 1
+                    continue
                 counts["never_announced"] += 1
                 tally.differences.append(Difference("missing_in_redis", shown_name(path), None, None, None, path, None,
                                                     raw_name=found.name))  # fmt: skip
             if self._stop.is_set():
                 raise Interrupted
+        if tally.unverifiable:
+            tally.why["trimmed: entries were removed from the stream"] = tally.unverifiable
         tally.digest = hasher.hexdigest()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"

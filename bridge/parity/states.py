@@ -11,7 +11,7 @@ from bridge.codecs.document import moment
 from bridge.codecs.timestamps import older
 from bridge.files.spool import Folder, Taken
 from bridge.ledger.state import owner_of, values
-from bridge.model import ZERO_ID, shown_name
+from bridge.model import shown_name
 from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
@@ -81,7 +81,7 @@ class StateCheck(Check):
                 hasher.update(name + b"\0" + (both.file or b"") + b"\0")
         tally.digest = hasher.hexdigest()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
-        result.entry, result.notes, result.unit = ZERO_ID, cursors.notes, "value"
+        result.entry, result.notes, result.unit = cursors.last, cursors.notes, "value"
         return result
 
     def _known(self) -> dict[bytes, tuple[bytes, bytes]]:
