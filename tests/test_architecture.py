@@ -116,6 +116,17 @@ BELOW: dict[str, set[str]] = {
         "dial",
         "parity",
     },
+    "doctor": {
+        "carry",
+        "errors",
+        "model",
+        "words",
+        "config",
+        "mapping",
+        "streams",
+        "ledger",
+        "run",
+    },
     "demo": {"errors", "model", "client", "streams", "server", "run"},
     "cli": {"*"},
 }

@@ -40,6 +40,9 @@ HINTS = {
     "EXECABORT": "the server refused a command of the transaction",
 }
 
+CLIENT_NAME = "hestai-bridge"
+"""Of every connection, in the server's list of clients and in its slow log."""
+
 NEEDED = ("XADD", "XREAD", "XRANGE", "XREVRANGE", "XINFO", "WATCH", "MULTI", "EXEC", "EVAL", "HSET", "HGETALL")
 
 
@@ -100,6 +103,8 @@ class Connection:
         self._unfed = bytearray()
         self.received = 0
         """Bytes read so far."""
+        self.send(pack("CLIENT", "SETNAME", CLIENT_NAME))
+        self.read()  # may be refused: then nobody can tell in the server's list of clients who we are
 
     def close(self) -> None:
         """Closes the socket; never raises."""

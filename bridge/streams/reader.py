@@ -83,12 +83,15 @@ class Room:
     policy: str
 
 
+def server_info(connection: Connection, *sections: str) -> dict[str, str]:
+    """INFO's sections as facts by name. Raises RedisLost, RedisRefused."""
+    text = connection.call("INFO", *sections).decode(errors="replace")
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
+
+
 def room(connection: Connection) -> Room:
     """What INFO says about it. Raises RedisLost, RedisRefused."""
-    facts = dict(
-        line.split(":", 1)
-        for line in connection.call("INFO", "memory").decode(errors="replace").splitlines() if ":" in line
-    )  # fmt: skip
+    facts = server_info(connection, "memory")
     return Room(
         int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0)), int(facts.get("total_system_memory", 0)),
         facts.get("maxmemory_policy", ""),
@@ -106,11 +109,7 @@ class Durability:
 
 def durability(connection: Connection) -> Durability:
     """What INFO says about it. Raises RedisLost, RedisRefused."""
-    memory = room(connection)
-    facts = dict(
-        line.split(":", 1)
-        for line in connection.call("INFO", "persistence").decode(errors="replace").splitlines() if ":" in line
-    )  # fmt: skip
+    memory, facts = room(connection), server_info(connection, "persistence")
     statuses = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
     failing = [f"{name} is {facts[name]}" for name in statuses if facts.get(name, "ok") != "ok"]
     evicts = memory.policy if memory.limit and memory.policy != "noeviction" else ""

@@ -1,0 +1,60 @@
+"""`bridge doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli.common import Options, emit, verb
+from bridge.words import counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bridge.doctor.finding import Finding
+
+SIGNS = {"good": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "bold red"), "unknown": ("?", "cyan")}
+
+
+@click.command("doctor", short_help="Look for what is wrong, and say what to do")
+@verb
+def command(options: Options) -> int:
+    """Look at the server, this machine and the bridge itself: one line a check, with what was seen and what to do.
+
+    Nothing is started and nothing is changed. Exits 3 when something is BAD: messages are at risk, or it will stop.
+    """
+    from bridge.cli.screen import console, show
+    from bridge.dial import dialler
+    from bridge.doctor.examine import examine
+
+    settings = options.settings()
+    options.log(settings.log_format)
+    findings = examine(settings, dialler(settings, may_start=False))
+    bad = [one for one in findings if one.verdict == "bad"]
+    if options.as_json:
+        emit({"healthy": not bad, "checks": [one.to_json() for one in findings]})
+        return 3 if bad else 0
+    out = console()
+    show(out, _table(findings))
+    notes = sum(one.verdict == "note" for one in findings)
+    said = f"{counted(len(bad), 'fault')}, {counted(notes, 'note')}, {counted(len(findings), 'check')}"
+    click.echo(f"\n{said}{': mend what is BAD first' if bad else ': nothing is wrong'}")
+    return 3 if bad else 0
+
+
+def _table(findings: list[Finding]) -> Table:
+    from rich.table import Table
+
+    from bridge.cli.screen import safe
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in findings:
+        sign, style = SIGNS[one.verdict]
+        table.add_row(safe(sign, style), safe(one.check), safe(one.evidence))
+        if one.hint:
+            table.add_row("", "", safe(f"try: {one.hint}", "dim"))
+    return table

@@ -1,0 +1,198 @@
+"""Our own side: which `bridge` it is, whether one runs, ledger, mappings, components, and the last comparison."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from bridge.config import Settings
+from bridge.doctor.finding import Finding, Part, Verdict, worst
+from bridge.errors import LedgerError
+from bridge.ledger.health import heartbeat
+from bridge.ledger.parity import Run, runs
+from bridge.ledger.retired import retired
+from bridge.ledger.store import Ledger
+from bridge.run import lock_holder
+from bridge.streams.components import Modes, all_modes, announced_positions
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.trim import groups_hold, read_trimmed
+from bridge.words import counted, duration, size
+
+SILENT = 600.0
+"""Seconds without a word after which a component that was switched is called silent."""
+
+OLD = 86_400.0
+"""Seconds after which a comparison is old."""
+
+BEAT = 15.0
+"""Seconds without a heartbeat after which a process is not at work."""
+
+
+def program(found: str | None, ours: Sequence[str]) -> Finding:
+    """`found`: what `bridge` on the path is; `ours`: the folders of this installation's programs. Pure."""
+    if found is None:
+        return Finding("program", "note", "no `bridge` is on the path", f"add {ours[0]} to PATH" if ours else "")
+    if str(Path(found).parent) not in ours:
+        said = f"`bridge` on the path is {found}, another program (iproute2 has one of that name)"
+        return Finding("program", "note", said, "say hestai-bridge, or put this one's folder first in PATH")
+    return Finding("program", "good", f"`bridge` on the path is this one, {found}")
+
+
+def _folders() -> list[str]:
+    """Where this installation keeps its programs."""
+    return list(dict.fromkeys(str(Path(one).parent) for one in (sys.executable, sys.argv[0])))
+
+
+def process(holder: str, beat: Mapping[str, object] | None, now: float) -> Finding:
+    """Who has the lock, and the last heartbeat. `now` in seconds since 1970. Pure."""
+    if not holder:
+        return Finding("process", "note", "no bridge runs", "bridge run --dual")
+    if not holder.startswith("bridge run"):
+        return Finding("process", "good", f"{holder} is at work")
+    at = beat.get("at") if beat else None
+    if not isinstance(at, float | int) or now - at > BEAT:
+        since = f" for {duration(now - at)}" if isinstance(at, float | int) else " yet"
+        said = f"{holder} is there, but gave no heartbeat{since}"
+        return Finding("process", "bad", said, "is it stopped, or starved? See its log")
+    troubles = beat.get("troubles") if beat else None
+    if isinstance(troubles, dict) and troubles:
+        name, error = next(iter(troubles.items()))
+        return Finding("process", "bad", f"{holder}: {name}: {error}", "`bridge status` tells more")
+    return Finding("process", "good", f"{holder} is at work")
+
+
+def ledger(path: Path) -> Finding:
+    """Whether the ledger is sound, and how large."""
+    if not path.exists():
+        return Finding("ledger", "note", "there is none yet", "`bridge run` makes one; a lost one: `bridge repair`")
+    try:
+        with closing(Ledger(path)) as one:
+            said = one.rows("PRAGMA quick_check(1)")[0][0]
+    except LedgerError as error:
+        return Finding("ledger", "bad", str(error), error.hint)
+    if said != "ok":
+        return Finding("ledger", "bad", f"{path} is damaged: {said}", "move it aside, and `bridge repair`")
+    whole = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    return Finding("ledger", "good", f"sound, {size(whole)}")
+
+
+def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:
+    """Files that several mappings read: each would carry them into its own stream. Pure."""
+    readers: dict[Path, list[str]] = {}
+    for name, paths in files.items():
+        for path in paths:
+            readers.setdefault(path, []).append(name)
+    shared = {path: names for path, names in readers.items() if len(names) > 1}
+    if shared:
+        path, names = min(shared.items())
+        said = f"{path} is read by {' and '.join(names)}"
+        more = f", and so are {counted(len(shared) - 1, 'other file')}" if len(shared) > 1 else ""
+        return Finding("mappings", "note", said + more, "its messages are in both streams: is that meant?")
+    return Finding("mappings", "good", f"{counted(len(files), 'mapping')}, no file in two of them")
+
+
+def components(
+    modes: Mapping[tuple[str, str], Modes], heard: Mapping[tuple[str, str], float], declared: frozenset[str],
+    mine: frozenset[str],
+) -> Finding:  # fmt: skip
+    """Who was switched and is not in bridge.toml, or has been silent for long.
+
+    `heard`: seconds since the last word of each component in each mapping. Pure.
+    """
+    parts: list[Part] = []
+    for (name, mapping), one in sorted(modes.items()):
+        if mapping not in mine:
+            continue
+        if name not in declared:
+            said = f"{name} was switched in {mapping}, and bridge.toml does not know it"
+            parts.append(("note", said, f"add [components.{name}] with its roles"))
+        age = heard.get((name, mapping))
+        if "redis" in (one.reads, one.writes) and age is not None and age > SILENT:
+            parts.append(("note", f"{name} in {mapping}: no word for {duration(age)}", "does it still run?"))
+    known = {name for name, mapping in modes if mapping in mine} | declared
+    return worst("components", parts or [("good", f"{counted(len(known), 'component')}, all known", "")])
+
+
+def look_at_components(connection: Connection, settings: Settings) -> Finding:
+    """The same, of what Redis says."""
+    seconds, _ = connection.call("TIME")
+    heard: dict[tuple[str, str], float] = {}
+    for mapping in settings.mappings:
+        for name, said in announced_positions(connection, Keys.of(mapping.stream.key)).items():
+            at, key = said.get("at"), (name.partition("/")[0], mapping.name)
+            if isinstance(at, int):
+                heard[key] = min(heard.get(key, 1e12), max(0.0, int(seconds) - at / 1000))
+    names = frozenset(one.name for one in settings.mappings)
+    return components(all_modes(connection), heard, frozenset(settings.components), names)
+
+
+def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
+    """Of each stream the groups that still need entries: name, seconds since the first of them, consumers. Pure."""
+    parts: list[Part] = []
+    for stream, some in behind.items():
+        for name, age, consumers in some:
+            if age > OLD:
+                who = "nobody reads with it" if not consumers else counted(consumers, "consumer")
+                said = f"group {name} of {stream} is {duration(age)} behind ({who})"
+                parts.append(("note", said, f"not used any more? XGROUP DESTROY {stream} {name}: it holds up trimming"))
+    return worst("groups", parts or [("good", "none is far behind", "")])
+
+
+def look_at_groups(connection: Connection, settings: Settings) -> Finding:
+    """The same, of this bridge's streams."""
+    seconds, _ = connection.call("TIME")
+    behind = {}
+    for mapping in settings.mappings:
+        keys = Keys.of(mapping.stream.key)
+        held = groups_hold(connection, keys, read_trimmed(connection, keys).floor)
+        if held:
+            rows = [
+                dict(zip(one[0::2], one[1::2], strict=True)) for one in connection.call("XINFO", "GROUPS", keys.stream)
+            ]
+            many = {row[b"name"].decode(errors="replace"): int(row[b"consumers"]) for row in rows}
+            behind[mapping.stream.key] = [
+                (one.group, int(seconds) - one.first[0] / 1000, many.get(one.group, 0)) for one in held
+            ]
+    return groups(behind)
+
+
+def parity(last: Mapping[str, Run | None], now: float) -> Finding:
+    """The last comparison of each mapping. Pure."""
+    parts: list[Part] = []
+    for name, run in last.items():
+        hint = f"bridge parity {name}"
+        if run is None:
+            parts.append(("note", f"{name} was never compared", hint))
+            continue
+        age = now - run.ended
+        verdict: Verdict = (
+            "bad" if run.verdict == "differs" else "note" if run.verdict != "equal" or age > OLD else "good"
+        )
+        parts.append((verdict, f"{name}: {run.verdict}, {duration(age)} ago", hint if verdict != "good" else ""))
+    return worst("parity", parts)
+
+
+def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Finding]:
+    """All checks of this side that need no server."""
+    path, now = settings.state_dir / "ledger.db", time.time()
+    sound = ledger(path)
+    beat, last = None, dict[str, Run | None]()
+    if path.exists() and sound.verdict == "good":
+        with closing(Ledger(path)) as one:
+            beat, over = heartbeat(one, settings.instance), retired(one)
+            for mapping in settings.mappings:
+                if mapping.stream.key not in over:
+                    last[mapping.name] = next(iter(runs(one, mapping.stream.key, 1)), None)
+    return [
+        program(shutil.which("bridge", path=os.environ.get("PATH")), _folders()),
+        process(lock_holder(settings.state_dir), beat, now),
+        sound,
+        mappings(files),
+        *([parity(last, now)] if last else []),
+    ]

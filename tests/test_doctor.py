@@ -1,0 +1,394 @@
+"""Each check of `bridge doctor` fires when its fault is made, and is quiet when all is well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from bridge.doctor import machine, own, peers, server
+from bridge.doctor.examine import examine
+from bridge.doctor.finding import Finding
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+from tests.rig import STREAM, Rig, wait_until
+from tests.test_retention import prove
+
+
+def found(rig: Rig, url: str | None = None) -> dict[str, Finding]:
+    """What doctor says, by check."""
+    return {one.check: one for one in examine(rig.settings(url=url), lambda: Connection(url or rig.url))}
+
+
+def configure(rig: Rig, **settings: str) -> None:
+    for name, value in settings.items():
+        rig.redis.call("CONFIG", "SET", name.replace("_", "-"), value)
+
+
+@pytest.fixture
+def well(rig: Rig) -> Rig:
+    """A bridge at work, both sides equal."""
+    rig.append(*(f"f-{n}" for n in range(20)))
+    rig.beats(rig.ready(rig.start()))
+    wait_until(lambda: rig.redis.call("XLEN", STREAM) == 20, rig.said)
+    assert prove(rig).verdict == "equal"
+    return rig
+
+
+def test_quiet_when_all_is_well(well: Rig) -> None:
+    """On the embedded server with a bridge at work nothing is wrong; what is worth knowing is the machine's."""
+    told = found(well)
+    assert [one for one in told.values() if one.verdict == "bad"] == []
+    notes = {name for name, one in told.items() if one.verdict != "good"}
+    assert notes <= {"memory", "rights", "program", "file systems", "disk"}
+    done = well.run("doctor", "--redis", well.url)
+    assert done.returncode == 0, done.stdout
+    assert "nothing is wrong" in done.stdout
+    told_json = json.loads(well.run("doctor", "--json", "--redis", well.url).stdout)
+    assert told_json["healthy"]
+    assert {one["check"] for one in told_json["checks"]} == set(told)
+
+
+Break = Callable[[Rig, ExitStack], object]
+
+
+def _swap(rig: Rig, key: str, *command: str) -> None:
+    rig.redis.call("DEL", key)
+    rig.redis.call(*command)
+
+
+def _failing_snapshot(rig: Rig, stack: ExitStack) -> None:
+    (rig.server.home / "data" / "dump.rdb").mkdir()
+    rig.redis.call("BGSAVE")
+
+    def failed() -> bool:
+        return b"rdb_last_bgsave_status:err" in rig.redis.call("INFO", "persistence")
+
+    wait_until(failed, "the failure")
+
+
+def _full(rig: Rig, stack: ExitStack) -> None:
+    used = int(re.findall(rb"used_memory:(\d+)", rig.redis.call("INFO", "memory"))[0])
+    configure(rig, maxmemory=str(int(used * 1.05)))
+
+
+def _growing(rig: Rig, stack: ExitStack) -> None:
+    for _ in range(300):
+        rig.add("x" * 10_000)
+    used = int(re.findall(rb"used_memory:(\d+)", rig.redis.call("INFO", "memory"))[0])
+    configure(rig, maxmemory=str(used + (20 << 20)))
+
+
+def _crowd(rig: Rig, stack: ExitStack) -> None:
+    configure(rig, maxclients="40")
+    for _ in range(34):
+        stack.enter_context(closing(Connection(rig.url)))
+
+
+def _subscriber(rig: Rig, stack: ExitStack) -> None:
+    one = stack.enter_context(closing(Connection(rig.url)))
+    one.call("SUBSCRIBE", f"{STREAM}:notify")
+
+
+def _deaf(rig: Rig, stack: ExitStack) -> None:
+    rig.redis.call("SET", "large", "x" * (1 << 20))
+    one = stack.enter_context(closing(Connection(rig.url)))
+    one.send(pack("GET", "large") * 30)
+
+
+def _busy(rig: Rig, stack: ExitStack) -> None:
+    stop = Event()
+
+    def work() -> None:
+        with closing(Connection(rig.url)) as one:
+            while not stop.wait(0.01):
+                one.call("EVAL", "local n = 0; for i = 1, 8000000 do n = n + i end; return n", 0)
+
+    thread = Thread(target=work)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(stop.set)
+
+
+def _ghost(rig: Rig, stack: ExitStack) -> None:
+    said = json.dumps({"reads": "redis", "writes": "file", "epoch": 3})
+    rig.redis.call("HSET", "bridge:components", "ghost/hestai-message", said)
+    at = int(time.time() * 1000) - 7_200_000
+    rig.redis.call("HSET", Keys.of(STREAM).positions, "ghost/w", json.dumps({"at": at}))
+
+
+def _dead_group(rig: Rig, stack: ExitStack) -> None:
+    rig.redis.call("XADD", "other", "1600000000000-0", "a", "b")  # nobody minds a stream that is not ours
+    rig.redis.call("XGROUP", "CREATE", "other", "not-ours", "0")
+    rig.redis.call("XGROUP", "CREATE", STREAM, "gone", "0")
+
+
+FAULTS: list[tuple[str, str, str, Break]] = [
+    ("persistence", "bad", "no append-only file", lambda rig, _: configure(rig, appendonly="no")),
+    ("persistence", "bad", "takes everything", lambda rig, _: configure(rig, appendonly="no", save="")),
+    ("persistence", "bad", "half a minute", lambda rig, _: configure(rig, appendfsync="no")),
+    ("persistence", "bad", "rdb_last_bgsave_status is err", _failing_snapshot),
+    ("memory", "bad", "throws keys away",
+     lambda rig, _: configure(rig, maxmemory="1gb", maxmemory_policy="allkeys-lru")),
+    ("memory", "bad", "in use", _full),
+    ("memory", "bad", "full in", _growing),
+    ("clients", "note", "of 40 connections", _crowd),
+    ("clients", "note", "1 subscriber silent", _subscriber),
+    ("clients", "note", "do not read what they are sent", _deaf),
+    ("clients", "note", "tcp-keepalive is 0", lambda rig, _: configure(rig, tcp_keepalive="0")),
+    ("buffers", "bad", "closes its connection",
+     lambda rig, _: configure(rig, client_output_buffer_limit="normal 1048576 0 0")),
+    ("buffers", "note", "no limit for subscribers",
+     lambda rig, _: configure(rig, client_output_buffer_limit="pubsub 0 0 0")),
+    ("load", "note", "of ours in the slow log", lambda rig, _: configure(rig, slowlog_log_slower_than="0")),
+    ("latency", "note", "at worst", _busy),
+    ("exposure", "note", "every user here", lambda rig, _: rig.redis.call("ACL", "SETUSER", "default", "nopass")),
+    ("exposure", "bad", "with no password",
+     lambda rig, _: _opened(rig)),
+    ("exposure", "good", "127.0.0.2, behind a password", lambda rig, _: configure(rig, bind="127.0.0.2")),
+    ("neighbours", "bad", "holds a string, and should be a stream",
+     lambda rig, _: _swap(rig, STREAM, "SET", STREAM, "mine")),
+    ("neighbours", "bad", "holds a list", lambda rig, _: rig.redis.call("LPUSH", Keys.of(STREAM).late, "x")),
+    ("neighbours", "good", "1 thread:… (zen-mcp)", lambda rig, _: rig.redis.call("SET", "thread:1-2", "{}")),
+    ("replication", "bad", "is a replica", lambda rig, _: rig.redis.call("REPLICAOF", "127.0.0.1", "1")),
+    ("components", "note", "bridge.toml does not know it", _ghost),
+    ("components", "note", "no word for 2", _ghost),
+    ("groups", "note", "nobody reads with it", _dead_group),
+    ("permissions", "bad", "open to others", lambda rig, _: rig.state.chmod(0o755)),
+    ("ledger", "bad", "ledger.db", lambda rig, _: _spoil(rig)),
+    ("parity", "bad", "differs", lambda rig, _: _differ(rig)),
+    ("mappings", "note", "is read by", lambda rig, _: _two_readers(rig)),
+]  # fmt: skip
+
+
+def _opened(rig: Rig) -> None:
+    configure(rig, bind="127.0.0.2", protected_mode="no")
+    rig.redis.call("ACL", "SETUSER", "default", "nopass")
+
+
+def _spoil(rig: Rig) -> None:
+    for name in ("ledger.db-wal", "ledger.db-shm"):
+        (rig.state / name).unlink(missing_ok=True)
+    (rig.state / "ledger.db").write_bytes(b"SQLite format 3\0" + os.urandom(50_000))
+
+
+def _differ(rig: Rig) -> None:
+    rig.redis.call("XDEL", STREAM, rig.redis.call("XRANGE", STREAM, "-", "+", "COUNT", 1)[0][0])
+    assert prove(rig).verdict == "differs"
+
+
+def _two_readers(rig: Rig) -> None:
+    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text().partition("[mirror]")[0]
+    (rig.path / "again.toml").write_text(shipped.replace("hestai-message", "again").replace("hestai:messages", "again"))
+    plain = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text().partition("[mirror]")[0]
+    (rig.path / "one.toml").write_text(plain)
+    text = (rig.path / "bridge.toml").read_text()
+    (rig.path / "bridge.toml").write_text(text.replace('["hestai-message"]', '["one.toml", "again.toml"]'))
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict", "words", "break_it"), FAULTS, ids=[f"{one[0]}-{one[2].replace(' ', '-')}" for one in FAULTS]
+)
+def test_a_fault_is_found(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, check: str, verdict: str, words: str, break_it: Break
+) -> None:
+    """The check that is meant says so, with what to do; before the fault it did not."""
+    rig.append(*(f"f-{n}" for n in range(20)))
+    rig.once()
+    assert prove(rig).verdict == "equal"
+    monkeypatch.setattr(peers, "IDLE", -1.0)
+    monkeypatch.setattr(own, "SILENT", 3600.0)
+    before = found(rig)[check]
+    assert verdict not in (before.verdict, "good") or words not in before.evidence
+    with ExitStack() as stack:
+        break_it(rig, stack)
+        after = found(rig)[check]
+    assert words in after.evidence
+    assert after.verdict == verdict, after
+    assert after.hint or after.verdict == "good"
+
+
+def test_a_server_that_is_not_there(rig: Rig) -> None:
+    """One line says so, with the reason; the machine and our own side are looked at all the same."""
+    rig.kill_server()
+    done = rig.run("doctor", "--redis", rig.server.url)
+    assert done.returncode == 3
+    assert done.stdout.startswith("BAD   server")
+    assert "ledger" in done.stdout
+
+
+def test_a_default_server_tells_a_newcomer_the_truth(rig: Rig) -> None:
+    """A server as it comes, with no password, no append-only file and no limit: what that means, and what to do."""
+    with plain_server(rig) as url:
+        done = rig.run("doctor", "--redis", url)
+        assert done.returncode == 3
+        told = found(rig, url)
+    assert told["persistence"].verdict == "bad"
+    assert "messages that only Redis has are gone" in told["persistence"].evidence
+    assert "appendonly yes" in told["persistence"].hint
+    assert told["memory"].verdict == "note"
+    assert "no limit" in told["memory"].evidence
+    assert told["exposure"].verdict == "note"
+    assert told["rights"].verdict == "note"
+
+
+def test_renamed_commands_and_a_slow_clock(rig: Rig) -> None:
+    """A command that the server does not have under its name is named; so is a clock that is off."""
+    with plain_server(rig, "--rename-command", "XADD", "hidden") as url:
+        told = found(rig, url)
+        assert told["commands"].verdict == "bad"
+        assert "XADD" in told["commands"].evidence
+        with closing(Connection(url)) as one:
+            findings = server.examine(one, rig.settings(url=url), lambda: time.time() + 120)
+        assert next(f for f in findings if f.check == "clock").verdict == "bad"
+
+
+@contextmanager
+def plain_server(rig: Rig, *options: str) -> Iterator[str]:
+    """A server with nothing configured but where it listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    folder = rig.path / "plain"
+    folder.mkdir()
+    child = subprocess.Popen(
+        [str(rig.binary.path), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *options],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"redis://127.0.0.1:{port}/0"
+
+    def answers() -> bool:
+        try:
+            Connection(url).close()
+        except Exception:  # noqa: BLE001 - it is not there yet
+            return False
+        return True
+
+    try:
+        wait_until(answers, "the server")
+        yield url
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_process_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that holds the lock and gives no heartbeat is told from one at work, and from none."""
+    rig.append("a")
+    assert found(rig)["process"].verdict == "note"
+    child = rig.beats(rig.ready(rig.start()))
+    assert found(rig)["process"].verdict == "good"
+    child.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(own, "BEAT", 0.0)
+    told = found(rig)["process"]
+    assert (told.verdict, "no heartbeat" in told.evidence) == ("bad", True)
+    child.send_signal(signal.SIGCONT)
+    rig.stop(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how files are opened")
+def test_a_writer_that_does_not_append(rig: Rig) -> None:
+    """A program that has the log open for writing without O_APPEND is named; one that appends is not."""
+    rig.append("a")
+    code = "import sys; f = open(sys.argv[1], sys.argv[2]); print(flush=True); sys.stdin.read()"
+    for mode, verdict in (("a", "good"), ("r+", "bad"), ("r", "good")):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(rig.log), mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            told = machine.look_at_writers([rig.log])
+            assert told.verdict == verdict
+            assert (f"process {child.pid}" in told.evidence) == (mode == "r+")
+            child.communicate()
+
+
+def test_logs_that_are_emptied_in_place(rig: Rig, tmp_path: Path) -> None:
+    """logrotate's copytruncate on one of our logs is told with what it loses; other blocks and other logs are not."""
+    rig.append("a")
+    (tmp_path / "conf").mkdir()
+    for text, verdict in (
+        (f"weekly\n{rig.log} {{\n  copytruncate\n}}\n", "bad"),
+        (f"weekly\n/x/other.log\n{rig.root}/*.log {{\n  rotate 4\n  copytruncate # as ever\n}}\n", "bad"),
+        (f"copytruncate\n\n{rig.log} {{\n  rotate 4\n}}\n", "bad"),
+        (f"copytruncate\n\n{rig.log} {{\n  nocopytruncate\n}}\n", "good"),
+        (f"/x/other.log {{\n copytruncate\n}}\n{rig.log} {{\n  create\n}}\n", "good"),
+        (f"# {rig.log} {{ copytruncate }}\n", "good"),
+    ):
+        (tmp_path / "conf" / "logs").write_text(text)
+        findings, _ = machine.examine(rig.settings(), [str(tmp_path / "conf")])
+        told = next(one for one in findings if one.check == "rotation")
+        assert told.verdict == verdict, text
+
+
+def test_limits_of_the_system(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few descriptors, watches or instances, a full disk, a network file system, letters' case: each is told."""
+    rig.append("a")
+    limited = f'ulimit -n 50 && exec {sys.executable} -m bridge doctor --redis "{rig.url}"'
+    done = subprocess.run(["sh", "-c", limited], cwd=rig.path, capture_output=True, text=True, check=False)
+    assert re.search(r"BAD +descriptors", done.stdout), done.stdout + done.stderr
+    assert machine.inotify(10, 8192, 5, 128).verdict == "good"
+    assert machine.inotify(9000, 8192, 5, 128).verdict == "bad"
+    assert machine.inotify(10, 8192, 127, 128).verdict == "bad"
+    monkeypatch.setattr(machine, "LOW", 1 << 62)
+    assert machine.disk([rig.root]).verdict == "bad"
+    table = "/dev/a / ext4 rw 0 0\nhost:/x /home nfs4 rw 0 0\nnone /home/me/my\\040disk tmpfs rw 0 0\n"
+    assert machine.mounted(Path("/home/me/logs"), table) == "nfs4"
+    assert machine.mounted(Path("/home/me/my disk/a"), table) == "tmpfs"
+    assert machine.mounted(Path("/homes"), table) == "ext4"
+    assert machine.file_systems(("ext4", False), "nfs4").verdict == "bad"
+    assert machine.file_systems(("nfs4", False), "ext4").verdict == "note"
+    assert machine.file_systems(("apfs", True), "apfs").verdict == "note"
+    assert not machine.ignores_case(rig.root)
+    folder = rig.path / "1"
+    folder.mkdir()
+    (folder / "a.log").write_text("")
+    assert not machine.ignores_case(folder)
+    (folder / "A.LOG").hardlink_to(folder / "a.log")  # as a disk that ignores case has it
+    assert machine.ignores_case(folder)
+
+
+def test_which_program(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """iproute2's `bridge` before ours on the path is told, and so is none at all."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "bridge").write_text("#!/bin/sh\n")
+    (other / "bridge").chmod(0o755)
+    for path, verdict in (
+        (f"{other}:{Path(sys.executable).parent}", "note"), (str(tmp_path), "note"),
+        (f"{Path(sys.executable).parent}:{other}", "good"),
+    ):  # fmt: skip
+        monkeypatch.setenv("PATH", path)
+        told = own.examine(rig.settings(), {})[0]
+        assert (told.check, told.verdict) == ("program", verdict), told
+
+
+def test_a_server_that_does_not_tell(rig: Rig) -> None:
+    """Where CONFIG, CLIENT and others are forbidden the checks say that it cannot be told, and never that all is well."""
+    rig.append("a")
+    rig.once()
+    rig.redis.call(
+        "ACL", "SETUSER", "small", "on", ">pw", "~*", "&*", "+@all", "-@dangerous", "-config", "-client", "+info"
+    )
+    url = rig.url.replace("default", "small").replace(rig.server.password, "pw")
+    told = found(rig, url)
+    assert {one for one, finding in told.items() if finding.verdict == "unknown"} >= {
+        "buffers",
+        "exposure",
+        "clients",
+        "load",
+    }
+    assert told["persistence"].verdict == "good"
+    assert told["rights"].verdict == "good"
