@@ -44,11 +44,16 @@ class Cast:
         rig.log.touch()
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
+        self.urls: dict[str, str] = {}
+        """By which url a component connects, where it is another than the test's."""
+        self.operates = rig.url
+        """By which the operator does."""
 
     def start(self, kind: str, name: str, pause: float = 0.002) -> subprocess.Popen[bytes]:
         """A component: `write` or `read`. A writer that is started again begins with numbers of its own."""
         self._starts += 1
-        env = {**os.environ, "BRIDGE_REDIS_URL": self.rig.url, "PYTHONPATH": str(ROOT)}
+        url = self.urls.get(name, self.rig.url)
+        env = {**os.environ, "BRIDGE_REDIS_URL": url, "PYTHONPATH": str(ROOT)}
         env.pop("BRIDGE_CRASH_AT", None)
         out = (self.rig.path / f"component-{name}.log").open("ab")
         command = [sys.executable, "-m", "tests.component", kind, str(self.rig.path / "bridge.toml"), name,
@@ -97,7 +102,7 @@ class Cast:
     def operator(self) -> Iterator[Operator]:
         """Who switches."""
         settings = self.rig.settings()
-        ledger, connection = Ledger(settings.state_dir / "ledger.db"), Connection(self.rig.url)
+        ledger, connection = Ledger(settings.state_dir / "ledger.db"), Connection(self.operates)
         operator = Operator(settings, ledger, connection, "tester@here", Event().wait, Bounds(lag=100_000))
         try:
             yield operator

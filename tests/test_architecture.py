@@ -116,6 +116,7 @@ BELOW: dict[str, set[str]] = {
         "dial",
         "parity",
     },
+    "acl": {"config", "mapping", "streams"},
     "doctor": {
         "carry",
         "errors",

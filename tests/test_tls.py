@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import select
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from tests.rig import Rig, wait_until
+from bridge.streams.connect import Connection
+from tests.rig import STREAM, Rig, wait_until
+from tests.tls_server import certificates, tls_server
 
 CERTIFICATE = Path(__file__).parent / "tls" / "cert.pem"
 KEY = Path(__file__).parent / "tls" / "key.pem"
@@ -106,3 +111,35 @@ def test_certificate_of_somebody_else(rig: Rig, terminator: Terminator) -> None:
     assert result.returncode == 5, result.stderr
     assert "certificate" in result.stderr.lower()
     assert rig.server.password not in result.stderr
+
+
+def _speaks_tls() -> bool:
+    """Whether the redis-server on the path does, and certificates can be made."""
+    program = shutil.which("redis-server")
+    if program is None or shutil.which("openssl") is None:
+        return False
+    done = subprocess.run([program, "--tls-port", "x", "-"], input="", capture_output=True, text=True, check=False)
+    return "Bad directive" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not _speaks_tls(), reason="no redis-server with TLS, or no openssl")
+def test_certificates_on_both_sides(rig: Rig, tmp_path: Path) -> None:
+    """A server with a CA of its own that asks for a client's certificate: both ways, and refused without one."""
+    folder = tmp_path / "certificates"
+    certificates(folder)
+    with tls_server(str(shutil.which("redis-server")), folder) as port:
+        trusts = f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem"
+        shows = f"&ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
+        rig.append(*(f"f-{n}" for n in range(50)))
+        rig.once(url=trusts + shows)
+        with closing(Connection(trusts + shows)) as one:
+            assert one.call("XLEN", STREAM) == 50
+            one.call("XADD", STREAM, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", "r")
+        rig.once(url=trusts + shows)
+        assert rig.lines()[-1] == b"ui|2026-03-02T09:14:06Z|say|r"
+        told = rig.run("doctor", "--redis", trusts + shows)
+        assert "ok    persistence" in told.stdout
+        for url in (trusts, f"rediss://localhost:{port}/0"):
+            refused = rig.run("run", "--once", "--redis", url)
+            assert refused.returncode == 5, refused.stderr
+            assert "certificate" in refused.stderr.lower()

@@ -9,6 +9,7 @@ import click
 
 from bridge import __version__
 from bridge.cli import (
+    acl,
     common,
     completion,
     cutover,
@@ -60,6 +61,7 @@ for module in (
     snapshot,
     journal,
     server,
+    acl,
     completion,
 ):
     cli.add_command(module.command)

@@ -109,11 +109,11 @@ def exposure(asked_for: Facts, *, open_to_all: bool, socket: bool) -> Finding:
     if outside and listens:
         guard = "a password" if not open_to_all else "protected mode alone"
         said = f"it listens on {', '.join(outside)}, behind {guard}"
-        hint = "CONFIG SET requirepass, and put the password into the url" if open_to_all else ""
+        hint = "CONFIG SET requirepass, or ACL users: `bridge acl`" if open_to_all else ""
         return Finding("exposure", "note" if open_to_all else "good", said, hint)
     if open_to_all and listens:
         said = "no password, on this machine alone: every program of every user here may read, write and delete"
-        return Finding("exposure", "note", said, "CONFIG SET requirepass, and put the password into the url")
+        return Finding("exposure", "note", said, "CONFIG SET requirepass, or ACL users: `bridge acl`")
     return Finding(
         "exposure", "good", "a Unix socket" if socket and not listens else "this machine alone, with a password"
     )
@@ -124,19 +124,17 @@ def rights(user: str, told: Mapping[str, str]) -> Finding:
     may_all = "+@all" in told.get("commands", "") and "-" not in told.get("commands", "").replace("-@all", "")
     if may_all and "~*" in told.get("keys", "").split():
         said = f"user {user} may do everything, FLUSHALL and CONFIG among it: more than the bridge needs"
-        return Finding(
-            "rights", "note", said, "ACL SETUSER for one that has the streams, bridge:* and the commands it needs"
-        )
+        return Finding("rights", "note", said, "`bridge acl` prints rules that are enough")
     return Finding("rights", "good", f"user {user} has rights of its own")
 
 
 def look_at_rights(connection: Connection) -> Finding:
     """The same, of who is connected."""
-    user = connection.call("ACL", "WHOAMI").decode(errors="replace")
     try:
+        user = connection.call("ACL", "WHOAMI").decode(errors="replace")
         reply = connection.call("ACL", "GETUSER", user)
     except RedisRefused:
-        return Finding("rights", "good", f"user {user} may not see its own rights: it has not all")
+        return Finding("rights", "good", "we may not see our own rights, so we have not all")
     told = {k.decode(): v.decode() for k, v in zip(reply[0::2], reply[1::2], strict=True) if isinstance(v, bytes)}
     return rights(user, told)
 

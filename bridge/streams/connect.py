@@ -16,7 +16,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.retry import Retry
 
-from bridge import __version__
 from bridge.config import masked
 from bridge.errors import ConfigError, RedisLost, RedisRefused
 from bridge.streams.resp import pack
@@ -32,7 +31,7 @@ HINTS = {
     "LOADING": "the server is reading its data: wait",
     "NOAUTH": "the server wants a password: put it into the url, redis://:password@host",
     "WRONGPASS": "user or password in the url are wrong",
-    "NOPERM": "the ACL user lacks a right: it needs the stream, bridge:*, WATCH, MULTI and EVAL",
+    "NOPERM": "the ACL user lacks a right: `bridge acl` prints the rules that are enough",
     "WRONGTYPE": "the key holds something that is not a stream: rename it, or give stream.key another name",
     "CLUSTERDOWN": "the cluster is not serving this slot: wait, or look at its nodes",
     "MOVED": "Redis Cluster is not supported yet: use a single server",
@@ -77,8 +76,7 @@ class Connection:
             socket_timeout=timeout,
             socket_connect_timeout=min(timeout, 5.0),
             decode_responses=False,
-            lib_name="hestai-bridge",
-            lib_version=__version__,
+            driver_info=None,  # CLIENT SETINFO is unknown to Redis 7.0, whose ACL can then give no right to it
         )
         self._dialled = cast(Any, pool.make_connection())
         try:
@@ -103,8 +101,16 @@ class Connection:
         self._unfed = bytearray()
         self.received = 0
         """Bytes read so far."""
-        self.send(pack("CLIENT", "SETNAME", CLIENT_NAME))
-        self.read()  # may be refused: then nobody can tell in the server's list of clients who we are
+        try:
+            self.send(pack("CLIENT", "SETNAME", CLIENT_NAME))
+            self.read()  # may be refused: then nobody can tell in the server's list of clients who we are
+        except RedisLost as error:
+            self.close()
+            wants = (
+                "does the server want a certificate of its clients? ssl_certfile and ssl_keyfile in the url name one"
+            )
+            hint = wants if url.startswith("rediss:") else "is it the right port, and has the server room for us?"
+            raise RedisLost(error.what, where=self.shown, hint=hint) from None
 
     def close(self) -> None:
         """Closes the socket; never raises."""
