@@ -124,13 +124,14 @@ class Process:
 
     def __init__(
         self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
-        beside: Sequence[Callable[[Settings, Event], None]] = (),
+        beside: Sequence[Callable[[Settings, Event], None]] = (), tell: Callable[..., None] = lambda *states: None,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._dual = dual
         self._poll = poll
         self._stop = stop
         self._beside = beside
+        self._tell = tell
         self._ledger_path = settings.state_dir / "ledger.db"
         self.troubles = Troubles(time.time)
         self._started = time.time()
@@ -159,8 +160,10 @@ class Process:
             watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, log.warning)
         for thread in threads:
             thread.start()
+        self._tell("READY=1", f"STATUS=carrying {'both ways' if self._dual else 'file to stream'}")
         log.info("carrying %s", "both ways" if self._dual else "file to stream", extra={"facts": {"dual": self._dual}})
         self._supervise(watcher)
+        self._tell("STOPPING=1", "STATUS=finishing what is under way")
         for one in self._shared:
             one.wake()
         for mirror in list(self._mirrors):
@@ -185,6 +188,7 @@ class Process:
         connection: Connection | None = None
         ledger, dial, due = Ledger(self._ledger_path), dialler(self._settings), 0.0
         while not self._stop.is_set():
+            self._tell("WATCHDOG=1")
             if watcher is not None:
                 watcher.folders = {f for one in self._shared for f in one.folders()}
                 watcher.tend()

@@ -116,6 +116,8 @@ BELOW: dict[str, set[str]] = {
         "dial",
         "parity",
     },
+    "notify": set(),
+    "service": {"errors", "config"},
     "acl": {"config", "mapping", "streams"},
     "doctor": {
         "carry",

@@ -26,6 +26,7 @@ from bridge.cli import (
     retire,
     run,
     server,
+    service,
     snapshot,
     status,
     tail,
@@ -61,6 +62,7 @@ for module in (
     snapshot,
     journal,
     server,
+    service,
     acl,
     completion,
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.cutover.finish import finish_switches
+    from bridge.notify import Notify
     from bridge.retention.keep import keep_retention
     from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
 
@@ -37,7 +39,8 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
         serve(settings)
         if once:
             return _once(options, settings, dual, stop)
-        return Process(settings, dual=dual, poll=poll, stop=stop, beside=(finish_switches, keep_retention)).run()
+        beside = (finish_switches, keep_retention)
+        return Process(settings, dual=dual, poll=poll, stop=stop, beside=beside, tell=Notify(os.environ)).run()
 
 
 def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:

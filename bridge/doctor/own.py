@@ -52,7 +52,7 @@ def _folders() -> list[str]:
 def process(holder: str, beat: Mapping[str, object] | None, now: float) -> Finding:
     """Who has the lock, and the last heartbeat. `now` in seconds since 1970. Pure."""
     if not holder:
-        return Finding("process", "note", "no bridge runs", "bridge run --dual")
+        return Finding("process", "note", "no bridge runs", "bridge run --dual, or `bridge service install --dual`")
     if not holder.startswith("bridge run"):
         return Finding("process", "good", f"{holder} is at work")
     at = beat.get("at") if beat else None
