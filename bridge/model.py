@@ -21,6 +21,7 @@ EntryId = tuple[int, int]
 """A stream entry's ID: milliseconds, sequence."""
 
 ZERO_ID: EntryId = (0, 0)
+HIGHEST_ID: EntryId = ((1 << 64) - 1, (1 << 64) - 1)
 
 
 def parse_id(raw: bytes) -> EntryId:

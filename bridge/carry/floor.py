@@ -7,16 +7,10 @@ from dataclasses import replace
 from bridge.ledger.mirrored import forget_entries_below
 from bridge.ledger.retention import drop_points, save_trimmed, trimmed_of
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, Position, format_id
+from bridge.model import HIGHEST_ID, ZERO_ID, EntryId, Position, before, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.trim import Trimmed, put_floor
-
-ANEW: EntryId = (0, 1)
-"""The floor of a stream that begins anew behind what was trimmed: above nothing, below every entry."""
-
-
-HIGHEST: EntryId = ((1 << 64) - 1, (1 << 64) - 1)
 
 
 def remembered(ledger: Ledger, stream: str) -> Trimmed | None:
@@ -35,13 +29,16 @@ def remember(ledger: Ledger, stream: str, now: Trimmed) -> None:
     save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
 
 
-def put_back(connection: Connection, keys: Keys, was: Trimmed) -> Trimmed:
-    """Tells Redis, whose stream begins anew, what was trimmed of the one before. Raises RedisLost, RedisRefused."""
-    base = was.base
-    if base is not None:
-        # `last`: lines before its places may come back too, where they stood among lines whose entries went
-        base = base | dict.fromkeys(("resume", "due", "first"), "0-0") | {"last": _text(HIGHEST), "targets": {}}
-    now = replace(was, floor=ANEW, base=base)
+def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId) -> Trimmed:
+    """Tells Redis, whose stream begins anew, what was trimmed of the one before. Raises RedisLost, RedisRefused.
+
+    The floor stays: what comes now gets IDs above it. Only what somebody added below it, from `first` on, lowers it.
+    """
+    floor, base = was.floor if first == ZERO_ID else min(was.floor, first), was.base
+    if base is not None:  # `last`: lines before its places come back too, that stood among lines whose entries went
+        begins = _text(before(floor))
+        base = base | {"resume": begins, "due": begins, "first": "0-0", "last": _text(HIGHEST_ID), "targets": {}}
+    now = replace(was, floor=floor, base=base)
     put_floor(connection, keys, now)
     return now
 
@@ -53,7 +50,7 @@ def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed, *, lost: boo
     """
     if lost:
         drop_points(ledger, stream)
-    if now != was:
+    if now != was:  # another stream has the name
         forget_entries_below(ledger, stream, was.floor)
     remember(ledger, stream, now)
 

@@ -196,7 +196,7 @@ class Forward:
             self._resume(source, compared, remembered.get(source.name))
         self._settle_loss(compared)
         sender.exists = compared.info.last_id > ZERO_ID
-        self._batcher.floor_ms = 0
+        self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
 
     def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> None:
         connection, _ = self._live
@@ -234,8 +234,8 @@ class Forward:
             return self._sources[one.name].content_of(one) if one.name in self._sources else b""
 
         info, line_of = stream_info(connection, self.shared.keys.stream), self.shared.line_of
-        was = compared.trimmed
-        now = floor.put_back(connection, self.shared.keys, was) if compared.began_behind else was
+        was, first = compared.trimmed, compared.info.first_id
+        now = floor.put_back(connection, self.shared.keys, was, first) if compared.began_behind else was
         with self.shared.cursor_lock, self._ledger.transaction():
             self._save(info)
             if compared.lost:

@@ -145,6 +145,19 @@ def _began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
     return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
 
+def _copied(connection: Connection, keys: Keys, info: StreamInfo, books: Books, floor: EntryId) -> bool:
+    """Whether stream and books belong together: an older copy of both, or one that lost its tail; not a new stream.
+
+    A new one holds none of the entries that the books name, whatever others added to it or removed.
+    """
+    noted = [Checkpoint.from_json(raw).entry for raw in books.checkpoint.values()]
+    noted += [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
+    known = [one for one in noted if one is not None]
+    if not info.length:
+        return False
+    return any(one < floor for one in known) or bool(existing(connection, keys.stream, known))
+
+
 Vouch = Callable[[Origin, list[bytes]], bool]
 """Whether an entry's origin can be true: its source's file holds there the line that the entry was made of."""
 
@@ -164,12 +177,13 @@ def compare(
     info = stream_info(connection, keys.stream)
     books = read_books(connection, keys)
     lost = what_was_lost(memory, sources, info, books)
-    anew = bool(lost) and memory is not None and _began_anew(memory, info)
+    now = read_trimmed(connection, keys)
+    anew = bool(lost) and memory is not None and not _copied(connection, keys, info, books, now.floor)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
-    behind = bool(lost) and kept is not None and (anew or not info.exists)
-    floor = kept if kept is not None and behind else read_trimmed(connection, keys)
-    trimmed = trimmed_to(connection, keys, info)
+    behind = anew and kept is not None
+    floor = kept if kept is not None and behind else now
+    trimmed = ZERO_ID if anew else trimmed_to(connection, keys, info)
     best = {
         one.number: _best(name, one, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
         for name, one in sources.items()
@@ -286,7 +300,8 @@ def forget_lost(
     stand in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
     """
     stream = keys.stream.decode()
-    trimmed = max(trimmed_to(connection, keys, compared.info), compared.trimmed.floor)
+    removed = ZERO_ID if compared.anew else trimmed_to(connection, keys, compared.info)
+    trimmed = max(removed, compared.trimmed.floor)
     verified: set[EntryId] = set()
     released = 0
 
@@ -315,7 +330,7 @@ def forget_lost(
         gone = lost(content if range_digest(content) == one.digest else b"", one.entries)
         if gone:
             released += release(ledger, stream, one, content, gone)
-    cursor = max(verified, default=ZERO_ID if compared.began_behind else before(compared.trimmed.floor))
+    cursor = max(verified, default=before(compared.trimmed.floor))
     if compared.anew:
         for entry in entries(connection, keys.stream, end=format_id(cursor)):
             if entry.id not in verified and entry.origin() is None:

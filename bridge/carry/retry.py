@@ -177,7 +177,7 @@ class Retry:
                     yield self._left(one, found[0].name if found is not None else self._shared.mapping.mirror.path)
                     continue
                 fields = standing.get(entry_id)
-                if fields is None and entry_id < floor:
+                if entry_id < floor:
                     yield Retried(one.number, reason="its entry was trimmed since: its line would be without one")
                     continue
                 name, line, reason = self._line(mirror, entry_id, fields, self._whole(one))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bridge.codecs import Codec
-from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
+from bridge.model import HIGHEST_ID, ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
 from bridge.parity.claims import Claims
 from bridge.parity.classify import Seen, classify
 from bridge.parity.columns import Rows, parted
@@ -62,6 +62,7 @@ class Comparison:
         self._missing: list[Missing] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
         self._every = every
+        self._ended = self._since.last if self._since.last < HIGHEST_ID else self._since.resume
         self._noted = 0
         self.fed = 0
         """Entries it was given."""
@@ -99,12 +100,12 @@ class Comparison:
             for place, row, entry_id in zip(*column, strict=True):  # of a source that nobody knows
                 name = f"source {number}"
                 self.missing(Missing(name, entry_id, row, None, place))
-        if self._every and self.fed - self._noted >= self._every and newest > self._since.last:
+        if self._every and self.fed - self._noted >= self._every and newest > self._ended:
             self._note_point(newest)
 
     def _note_point(self, last: EntryId) -> None:
         """If nothing is in disagreement here, nor waits for what comes, the next comparison may begin here."""
-        if self._extras or self._missing or self._late or self.tally.uncounted:
+        if self._extras or self._missing or self.tally.uncounted:
             return
         if not all(claims.settle() for claims in self._claims.values()):
             return

@@ -59,7 +59,7 @@ class Matches:
     @property
     def at_rest(self) -> bool:
         """Whether every line that was passed so far has its entry."""
-        return not (self._lines or self._open or self.late)
+        return not (self._lines or self._open or any(self.late.values()))
 
     @property
     def first_left(self) -> EntryId | None:

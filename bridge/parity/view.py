@@ -20,7 +20,7 @@ from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import roles_of
 from bridge.mapping import Mapping
-from bridge.model import ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
+from bridge.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.parity.files import Cut, Found, Generation, find, written
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.parity.since import Since
@@ -195,7 +195,9 @@ class View(Cursors):
                 where=self._mapping.stream.key,
                 hint="only `bridge` may trim a stream that is to be compared: see [retention]",
             )
-        return replace(Since.from_json(base), totals={}, digest="")
+        begins = replace(Since.from_json(base), totals={}, digest="")
+        # what came late may stand before its places, and its entry anywhere
+        return replace(begins, last=HIGHEST_ID) if self.marked else begins
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""
