@@ -33,7 +33,7 @@ STREAM = "hestai:messages"
 RUNNING = [
     name
     for name in POINTS
-    if not name.startswith(("retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch."))
+    if not name.startswith(("retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.", "trim."))
 ]
 """The crash points that a running bridge comes by."""
 

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Names
+from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,18 @@ from bridge.codecs import Codec
 from bridge.config import ROLE
 from bridge.errors import SourceError
 from bridge.globs import is_glob
-from bridge.ledger.archive import Listed, Part, Span, drop_span, end_of, parts_of, save_span, spans
+from bridge.ledger.archive import (
+    Listed,
+    Part,
+    Span,
+    begin_part,
+    begun_at,
+    drop_span,
+    end_of,
+    parts_of,
+    save_span,
+    spans,
+)
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -119,13 +131,19 @@ class Archive:
             lines.append(raw[at : at + one.length - 1])
             at += one.length
         if not part.name:
-            return [Entry(one.id, untold(line)) for one, line in zip(part.listed, lines, strict=True)]
-        rows = self._codec(part.name).decode(lines).rows
-        names = self._codec(part.name).fields
-        return [
-            Entry(one.id, _fields(names, row, one.origin))
-            for one, row in zip(part.listed, rows, strict=True) if not isinstance(row, str)
-        ]  # fmt: skip
+            found = [Entry(one.id, untold(line)) for one, line in zip(part.listed, lines, strict=True)]
+        else:
+            rows, names = self._codec(part.name).decode(lines).rows, self._codec(part.name).fields
+            found = [
+                Entry(one.id, _fields(names, row, one.origin) if isinstance(row, tuple) else [])
+                for one, row in zip(part.listed, rows, strict=True)
+            ]
+        if _digest(found) != part.entries:
+            raise SourceError(
+                "its lines are read otherwise than when they were archived", where=str(self.folder / part.path),
+                hint=f"put [format] and [message] of {self._mapping.name} back as they were",
+            )  # fmt: skip
+        return found
 
     def _unpacked(self, part: Part) -> bytes:
         """Raises SourceError unless they are the bytes that were put there."""
@@ -157,12 +175,15 @@ class Archive:
                 drop_span(self._ledger, self._stream, span, keep=lost)
         names = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
         parted: dict[tuple[str, str], list[tuple[Listed, bytes]]] = {}
+        whole: dict[tuple[str, str], list[Entry]] = {}
         for entry, (name, line, origin) in zip(found, self._lines(found, names), strict=True):
             day = time.strftime("%Y-%m-%d", time.gmtime(entry.id[0] / 1000)) if entry.id[0] < LAST_DAY else "undated"
             parted.setdefault((name, day), []).append((Listed(entry.id, len(line) + 1, origin), line))
+            whole.setdefault((name, day), []).append(entry)
         span = Span(first, last, base)
         for (name, day), lines in sorted(parted.items()):
-            span.parts.append(self._write(name, day, lines))
+            part = self._write(name, day, lines)
+            span.parts.append(replace(part, entries=_digest(whole[name, day])))
         reached("trim.archive.before")
         with self._ledger.transaction():
             save_span(self._ledger, self._stream, span)
@@ -178,18 +199,29 @@ class Archive:
         whole.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         raw = b"".join(line + b"\n" for _, line in lines)
         packed = gzip.compress(raw, compresslevel=6, mtime=0)
-        at = end_of(self._ledger, self._stream, path)
         fd = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "r+b", buffering=0) as file:
-            if os.fstat(fd).st_size < at:
-                raise SourceError("is shorter than what was archived in it", where=str(whole), hint="who cut it?")
-            file.truncate(at)  # of a try that was not ended
+            at = self._end(path, os.fstat(fd).st_size)
+            begin_part(self._ledger, self._stream, path, at)
+            file.truncate(at)
             file.seek(at)
             left = memoryview(packed)
             while left:
                 left = left[file.write(left) or 0 :]
             os.fsync(fd)
-        return Part(path, name, at, len(packed), digest(raw), [one for one, _ in lines])
+        return Part(path, name, at, len(packed), digest(raw), b"", [one for one, _ in lines])
+
+    def _end(self, path: str, size: int) -> int:
+        """Where the next part goes: behind all that stands there, but for what a try left that was not ended.
+
+        A ledger that was lost and rebuilt knows of none of it.
+        """
+        known, begun = end_of(self._ledger, self._stream, path), begun_at(self._ledger, self._stream, path)
+        if size < known:
+            raise SourceError(
+                "is shorter than what was archived in it", where=str(self.folder / path), hint="who cut it?"
+            )
+        return begun if begun is not None and known <= begun <= size else size if begun is None else max(known, size)
 
     def _lines(self, found: Sequence[Entry], names: dict[int, str]) -> list[tuple[str, bytes, Origin | None]]:
         """For each entry the source whose line it is, the line and the origin; or no name, and JSON."""
@@ -217,6 +249,10 @@ class Archive:
         if name not in self._codecs:
             self._codecs[name] = self._mapping.codec(name)
         return self._codecs[name]
+
+
+def _digest(found: Sequence[Entry]) -> bytes:
+    return digest(b"", *(part for entry in found for part in (format_id(entry.id), *entry.fields)))
 
 
 def home(mapping: Mapping, entry: Entry, names: Names[int, str]) -> tuple[str, Origin | None]:

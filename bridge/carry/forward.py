@@ -358,7 +358,7 @@ class Forward:
 
     def _save(self, info: StreamInfo) -> None:
         """Inside a ledger transaction: what the stream holds, and how far each source was carried."""
-        save_stream(self._ledger, self._stream, info.last_id, info.added)
+        save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
         for source in self._sources.values():
             if source.name in self._placed:
                 source.remember()

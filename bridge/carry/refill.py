@@ -145,11 +145,16 @@ def _began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
     return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
 
-def _copied(connection: Connection, keys: Keys, info: StreamInfo, books: Books, floor: EntryId) -> bool:
-    """Whether stream and books belong together: an older copy of both, or one that lost its tail; not a new stream.
+def _copied(
+    connection: Connection, keys: Keys, memory: StreamMemory, info: StreamInfo, books: Books, floor: EntryId
+) -> bool:
+    """Whether it is an older copy of stream and books, or one that lost its tail; else it is a new stream.
 
-    A new one holds none of the entries that the books name, whatever others added to it or removed.
+    A copy begins where the stream did, or before, and holds entries that the books name. A new one may hold such too,
+    that were sent before anybody saw that it is new.
     """
+    if info.first_id > memory.first_id > ZERO_ID or (memory.first_id == ZERO_ID and _began_anew(memory, info)):
+        return False
     noted = [Checkpoint.from_json(raw).entry for raw in books.checkpoint.values()]
     noted += [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
     known = [one for one in noted if one is not None]
@@ -178,7 +183,7 @@ def compare(
     books = read_books(connection, keys)
     lost = what_was_lost(memory, sources, info, books)
     now = read_trimmed(connection, keys)
-    anew = bool(lost) and memory is not None and not _copied(connection, keys, info, books, now.floor)
+    anew = bool(lost) and memory is not None and not _copied(connection, keys, memory, info, books, now.floor)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
     behind = anew and kept is not None

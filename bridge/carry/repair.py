@@ -174,7 +174,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
     with ledger.transaction():
         for table in ("streams", "sources", "generations", "intents", "ranges", "state_values"):
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
-        save_stream(ledger, stream, made.info.last_id, made.info.added)
+        save_stream(ledger, stream, made.info.last_id, made.info.added, made.info.first_id)
         save_mirror_cursor(ledger, stream, made.cursor)
         for name, memory in made.sources.items():
             save_source(ledger, stream, name, memory)

@@ -186,6 +186,10 @@ class Translator:
         """Raises BridgeError when the stream begins behind what the component is to read next."""
         for name, (at, *_) in (self._trimmed.base or {}).get("places", {}).items():
             begins, place = Position(at >> SHIFT, at & OFFSETS), places.get(name, Place())
+            tail = self._shared.tail(name, self._ledger)
+            tail.look()
+            if not place.generations and tail.current() is None and self._held(tail, begins.generation) is None:
+                continue  # there is nothing of it that anybody could read
             if not place.generations or (place.position or FIRST_OF_NONE) < begins:
                 raise BridgeError(
                     "what the component is to read next was trimmed from the stream", where=name,

@@ -27,7 +27,8 @@ class Listed:
 class Part:
     """Some bytes of an archive's file, packed by themselves: lines of the source `name`; of no name, JSON.
 
-    `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked ones.
+    `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked ones, and
+    `entries` of what was packed: IDs and fields.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Part:
     at: int
     size: int
     digest: bytes
+    entries: bytes
     listed: Sequence[Listed]
 
 
@@ -79,10 +81,12 @@ def save_span(ledger: Ledger, stream: str, span: Span) -> None:
     )
     for number, one in enumerate(span.parts):
         ledger.write(
-            "INSERT OR REPLACE INTO archive_parts (stream, span, number, path, name, at, size, digest, listed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stream, key_of(span.last), number, one.path, one.name, one.at, one.size, one.digest, _packed(one.listed)),
-        )
+            "INSERT OR REPLACE INTO archive_parts (stream, span, number, path, name, at, size, digest, entries,"
+            " listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (stream, key_of(span.last), number, one.path, one.name, one.at, one.size, one.digest, one.entries,
+             _packed(one.listed)),
+        )  # fmt: skip
+        ledger.write("DELETE FROM archive_begun WHERE stream = ? AND path = ?", (stream, one.path))
 
 
 def drop_span(ledger: Ledger, stream: str, span: Span, *, keep: bool) -> None:
@@ -105,10 +109,25 @@ def spans(ledger: Ledger, stream: str) -> list[Span]:
 def parts_of(ledger: Ledger, stream: str, span: Span) -> list[Part]:
     """A span's parts."""
     rows = ledger.rows(
-        "SELECT path, name, at, size, digest, listed FROM archive_parts WHERE stream = ? AND span = ? ORDER BY number",
+        "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND span = ?"
+        " ORDER BY number",
         (stream, key_of(span.last)),
     )
-    return [Part(path, name, at, size, digest, _unpacked(blob)) for path, name, at, size, digest, blob in rows]
+    return [
+        Part(path, name, at, size, digest, entries, _unpacked(blob))
+        for path, name, at, size, digest, entries, blob in rows
+    ]
+
+
+def begin_part(ledger: Ledger, stream: str, path: str, at: int) -> None:
+    """Notes that bytes are about to be written there, so that what is left of a try that died may be cut off."""
+    ledger.write("INSERT OR REPLACE INTO archive_begun VALUES (?, ?, ?)", (stream, path, at))
+
+
+def begun_at(ledger: Ledger, stream: str, path: str) -> int | None:
+    """Where a try began that was not ended; None: there is none in this file."""
+    rows = ledger.rows("SELECT at FROM archive_begun WHERE stream = ? AND path = ?", (stream, path))
+    return int(rows[0][0]) if rows else None
 
 
 def end_of(ledger: Ledger, stream: str, path: str) -> int:

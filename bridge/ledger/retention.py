@@ -51,14 +51,6 @@ def points_of(ledger: Ledger, stream: str) -> list[Point]:
     return [Point(parse_id(entry.encode()), added, json.loads(position)) for entry, added, position in rows]
 
 
-def newest_point(ledger: Ledger, stream: str) -> Point | None:
-    """The last one."""
-    rows = ledger.rows(
-        "SELECT entry, added, position FROM points WHERE stream = ? ORDER BY entry DESC LIMIT 1", (stream,)
-    )
-    return Point(parse_id(rows[0][0].encode()), rows[0][1], json.loads(rows[0][2])) if rows else None
-
-
 def save_report(ledger: Ledger, stream: str, at: float, report: dict[str, Any]) -> None:
     """What the last look at a stream's retention found; `at` in seconds since 1970."""
     ledger.write("INSERT OR REPLACE INTO retention VALUES (?, ?, ?)", (stream, at, json.dumps(report)))

@@ -11,11 +11,12 @@ from bridge.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, par
 
 @dataclass(frozen=True, slots=True)
 class StreamMemory:
-    """What was last seen of a stream: the newest ID, how many were ever added; and the mirror's cursor."""
+    """What was last seen of a stream: the newest ID, how many were ever added, the oldest; and the mirror's cursor."""
 
     last_id: EntryId = ZERO_ID
     added: int = 0
     mirror_cursor: EntryId = ZERO_ID
+    first_id: EntryId = ZERO_ID
 
     def and_seen(self, last_id: EntryId, added: int) -> StreamMemory:
         """The same, with what was seen since."""
@@ -40,19 +41,22 @@ class SourceMemory:
 
 def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
     """What is remembered of the stream; None when it was never carried."""
-    rows = ledger.rows("SELECT last_id, added, mirror_cursor FROM streams WHERE stream = ?", (stream,))
+    rows = ledger.rows(
+        "SELECT last_id, added, mirror_cursor, coalesce(first_id, '0-0') FROM streams WHERE stream = ?", (stream,)
+    )
     if not rows:
         return None
-    last_id, added, cursor = rows[0]
-    return StreamMemory(parse_id(last_id.encode()), added, parse_id(cursor.encode()))
+    last_id, added, cursor, first_id = rows[0]
+    return StreamMemory(parse_id(last_id.encode()), added, parse_id(cursor.encode()), parse_id(first_id.encode()))
 
 
-def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int) -> None:
+def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first_id: EntryId = ZERO_ID) -> None:
     """Remembers what was seen; leaves the mirror's cursor alone."""
     ledger.write(
-        "INSERT INTO streams (stream, last_id, added, mirror_cursor) VALUES (?, ?, ?, '0-0')"
-        " ON CONFLICT (stream) DO UPDATE SET last_id = excluded.last_id, added = excluded.added",
-        (stream, format_id(last_id).decode(), added),
+        "INSERT INTO streams (stream, last_id, added, mirror_cursor, first_id) VALUES (?, ?, ?, '0-0', ?)"
+        " ON CONFLICT (stream) DO UPDATE SET last_id = excluded.last_id, added = excluded.added,"
+        " first_id = excluded.first_id",
+        (stream, format_id(last_id).decode(), added, format_id(first_id).decode()),
     )
 
 

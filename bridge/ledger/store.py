@@ -141,15 +141,17 @@ def _seventh(db: sqlite_utils.Database) -> None:
 def _eighth(db: sqlite_utils.Database) -> None:
     db.table("points").create({"stream": str, "entry": str, "added": int, "position": str}, pk=("stream", "entry"))
     db.table("trimmed").create({"stream": str, "floor": bytes, "count": int, "origins": str, "base": str}, pk="stream")
+    db.table("streams").add_column("first_id", str)
     db.table("retention").create({"stream": str, "at": float, "report": str}, pk="stream")
     span = {"stream": str, "last": str, "first": str, "base": str}
     db.table("archive_spans").create(span, pk=("stream", "last"))
-    part = {"path": str, "name": str, "at": int, "size": int, "digest": bytes, "listed": bytes}
+    part = {"path": str, "name": str, "at": int, "size": int, "digest": bytes, "entries": bytes, "listed": bytes}
     db.table("archive_parts").create(
         {"stream": str, "span": str, "number": int, **part}, pk=("stream", "span", "number")
     )
     db.table("archive_parts").create_index(["stream", "path"])
     db.table("archive_ends").create({"stream": str, "path": str, "until": int}, pk=("stream", "path"))
+    db.table("archive_begun").create({"stream": str, "path": str, "at": int}, pk=("stream", "path"))
 
 
 LOOKS, LOOK = 20, 0.05

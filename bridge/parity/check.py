@@ -33,7 +33,7 @@ from bridge.streams.trim import read_trimmed
 PAGE, PAGE_BYTES = 1000, 1 << 20
 """Entries, and about the bytes, that one command reads: a few milliseconds of the server's time."""
 
-POINTS, CLOSEST = 200, 100
+POINTS, CLOSEST = 200, 20
 """Into so many parts a stream is divided by the positions that are noted on the way; and how many entries one has."""
 
 LOOKS = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,7 @@ from threading import Event
 from bridge.config import Settings
 from bridge.errors import LedgerError, RedisLost, SourceError
 from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
-from bridge.ledger.retention import Point, drop_points, newest_point, save_points
+from bridge.ledger.retention import Point, drop_points, points_of, save_points
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.parity.artifacts import ArtifactCheck, of_lines
@@ -125,12 +126,13 @@ class Proof:
         if not result.points:  # of files in no order: any entry will do, up to the last
             save_points(ledger, result.stream, [Point(result.entry, 0, None)])
             return
-        newest, chosen = newest_point(ledger, result.stream), []
+        known = sorted(one.added for one in points_of(ledger, result.stream))
+        some = spacing(result.length)
         for one in result.points:
-            if newest is None or one.added - newest.added >= spacing(result.length):
-                newest = Point(one.resume, one.added, one.to_json())
-                chosen.append(newest)
-        save_points(ledger, result.stream, chosen)
+            at = bisect_left(known, one.added)
+            if all(abs(one.added - other) >= some for other in known[max(0, at - 1) : at + 1]):
+                known.insert(at, one.added)
+                save_points(ledger, result.stream, [Point(one.resume, one.added, one.to_json())])
 
     def _keep(self, result: Result) -> None:
         """Notes the run. One that found what the one before it found, going on from there, takes its place."""
@@ -144,7 +146,7 @@ class Proof:
                 run = replace(run, number=last.number)
             with self._ledger.transaction():
                 save_run(self._ledger, run)
-                if result.verdict == "differs" or (result.verdict == "equal" and not result.onwards):
+                if result.verdict == "differs":
                     drop_points(self._ledger, result.stream)
                 self._keep_points(self._ledger, result)
                 if result.verdict != "inconclusive":

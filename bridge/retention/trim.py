@@ -29,8 +29,8 @@ from bridge.streams.trim import STEP, Gone, Held, Moved, Trimmed, groups_hold, r
 
 PAGE, PAGE_BYTES = 1000, 1 << 20
 
-PART = 5000
-"""Entries that are read, archived and let go together, about."""
+PART, PART_BYTES = 5000, 8 << 20
+"""Entries, and their bytes, that are read, archived and let go together, about."""
 
 
 SPACING = 100
@@ -252,9 +252,12 @@ class Retention:
     def _next(self, plan: Plan) -> Point | None:
         """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
         begun = self._archive.begun(plan.trimmed.floor) if self._archive is not None else None
-        gone = plan.size.added - plan.size.length
-        enough = (one for one in plan.allowed.free if one.entry == begun or (not begun and one.added - gone >= PART))
-        return next(enough, plan.allowed.upto)
+        again = next((one for one in plan.allowed.free if one.entry == begun), None)
+        if again is not None:
+            return again
+        gone, each = plan.size.added - plan.size.length, plan.size.bytes / max(1, plan.size.length)
+        part = max(1, min(PART, int(PART_BYTES / max(1.0, each))))
+        return next((one for one in plan.allowed.free if one.added - gone >= part), plan.allowed.upto)
 
     def _finish(self, connection: Connection, done: Done, stop: Callable[[], bool]) -> None:
         """Removes what stands below the floor, up to a part of a node."""
@@ -262,6 +265,9 @@ class Retention:
             reached("trim.step.before")
             gone = step(connection, self._keys)
             reached("trim.step.after")
+            if isinstance(gone, Held):
+                done.held = gone
+                break
             done.removed += gone
             if not gone:
                 break

@@ -48,6 +48,12 @@ return {'set'}"""
 
 _STEP = b"""local floor = redis.call('GET', KEYS[2])
 if not floor then return 0 end
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local facts = {}
+  for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+  local pending = redis.call('XPENDING', KEYS[1], facts['name'], '-', '(' .. floor, 1)[1]
+  if pending and redis.call('XRANGE', KEYS[1], pending[1], pending[1])[1] then return {facts['name'], pending[1]} end
+end
 local gone = redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', ARGV[1])
 if gone == 0 and ARGV[2] ~= '' then gone = redis.call('XTRIM', KEYS[1], 'MINID', ARGV[2]) end
 if gone > 0 then redis.call('HINCRBY', KEYS[3], 'count', gone) end
@@ -188,17 +194,20 @@ def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held
     return held
 
 
-def step(connection: Connection, keys: Keys) -> int:
+def step(connection: Connection, keys: Keys) -> int | Held:
     """Removes about `STEP` entries that stand below the floor; returns how many. 0: at most a part of a node is left.
 
-    Raises RedisLost, RedisRefused.
+    A group that was made since and was given one of them holds them all. Raises RedisLost, RedisRefused.
     """
-    gone = int(connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, ""))
+    gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, "")
+    if isinstance(gone, list):
+        return Held(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
     floor = connection.call("GET", keys.floor)
     if gone or floor is None:
-        return gone
+        return int(gone)
     rows = connection.call("XRANGE", keys.stream, "-", b"(" + floor, "COUNT", STEP)
     if len(rows) < STEP:
         return 0
     exactly = after(parse_id(rows[-1][0]))  # a node that holds more than the limit is left alone by it
-    return int(connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, exactly))
+    gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, exactly)
+    return gone if isinstance(gone, int) else 0
