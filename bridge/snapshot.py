@@ -10,20 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from bridge.carry.archive import Archive, home
+from bridge.carry.archive import Archive, history, home
 from bridge.carry.shared import Shared
 from bridge.carry.translate import told
 from bridge.errors import BridgeError
 from bridge.ledger.state import values
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, format_id, paired
+from bridge.model import ZERO_ID, EntryId, paired
 from bridge.streams import state
 from bridge.streams.connect import Connection
-from bridge.streams.reader import Entry, entries, stream_info
+from bridge.streams.reader import Entry, stream_info, to_entries
 from bridge.streams.writer import read_books
 
 ASIDE = "not-lines.jsonl"
 """Entries that make no line, in the folder of a log's snapshot."""
+
+PAGE, PAGE_BYTES = 1000, 1 << 20
 
 ENTRIES = "entries.jsonl"
 """All entries, where the mapping's files hold no lines."""
@@ -87,19 +89,20 @@ def _remove(folder: Path) -> None:
 
 
 def keep(
-    shared: Shared, ledger: Ledger | None, connection: Connection, folder: Path, since: EntryId = ZERO_ID,
-    until: EntryId | None = None,
+    shared: Shared, ledger: Ledger | None, connection: Connection, marks: Connection, folder: Path,
+    since: EntryId = ZERO_ID, until: EntryId | None = None,
 ) -> Kept:  # fmt: skip
     """Writes the entries from `since` on, below `until`, as the files they would be, in stream order.
 
     Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own, with the
-    whole. A folder of that name is replaced when all is written. Raises BridgeError, OSError, RedisLost, RedisRefused.
+    whole. A folder of that name is replaced when all is written. `marks` is another connection.
+    Raises BridgeError, OSError, RedisLost, RedisRefused.
     """
     books = read_books(connection, shared.keys)
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
     kept, files, lines = Kept(folder), _Files(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
-    for entry in _history(shared, ledger, connection, books.floor or ZERO_ID, since, last):
+    for entry in _history(shared, ledger, connection, marks, since, last):
         if until is not None and entry.id >= until:
             break
         name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
@@ -122,12 +125,12 @@ def keep(
 
 
 def _history(
-    shared: Shared, ledger: Ledger | None, connection: Connection, floor: EntryId, since: EntryId, last: EntryId
+    shared: Shared, ledger: Ledger | None, connection: Connection, marks: Connection, since: EntryId, last: EntryId
 ) -> Iterator[Entry]:
     """Entries from `since` to `last`; those that were trimmed as far as the archive has them."""
-    if ledger is not None and since < floor:
-        yield from Archive(shared.mapping, shared.settings.state_dir, ledger).entries(floor, since)
-    yield from entries(connection, shared.keys.stream, format_id(max(since, floor)), format_id(last))
+    archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
+    for rows in history(connection, marks, shared.keys, archive, since, last, PAGE, PAGE_BYTES):
+        yield from to_entries(rows)
 
 
 def _line(shared: Shared, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:

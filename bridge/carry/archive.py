@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Names
+from contextlib import closing
 from dataclasses import replace
 from heapq import merge
 from itertools import islice
@@ -39,10 +40,24 @@ from bridge.ledger.archive import (
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import ORIGIN_FIELD, EntryId, Origin, after, before, digest, format_id, paired, parse_origin
+from bridge.model import (
+    ORIGIN_FIELD,
+    ZERO_ID,
+    EntryId,
+    Origin,
+    after,
+    before,
+    digest,
+    format_id,
+    paired,
+    parse_id,
+    parse_origin,
+)
 from bridge.points import reached
+from bridge.streams.connect import Connection
 from bridge.streams.follow import Wanted
-from bridge.streams.reader import Entry
+from bridge.streams.keys import Keys
+from bridge.streams.reader import Entry, pages
 
 ENTRIES = "entries"
 """The name of the file that holds what is no line."""
@@ -253,6 +268,43 @@ class Archive:
 
 def _digest(found: Sequence[Entry]) -> bytes:
     return digest(b"", *(part for entry in found for part in (format_id(entry.id), *entry.fields)))
+
+
+def history(
+    connection: Connection, marks: Connection, keys: Keys, archive: Archive | None, start: EntryId, last: EntryId,
+    page: int, most_bytes: int,
+) -> Iterator[list[Any]]:  # fmt: skip
+    """XRANGE's replies from `start` to `last`: those below the floor from the archive, as far as that has them.
+
+    While it reads somebody may trim. The floor is set before anything goes, so a page is whole if the floor, looked at
+    after it was read, is not above its beginning; else the archive is asked again. `marks` is for these looks.
+    Raises SourceError, RedisLost, RedisRefused.
+    """
+    at = start
+
+    def floor() -> EntryId:
+        raw = marks.call("GET", keys.floor)
+        return parse_id(raw) if raw else ZERO_ID
+
+    while at <= last:
+        now = floor()
+        if at < now:
+            for rows in archive.pages(now, at, page) if archive is not None else ():
+                yield rows
+            at = now
+            continue
+        moved = False
+        with closing(
+            pages(connection, keys.stream, format_id(at), format_id(last), page, most_bytes=most_bytes)
+        ) as found:
+            for rows in found:
+                moved = floor() > at
+                if moved:
+                    break
+                yield rows
+                at = _next(parse_id(rows[-1][0])) if rows else at
+        if not moved:
+            return
 
 
 def home(mapping: Mapping, entry: Entry, names: Names[int, str]) -> tuple[str, Origin | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import click
@@ -41,11 +41,11 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
         ledger = Ledger(path) if path.exists() else None
         if ledger is not None:
             stack.callback(ledger.close)
-        connection = dialler(settings, may_start=False)()
-        stack.callback(connection.close)
+        dial = dialler(settings, may_start=False)
+        connection, marks = stack.enter_context(closing(dial())), stack.enter_context(closing(dial()))
         shared = Shared(chosen, settings)
         stack.callback(shared.close)
-        kept = keep(shared, ledger, connection, folder.absolute(), first or ZERO_ID, end)
+        kept = keep(shared, ledger, connection, marks, folder.absolute(), first or ZERO_ID, end)
     if options.as_json:
         facts = {"messages": kept.messages, "not_lines": kept.aside, "folder": str(kept.folder), "files": kept.digests}
         emit({"mapping": mapping, **facts})

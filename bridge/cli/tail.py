@@ -69,9 +69,11 @@ def command(
     dial = dialler(settings, may_start=False)
     connection = dial()
     try:
-        floor = read_trimmed(connection, keys).floor
-        standing = replace(wanted, since=max(wanted.since or ZERO_ID, floor))
-        found, cursor = newest(connection, keys.stream, standing, count)
+        floor, before = read_trimmed(connection, keys).floor, None
+        while floor != before:  # somebody may trim meanwhile
+            before, standing = floor, replace(wanted, since=max(wanted.since or ZERO_ID, floor))
+            found, cursor = newest(connection, keys.stream, standing, count)
+            floor = read_trimmed(connection, keys).floor
     finally:
         connection.close()
     if floor > (wanted.since or ZERO_ID) and (count is None or len(found) < count):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
-from bridge.carry.archive import Archive
+from bridge.carry.archive import Archive, history
 from bridge.config import Settings
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
@@ -27,7 +27,6 @@ from bridge.parity.tally import Due, Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import pages
 from bridge.streams.trim import read_trimmed
 
 PAGE, PAGE_BYTES = 1000, 1 << 20
@@ -235,7 +234,7 @@ class Check:
             files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length)
         )
         with closing(comparison):
-            self._walk(connection, comparison, view, begins)
+            self._walk(connection, marks, comparison, view, begins)
             tally = comparison.finish()
             if since is not None and _removed(since, view, tally.entries):
                 return None
@@ -262,12 +261,14 @@ class Check:
                 result.add(since)
             return result
 
-    def _walk(self, connection: Connection, comparison: Comparison, view: View, since: Since | None) -> None:
+    def _walk(
+        self, connection: Connection, marks: Connection, comparison: Comparison, view: View, since: Since | None
+    ) -> None:
         start = parse_id(after(since.resume)) if since is not None else ZERO_ID
         if view.last == ZERO_ID:
             return
         read, begun = 0, time.monotonic()
-        for rows in self._history(connection, view.trimmed.floor, start, view.last):
+        for rows in self._history(connection, marks, start, view.last):
             some = spacing(view.length)
             for at in range(0, len(rows), some):
                 comparison.feed(rows[at : at + some])
@@ -277,20 +278,17 @@ class Check:
             if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
                 raise Interrupted
 
-    def _history(self, connection: Connection, floor: EntryId, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
-        """Entries from `start` to `last`, a page at a time: those below the floor from the archive, if that has all."""
-        if self._ledger is not None and start < floor:
-            archive = Archive(self._mapping, self._settings.state_dir, self._ledger)
-            yield from archive.pages(floor, start, PAGE)
-            start = floor if archive.chain(floor) else start
-        yield from pages(connection, self._keys.stream, format_id(start), format_id(last), PAGE, most_bytes=PAGE_BYTES)
+    def _history(self, connection: Connection, marks: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
+        """Entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
+        archive = Archive(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
+        return history(connection, marks, self._keys, archive, start, last, PAGE, PAGE_BYTES)
 
-    def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
+    def _entries(self, connection: Connection, marks: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
         """The whole stream up to `last`, a page at a time. Raises Interrupted."""
         if last == ZERO_ID:
             return
         read = 0
-        for rows in self._history(connection, read_trimmed(connection, self._keys).floor, ZERO_ID, last):
+        for rows in self._history(connection, marks, ZERO_ID, last):
             yield rows
             read += len(rows)
             self._tell(read, length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -124,7 +124,7 @@ def to_entries(rows: Reply) -> list[Entry]:
 
 def pages(
     connection: Connection, stream: bytes, start: bytes, end: bytes, page: int, *, most_bytes: int = 0
-) -> Iterator[list[Reply]]:
+) -> Generator[list[Reply], None, None]:
     """XRANGE replies of `page` entries. The next one is asked for before this one is looked at, so that the server
     works meanwhile; the connection is of no other use until the iteration is over.
 
