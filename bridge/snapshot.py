@@ -67,6 +67,14 @@ class _Files:
             self._last[1].close()
         self._last = None
 
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """What was not finished leaves nothing behind."""
+        self._end()
+        _remove(self._new)
+
     def close(self) -> dict[str, str]:
         """On disk, read again and compared, and in place. Raises BridgeError."""
         self._end()
@@ -100,27 +108,28 @@ def keep(
     """
     books = read_books(connection, shared.keys)
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
-    kept, files, lines = Kept(folder), _Files(folder), shared.mapping.source.kind == "log"
+    kept, lines = Kept(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
-    for entry in _history(shared, ledger, connection, marks, since, last):
-        if until is not None and entry.id >= until:
-            break
-        name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
-        if line is None:
-            kept.aside += lines
-            files.write(ASIDE if lines else ENTRIES, told(entry) + b"\n")
-        else:
-            files.write(name, line)
-        kept.messages += 1
-    if shared.values is not None and since == ZERO_ID and until is None:
-        known = {one.name for some in shared.values.scan() for one in some}
-        known |= values(ledger, shared.mapping.stream.key).keys() if ledger is not None else set()
-        for raw in sorted(known):
-            found = state.read(connection, shared.keys, raw)
-            if found is not None:
-                files.write(os.fsdecode(raw), found[0].data)
-                kept.messages += 1
-    kept.last, kept.digests = last, files.close()
+    with _Files(folder) as files:
+        for entry in _history(shared, ledger, connection, marks, since, last):
+            if until is not None and entry.id >= until:
+                break
+            name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
+            if line is None:
+                kept.aside += lines
+                files.write(ASIDE if lines else ENTRIES, told(entry) + b"\n")
+            else:
+                files.write(name, line)
+            kept.messages += 1
+        if shared.values is not None and since == ZERO_ID and until is None:
+            known = {one.name for some in shared.values.scan() for one in some}
+            known |= values(ledger, shared.mapping.stream.key).keys() if ledger is not None else set()
+            for raw in sorted(known):
+                found = state.read(connection, shared.keys, raw)
+                if found is not None:
+                    files.write(os.fsdecode(raw), found[0].data)
+                    kept.messages += 1
+        kept.last, kept.digests = last, files.close()
     return kept
 
 

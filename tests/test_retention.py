@@ -320,6 +320,137 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
             assert [*archive.entries(read_trimmed(rig.redis, own).floor), *left] == whole
 
 
+def test_a_lost_ledger_costs_no_archive(rig: Rig) -> None:
+    """A ledger that was rebuilt knows nothing of the archive: what lies in its files stays, and the next goes behind."""
+    keep(rig, keep_entries=100, archive=True)
+    fill(rig, 500)
+    assert prove(rig).verdict == "equal"
+    trim(rig)
+    before = archived_lines(rig)
+    for file in rig.state.glob("ledger.db*"):
+        file.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode == 0
+    fill(rig, 400, begin=500)
+    assert prove(rig).verdict == "equal"
+    trim(rig)
+    after = archived_lines(rig)
+    assert after[: len(before)] == before
+    floor = read_trimmed(rig.redis, KEYS).floor
+    standing = {one.fields[7] for one in rig.entries() if one.id >= floor}
+    in_archive = [line.split(b"|", 3)[3] for line in after]
+    assert sorted([*in_archive, *standing]) == sorted(line.split(b"|", 3)[3] for line in rig.lines())
+
+
+def archived_lines(rig: Rig) -> list[bytes]:
+    files = sorted((rig.state / "archive").rglob("messages.log.*.gz"))
+    return b"".join(gzip.decompress(file.read_bytes()) for file in files).split(b"\n")[:-1]
+
+
+def test_an_archive_is_read_as_it_was_written_or_not_at_all(rig: Rig) -> None:
+    """With another [format] its lines would be other messages: that is an error that says so."""
+    keep(rig, keep_entries=100, archive=True)
+    fill(rig, 400)
+    assert prove(rig).verdict == "equal"
+    trim(rig)
+    text = (rig.path / "kept.toml").read_text()
+    for changed in (
+        text.replace('["role", "timestamp"', '["timestamp", "role"'),
+        text.replace('delimiter = "|"', 'delimiter = ";"'),
+    ):
+        (rig.path / "kept.toml").write_text(changed)
+        told = rig.run("tail", "-n", "400", "--redis", rig.url)
+        assert (told.returncode, told.stdout) == (1, "")
+        assert "read otherwise" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [("XGROUP", "CREATE", STREAM, "g", "$", "MKSTREAM"), ("XADD", STREAM, "MAXLEN", "0", "*", "a", "b"),
+     ("XADD", STREAM, "MAXLEN", "=", "1", "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", "own")],
+    ids=["a group", "nothing left", "an entry"],
+)  # fmt: skip
+def test_a_lost_stream_that_somebody_touched_first(rig: Rig, touch: tuple[str, ...]) -> None:
+    """Whatever others did to the new stream before the bridge saw it, what was trimmed stays away, and the rest is back."""
+    keep(rig, keep_entries=200)
+    fill(rig, 500)
+    assert prove(rig).verdict == "equal"
+    floor = trim(rig).floor
+    stood = {one.fields[7] for one in rig.entries() if one.id >= floor}
+    rig.redis.call("FLUSHALL")
+    rig.redis.call(*touch)
+    rig.once()
+    rig.once()
+    datas = [one.fields[7] for one in rig.entries()]
+    assert {data for data in datas if data != b"own"} == stood
+    assert len(datas) == len(set(datas))
+    assert prove(rig).verdict == "equal"
+
+
+@pytest.mark.parametrize("trimmed_before", [False, True])
+def test_an_older_copy_of_the_data_is_put_back(rig: Rig, trimmed_before: bool) -> None:
+    """Stream and books of a time before (a copied data set): what came since comes back once, no line is written twice."""
+    keep(rig, keep_entries=200, archive=True)
+    fill(rig, 500)
+    if trimmed_before:
+        assert prove(rig).verdict == "equal"
+        trim(rig)
+    names = [key for key in rig.redis.call("KEYS", "*") if not key.startswith(b"bridge:health")]
+    copy = {key: rig.redis.call("DUMP", key) for key in names}
+    fill(rig, 300, begin=500)
+    assert prove(rig).verdict == "equal"
+    assert trim(rig).floor > (0, 0)
+    lines = rig.lines()
+    rig.redis.call("FLUSHALL")
+    for key, raw in copy.items():
+        rig.redis.call("RESTORE", key, 0, raw)
+    rig.once()
+    rig.once()
+    assert rig.lines() == lines
+    result = prove(rig)
+    assert result.verdict == "equal", result.tally.differences[:3]
+    datas = [one.fields[7] for one in history(rig)]
+    assert sorted(datas) == sorted(line.split(b"|", 3)[3] for line in lines)
+    done = rig.run("repair", "--execute", "--redis", rig.url)
+    assert done.returncode == 0
+    assert rig.lines() == lines
+
+
+def test_what_a_new_group_was_given_stays_until_it_acknowledges(rig: Rig) -> None:
+    """Entries below the floor that still stand, as the trimmer died: a group that was given some of them keeps them."""
+    keep(rig, keep_entries=100)
+    fill(rig, 400)
+    assert prove(rig).verdict == "equal"
+    assert (
+        rig.run("trim", "--execute", "--redis", rig.url, env={"BRIDGE_CRASH_AT": "trim.floor.after"}).returncode == -9
+    )
+    rig.redis.call("XGROUP", "CREATE", STREAM, "g", "0")
+    [[_, given]] = rig.redis.call("XREADGROUP", "GROUP", "g", "c", "COUNT", 50, "STREAMS", STREAM, ">")
+    done = trim(rig)
+    assert (done.removed, done.held is not None) == (0, True)
+    rig.redis.call("XACK", STREAM, "g", *(row[0] for row in given))
+    rig.redis.call("XGROUP", "SETID", STREAM, "g", "$")
+    assert trim(rig).removed > 0
+
+
+def test_a_full_disk_is_told_and_nothing_goes(rig: Rig) -> None:
+    """Where the archive cannot be written nothing is trimmed; the command says why, and a running bridge says it once."""
+    keep(rig, keep_entries=100, archive=True)
+    fill(rig, 400)
+    assert prove(rig).verdict == "equal"
+    (rig.state / "archive").write_text("in the way")
+    done = rig.run("trim", "--execute", "--redis", rig.url)
+    assert done.returncode == 1
+    assert "archive" in done.stderr
+    assert "Traceback" not in done.stderr
+    child = rig.beats(rig.ready(rig.start()))
+    wait_until(lambda: "retention hestai-message" in rig.run("status", "--redis", rig.url).stdout, rig.said)
+    assert read_trimmed(rig.redis, KEYS).floor == (0, 0)
+    (rig.state / "archive").unlink()
+    wait_until(lambda: read_trimmed(rig.redis, KEYS).floor > (0, 0), rig.said)
+    rig.stop(child)
+    assert rig.said().count("warning retention") == 1
+
+
 def test_a_damaged_archive_is_told_of(rig: Rig) -> None:
     """A file of the archive that was changed, cut or removed is an error that names it, and never a wrong answer."""
     keep(rig, keep_entries=100, archive=True)

@@ -197,7 +197,12 @@ class Archive:
             whole.setdefault((name, day), []).append(entry)
         span = Span(first, last, base)
         for (name, day), lines in sorted(parted.items()):
-            part = self._write(name, day, lines)
+            try:
+                part = self._write(name, day, lines)
+            except OSError as error:
+                raise SourceError(
+                    f"cannot be written: {error.strerror}", where=str(self.folder), hint="make room; nothing is trimmed"
+                ) from None
             span.parts.append(replace(part, entries=_digest(whole[name, day])))
         reached("trim.archive.before")
         with self._ledger.transaction():

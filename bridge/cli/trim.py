@@ -39,6 +39,10 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
             raise ConfigError(f"{one.name} keeps all of its stream", hint=hint)
     if not chosen and not options.as_json:
         click.echo("No mapping has [retention]: every stream keeps everything.")
+    if not chosen:
+        if options.as_json:
+            emit([])
+        return 0
     told, held = [], False
     with closing(Ledger(settings.state_dir / "ledger.db")) as ledger:
         for one in chosen:
@@ -72,6 +76,9 @@ def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
     if done is not None:
         kept = f", {size(done.archived)} added to the archive" if done.archived else ""
         click.echo(f"  {counted(done.removed, 'entry', 'entries')} removed now{kept}")
+    if done is not None and done.held is not None:
+        group = shown(done.held.group.encode())
+        click.echo(f"  group {group} was given some of what stands below: that stays until it acknowledges it")
     if plan.unproven:
         click.echo("  over the limits, and held: parity has not found both sides equal up to there")
         click.echo(f"    try: bridge parity {name}")
@@ -83,6 +90,9 @@ def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
     if plan.allowed.upto is not None:
         many = counted(plan.goes, "entry", "entries")
         click.echo(f"  about {many} may go, up to {format_id(plan.allowed.upto.entry).decode()}")
-        click.echo("  Nothing is changed. To do it, say --execute.")
+        if done is None:
+            click.echo("  Nothing is changed. To do it, say --execute.")
     elif plan.nothing:
         click.echo("  nothing is over the limits")
+    elif plan.little:
+        click.echo("  what is over the limits is less than goes at a time")

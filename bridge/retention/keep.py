@@ -9,10 +9,10 @@ from threading import Event
 
 from bridge.config import Settings
 from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, LockHeld
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
-from bridge.log import log
+from bridge.log import Troubles, log
 from bridge.mapping import Mapping
 from bridge.retention.limits import Hold
 from bridge.retention.trim import Retention
@@ -30,7 +30,7 @@ def keep_retention(settings: Settings, stop: Event) -> None:
     mappings = [one for one in settings.mappings if one.retention.limited]
     if not mappings:
         return
-    ledger, pause = Ledger(settings.state_dir / "ledger.db"), Backoff(0.2, LOOK)
+    ledger, pause, troubles = Ledger(settings.state_dir / "ledger.db"), Backoff(0.2, LOOK), Troubles(time.time)
     dial = dialler(settings)
     try:
         over = retired(ledger)
@@ -40,10 +40,13 @@ def keep_retention(settings: Settings, stop: Event) -> None:
             for one in kept:
                 try:
                     one.look(stop)
+                    troubles.clear(ledger, one.worker)
+                except LockHeld:
+                    log.debug("%s: somebody trims by hand", one.worker)
                 except BridgeError as error:
-                    log.debug("%s: retention waits: %s", one.name, error)
+                    troubles.note(ledger, one.worker, error)
                 except Exception:  # noqa: BLE001 - a stream that grows is no reason to carry no messages
-                    log.exception("%s: retention failed; the bridge goes on", one.name)
+                    log.exception("%s failed; the bridge goes on", one.worker)
     finally:
         ledger.close()
 
@@ -57,6 +60,11 @@ class _Kept:
         self._ledger = ledger
         self._prove_at = 0.0
         self._said: tuple[str, ...] = ()
+
+    @property
+    def worker(self) -> str:
+        """What it is called in the log, and in `status`."""
+        return f"retention {self.name}"
 
     @property
     def name(self) -> str:

@@ -48,13 +48,15 @@ class Plan:
     """The first entry that stands at or above the floor; 0-0: none does."""
     unproven: bool
     """Whether something is over that parity did not find equal yet."""
+    little: bool
+    """Whether something is over, and less than goes at a time."""
     leftover: bool
     """Whether more than a part of a node stands below the floor."""
 
     @property
     def nothing(self) -> bool:
         """Whether nothing is over the limits."""
-        return self.allowed.wanted is None and not self.unproven
+        return self.allowed.wanted is None and not (self.unproven or self.little)
 
     @property
     def goes(self) -> int:
@@ -126,10 +128,12 @@ class Retention:
             points = list(self._places(connection, size, start, points[-1].entry))
         found = allowed(points, policy, size, [])
         holds = list(self._holds(connection, trimmed, found.wanted)) if found.wanted is not None else []
-        unproven = bool(first) and not points and over(policy, size, oldest, info.length - 1)
-        below = connection.call("XRANGE", keys.stream, "-", b"(" + start, "COUNT", STEP) if start != b"-" else []
-        found = allowed(points, policy, size, holds)
-        return Plan(trimmed, size, found, oldest, unproven, len(below) == STEP)
+        behind = info.length - 1 - max(0, rank_of(trimmed) - trimmed.count)
+        is_over = bool(first) and over(policy, size, oldest, behind)
+        left = rank_of(trimmed) - trimmed.count > STEP
+        little = is_over and bool(points) and found.wanted is None
+        found = allowed(points, policy, size, holds) if holds else found
+        return Plan(trimmed, size, found, oldest, is_over and not points, little, left)
 
     def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
         """Where a stream may begin whose files have no order: anywhere that was compared."""
@@ -278,6 +282,11 @@ class Retention:
         with self._ledger.transaction():
             remember(self._ledger, self._stream, now)
             drop_points(self._ledger, self._stream, upto.entry)
+
+
+def rank_of(trimmed: Trimmed) -> int:
+    """Entries that had come by the floor, as far as parity noted it; else those that went. Pure."""
+    return int(trimmed.base["added"]) if trimmed.base is not None else trimmed.count
 
 
 def hold_of(held: Held) -> Hold:
