@@ -11,7 +11,7 @@ import gzip
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Names
 from contextlib import closing
 from dataclasses import replace
@@ -175,8 +175,13 @@ class Archive:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def take(self, found: Sequence[Entry], first: EntryId, last: EntryId, base: dict[str, object] | None) -> int:
+    def take(
+        self, found: Sequence[Entry], first: EntryId, last: EntryId, base: dict[str, object] | None,
+        note: Callable[[], None],
+    ) -> int:  # fmt: skip
         """Keeps all entries of a stream from `first` to `last`, on disk and read again; returns the bytes that took.
+
+        `note` is called in the ledger's transaction that lists them.
 
         What an earlier try kept of them, and is the same, is taken for it. Raises SourceError, OSError.
         """
@@ -207,6 +212,7 @@ class Archive:
         reached("trim.archive.before")
         with self._ledger.transaction():
             save_span(self._ledger, self._stream, span)
+            note()
         reached("trim.archive.after")
         if [*self.of_span(span)] != [*found]:
             raise SourceError("does not give back what was put in", where=str(self.folder))

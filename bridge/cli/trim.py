@@ -95,4 +95,4 @@ def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
     elif plan.nothing:
         click.echo("  nothing is over the limits")
     elif plan.little:
-        click.echo("  what is over the limits is less than goes at a time")
+        click.echo("  something is over the limits; it can be cut off when a later comparison finds both sides equal")

@@ -63,7 +63,7 @@ class Comparison:
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
         self._every = every
         self._ended = self._since.last if self._since.last < HIGHEST_ID else self._since.resume
-        self._noted = 0
+        self._noted, self._noted_at = 0, self._since.resume
         self.fed = 0
         """Entries it was given."""
         self.points: list[tuple[Since, int]] = []
@@ -109,9 +109,12 @@ class Comparison:
             return
         if not all(claims.settle() for claims in self._claims.values()):
             return
-        if all(one.at_rest for one in self._matches.values()):
-            self.points.append((replace(self.until(last, 0, min(self._due.entry, last)), digest=""), self.fed))
-            self._noted = self.fed
+        if not all(one.at_rest for one in self._matches.values()):
+            return
+        point = replace(self.until(last, 0, min(self._due.entry, last)), digest="")
+        if point.resume > self._noted_at:  # else entries wait for lines that stand in a file which is read at the end
+            self.points.append((point, self.fed))
+            self._noted, self._noted_at = self.fed, last
 
     def _late_of(self, rows: Rows) -> set[bytes]:
         """The IDs of those entries that are marked late, by their ID or their origin."""

@@ -21,6 +21,9 @@ from bridge.words import counted
 LOOK = 2.0
 """Seconds between two looks."""
 
+MORE = 0.05
+"""By this share of it a stream must have grown for another comparison to bring a place where it may be cut."""
+
 PROVE, SHARE = 2.0, 20.0
 """Seconds at least between two comparisons for what is over, and how much longer than the last one took."""
 
@@ -74,7 +77,8 @@ class _Kept:
     def look(self, stop: Event) -> None:
         """Raises RedisLost, RedisRefused, NotOwner, LedgerError, SourceError."""
         plan = self._retention.plan()
-        if plan.unproven and time.monotonic() >= self._prove_at:
+        due = plan.unproven or (plan.little and plan.fresh > plan.size.length * MORE)
+        if due and time.monotonic() >= self._prove_at:
             self._prove(self._retention.mapping, stop)
             plan = self._retention.plan()
         if plan.allowed.upto is not None or plan.leftover:

@@ -49,7 +49,9 @@ class Plan:
     unproven: bool
     """Whether something is over that parity did not find equal yet."""
     little: bool
-    """Whether something is over, and less than goes at a time."""
+    """Whether something is over, and the stream can be cut nowhere yet that would let it go."""
+    fresh: int
+    """Entries that came since the last place up to which parity found all equal."""
     leftover: bool
     """Whether more than a part of a node stands below the floor."""
 
@@ -133,7 +135,8 @@ class Retention:
         left = rank_of(trimmed) - trimmed.count > STEP
         little = is_over and bool(points) and found.wanted is None
         found = allowed(points, policy, size, holds) if holds else found
-        return Plan(trimmed, size, found, oldest, is_over and not points, little, left)
+        fresh = info.added - (points[-1].added if points else 0)
+        return Plan(trimmed, size, found, oldest, is_over and not points, little, fresh, left)
 
     def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
         """Where a stream may begin whose files have no order: anywhere that was compared."""
@@ -218,12 +221,16 @@ class Retention:
     def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
         """Sets the floor behind one point."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
+        then = replace(now, floor=floor, origins=self._walk(reading, now, floor), base=upto.position)
         if self._archive is not None:
             found: list[Entry] = []
             for rows in self._pages(reading, now.floor, upto.entry):
                 found += to_entries(rows)
-            done.archived += self._archive.take(found, now.floor, upto.entry, now.base)
-        then = replace(now, floor=floor, origins=self._walk(reading, now, floor), base=upto.position)
+
+            def note() -> None:  # if Redis loses all before it has the floor, these are in the archive alone
+                remember(self._ledger, self._stream, then)
+
+            done.archived += self._archive.take(found, now.floor, upto.entry, now.base, note)
         reached("trim.floor.before")
         try:
             done.held = set_floor(connection, self._keys, self._ledger.uuid, now, upto.entry, then)
