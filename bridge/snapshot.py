@@ -20,6 +20,7 @@ from bridge.model import ZERO_ID, EntryId, paired
 from bridge.streams import state
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, stream_info, to_entries
+from bridge.streams.trim import read_trimmed
 from bridge.streams.writer import read_books
 
 ASIDE = "not-lines.jsonl"
@@ -39,6 +40,8 @@ class Kept:
     messages: int = 0
     aside: int = 0
     last: EntryId = (0, 0)
+    trimmed: int = 0
+    """Entries that were trimmed before, and are in no archive."""
     digests: dict[str, str] = field(default_factory=dict)
 
 
@@ -129,8 +132,18 @@ def keep(
                 if found is not None:
                     files.write(os.fsdecode(raw), found[0].data)
                     kept.messages += 1
-        kept.last, kept.digests = last, files.close()
+        kept.last, kept.trimmed, kept.digests = last, _gone(shared, ledger, connection), files.close()
     return kept
+
+
+def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
+    """How many entries are nowhere any more."""
+    now = read_trimmed(connection, shared.keys)
+    archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
+    chain = archive.chain(now.floor) if archive is not None else []
+    if not chain:
+        return now.count
+    return int(chain[0].base["added"]) if chain[0].base is not None else 0
 
 
 def _history(

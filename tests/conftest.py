@@ -26,7 +26,7 @@ BINARIES = _binaries()
 
 
 EVERY_SERVER = bool(os.environ.get("BRIDGE_SOAK"))
-BOTH = ("test_crash", "test_faults", "test_server_crash", "test_parity_live")
+BOTH = ("test_faults", "test_server_crash", "test_parity_live")
 """Modules in which every test runs on every server: what the server does is what they are about."""
 
 

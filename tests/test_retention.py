@@ -320,6 +320,17 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
             assert [*archive.entries(read_trimmed(rig.redis, own).floor), *left] == whole
 
 
+def test_what_is_nowhere_any_more_is_said(rig: Rig, tmp_path: Path) -> None:
+    """A snapshot of a stream that was trimmed without an archive says how much is missing."""
+    keep(rig, keep_entries=100)
+    fill(rig, 400)
+    assert prove(rig).verdict == "equal"
+    removed = trim(rig).removed
+    done = rig.run("snapshot", "hestai-message", str(tmp_path / "a"), "--redis", rig.url)
+    assert done.returncode == 0, done.stderr
+    assert f"{removed} entries had been trimmed before, and are in no archive" in done.stdout
+
+
 def test_a_lost_ledger_costs_no_archive(rig: Rig) -> None:
     """A ledger that was rebuilt knows nothing of the archive: what lies in its files stays, and the next goes behind."""
     keep(rig, keep_entries=100, archive=True)

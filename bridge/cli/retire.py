@@ -94,7 +94,15 @@ def _end(
     kept = ending.execute(settings, mapping, ledger, connection, result, who(), reason, forced)
     if not options.as_json:
         click.echo(f"{mapping.name} is retired: {counted(kept.messages, 'message')}, written to {kept.folder}")
-    return {"messages": kept.messages, "not_lines": kept.aside, "folder": str(kept.folder), "files": kept.digests}
+        if kept.trimmed:
+            click.echo(f"  {counted(kept.trimmed, 'entry', 'entries')} had been trimmed before, and are in no archive")
+    return {
+        "messages": kept.messages,
+        "trimmed": kept.trimmed,
+        "not_lines": kept.aside,
+        "folder": str(kept.folder),
+        "files": kept.digests,
+    }
 
 
 @click.command("purge", short_help="Remove our own keys of a retired mapping")

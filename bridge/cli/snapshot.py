@@ -47,9 +47,17 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
         stack.callback(shared.close)
         kept = keep(shared, ledger, connection, marks, folder.absolute(), first or ZERO_ID, end)
     if options.as_json:
-        facts = {"messages": kept.messages, "not_lines": kept.aside, "folder": str(kept.folder), "files": kept.digests}
+        facts = {
+            "messages": kept.messages,
+            "trimmed": kept.trimmed,
+            "not_lines": kept.aside,
+            "folder": str(kept.folder),
+            "files": kept.digests,
+        }
         emit({"mapping": mapping, **facts})
         return
     click.echo(f"{counted(kept.messages, 'message')} of {chosen.stream.key} written to {kept.folder}")
+    if kept.trimmed and first is None:
+        click.echo(f"  {counted(kept.trimmed, 'entry', 'entries')} had been trimmed before, and are in no archive")
     for name, digest in sorted(kept.digests.items()):
         click.echo(f"  {name}  {digest}")

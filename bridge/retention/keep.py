@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
+from typing import TYPE_CHECKING
 
 from bridge.config import Settings
 from bridge.dial import Backoff, dialler
@@ -14,9 +15,11 @@ from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.mapping import Mapping
-from bridge.retention.limits import Hold
-from bridge.retention.trim import Retention
 from bridge.words import counted
+
+if TYPE_CHECKING:
+    from bridge.retention.limits import Hold
+    from bridge.retention.trim import Retention
 
 LOOK = 2.0
 """Seconds between two looks."""
@@ -33,6 +36,8 @@ def keep_retention(settings: Settings, stop: Event) -> None:
     mappings = [one for one in settings.mappings if one.retention.limited]
     if not mappings:
         return
+    from bridge.retention.trim import Retention  # much is read in with it, and mostly for nothing
+
     ledger, pause, troubles = Ledger(settings.state_dir / "ledger.db"), Backoff(0.2, LOOK), Troubles(time.time)
     dial = dialler(settings)
     try:

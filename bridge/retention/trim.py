@@ -221,11 +221,9 @@ class Retention:
     def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
         """Sets the floor behind one point."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
-        then = replace(now, floor=floor, origins=self._walk(reading, now, floor), base=upto.position)
-        if self._archive is not None:
-            found: list[Entry] = []
-            for rows in self._pages(reading, now.floor, upto.entry):
-                found += to_entries(rows)
+        found: list[Entry] | None = [] if self._archive is not None else None
+        then = replace(now, floor=floor, origins=self._walk(reading, now, floor, found), base=upto.position)
+        if self._archive is not None and found is not None:
 
             def note() -> None:  # if Redis loses all before it has the floor, these are in the archive alone
                 remember(self._ledger, self._stream, then)
@@ -242,12 +240,17 @@ class Retention:
         if done.held is None:
             self._remember(connection, upto)
 
-    def _walk(self, connection: Connection, now: Trimmed, floor: EntryId) -> dict[int, Gone]:
-        """Reads what is to go: which lines of each source have their entries among it, or among what went before."""
+    def _walk(self, connection: Connection, now: Trimmed, floor: EntryId, found: list[Entry] | None) -> dict[int, Gone]:
+        """Reads what is to go, into `found` if that is wanted: which lines of each source have their entries among it,
+        or among what went before.
+        """
         numbers = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
         gone = {number: one.positions for number, one in now.origins.items()}
         stays = {number: first_line_from(self._ledger, self._stream, name, floor) for number, name in numbers.items()}
-        for rows in self._pages(connection, now.floor, before(floor)):
+        span = format_id(now.floor), format_id(before(floor))
+        for rows in pages(connection, self._keys.stream, *span, PAGE, most_bytes=PAGE_BYTES):
+            if found is not None:
+                found += to_entries(rows)
             for _, fields in rows:
                 names = fields[0::2] if fields is not None else []
                 origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1]) if ORIGIN_FIELD in names else None
@@ -256,9 +259,6 @@ class Retention:
             gone = {number: Gone.of(lines, stays.get(number)).positions for number, lines in gone.items()}
         ends = {number: last_end(self._ledger, self._stream, name) for number, name in numbers.items()}
         return {number: Gone.of(lines, stays.get(number), ends.get(number)) for number, lines in gone.items()}
-
-    def _pages(self, connection: Connection, first: EntryId, last: EntryId) -> Iterator[Any]:
-        return pages(connection, self._keys.stream, format_id(first), format_id(last), PAGE, most_bytes=PAGE_BYTES)
 
     def _next(self, plan: Plan) -> Point | None:
         """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
