@@ -238,7 +238,7 @@ class Check:
             tally = comparison.finish()
             if since is not None and _removed(since, view, tally.entries):
                 return None
-            if since is None and begins is not None:  # what the archive has is compared as well
+            if since is None and begins is not None:
                 comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
             verdict = verdict_of(tally, view.length, before)

@@ -120,10 +120,11 @@ class Proof:
             return None  # of another version: it is made anew
 
     def _keep_points(self, ledger: Ledger, result: Result) -> None:
-        """Inside a ledger transaction. Those that are close behind the one before are left out."""
+        """Inside a ledger transaction. Those that are close to one that is known are left out."""
         if result.verdict != "equal":
             return
         if not result.points:  # of files in no order: any entry will do, up to the last
+            drop_points(ledger, result.stream)
             save_points(ledger, result.stream, [Point(result.entry, 0, None)])
             return
         known = sorted(one.added for one in points_of(ledger, result.stream))
