@@ -100,13 +100,13 @@ def _remove(folder: Path) -> None:
 
 
 def keep(
-    shared: Shared, ledger: Ledger | None, connection: Connection, marks: Connection, folder: Path,
+    shared: Shared, ledger: Ledger | None, connection: Connection, folder: Path,
     since: EntryId = ZERO_ID, until: EntryId | None = None,
 ) -> Kept:  # fmt: skip
     """Writes the entries from `since` on, below `until`, as the files they would be, in stream order.
 
     Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own, with the
-    whole. A folder of that name is replaced when all is written. `marks` is another connection.
+    whole. A folder of that name is replaced when all is written.
     Raises BridgeError, OSError, RedisLost, RedisRefused.
     """
     books = read_books(connection, shared.keys)
@@ -114,7 +114,7 @@ def keep(
     kept, lines = Kept(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
     with _Files(folder) as files:
-        for entry in _history(shared, ledger, connection, marks, since, last):
+        for entry in _history(shared, ledger, connection, since, last):
             if until is not None and entry.id >= until:
                 break
             name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
@@ -147,11 +147,11 @@ def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
 
 
 def _history(
-    shared: Shared, ledger: Ledger | None, connection: Connection, marks: Connection, since: EntryId, last: EntryId
+    shared: Shared, ledger: Ledger | None, connection: Connection, since: EntryId, last: EntryId
 ) -> Iterator[Entry]:
     """Entries from `since` to `last`; those that were trimmed as far as the archive has them."""
     archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
-    for rows in history(connection, marks, shared.keys, archive, since, last, PAGE, PAGE_BYTES):
+    for rows in history(connection, shared.keys, archive, since, last, PAGE, PAGE_BYTES):
         yield from to_entries(rows)
 
 

@@ -57,7 +57,8 @@ from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.follow import Wanted
 from bridge.streams.keys import Keys
-from bridge.streams.reader import Entry, pages
+from bridge.streams.reader import Beside, Entry, pages
+from bridge.streams.resp import pack
 
 ENTRIES = "entries"
 """The name of the file that holds what is no line."""
@@ -282,40 +283,37 @@ def _digest(found: Sequence[Entry]) -> bytes:
 
 
 def history(
-    connection: Connection, marks: Connection, keys: Keys, archive: Archive | None, start: EntryId, last: EntryId,
-    page: int, most_bytes: int,
+    connection: Connection, keys: Keys, archive: Archive | None, start: EntryId, last: EntryId, page: int,
+    most_bytes: int,
 ) -> Iterator[list[Any]]:  # fmt: skip
     """XRANGE's replies from `start` to `last`: those below the floor from the archive, as far as that has them.
 
     While it reads somebody may trim. The floor is set before anything goes, so a page is whole if the floor, looked at
-    after it was read, is not above its beginning; else the archive is asked again. `marks` is for these looks.
+    after it was read, is not above its beginning; else the archive is asked again.
     Raises SourceError, RedisLost, RedisRefused.
     """
-    at = start
+    at, floor = start, Beside(pack("GET", keys.floor))
+    floor.reply = connection.call("GET", keys.floor)
 
-    def floor() -> EntryId:
-        raw = marks.call("GET", keys.floor)
-        return parse_id(raw) if raw else ZERO_ID
+    def now() -> EntryId:
+        return parse_id(floor.reply) if isinstance(floor.reply, bytes) else ZERO_ID
 
     while at <= last:
-        now = floor()
-        if at < now:
-            for rows in archive.pages(now, at, page) if archive is not None else ():
+        if at < now():
+            end = now()
+            for rows in archive.pages(end, at, page) if archive is not None else ():
                 yield rows
-            at = now
+            at, floor.reply = end, connection.call("GET", keys.floor)
             continue
-        moved = False
-        with closing(
-            pages(connection, keys.stream, format_id(at), format_id(last), page, most_bytes=most_bytes)
-        ) as found:
-            for rows in found:
-                moved = floor() > at
-                if moved:
+        span = format_id(at), format_id(last)
+        with closing(pages(connection, keys.stream, *span, page, most_bytes=most_bytes, beside=floor)) as stream:
+            for rows in stream:
+                if now() > at:
                     break
                 yield rows
                 at = _next(parse_id(rows[-1][0])) if rows else at
-        if not moved:
-            return
+            else:
+                return
 
 
 def home(mapping: Mapping, entry: Entry, names: Names[int, str]) -> tuple[str, Origin | None]:

@@ -42,10 +42,10 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
         if ledger is not None:
             stack.callback(ledger.close)
         dial = dialler(settings, may_start=False)
-        connection, marks = stack.enter_context(closing(dial())), stack.enter_context(closing(dial()))
+        connection = stack.enter_context(closing(dial()))
         shared = Shared(chosen, settings)
         stack.callback(shared.close)
-        kept = keep(shared, ledger, connection, marks, folder.absolute(), first or ZERO_ID, end)
+        kept = keep(shared, ledger, connection, folder.absolute(), first or ZERO_ID, end)
     if options.as_json:
         facts = {
             "messages": kept.messages,

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.phase import Reason, sides_of
-from bridge.dial import dialler
 from bridge.errors import BridgeError
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
@@ -91,8 +89,7 @@ def execute(
         raise BridgeError(f"the last parity says '{result.verdict}'", where=mapping.name, hint="`bridge repair`")
     shared = Shared(mapping, settings)
     try:
-        with closing(dialler(settings)()) as marks:
-            kept = keep(shared, ledger, connection, marks, folder_of(settings, mapping.name))
+        kept = keep(shared, ledger, connection, folder_of(settings, mapping.name))
     finally:
         shared.close()
     report = {

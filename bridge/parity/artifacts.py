@@ -51,7 +51,7 @@ class ArtifactCheck(Check):
         cursors.say_who()
         source, tally = self._mapping.source, Tally()
         folder = Folder(self._settings.root, self._mapping.files, source.exclude)
-        announced = self._announced(connection, marks, cursors, tally)
+        announced = self._announced(connection, cursors, tally)
         batch = cursors.books.batch(source.path)
         hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
         for path in sorted(announced):
@@ -95,14 +95,12 @@ class ArtifactCheck(Check):
         result.notes = [*in_words(counts), *cursors.notes]
         return result
 
-    def _announced(
-        self, connection: Connection, marks: Connection, cursors: Cursors, tally: Tally
-    ) -> dict[bytes, Announced]:
+    def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
         """The last announcement of each path, as the files' side names it; earlier ones were of what it held before."""
         found: dict[bytes, Announced] = {}
         seen: set[tuple[Origin, bytes]] = set()
         fields = self._mapping.codec("x").fields
-        for rows in self._entries(connection, marks, cursors.last, cursors.length):
+        for rows in self._entries(connection, cursors.last, cursors.length):
             for raw_id, pairs in rows:
                 if pairs is None:
                     continue

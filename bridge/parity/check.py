@@ -234,7 +234,7 @@ class Check:
             files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length)
         )
         with closing(comparison):
-            self._walk(connection, marks, comparison, view, begins)
+            self._walk(connection, comparison, view, begins)
             tally = comparison.finish()
             if since is not None and _removed(since, view, tally.entries):
                 return None
@@ -261,14 +261,12 @@ class Check:
                 result.add(since)
             return result
 
-    def _walk(
-        self, connection: Connection, marks: Connection, comparison: Comparison, view: View, since: Since | None
-    ) -> None:
+    def _walk(self, connection: Connection, comparison: Comparison, view: View, since: Since | None) -> None:
         start = parse_id(after(since.resume)) if since is not None else ZERO_ID
         if view.last == ZERO_ID:
             return
         read, begun = 0, time.monotonic()
-        for rows in self._history(connection, marks, start, view.last):
+        for rows in self._history(connection, start, view.last):
             some = spacing(view.length)
             for at in range(0, len(rows), some):
                 comparison.feed(rows[at : at + some])
@@ -278,17 +276,17 @@ class Check:
             if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
                 raise Interrupted
 
-    def _history(self, connection: Connection, marks: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
+    def _history(self, connection: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
         """Entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
         archive = Archive(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
-        return history(connection, marks, self._keys, archive, start, last, PAGE, PAGE_BYTES)
+        return history(connection, self._keys, archive, start, last, PAGE, PAGE_BYTES)
 
-    def _entries(self, connection: Connection, marks: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
+    def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
         """The whole stream up to `last`, a page at a time. Raises Interrupted."""
         if last == ZERO_ID:
             return
         read = 0
-        for rows in self._history(connection, marks, ZERO_ID, last):
+        for rows in self._history(connection, ZERO_ID, last):
             yield rows
             read += len(rows)
             self._tell(read, length)

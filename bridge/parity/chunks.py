@@ -32,7 +32,7 @@ class ChunkCheck(Check):
         if since is not None:
             return None
         one = _Comparison(self._mapping, view)
-        for rows in self._entries(connection, marks, view.last, view.length):
+        for rows in self._entries(connection, view.last, view.length):
             one.feed(rows)
         one.finish()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(one.tally, view.length), one.tally)

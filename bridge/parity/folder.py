@@ -42,7 +42,7 @@ class FolderCheck(Check):
         late = Late(marks, self._keys.late) if cursors.marked else None
         with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as one:
             one.read_folder(self._pause)
-            for rows in self._entries(connection, marks, cursors.last, cursors.length):
+            for rows in self._entries(connection, cursors.last, cursors.length):
                 one.feed(rows)
             one.finish()
         verdict = verdict_of(one.tally, cursors.length)

@@ -122,32 +122,54 @@ def to_entries(rows: Reply) -> list[Entry]:
     return list(map(Entry, parse_ids([row[0] for row in whole]), [row[1] for row in whole]))
 
 
+@dataclass(slots=True)
+class Beside:
+    """A packed command that goes with each page's; `reply` is its answer, as of just after the page was read."""
+
+    command: bytes
+    reply: Reply = None
+
+
 def pages(
-    connection: Connection, stream: bytes, start: bytes, end: bytes, page: int, *, most_bytes: int = 0
+    connection: Connection,
+    stream: bytes,
+    start: bytes,
+    end: bytes,
+    page: int,
+    *,
+    most_bytes: int = 0,
+    beside: Beside | None = None,
 ) -> Generator[list[Reply], None, None]:
     """XRANGE replies of `page` entries. The next one is asked for before this one is looked at, so that the server
     works meanwhile; the connection is of no other use until the iteration is over.
 
     With `most_bytes` a reply has about so many bytes at most: where entries are long, it has fewer of them.
     """
-    asked = min(page, 64) if most_bytes else page
-    connection.send(pack("XRANGE", stream, start, end, "COUNT", asked))
+    asked, also = min(page, 64) if most_bytes else page, beside.command if beside is not None else b""
+
+    def read() -> Reply:
+        rows = connection.read()
+        if beside is not None:
+            beside.reply = connection.read()
+        return rows
+
+    connection.send(pack("XRANGE", stream, start, end, "COUNT", asked) + also)
     owed = True
     try:
         while owed:
             begun = connection.received
-            rows, owed = connection.read(), False
+            rows, owed = read(), False
             if isinstance(rows, Refusal):
                 raise refused(rows, stream.decode(errors="replace"))
             if len(rows) == asked:
                 if most_bytes:
                     asked = max(1, min(page, most_bytes * len(rows) // max(1, connection.received - begun)))
-                connection.send(pack("XRANGE", stream, after(parse_id(rows[-1][0])), end, "COUNT", asked))
+                connection.send(pack("XRANGE", stream, after(parse_id(rows[-1][0])), end, "COUNT", asked) + also)
                 owed = True
             yield rows
     finally:
         if owed:
-            connection.read()
+            read()
 
 
 def entries(
