@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -43,7 +44,7 @@ def read(config: str, name: str, note: Path, pause: float) -> None:
 def both(config: str, name: str, note: Path, pause: float, first: int) -> None:
     """Reads, and writes meanwhile in a thread of its own, which SIGUSR2 ends."""
     stop, silent = stopped(), Event()
-    signal.signal(signal.SIGUSR2, lambda number, frame: silent.set())
+    on_signal(signal.SIGUSR2, silent)
     fd = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with open_log("hestai-message", name, config=config) as log, Path(f"{note}-written").open("a") as done:
 
@@ -65,10 +66,15 @@ def both(config: str, name: str, note: Path, pause: float, first: int) -> None:
         talker.join()
 
 
+def on_signal(number: int, event: Event) -> None:
+    """The signal sets the event, in a thread: what it interrupted may be holding the lock that `set` needs."""
+    signal.signal(number, lambda number, frame: _thread.start_new_thread(event.set, ()))
+
+
 def stopped() -> Event:
     """Set by SIGTERM."""
     stop = Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    on_signal(signal.SIGTERM, stop)
     print(f"ready {os.getpid()}", flush=True)
     return stop
 
