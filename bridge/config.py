@@ -35,6 +35,12 @@ class StateSection(Strict):
     dir: str = ".bridge"
 
 
+class MetricsSection(Strict):
+    """`[metrics]`: where `bridge run` tells how it does, on this machine alone. Port 0: any that is free."""
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+
+
 class ComponentSection(Strict):
     """`[components.NAME]`: a program that reads and writes messages, and the roles it writes as."""
 
@@ -79,6 +85,7 @@ class File(Strict):
     state: StateSection = StateSection()
     components: dict[str, ComponentSection] = Field(default_factory=dict)
     paths: tuple[PathPair, ...] = ()
+    metrics: MetricsSection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class Settings:
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
     """How each side names the same artifact."""
+    metrics_port: int | None = None
+    """Of the loopback address; 0: any that is free; None: no metrics are served."""
 
     @property
     def roles(self) -> frozenset[str]:
@@ -209,6 +218,7 @@ def load(
         components={name: frozenset(component.roles) for name, component in file.components.items()},
         log_format=log_format,
         paths=Paths.of([(pair.from_, pair.to) for pair in file.paths]),
+        metrics_port=file.metrics.port if file.metrics is not None else None,
     )
 
 

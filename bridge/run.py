@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from bridge.carry.carrier import Carrier, carrier_of
+from bridge.carry.flow import Flow
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -124,13 +125,12 @@ class Process:
 
     def __init__(
         self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
-        beside: Sequence[Callable[[Settings, Event], None]] = (), tell: Callable[..., None] = lambda *states: None,
+        tell: Callable[..., None] = lambda *states: None,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._dual = dual
         self._poll = poll
         self._stop = stop
-        self._beside = beside
         self._tell = tell
         self._ledger_path = settings.state_dir / "ledger.db"
         self.troubles = Troubles(time.time)
@@ -141,8 +141,8 @@ class Process:
         self._crashed = False
         self._rates = Rates()
 
-    def run(self) -> int:
-        """Until the stop event; returns the exit code."""
+    def run(self, beside: Sequence[Callable[[Settings, Event], None]] = ()) -> int:
+        """Until the stop event, with a thread for each of `beside` besides; returns the exit code."""
         ledger = Ledger(self._ledger_path, create=True)
         forget_troubles(ledger)
         over = retired(ledger)
@@ -154,7 +154,7 @@ class Process:
                    for one in self._shared]  # fmt: skip
         threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
                     for one in self._shared if one.mapping.mirror]  # fmt: skip
-        threads += [Thread(target=one, args=(self._settings, self._stop), name=one.__name__) for one in self._beside]
+        threads += [Thread(target=one, args=(self._settings, self._stop), name=one.__name__) for one in beside]
         watcher = None
         if not self._poll:
             watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, log.warning)
@@ -176,6 +176,14 @@ class Process:
             one.close()
         log.info("stopped")
         return 1 if self._crashed else 0
+
+    def flows(self) -> Iterator[tuple[str, str, Flow]]:
+        """Of each mapping that is carried: its name, `forward` or `mirror`, and what went that way."""
+        for forward in list(self._forwards):
+            forward.shared.forward.rejects = sum(source.rejected for source in forward.sources)
+        for one in self._shared:
+            yield one.mapping.name, "forward", one.forward
+            yield one.mapping.name, "mirror", one.mirror
 
     def _wake(self, path: str, removed: bool) -> None:
         for one in self._shared:
@@ -274,6 +282,7 @@ class Process:
                         forward.look(paths)
             except (Overtaken, BridgeError) as error:
                 forward.detach()
+                shared.forward.retries += 1
                 if isinstance(error, BridgeError):
                     self.troubles.note(ledger, forward.worker, error)
                 self._rest(pause.next(), forward)
@@ -325,6 +334,7 @@ class Process:
             except BridgeError as error:
                 if isinstance(error, RedisLost) and self._stop.is_set():
                     break
+                shared.mirror.retries += 1
                 if not isinstance(error, TargetError | SourceError):
                     mirror.detach()
                 self.troubles.note(ledger, mirror.worker, error)

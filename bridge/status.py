@@ -21,9 +21,10 @@ from bridge.ledger.retention import last_report
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
 from bridge.run import lock_holder
 from bridge.streams.connect import Connection
+from bridge.streams.reader import GroupInfo, groups_of, stream_info
 from bridge.streams.writer import read_books
 
 
@@ -50,6 +51,15 @@ class MirrorStatus:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamSize:
+    """What a stream takes of Redis, and who reads it. `bytes` of memory, as Redis reckons it."""
+
+    entries: int
+    bytes: int
+    groups: tuple[GroupInfo, ...]
+
+
 @dataclass(slots=True)
 class MappingStatus:
     """One mapping. `quarantined`: (direction, kind of reason, count), the commonest first."""
@@ -69,6 +79,8 @@ class MappingStatus:
     parity: Run | None = None
     retention: dict[str, Any] | None = None
     """What the last look at it found (`bridge.retention.trim`)."""
+    size: StreamSize | None = None
+    """None when Redis cannot be asked."""
 
 
 @dataclass(slots=True)
@@ -198,6 +210,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 one.error = f"the stream belongs to bridge '{instance}': standing by"
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
+            one.size = stream_size(connection, shared.keys.stream)
             if one.mirror is not None:
                 one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
         except RedisLost as error:
@@ -210,6 +223,13 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
     for name in sorted({*shared.source_names(), *stored}):
         one.sources.append(_source(shared, ledger, name, stored.get(name), status))
     return one
+
+
+def stream_size(connection: Connection, stream: bytes) -> StreamSize:
+    """Asks Redis. Raises RedisLost, RedisRefused."""
+    info = stream_info(connection, stream)
+    used = connection.call("MEMORY", "USAGE", stream) if info.exists else 0
+    return StreamSize(info.length, int(used or 0), tuple(groups_of(connection, stream)))
 
 
 def _rate(status: Status, worker: str) -> float | None:
@@ -270,6 +290,11 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                     "more": one.mirror.behind.more if one.mirror.behind else None,
                     "oldest": one.mirror.behind.oldest if one.mirror.behind else None,
                     "rate": one.mirror.rate, "error": one.mirror.error or None,
+                },
+                "size": None if one.size is None else {
+                    "entries": one.size.entries, "bytes": one.size.bytes,
+                    "groups": [{"group": shown(g.name), "lag": g.lag, "pending": g.pending, "consumers": g.consumers}
+                               for g in one.size.groups],
                 },
                 "import": one.imported,
                 "parity": None if one.parity is None else one.parity.in_short(status.at),

@@ -142,7 +142,8 @@ def test_kills_during_a_round(rig: Rig, victim: str, monkeypatch: pytest.MonkeyP
     turn = VICTIMS.index(victim)
     for i, move in enumerate(ROUND[: 2 if victim == "operator" else 4]):  # his absence is noticed after five seconds
         fault(stage, victim, STEPS[(2 * i + turn) % len(STEPS)], move, monkeypatch)
-    stage.end(repeats=victim == "viewer", mixed=victim == "server")
+    # A server that is killed may forget the last acknowledgements.
+    stage.end(repeats=victim in ("viewer", "server"), mixed=victim == "server")
 
 
 @pytest.mark.skipif(not RUNS, reason="make soak runs it")

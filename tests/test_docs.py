@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,12 +54,17 @@ def test_commands(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script.sh"
     script.write_text(f"set -ex\n{path}" + "\n".join(lines) + "\nwait\n")
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    said = tmp_path / "said"
+    with said.open("w") as out:
+        shell = subprocess.Popen(["sh", str(script)], cwd=tmp_path, env=env, stdout=out, stderr=out,
+                                 start_new_session=True)  # fmt: skip
     try:
-        done = subprocess.run(
-            ["sh", str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        code = shell.wait(240)
+        assert code == 0, said.read_text()
     finally:
+        with contextlib.suppress(ProcessLookupError):  # what a script that failed had started
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
         subprocess.run(
             [str(programs / "bridge"), "server", "stop"], cwd=tmp_path, env=env, check=False, capture_output=True
         )

@@ -29,7 +29,7 @@ MOST_SEEN = 300_000
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Whole messages that are not carried yet, and their bytes (files only).
+    """Whole messages that are not carried yet, and their bytes: of files as they stand there, of entries their fields'.
 
     `oldest` is the first one's own time in seconds since 1970, None where there is none or nobody can tell.
     `unfinished` are the bytes of a last line without its newline: it is not due.
@@ -132,15 +132,16 @@ def _sha256(folder: Folder, name: bytes) -> bytes:
 
 def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Behind:
     """The Redis-born entries behind the mirror's cursor. Raises RedisLost, RedisRefused."""
-    messages, oldest = 0, None
+    messages, size, oldest = 0, 0, None
     for seen, entry in enumerate(entries(connection, stream, after(cursor))):
         if seen >= MOST_SEEN:
-            return Behind(messages, oldest=oldest, more=True)
+            return Behind(messages, size, oldest, more=True)
         if entry.origin() is not None:
             continue
         messages += 1
+        size += sum(map(len, entry.fields))
         if oldest is None:
             oldest = entry.id[0] / 1000
         if messages >= MOST_ENTRIES:
-            return Behind(messages, oldest=oldest, more=True)
-    return Behind(messages, oldest=oldest)
+            return Behind(messages, size, oldest, more=True)
+    return Behind(messages, size, oldest)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Draft:
     """Lines of one generation for a batch, before their IDs are known.
 
-    `times` are milliseconds since 1970 for history, else empty. `places`: which of the lines it was made of became
+    `times` are milliseconds since 1970 for history, else empty; `written` is when the first of them was whole, in
+    seconds since 1970, 0: it does not count, or nobody can tell. `places`: which of the lines it was made of became
     rows, None: all. `ended` is the generation of a late one, as it stands behind the batch; `taken_out` are the offsets
     and numbers of lines that leave quarantine with it.
     """
@@ -37,6 +38,7 @@ class Draft:
     prefix: bytes = b""
     offsets: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    written: float = 0.0
     places: list[int] | None = None
     closing: tuple[Known, ...] = ()
     ended: Known | None = None

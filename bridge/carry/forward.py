@@ -30,14 +30,7 @@ from bridge.carry.spool import SpoolSource
 from bridge.carry.turns import Turns
 from bridge.errors import BridgeError, LedgerError, SourceError
 from bridge.ledger.mirrored import Range
-from bridge.ledger.sources import (
-    SourceMemory,
-    StreamMemory,
-    save_mirror_cursor,
-    save_stream,
-    sources_of,
-    stream_memory,
-)
+from bridge.ledger.sources import SourceMemory, StreamMemory, save_mirror_cursor, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin
@@ -67,13 +60,9 @@ class Forward:
     """
 
     def __init__(
-        self,
-        shared: Shared,
-        ledger: Ledger,
-        troubles: Troubles,
-        clock: Callable[[], float],
+        self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
         dial: Callable[[], Connection],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.shared = shared
         self.worker = f"forward {shared.mapping.name}"
         self._ledger = ledger
@@ -157,6 +146,7 @@ class Forward:
         seconds, micros = connection.call("TIME")
         self._batcher.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
         notify = self.shared.mapping.notify.encode()
+        self.shared.forward.connections += 1
         self._sender = Sender(connection, self.shared.keys, self._ledger.uuid, self._batcher, self._landed, notify)
         self._compare()
 
@@ -342,14 +332,18 @@ class Forward:
     @property
     def carried(self) -> int:
         """Lines that became entries."""
-        return sum(source.tally.entries for source in list(self._sources.values()))
+        return self.shared.forward.messages
 
     def counts(self) -> dict[str, int]:
         """The same for each source, by the name it has in `troubles`."""
         return {f"{self.worker}: {source.name}": source.tally.entries for source in list(self._sources.values())}
 
     def _landed(self, parcel: Parcel, batch: Batch, landed: Landed) -> None:
+        flow = self.shared.forward
+        flow.carried(landed.count, len(batch.packed))
         for draft, cursor in zip(parcel.drafts, batch.cursors, strict=True):
+            if draft.written:
+                flow.latency.add(self._clock() - draft.written, len(draft.rows))
             draft.source.landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
         self._since += landed.count
         self._dirty = True

@@ -287,6 +287,8 @@ class LogSource(TailSource):
             draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
         if not late and self._is_history(generation.number, offsets[0]):
             draft.times = times if whole else [times[k] for k in good]
+        elif not late and self.memory.refill is None:
+            draft.written = self._written(generation, lines.ends[i + good[0]] - 1)
         if late:
             draft.ended = generation.known(closed=True)
         return draft if late else self._seal(draft)

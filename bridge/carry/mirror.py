@@ -134,6 +134,7 @@ class Mirror:
         if memory is None:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
+        self.shared.mirror.connections += 1
         own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
         with self.shared.cursor_lock:
             self._epoch = self.shared.cursor_epoch
@@ -211,6 +212,11 @@ class Mirror:
                     self._to(write).release()
         self._pass, self.waits_for = None, None
         self.carried += taken.count
+        now, flow = self._clock(), self.shared.mirror
+        for write in taken.writes:
+            flow.carried(len(write.entries), len(write.content))
+            for (added_ms, _), _ in write.entries:
+                flow.latency.add(now - added_ms / 1000)
         for write in taken.writes:
             self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines
         if taken.stop is not None:
@@ -309,6 +315,7 @@ class Mirror:
                 )
         reached("mirror.intent.after")
         taken.begun = True
+        self.shared.mirror.rejects += len(taken.aside)
         self._kinds.tell(taken.aside)
         return True
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
 
+from bridge.carry.flow import Flow
 from bridge.config import Settings
 from bridge.errors import SourceError
 from bridge.files.artifacts import Hasher
@@ -79,6 +80,8 @@ class Shared:
         self.settings = settings
         self.keys = Keys.of(mapping.stream.key)
         self.wake = Wake()
+        self.forward, self.mirror = Flow(), Flow()
+        """What went to the stream, and what to the files."""
         self.cursor_lock = RLock()
         self.cursor_epoch = 0
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""

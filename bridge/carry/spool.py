@@ -53,7 +53,7 @@ class SpoolSource(Source):
         self._limit = mapping.format.max_line_bytes
         self._intake = Intake(mapping, folder, ledger, clock, self.notices)
         self._sending: set[int] = set()
-        self._ahead: deque[tuple[int, list[tuple[Row, int]]]] = deque()
+        self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
         """Batches that were given their numbers and not handed out."""
         self._landed: list[int] = []
         """Batches that are in, as far as the ledger was not told."""
@@ -205,7 +205,7 @@ class SpoolSource(Source):
         if not waiting:
             return
         number, size = self._next, 0
-        made: list[tuple[int, list[tuple[Row, int]]]] = []
+        made: list[tuple[int, list[tuple[Row, int]], float]] = []
         reached("spool.batch.before")
         with self._ledger.transaction():
             self._write_landed()
@@ -217,7 +217,8 @@ class SpoolSource(Source):
                         self._ledger, self._stream, number,
                         ((one.key, one.raw or b"", self._digest(row)) for one, row, _ in ready),
                     )  # fmt: skip
-                    made.append((number, [(row, at) for _, row, at in ready]))
+                    written = min(one.facts.written for one, _, _ in ready) / 1e9
+                    made.append((number, [(row, at) for _, row, at in ready], written))
                     number += 1
                 waiting = memory.due(self._ledger, self._stream, limit)
         reached("spool.batch.after")
@@ -270,13 +271,15 @@ class SpoolSource(Source):
             made.append((row, message.time))
         return self._made(number, made)
 
-    def _made(self, number: int, made: list[tuple[Row, int]]) -> Draft:
+    def _made(self, number: int, made: list[tuple[Row, int]], written: float = 0.0) -> Draft:
         self._sending.add(number)
         cursor = Cursor(self._keys.checkpoint, os.fsencode(self.name), _checkpoint(number, len(made)))
         draft = Draft(self, cursor, Position(number, len(made)), Position(number, 0))
         draft.rows = [row for row, _ in made]
         draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, number), list(range(len(made)))
-        if not self.memory.live:
+        if self.memory.live:
+            draft.written = written
+        else:
             draft.times = [at for _, at in made]
         return draft
 

@@ -127,6 +127,7 @@ class State:
         """Connects, and makes sure of the ownership. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
         self.detach()
         connection = self._dial()
+        self.shared.forward.connections += 1
         try:
             keys = self.shared.keys
             own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
@@ -300,6 +301,10 @@ class State:
         file.told, file.both, file.both_at = True, value.sha256, value.timestamp
         file.tally.entries += 1
         self.carried += 1
+        flow = self.shared.forward if self._owned.by_file else self.shared.mirror
+        flow.carried(1, file.on_disk())
+        if self._owned.by_file and file.facts is not None:
+            flow.latency.add(self._clock() - file.facts.written / 1e9)
         if entry is not None:
             self.span = (self.span[0] if self.span else entry, entry)
 
@@ -314,7 +319,7 @@ class State:
                 if seen.kind == b"none" and file.value is not None and file.value.sha256 == file.both:
                     self._put_back(connection, file, file.value)
                 continue
-            if file.seen is not None and not _changed(file.seen, seen, deep=deep):
+            if file.seen is not None and not seen.differs(file.seen, deep=deep):
                 continue
             found = state.read(connection, self.shared.keys, file.raw_name)
             if found is not None and self._compared(connection, file, *found, seen):
@@ -391,10 +396,3 @@ class State:
             if not done:
                 raise RedisRefused("the value changed while its entry was added", code="OVERTAKEN")
         self._noted(file, value, entry)
-
-
-def _changed(before: Seen, now: Seen, *, deep: bool) -> bool:
-    """Whether a hash may hold another value than it did; long data that are due are read to know."""
-    if now.sha1 and before.sha1 and now.sha1 != before.sha1:
-        return True
-    return now[:-1] != before[:-1] or (deep and not now.sha1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridge.carry.flow import Arrivals
 from bridge.carry.reading import Reader
 from bridge.carry.rejects import Rejects
 from bridge.carry.shared import keep_news
 from bridge.carry.source import Source
+from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import Range
 from bridge.ledger.store import Ledger
@@ -26,6 +28,7 @@ class TailSource(Source):
         """Bytes without a newline at the end of generations that are finished."""
         self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
         self._keys = keys
+        self._arrivals = Arrivals()
         self._reader = self._made_reader(mapping)
 
     def _made_reader(self, mapping: Mapping) -> Reader:
@@ -38,7 +41,15 @@ class TailSource(Source):
             return False
         with self.tail.lock:
             self.tail.look()
+            if (current := self.tail.current()) is not None:
+                self._arrivals.note(current)
         return True
+
+    def _written(self, generation: Generation, offset: int) -> float:
+        """When the byte at this offset was there, in seconds since 1970; 0 where nobody can tell."""
+        with self.tail.lock:
+            self._arrivals.note(generation)
+        return self._arrivals.of(generation.number, offset)
 
     @property
     def present(self) -> bool:

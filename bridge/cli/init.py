@@ -39,6 +39,10 @@ url = {url}
 # The bridge's memory, its lock, and the embedded server's data. Do not delete it.
 dir = ".bridge"
 
+# How it does, for a monitor: http://127.0.0.1:9464/metrics and /healthz (needs the extra `metrics`).
+# [metrics]
+# port = 9464
+
 # A program that reads and writes messages, and the roles it writes as. Only roles named here may become file names.
 {components}"""
 

@@ -39,8 +39,13 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
         serve(settings)
         if once:
             return _once(options, settings, dual, stop)
-        beside = (finish_switches, keep_retention)
-        return Process(settings, dual=dual, poll=poll, stop=stop, beside=beside, tell=Notify(os.environ)).run()
+        process = Process(settings, dual=dual, poll=poll, stop=stop, tell=Notify(os.environ))
+        beside = [finish_switches, keep_retention]
+        if settings.metrics_port is not None:
+            from bridge.metrics.server import MetricsServer  # prometheus-client is an extra
+
+            beside.append(MetricsServer(settings, process.flows).serve)
+        return process.run(beside)
 
 
 def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:

@@ -17,7 +17,7 @@ from bridge.files.bookmark import Bookmark, Place
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import after, paired
+from bridge.model import after
 from bridge.streams.components import (
     READS,
     REDIS,
@@ -31,6 +31,7 @@ from bridge.streams.components import (
     workers_of,
 )
 from bridge.streams.connect import Connection
+from bridge.streams.reader import groups_of
 
 MOST_COUNTED = 1000
 """Unread messages that are counted one by one."""
@@ -142,12 +143,11 @@ def _standing(
         group = group_of(connection, shared.keys.stream, name)
         if group is not None:
             one.position = f"entry {group.last[0]}-{group.last[1]}"
-            facts: dict[bytes, Any] = next(paired(one) for one in connection.call("XINFO", "GROUPS", shared.keys.stream)
-                         if paired(one)[b"name"] == name.encode())  # fmt: skip
-            lag = facts.get(b"lag")
+            rows = groups_of(connection, shared.keys.stream)
+            lag = next(row.lag for row in rows if row.name == name.encode())
             if lag is None:  # a group that was made in the middle: Redis tells no lag until it has met the end
                 lag = len(connection.call("XRANGE", shared.keys.stream, after(group.last), "+", "COUNT", MOST_COUNTED))
-            one.behind = int(lag) + len(group.pending)
+            one.behind = lag + len(group.pending)
         return one
     said = announced.get(name, {}).get("files")
     places: dict[str, Place] = {}

@@ -21,6 +21,7 @@ from bridge.run import lock_holder
 from bridge.streams.components import Modes, all_modes, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
+from bridge.streams.reader import groups_of
 from bridge.streams.trim import groups_hold, read_trimmed
 from bridge.words import counted, duration, size
 
@@ -152,10 +153,8 @@ def look_at_groups(connection: Connection, settings: Settings) -> Finding:
         keys = Keys.of(mapping.stream.key)
         held = groups_hold(connection, keys, read_trimmed(connection, keys).floor)
         if held:
-            rows = [
-                dict(zip(one[0::2], one[1::2], strict=True)) for one in connection.call("XINFO", "GROUPS", keys.stream)
-            ]
-            many = {row[b"name"].decode(errors="replace"): int(row[b"consumers"]) for row in rows}
+            rows = groups_of(connection, keys.stream)
+            many = {row.name.decode(errors="replace"): row.consumers for row in rows}
             behind[mapping.stream.key] = [
                 (one.group, int(seconds) - one.first[0] / 1000, many.get(one.group, 0)) for one in held
             ]

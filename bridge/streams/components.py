@@ -16,6 +16,7 @@ from bridge.errors import BridgeError, RedisRefused
 from bridge.model import ZERO_ID, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Reply
 from bridge.streams.keys import Keys
+from bridge.streams.reader import groups_of
 from bridge.streams.resp import pack
 
 COMPONENTS = b"bridge:components"
@@ -226,24 +227,18 @@ class Group:
 
 def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
     """The group as it stands; None when there is none. Raises RedisRefused, RedisLost."""
-    try:
-        found = connection.call("XINFO", "GROUPS", stream)
-    except RedisRefused as error:
-        if "no such key" in str(error):
-            return None
-        raise
-    facts = next((facts for facts in map(paired, found) if facts[b"name"] == name.encode()), None)
-    if facts is None:
+    found = next((one for one in groups_of(connection, stream) if one.name == name.encode()), None)
+    if found is None:
         return None
     pending: dict[EntryId, int] = {}
     start = b"-"
-    while len(pending) < int(facts[b"pending"]):
+    while len(pending) < found.pending:
         page = connection.call("XPENDING", stream, name, start, "+", 10_000)
         pending |= {parse_id(raw): int(count) for raw, _, _, count in page}
         if len(page) < 10_000:
             break
         start = b"(" + page[-1][0]
-    return Group(parse_id(facts[b"last-delivered-id"]), pending)
+    return Group(found.last, pending)
 
 
 def make_group(

@@ -83,6 +83,32 @@ class Room:
     policy: str
 
 
+class GroupInfo(NamedTuple):
+    """A consumer group, as XINFO GROUPS has it. `lag` is None where the server cannot tell it."""
+
+    name: bytes
+    last: EntryId
+    pending: int
+    consumers: int
+    lag: int | None
+
+
+def groups_of(connection: Connection, stream: bytes) -> list[GroupInfo]:
+    """The groups of a stream; none where it does not exist. Raises RedisLost, RedisRefused."""
+    connection.send(pack("XINFO", "GROUPS", stream))
+    groups = connection.read()
+    if isinstance(groups, Refusal):
+        if "no such key" in str(groups):
+            return []
+        raise refused(groups, stream.decode(errors="replace"))
+    found = []
+    for one in groups:
+        facts = dict(zip(one[0::2], one[1::2], strict=True))
+        lag, last = facts.get(b"lag"), parse_id(facts[b"last-delivered-id"])
+        found.append(GroupInfo(facts[b"name"], last, int(facts[b"pending"]), int(facts[b"consumers"]), lag))
+    return found
+
+
 def server_info(connection: Connection, *sections: str) -> dict[str, str]:
     """INFO's sections as facts by name. Raises RedisLost, RedisRefused."""
     text = connection.call("INFO", *sections).decode(errors="replace")

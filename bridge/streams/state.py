@@ -60,6 +60,12 @@ class Seen(NamedTuple):
             return False
         return not self.sha1 or self.sha1 == value.sha1
 
+    def differs(self, before: Seen, *, deep: bool) -> bool:
+        """Whether it may be of another value than before; long data that are due are read to know."""
+        if self.sha1 and before.sha1 and self.sha1 != before.sha1:
+            return True
+        return self[:-1] != before[:-1] or (deep and not self.sha1)
+
 
 def key_of(keys: Keys, name: bytes) -> bytes:
     """The hash of the state of this name."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bridge.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
+from bridge.streams.reader import groups_of
 from bridge.streams.resp import pack
 
 STEP = 1000
@@ -174,23 +175,16 @@ def put_floor(connection: Connection, keys: Keys, now: Trimmed) -> None:
 
 def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held]:
     """The first entry that each consumer group still needs, of those groups that need one that stands."""
-    connection.send(pack("XINFO", "GROUPS", keys.stream))
-    groups = connection.read()
-    if isinstance(groups, Refusal):
-        if "no such key" in str(groups):
-            return []
-        raise refused(groups, keys.stream.decode(errors="replace"))
     held = []
-    for group in groups:
-        facts = dict(zip(group[0::2], group[1::2], strict=True))
-        name, last = facts[b"name"], max(parse_id(facts[b"last-delivered-id"]), before(floor))
+    for group in groups_of(connection, keys.stream):
+        last = max(group.last, before(floor))
         pending, unread = connection.calls(
-            pack("XPENDING", keys.stream, name, format_id(floor), "+", 1),
+            pack("XPENDING", keys.stream, group.name, format_id(floor), "+", 1),
             pack("XRANGE", keys.stream, after(last), "+", "COUNT", 1),
         )
         first = [(parse_id(rows[0][0]), rows is pending) for rows in (pending, unread) if rows]
         if first:
-            held.append(Held(name.decode(errors="replace"), *min(first)))
+            held.append(Held(group.name.decode(errors="replace"), *min(first)))
     return held
 
 

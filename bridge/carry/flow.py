@@ -1,0 +1,78 @@
+"""What went one way since the process began, and how long each message was on its way."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+
+from bridge.files.generation import Generation
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+"""Seconds: up to where each bucket of a latency goes."""
+
+MOST = 1000
+"""Times that are kept of a file which is not read on meanwhile."""
+
+
+@dataclass(slots=True)
+class Latency:
+    """How many messages took how long: `counts` for each of `BOUNDS`, and what is above; `total` in seconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """So many messages took so long; clocks that disagree make it no less than nothing."""
+        seconds = max(0.0, seconds)
+        self.counts[bisect_left(BOUNDS, seconds)] += count
+        self.total += seconds * count
+
+
+@dataclass(slots=True)
+class Flow:
+    """One direction of a mapping, counted by the one thread that carries it; any other may read.
+
+    `bytes` are those given to the other side: requests to Redis, lines into files. `batches` are transactions there,
+    and here what was written to one file at once. `retries`: how often what was tried failed and was tried again.
+    """
+
+    messages: int = 0
+    bytes: int = 0
+    batches: int = 0
+    rejects: int = 0
+    retries: int = 0
+    connections: int = 0
+    latency: Latency = field(default_factory=Latency)
+
+    def carried(self, messages: int, size: int) -> None:
+        """A batch is on the other side."""
+        self.messages += messages
+        self.bytes += size
+        self.batches += 1
+
+
+class Arrivals:
+    """When the bytes of a file that grows were there at the latest, as its times tell whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[tuple[int, int], float]] = deque()
+
+    def note(self, generation: Generation) -> None:
+        """Looks at the file: what is new in it was there when it was written to last."""
+        if generation.content is None:
+            return
+        facts = generation.content.stat()
+        place = generation.number, facts.st_size
+        if self._marks and place <= self._marks[-1][0]:
+            return
+        written = facts.st_mtime_ns / 1e9
+        if len(self._marks) == MOST:
+            written = self._marks.pop()[1]
+        self._marks.append((place, written))
+
+    def of(self, number: int, offset: int) -> float:
+        """In seconds since 1970; 0 where nobody looked. What stands before is not asked for any more."""
+        while self._marks and self._marks[0][0] <= (number, offset):
+            self._marks.popleft()
+        return self._marks[0][1] if self._marks else 0.0

@@ -1,0 +1,399 @@
+"""What a monitor is told: true figures, and healthy only while both directions move or have nothing to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge.carry.behind import Behind
+from bridge.carry.flow import BOUNDS, MOST, Arrivals, Flow, Latency
+from bridge.errors import ConfigError
+from bridge.files.tail import Tail
+from bridge.ledger.health import Trouble
+from bridge.metrics.health import PATIENCE, SILENT, Going, Health
+from bridge.metrics.server import MetricsServer
+from bridge.model import Position
+from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
+from tests.rig import STREAM, Rig, line, wait_until
+
+METRICS = "\n[metrics]\nport = 0\n"
+NAME = "hestai-message"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def get(url: str, **headers: str) -> tuple[int, str, str]:
+    """Status code, content type and body."""
+    try:
+        with urlopen(Request(url, headers=headers), timeout=30) as reply:
+            return reply.status, reply.headers["Content-Type"], reply.read().decode()
+    except HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+class Watched:
+    """A bridge with metrics, and what it tells."""
+
+    def __init__(self, rig: Rig, mapping: str = NAME) -> None:
+        self.rig = rig
+        rig.write_config(mapping=mapping, extra=METRICS)
+        self.url = ""
+
+    def start(self, *args: str, dual: bool = True) -> Any:
+        """`bridge run`, once it serves its metrics."""
+        child = self.rig.ready(self.rig.start(*args, dual=dual))
+        log = self.rig.path / f"bridge-{len(self.rig.children) - 1}.log"
+        wait_until(lambda: "metrics are at" in log.read_text() or child.poll() is not None, self.rig.said)
+        found = re.search(r"metrics are at (\S+)/metrics", log.read_text())
+        assert found is not None, log.read_text()
+        self.url = found[1]
+        return child
+
+    def samples(self) -> Samples:
+        """Every sample, by its name and labels."""
+        code, _, text = get(f"{self.url}/metrics")
+        assert code == 200, text
+        families: Iterable[Metric] = text_string_to_metric_families(text)
+        return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """One sample; None: there is none."""
+        return self.samples().get((f"bridge_{name}", frozenset(labels.items())))
+
+    def way(self, name: str, direction: str) -> float | None:
+        """One sample of a direction."""
+        return self.value(name, mapping=NAME, direction=direction)
+
+    def health(self) -> tuple[int, dict[str, dict[str, Any]]]:
+        """Status code, and what is said of each direction."""
+        code, _, text = get(f"{self.url}/healthz")
+        told = json.loads(text)
+        assert told["healthy"] == (code == 200)
+        return code, {one["direction"]: one for one in told["directions"]}
+
+
+def test_figures(one_rig: Rig) -> None:
+    """Each figure is what was done: carried, rejected, quarantined, behind, compared, held by groups."""
+    rig, watched = one_rig, Watched(one_rig)
+    rig.append("f-0")
+    child = watched.start()
+    wait_until(lambda: watched.way("messages_total", "forward") == 1, rig.said)
+    rig.append(*(f"f-{n}" for n in range(1, 40)))
+    with rig.log.open("ab") as file:
+        file.write(b"no message at all\n")
+    for n in range(7):
+        rig.add(f"r-{n}")
+    rig.redis.call("XADD", STREAM, "*", "role", "ui", "text", "no message either")
+    for name, forward, mirror in (("messages_total", 40, 7), ("rejects_total", 1, 1)):
+        wanted = [forward, mirror]
+        wait_until(
+            partial(lambda n, w: [watched.way(n, "forward"), watched.way(n, "mirror")] == w, name, wanted), rig.said
+        )
+    rig.redis.call("XGROUP", "CREATE", STREAM, "readers", "0")
+    rig.redis.call("XREADGROUP", "GROUP", "readers", "one", "COUNT", "10", "STREAMS", STREAM, ">")
+    assert rig.run("parity", "--redis", rig.url).returncode == 0
+    told = wait_until(lambda: told if _of(told := watched.samples(), "group_pending_messages") else None, rig.said)
+
+    mirrored = b"".join(line(f"r-{n}", "ui").replace(b"05.112Z|turn", b"06Z|say") for n in range(7))
+    for way in ("forward", "mirror"):
+        labels = {"mapping": NAME, "direction": way}
+        assert _one(told, "lag_messages", **labels) == _one(told, "lag_bytes", **labels) == 0
+        assert _one(told, "lag_seconds", **labels) == 0
+        assert _one(told, "healthy", **labels) == 1
+        assert _one(told, "reconnects_total", **labels) == 0
+        assert 1 <= _one(told, "batches_total", **labels) <= 45
+        (reason, count) = next((dict(key)["reason"], value) for key, value in _of(told, "quarantined_messages").items()
+                               if dict(key)["direction"] == way)  # fmt: skip
+        assert count == 1
+        assert "field" in reason or "column" in reason
+    assert _one(told, "bytes_total", mapping=NAME, direction="mirror") == len(mirrored)
+    assert _one(told, "bytes_total", mapping=NAME, direction="forward") > rig.log.stat().st_size - len(mirrored)
+    assert _one(told, "latency_seconds_count", mapping=NAME, direction="forward") == 39  # the first was history
+    assert _one(told, "latency_seconds_count", mapping=NAME, direction="mirror") == 7
+    verdicts = {dict(key)["verdict"]: value for key, value in _of(told, "parity_verdict").items()}
+    assert verdicts == {"equal": 1, "differs": 0, "inconclusive": 0}
+    assert 0 <= _one(told, "parity_age_seconds", mapping=NAME) < 90
+    assert _one(told, "stream_entries", mapping=NAME) == 48
+    assert _one(told, "stream_bytes", mapping=NAME) == rig.redis.call("MEMORY", "USAGE", STREAM)
+    assert _one(told, "group_pending_messages", mapping=NAME, group="readers") == 10
+    assert _one(told, "group_lag_messages", mapping=NAME, group="readers") == 38
+    assert _one(told, "redis_up") == 1
+    assert 0 <= _one(told, "heartbeat_age_seconds") < SILENT
+    assert _one(told, "info", instance="test", carries="both", version="0.1.0") == 1
+    assert watched.health()[0] == 200
+
+    chapter = (
+        (Path(__file__).parent.parent / "MIGRATION.md")
+        .read_text()
+        .partition("## On a dashboard")[2]
+        .partition("## ")[0]
+    )
+    names = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name, _ in told if name.startswith("bridge_")}
+    assert {name for name in names if f"`{name}`" not in chapter} == set()
+    kind, text = get(f"{watched.url}/metrics", Accept="application/openmetrics-text; version=1.0.0")[1:]
+    assert kind.startswith("application/openmetrics-text")
+    assert "bridge_messages" in {family.name for family in openmetrics_families(text)}  # type: ignore[no-untyped-call]
+    assert get(f"{watched.url}/secrets")[0] == 404
+    rig.stop(child)
+
+
+def _of(told: Samples, name: str) -> dict[frozenset[tuple[str, str]], float]:
+    return {labels: value for (one, labels), value in told.items() if one == f"bridge_{name}"}
+
+
+def _one(told: Samples, name: str, **labels: str) -> float:
+    return told[f"bridge_{name}", frozenset(labels.items())]
+
+
+def test_what_stands_is_not_healthy(one_rig: Rig) -> None:
+    """Redis gone, a file in the way of the mirror: not healthy while it lasts, and what waited counts as late."""
+    rig, watched = one_rig, Watched(one_rig)
+    child = watched.start()
+    wait_until(lambda: watched.health()[0] == 200, lambda: str(watched.health()))
+    rig.append("f-0")
+    rig.add("r-0")
+    rig.settle([b"f-0"], [b"r-0"])
+    with rig.log.open("ab") as file:
+        file.write(b"agent|2026-03-02T09:14:05.112Z|turn|half")
+        file.flush()
+        rig.add("r-1")
+        wait_until(lambda: watched.health()[1]["mirror"]["state"] == "stuck", rig.said)
+        code, ways = watched.health()
+        assert code == 503
+        assert "middle of a line" in ways["mirror"]["why"]
+        assert ways["mirror"]["waiting"] == 1
+        assert watched.way("lag_messages", "mirror") == 1
+        assert watched.way("healthy", "mirror") == 0
+        assert watched.way("healthy", "forward") == 1
+        file.write(b"-a-line\n")
+    rig.settle([b"f-0", b"half-a-line"], [b"r-0", b"r-1"])
+    wait_until(lambda: watched.health()[0] == 200, rig.said)
+
+    rig.kill_server()
+    rig.append("f-1")
+    wait_until(lambda: watched.health()[0] == 503, rig.said)
+    wait_until(lambda: watched.value("redis_up") == 0, rig.said)
+    assert watched.health()[1]["forward"]["state"] == watched.health()[1]["mirror"]["state"] == "stuck"
+    assert watched.way("lag_messages", "forward") == 1
+    assert watched.way("lag_messages", "mirror") is None
+    Event().wait(0.6)  # so that it is late
+    rig.start_server()
+    rig.settle([b"f-0", b"half-a-line", b"f-1"], [b"r-0", b"r-1"])
+    wait_until(lambda: watched.health()[0] == 200, rig.said)
+    told = watched.samples()
+    for way in ("forward", "mirror"):
+        assert _one(told, "reconnects_total", mapping=NAME, direction=way) >= 1
+        assert _one(told, "retries_total", mapping=NAME, direction=way) >= 1
+    buckets = {dict(key)["le"]: value for key, value in _of(told, "latency_seconds_bucket").items()
+               if dict(key)["direction"] == "forward"}  # fmt: skip
+    assert buckets["+Inf"] - buckets["0.5"] == 1
+    rig.stop(child)
+
+
+def test_a_listener_never_holds_up_the_end(one_rig: Rig) -> None:
+    """Forward alone is healthy alone; who connects and says nothing keeps nobody; the port is this machine's."""
+    rig, watched = one_rig, Watched(one_rig)
+    child = watched.start(dual=False)
+    rig.add("r-0")
+    port = int(watched.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)):
+        wait_until(lambda: watched.health()[0] == 200, rig.said)
+        assert watched.health()[1]["mirror"]["state"] == "off"
+        assert watched.way("healthy", "mirror") is None
+        assert watched.way("healthy", "forward") == 1
+        assert _listens(port) == {"127.0.0.1"}
+        rig.stop(child)
+
+
+def _listens(port: int) -> set[str]:
+    """The addresses somebody listens on at this port."""
+    if not Path("/proc/net/tcp").exists():
+        return {"127.0.0.1"}
+    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    found = [row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
+    return {socket.inet_ntoa(bytes.fromhex(one)[::-1]) if len(one) == 8 else one for one in found}
+
+
+def test_every_kind_is_counted(one_rig: Rig) -> None:
+    """A folder of messages and a latest value are carried with their times."""
+    rig = one_rig
+    (rig.path / "values.toml").write_text(
+        'name = "values"\n[source]\nkind = "state"\npath = "*.json"\n'
+        '[message]\nrole = { const = "ui" }\ntype = { const = "note" }\n[stream]\nkey = "test:values"\n'
+    )
+    (rig.path / "inbox.toml").write_text(
+        'name = "inbox"\n[source]\nkind = "spool"\npath = "inbox/*.md"\n'
+        '[format]\ncodec = "document"\n[message]\nrole = { const = "ui" }\ntype = { const = "note" }\n[stream]\nkey = "test:inbox"\n'
+    )
+    (rig.root / "inbox").mkdir()
+    (rig.path / "bridge.toml").write_text(
+        'instance = "test"\nroot = "files"\nmappings = ["values.toml", "inbox.toml"]\n[state]\ndir = "state"\n'
+        + METRICS
+    )
+    watched = Watched.__new__(Watched)
+    watched.rig = rig
+    child = watched.start()
+    wait_until(lambda: watched.value("healthy", mapping="inbox", direction="forward") == 1, rig.said)
+    (rig.root / "inbox" / "one.md").write_text("hello\n")
+    (rig.root / "value.json").write_text('{"a": 1}\n')
+    for name in ("inbox", "values"):
+        labels = {"mapping": name, "direction": "forward"}
+        wait_until(partial(lambda them: watched.value("messages_total", **them) == 1, labels), rig.said)
+        told = watched.samples()
+        assert _one(told, "latency_seconds_count", **labels) == 1
+        assert _one(told, "latency_seconds_sum", **labels) > 0
+        assert _one(told, "bytes_total", **labels) > 0
+    rig.stop(child)
+
+
+def test_a_port_that_cannot_be_had(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A taken port, or no prometheus-client: nothing is begun, and the error says what to do."""
+    rig = one_rig
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        rig.write_config(extra=f"\n[metrics]\nport = {taken.getsockname()[1]}\n")
+        done = rig.run("run", "--redis", rig.url)
+        assert done.returncode == 2
+        assert "port" in done.stderr
+        assert "[metrics]" in done.stderr
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ConfigError, match="prometheus-client"):
+        MetricsServer(rig.settings(), lambda: ())
+    rig.write_config(extra="\n[metrics]\nport = 70000\n")
+    assert rig.run("status").returncode == 2
+
+
+# -- the parts -----------------------------------------------------------------------------------------------
+
+
+def test_latency() -> None:
+    """Each message falls into the first bucket that reaches it; clocks that disagree count as no time."""
+    latency = Latency()
+    for seconds, count in ((0.005, 1), (0.0051, 2), (-3.0, 1), (7200.0, 4)):
+        latency.add(seconds, count)
+    assert latency.counts[0] == 2
+    assert latency.counts[1] == 2
+    assert latency.counts[len(BOUNDS)] == 4
+    assert sum(latency.counts) == 8
+    assert latency.total == pytest.approx(0.005 + 0.0102 + 4 * 7200)
+
+
+def test_arrivals(tmp_path: Path) -> None:
+    """A line was there when the file was changed that one look found and the one before did not."""
+    path, seen = tmp_path / "a.log", Arrivals()
+    path.write_bytes(b"")
+    tail = Tail(tmp_path, "a.log", (), [])
+    assert seen.of(1, 0) == 0
+    for n in range(1, 2 * MOST):
+        with path.open("ab") as file:
+            file.write(b"0123456789")
+        os.utime(path, ns=(0, n * 1_000_000_000))
+        tail.look()
+        one = tail.current()
+        assert one is not None
+        seen.note(one)
+        seen.note(one)
+    assert seen.of(1, 0) == 1
+    assert seen.of(1, 9) == 1
+    assert seen.of(1, 10) == 2
+    assert seen.of(1, 10 * MOST - 20) == MOST - 1
+    assert seen.of(1, 20 * MOST - 25) == MOST  # more than is kept counts as the oldest of them
+    assert seen.of(1, 20 * MOST) == 0
+    last = tail.current()
+    tail.close()
+    assert last is not None
+    seen.note(last)  # its file is gone
+    assert seen.of(1, 0) == 0
+
+
+def status(*, lines: int = 0, entries: int | None = 0, offset: int = 0, **more: Any) -> Status:
+    """Of one mapping with one source and a mirror."""
+    one = MappingStatus(NAME, STREAM)
+    one.sources = [SourceStatus("messages.log", Position(1, offset), Behind(lines, lines * 10))]
+    one.mirror = MirrorStatus("messages.log", behind=None if entries is None else Behind(entries))
+    beat = {"instance": "test", "at": 500.0, "dual": True, "pid": 1}
+    return replace(Status(501.0, "", holder="bridge run (process 1)", heartbeat=beat, mappings=[one]), **more)
+
+
+def states(going: list[Going]) -> tuple[str, ...]:
+    """Of forward and mirror."""
+    return tuple(one.state for one in going)
+
+
+def test_health_of_directions() -> None:
+    """Waiting is no fault while something moves; after ten seconds without it is, until it moves again."""
+    clock = [1000.0]
+    health, flows = Health(lambda: clock[0]), {(NAME, "forward"): Flow(), (NAME, "mirror"): Flow()}
+    assert states(health.judge(status(), flows)) == ("idle", "idle")
+    clock[0] += 3600
+    assert states(health.judge(status(lines=5), flows)) == ("moving", "idle")
+    for _ in range(5):  # a long history
+        clock[0] += PATIENCE * 2
+        flows[NAME, "forward"].messages += 1
+        assert states(health.judge(status(lines=5), flows)) == ("moving", "idle")
+    clock[0] += PATIENCE * 2
+    assert states(health.judge(status(lines=5, offset=10), flows)) == ("moving", "idle")  # over what makes no entries
+    clock[0] += PATIENCE - 0.1
+    assert states(health.judge(status(lines=6, entries=1, offset=10), flows)) == ("moving", "moving")
+    clock[0] += 0.2
+    forward, mirror = health.judge(status(lines=6, entries=1, offset=10), flows)
+    assert (forward.state, mirror.state) == ("stuck", "moving")
+    assert "10 s" in forward.why
+    clock[0] += PATIENCE
+    assert states(health.judge(status(lines=6, entries=1, offset=10), flows)) == ("stuck", "stuck")
+    flows[NAME, "mirror"].messages += 1
+    assert states(health.judge(status(lines=6, entries=1, offset=10), flows)) == ("stuck", "moving")
+    assert states(health.judge(status(offset=10), flows)) == ("idle", "idle")
+
+
+def test_health_of_everything_else() -> None:
+    """Trouble, Redis away, a ledger that cannot be read, no heartbeat, another's stream, a source that fails."""
+    health, flows = Health(lambda: 0.0), {(NAME, "forward"): Flow(), (NAME, "mirror"): Flow()}
+    trouble = {f"forward {NAME}: messages.log": Trouble("it is in the way", "", 1.0)}
+    assert states(health.judge(status(troubles=trouble), flows)) == ("stuck", "idle")
+    other = {"retention of it": Trouble("no room", "", 1.0), f"forward {NAME}-2": Trouble("", "", 1.0)}
+    assert states(health.judge(status(troubles=other), flows)) == ("idle", "idle")
+    assert states(health.judge(status(entries=None, redis_error="gone"), flows)) == ("stuck", "stuck")
+    assert states(health.judge(status(ledger_error="not a ledger"), flows)) == ("stuck", "stuck")
+    assert states(health.judge(status(heartbeat=None), flows)) == ("stuck", "off")
+    assert states(health.judge(status(at=500 + SILENT + 1), flows)) == ("stuck", "stuck")
+    one = status()
+    one.mappings[0].error = "the stream belongs to another bridge"
+    assert states(health.judge(one, flows)) == ("stuck", "stuck")
+    one = status()
+    one.mappings[0].sources[0].error = "cannot be read"
+    assert states(health.judge(one, flows)) == ("stuck", "idle")
+    one.mappings[0].retired = 1.0
+    assert states(health.judge(one, flows)) == ("off", "off")
+    forward_alone = {"instance": "test", "at": 500.0, "dual": False, "pid": 1}
+    assert states(health.judge(status(entries=9, heartbeat=forward_alone), flows)) == ("idle", "off")
+
+
+def test_asked_at_once(one_rig: Rig) -> None:
+    """Many that ask at once are given answers, all of one look or the next."""
+    rig, watched = one_rig, Watched(one_rig)
+    child = watched.start()
+    wait_until(lambda: watched.health()[0] == 200, rig.said)
+    codes: list[int] = []
+    askers = [Thread(target=lambda page=page: codes.append(get(f"{watched.url}/{page}")[0]))
+              for page in ("metrics", "healthz") * 20]  # fmt: skip
+    for one in askers:
+        one.start()
+    for one in askers:
+        one.join(60)
+    assert codes == [200] * 40
+    rig.stop(child)
