@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from bridge.cutover.plan import Done, Plan
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES
 from bridge.streams.connect import Connection
+from tests import zygote
 from tests.rig import Rig, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -56,9 +56,9 @@ class Cast:
         env = {**os.environ, "BRIDGE_REDIS_URL": url, "PYTHONPATH": str(ROOT)}
         env.pop("BRIDGE_CRASH_AT", None)
         out = (self.rig.path / f"component-{name}.log").open("ab")
-        command = [sys.executable, "-m", "tests.component", kind, str(self.rig.path / "bridge.toml"), name,
-                   str(self.note(name)), str(pause), str(self._starts * 1_000_000)]  # fmt: skip
-        child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        args = [kind, str(self.rig.path / "bridge.toml"), name, str(self.note(name)), str(pause),
+                str(self._starts * 1_000_000)]  # fmt: skip
+        child = zygote.start("tests.component", args, cwd=ROOT, env=env, stdout=out, stderr=out)
         out.close()
         self.children[name] = child
         self.rig.children.append(child)

@@ -79,11 +79,16 @@ def stopped() -> Event:
     return stop
 
 
-if __name__ == "__main__":
-    kind, config, name, note, pause, *rest = sys.argv[1:]
+def main(args: list[str]) -> None:
+    """KIND CONFIG NAME NOTE PAUSE [FIRST]."""
+    kind, config, name, note, pause, *rest = args
     if kind == "both":
         both(config, name, Path(note), float(pause), int(rest[0]))
     elif kind == "write":
         write(config, name, Path(note), float(pause), int(rest[0]))
     else:
         read(config, name, Path(note), float(pause))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

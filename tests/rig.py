@@ -10,7 +10,6 @@ import lzma
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from bridge.server import embedded
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
+from tests import zygote
 
 STREAM = "hestai:messages"
 RUNNING = [
@@ -203,11 +203,10 @@ class Rig:
             env["BRIDGE_CRASH_AT"] = crash
         if state is not None:
             env["BRIDGE_STATE_DIR"] = str(state)
-        command = [sys.executable, "-m", "bridge", "run", "--redis", url or self.server.socket_url, *args]
-        if dual:
-            command.append("--dual")
+        more = ["--dual"] if dual else []
         out = (self.path / f"bridge-{len(self.children)}.log").open("wb")
-        child = subprocess.Popen(command, cwd=self.path, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        child = zygote.start("bridge", ["run", "--redis", url or self.server.socket_url, *args, *more], cwd=self.path,
+                             env=env, stdout=out, stderr=out)  # fmt: skip
         out.close()
         self.children.append(child)
         return child
@@ -245,10 +244,7 @@ class Rig:
 
     def run(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Any command, to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "bridge", *args], cwd=self.path, env={**os.environ, **(env or {})}, text=True,
-            capture_output=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return zygote.run("bridge", args, cwd=self.path, env={**os.environ, **(env or {})})
 
     def close(self) -> None:
         """Ends every child and server."""

@@ -14,6 +14,7 @@ from bridge.cli import cli
 from bridge.config import load, masked
 from bridge.errors import ConfigError
 from bridge.server import binary, embedded
+from tests import zygote
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "hestai" / "messages.log"
@@ -21,10 +22,7 @@ REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "hestai" / "mes
 
 def bridge(cwd: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """One command."""
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", *args], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True,
-        timeout=120, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    return zygote.run("bridge", args, cwd=cwd, env={**os.environ, **(env or {})})
 
 
 def test_every_verb_has_help(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import product
 
@@ -15,6 +13,7 @@ import pytest
 from bridge.cutover import switch
 from bridge.errors import BridgeError
 from bridge.points import POINTS
+from tests import zygote
 from tests.cast import ROOT, Cast
 from tests.rig import Rig, wait_until
 
@@ -63,15 +62,14 @@ class Stage:
     def killed_operator(self, name: str, side: str, to: str, point: str) -> None:
         """The command, killed at that point."""
         verb = "cutover" if to == "redis" else "rollback"
-        command = [sys.executable, "-m", "bridge", verb, name, f"--{side}", "--execute", "--force", name,
-                   "--accept-volatile"]  # fmt: skip
+        command = [verb, name, f"--{side}", "--execute", "--force", name, "--accept-volatile"]
         env = {**os.environ, "BRIDGE_CRASH_AT": point, "BRIDGE_REDIS_URL": self.rig.url, "PYTHONPATH": str(ROOT)}
         out_of = self.rig.path / "component-operator.log"
 
         def killed() -> bool:
             """Its gate may be closed for a moment, by the fault before."""
             with out_of.open("ab") as out:
-                child = subprocess.Popen(command, cwd=self.rig.path, env=env, stdout=out, stderr=out)
+                child = zygote.start("bridge", command, cwd=self.rig.path, env=env, stdout=out, stderr=out)
             self.rig.children.append(child)
             return child.wait(60) == -signal.SIGKILL
 

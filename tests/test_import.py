@@ -9,12 +9,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from bridge.streams.reader import entries
+from tests import zygote
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_crash import Writers
 
@@ -43,10 +43,8 @@ def history(rig: Rig, count: int) -> list[bytes]:
 def start(rig: Rig, *args: str, crash: str = "") -> subprocess.Popen[bytes]:
     env = {**os.environ, "BRIDGE_CRASH_AT": crash} if crash else {**os.environ}
     out = (rig.path / f"bridge-{len(rig.children)}.log").open("wb")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "import-history", "--redis", rig.server.socket_url, *args], cwd=rig.path,
-        env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-    )  # fmt: skip
+    command = ["import-history", "--redis", rig.server.socket_url, *args]
+    child = zygote.start("bridge", command, cwd=rig.path, env=env, stdout=out, stderr=out)
     out.close()
     rig.children.append(child)
     return child

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from bridge.ledger.journal import journal
 from bridge.ledger.store import Ledger
 from bridge.model import format_id
 from bridge.streams.reader import Entry
+from tests import zygote
 from tests.proxy import Proxy, every_second
 from tests.rig import STREAM, Rig
 from tests.test_parity import bridged, entry_of, found, offset_of
@@ -212,8 +211,8 @@ def test_killed_while_appending(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, p
 
 def start(rig: Rig, crash: str) -> int:
     env = {**os.environ, "BRIDGE_CRASH_AT": crash}
-    command = [sys.executable, "-m", "bridge", "repair", "--execute", "-q", "--redis", rig.server.socket_url]
-    return subprocess.run(command, cwd=rig.path, env=env, capture_output=True, timeout=60, check=False).returncode
+    args = ["repair", "--execute", "-q", "--redis", rig.server.socket_url]
+    return zygote.run("bridge", args, cwd=rig.path, env=env).returncode
 
 
 @pytest.mark.parametrize("nth", [3])
