@@ -61,6 +61,32 @@ def drawn(found: dict[str, list[dict[str, float]]], what: str) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n{white}\n{names}\n{seconds}{memory}</svg>\n'
 
 
+def over_time(samples: Sequence[dict[str, float]]) -> str:
+    """What a soak took while it ran, in three charts: memory, descriptors and threads, entries; by minutes."""
+    charts = (("MB of memory", ("memory_mb",)), ("descriptors, threads", ("descriptors", "threads")),
+              ("entries in the stream, messages waiting", ("stream_entries", "waiting")))  # fmt: skip
+    last, high, parts = samples[-1]["seconds"], 150, list[str]()
+
+    def x(seconds: float) -> float:
+        return LEFT + seconds / last * (WIDE - LEFT - 30)
+
+    for down, (title, names) in enumerate(charts):
+        top = TOP + down * (high + 60)
+        known = [one for one in samples if all(one[name] == one[name] for name in names)]
+        most = max(one[name] for one in known for name in names) * 1.1 or 1.0
+        for share in (0, 0.5, 1):
+            y = top + high - share * high
+            parts.append(f'<line x1="{LEFT}" x2="{WIDE - 30}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+            parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{most * share:,.0f}</text>')
+        for name, colour in zip(names, COLOURS, strict=False):
+            points = " ".join(f"{x(one['seconds']):.1f},{top + high * (1 - one[name] / most):.1f}" for one in known)
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        parts.append(f'<text x="{LEFT}" y="{top + high + 34}">{title}; {last / 60:.0f} minutes</text>')
+    box = f'viewBox="0 0 {WIDE} {3 * (high + 60) + TOP}" font-family="sans-serif" font-size="12"'
+    white = f'<rect width="{WIDE}" height="{3 * (high + 60) + TOP}" fill="#fff"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n{white}\n' + "\n".join(parts) + "\n</svg>\n"
+
+
 def _chart(title: str, found: dict[str, list[dict[str, float]]], down: int, value: Any, span: tuple[float, float],
            ticks: Sequence[tuple[float, str]]) -> str:  # fmt: skip
     def x(lines: float) -> float:
