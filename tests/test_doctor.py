@@ -23,7 +23,7 @@ from bridge.doctor.finding import Finding
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
-from tests.rig import STREAM, Rig, wait_until
+from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_retention import prove
 
 
@@ -313,6 +313,33 @@ def test_a_writer_that_does_not_append(rig: Rig) -> None:
             assert told.verdict == verdict
             assert (f"process {child.pid}" in told.evidence) == (mode == "r+")
             child.communicate()
+
+
+def test_lines_that_were_written_over(rig: Rig) -> None:
+    """A program that wrote over what the mirror had appended is told of afterwards; rotation, with a copy too, is not."""
+
+    def told() -> Finding:
+        return next(one for one in own.examine(rig.settings(), {}) if one.check == "rewrites")
+
+    rig.append("f-0")
+    rig.once()
+    rig.log.rename(rig.root / "messages.log.2")
+    rig.append("f-1")
+    rig.once()
+    (rig.root / "messages.log.1").write_bytes(rig.log.read_bytes())
+    os.truncate(rig.log, 0)
+    rig.append("f-2")
+    rig.once()
+    before = rig.log.stat().st_size
+    rig.add("r-0")
+    rig.once()
+    assert told().verdict == "good"
+    with rig.log.open("r+b") as file:
+        file.seek(before)
+        file.write(line("f-3, which is longer than what stood there"))
+    rig.once()
+    assert told().verdict == "note"
+    assert "messages.log 1 time" in told().evidence
 
 
 def test_logs_that_are_emptied_in_place(rig: Rig, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def writers(found: Sequence[tuple[str, str, bool]]) -> Finding:
     if not found:
         return Finding("writers", "good", "no program has a log open for writing at this moment")
     many = counted(len({program for program, _, _ in found}), "program")
-    return Finding("writers", "good", f"{many} have logs open, all to append")
+    return Finding("writers", "good", f"open for writing by {many}, always to append")
 
 
 def look_at_writers(logs: Iterable[Path]) -> Finding:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 from bridge.config import Settings
@@ -16,6 +17,7 @@ from bridge.errors import LedgerError
 from bridge.ledger.health import heartbeat
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.retired import retired
+from bridge.ledger.sources import generations_of, sources_of
 from bridge.ledger.store import Ledger
 from bridge.run import lock_holder
 from bridge.streams.components import Modes, all_modes, announced_positions
@@ -81,6 +83,32 @@ def ledger(path: Path) -> Finding:
         return Finding("ledger", "bad", f"{path} is damaged: {said}", "move it aside, and `bridge repair`")
     whole = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
     return Finding("ledger", "good", f"sound, {size(whole)}")
+
+
+def rewrites(found: Mapping[str, int]) -> Finding:
+    """How often each log was changed in place, as far as the ledger knows. Pure."""
+    if found:
+        named = ", ".join(f"{name} {counted(many, 'time')}" for name, many in sorted(found.items())[:3])
+        said = f"changed in place, not appended to: {named}. It was emptied, or a program wrote over lines in it"
+        hint = "let programs open logs to append, and rotate by renaming; `bridge parity` tells what it cost"
+        return Finding("rewrites", "note", said, hint)
+    return Finding("rewrites", "good", "no log was ever changed in place while it was carried")
+
+
+def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
+    """A generation that ended, and was neither renamed nor copied, was written over or emptied.
+
+    While no bridge ran, its file is that of the next one, and it never ended.
+    """
+    found = {}
+    for mapping in settings.mappings:
+        for name in sources_of(ledger, mapping.stream.key) if mapping.source.kind == "log" else ():
+            known = generations_of(ledger, mapping.stream.key, name)
+            many = sum(one.closed and one.inode < 0 for one in known)
+            many += sum(not a.closed and (a.device, a.inode) == (b.device, b.inode) for a, b in pairwise(known))
+            if many:
+                found[name] = many
+    return found
 
 
 def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:
@@ -181,10 +209,10 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
     """All checks of this side that need no server."""
     path, now = settings.state_dir / "ledger.db", time.time()
     sound = ledger(path)
-    beat, last = None, dict[str, Run | None]()
+    beat, last, rewritten = None, dict[str, Run | None](), dict[str, int]()
     if path.exists() and sound.verdict == "good":
         with closing(Ledger(path)) as one:
-            beat, over = heartbeat(one, settings.instance), retired(one)
+            beat, over, rewritten = heartbeat(one, settings.instance), retired(one), _rewritten(one, settings)
             for mapping in settings.mappings:
                 if mapping.stream.key not in over:
                     last[mapping.name] = next(iter(runs(one, mapping.stream.key, 1)), None)
@@ -192,6 +220,7 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
         program(shutil.which("bridge", path=os.environ.get("PATH")), _folders()),
         process(lock_holder(settings.state_dir), beat, now),
         sound,
+        rewrites(rewritten),
         mappings(files),
         *([parity(last, now)] if last else []),
     ]
