@@ -56,7 +56,11 @@ SWITCH_INTERVAL = 0.0005
 """Python's threads hand over after 5 ms by default, which the latency of a message would feel."""
 
 GARBAGE = 50_000
-"""Objects between two collections: a batch makes thousands, none in cycles, and looking at them costs a third."""
+"""Objects between two collections: a batch makes thousands, none in cycles, and looking at them costs a third.
+
+What is in cycles is little and holds much (a comparison for retention, a parser of redis-py), so that it is looked for
+with each heartbeat as well.
+"""
 
 
 class Rates:
@@ -202,6 +206,7 @@ class Process:
                 watcher.tend()
             if time.monotonic() >= due and self._forwards:
                 due = time.monotonic() + HEARTBEAT
+                gc.collect(0)
                 try:
                     pulse = self._pulse(ledger)
                     if any(forward.attached for forward in list(self._forwards)):
