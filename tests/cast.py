@@ -14,6 +14,7 @@ from threading import Event
 from bridge.cutover.operator import Operator, Wish
 from bridge.cutover.phase import Bounds
 from bridge.cutover.plan import Done, Plan
+from bridge.errors import BridgeError
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES
 from bridge.streams.connect import Connection
@@ -123,6 +124,29 @@ class Cast:
             wish = Wish(name, (side,), to, forced=True, accepts_volatile=True)
             [step] = operator.steps(wish, "hestai-message")[0]
             return operator.make(wish, operator.plan(wish, step))
+
+    def until_made(self, name: str, side: str, to: str) -> None:
+        """Tries the switch until it is made: what goes wrong passes."""
+        trouble = ""
+
+        def made() -> bool:
+            nonlocal trouble
+            try:
+                with self.operator() as operator:
+                    list(operator.complete())
+                self.switch(name, side, to)
+            except ValueError:
+                return True  # no step is left
+            except BridgeError as error:
+                trouble = f"{error} ({error.hint})"
+                return False
+            return True
+
+        def said() -> str:
+            reasons = [str(reason) for plan in self.plans(name, (side,), to) for reason in plan.reasons]
+            return f"{name} {side} {to}: {trouble} {reasons} {self.said()}"
+
+        wait_until(made, said, 60)
 
     def bring(self, name: str, reads: str, writes: str) -> None:
         """Brings a component to where it reads and writes these, a step at a time, in the order that is allowed."""

@@ -33,7 +33,6 @@ class Stage:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.cast = Cast(rig)
-        self.trouble = ""
         self.bridge = rig.beats(rig.ready(rig.start()))
         pause = 0.02 if RUNS else 0.002  # a campaign goes on for long
         self.cast.start("write", "ui", pause)
@@ -75,29 +74,6 @@ class Stage:
 
         wait_until(killed, self.cast.said, 60)
 
-    def until_made(self, name: str, side: str, to: str) -> None:
-        """Tries the switch until it is made: what went wrong is over."""
-
-        def made() -> bool:
-            try:
-                with self.cast.operator() as operator:
-                    list(operator.complete())
-                self.cast.switch(name, side, to)
-            except ValueError:
-                return True  # no step is left
-            except BridgeError as error:
-                self.trouble = f"{error} ({error.hint})"
-                return False
-            return True
-
-        wait_until(
-            made, lambda: f"{name} {side} {to}: {self.trouble} {self.plans(name, side, to)} {self.cast.said()}", 60
-        )
-
-    def plans(self, name: str, side: str, to: str) -> list[str]:
-        """What speaks against it."""
-        return [str(reason) for plan in self.cast.plans(name, (side,), to) for reason in plan.reasons]
-
     def end(self, *, repeats: bool, mixed: bool) -> None:
         """All stop, and each message was given once."""
         self.cast.stop("ui", "daemon")
@@ -130,7 +106,7 @@ def fault(stage: Stage, victim: str, point: str, move: tuple[str, str, str], mon
         except (BridgeError, ValueError):
             pass
         monkeypatch.undo()
-    stage.until_made(*move)
+    stage.cast.until_made(*move)
 
 
 @pytest.mark.parametrize("victim", VICTIMS)

@@ -107,7 +107,6 @@ class Soak:
         self.programs = Programs(rig)
         self.samples: list[dict[str, float]] = []
         self.done: Counter[str] = Counter()
-        self.trouble = ""
         self._begun = time.monotonic()
         self._moves = cycle(ROUND)
 
@@ -171,21 +170,7 @@ class Soak:
 
     def switch(self) -> None:
         """A component goes over, or back."""
-        move = next(self._moves)
-
-        def made() -> bool:
-            try:
-                with self.cast.operator() as operator:
-                    list(operator.complete())
-                self.cast.switch(*move)
-            except ValueError:
-                return True  # no step is left
-            except BridgeError as error:
-                self.trouble = f"{error} ({error.hint})"
-                return False
-            return True
-
-        wait_until(made, lambda: f"{move} {self.trouble} {self.cast.said()}")
+        self.cast.until_made(*next(self._moves))
 
     def written(self) -> dict[str, list[int]]:
         """What each program is sure to have written, in its order."""
