@@ -18,6 +18,11 @@ class BridgeError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
 
+    @property
+    def plain(self) -> str:
+        """The same without anything of a message, for who may not read those."""
+        return str(self)
+
 
 class ConfigError(BridgeError):
     """bridge.toml, a mapping, an environment variable or a flag says something unusable."""
@@ -47,6 +52,11 @@ class SourceError(BridgeError):
 
 class RejectStop(BridgeError):
     """A line or an entry cannot be translated and the mapping says `on_reject = "stop"`."""
+
+    @property
+    def plain(self) -> str:
+        """As the base class says; the reason may quote the message."""
+        return f"{self.where}: it cannot be translated, and on_reject is stop"
 
 
 class TargetError(BridgeError):

@@ -59,6 +59,8 @@ class Troubles:
         self._clock = clock
         self._lock = Lock()
         self._now: dict[str, Trouble] = {}
+        self._unsaved: dict[str, Trouble] = {}
+        """What the ledger could not note when it happened."""
 
     def note(self, ledger: Ledger, worker: str, error: BridgeError) -> None:
         """The worker cannot go on; it tries again by itself."""
@@ -66,7 +68,8 @@ class Troubles:
             old = self._now.get(worker)
             if old is not None and old.error == str(error):
                 return
-            trouble = self._now[worker] = Trouble(str(error), error.hint, old.since if old else self._clock())
+            since = old.since if old else self._clock()
+            trouble = self._now[worker] = Trouble(str(error), error.hint, since, plain=error.plain)
         log.warning(
             "%s: %s%s", worker, error, f" ({error.hint})" if error.hint else "",
             extra={"facts": {"worker": worker, "error": str(error), "hint": error.hint}},
@@ -87,7 +90,20 @@ class Troubles:
             return dict(self._now)
 
     def _keep(self, ledger: Ledger, worker: str, trouble: Trouble) -> None:
-        try:
-            note_trouble(ledger, worker, trouble)
-        except LedgerError as error:
-            log.debug("%s: the ledger could not note it: %s", worker, error)
+        with self._lock:
+            self._unsaved[worker] = trouble
+        self.save(ledger)
+
+    def save(self, ledger: Ledger) -> None:
+        """Into the ledger, what is not there yet: again where it could not be noted when it happened."""
+        with self._lock:
+            unsaved = dict(self._unsaved)
+        for worker, trouble in unsaved.items():
+            try:
+                note_trouble(ledger, worker, trouble)
+            except LedgerError as error:
+                log.debug("%s: the ledger could not note it: %s", worker, error)
+                return
+            with self._lock:
+                if self._unsaved.get(worker) is trouble:
+                    del self._unsaved[worker]

@@ -17,7 +17,8 @@ from pathlib import Path
 from threading import Event, Thread
 
 from bridge.carry.carrier import Carrier, carrier_of
-from bridge.carry.flow import Flow
+from bridge.carry.flow import Flow, Part
+from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -144,6 +145,7 @@ class Process:
         self._mirrors: list[Mirror] = []
         self._crashed = False
         self._rates = Rates()
+        self._beat = time.monotonic()
 
     def run(self, beside: Sequence[Callable[[Settings, Event], None]] = ()) -> int:
         """Until the stop event, with a thread for each of `beside` besides; returns the exit code."""
@@ -181,13 +183,35 @@ class Process:
         log.info("stopped")
         return 1 if self._crashed else 0
 
-    def flows(self) -> Iterator[tuple[str, str, Flow]]:
-        """Of each mapping that is carried: its name, `forward` or `mirror`, and what went that way."""
+    @property
+    def dual(self) -> bool:
+        """Whether it mirrors."""
+        return self._dual
+
+    def silent(self) -> float:
+        """Seconds since the last heartbeat."""
+        return time.monotonic() - self._beat
+
+    def flows(self) -> dict[tuple[str, str], Flow]:
+        """What went each way that is carried, by mapping and `forward` or `mirror`. For any thread."""
+        found = {(one.mapping.name, "forward"): one.forward for one in self._shared}
+        if self._dual:
+            found |= {(one.mapping.name, "mirror"): one.mirror for one in self._shared if one.mapping.mirror}
         for forward in list(self._forwards):
-            forward.shared.forward.rejects = sum(source.rejected for source in forward.sources)
-        for one in self._shared:
-            yield one.mapping.name, "forward", one.forward
-            yield one.mapping.name, "mirror", one.mirror
+            name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
+            flow.rejects = sum(source.rejected for source in sources)
+            if isinstance(forward, Forward):
+                flow.parts = {one.name: Part(one.tally.entries + one.rejected, one.settling) for one in sources}
+                continue
+            if not forward.owned.by_file:  # latest values go the way that their owner says
+                del found[name, "forward"]
+                flow = found[name, "mirror"] = forward.shared.mirror
+            path = forward.shared.mapping.source.path
+            flow.parts = {path: Part(forward.carried, sum(one.settling for one in sources))}
+        for name, way in found:
+            if way == "forward" and found[name, way].parts is None:
+                found[name, way].parts = {}
+        return found
 
     def _wake(self, path: str, removed: bool) -> None:
         for one in self._shared:
@@ -247,6 +271,8 @@ class Process:
                        for run in runs(ledger, one.mapping.stream.key, 1)},
         }  # fmt: skip
         save_heartbeat(ledger, pulse)
+        self.troubles.save(ledger)
+        self._beat = time.monotonic()
         return pulse
 
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
@@ -277,9 +303,11 @@ class Process:
                     forward.look()
                 if not forward.attached:
                     forward.attach()
+                landed = shared.forward.batches
                 worked = forward.step()
-                self.troubles.clear(ledger, forward.worker)
-                pause.reset()
+                if not worked or shared.forward.batches != landed:  # what is only sent may be lost yet
+                    self.troubles.clear(ledger, forward.worker)
+                    pause.reset()
                 if not worked:
                     rest = min(forward.rest(), max(0.0, due - time.monotonic()))
                     paths = shared.wake.wait(rest)

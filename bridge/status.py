@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behin
 from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
 from bridge.dial import dialler
-from bridge.errors import BridgeError, LedgerError, RedisLost, SourceError
+from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.ledger.asked import unsettled
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.imports import last_import
@@ -53,11 +54,14 @@ class MirrorStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamSize:
-    """What a stream takes of Redis, and who reads it. `bytes` of memory, as Redis reckons it."""
+    """What a stream takes of Redis, and who reads it. `bytes` of memory, as Redis reckons it.
+
+    None where our rights do not go so far.
+    """
 
     entries: int
-    bytes: int
-    groups: tuple[GroupInfo, ...]
+    bytes: int | None
+    groups: tuple[GroupInfo, ...] | None
 
 
 @dataclass(slots=True)
@@ -133,8 +137,14 @@ LONG = 5.0
 """Seconds after which a switch that is not settled is told of."""
 
 
-def sample(settings: Settings, now: Callable[[], float]) -> Status:
-    """Reads everything once, starts nothing and changes nothing; what is out of reach is part of the answer."""
+def sample(
+    settings: Settings, now: Callable[[], float], *, mirrors: bool = True, waits: dict[str, Trouble] | None = None
+) -> Status:
+    """Reads everything once, starts nothing and changes nothing; what is out of reach is part of the answer.
+
+    A bridge that asks of itself says what its workers wait for, and whether there are `mirrors`: else what is behind
+    them is not counted.
+    """
     status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
     connection = None
     try:
@@ -157,6 +167,7 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
             known = troubles(ledger)
             status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
             status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}
+            status.troubles = status.troubles if waits is None else waits
             for component, since in unsettled(ledger, now() - LONG):
                 said = "its switch is asked for and neither made nor taken back: what it concerns waits"
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
@@ -164,7 +175,7 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
         for mapping in settings.mappings:
             shared = Shared(mapping, settings)
             try:
-                status.mappings.append(_mapping(shared, ledger, connection, status))
+                status.mappings.append(_mapping(shared, ledger, connection, status, mirrors=mirrors))
             finally:
                 shared.close()
     finally:
@@ -175,7 +186,9 @@ def sample(settings: Settings, now: Callable[[], float]) -> Status:
     return status
 
 
-def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status) -> MappingStatus:
+def _mapping(
+    shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
+) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
     one = MappingStatus(mapping.name, mapping.stream.key)
     stored: dict[str, bytes | None] = {}
@@ -211,7 +224,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
             one.size = stream_size(connection, shared.keys.stream)
-            if one.mirror is not None:
+            if one.mirror is not None and mirrors:
                 one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
         except RedisLost as error:
             status.redis_error, status.redis_hint = error.what, error.hint
@@ -227,9 +240,12 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
 
 def stream_size(connection: Connection, stream: bytes) -> StreamSize:
     """Asks Redis. Raises RedisLost, RedisRefused."""
-    info = stream_info(connection, stream)
-    used = connection.call("MEMORY", "USAGE", stream) if info.exists else 0
-    return StreamSize(info.length, int(used or 0), tuple(groups_of(connection, stream)))
+    info, used, groups = stream_info(connection, stream), None, None
+    with suppress(RedisRefused):
+        used = int(connection.call("MEMORY", "USAGE", stream) or 0)
+    with suppress(RedisRefused):
+        groups = tuple(groups_of(connection, stream))
+    return StreamSize(info.length, used, groups)
 
 
 def _rate(status: Status, worker: str) -> float | None:
@@ -294,7 +310,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                 "size": None if one.size is None else {
                     "entries": one.size.entries, "bytes": one.size.bytes,
                     "groups": [{"group": shown(g.name), "lag": g.lag, "pending": g.pending, "consumers": g.consumers}
-                               for g in one.size.groups],
+                               for g in one.size.groups or ()],
                 },
                 "import": one.imported,
                 "parity": None if one.parity is None else one.parity.in_short(status.at),

@@ -79,7 +79,7 @@ BELOW: dict[str, set[str]] = {
     "mend": {"errors", "model", "mapping", "points", "carry", "files", "streams", "ledger", "parity"},
     "status": {"errors", "dial", "model", "config", "carry", "streams", "ledger", "run"},
     "headline": {"words", "carry", "status"},
-    "metrics": {"errors", "model", "config", "carry", "log", "status"},
+    "metrics": {"errors", "config", "carry", "ledger", "log", "run", "status"},
     "snapshot": {"errors", "model", "carry", "streams", "ledger"},
     "search": {"errors", "model", "carry", "files", "streams", "ledger"},
     "locate": {"errors", "check", "model", "config", "carry", "streams", "ledger", "search"},

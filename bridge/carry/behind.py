@@ -64,7 +64,7 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
     for one in tail.pending():
         at, open_line = one.read_to, 0
         while True:
-            if seen >= MOST_BYTES:
+            if seen >= MOST_BYTES or messages >= MOST_ENTRIES:
                 later = [other for other in tail.pending() if other.number > one.number]
                 size += one.left(at) + sum(other.left() for other in later)
                 return Behind(messages, size, oldest, unfinished, more=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bridge.files.generation import Generation
 
@@ -29,6 +30,13 @@ class Latency:
         self.total += seconds * count
 
 
+class Part(NamedTuple):
+    """What became of one source: messages that were carried or set aside, and those that are not complete yet."""
+
+    done: int
+    settling: int
+
+
 @dataclass(slots=True)
 class Flow:
     """One direction of a mapping, counted by the one thread that carries it; any other may read.
@@ -44,6 +52,8 @@ class Flow:
     retries: int = 0
     connections: int = 0
     latency: Latency = field(default_factory=Latency)
+    parts: dict[str, Part] | None = None
+    """Of what comes from files, each source; None for a mirror."""
 
     def carried(self, messages: int, size: int) -> None:
         """A batch is on the other side."""
@@ -67,8 +77,9 @@ class Arrivals:
         if self._marks and place <= self._marks[-1][0]:
             return
         written = facts.st_mtime_ns / 1e9
-        if len(self._marks) == MOST:
-            written = self._marks.pop()[1]
+        if len(self._marks) == MOST:  # of two the later place, and the time of the earlier
+            marks = [*self._marks]
+            self._marks = deque((b[0], a[1]) for a, b in zip(marks[::2], marks[1::2], strict=True))
         self._marks.append((place, written))
 
     def of(self, number: int, offset: int) -> float:

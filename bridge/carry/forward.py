@@ -146,9 +146,9 @@ class Forward:
         seconds, micros = connection.call("TIME")
         self._batcher.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
         notify = self.shared.mapping.notify.encode()
-        self.shared.forward.connections += 1
         self._sender = Sender(connection, self.shared.keys, self._ledger.uuid, self._batcher, self._landed, notify)
         self._compare()
+        self.shared.forward.connections += 1
 
     def detach(self) -> None:
         """Drops the connection and whatever was on its way; what Redis confirmed is asked for on the next attach."""

@@ -77,6 +77,8 @@ class Mirror:
         self._pass: Pass | None = None
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
+        self._history: EntryId | None = None
+        """Up to where a stream that is met for the first time holds what was there before: nobody waited for it."""
         self._cursor = ZERO_ID
         self._kept_cursor = ZERO_ID
         self._keep_at = 0.0
@@ -134,18 +136,21 @@ class Mirror:
         if memory is None:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
-        self.shared.mirror.connections += 1
         own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
         with self.shared.cursor_lock:
             self._epoch = self.shared.cursor_epoch
             memory = stream_memory(self._ledger, self._stream) or memory
-        if what_was_lost(memory, {}, stream_info(connection, self.shared.keys.stream), None):
+        info = stream_info(connection, self.shared.keys.stream)
+        if what_was_lost(memory, {}, info, None):
             raise NotYet("forward refills the stream first")
+        if self._history is None:
+            self._history = info.last_id if memory.mirror_cursor == ZERO_ID else ZERO_ID
         self._cursor = self._kept_cursor = memory.mirror_cursor
         self._already = written_above(self._ledger, self._stream, self._cursor)
         aside = still_aside(self._ledger, self._stream, "mirror")
         self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor}
         self._reader = BlockingReader(connection, self.shared.keys)
+        self.shared.mirror.connections += 1
         log.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
 
     def detach(self) -> None:
@@ -215,8 +220,9 @@ class Mirror:
         now, flow = self._clock(), self.shared.mirror
         for write in taken.writes:
             flow.carried(len(write.entries), len(write.content))
-            for (added_ms, _), _ in write.entries:
-                flow.latency.add(now - added_ms / 1000)
+            for entry_id, _ in write.entries:
+                if entry_id > (self._history or ZERO_ID):
+                    flow.latency.add(now - entry_id[0] / 1000)
         for write in taken.writes:
             self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines
         if taken.stop is not None:

@@ -124,6 +124,11 @@ class Source(ABC):
     def rejected(self) -> int:
         """Messages that were set aside."""
 
+    @property
+    @abstractmethod
+    def settling(self) -> int:
+        """Of the messages that are there, how many are not due, as they are not complete; rather too many."""
+
     @abstractmethod
     def left(self) -> int:
         """Bytes on disk that are to be read."""

@@ -104,6 +104,11 @@ class SpoolSource(Source):
         """Files that were set aside."""
         return self._intake.rejected
 
+    @property
+    def settling(self) -> int:
+        """As the base class says."""
+        return len(self._intake.waiting)
+
     def left(self) -> int:
         """As the base class says."""
         return self._totals()[2]

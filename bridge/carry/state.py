@@ -56,12 +56,13 @@ class State:
         self.batch = 1
         self.span: tuple[EntryId, EntryId] | None = None
         source = shared.mapping.source
-        self._owned = Owned(ledger, shared.mapping, clock)
+        self.owned = Owned(ledger, shared.mapping, clock)
         folder = shared.values or Folder(shared.settings.root, source.path)
         self._values = Values(shared.mapping, folder, clock, self._note, self._fine)
         self._ledger = ledger
         self._troubles = troubles
         self._clock = clock
+        self._began = clock()
         self._dial = dial
         self._stream = shared.mapping.stream.key
         self._path = source.path
@@ -96,7 +97,7 @@ class State:
 
     def failures(self) -> list[BridgeError]:
         """What keeps values from being carried."""
-        found = [self._blind, self._owned.trouble, *(file.trouble for file in self.sources)]
+        found = [self._blind, self.owned.trouble, *(file.trouble for file in self.sources)]
         return [error for error in found if error is not None]
 
     def counts(self) -> dict[str, int]:
@@ -127,7 +128,6 @@ class State:
         """Connects, and makes sure of the ownership. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
         self.detach()
         connection = self._dial()
-        self.shared.forward.connections += 1
         try:
             keys = self.shared.keys
             own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
@@ -139,16 +139,17 @@ class State:
             for name, (sha256, at) in values(self._ledger, self._stream).items():
                 file = self._values.file(name)
                 file.both, file.both_at = sha256, at
-            self._owned.look(connection, self._forget_taken_away)
+            self.owned.look(connection, self._forget_taken_away)
             self._look_anew()
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+        self.shared.forward.connections += 1
 
     def _look_anew(self) -> None:
         """Both sides are read, whatever they were before."""
-        if not self._owned.by_file and not is_glob(self._path):
+        if not self.owned.by_file and not is_glob(self._path):
             self._values.file(os.fsencode(self._path))
         for file in self.sources:
             file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
@@ -156,8 +157,8 @@ class State:
 
     def _carries(self, connection: Connection) -> bool:
         """Whether one side owns the values at this moment: not while a component that writes them is being switched."""
-        lost, before = self._owned.lost, self._owned.look(connection, self._forget_taken_away)
-        now = self._owned.now
+        lost, before = self.owned.lost, self.owned.look(connection, self._forget_taken_away)
+        now = self.owned.now
         if (now.side, now.token) != (before.side, before.token):
             said = "another side is to own the values" if now.asked else f"the {now.side} side owns the values"
             log.info("%s: %s", self.worker, said)
@@ -166,16 +167,16 @@ class State:
                     file.facts = None
                 self.look()
             self._look_anew()
-        if self._owned.lost is not None:
-            self._troubles.note(self._ledger, self.worker, self._owned.lost)
+        if self.owned.lost is not None:
+            self._troubles.note(self._ledger, self.worker, self.owned.lost)
         elif lost is not None:
             self._troubles.clear(self._ledger, self.worker)
-        return self._owned.trouble is None
+        return self.owned.trouble is None
 
     def _forget_taken_away(self) -> None:
         """A file that was removed is not put back because Redis comes to own its value."""
         for file in self.sources:
-            if file.facts is None and self._owned.by_file and self._blind is None:
+            if file.facts is None and self.owned.by_file and self._blind is None:
                 forget_value(self._ledger, self._stream, file.raw_name)
                 del self._values.files[file.raw_name]
 
@@ -203,7 +204,7 @@ class State:
         """Seconds until there is something to do without a wake-up."""
         if self.waits:
             return min(self._settle / 2, LOOK)
-        return VERIFY if self._owned.by_file and not self._owned.trouble else LOOK
+        return VERIFY if self.owned.by_file and not self.owned.trouble else LOOK
 
     def flush(self) -> bool:
         """There is no cursor."""
@@ -223,7 +224,7 @@ class State:
             return False
         for file in self.sources:
             self._values.take(file)
-        return self._from_files(connection) if self._owned.by_file else self._from_redis(connection)
+        return self._from_files(connection) if self.owned.by_file else self._from_redis(connection)
 
     def _looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
         """What each hash says; True: its data are due to be looked at too. One that is no hash is told of."""
@@ -285,6 +286,8 @@ class State:
         if not done:
             raise Overtaken
         self._fine(file)
+        if file.facts is not None and value.sha256 != file.both and file.facts.written / 1e9 >= self._began:
+            self.shared.forward.latency.add(self._clock() - file.facts.written / 1e9)
         self._noted(file, value, entry)
 
     def _fields(self, connection: Connection, file: File, value: Value, *, origin: bool) -> list[bytes]:
@@ -301,10 +304,8 @@ class State:
         file.told, file.both, file.both_at = True, value.sha256, value.timestamp
         file.tally.entries += 1
         self.carried += 1
-        flow = self.shared.forward if self._owned.by_file else self.shared.mirror
+        flow = self.shared.forward if self.owned.by_file else self.shared.mirror
         flow.carried(1, file.on_disk())
-        if self._owned.by_file and file.facts is not None:
-            flow.latency.add(self._clock() - file.facts.written / 1e9)
         if entry is not None:
             self.span = (self.span[0] if self.span else entry, entry)
 

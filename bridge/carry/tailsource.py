@@ -88,6 +88,11 @@ class TailSource(Source):
         """Lines that were set aside."""
         return self._rejects.count
 
+    @property
+    def settling(self) -> int:
+        """As the base class says: no more than there are bytes."""
+        return self.left() if self.waits else 0
+
     def left(self) -> int:
         """Bytes on disk that are to be read."""
         return sum(one.left() for one in self.tail.pending())

@@ -36,15 +36,16 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()
-        serve(settings)
         if once:
+            serve(settings)
             return _once(options, settings, dual, stop)
         process = Process(settings, dual=dual, poll=poll, stop=stop, tell=Notify(os.environ))
         beside = [finish_switches, keep_retention]
         if settings.metrics_port is not None:
             from bridge.metrics.server import MetricsServer  # prometheus-client is an extra
 
-            beside.append(MetricsServer(settings, process.flows).serve)
+            beside.append(MetricsServer(settings, process).serve)
+        serve(settings)
         return process.run(beside)
 
 

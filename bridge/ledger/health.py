@@ -11,12 +11,16 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What a worker waits for, in words, and since when; or waited for until `over` (seconds since 1970)."""
+    """What a worker waits for, in words, and since when; or waited for until `over` (seconds since 1970).
+
+    `plain` is what may be told to everybody; the ledger does not keep it.
+    """
 
     error: str
     hint: str
     since: float
     over: float | None = None
+    plain: str = ""
 
 
 def note_trouble(ledger: Ledger, worker: str, trouble: Trouble) -> None:

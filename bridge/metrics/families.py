@@ -10,7 +10,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 import bridge
 from bridge.carry.flow import BOUNDS, Flow
-from bridge.model import shown
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -22,9 +21,14 @@ WAYS = ("mapping", "direction")
 VERDICTS = ("equal", "differs", "inconclusive")
 
 
-def families(status: Status, flows: Flows, going: Iterable[Going]) -> Iterator[Metric]:
-    """All of them, at one moment. Pure."""
-    yield from _process(status)
+def families(status: Status, flows: Flows, going: Iterable[Going], instance: str, silent: float) -> Iterator[Metric]:
+    """All of them, at one moment; `silent`: seconds since the last heartbeat. Pure."""
+    ways = {way for _, way in flows}
+    facts = (bridge.__version__, instance, "both" if "mirror" in ways else "forward")
+    yield _gauge("info", "The bridge: 1.", ("version", "bridge", "carries"), [(facts, 1)])
+    said = "Whether Redis answers: 1, or 0."
+    yield _gauge("redis_up", said, (), [((), 0 if status.redis_error else 1)])
+    yield _gauge("heartbeat_age_seconds", "Since the last heartbeat; there is one every 2 s.", (), [((), silent)])
     yield from _flows(flows)
     yield from _lags(status, [*going])
     yield from _quarantine(status.mappings)
@@ -37,17 +41,6 @@ def _gauge(name: str, said: str, labels: Iterable[str], samples: Iterable[tuple[
     for values, value in samples:
         family.add_metric(values, value)
     return family
-
-
-def _process(status: Status) -> Iterator[Metric]:
-    beat = status.heartbeat
-    facts = (bridge.__version__, str(beat["instance"]) if beat else "", "both" if status.dual else "forward")
-    yield _gauge("info", "The bridge: 1.", ("version", "instance", "carries"), [(facts, 1)])
-    said = "Whether Redis answers: 1, or 0."
-    yield _gauge("redis_up", said, (), [((), 0 if status.redis_error else 1)])
-    if beat is not None:
-        ago = max(0.0, status.at - float(beat["at"]))
-        yield _gauge("heartbeat_age_seconds", "Since the last heartbeat; there is one every 2 s.", (), [((), ago)])
 
 
 def _flows(flows: Flows) -> Iterator[Metric]:
@@ -106,12 +99,18 @@ def _parity(status: Status) -> Iterator[Metric]:
     yield _gauge("parity_age_seconds", "Since the last comparison.", ("mapping",), ages)
 
 
+def _label(name: bytes) -> str:
+    """Bytes as text, any two of them as two."""
+    return name.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
+
+
 def _streams(mappings: Iterable[MappingStatus]) -> Iterator[Metric]:
     sizes = [(one.name, one.size) for one in mappings if one.size is not None]
     yield _gauge("stream_entries", "Entries in the stream.", ("mapping",), [((n,), size.entries) for n, size in sizes])
     said = "Memory that the stream takes, as Redis reckons it."
-    yield _gauge("stream_bytes", said, ("mapping",), [((n,), size.bytes) for n, size in sizes])
-    groups = [((name, shown(one.name)), one) for name, size in sizes for one in size.groups]
+    told = [((name,), float(size.bytes)) for name, size in sizes if size.bytes is not None]
+    yield _gauge("stream_bytes", said, ("mapping",), told)
+    groups = [((name, _label(one.name)), one) for name, size in sizes for one in size.groups or ()]
     lags = [(labels, float(one.lag)) for labels, one in groups if one.lag is not None]
     yield _gauge("group_lag_messages", "Entries that the group was not given yet.", ("mapping", "group"), lags)
     pending = [(labels, float(one.pending)) for labels, one in groups]

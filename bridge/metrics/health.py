@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bridge.carry.behind import Behind
-from bridge.carry.flow import Flow
+from bridge.carry.flow import Flow, Part
+from bridge.ledger.health import Trouble
 from bridge.status import MappingStatus, Status
 
 PATIENCE = 10.0
@@ -18,7 +19,7 @@ SILENT = 15.0
 
 State = Literal["idle", "moving", "stuck", "off"]
 Flows = Mapping[tuple[str, str], Flow]
-"""By mapping and direction, `forward` or `mirror`."""
+"""By mapping and direction, `forward` or `mirror`: those that are carried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,67 +33,82 @@ class Going:
     why: str = ""
 
 
+class Stretch(NamedTuple):
+    """One source on its way, or the stream on its. `undue` of what waits is not complete yet; `place` moves with it."""
+
+    name: str
+    waiting: Behind | None
+    undue: int
+    place: object
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is due."""
+        return self.waiting is not None and self.waiting.messages <= self.undue
+
+
 class Health:
-    """Keeps in mind since when each direction stands while messages wait.
+    """Keeps in mind since when each source stands while messages wait.
 
     `steady` is a clock in seconds that never goes back.
     """
 
     def __init__(self, steady: Callable[[], float]) -> None:
         self._steady = steady
-        self._seen: dict[tuple[str, str], tuple[object, float]] = {}
+        self._seen: dict[tuple[str, str, str], tuple[object, float]] = {}
 
-    def judge(self, status: Status, flows: Flows) -> list[Going]:
-        """How each direction goes, as far as this look and those before it tell."""
-        silent = self._silent(status)
+    def judge(self, status: Status, flows: Flows, silent: float) -> list[Going]:
+        """How each direction goes, as far as this look and those before it tell.
+
+        `silent`: seconds since the last heartbeat.
+        """
+        hung = status.ledger_error or status.redis_error
+        if silent > SILENT:
+            hung = hung or f"the last heartbeat is {silent:.0f} s old"
         found = []
         for one in status.mappings:
-            for direction, look in (("forward", _forward), ("mirror", _mirror)):
-                if one.retired is not None or (direction == "mirror" and (one.mirror is None or not status.dual)):
+            for direction in ("forward", "mirror"):
+                flow = flows.get((one.name, direction))
+                if one.retired is not None or flow is None:
                     found.append(Going(one.name, direction, "off"))
                     continue
-                waiting, place, why = look(one, status)
-                flow = flows.get((one.name, direction), Flow())
-                progress = (place, flow.messages, flow.rejects)
-                idle = waiting is not None and not waiting.messages
-                why = silent or why or self._stands((one.name, direction), progress, idle=idle)
-                state: State = "stuck" if why else "idle" if idle else "moving"
+                stretches = _stretches(one, flow)
+                whys = [hung, one.error, *_troubles(one.name, flow, status.troubles)]
+                whys += [source.error for source in one.sources if flow.parts is not None]
+                whys += [self._stands(one.name, direction, stretch) for stretch in stretches]
+                why = next(filter(None, whys), "")
+                state: State = "stuck" if why else "idle" if all(each.idle for each in stretches) else "moving"
+                known = [each.waiting for each in stretches if each.waiting is not None]
+                waiting = sum(known, Behind()) if len(known) == len(stretches) else None
                 found.append(Going(one.name, direction, state, waiting, why))
         return found
 
-    def _stands(self, name: tuple[str, str], progress: object, *, idle: bool) -> str:
-        if idle:
+    def _stands(self, mapping: str, direction: str, stretch: Stretch) -> str:
+        name = mapping, direction, stretch.name
+        if stretch.idle:
             self._seen.pop(name, None)
             return ""
         before, since = self._seen.get(name, (None, 0.0))
-        if before != progress:
-            self._seen[name] = progress, self._steady()
+        if before != stretch.place:
+            self._seen[name] = stretch.place, self._steady()
             return ""
         stood = self._steady() - since
-        return f"messages wait, and none moved for {stood:.0f} s" if stood > PATIENCE else ""
-
-    @staticmethod
-    def _silent(status: Status) -> str:
-        if status.ledger_error or status.redis_error:
-            return status.ledger_error or status.redis_error
-        beat = status.heartbeat
-        if beat is None:
-            return "the bridge gave no heartbeat yet"
-        ago = status.at - float(beat["at"])
-        return f"the last heartbeat is {ago:.0f} s old" if ago > SILENT else ""
+        return f"{stretch.name}: messages wait, and none moved for {stood:.0f} s" if stood > PATIENCE else ""
 
 
-def _forward(one: MappingStatus, status: Status) -> tuple[Behind, object, str]:
-    waiting = sum((source.behind for source in one.sources), Behind())
-    place = tuple((source.name, source.position) for source in one.sources)
-    worker = f"forward {one.name}"
-    troubles = [trouble.error for name, trouble in status.troubles.items()
-                if name == worker or name.startswith(f"{worker}: ")]  # fmt: skip
-    why = one.error or next(iter(troubles), "") or next((source.error for source in one.sources if source.error), "")
-    return waiting, place, why
+def _stretches(one: MappingStatus, flow: Flow) -> list[Stretch]:
+    if flow.parts is None:
+        mirror = one.mirror
+        if mirror is None:
+            return []
+        return [Stretch(mirror.target, mirror.behind, 0, (mirror.cursor, flow.messages, flow.rejects))]
+    found = []
+    for source in one.sources:
+        part = flow.parts.get(source.name, Part(0, 0))
+        found.append(Stretch(source.name, source.behind, part.settling, (source.position, part.done)))
+    return found
 
 
-def _mirror(one: MappingStatus, status: Status) -> tuple[Behind | None, object, str]:
-    if one.mirror is None:
-        raise AssertionError("asked only of a mapping with a mirror")
-    return one.mirror.behind, one.mirror.cursor, one.error or one.mirror.error
+def _troubles(name: str, flow: Flow, troubles: Mapping[str, Trouble]) -> list[str]:
+    worker = f"forward {name}" if flow.parts is not None else f"mirror {name}"
+    return [one.error for who, one in troubles.items() if who == worker or who.startswith(f"{worker}: ")]

@@ -3,84 +3,157 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bridge.config import Settings
 from bridge.errors import BridgeError, ConfigError
+from bridge.ledger.health import Trouble
 from bridge.log import log
 from bridge.metrics.health import Going, Health
-from bridge.status import sample
+from bridge.run import Process
+from bridge.status import Status, sample
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
-
-    from bridge.carry.flow import Flow
+    from prometheus_client.registry import Collector
 
 HOST = "127.0.0.1"
-FRESH = 1.0
-"""Seconds in which everybody who asks is given the same look: it reads files, ledger and Redis."""
+LOOK, SHARE, SELDOM = 2.0, 20.0, 10.0
+"""Seconds between two looks at files, ledger and Redis, how much longer than a look that is at least, and at most."""
+
+BLIND = 30.0
+"""Seconds after which a look that has not ended is itself what is wrong."""
 
 SLOW = 10.0
-"""Seconds a client has to say what it wants."""
+"""Seconds a client has for all it wants."""
+
+MOST = 16
+"""Clients at once; more are turned away, as their descriptors are the carrying's too."""
 
 WANTED = "pip install 'hestai-bridge[metrics]', or take [metrics] out of bridge.toml"
 
 
 class Monitor:
-    """What both pages say. Safe for several threads."""
+    """What both pages say, of the last look. Safe for several threads."""
 
-    def __init__(self, settings: Settings, flows: Callable[[], Iterable[tuple[str, str, Flow]]]) -> None:
+    def __init__(self, settings: Settings, process: Process) -> None:
         self._settings = settings
-        self._flows = flows
+        self._process = process
         self._health = Health(time.monotonic)
-        self._lock = Lock()
-        self._until = -FRESH
-        self._said: tuple[list[Metric], list[Going]] = ([], [])
+        self._last: tuple[Status, list[Going]] | None = None
+        self._error = "nobody has looked yet"
+        self._at = time.monotonic()
+
+    def look(self) -> float:
+        """Looks at everything once; returns after how many seconds to look again."""
+        begun = time.monotonic()
+        try:
+            waits = {worker: Trouble(one.plain, "", one.since) for worker, one in self._process.troubles.now().items()}
+            status = sample(self._settings, time.time, mirrors=self._process.dual, waits=waits)
+            self._last = status, self._health.judge(status, self._process.flows(), self._process.silent())
+            self._error = ""
+        except BridgeError as error:
+            self._error = error.plain
+        except Exception:  # noqa: BLE001 - a page that cannot be made is no reason to carry no messages
+            if self._error != "the look failed, see the log":
+                self._error = "the look failed, see the log"
+                log.exception("metrics: the look failed; the bridge goes on")
+        self._at = time.monotonic()
+        return min(SELDOM, max(LOOK, SHARE * (self._at - begun)))
+
+    @property
+    def _wrong(self) -> str:
+        ago = time.monotonic() - self._at
+        return self._error or (f"the last look ended {ago:.0f} s ago" if ago > BLIND else "")
 
     def collect(self) -> Iterator[Metric]:
-        """For a registry of prometheus-client."""
-        yield from self._look()[0]
+        """For a registry of prometheus-client: nothing where the look failed."""
+        from bridge.metrics.families import families
+
+        if self._last is not None and not self._wrong:
+            status, going = self._last
+            yield from families(status, self._process.flows(), going, self._settings.instance, self._process.silent())
 
     def healthz(self) -> tuple[int, bytes]:
         """Status code and JSON."""
-        try:
-            going = self._look()[1]
-        except BridgeError as error:
-            return 503, _json({"healthy": False, "error": str(error), "hint": error.hint})
+        if self._wrong or self._last is None:
+            return 503, _json({"healthy": False, "error": self._wrong, "directions": []})
+        going = self._last[1]
         healthy = all(one.state != "stuck" for one in going)
         rows = [
             {"mapping": one.mapping, "direction": one.direction, "state": one.state,
              "waiting": one.waiting.messages if one.waiting is not None else None, "why": one.why or None}
             for one in going
         ]  # fmt: skip
-        return 200 if healthy else 503, _json({"healthy": healthy, "directions": rows})
-
-    def _look(self) -> tuple[list[Metric], list[Going]]:
-        from bridge.metrics.families import families
-
-        with self._lock:
-            if time.monotonic() >= self._until:
-                flows = {(mapping, direction): flow for mapping, direction, flow in self._flows()}
-                status = sample(self._settings, time.time)
-                going = self._health.judge(status, flows)
-                self._said = [*families(status, flows, going)], going
-                self._until = time.monotonic() + FRESH
-            return self._said
+        return 200 if healthy else 503, _json({"healthy": healthy, "error": None, "directions": rows})
 
 
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
-class MetricsServer:
-    """Bound when it is made, so that a port which is taken is known before anything is carried."""
+class Server(ThreadingHTTPServer):
+    """Few clients at a time, and none for long: it shares its descriptors with who carries messages."""
 
-    def __init__(self, settings: Settings, flows: Callable[[], Iterable[tuple[str, str, Flow]]]) -> None:
+    request_queue_size = 128
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._lock = Lock()
+        self._since: dict[socket.socket, float] = {}
+        super().__init__((HOST, port), handler)
+
+    def server_bind(self) -> None:
+        """As the base class's, which asks the network for this address's name."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = HOST, self.server_address[1]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """As the base class says; where no descriptor is left it does not try at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.1)
+            raise
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more."""
+        with self._lock:
+            if len(self._since) < MOST:
+                self._since[request] = time.monotonic()
+                return True
+        return False
+
+    def shutdown_request(self, request: Any) -> None:
+        """It is over."""
+        with self._lock:
+            self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Every half second: those that take too long are cut off, and their threads end."""
+        with self._lock:
+            late = [one for one, since in self._since.items() if time.monotonic() - since > SLOW]
+        for one in late:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it has just ended
+                continue
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no concern; anything else is no reason to carry no messages."""
+        log.debug("metrics: a request failed", exc_info=True)
+
+
+class MetricsServer:
+    """Bound when it is made, so that a port which is taken is known before anything is begun."""
+
+    def __init__(self, settings: Settings, process: Process) -> None:
         """Raises ConfigError: the port is taken, or the extra `metrics` is not installed."""
         try:
             from prometheus_client import CollectorRegistry, ProcessCollector
@@ -88,8 +161,9 @@ class MetricsServer:
         except ImportError:
             said = "[metrics] needs prometheus-client, which is not installed"
             raise ConfigError(said, where=str(settings.path), hint=WANTED) from None
-        monitor, registry = Monitor(settings, flows), CollectorRegistry(auto_describe=False)
-        registry.register(monitor)
+        self._monitor = monitor = Monitor(settings, process)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(cast("Collector", monitor))
         ProcessCollector(registry=registry)
 
         class Handler(BaseHTTPRequestHandler):
@@ -100,10 +174,7 @@ class MetricsServer:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
                     encode, kind = choose_encoder(self.headers.get("Accept", ""))
-                    try:
-                        self._give(200, encode(registry), kind)
-                    except BridgeError as error:
-                        self._give(503, f"{error}\n".encode(), "text/plain; charset=utf-8")
+                    self._give(200, encode(registry), kind)
                 elif path == "/healthz":
                     self._give(*monitor.healthz(), "application/json")
                 else:
@@ -122,30 +193,20 @@ class MetricsServer:
             def log_message(self, format: str, *args: object) -> None:
                 log.debug("metrics: %s", format % args)
 
-        class Server(ThreadingHTTPServer):
-            def server_bind(self) -> None:
-                """As the base class's, which asks the network for this address's name."""
-                TCPServer.server_bind(self)
-                self.server_name, self.server_port = HOST, self.server_address[1]
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that goes away is no concern; anything else is told, and the bridge goes on."""
-                log.debug("metrics: a request failed", exc_info=True)
-
         try:
-            self._server = Server((HOST, settings.metrics_port or 0), Handler)
+            self._server = Server(settings.metrics_port or 0, Handler)
         except OSError as error:
             said = f"the metrics' port {settings.metrics_port} cannot be had: {error.strerror}"
-            raise ConfigError(
-                said, where=str(settings.path), hint="choose another in [metrics], or 0 for any"
-            ) from None
+            hint = "choose another in [metrics], or 0 for any"
+            raise ConfigError(said, where=str(settings.path), hint=hint) from None
         self.url = f"http://{HOST}:{self._server.server_address[1]}"
 
     def serve(self, settings: Settings, stop: Event) -> None:
         """Until the stop event."""
         with self._server:
-            thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+            thread = Thread(target=self._server.serve_forever, name="metrics pages", daemon=True)
             thread.start()
             log.info("metrics are at %s/metrics, health at %s/healthz", self.url, self.url)
-            stop.wait()
+            while not stop.wait(self._monitor.look()):
+                pass
             self._server.shutdown()
