@@ -304,6 +304,7 @@ def test_asked_once_it_knows(one_rig: Rig) -> None:
     Event().wait(PATIENCE + 8)
     code, ways = watched.health()
     assert (code, ways["forward"]["state"], ways["forward"]["waiting"]) == (503, "stuck", 1)
+    assert "goes on" not in rig.said()  # what is only sent has not arrived
     rig.redis.call("CLIENT", "UNPAUSE")
     wait_until(lambda: watched.health()[0] == 200, rig.said)
     rig.stop(child)
@@ -336,16 +337,20 @@ def test_every_kind_is_counted(one_rig: Rig) -> None:
     """A folder of messages and a latest value are carried with their times."""
     rig = one_rig
     (rig.path / "values.toml").write_text(
-        'name = "values"\n[source]\nkind = "state"\npath = "*.json"\n'
+        'name = "values"\n[source]\nkind = "state"\npath = "value.json"\n'
         '[message]\nrole = { const = "ui" }\ntype = { const = "note" }\n[stream]\nkey = "test:values"\n'
     )
     (rig.path / "inbox.toml").write_text(
         'name = "inbox"\n[source]\nkind = "spool"\npath = "inbox/*.md"\n'
         '[format]\ncodec = "document"\n[message]\nrole = { const = "ui" }\ntype = { const = "note" }\n[stream]\nkey = "test:inbox"\n'
     )
+    (rig.path / "theirs.toml").write_text(
+        'name = "theirs"\n[source]\nkind = "state"\npath = "theirs.json"\nowner = "redis"\n'
+        '[message]\nrole = { const = "ui" }\ntype = { const = "note" }\n[stream]\nkey = "test:theirs"\n'
+    )
     (rig.root / "inbox").mkdir()
     (rig.path / "bridge.toml").write_text(
-        'instance = "test"\nroot = "files"\nmappings = ["values.toml", "inbox.toml"]\n[state]\ndir = "state"\n'
+        'instance = "test"\nroot = "files"\nmappings = ["values.toml", "inbox.toml", "theirs.toml"]\n[state]\ndir = "state"\n'
         + METRICS
     )
     watched = Watched.__new__(Watched)
@@ -361,6 +366,12 @@ def test_every_kind_is_counted(one_rig: Rig) -> None:
         assert _one(told, "latency_seconds_count", **labels) == 1
         assert _one(told, "latency_seconds_sum", **labels) > 0
         assert _one(told, "bytes_total", **labels) > 0
+    hash_of = "bridge:{test:theirs}:state:theirs.json"
+    rig.redis.call("HSET", hash_of, "data", "{}", "timestamp", "2026-03-02T09:14:06Z", "role", "ui")
+    wait_until(lambda: watched.value("messages_total", mapping="theirs", direction="mirror") == 1, rig.said)
+    wait_until(lambda: watched.value("healthy", mapping="theirs", direction="mirror") == 1, rig.said)
+    assert watched.value("messages_total", mapping="theirs", direction="forward") is None
+    assert (rig.root / "theirs.json").read_text() == "{}"
     rig.stop(child)
 
 
