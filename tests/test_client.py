@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -452,6 +453,27 @@ def test_only_what_was_given_is_marked(one_rig: Rig) -> None:
     with opened(one_rig, url=one_rig.url) as log:
         found = [(one.text, one.redelivered) for one in log.follow(idle=0.6)]
     assert found == [("2", True), ("3", False), ("4", False), ("5", False)]
+
+
+def test_a_server_that_refuses_in_the_middle(one_rig: Rig) -> None:
+    """While Redis answers and refuses, as when it reads its data, the loop waits, and goes on with what comes next."""
+    says(one_rig, "ui", reads="redis")
+    one_rig.redis.call("XGROUP", "CREATE", STREAM, "ui", "0", "MKSTREAM")
+    one_rig.redis.call("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all")
+    for n in range(3):
+        one_rig.add(f"{n}")
+    url = re.sub(r"//[^@]*@", "//limited:pw@", one_rig.url)
+    with opened(one_rig, url=url) as log:
+        given = log.follow(idle=30)
+        found = [next(given).text]
+        one_rig.redis.call("ACL", "SETUSER", "limited", "-xack", "-xclaim", "-xreadgroup", "-xpending")
+        asking = Thread(target=lambda: found.extend(next(given).text for _ in range(2)))
+        asking.start()
+        wait_until(lambda: one_rig.redis.call("ACL", "LOG"), "a refusal")
+        one_rig.redis.call("ACL", "SETUSER", "limited", "+@all")
+        asking.join(30)
+        given.close()
+    assert found == ["0", "1", "2"]
 
 
 def test_a_slow_worker(one_rig: Rig) -> None:

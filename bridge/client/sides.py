@@ -16,7 +16,7 @@ from bridge.carry.shared import Shared
 from bridge.client.fromfile import FileReader, Given
 from bridge.client.fromgroup import Delivered, GroupGone, GroupReader
 from bridge.client.message import Message, made
-from bridge.errors import BridgeError, NotYet, RedisLost
+from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.files.bookmark import Bookmark
 from bridge.log import log
 from bridge.model import EntryId, format_id, paired
@@ -207,7 +207,7 @@ class GroupSide:
             self._reader.settle()
             self._hand.unmet.clear()
             self._hand.done.clear()
-        except RedisLost as error:
+        except (RedisLost, RedisRefused) as error:
             log.debug("what was fetched counts as given: %s", error)
         self._reader.close()
 
