@@ -18,7 +18,7 @@ from bridge.ledger.asked import lapse
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retired import retired
-from bridge.ledger.store import Ledger
+from bridge.ledger.store import LARGE, Ledger
 from bridge.log import Troubles
 from bridge.run import RETRY
 from bridge.streams.writer import Overtaken
@@ -42,7 +42,7 @@ PATIENCE = 10.0
 def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     """Drains both directions of what is there. Raises LedgerError; what fails in a mapping is in its result."""
     path = settings.state_dir / "ledger.db"
-    ledger = Ledger(path, create=True)
+    ledger = Ledger(path, create=True, cache=LARGE)
     forget_troubles(ledger)
     lapse(ledger, time.time())
     over = retired(ledger)

@@ -16,7 +16,7 @@ from bridge.config import Settings
 from bridge.dial import Backoff, dialler
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.ledger.imports import begin_import, save_import
-from bridge.ledger.store import Ledger
+from bridge.ledger.store import LARGE, Ledger
 from bridge.log import Troubles, log
 from bridge.mapping import Mapping
 from bridge.model import format_id
@@ -247,7 +247,7 @@ def import_history(
     settings: Settings, mappings: list[Mapping], stop: Event, tell: Tell, *, max_rate: float | None
 ) -> tuple[list[Report], list[BridgeError]]:
     """Imports one mapping after the other. Raises LedgerError; what fails in a mapping is among the errors."""
-    ledger = Ledger(settings.state_dir / "ledger.db", create=True)
+    ledger = Ledger(settings.state_dir / "ledger.db", create=True, cache=LARGE)
     reports: list[Report] = []
     errors: list[BridgeError] = []
     try:

@@ -28,7 +28,7 @@ from bridge.files.watch import Watcher
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.parity import runs
 from bridge.ledger.retired import retired
-from bridge.ledger.store import Ledger
+from bridge.ledger.store import CACHE, LARGE, Ledger
 from bridge.log import Troubles, log
 from bridge.server import embedded
 from bridge.streams import keys
@@ -278,7 +278,7 @@ class Process:
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
         """A worker that fails in a way nobody thought of ends the process, loudly: half a bridge is none."""
         try:
-            ledger = Ledger(self._ledger_path)
+            ledger = Ledger(self._ledger_path, cache=LARGE if shared.folder is not None else CACHE)
             try:
                 work(shared, ledger)
             finally:

@@ -95,4 +95,7 @@ def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
     elif plan.nothing:
         click.echo("  nothing is over the limits")
     elif plan.little:
-        click.echo("  something is over the limits; it can be cut off when a later comparison finds both sides equal")
+        click.echo(
+            "  something is over the limits, and there is no proved place yet where it may be cut: what came on both"
+            " sides at once goes as a whole, when as much as is to be kept stands behind it"
+        )

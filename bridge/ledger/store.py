@@ -157,8 +157,11 @@ def _eighth(db: sqlite_utils.Database) -> None:
 LOOKS, LOOK = 20, 0.05
 """How often, and after how many seconds, a ledger is looked at that has nothing in it yet."""
 
-CACHE = 16 << 10
-"""KiB of pages that are kept in memory, at most."""
+CACHE, LARGE = 4 << 10, 16 << 10
+"""KiB of pages that a connection keeps in memory, at most; and one that carries a folder.
+
+The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections.
+"""
 
 
 @contextmanager
@@ -190,8 +193,9 @@ def translated(path: Path) -> Iterator[None]:
 class Ledger:
     """One connection to the ledger. SQLite ties it to the thread that made it: each thread opens its own."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, cache: int = CACHE) -> None:
         self.path = path
+        self._cache = cache
         if not path.exists() and not create:
             raise LedgerError(
                 "there is no ledger",
@@ -228,8 +232,7 @@ class Ledger:
         self.conn.execute("PRAGMA journal_mode=WAL")
         # Survives kill -9; a power failure may take the last commits, which DESIGN §2 does not promise.
         self.conn.execute("PRAGMA synchronous=NORMAL")
-        # The keys of a folder's messages are digests, so each lands on another page: of 2 MiB most are read anew.
-        self.conn.execute(f"PRAGMA cache_size=-{CACHE}")
+        self.conn.execute(f"PRAGMA cache_size=-{self._cache}")
         db = sqlite_utils.Database(self.conn)
         if found < VERSION:
             migrations.apply(db)
