@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -133,6 +134,9 @@ class Status:
         return sum((one.behind for one in mirrors if one.behind is not None), Behind())
 
 
+QUIET, ROOM = 6.0, 1 << 20
+"""Seconds since the last heartbeat, and bytes of room on the disk it is noted on: with less it cannot be noted."""
+
 LONG = 5.0
 """Seconds after which a switch that is not settled is told of."""
 
@@ -164,6 +168,9 @@ def sample(
             status.heartbeat = (
                 None if status.running and beat and f"(process {beat['pid']})" not in status.holder else beat
             )
+            late = beat is not None and status.running and status.at - float(beat["at"]) > QUIET
+            if late and shutil.disk_usage(settings.state_dir).free < ROOM:
+                status.ledger_error = f"{path}: its disk is full; what waits is carried when there is room"
             known = troubles(ledger)
             status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
             status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}

@@ -130,6 +130,7 @@ BELOW: dict[str, set[str]] = {
         "streams",
         "ledger",
         "run",
+        "server",
     },
     "demo": {"errors", "model", "client", "streams", "server", "run"},
     "cli": {"*"},

@@ -17,6 +17,8 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge.config import load
+from bridge.dial import dialler
 from bridge.doctor import machine, own, peers, server
 from bridge.doctor.examine import examine
 from bridge.doctor.finding import Finding
@@ -313,6 +315,18 @@ def test_a_writer_that_does_not_append(rig: Rig) -> None:
             assert told.verdict == verdict
             assert (f"process {child.pid}" in told.evidence) == (mode == "r+")
             child.communicate()
+
+
+def test_a_server_of_our_own_that_nobody_started(tmp_path: Path) -> None:
+    """The embedded server is started by who needs it: that it does not run yet is no fault; another's silence is."""
+    for url, verdict in (("embedded", "note"), ("unix:///nowhere/at-all.sock", "bad")):
+        (tmp_path / "bridge.toml").write_text(
+            f'instance = "test"\nmappings = ["hestai-message"]\n[redis]\nurl = "{url}"\n'
+        )
+        settings = load(config=None, redis=None, env={}, cwd=tmp_path)
+        told = next(one for one in examine(settings, dialler(settings, may_start=False)) if one.check == "server")
+        assert told.verdict == verdict
+        assert told.hint
 
 
 def test_lines_that_were_written_over(rig: Rig) -> None:

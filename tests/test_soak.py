@@ -125,6 +125,9 @@ class Soak:
             self.done[act.__name__] += 1
             due[act] += turns[act]
             assert self.child.poll() is None, self.rig.said()[-3000:]
+            assert not [name for name, child in self.cast.children.items() if child.poll() is not None], (
+                self.cast.said()
+            )
 
     def sample(self) -> None:
         """What the bridge takes, and how it does."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from bridge.carry.behind import Behind
 from bridge.headline import headline
-from bridge.ledger.health import Trouble
-from bridge.run import RATED, Rates
-from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
+from bridge.ledger.health import Trouble, save_heartbeat
+from bridge.ledger.store import Ledger
+from bridge.run import RATED, Rates, state_lock
+from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status, sample
 from bridge.words import duration
 from tests.rig import Rig, line, wait_until
 from tests.terminal import coloured, on_terminal, plain
@@ -106,6 +110,22 @@ def facts(rig: Rig, *args: str, code: int = 0) -> dict[str, Any]:
     assert done.returncode == code, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def test_a_full_disk_is_named(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that cannot note its heartbeat, as there is no room, is not only called silent."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.once()
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        save_heartbeat(ledger, {"instance": "test", "pid": os.getpid(), "dual": True, "at": time.time() - 7})
+    with state_lock(rig.state, "run"):
+        assert not sample(rig.settings(), time.time).ledger_error
+        room = shutil.disk_usage(rig.state)._replace(free=1000)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: room)
+        told = sample(rig.settings(), time.time)
+    assert "disk is full" in told.ledger_error
+    assert "disk is full" in headline(told)[0]
 
 
 def test_a_life(rig: Rig) -> None:
