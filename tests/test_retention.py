@@ -154,6 +154,7 @@ def test_tail_locate_and_snapshot_find_what_was_archived(rig: Rig, tmp_path: Pat
         back = json.loads(rig.run("locate", f"messages.log:{told['line']}", "--json", *url).stdout)[0]
         assert back["entry"] == name
         assert "in the archive" in back["said"]
+        assert "in the archive" in rig.run("locate", f"messages.log:{told['line']}", *url).stdout
     again = rig.run("snapshot", "hestai-message", str(tmp_path / "b"), *url)
     assert (snap.returncode, again.returncode) == (0, 0), snap.stderr + again.stderr
     assert (tmp_path / "a" / "messages.log").read_bytes() == (tmp_path / "b" / "messages.log").read_bytes()

@@ -44,7 +44,8 @@ def command(options: Options, what: str) -> None:
         elif place.file is not None:
             out.print(safe(f"file   {shown(os.fsencode(place.file), None)}"))
         born = f", born in {'the file' if place.born == 'file' else 'Redis'}" if place.born else ""
-        out.print(safe(f"stream {place.stream}" + (f", entry {place.entry}" if place.entry else "") + born))
+        kept = ", in the archive by now" if place.said.endswith("in the archive") else ""
+        out.print(safe(f"stream {place.stream}" + (f", entry {place.entry}" if place.entry else "") + born + kept))
         if not place.said.startswith(("it is entry", "it is line", "it is the file")):  # that stands above already
             out.print(safe(place.said))
         if place.raw is not None:
