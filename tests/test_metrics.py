@@ -33,7 +33,7 @@ from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.metrics.health import PATIENCE, SILENT, Going, Health
 from bridge.metrics.server import MOST as SERVED
-from bridge.metrics.server import MetricsServer
+from bridge.metrics.server import MetricsServer, Monitor
 from bridge.model import Position
 from bridge.run import Process
 from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
@@ -69,6 +69,7 @@ class Watched:
         found = re.search(r"metrics are at (\S+)/metrics", log.read_text())
         assert found is not None, log.read_text()
         self.url = found[1]
+        wait_until(lambda: get(f"{self.url}/metrics")[0] == 200, self.rig.said)
         return child
 
     def samples(self) -> Samples:
@@ -518,6 +519,29 @@ def test_health_of_everything_else() -> None:
     one.mappings[0].retired = 1.0
     assert states(health.judge(one, flows, 0.5)) == ("off", "off")
     assert states(health.judge(status(entries=9), carried(dual=False), 0.5)) == ("idle", "off")
+
+
+def test_a_look_that_fails(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is known, both pages say so, and no old figure is told as if it was of now."""
+    settings = one_rig.settings()
+    monitor = Monitor(settings, Process(settings, dual=True, poll=False, stop=Event()))
+    assert (monitor.healthz()[0], monitor.wrong) == (503, "nobody has looked yet")
+    monitor.look()
+    assert (monitor.healthz()[0], monitor.wrong) == (200, "")
+
+    def fails(*args: object, **more: object) -> Status:
+        raise LookupError("nobody thought of this")
+
+    monkeypatch.setattr("bridge.metrics.server.sample", fails)
+    monitor.look()
+    assert monitor.healthz()[0] == 503
+    assert monitor.wrong == "the look failed, see the log"
+    monkeypatch.undo()
+    monitor.look()
+    assert monitor.healthz()[0] == 200
+    monkeypatch.setattr("bridge.metrics.server.BLIND", -1.0)
+    assert monitor.healthz()[0] == 503
+    assert "ago" in monitor.wrong
 
 
 def test_asked_at_once(one_rig: Rig) -> None:

@@ -68,22 +68,23 @@ class Monitor:
         return min(SELDOM, max(LOOK, SHARE * (self._at - begun)))
 
     @property
-    def _wrong(self) -> str:
+    def wrong(self) -> str:
+        """Why nothing is known; empty: something is."""
         ago = time.monotonic() - self._at
         return self._error or (f"the last look ended {ago:.0f} s ago" if ago > BLIND else "")
 
     def collect(self) -> Iterator[Metric]:
-        """For a registry of prometheus-client: nothing where the look failed."""
+        """For a registry of prometheus-client."""
         from bridge.metrics.families import families
 
-        if self._last is not None and not self._wrong:
+        if self._last is not None:
             status, going = self._last
             yield from families(status, self._process.flows(), going, self._settings.instance, self._process.silent())
 
     def healthz(self) -> tuple[int, bytes]:
         """Status code and JSON."""
-        if self._wrong or self._last is None:
-            return 503, _json({"healthy": False, "error": self._wrong, "directions": []})
+        if self.wrong or self._last is None:
+            return 503, _json({"healthy": False, "error": self.wrong, "directions": []})
         going = self._last[1]
         healthy = all(one.state != "stuck" for one in going)
         rows = [
@@ -172,7 +173,9 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
-                if path == "/metrics":
+                if path == "/metrics" and monitor.wrong:
+                    self._give(503, f"{monitor.wrong}\n".encode(), "text/plain; charset=utf-8")
+                elif path == "/metrics":
                     encode, kind = choose_encoder(self.headers.get("Accept", ""))
                     self._give(200, encode(registry), kind)
                 elif path == "/healthz":
