@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import _thread
 import fcntl
-import gc
 import json
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +32,7 @@ from bridge.server import embedded
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.writer import Overtaken
+from bridge.tune import collect, give_back
 
 GLANCE = 0.1
 """Seconds between two looks at what events told of, while Redis is away."""
@@ -53,15 +52,8 @@ RATED = 10.0
 """Seconds over which the heartbeat tells rates."""
 
 LOCK_TRIES = 10
-SWITCH_INTERVAL = 0.0005
-"""Python's threads hand over after 5 ms by default, which the latency of a message would feel."""
-
-GARBAGE = 50_000
-"""Objects between two collections: a batch makes thousands, none in cycles, and looking at them costs a third.
-
-What is in cycles is little and holds much (a comparison for retention, a parser of redis-py), so that it is looked for
-with each heartbeat as well.
-"""
+GIVE_BACK = 60.0
+"""Seconds between two times that freed memory goes back to the system."""
 
 
 class Rates:
@@ -116,13 +108,6 @@ def lock_holder(state_dir: Path) -> str:
     except OSError:
         pass
     return ""
-
-
-def tune_interpreter() -> None:
-    """Sets Python up for short waits and for batches of small objects; for the whole process, once."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
 
 
 class Process:
@@ -222,7 +207,7 @@ class Process:
     def _supervise(self, watcher: Watcher | None) -> None:
         """Tends the watcher and sends the heartbeat until the stop event."""
         connection: Connection | None = None
-        ledger, dial, due = Ledger(self._ledger_path), dialler(self._settings), 0.0
+        ledger, dial, due, given = Ledger(self._ledger_path), dialler(self._settings), 0.0, time.monotonic()
         while not self._stop.is_set():
             self._tell("WATCHDOG=1")
             if watcher is not None:
@@ -230,7 +215,10 @@ class Process:
                 watcher.tend()
             if time.monotonic() >= due and self._forwards:
                 due = time.monotonic() + HEARTBEAT
-                gc.collect(0)
+                collect()
+                if time.monotonic() >= given + GIVE_BACK:
+                    given = time.monotonic()
+                    give_back()
                 try:
                     pulse = self._pulse(ledger)
                     if any(forward.attached for forward in list(self._forwards)):

@@ -45,7 +45,8 @@ BELOW: dict[str, set[str]] = {
         "log",
     },
     "dial": {"errors", "config", "streams", "server"},
-    "run": {"errors", "config", "dial", "carry", "files", "streams", "server", "ledger", "log"},
+    "tune": set(),
+    "run": {"tune", "errors", "config", "dial", "carry", "files", "streams", "server", "ledger", "log"},
     "drain": {"errors", "dial", "config", "carry", "streams", "ledger", "log", "run"},
     "history": {"errors", "dial", "model", "config", "mapping", "carry", "streams", "ledger", "log", "run"},
     "preview": {

@@ -51,7 +51,8 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
     from bridge.history import import_history
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
-    from bridge.run import state_lock, stop_on_signals, tune_interpreter
+    from bridge.run import state_lock, stop_on_signals
+    from bridge.tune import tune_interpreter
 
     with state_lock(settings.state_dir, "import-history"):
         path = settings.state_dir / "ledger.db"

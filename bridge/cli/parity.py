@@ -96,7 +96,8 @@ def _prove(
     from bridge.dial import dialler
     from bridge.parity.check import Interrupted, verdict_of_all
     from bridge.parity.proof import Proof
-    from bridge.run import stop_on_signals, tune_interpreter
+    from bridge.run import stop_on_signals
+    from bridge.tune import tune_interpreter
 
     stop = stop_on_signals()
     tune_interpreter()

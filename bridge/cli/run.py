@@ -29,7 +29,8 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     from bridge.cutover.finish import finish_switches
     from bridge.notify import Notify
     from bridge.retention.keep import keep_retention
-    from bridge.run import Process, state_lock, stop_on_signals, tune_interpreter
+    from bridge.run import Process, state_lock, stop_on_signals
+    from bridge.tune import tune_interpreter
 
     settings = of_root(options.settings(log_format))
     options.log(settings.log_format)
