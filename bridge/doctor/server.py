@@ -92,7 +92,7 @@ def persistence(facts: Facts, asked_for: Facts) -> Finding:
             f"no append-only file: a crash or a restart takes {takes}. What files hold is sent again; messages"
             " that only Redis has are gone"
         )
-        hint = "CONFIG SET appendonly yes, then CONFIG REWRITE; without a configuration file, start it with --appendonly yes"
+        hint = "CONFIG SET appendonly yes, then CONFIG REWRITE; no configuration file: start it with --appendonly yes"
         parts.append(("bad", said, hint))
     return worst("persistence", parts)
 
