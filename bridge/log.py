@@ -57,7 +57,7 @@ class Troubles:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lock = Lock()
+        self._lock, self._saving = Lock(), Lock()
         self._now: dict[str, Trouble] = {}
         self._unsaved: dict[str, Trouble] = {}
         """What the ledger could not note when it happened."""
@@ -96,14 +96,15 @@ class Troubles:
 
     def save(self, ledger: Ledger) -> None:
         """Into the ledger, what is not there yet: again where it could not be noted when it happened."""
-        with self._lock:
-            unsaved = dict(self._unsaved)
-        for worker, trouble in unsaved.items():
-            try:
-                note_trouble(ledger, worker, trouble)
-            except LedgerError as error:
-                log.debug("%s: the ledger could not note it: %s", worker, error)
-                return
+        with self._saving:  # else an older word could be written after a newer one
             with self._lock:
-                if self._unsaved.get(worker) is trouble:
-                    del self._unsaved[worker]
+                unsaved = dict(self._unsaved)
+            for worker, trouble in unsaved.items():
+                try:
+                    note_trouble(ledger, worker, trouble)
+                except LedgerError as error:
+                    log.debug("%s: the ledger could not note it: %s", worker, error)
+                    return
+                with self._lock:
+                    if self._unsaved.get(worker) is trouble:
+                        del self._unsaved[worker]
