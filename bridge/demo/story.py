@@ -63,7 +63,7 @@ class Story:
             stage.programs[name] = player("component", str(stage.config), name, str(rate))
         self._order("talk")
         self._say("Three components talk through messages.log: each writes, and each reads what all of them write.")
-        self._wait(2 * PAUSE)
+        self._begins()
         self._command("parity")
         self._say("ui is the first to go over: what it reads, then what it writes.")
         self._command("cutover", "ui")
@@ -86,6 +86,17 @@ class Story:
         self._wait(2 * PAUSE)
         self._count("They went on talking, through Redis alone.")
         return self.told
+
+    def _begins(self) -> None:
+        """The bridge carries, and the components have talked for a moment."""
+        said, deadline = self._stage.root / "bridge.log", time.monotonic() + SETTLED
+        while "carrying" not in said.read_text(errors="replace"):
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"the bridge did not begin within {SETTLED:.0f} s; it said:\n{said.read_text()[-2000:]}"
+                )
+            self._wait(0.1)
+        self._wait(2 * PAUSE)
 
     def _command(self, *args: str) -> None:
         """One command, as it would be typed; what it says is a part of the transcript."""
