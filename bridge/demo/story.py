@@ -92,9 +92,8 @@ class Story:
         said, deadline = self._stage.root / "bridge.log", time.monotonic() + SETTLED
         while "carrying" not in said.read_text(errors="replace"):
             if time.monotonic() > deadline:
-                raise ServerError(
-                    f"the bridge did not begin within {SETTLED:.0f} s; it said:\n{said.read_text()[-2000:]}"
-                )
+                tail = said.read_text(errors="replace")[-2000:]
+                raise ServerError(f"the bridge did not begin within {SETTLED:.0f} s; it said:\n{tail}")
             self._wait(0.1)
         self._wait(2 * PAUSE)
 
