@@ -118,7 +118,8 @@ class Process:
         tell: Callable[..., None] = lambda *states: None,
     ) -> None:  # fmt: skip
         self._settings = settings
-        self._dual = dual
+        self.dual = dual
+        """Whether it mirrors."""
         self._poll = poll
         self._stop = stop
         self._tell = tell
@@ -151,8 +152,8 @@ class Process:
             watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, log.warning)
         for thread in threads:
             thread.start()
-        self._tell("READY=1", f"STATUS=carrying {'both ways' if self._dual else 'file to stream'}")
-        log.info("carrying %s", "both ways" if self._dual else "file to stream", extra={"facts": {"dual": self._dual}})
+        self._tell("READY=1", f"STATUS=carrying {'both ways' if self.dual else 'file to stream'}")
+        log.info("carrying %s", "both ways" if self.dual else "file to stream", extra={"facts": {"dual": self.dual}})
         self._supervise(watcher)
         self._tell("STOPPING=1", "STATUS=finishing what is under way")
         for one in self._shared:
@@ -168,11 +169,6 @@ class Process:
         log.info("stopped")
         return 1 if self._crashed else 0
 
-    @property
-    def dual(self) -> bool:
-        """Whether it mirrors."""
-        return self._dual
-
     def silent(self) -> float:
         """Seconds since the last heartbeat."""
         return time.monotonic() - self._beat
@@ -180,7 +176,7 @@ class Process:
     def flows(self) -> dict[tuple[str, str], Flow]:
         """What went each way that is carried, by mapping and `forward` or `mirror`. For any thread."""
         found = {(one.mapping.name, "forward"): one.forward for one in self._shared}
-        if self._dual:
+        if self.dual:
             found |= {(one.mapping.name, "mirror"): one.mirror for one in self._shared if one.mapping.mirror}
         for forward in list(self._forwards):
             name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
@@ -251,7 +247,7 @@ class Process:
         counts |= {mirror.worker: mirror.carried for mirror in list(self._mirrors)}
         rates = self._rates.of(counts, time.monotonic())
         pulse: dict[str, object] = {
-            "instance": self._settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": self._dual,
+            "instance": self._settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": self.dual,
             "started": self._started, "at": time.time(), "stopped": stopped,
             "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in counts},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
@@ -330,7 +326,7 @@ class Process:
 
     def _mirror(self, shared: Shared, ledger: Ledger) -> None:
         mirror = Mirror(shared, ledger, self.troubles, time.time, dialler(self._settings, timeout=BLOCK_MS / 1000 + 5))
-        if self._dual:
+        if self.dual:
             self._mirrors.append(mirror)
         pause = Backoff()
         while not self._stop.is_set():
@@ -341,7 +337,7 @@ class Process:
                         self.troubles.note(ledger, mirror.worker, mirror.waits_for[0])
                     self._stop.wait(RETRY)
                     continue
-                if not self._dual:
+                if not self.dual:
                     break  # what an earlier process had begun is finished
                 if not mirror.attached:
                     mirror.attach()

@@ -61,7 +61,6 @@ class Mirror:
             raise ValueError("this mapping has no [mirror]")
         self.shared = shared
         self.worker = f"mirror {shared.mapping.name}"
-        self.carried = 0
         self._section: MirrorSection = mirror
         self._ledger = ledger
         self._troubles = troubles
@@ -176,6 +175,11 @@ class Mirror:
         if self._deliveries is not None:
             self._deliveries.close()
 
+    @property
+    def carried(self) -> int:
+        """Entries that became lines."""
+        return self.shared.mirror.messages
+
     # -- carrying --------------------------------------------------------------------------------------------
 
     def settle(self, wait: Callable[[float], object]) -> None:
@@ -201,7 +205,6 @@ class Mirror:
             return True
         with self.shared.cursor_lock:
             try:
-                taken.count = taken.count or sum(len(write.entries) for write in taken.writes)
                 if not taken.begun:
                     if taken.epoch not in (FOREIGN, self.shared.cursor_epoch):
                         self._pass = None
@@ -216,12 +219,11 @@ class Mirror:
                 for write in taken.writes:
                     self._to(write).release()
         self._pass, self.waits_for = None, None
-        self.carried += taken.count
-        now, flow = self._clock(), self.shared.mirror
+        now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
         for write in taken.writes:
             flow.carried(len(write.entries), len(write.content))
             for entry_id, _ in write.entries:
-                if entry_id > (self._history or ZERO_ID):
+                if entry_id > history:
                     flow.latency.add(now - entry_id[0] / 1000)
         for write in taken.writes:
             self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines

@@ -31,7 +31,6 @@ class Pass:
     retried: list[tuple[int, str]] = field(default_factory=list)
     begun: bool = False
     epoch: int = 0
-    count: int = 0
 
 
 class Translator:
