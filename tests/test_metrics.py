@@ -56,9 +56,8 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
 class Watched:
     """A bridge with metrics, and what it tells."""
 
-    def __init__(self, rig: Rig, mapping: str = NAME) -> None:
+    def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        rig.write_config(mapping=mapping, extra=METRICS)
         self.url = ""
 
     def start(self, *args: str, dual: bool = True) -> Any:
@@ -95,9 +94,15 @@ class Watched:
         return code, {one["direction"]: one for one in told["directions"]}
 
 
+def watch(rig: Rig) -> Watched:
+    """Of the usual mapping."""
+    rig.write_config(extra=METRICS)
+    return Watched(rig)
+
+
 def test_figures(one_rig: Rig) -> None:
     """Each figure is what was done: carried, rejected, quarantined, behind, compared, held by groups."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     rig.append("f-0")
     child = watched.start()
     rig.add("r-first")
@@ -177,7 +182,7 @@ def _one(told: Samples, name: str, **labels: str) -> float:
 
 def test_what_stands_is_not_healthy(one_rig: Rig) -> None:
     """Redis gone, a file in the way of the mirror: not healthy while it lasts, and what waited counts as late."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     child = watched.start()
     wait_until(lambda: watched.health()[0] == 200, lambda: str(watched.health()))
     rig.append("f-0")
@@ -222,7 +227,7 @@ def test_what_stands_is_not_healthy(one_rig: Rig) -> None:
 
 def test_a_listener_never_holds_up_the_end(one_rig: Rig) -> None:
     """Forward alone is healthy alone; who connects and says nothing keeps nobody; the port is this machine's."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     child = watched.start(dual=False)
     rig.add("r-0")
     port = int(watched.url.rpartition(":")[2])
@@ -246,7 +251,7 @@ def _listens(port: int) -> set[str]:
 
 def test_slow_and_many_clients(one_rig: Rig) -> None:
     """Clients that dribble take a few descriptors and no more, for ten seconds and no longer; what is carried goes on."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     child = watched.start()
     port, told = int(watched.url.rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\nX: "
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
@@ -282,7 +287,7 @@ def test_slow_and_many_clients(one_rig: Rig) -> None:
 
 def test_nothing_of_a_message_is_told(one_rig: Rig) -> None:
     """A line that stops its mapping is told by its place; a message's text is for who may read the files."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     shipped = (Path(__file__).parent.parent / "mappings" / f"{NAME}.toml").read_text()
     (rig.path / "strict.toml").write_text(shipped + '\n[policy]\non_reject = "stop"\n')
     rig.write_config(mapping="strict.toml", extra=METRICS)
@@ -297,7 +302,7 @@ def test_nothing_of_a_message_is_told(one_rig: Rig) -> None:
 
 def test_asked_once_it_knows(one_rig: Rig) -> None:
     """The bridge looks by itself: who asks for the first time, after nothing moved for long, is told so."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     child = watched.start()
     wait_until(lambda: watched.health()[0] == 200, rig.said)
     rig.redis.call("CLIENT", "PAUSE", 60_000, "WRITE")
@@ -354,8 +359,7 @@ def test_every_kind_is_counted(one_rig: Rig) -> None:
         'instance = "test"\nroot = "files"\nmappings = ["values.toml", "inbox.toml", "theirs.toml"]\n[state]\ndir = "state"\n'
         + METRICS
     )
-    watched = Watched.__new__(Watched)
-    watched.rig = rig
+    watched = Watched(rig)
     child = watched.start()
     wait_until(lambda: watched.value("healthy", mapping="inbox", direction="forward") == 1, rig.said)
     (rig.root / "inbox" / "one.md").write_text("hello\n")
@@ -546,7 +550,7 @@ def test_a_look_that_fails(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_asked_at_once(one_rig: Rig) -> None:
     """Many that ask at once are given answers, all of one look or the next."""
-    rig, watched = one_rig, Watched(one_rig)
+    rig, watched = one_rig, watch(one_rig)
     child = watched.start()
     wait_until(lambda: watched.health()[0] == 200, rig.said)
     codes: list[int] = []

@@ -100,8 +100,7 @@ class Soak:
         self.rig = rig
         self.cast = Cast(rig)
         keep(rig, extra=CONFIG + METRICS, keep_entries=KEPT, archive=True)
-        self.watched = Watched.__new__(Watched)
-        self.watched.rig = rig
+        self.watched = Watched(rig)
         self.child = self.watched.start()
         for name in ("ui", "daemon"):
             self.cast.start("write", name, 0.01)
