@@ -6,12 +6,15 @@ import os
 import shutil
 import signal
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
-from bridge.errors import RedisLost, ServerError
+from bridge.errors import RedisLost, RedisRefused, ServerError
 from bridge.server import embedded
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
@@ -58,6 +61,49 @@ def test_dead_is_found_out(tmp_path: Path, binary: Binary) -> None:
     finally:
         embedded.stop(tmp_path / "s")
     wait_until(lambda: not embedded.alive(server), "the end")
+
+
+def test_died_as_it_started(tmp_path: Path, binary: Binary) -> None:
+    """A server that could not be started again is not one that was stopped: the next who needs it tries anew."""
+    state, broken = tmp_path / "s", tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no memory is left\nexit 1\n")
+    broken.chmod(0o755)
+    server = embedded.start(state, binary)
+    try:
+        embedded.kill(server)
+        with pytest.raises(ServerError, match="did not start: no memory is left"):
+            embedded.start(state, replace(binary, path=broken))
+        with closing(embedded.dial(state, 5)) as connection:
+            assert connection.call("PING") == b"PONG"
+    finally:
+        embedded.stop(state)
+
+
+def another(server: embedded.Embedded, before: int | None) -> bool:
+    """Whether another process is that server now."""
+    return embedded.pid_of(server) not in (before, None)
+
+
+def test_killed_and_started_again_at_once(tmp_path: Path, binary: Binary) -> None:
+    """Who kills a server is told that it died also where somebody had started it again before anybody looked."""
+    server, over = embedded.start(tmp_path / "s", binary), Event()
+
+    def again() -> None:
+        while not over.is_set():
+            with suppress(RedisLost, RedisRefused, ServerError):  # the last: it was killed while it started
+                embedded.dial(tmp_path / "s", 5).close()
+
+    thread = Thread(target=again)
+    thread.start()
+    try:
+        for _ in range(5):
+            killed = embedded.pid_of(server)
+            embedded.kill(server)
+            wait_until(partial(another, server, killed), "another one")
+    finally:
+        over.set()
+        thread.join()
+        embedded.stop(tmp_path / "s")
 
 
 def test_its_port_was_taken(tmp_path: Path, binary: Binary) -> None:

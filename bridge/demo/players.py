@@ -16,15 +16,18 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 
 from bridge.errors import RedisLost, RedisRefused
+from bridge.model import paired
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries_back
 
 STREAM = "hestai:messages"
+PATIENCE = 3.0
+"""Seconds."""
+
 TEXTS = (
     "session started", "anchor loaded: XYZ123", "is the draft ready?", "reading section 3 | 4", "a line with \\ and ✓",
     "council agrees", "artifact saved: plan.md", "thinking …", "done",
@@ -54,16 +57,15 @@ def write_file(path: str, role: str, per_second: float, stop: Event) -> int:
 def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
     """What a program on Redis does; one that lost a reply looks whether its message is there before it goes on.
 
-    One that cannot write its last message before its input ends gives it up.
+    One that still does not know of its last message some seconds after its input ended gives it up.
     """
-    written, connection = 0, None
+    written, connection, ended = 0, None, 0.0
     for n, stamp, data in messages(role, per_second, stop):
         while written < n:
             try:
                 if connection is None:
                     connection = Connection(url)
-                    newest = islice(entries_back(connection, STREAM.encode()), 500)
-                    if any(data in one.fields for one in newest):
+                    if _last_of(connection, role) == data:
                         written = n
                         break
                 connection.call("XADD", STREAM, "*", "role", role, "timestamp", stamp, "type", "said", "data", data)
@@ -72,9 +74,21 @@ def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
                 if connection is not None:
                     connection.close()
                 connection = None
-                if stop.wait(0.05):
-                    return written
+                time.sleep(0.05)
+                if stop.is_set():
+                    ended = ended or time.monotonic()
+                    if time.monotonic() > ended + PATIENCE:
+                        return written
     return written
+
+
+def _last_of(connection: Connection, role: str) -> bytes | None:
+    """What this one said last, however much of others came after it."""
+    for entry in entries_back(connection, STREAM.encode()):
+        said = paired(entry.fields)
+        if said[b"role"] == role.encode():
+            return said[b"data"]
+    return None
 
 
 def keep(scratch: Path) -> int:

@@ -257,7 +257,8 @@ def play(stage: Stage, show: Callable[[Scene], None], wait: Callable[[float], ob
     while scene.into_stream.count < ours or scene.into_file.count < theirs:
         if time.monotonic() > deadline:
             tail = (stage.root / "bridge.log").read_text(errors="replace")[-2000:]
-            raise ServerError(f"the sides do not agree after {SETTLED:.0f} s; the bridge said:\n{tail}")
+            came = f"file → Redis {scene.into_stream.count} of {ours}, Redis → file {scene.into_file.count} of {theirs}"
+            raise ServerError(f"the sides do not agree after {SETTLED:.0f} s: {came}; the bridge said:\n{tail}")
         show(scene)
         wait(0.05)
     show(scene)

@@ -2,8 +2,9 @@
 
 It listens on loopback and on a Unix socket, has a generated password, and keeps its data in an append-only file. It is
 started detached and stays until `stop`. While `pid` exists it is meant to run: a bridge that finds it dead starts it
-again. The process holds a lock that it inherited, so dead is what the lock says: a server that is merely slow (loading,
-suspended, a laptop waking up) is never taken for dead, nor is another process that has its number now mistaken for it.
+again, also one that died as it started. The process holds a lock that it inherited, so dead is what the lock says: a
+server that is merely slow (loading, suspended, a laptop waking up) is never taken for dead, nor is another process that
+has its number now mistaken for it.
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def kill(server: Embedded) -> None:
     pid = pid_of(server)
     if pid is not None and alive(server):
         os.kill(pid, signal.SIGKILL)
-        _wait(lambda: not alive(server), 30, "did not die", server)
+        # A bridge may have started it again before anybody looked.
+        _wait(lambda: pid_of(server) != pid or not alive(server), 30, "did not die", server)
 
 
 def dial(state_dir: Path, timeout: float) -> Connection:
@@ -271,7 +273,6 @@ def _launch(server: Embedded, binary: Binary) -> str | None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            (home / "pid").unlink(missing_ok=True)
             with log.open("rb") as file:
                 file.seek(begin)
                 said = file.read().decode(errors="replace").strip().splitlines()
