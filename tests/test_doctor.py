@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,12 @@ def found(rig: Rig, url: str | None = None) -> dict[str, Finding]:
 def configure(rig: Rig, **settings: str) -> None:
     for name, value in settings.items():
         rig.redis.call("CONFIG", "SET", name.replace("_", "-"), value)
+
+
+@pytest.fixture(autouse=True)
+def _as_usual(rig: Rig) -> None:
+    """Synced as Redis does by itself."""
+    configure(rig, appendfsync="everysec")
 
 
 @pytest.fixture
@@ -258,7 +265,7 @@ def test_renamed_commands_and_a_slow_clock(rig: Rig) -> None:
 
 
 @contextmanager
-def plain_server(rig: Rig, *options: str) -> Iterator[str]:
+def plain_server(rig: Rig, *options: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """A server with nothing configured but where it listens."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -267,7 +274,7 @@ def plain_server(rig: Rig, *options: str) -> Iterator[str]:
     folder.mkdir()
     child = subprocess.Popen(
         [str(rig.binary.path), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *options],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
     )  # fmt: skip
     url = f"redis://127.0.0.1:{port}/0"
 
@@ -284,6 +291,36 @@ def plain_server(rig: Rig, *options: str) -> Iterator[str]:
     finally:
         child.kill()
         child.wait()
+
+
+SLOW = """
+#include <unistd.h>
+int fdatasync(int fd) { usleep(2500000); return 0; }
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="a slow disk is made with a C compiler")
+def test_a_disk_that_is_slow(rig: Rig, tmp_path: Path) -> None:
+    """A server that had to acknowledge what it had not written is told, and what that means; before, nothing is said."""
+    (tmp_path / "slow.c").write_text(SLOW)
+    library = tmp_path / "slow.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "slow.c"], check=True, capture_output=True)
+    with (
+        plain_server(rig, "--appendonly", "yes", env={"LD_PRELOAD": str(library)}) as url,
+        closing(Connection(url)) as redis,
+    ):
+        told = found(rig, url)["persistence"]
+        assert (told.verdict, "too slow" in told.evidence) == ("good", False)
+
+        def slow() -> bool:
+            redis.call("INCR", "n")
+            return b"aof_delayed_fsync:0" not in redis.call("INFO", "persistence")
+
+        wait_until(slow, "a write that waits")
+        told = found(rig, url)["persistence"]
+    assert told.verdict == "note"
+    assert re.search(r"too slow for it 1 time, and a kill then takes two", told.evidence)
+    assert "appendfsync always" in told.hint
 
 
 def test_a_process_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

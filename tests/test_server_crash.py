@@ -169,8 +169,6 @@ def test_both_die_at_once(rig: Rig) -> None:
     redis_born: list[bytes] = []
     for turn in range(5):
         child = rig.ready(rig.start())
-        # With `everysec` a write to the AOF waits while an fsync is under way, and the reply does not.
-        rig.redis.call("CONFIG", "SET", "appendfsync", "always")
         backlog = [f"f-{turn}-{i}".encode() for i in range(2000)]
         rig.append(*backlog)
         file_born += backlog
