@@ -13,20 +13,35 @@ GARBAGE = 50_000
 """Objects between two collections: a batch makes thousands, none in cycles, and looking at them costs a third."""
 
 
+M_ARENA_MAX = -8
+"""glibc's name for it, in malloc.h."""
+
+
 def tune_interpreter() -> None:
-    """Sets Python up for short waits and for batches of small objects; for the whole process, once."""
+    """Sets Python up for short waits and for batches of small objects; for the whole process, before its threads.
+
+    glibc gives each thread a heap of its own, and keeps in each what a batch took at its largest. One is enough where
+    one thread runs at a time.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
     gc.set_threshold(GARBAGE)
+    limit = getattr(ctypes.CDLL(None), "mallopt", None)
+    if limit is not None:
+        limit(M_ARENA_MAX, 1)
 
 
 def collect() -> None:
-    """What is in cycles is little and holds much (a comparison for retention, a parser of redis-py): now and then."""
-    gc.collect(0)
+    """What is in cycles is little and holds much (a comparison for retention, a parser of redis-py): now and then.
+
+    Nothing else collects what lived longer than from one call to the next: `GARBAGE` is never reached.
+    """
+    gc.collect(1)
 
 
 def give_back() -> None:
-    """glibc keeps what threads freed, for each of them apart, and most of it for ever. Elsewhere nothing happens."""
+    """All that is in cycles; and glibc keeps what was freed, most of it for ever. Elsewhere it does not."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

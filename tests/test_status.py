@@ -83,6 +83,9 @@ def test_headline_with_errors() -> None:
     failing.mappings[0].sources[0].error = "cannot be opened"
     assert headline(failing) == ("Carrying both ways, except m: cannot be opened", "bad")
     other = made()
+    over = made(heartbeat=BEAT | {"dual": False})
+    over.mappings[0].retired = NOW - 60
+    assert headline(over) == ("Nothing is carried any more: every mapping is retired", "idle")
     other.mappings[0].error = "belongs to another"
     assert headline(other) == ("m: belongs to another", "bad")
 
