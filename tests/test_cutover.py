@@ -389,7 +389,7 @@ def test_killed_and_switched_before_it_starts_again(rig: Rig) -> None:
         rig.redis.call("HDEL", f"bridge:{{{STREAM}}}:positions", "viewer/test-1")  # as if ten seconds had gone by
         assert cast.switch("viewer", "reads", to).again == 1
     cast.start("read", "viewer", 0)
-    wait_until(lambda: len(cast.seen("viewer")) >= 32, cast.said)
+    wait_until(lambda: len(cast.seen("viewer")) >= 33, cast.said)
     seen = cast.seen("viewer")
     assert [one[1:3] for one in seen[:4]] == [(0, False), (0, True), (0, True), (0, True)]
     assert sorted(one[1] for one in seen[4:]) == list(range(1, 30))
