@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, parse_id
+from bridge.model import ZERO_ID, EntryId, parse_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,12 @@ def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> Non
         ledger.write("DELETE FROM points WHERE stream = ? AND entry <= ?", (stream, key_of(upto)))
 
 
-def points_of(ledger: Ledger, stream: str) -> list[Point]:
-    """All of a stream, in its order."""
-    rows = ledger.rows("SELECT entry, added, position FROM points WHERE stream = ? ORDER BY entry", (stream,))
+def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Point]:
+    """Those of a stream from here on, in its order. A proof over an archive notes many that lie below its floor."""
+    rows = ledger.rows(
+        "SELECT entry, added, position FROM points WHERE stream = ? AND entry >= ? ORDER BY entry",
+        (stream, key_of(start)),
+    )
     return [Point(parse_id(entry.encode()), added, json.loads(position)) for entry, added, position in rows]
 
 

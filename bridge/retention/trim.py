@@ -125,7 +125,7 @@ class Retention:
         start = format_id(trimmed.floor) if trimmed.floor > ZERO_ID else b"-"
         first = connection.call("XRANGE", keys.stream, start, "+", "COUNT", 1)
         oldest = parse_id(first[0][0]) if first else ZERO_ID
-        points = [one for one in points_of(self._ledger, self._stream) if one.entry >= max(oldest, trimmed.floor)]
+        points = points_of(self._ledger, self._stream, max(oldest, trimmed.floor))
         if points and points[-1].position is None:
             points = list(self._places(connection, size, start, points[-1].entry))
         found = allowed(points, policy, size, [])
