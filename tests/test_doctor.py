@@ -23,6 +23,7 @@ from bridge.dial import dialler
 from bridge.doctor import machine, own, peers, server
 from bridge.doctor.examine import examine
 from bridge.doctor.finding import Finding
+from bridge.server import embedded
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
@@ -364,6 +365,27 @@ def test_a_server_of_our_own_that_nobody_started(tmp_path: Path) -> None:
         told = next(one for one in examine(settings, dialler(settings, may_start=False)) if one.check == "server")
         assert told.verdict == verdict
         assert told.hint
+
+
+def test_a_server_of_our_own_that_died(tmp_path: Path) -> None:
+    """That the embedded server died is a fault; that somebody stopped it is told, as that nobody started it."""
+    (tmp_path / "bridge.toml").write_text('instance = "test"\nmappings = ["hestai-message"]\n')
+    settings = load(config=None, redis=None, env={}, cwd=tmp_path)
+
+    def told() -> Finding:
+        return next(one for one in examine(settings, dialler(settings, may_start=False)) if one.check == "server")
+
+    ours = embedded.start(settings.state_dir)
+    try:
+        embedded.kill(ours)
+        assert told().verdict == "bad"
+        assert "died" in told().evidence
+        embedded.start(settings.state_dir)
+        assert told().verdict == "good"
+    finally:
+        embedded.stop(settings.state_dir)
+    assert told().verdict == "note"
+    assert "server start" in told().hint
 
 
 def test_lines_that_were_written_over(rig: Rig) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from bridge.carry.archive import Archive
 from bridge.ledger.mirrored import all_ranges
+from bridge.ledger.retention import points_of
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId
 from bridge.parity import check
@@ -124,6 +125,8 @@ def test_the_archive_and_the_stream_are_the_history(rig: Rig) -> None:
     assert history(rig) == whole
     result = prove(rig)
     assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1000, 0)
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:  # where it may be cut: not where nothing stands any more
+        assert min(one.entry for one in points_of(ledger, STREAM)) >= second.floor
     files = sorted(path.relative_to(rig.state) for path in (rig.state / "archive").rglob("*.gz"))
     assert {path.name.partition(".2")[0] for path in files} == {"messages.log", "entries"}
     lines = b"".join(gzip.decompress((rig.state / one).read_bytes()) for one in files if "log" in one.name).split(

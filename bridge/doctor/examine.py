@@ -23,10 +23,18 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
             findings.append(asked("components", lambda: own.look_at_components(connection, settings)))
             findings.append(asked("groups", lambda: own.look_at_groups(connection, settings)))
     except BridgeError as error:
-        said = f"{masked(settings.redis_url)}: {error.what}"
-        # One of our own that nobody has started yet is no fault: who needs it starts it.
-        mine = settings.redis_url == "embedded" and not embedded.running(settings.state_dir)
-        hint = error.hint or "is it running, and is the url right?"
-        findings = [Finding("server", "note" if mine else "bad", said, hint)]
+        findings = [_silent(settings, error)]
     found, files = machine.examine(settings)
     return [*findings, *found, *own.examine(settings, files)]
+
+
+def _silent(settings: Settings, error: BridgeError) -> Finding:
+    """Nobody answers. That our own server was not started yet is no fault: who needs it starts it."""
+    mine = embedded.known(settings.state_dir) if settings.redis_url == "embedded" else None
+    pid = embedded.pid_of(mine) if mine is not None else None
+    if mine is not None and pid is not None and not embedded.alive(mine):
+        said = f"our own server died (process {pid}): nobody stopped it"
+        return Finding("server", "bad", said, f"`bridge server start`; {mine.home / 'server.log'} says what happened")
+    idle = settings.redis_url == "embedded" and pid is None
+    said = f"{masked(settings.redis_url)}: {error.what}"
+    return Finding("server", "note" if idle else "bad", said, error.hint or "is it running, and is the url right?")

@@ -257,6 +257,7 @@ class Check:
                 result.until = replace(until, first=view.first, added=view.added, trimmed=view.trimmed.count)
                 result.points = [
                     replace(one, added=view.added - (comparison.fed - fed)) for one, fed in comparison.points
+                    if one.resume >= view.trimmed.floor  # what stands below is gone
                 ] + [result.until]  # fmt: skip
                 result.add(since)
             return result
