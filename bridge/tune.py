@@ -12,16 +12,19 @@ SWITCH_INTERVAL = 0.0005
 GARBAGE = 50_000
 """Objects between two collections: a batch makes thousands, none in cycles, and looking at them costs a third."""
 
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
+"""glibc's names, in malloc.h."""
 
-M_ARENA_MAX = -8
-"""glibc's name for it, in malloc.h."""
+LARGE = 64 << 10
+"""Bytes from which on a block is taken from the system, and given back to it, on its own."""
 
 
 def tune_interpreter() -> None:
     """Sets Python up for short waits and for batches of small objects; for the whole process, before its threads.
 
     glibc gives each thread a heap of its own, and keeps in each what a batch took at its largest. One is enough where
-    one thread runs at a time.
+    one thread runs at a time. Left alone it also puts ever larger blocks into the heap, as soon as one was freed, and
+    small ones that stay come to lie between them.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
@@ -29,6 +32,7 @@ def tune_interpreter() -> None:
     limit = getattr(ctypes.CDLL(None), "mallopt", None)
     if limit is not None:
         limit(M_ARENA_MAX, 1)
+        limit(M_MMAP_THRESHOLD, LARGE)
 
 
 def collect() -> None:

@@ -157,10 +157,11 @@ def _eighth(db: sqlite_utils.Database) -> None:
 LOOKS, LOOK = 20, 0.05
 """How often, and after how many seconds, a ledger is looked at that has nothing in it yet."""
 
-CACHE, LARGE = 4 << 10, 16 << 10
+CACHE, LARGE = 1 << 10, 16 << 10
 """KiB of pages that a connection keeps in memory, at most; and one that carries a folder.
 
-The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections.
+The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections,
+and what one of them frees is not always given back: twice as much at once, and other things come to lie between.
 """
 
 
