@@ -207,16 +207,20 @@ def _mapping(
             one.mirror = None
             return one
         stored = {name: memory.stored for name, memory in sources_of(ledger, one.stream).items()}
-        memory = stream_memory(ledger, one.stream)
-        if one.mirror is not None and memory is not None:
-            one.mirror.cursor = memory.mirror_cursor
         one.quarantined = quarantine_counts(ledger, one.stream)
         one.imported = last_import(ledger, one.stream)
         one.parity = next(iter(runs(ledger, one.stream, 1)), None)
         looked = last_report(ledger, one.stream) if mapping.retention.limited else None
         one.retention = {"at": looked[0], **looked[1]} if looked is not None else None
+    shared.look(ledger)  # the first look takes a while, and more is written and carried meanwhile
+    memory = stream_memory(ledger, one.stream) if ledger is not None else None
+    if one.mirror is not None and memory is not None:
+        one.mirror.cursor = memory.mirror_cursor
     if connection is not None:
         try:
+            if one.mirror is not None and mirrors:
+                one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
+            one.size = stream_size(connection, shared.keys.stream)
             books = read_books(connection, shared.keys)
             one.owner = books.meta.get(b"owner", b"").decode(errors="replace")
             instance = books.meta.get(b"instance", b"?").decode(errors="replace")
@@ -230,9 +234,6 @@ def _mapping(
                 one.error = f"the stream belongs to bridge '{instance}': standing by"
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
-            one.size = stream_size(connection, shared.keys.stream)
-            if one.mirror is not None and mirrors:
-                one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
         except RedisLost as error:
             status.redis_error, status.redis_hint = error.what, error.hint
         except BridgeError as error:

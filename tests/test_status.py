@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.carry.behind import Behind
+from bridge.files.tail import Tail
 from bridge.headline import headline
 from bridge.ledger.health import Trouble, save_heartbeat
 from bridge.ledger.store import Ledger
@@ -268,3 +269,23 @@ def test_on_a_terminal(rig: Rig, columns: int) -> None:
     _, grey = on_terminal(rig.path, "status", "--redis", rig.server.socket_url, columns=columns, env={"NO_COLOR": "1"})
     assert not coloured(grey)
     assert plain(grey)[3:] == plain(text)[3:], "all but the ages is the same"
+
+
+def test_what_is_carried_while_it_looks_is_not_behind(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at many files takes a while: what was written and carried meanwhile is not told as waiting."""
+    rig.append("f-0")
+    rig.once()
+    looks = Tail.look
+
+    def slowly(tail: Tail) -> None:
+        monkeypatch.setattr(Tail, "look", looks)
+        looks(tail)
+        rig.append("f-1")
+        rig.add("r-0")
+        rig.once()
+
+    monkeypatch.setattr(Tail, "look", slowly)
+    told = sample(rig.settings(), time.time)
+    assert (told.files_behind.messages, told.streams_behind.messages) == (0, 0)
+    rig.append("f-2")
+    assert sample(rig.settings(), time.time).files_behind.messages == 1

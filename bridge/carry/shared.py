@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
 
 from bridge.carry.flow import Flow
 from bridge.config import Settings
-from bridge.errors import SourceError
+from bridge.errors import LedgerError, SourceError
 from bridge.files.artifacts import Hasher
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
@@ -122,6 +123,13 @@ class Shared:
         checkpoint = Checkpoint.from_json(stored)
         tail.seek(checkpoint.generation, checkpoint.at)
         return tail, checkpoint.position
+
+    def look(self, ledger: Ledger | None) -> None:
+        """At all files that are read by lines, for who only looks; what cannot be looked at fails when it is read."""
+        if self.folder is None and self.values is None:
+            for name in self.source_names():
+                with suppress(SourceError, LedgerError, OSError):
+                    self.tail(name, ledger).look()
 
     def source_names(self, known: Iterable[str] = ()) -> list[str]:
         """The sources there are: a path without a glob always, else every match that is no rotated piece.
