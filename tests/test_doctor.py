@@ -23,6 +23,7 @@ from bridge.dial import dialler
 from bridge.doctor import machine, own, peers, server
 from bridge.doctor.examine import examine
 from bridge.doctor.finding import Finding
+from bridge.ledger.parity import Run
 from bridge.server import embedded
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
@@ -386,6 +387,15 @@ def test_a_server_of_our_own_that_died(tmp_path: Path) -> None:
         embedded.stop(settings.state_dir)
     assert told().verdict == "note"
     assert "server start" in told().hint
+
+
+def test_what_is_to_be_compared_is_named() -> None:
+    """One command for all mappings when none was compared; by name when some were."""
+    equal = Run("a", "s", 990.0, 5.0, "", "equal", {})
+    assert own.parity({"a": None, "b": None}, 1000.0).hint == "bridge parity"
+    some = own.parity({"a": equal, "b": None}, 1000.0)
+    assert (some.verdict, some.hint) == ("note", "bridge parity b")
+    assert own.parity({"a": equal}, 1000.0).verdict == "good"
 
 
 def test_lines_that_were_written_over(rig: Rig) -> None:

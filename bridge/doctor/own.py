@@ -202,6 +202,8 @@ def parity(last: Mapping[str, Run | None], now: float) -> Finding:
             "bad" if run.verdict == "differs" else "note" if run.verdict != "equal" or age > OLD else "good"
         )
         parts.append((verdict, f"{name}: {run.verdict}, {duration(age)} ago", hint if verdict != "good" else ""))
+    if all(hint for _, _, hint in parts):
+        parts = [(verdict, said, "bridge parity") for verdict, said, _ in parts]
     return worst("parity", parts)
 
 
