@@ -16,7 +16,7 @@ from collections.abc import Mapping as Names
 from contextlib import closing
 from dataclasses import replace
 from heapq import merge
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,16 @@ class Archive:
 
     def begun(self, first: EntryId) -> EntryId | None:
         """Up to where an earlier try kept what stands from `first` on; None: there was none."""
-        return next((one.last for one in spans(self._ledger, self._stream) if one.first == first), None)
+        return next((one.last for one in spans(self._ledger, self._stream, first) if one.first == first), None)
 
-    def chain(self, floor: EntryId) -> list[Span]:
-        """The spans that follow each other up to the floor, oldest first: with the stream they are one history."""
+    def chain(self, floor: EntryId, start: EntryId = ZERO_ID) -> list[Span]:
+        """The spans that follow each other up to the floor, oldest first: with the stream they are one history.
+
+        Of these the ones that hold something from `start` on.
+        """
         found: list[Span] = []
         wanted = floor
-        for span in reversed(spans(self._ledger, self._stream)):
+        for span in reversed(spans(self._ledger, self._stream, start)):
             if _next(span.last) == wanted:
                 found.append(span)
                 wanted = span.first
@@ -95,16 +98,16 @@ class Archive:
 
     def entries(self, floor: EntryId, start: EntryId = (0, 0), end: EntryId | None = None) -> Iterator[Entry]:
         """Those below the floor, from `start` to `end`, in order. Raises SourceError: a file is not as it was."""
-        for span in self.chain(floor):
-            if span.last >= start and (end is None or span.first <= end):
+        for span in self.chain(floor, start):
+            if end is None or span.first <= end:
                 for entry in self.of_span(span):
                     if start <= entry.id and (end is None or entry.id <= end):
                         yield entry
 
     def entries_back(self, floor: EntryId, end: EntryId | None = None, start: EntryId = (0, 0)) -> Iterator[Entry]:
         """The same, newest first."""
-        for span in reversed(self.chain(floor)):
-            if span.last >= start and (end is None or span.first <= end):
+        for span in reversed(self.chain(floor, start)):
+            if end is None or span.first <= end:
                 for entry in reversed(list(self.of_span(span))):
                     if start <= entry.id and (end is None or entry.id <= end):
                         yield entry
@@ -187,7 +190,7 @@ class Archive:
         What an earlier try kept of them, and is the same, is taken for it. Raises SourceError, OSError.
         """
         stand = {entry.id: entry.fields for entry in found}
-        for span in [one for one in spans(self._ledger, self._stream) if one.last >= first]:
+        for span in spans(self._ledger, self._stream, first):
             held = [*self.of_span(span)]
             if (span.first, span.last) == (first, last) and held == [*found]:
                 return 0
@@ -215,7 +218,7 @@ class Archive:
             save_span(self._ledger, self._stream, span)
             note()
         reached("trim.archive.after")
-        if [*self.of_span(span)] != [*found]:
+        if any(one != other for one, other in zip_longest(self.of_span(span), found)):
             raise SourceError("does not give back what was put in", where=str(self.folder))
         return sum(part.size for part in span.parts)
 

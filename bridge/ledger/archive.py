@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.ledger.retention import key_of
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, Origin, parse_id
+from bridge.model import ZERO_ID, EntryId, Origin, parse_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,12 @@ def drop_span(ledger: Ledger, stream: str, span: Span, *, keep: bool) -> None:
         ledger.write(f"DELETE FROM {table} WHERE stream = ? AND {column} = ?", (stream, key_of(span.last)))
 
 
-def spans(ledger: Ledger, stream: str) -> list[Span]:
-    """All of them in the stream's order, without their parts."""
-    rows = ledger.rows("SELECT first, last, base FROM archive_spans WHERE stream = ? ORDER BY last", (stream,))
+def spans(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Span]:
+    """Those that hold something from `start` on, in the stream's order, without their parts."""
+    rows = ledger.rows(
+        "SELECT first, last, base FROM archive_spans WHERE stream = ? AND last >= ? ORDER BY last",
+        (stream, key_of(start)),
+    )
     return [Span(parse_id(first.encode()), parse_id(last.encode()), json.loads(base)) for first, last, base in rows]
 
 

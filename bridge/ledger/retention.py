@@ -15,12 +15,16 @@ from bridge.model import ZERO_ID, EntryId, parse_id
 class Point:
     """Up to entry `entry` both sides were found equal; `added` entries had come into the stream by then.
 
-    `position` is what parity needs to begin there (`bridge.parity.since`); None where it needs nothing.
+    `position` is what parity needs to begin there (`bridge.parity.since`), as JSON; None where it needs nothing.
     """
 
     entry: EntryId
     added: int
-    position: dict[str, Any] | None
+    position: str | None
+
+
+NOTHING = "null"
+"""A position that needs nothing, in JSON."""
 
 
 def key_of(entry: EntryId) -> str:
@@ -33,7 +37,7 @@ def save_points(ledger: Ledger, stream: str, points: Sequence[Point]) -> None:
     for one in points:
         ledger.write(
             "INSERT OR REPLACE INTO points (stream, entry, added, position) VALUES (?, ?, ?, ?)",
-            (stream, key_of(one.entry), one.added, json.dumps(one.position)),
+            (stream, key_of(one.entry), one.added, one.position or NOTHING),
         )
 
 
@@ -46,12 +50,15 @@ def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> Non
 
 
 def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Point]:
-    """Those of a stream from here on, in its order. A proof over an archive notes many that lie below its floor."""
+    """Those of a stream from here on, in its order."""
     rows = ledger.rows(
         "SELECT entry, added, position FROM points WHERE stream = ? AND entry >= ? ORDER BY entry",
         (stream, key_of(start)),
     )
-    return [Point(parse_id(entry.encode()), added, json.loads(position)) for entry, added, position in rows]
+    return [
+        Point(parse_id(entry.encode()), added, position if position != NOTHING else None)
+        for entry, added, position in rows
+    ]
 
 
 def save_report(ledger: Ledger, stream: str, at: float, report: dict[str, Any]) -> None:

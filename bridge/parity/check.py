@@ -32,8 +32,11 @@ from bridge.streams.trim import read_trimmed
 PAGE, PAGE_BYTES = 1000, 1 << 20
 """Entries, and about the bytes, that one command reads: a few milliseconds of the server's time."""
 
-POINTS, CLOSEST = 200, 20
-"""Into so many parts a stream is divided by the positions that are noted on the way; and how many entries one has."""
+POINTS, CLOSEST, WIDEST = 200, 20, 5000
+"""Into so many parts a stream is divided by the positions that are noted on the way; and how many entries one has.
+
+What goes is read from one to another, and is in memory as a whole.
+"""
 
 LOOKS = 5
 """How often at most it is looked again where the stream was trimmed meanwhile."""
@@ -145,7 +148,7 @@ def verdict_of_all(results: Iterable[Result]) -> str:
 
 def spacing(length: int) -> int:
     """Entries between two positions that are noted, of a stream of this length. Pure."""
-    return max(CLOSEST, length // POINTS)
+    return max(CLOSEST, min(WIDEST, length // POINTS))
 
 
 def _removed(since: Since, view: View, entries: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable
@@ -133,7 +134,7 @@ class Proof:
             at = bisect_left(known, one.added)
             if all(abs(one.added - other) >= some for other in known[max(0, at - 1) : at + 1]):
                 known.insert(at, one.added)
-                save_points(ledger, result.stream, [Point(one.resume, one.added, one.to_json())])
+                save_points(ledger, result.stream, [Point(one.resume, one.added, json.dumps(one.to_json()))])
 
     def _keep(self, result: Result) -> None:
         """Notes the run. One that found what the one before it found, going on from there, takes its place."""

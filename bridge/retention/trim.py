@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from bridge.streams.trim import STEP, Gone, Held, Moved, Trimmed, groups_hold, r
 
 PAGE, PAGE_BYTES = 1000, 1 << 20
 
-PART, PART_BYTES = 5000, 8 << 20
+PART, PART_BYTES = 1000, 2 << 20
 """Entries, and their bytes, that are read, archived and let go together, about."""
 
 
@@ -221,8 +222,9 @@ class Retention:
     def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
         """Sets the floor behind one point."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
+        base = json.loads(upto.position) if upto.position is not None else None
         found: list[Entry] | None = [] if self._archive is not None else None
-        then = replace(now, floor=floor, origins=self._walk(reading, now, floor, found), base=upto.position)
+        then = replace(now, floor=floor, origins=self._walk(reading, now, floor, found), base=base)
         if self._archive is not None and found is not None:
 
             def note() -> None:  # if Redis loses all before it has the floor, these are in the archive alone
