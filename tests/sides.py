@@ -38,6 +38,8 @@ class Sides:
     due: int | None = None
     mirrored: int | None = None
     gone: set[int] = field(default_factory=set)
+    ends: dict[int, int] = field(default_factory=dict)
+    """Where earlier generations were taken for ended, when the mirror's last lines were not there yet."""
     until: Since | None = None
     """From where the next comparison may go on, after one that found all equal."""
 
@@ -54,7 +56,7 @@ class Sides:
         since: Since | None = None,
     ) -> Tally:  # fmt: skip
         """What parity finds."""
-        files = [file_of(n, lines, self.due if n == len(self.files) else None)
+        files = [file_of(n, lines, self.due if n == len(self.files) else self.ends.get(n))
                  for n, lines in enumerate(self.files, 1) if n not in self.gone]  # fmt: skip
         last: EntryId = (1 << 60, 0) if self.mirrored is None else (self.mirrored, 0)
         due = Due(last, True, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both)

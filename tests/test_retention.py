@@ -324,6 +324,12 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
             assert [*archive.entries(read_trimmed(rig.redis, own).floor), *left] == whole
 
 
+@pytest.mark.parametrize(("length", "wide"), [(0, 20), (100, 20), (20_000, 100), (10_000_000, 5000)])
+def test_places_are_neither_many_nor_far_apart(length: int, wide: int) -> None:
+    """About two hundred in a stream; what lies between two is archived as a whole, and stays of a size."""
+    assert check.spacing(length) == wide
+
+
 def test_what_is_nowhere_any_more_is_said(rig: Rig, tmp_path: Path) -> None:
     """A snapshot of a stream that was trimmed without an archive says how much is missing."""
     keep(rig, keep_entries=100)

@@ -310,6 +310,8 @@ class Comparison:
 
     def claimed(self, file: File, lines: list[bytes], places: list[int], count: int) -> None:
         """These lines agree with the entries that name them."""
+        if (matches := self._matches.get(file.source)) is not None:
+            matches.due_again()
         self.tally.file_born += count
         if self._stats is not None:
             self._stats.add(self._codec_of(file.source), lines)

@@ -53,6 +53,8 @@ class Matches:
         """Entries whose lines were found behind the checkpoint, to be found again the next time."""
         self.early_from: EntryId | None = None
         """The first of them."""
+        self._early_to: EntryId = ZERO_ID
+        """The last of them."""
         self.settled: tuple[File, int, int] | None = None
         """File, place and line number behind the last line that agreed."""
 
@@ -74,6 +76,7 @@ class Matches:
             self._finish_due()
             self._not_due(passed)
             return
+        self.due_again()
         if not self._lines:
             at = 0
             while at < len(passed.lines):
@@ -274,6 +277,22 @@ class Matches:
         if moments:
             self._sink.in_flight(len(moments), min((time for time in moments if time > 0), default=0))
 
+    def due_again(self) -> None:
+        """A line that is due follows, in a later file: the mirror wrote into one that was taken for ended already.
+
+        What it wrote there is behind us for good, and the entries whose lines were not among it wait for later ones.
+        """
+        if self._open is None:
+            return
+        left = [(entry_id, line) for entry_id, line, arrived in self._open if not arrived]
+        for entry_id, line, arrived in self._open:
+            if arrived:
+                self._sink.matched(self.name, [entry_id], [line])
+        self.entries.put_back([entry_id for entry_id, _ in left], [line for _, line in left])
+        self.matched_to = max(self.matched_to, self._early_to)
+        self._open, self._open_lines = None, {}
+        self.early, self.early_from = 0, None
+
     def _arrive(self, line: bytes) -> None:
         here = self._open
         if here is None:
@@ -299,6 +318,7 @@ class Matches:
 
     def _came_early(self, entry_id: bytes, line: bytes) -> None:
         self.early_from = self.early_from or parse_id(entry_id)
+        self._early_to = parse_id(entry_id)
         self.early += 1
         self._sink.matched(self.name, [entry_id], [line])
 

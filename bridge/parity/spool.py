@@ -65,6 +65,13 @@ class Spool:
                 self._held = 0
         return ids, lines
 
+    def put_back(self, ids: list[bytes], lines: list[bytes]) -> None:
+        """Entries that were taken out stand first again."""
+        if ids:
+            self._parts.appendleft((ids, lines))
+            self._left += len(ids)
+            self._held += sum(map(len, lines)) + 100 * len(ids)
+
     def look(self) -> Iterator[list[bytes]]:
         """All lines, a part at a time; nothing is taken out."""
         for _, lines in [*self._parts]:
