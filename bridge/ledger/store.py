@@ -160,8 +160,8 @@ LOOKS, LOOK = 20, 0.05
 CACHE, LARGE = 1 << 10, 16 << 10
 """KiB of pages that a connection keeps in memory, at most; and one that carries a folder.
 
-The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections,
-and what one of them frees is not always given back: twice as much at once, and other things come to lie between.
+The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections;
+what they free at once, among what stays, is not given back to the system.
 """
 
 
