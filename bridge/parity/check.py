@@ -29,7 +29,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.trim import read_trimmed
 
-PAGE, PAGE_BYTES = 1000, 1 << 20
+PAGE, PAGE_BYTES = 500, 1 << 20
 """Entries, and about the bytes, that one command reads: a few milliseconds of the server's time."""
 
 POINTS, CLOSEST, WIDEST = 200, 20, 5000

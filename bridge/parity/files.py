@@ -26,7 +26,8 @@ from bridge.files.generation import TAIL
 from bridge.model import Fingerprint, hex_digest
 from bridge.parity.sides import LONG, OFFSETS, Block, File
 
-PIECE = 1 << 20
+PIECE, LAST = 1 << 18, 1 << 20
+"""Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -194,7 +195,7 @@ class Cut:
     @classmethod
     def of(cls, one: Plain, wanted: Generation) -> Cut:
         """What can be said of it."""
-        last = one.read(PIECE, max(0, one.size - PIECE))
+        last = one.read(LAST, max(0, one.size - LAST))
         whole = one.size - len(last) + last.rfind(b"\n") + 1
         before = one.read(min(TAIL, whole), max(0, whole - TAIL))
         return cls(wanted.number, wanted.at.offset, wanted.at.tail, one.size, whole, last[whole - one.size :]
