@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -143,7 +144,8 @@ def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
     chain = archive.chain(now.floor) if archive is not None else []
     if not chain:
         return now.count
-    return int(chain[0].base["added"]) if chain[0].base is not None else 0
+    base = json.loads(chain[0].base)
+    return int(base["added"]) if base is not None else 0
 
 
 def _history(

@@ -8,6 +8,7 @@ written as JSON, one entry a line. The ledger lists which entry lies where, so t
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import time
 import zlib
@@ -204,7 +205,7 @@ class Archive:
             day = time.strftime("%Y-%m-%d", time.gmtime(entry.id[0] / 1000)) if entry.id[0] < LAST_DAY else "undated"
             parted.setdefault((name, day), []).append((Listed(entry.id, len(line) + 1, origin), line))
             whole.setdefault((name, day), []).append(entry)
-        span = Span(first, last, base)
+        span = Span(first, last, json.dumps(base))
         for (name, day), lines in sorted(parted.items()):
             try:
                 part = self._write(name, day, lines)

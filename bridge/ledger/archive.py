@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from bridge.ledger.retention import key_of
 from bridge.ledger.store import Ledger
@@ -44,12 +42,12 @@ class Part:
 class Span:
     """All entries of a stream from `first` to `last`, in the order they stood in, in parts.
 
-    `base`: where parity would begin if the archive began here (`bridge.parity.since`); None: at the beginnings.
+    `base`: where parity would begin if the archive began here (`bridge.parity.since`), as JSON; null: where both do.
     """
 
     first: EntryId
     last: EntryId
-    base: dict[str, Any] | None = None
+    base: str = "null"
     parts: list[Part] = field(default_factory=list)
 
 
@@ -77,7 +75,7 @@ def save_span(ledger: Ledger, stream: str, span: Span) -> None:
     """Inside a ledger transaction: adds it."""
     ledger.write(
         "INSERT OR REPLACE INTO archive_spans (stream, last, first, base) VALUES (?, ?, ?, ?)",
-        (stream, key_of(span.last), key_of(span.first), json.dumps(span.base)),
+        (stream, key_of(span.last), key_of(span.first), span.base),
     )
     for number, one in enumerate(span.parts):
         ledger.write(
@@ -106,7 +104,7 @@ def spans(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Span]:
         "SELECT first, last, base FROM archive_spans WHERE stream = ? AND last >= ? ORDER BY last",
         (stream, key_of(start)),
     )
-    return [Span(parse_id(first.encode()), parse_id(last.encode()), json.loads(base)) for first, last, base in rows]
+    return [Span(parse_id(first.encode()), parse_id(last.encode()), base) for first, last, base in rows]
 
 
 def parts_of(ledger: Ledger, stream: str, span: Span) -> list[Part]:

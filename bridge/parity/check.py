@@ -234,8 +234,9 @@ class Check:
         )  # fmt: skip
         expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
         comparison = Comparison(
-            files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length)
-        )
+            files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length),
+            view.trimmed.floor,
+        )  # fmt: skip
         with closing(comparison):
             self._walk(connection, comparison, view, begins)
             tally = comparison.finish()

@@ -37,7 +37,7 @@ class Comparison:
     def __init__(
         self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
         codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
-        stats: Stats | None = None, every: int = 0,
+        stats: Stats | None = None, every: int = 0, floor: EntryId = ZERO_ID,
     ) -> None:  # fmt: skip
         self.tally = Tally(marked=due.late is not None)
         self._codec = codec
@@ -62,7 +62,8 @@ class Comparison:
         self._missing: list[Missing] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
         self._every = every
-        self._ended = self._since.last if self._since.last < HIGHEST_ID else self._since.resume
+        ended = self._since.last if self._since.last < HIGHEST_ID else self._since.resume
+        self._ended = max(ended, floor)  # below it nothing stands that could be cut
         self._noted, self._noted_at = 0, self._since.resume
         self.fed = 0
         """Entries it was given."""

@@ -186,7 +186,7 @@ class View(Cursors):
         if self.trimmed.floor == ZERO_ID:
             return None
         chain = self._archive.chain(self.trimmed.floor) if self._archive is not None else []
-        base = chain[0].base if chain else self.trimmed.base
+        base = json.loads(chain[0].base) if chain else self.trimmed.base
         if chain and base is None:
             return None
         if base is None:
