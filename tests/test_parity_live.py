@@ -15,12 +15,15 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.carry import provenance
+from bridge.carry import append, provenance
 from bridge.carry.draft import Batcher, Parcel
+from bridge.files.generation import Known
+from bridge.files.tail import Tail
 from bridge.ledger import mirrored
 from bridge.ledger.store import Ledger
 from bridge.parity.check import Result
 from bridge.parity.proof import Proof
+from bridge.run import Process
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 from bridge.streams.writer import Batch
@@ -357,3 +360,46 @@ def test_spooled_lines_leave_nothing(one_rig: Rig, monkeypatch: pytest.MonkeyPat
     result = rig.parity()
     assert (result.verdict, result.tally.redis_born) == ("equal", 300)
     assert not [*folder.iterdir()]
+
+
+def test_line_in_a_piece_that_ended(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file is rotated and taken for ended between the mirror's last look and its write: equal, whatever follows."""
+    rig.append("f-0", "f-1")
+    rig.once()
+    rotated, ended, stop = rig.root / "messages.log.1", Event(), Event()
+    whole = Tail.finish
+
+    def finish(self: Tail) -> Known | None:
+        record = whole(self)
+        if record is not None:
+            ended.set()
+            wait_until(lambda: rotated.read_bytes().endswith(b"|r-0\n"), "the line behind the end")
+        return record
+
+    def reached(point: str) -> None:
+        if point == "mirror.write.before" and not rotated.exists():
+            rig.log.rename(rotated)
+            rig.append("f-3")
+            assert ended.wait(60)
+
+    monkeypatch.setattr(Tail, "finish", finish)
+    monkeypatch.setattr(append, "reached", reached)
+    bridge = Thread(target=Process(rig.settings(), dual=True, poll=False, stop=stop).run)
+    bridge.start()
+    try:
+        rig.append("f-2")
+        wait_until(lambda: len(rig.datas()) == 3, "a line in the stream: both directions are at work")
+        rig.add("r-0")
+        wait_until(lambda: len(rig.datas()) == 5, "the next file's line in the stream")
+        for n in range(1, 20):
+            rig.add(f"r-{n}")
+            rig.append(f"f-{n + 3}")
+            assert onwards(rig).verdict == rig.parity().verdict == "equal"
+        rig.settle([b"f-%d" % n for n in range(23)], [b"r-%d" % n for n in range(20)])
+    finally:
+        stop.set()
+        bridge.join()
+    assert (onwards(rig).tally.differences, rig.parity().tally.compared) == ([], 43)
+    assert "unfinished" not in caplog.text

@@ -208,7 +208,8 @@ class LogSource(TailSource):
             self._at_end(generation)
             if (record := self.tail.finish()) is None:
                 return None
-            if left := generation.size() - generation.read_to:  # of a damaged one, the line it was torn in
+            left = (size := generation.size()) - generation.read_to
+            if left > 0 and generation.read(1, size - 1) != b"\n":  # else whole lines came meanwhile
                 self._unended[generation.number] = left
                 said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
                 self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
