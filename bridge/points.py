@@ -35,6 +35,7 @@ POINTS = {
     "switch.journal": "the journal's word that a switch is decided",
     "switch.flip": "the switch itself, in Redis",
     "switch.done": "the journal's word that a switch is done",
+    "trim.part": "some of what is to go, in a file of the archive",
     "trim.archive": "the archive's index, of entries that are to go",
     "trim.floor": "the floor in Redis, below which a stream is trimmed",
     "trim.step": "the removal of some entries below the floor",

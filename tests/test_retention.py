@@ -12,6 +12,8 @@ from threading import Event
 import pytest
 
 from bridge.carry.archive import Archive
+from bridge.carry.archiving import PIECE
+from bridge.ledger.archive import parts_of, spans
 from bridge.ledger.mirrored import all_ranges
 from bridge.ledger.retention import points_of
 from bridge.ledger.store import Ledger
@@ -134,6 +136,28 @@ def test_the_archive_and_the_stream_are_the_history(rig: Rig) -> None:
     )[:-1]
     assert len(lines) == len(set(lines))
     assert set(lines) < set(rig.lines())
+
+
+def test_a_long_stretch_is_archived_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be cut only as a whole is in memory a piece at a time: written, read again, and read later."""
+    monkeypatch.setattr(check, "CLOSEST", 1 << 20)
+    keep(rig, keep_entries=100, archive=True)
+    rig.append(*(f"f-{k}" for k in range(3500)))
+    rig.once()
+    for k in range(20):
+        rig.add(f"r-{k}")
+    rig.once()
+    assert prove(rig).verdict == "equal"
+    fill(rig, 200, begin=3500)
+    whole = rig.entries()
+    assert trim(rig).removed > 3000
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        [span] = spans(ledger, STREAM)
+        parts = [len(part.listed) for part in parts_of(ledger, STREAM, span)]
+    assert sum(parts) == 3520
+    assert max(parts) < 2 * PIECE
+    assert history(rig) == whole
+    assert prove(rig).tally.compared == 3720
 
 
 def test_tail_locate_and_snapshot_find_what_was_archived(rig: Rig, tmp_path: Path) -> None:

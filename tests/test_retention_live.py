@@ -11,7 +11,7 @@ from tests.test_parity_live import Writers
 from tests.test_retention import KEYS, history, keep, plan, prove
 
 
-@pytest.mark.parametrize("step", ["trim.archive", "trim.floor", "trim.step"])
+@pytest.mark.parametrize("step", ["trim.part", "trim.archive", "trim.floor", "trim.step"])
 def test_killed_at_every_step(rig: Rig, step: str) -> None:
     """A bridge that trims is killed before and after each step, under load: nothing is lost, and nothing twice."""
     rig.log.touch()

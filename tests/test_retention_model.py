@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from bridge.carry import archive, forward
+from bridge.carry import archiving, forward
 from bridge.carry.archive import Archive
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId, format_id, parse_id
@@ -40,11 +40,11 @@ ACTS = st.one_of(
     st.tuples(st.just("busy"), st.integers(3, 12)),
     st.tuples(st.just("dying"), st.integers(3, 15)),
     st.tuples(st.just("trim"), st.just(0)),
-    st.tuples(st.just("kill"), st.integers(0, 11)),
+    st.tuples(st.just("kill"), st.integers(0, 23)),
     st.tuples(st.just("rotate"), st.just(0)),
     st.tuples(st.just("lose"), st.just(0)),
 )
-STEPS = [f"trim.{step}.{when}" for step in ("archive", "floor", "step") for when in ("before", "after")]
+STEPS = [f"trim.{step}.{when}" for step in ("part", "archive", "floor", "step") for when in ("before", "after")]
 
 
 class Killed(BaseException):
@@ -136,7 +136,7 @@ class Model:
         with ExitStack() as stack:
             ledger = stack.enter_context(closing(Ledger(rig.state / "ledger.db", create=True)))
             stack.enter_context(patch.object(trim, "reached", reached))
-            stack.enter_context(patch.object(archive, "reached", reached))
+            stack.enter_context(patch.object(archiving, "reached", reached))
             stack.enter_context(suppress(Killed))
             retention(rig, ledger).trim(lambda: False)
         floor = read_trimmed(rig.redis, KEYS).floor
@@ -193,7 +193,8 @@ def play(program: list[tuple[str, int]], *, archived: bool) -> None:
         rig = Rig.shared(Path(folder), find())
         rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "4")
         keep(rig, keep_entries=8, archive=archived)
-        patches = [patch.object(check, "CLOSEST", 3), patch.object(trim, "PART", 7), patch.object(forward, "BATCH", 5)]
+        patches = [patch.object(check, "CLOSEST", 3), patch.object(trim, "PART", 7), patch.object(forward, "BATCH", 5),
+                   patch.object(archiving, "PIECE", 3), patch.object(trim, "PAGE", 2)]  # fmt: skip
         for one in patches:
             one.start()
         try:

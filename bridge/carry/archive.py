@@ -8,37 +8,27 @@ written as JSON, one entry a line. The ledger lists which entry lies where, so t
 from __future__ import annotations
 
 import gzip
-import json
-import os
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Names
 from contextlib import closing
-from dataclasses import replace
 from heapq import merge
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from bridge.carry.translate import told, untold
+from bridge.carry.translate import untold
 from bridge.codecs import Codec
 from bridge.config import ROLE
 from bridge.errors import SourceError
 from bridge.globs import is_glob
 from bridge.ledger.archive import (
-    Listed,
     Part,
     Span,
-    begin_part,
-    begun_at,
     drop_span,
-    end_of,
     parts_of,
-    save_span,
     spans,
 )
-from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import (
@@ -54,18 +44,11 @@ from bridge.model import (
     parse_id,
     parse_origin,
 )
-from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.follow import Wanted
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Beside, Entry, pages
 from bridge.streams.resp import pack
-
-ENTRIES = "entries"
-"""The name of the file that holds what is no line."""
-
-LAST_DAY = 253_402_300_799_000
-"""Milliseconds since 1970 at the end of the year 9999: later IDs have no date."""
 
 
 class Archive:
@@ -142,23 +125,30 @@ class Archive:
 
     def of_span(self, span: Span) -> Iterator[Entry]:
         """All entries of a span, in order. Raises SourceError."""
-        yield from merge(*(self._of_part(part) for part in parts_of(self._ledger, self._stream, span)))
+        yield from self.of_parts(parts_of(self._ledger, self._stream, span))
+
+    def of_parts(self, parts: Sequence[Part]) -> Iterator[Entry]:
+        """The same, of these parts: of each file one is in memory. Raises SourceError."""
+        files: dict[str, list[Part]] = {}
+        for part in parts:
+            files.setdefault(part.path, []).append(part)
+        yield from merge(*(chain.from_iterable(map(self._of_part, some)) for some in files.values()))
 
     def _of_part(self, part: Part) -> list[Entry]:
-        raw = self._unpacked(part)
+        raw, listed = self._unpacked(part), part.listed
         lines, at = [], 0
-        for one in part.listed:
+        for one in listed:
             lines.append(raw[at : at + one.length - 1])
             at += one.length
         if not part.name:
-            found = [Entry(one.id, untold(line)) for one, line in zip(part.listed, lines, strict=True)]
+            found = [Entry(one.id, untold(line)) for one, line in zip(listed, lines, strict=True)]
         else:
-            rows, names = self._codec(part.name).decode(lines).rows, self._codec(part.name).fields
+            rows, names = self.codec(part.name).decode(lines).rows, self.codec(part.name).fields
             found = [
-                Entry(one.id, _fields(names, row, one.origin) if isinstance(row, tuple) else [])
-                for one, row in zip(part.listed, rows, strict=True)
+                Entry(one.id, fields_of(names, row, one.origin) if isinstance(row, tuple) else [])
+                for one, row in zip(listed, rows, strict=True)
             ]
-        if _digest(found) != part.entries:
+        if entries_digest(found) != part.entries:
             raise SourceError(
                 "its lines are read otherwise than when they were archived", where=str(self.folder / part.path),
                 hint=f"put [format] and [message] of {self._mapping.name} back as they were",
@@ -178,111 +168,43 @@ class Archive:
             raise SourceError("does not hold what was archived", where=str(path), hint="is there a copy of it?")
         return raw
 
-    # -- writing ---------------------------------------------------------------------------------------------
+    def stands(self, first: EntryId, last: EntryId, read: Callable[[EntryId, EntryId], Iterator[Entry]]) -> bool:
+        """Whether an earlier try kept what a stream holds from `first` to `last`; what else it kept is forgotten.
 
-    def take(
-        self, found: Sequence[Entry], first: EntryId, last: EntryId, base: dict[str, object] | None,
-        note: Callable[[], None],
-    ) -> int:  # fmt: skip
-        """Keeps all entries of a stream from `first` to `last`, on disk and read again; returns the bytes that took.
-
-        `note` is called in the ledger's transaction that lists them.
-
-        What an earlier try kept of them, and is the same, is taken for it. Raises SourceError, OSError.
+        `read` gives the stream's entries from one ID to another. Raises SourceError, and what `read` raises.
         """
-        stand = {entry.id: entry.fields for entry in found}
         for span in spans(self._ledger, self._stream, first):
-            held = [*self.of_span(span)]
-            if (span.first, span.last) == (first, last) and held == [*found]:
-                return 0
-            lost = any(stand.get(one.id) != one.fields for one in held)  # since then Redis has: they are only here
-            with self._ledger.transaction():
+            if (span.first, span.last) == (first, last) and same(self.of_span(span), read(first, last)):
+                return True
+            lost = any(_alone(self.of_span(span), read(span.first, span.last)))
+            with self._ledger.transaction():  # what Redis has lost since then is only here
                 drop_span(self._ledger, self._stream, span, keep=lost)
-        names = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
-        parted: dict[tuple[str, str], list[tuple[Listed, bytes]]] = {}
-        whole: dict[tuple[str, str], list[Entry]] = {}
-        for entry, (name, line, origin) in zip(found, self._lines(found, names), strict=True):
-            day = time.strftime("%Y-%m-%d", time.gmtime(entry.id[0] / 1000)) if entry.id[0] < LAST_DAY else "undated"
-            parted.setdefault((name, day), []).append((Listed(entry.id, len(line) + 1, origin), line))
-            whole.setdefault((name, day), []).append(entry)
-        span = Span(first, last, json.dumps(base))
-        for (name, day), lines in sorted(parted.items()):
-            try:
-                part = self._write(name, day, lines)
-            except OSError as error:
-                raise SourceError(
-                    f"cannot be written: {error.strerror}", where=str(self.folder), hint="make room; nothing is trimmed"
-                ) from None
-            span.parts.append(replace(part, entries=_digest(whole[name, day])))
-        reached("trim.archive.before")
-        with self._ledger.transaction():
-            save_span(self._ledger, self._stream, span)
-            note()
-        reached("trim.archive.after")
-        if any(one != other for one, other in zip_longest(self.of_span(span), found)):
-            raise SourceError("does not give back what was put in", where=str(self.folder))
-        return sum(part.size for part in span.parts)
+        return False
 
-    def _write(self, name: str, day: str, lines: list[tuple[Listed, bytes]]) -> Part:
-        """One part, behind what stands in its file."""
-        path = f"{name}.{day}.gz" if name else f"{ENTRIES}.{day}.jsonl.gz"
-        whole = self.folder / path
-        whole.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        raw = b"".join(line + b"\n" for _, line in lines)
-        packed = gzip.compress(raw, compresslevel=6, mtime=0)
-        fd = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "r+b", buffering=0) as file:
-            at = self._end(path, os.fstat(fd).st_size)
-            begin_part(self._ledger, self._stream, path, at)
-            file.truncate(at)
-            file.seek(at)
-            left = memoryview(packed)
-            while left:
-                left = left[file.write(left) or 0 :]
-            os.fsync(fd)
-        return Part(path, name, at, len(packed), digest(raw), b"", [one for one, _ in lines])
-
-    def _end(self, path: str, size: int) -> int:
-        """Where the next part goes: behind all that stands there, but for what a try left that was not ended.
-
-        A ledger that was lost and rebuilt knows of none of it.
-        """
-        known, begun = end_of(self._ledger, self._stream, path), begun_at(self._ledger, self._stream, path)
-        if size < known:
-            raise SourceError(
-                "is shorter than what was archived in it", where=str(self.folder / path), hint="who cut it?"
-            )
-        return begun if begun is not None and known <= begun <= size else size if begun is None else max(known, size)
-
-    def _lines(self, found: Sequence[Entry], names: dict[int, str]) -> list[tuple[str, bytes, Origin | None]]:
-        """For each entry the source whose line it is, the line and the origin; or no name, and JSON."""
-        made: list[tuple[str, bytes, Origin | None]] = [("", told(entry), None) for entry in found]
-        groups: dict[str, list[tuple[int, Origin | None]]] = {}
-        for i, entry in enumerate(found):
-            name, origin = home(self._mapping, entry, names)
-            if not name or self._mapping.source.kind != "log" or not self._codec(name).invertible:
-                continue
-            if entry.fields[0 : 2 * len(self._codec(name).fields) : 2] == [*self._codec(name).fields]:
-                groups.setdefault(name, []).append((i, origin))
-        for name, some in groups.items():
-            codec = self._codec(name)
-            length = 2 * len(codec.fields)
-            rows = [tuple(found[i].fields[1:length:2]) for i, _ in some]
-            lines = codec.encode_all(rows)
-            again = codec.decode([line if isinstance(line, bytes) else b"" for line in lines]).rows
-            for (i, origin), line, row in zip(some, lines, again, strict=True):
-                same = isinstance(row, tuple) and _fields(codec.fields, row, origin) == found[i].fields
-                if same and isinstance(line, bytes):
-                    made[i] = name, line, origin
-        return made
-
-    def _codec(self, name: str) -> Codec:
+    def codec(self, name: str) -> Codec:
+        """That of a source."""
         if name not in self._codecs:
             self._codecs[name] = self._mapping.codec(name)
         return self._codecs[name]
 
 
-def _digest(found: Sequence[Entry]) -> bytes:
+def same(some: Iterable[Entry], others: Iterable[Entry]) -> bool:
+    """Whether both are the same entries. Pure."""
+    return all(one == other for one, other in zip_longest(some, others))
+
+
+def _alone(kept: Iterator[Entry], there: Iterator[Entry]) -> Iterator[Entry]:
+    """Of those that are kept the ones that are not there as they are. Both are in order."""
+    other = next(there, None)
+    for one in kept:
+        while other is not None and other.id < one.id:
+            other = next(there, None)
+        if one != other:
+            yield one
+
+
+def entries_digest(found: Sequence[Entry]) -> bytes:
+    """What a part notes of the entries it was made of. Pure."""
     return digest(b"", *(part for entry in found for part in (format_id(entry.id), *entry.fields)))
 
 
@@ -341,6 +263,7 @@ def _next(entry: EntryId) -> EntryId:
     return int(ms), int(seq)
 
 
-def _fields(names: Sequence[bytes], row: Sequence[bytes], origin: Origin | None) -> list[bytes]:
+def fields_of(names: Sequence[bytes], row: Sequence[bytes], origin: Origin | None) -> list[bytes]:
+    """An entry's fields, as a line and its origin make them. Pure."""
     fields = [part for pair in zip(names, row, strict=True) for part in pair]
     return fields if origin is None else [*fields, ORIGIN_FIELD, b"%d.%d:%d" % origin]

@@ -26,7 +26,7 @@ class Part:
     """Some bytes of an archive's file, packed by themselves: lines of the source `name`; of no name, JSON.
 
     `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked ones, and
-    `entries` of what was packed: IDs and fields.
+    `entries` of what was packed: IDs and fields. `index` tells which entries these are, packed as well.
     """
 
     path: str
@@ -35,7 +35,12 @@ class Part:
     size: int
     digest: bytes
     entries: bytes
-    listed: Sequence[Listed]
+    index: bytes
+
+    @property
+    def listed(self) -> list[Listed]:
+        """Its entries, in order."""
+        return _unpacked(self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class Span:
     parts: list[Part] = field(default_factory=list)
 
 
-def _packed(listed: Sequence[Listed]) -> bytes:
+def index_of(listed: Sequence[Listed]) -> bytes:
+    """As a part keeps it. Pure."""
     origins = [one.origin if one.origin is not None else Origin(0, 0, 0) for one in listed]
     columns = [
         array("Q", [one.id[0] for one in listed]), array("Q", [one.id[1] for one in listed]),
@@ -82,7 +88,7 @@ def save_span(ledger: Ledger, stream: str, span: Span) -> None:
             "INSERT OR REPLACE INTO archive_parts (stream, span, number, path, name, at, size, digest, entries,"
             " listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (stream, key_of(span.last), number, one.path, one.name, one.at, one.size, one.digest, one.entries,
-             _packed(one.listed)),
+             one.index),
         )  # fmt: skip
         ledger.write("DELETE FROM archive_begun WHERE stream = ? AND path = ?", (stream, one.path))
 
@@ -114,10 +120,7 @@ def parts_of(ledger: Ledger, stream: str, span: Span) -> list[Part]:
         " ORDER BY number",
         (stream, key_of(span.last)),
     )
-    return [
-        Part(path, name, at, size, digest, entries, _unpacked(blob))
-        for path, name, at, size, digest, entries, blob in rows
-    ]
+    return [Part(*row) for row in rows]
 
 
 def begin_part(ledger: Ledger, stream: str, path: str, at: int) -> None:

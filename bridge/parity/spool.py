@@ -1,4 +1,4 @@
-"""A queue of lines and entry IDs that may grow: what is over a few MB waits in a temporary file without a name."""
+"""A queue of lines and entry IDs that may grow: what is over a megabyte waits in a temporary file without a name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import IO
 
-HELD = 8 << 20
+HELD = 1 << 20
 """Bytes that are kept in memory."""
 
 Part = tuple[list[bytes], list[bytes]]

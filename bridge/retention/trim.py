@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bridge.carry.archive import Archive
+from bridge.carry.archiving import Archiving
 from bridge.carry.floor import remember
 from bridge.errors import LockHeld, NotOwner
 from bridge.ledger.mirrored import first_line_from, last_end
@@ -31,8 +33,7 @@ from bridge.streams.trim import STEP, Gone, Held, Moved, Trimmed, groups_hold, r
 PAGE, PAGE_BYTES = 1000, 1 << 20
 
 PART, PART_BYTES = 1000, 2 << 20
-"""Entries, and their bytes, that are read, archived and let go together, about."""
-
+"""Entries, and their bytes, that are archived and let go together: about, as there is not a place behind each."""
 
 SPACING = 100
 """Entries between two places at which a stream whose files have no order may begin."""
@@ -222,15 +223,20 @@ class Retention:
     def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
         """Sets the floor behind one point."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
-        base = json.loads(upto.position) if upto.position is not None else None
-        found: list[Entry] | None = [] if self._archive is not None else None
-        then = replace(now, floor=floor, origins=self._walk(reading, now, floor, found), base=base)
-        if self._archive is not None and found is not None:
+        base, archiving = json.loads(upto.position) if upto.position is not None else None, None
+
+        def read(first: EntryId, last: EntryId) -> Iterator[Entry]:
+            return chain.from_iterable(map(to_entries, self._pages(reading, first, last)))
+
+        if self._archive is not None and not self._archive.stands(now.floor, upto.entry, read):
+            archiving = Archiving(self._archive, self.mapping, self._ledger, now.floor, upto.entry, now.base)
+        then = replace(now, floor=floor, origins=self._walk(reading, now, floor, archiving), base=base)
+        if archiving is not None:
 
             def note() -> None:  # if Redis loses all before it has the floor, these are in the archive alone
                 remember(self._ledger, self._stream, then)
 
-            done.archived += self._archive.take(found, now.floor, upto.entry, now.base, note)
+            done.archived += archiving.end(note)
         reached("trim.floor.before")
         try:
             done.held = set_floor(connection, self._keys, self._ledger.uuid, now, upto.entry, then)
@@ -242,17 +248,22 @@ class Retention:
         if done.held is None:
             self._remember(connection, upto)
 
-    def _walk(self, connection: Connection, now: Trimmed, floor: EntryId, found: list[Entry] | None) -> dict[int, Gone]:
-        """Reads what is to go, into `found` if that is wanted: which lines of each source have their entries among it,
-        or among what went before.
+    def _pages(self, connection: Connection, first: EntryId, last: EntryId) -> Iterator[list[Any]]:
+        span = format_id(first), format_id(last)
+        return pages(connection, self._keys.stream, *span, PAGE, most_bytes=PAGE_BYTES)
+
+    def _walk(
+        self, connection: Connection, now: Trimmed, floor: EntryId, archiving: Archiving | None
+    ) -> dict[int, Gone]:
+        """Reads what is to go, and archives it if that is wanted: which lines of each source have their entries among
+        it, or among what went before.
         """
         numbers = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
         gone = {number: one.positions for number, one in now.origins.items()}
         stays = {number: first_line_from(self._ledger, self._stream, name, floor) for number, name in numbers.items()}
-        span = format_id(now.floor), format_id(before(floor))
-        for rows in pages(connection, self._keys.stream, *span, PAGE, most_bytes=PAGE_BYTES):
-            if found is not None:
-                found += to_entries(rows)
+        for rows in self._pages(connection, now.floor, before(floor)):
+            if archiving is not None:
+                archiving.add(to_entries(rows))
             for _, fields in rows:
                 names = fields[0::2] if fields is not None else []
                 origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1]) if ORIGIN_FIELD in names else None
