@@ -22,13 +22,7 @@ from bridge.codecs import Codec
 from bridge.config import ROLE
 from bridge.errors import SourceError
 from bridge.globs import is_glob
-from bridge.ledger.archive import (
-    Part,
-    Span,
-    drop_span,
-    parts_of,
-    spans,
-)
+from bridge.ledger.archive import Part, Span, drop_span, parts_of, spans
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import (
