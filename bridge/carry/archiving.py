@@ -82,7 +82,7 @@ class Archiving:
         except OSError as error:
             raise SourceError(
                 f"cannot be written: {error.strerror}", where=str(self._archive.folder),
-                hint="make room; nothing is trimmed",
+                hint="make room; what is not archived stays in the stream",
             ) from None  # fmt: skip
         if not same(self._archive.of_parts(parts), found):
             raise SourceError("does not give back what was put in", where=str(self._archive.folder))
