@@ -120,17 +120,24 @@ def _deaf(rig: Rig, stack: ExitStack) -> None:
 
 
 def _busy(rig: Rig, stack: ExitStack) -> None:
-    stop = Event()
+    stop, slow = Event(), Event()
 
     def work() -> None:
         with closing(Connection(rig.url)) as one:
+            turns = 4_000_000  # more on a fast machine
             while not stop.wait(0.01):
-                one.call("EVAL", "local n = 0; for i = 1, 8000000 do n = n + i end; return n", 0)
+                begun = time.monotonic()
+                one.call("EVAL", "local n = 0; for i = 1, ARGV[1] do n = n + i end; return n", 0, turns)
+                if time.monotonic() - begun > 0.08:
+                    slow.set()
+                else:
+                    turns += turns // 2
 
     thread = Thread(target=work)
     thread.start()
     stack.callback(thread.join)
     stack.callback(stop.set)
+    assert slow.wait(60)
 
 
 def _ghost(rig: Rig, stack: ExitStack) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.carry import archiving, forward
 from bridge.carry.archive import Archive
+from bridge.carry.floor import remembered
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId, format_id, parse_id
 from bridge.parity import check
@@ -173,6 +174,9 @@ class Model:
         rig.once()
         self.notice()
         floor = read_trimmed(rig.redis, KEYS).floor
+        with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
+            if (noted := remembered(ledger, STREAM)) is not None:  # archived, and killed before Redis had the floor
+                floor = max(floor, noted.floor)
         stood = [fields[7] for one, fields in sorted(self.ever.items()) if one >= floor]
         rig.redis.call("FLUSHALL")
         self.given, self.unread, self.equal = {}, {}, (0, 0)
@@ -183,6 +187,10 @@ class Model:
         wanted = set(stood)
         assert datas == [data for line in rig.lines() if (data := line.split(b"|", 3)[3]) in wanted]
         if self.archived:
+            with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
+                archive = Archive(rig.settings().mappings[0], rig.state, ledger)
+                kept = [one.fields[7] for one in archive.entries(read_trimmed(rig.redis, KEYS).floor)]
+            assert kept == [fields[7] for one, fields in sorted(self.ever.items()) if one < floor]
             self.archived = False  # what was archived has other IDs than what comes now
         self.ever = {}
 
@@ -246,6 +254,7 @@ def trim_all(model: Model) -> None:
     False,
 )  # fmt: skip
 @example([("write", 11), ("dying", 3), ("lose", 0)], False)
+@example([("write", 1), ("busy", 3), ("dying", 4), ("lose", 0)], True)
 @example([("write", 6), ("lose", 0), ("busy", 3), ("busy", 7), ("lose", 0)], False)
 def test_programs(program: list[tuple[str, int]], archived: bool) -> None:
     """Nothing goes that anybody needs, whatever dies in between; archive and stream are the history."""
