@@ -12,6 +12,7 @@ import pytest
 
 from bridge.errors import RedisRefused
 from bridge.streams.connect import Connection
+from bridge.streams.reader import entries
 from tests.proxy import Fault, Proxy
 from tests.rig import STREAM, Rig, wait_until
 
@@ -237,6 +238,38 @@ def test_rights_changed_between_queue_and_exec(rig: Rig, short: Path, rules: tup
         assert done
         rig.redis.call("ACL", "SETUSER", "carrier", *FULL)
         rig.settle([b"f-0", b"f-1", b"f-2", b"f-3"], [])
+    finally:
+        proxy.close()
+
+
+def test_an_entry_between_watch_and_exec(rig: Rig, short: Path) -> None:
+    """Another producer writes just before the EXEC of some history: none of it is taken, and it is sent once more."""
+    standing: list[list[bytes]] = []
+
+    def fault(data: bytes, number: int) -> str:
+        if b"EXEC\r\n" in data and len(standing) < 2:
+            with closing(Connection(rig.server.socket_url)) as producer:
+                fields = (
+                    "role",
+                    "ui",
+                    "timestamp",
+                    "2026-03-02T09:14:06Z",
+                    "type",
+                    "say",
+                    "data",
+                    f"r-{len(standing)}",
+                )
+                producer.call("XADD", STREAM, "*", *fields)
+                standing.append([one.fields[7] for one in entries(producer, STREAM.encode())])
+        return "pass"
+
+    history = [f"f-{n}".encode() for n in range(5)]
+    rig.append(*history)
+    proxy, url = _through(rig, short, fault)
+    try:
+        rig.start(url=url)
+        rig.settle(history, [b"r-0", b"r-1"])
+        assert standing == [[b"r-0"], [b"r-0", b"r-1"]]
     finally:
         proxy.close()
 
