@@ -249,17 +249,8 @@ def test_an_entry_between_watch_and_exec(rig: Rig, short: Path) -> None:
     def fault(data: bytes, number: int) -> str:
         if b"EXEC\r\n" in data and len(standing) < 2:
             with closing(Connection(rig.server.socket_url)) as producer:
-                fields = (
-                    "role",
-                    "ui",
-                    "timestamp",
-                    "2026-03-02T09:14:06Z",
-                    "type",
-                    "say",
-                    "data",
-                    f"r-{len(standing)}",
-                )
-                producer.call("XADD", STREAM, "*", *fields)
+                fields = f"role ui timestamp 2026-03-02T09:14:06Z type say data r-{len(standing)}"
+                producer.call("XADD", STREAM, "*", *fields.split())
                 standing.append([one.fields[7] for one in entries(producer, STREAM.encode())])
         return "pass"
 
@@ -270,6 +261,7 @@ def test_an_entry_between_watch_and_exec(rig: Rig, short: Path) -> None:
         rig.start(url=url)
         rig.settle(history, [b"r-0", b"r-1"])
         assert standing == [[b"r-0"], [b"r-0", b"r-1"]]
+        assert "others write into the stream" in rig.said()
     finally:
         proxy.close()
 
