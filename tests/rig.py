@@ -159,12 +159,15 @@ class Rig:
         self.server = embedded.start(self.path / "server-state", self.binary)
         self.redis.call("CONFIG", "SET", "appendfsync", "no")
 
-    def add(self, data: str | bytes, role: str = "ui") -> bytes:
-        """A plain XADD of the four fields, as a producer in any language does it; returns the ID."""
+    def add(self, data: str | bytes, role: str = "ui", connection: Connection | None = None) -> bytes:
+        """A plain XADD of the four fields, as a producer in any language does it; returns the ID.
+
+        `connection`: another than the test's own, in another thread.
+        """
         raw = data if isinstance(data, bytes) else data.encode()
         values = (role.encode(), b"2026-03-02T09:14:06Z", b"say", raw)
         pairs = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
-        return bytes(self.redis.call("XADD", STREAM, "*", *pairs))
+        return bytes((connection or self.redis).call("XADD", STREAM, "*", *pairs))
 
     def entries(self) -> list[Entry]:
         """The whole stream."""

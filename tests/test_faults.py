@@ -249,8 +249,7 @@ def test_an_entry_between_watch_and_exec(rig: Rig, short: Path) -> None:
     def fault(data: bytes, number: int) -> str:
         if b"EXEC\r\n" in data and len(standing) < 2:
             with closing(Connection(rig.server.socket_url)) as producer:
-                fields = f"role ui timestamp 2026-03-02T09:14:06Z type say data r-{len(standing)}"
-                producer.call("XADD", STREAM, "*", *fields.split())
+                rig.add(f"r-{len(standing)}", connection=producer)
                 standing.append([one.fields[7] for one in entries(producer, STREAM.encode())])
         return "pass"
 

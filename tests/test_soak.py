@@ -24,7 +24,7 @@ from bridge.errors import BridgeError, RedisRefused
 from bridge.streams.connect import Connection
 from tests import zygote
 from tests.cast import CONFIG, Cast
-from tests.rig import FIELDS, STREAM, Rig, line, wait_until
+from tests.rig import Rig, line, wait_until
 from tests.test_metrics import METRICS, NAME, Watched
 from tests.test_retention import history, keep, prove
 
@@ -73,10 +73,8 @@ class Programs:
                 connection = connection or Connection(self._rig.url)
             except BridgeError:
                 continue
-            values = (b"plain", b"2026-03-02T09:14:06Z", b"count", str(self.entries).encode())
-            pairs = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
             try:
-                connection.call("XADD", STREAM, "*", *pairs)
+                self._rig.add(str(self.entries), "plain", connection)
             except RedisRefused:  # it reads its data
                 continue
             except BridgeError:
