@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
+
+from bridge.server.embedded import Embedded
 
 Fault = Callable[[bytes, int], str]
 """(a piece of a request, how many were seen) → "pass", "swallow" (executed, its reply lost) or "cut" (halfway)."""
@@ -92,6 +96,18 @@ class Proxy:
             thread.join(10)
         for one in self._open:
             one.close()
+
+
+@contextmanager
+def proxied(server: Embedded, fault: Fault) -> Iterator[str]:
+    """A url that goes through a proxy with that fault."""
+    with tempfile.TemporaryDirectory(prefix="bp-") as folder:
+        path = Path(folder) / "s"
+        proxy = Proxy(path, server.socket, fault)
+        try:
+            yield f"unix://default:{server.password}@{path}?db=0"
+        finally:
+            proxy.close()
 
 
 def every_second(sign: bytes) -> Fault:

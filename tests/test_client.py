@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from bridge.errors import BridgeError, ConfigError, TargetError
 from bridge.streams.components import COMPONENTS, make_group
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG
-from tests.proxy import Fault, Proxy
+from tests.proxy import proxied
 from tests.rig import STREAM, Rig, line, wait_until
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -327,7 +326,7 @@ def test_a_lost_acknowledgement(one_rig: Rig) -> None:
     def fault(data: bytes, count: int) -> str:
         return "cut" if b"XACK" in data and next(seen) % 7 == 3 else "pass"
 
-    with proxied(one_rig, fault) as url, opened(one_rig, url=url) as log:
+    with proxied(one_rig.server, fault) as url, opened(one_rig, url=url) as log:
         assert texts(log, 40) == wanted
     assert wait_until(lambda: one_rig.redis.call("XPENDING", STREAM, "ui")[0] == 0, "acknowledged")
 
@@ -337,7 +336,7 @@ def test_state_is_told(one_rig: Rig) -> None:
     told: list[str] = []
     broken = Event()
     with (
-        proxied(one_rig, lambda data, count: "cut" if broken.is_set() else "pass") as url,
+        proxied(one_rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as url,
         opened(one_rig, url=url, on_state=told.append) as log,
     ):
         wait_until(lambda: log.state == "connected", "connected")
@@ -346,18 +345,6 @@ def test_state_is_told(one_rig: Rig) -> None:
         broken.clear()
         wait_until(lambda: log.state == "connected", "connected again")
     assert told == ["connected", "reconnecting", "connected", "closed"]
-
-
-@contextmanager
-def proxied(rig: Rig, fault: Fault) -> Iterator[str]:
-    """A url that goes through a proxy with that fault."""
-    with tempfile.TemporaryDirectory(prefix="bp-") as folder:
-        path = Path(folder) / "s"
-        proxy = Proxy(path, rig.server.socket, fault)
-        try:
-            yield f"unix://default:{rig.server.password}@{path}?db=0"
-        finally:
-            proxy.close()
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -373,7 +360,7 @@ def test_replies_are_lost(one_rig: Rig, what: str) -> None:
         return what if b"XADD" in data and next(seen) % 3 == 1 else "pass"
 
     wanted = [f"{n}" for n in range(30)]
-    with proxied(one_rig, fault) as url, opened(one_rig, url=url) as log:
+    with proxied(one_rig.server, fault) as url, opened(one_rig, url=url) as log:
         wait_until(lambda: log.writes == "redis", "the mode")
         for text in wanted:
             log.append("say", text)
@@ -387,7 +374,7 @@ def test_an_outbox_outlives_its_process(one_rig: Rig) -> None:
     """What waited in the outbox of a process that ended is sent by the next one of the component, before its own."""
     says(one_rig, "ui", writes="redis")
     broken = Event()
-    with proxied(one_rig, lambda data, count: "cut" if broken.is_set() else "pass") as url:
+    with proxied(one_rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as url:
         with opened(one_rig, url=url) as log:
             wait_until(lambda: log.writes == "redis", "the mode")
             log.append("say", "one")
