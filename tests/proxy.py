@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
+from typing import Self
 
 from bridge.server.embedded import Embedded
 
@@ -17,16 +17,19 @@ Fault = Callable[[bytes, int], str]
 
 
 class Proxy:
-    """Listens on a Unix socket of its own and passes everything on to the server's."""
+    """Listens on a Unix socket of its own, at `url`, and passes everything on to the server's."""
 
-    def __init__(self, path: Path, server: str, fault: Fault) -> None:
-        self._server = server
+    def __init__(self, server: Embedded, fault: Fault) -> None:
+        self._server = server.socket
         self._fault = fault
+        self._folder = tempfile.TemporaryDirectory(prefix="bp-")  # short enough for a socket's path
+        path = str(Path(self._folder.name) / "s")
+        self.url = server.socket_url.replace(server.socket, path)
         self._lock = Lock()
         self.pieces = 0
         self.faults = 0
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        self._listener.bind(path)
         self._listener.listen(16)
         self._open: list[socket.socket] = []
         self._threads = [Thread(target=self._accept, daemon=True)]
@@ -96,18 +99,13 @@ class Proxy:
             thread.join(10)
         for one in self._open:
             one.close()
+        self._folder.cleanup()
 
+    def __enter__(self) -> Self:
+        return self
 
-@contextmanager
-def proxied(server: Embedded, fault: Fault) -> Iterator[str]:
-    """A url that goes through a proxy with that fault."""
-    with tempfile.TemporaryDirectory(prefix="bp-") as folder:
-        path = Path(folder) / "s"
-        proxy = Proxy(path, server.socket, fault)
-        try:
-            yield f"unix://default:{server.password}@{path}?db=0"
-        finally:
-            proxy.close()
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def every_second(sign: bytes) -> Fault:

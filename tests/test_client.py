@@ -18,7 +18,7 @@ from bridge.errors import BridgeError, ConfigError, TargetError
 from bridge.streams.components import COMPONENTS, make_group
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG
-from tests.proxy import proxied
+from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, line, wait_until
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -326,7 +326,7 @@ def test_a_lost_acknowledgement(one_rig: Rig) -> None:
     def fault(data: bytes, count: int) -> str:
         return "cut" if b"XACK" in data and next(seen) % 7 == 3 else "pass"
 
-    with proxied(one_rig.server, fault) as url, opened(one_rig, url=url) as log:
+    with Proxy(one_rig.server, fault) as proxy, opened(one_rig, url=proxy.url) as log:
         assert texts(log, 40) == wanted
     assert wait_until(lambda: one_rig.redis.call("XPENDING", STREAM, "ui")[0] == 0, "acknowledged")
 
@@ -336,8 +336,8 @@ def test_state_is_told(one_rig: Rig) -> None:
     told: list[str] = []
     broken = Event()
     with (
-        proxied(one_rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as url,
-        opened(one_rig, url=url, on_state=told.append) as log,
+        Proxy(one_rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as proxy,
+        opened(one_rig, url=proxy.url, on_state=told.append) as log,
     ):
         wait_until(lambda: log.state == "connected", "connected")
         broken.set()
@@ -360,7 +360,7 @@ def test_replies_are_lost(one_rig: Rig, what: str) -> None:
         return what if b"XADD" in data and next(seen) % 3 == 1 else "pass"
 
     wanted = [f"{n}" for n in range(30)]
-    with proxied(one_rig.server, fault) as url, opened(one_rig, url=url) as log:
+    with Proxy(one_rig.server, fault) as proxy, opened(one_rig, url=proxy.url) as log:
         wait_until(lambda: log.writes == "redis", "the mode")
         for text in wanted:
             log.append("say", text)
@@ -374,8 +374,8 @@ def test_an_outbox_outlives_its_process(one_rig: Rig) -> None:
     """What waited in the outbox of a process that ended is sent by the next one of the component, before its own."""
     says(one_rig, "ui", writes="redis")
     broken = Event()
-    with proxied(one_rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as url:
-        with opened(one_rig, url=url) as log:
+    with Proxy(one_rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as proxy:
+        with opened(one_rig, url=proxy.url) as log:
             wait_until(lambda: log.writes == "redis", "the mode")
             log.append("say", "one")
             broken.set()
@@ -384,7 +384,7 @@ def test_an_outbox_outlives_its_process(one_rig: Rig) -> None:
         assert one_rig.datas() == [b"one"]
         assert len([*(one_rig.state / "components" / "ui").glob("*.outbox")]) == 1
         broken.clear()
-        with opened(one_rig, url=url) as log:
+        with opened(one_rig, url=proxy.url) as log:
             log.append("say", "four")
             wait_until(lambda: one_rig.datas() == [b"one", b"two", b"three", b"four"], lambda: str(one_rig.datas()))
     assert [*(one_rig.state / "components" / "ui").glob("*.outbox")] == []

@@ -71,7 +71,7 @@ def test_three_at_once(short: Path) -> None:
     wait_until(lambda: not left(short), lambda: str(left(short)))
 
 
-def test_a_lost_reply(one_rig: Rig, short: Path) -> None:
+def test_a_lost_reply(one_rig: Rig) -> None:
     """The demo's own writer says a message once, whatever others said between a lost reply and its next look."""
 
     def fault(data: bytes, number: int) -> str:
@@ -81,17 +81,12 @@ def test_a_lost_reply(one_rig: Rig, short: Path) -> None:
                     other.call("XADD", STREAM, "*", "role", "other", "data", str(n))
         return "swallow" if b"XADD" in data and b'"n": 3,' in data and not proxy.faults else "pass"
 
-    proxy = Proxy(short / "s", one_rig.server.socket, fault)
     stop = Event()
-    try:
-        url = f"unix://default:{one_rig.server.password}@{short / 's'}?db=0"
-        with ThreadPoolExecutor(1) as pool:
-            wrote = pool.submit(write_redis, url, "me", 50, stop)
-            wait_until(lambda: proxy.faults and len(mine(one_rig)) > 5, lambda: str(mine(one_rig)))
-            stop.set()
-            count = wrote.result(30)
-    finally:
-        proxy.close()
+    with Proxy(one_rig.server, fault) as proxy, ThreadPoolExecutor(1) as pool:
+        wrote = pool.submit(write_redis, proxy.url, "me", 50, stop)
+        wait_until(lambda: proxy.faults and len(mine(one_rig)) > 5, lambda: str(mine(one_rig)))
+        stop.set()
+        count = wrote.result(30)
     assert mine(one_rig) == [*range(1, count + 1)]
 
 

@@ -29,7 +29,7 @@ from bridge.server import embedded
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
-from tests.proxy import proxied
+from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_retention import prove
 
@@ -64,7 +64,7 @@ def well(rig: Rig) -> Rig:
 
 def test_quiet_when_all_is_well(well: Rig) -> None:
     """On the embedded server with a bridge at work nothing is wrong; what is worth knowing is the machine's."""
-    machine_s = {"memory", "rights", "program", "file systems", "disk"}
+    of_the_machine = {"memory", "rights", "program", "file systems", "disk"}
 
     def quiet() -> dict[str, Finding] | None:
         """Where the machine stands still for a moment, load and latency say so, and a later look does not."""
@@ -72,7 +72,9 @@ def test_quiet_when_all_is_well(well: Rig) -> None:
         told = found(well)
         loud = {name for name, one in told.items() if one.verdict != "good"}
         passing = loud & {"load", "latency"}
-        assert [told[name] for name in loud - passing if told[name].verdict == "bad" or name not in machine_s] == []
+        assert [
+            told[name] for name in loud - passing if told[name].verdict == "bad" or name not in of_the_machine
+        ] == []
         return None if passing else told
 
     told: dict[str, Finding] = wait_until(quiet, "a look at a quiet machine")
@@ -242,8 +244,10 @@ def test_answers_that_are_slow(rig: Rig) -> None:
 
     def comes(verdict: str) -> bool:
         """In a look or, where the machine itself is slow for a moment, in a later one."""
-        with proxied(rig.server, fault) as url:
-            told: Finding = wait_until(lambda: (one := found(rig, url)["latency"]).verdict == verdict and one, verdict)
+        with Proxy(rig.server, fault) as proxy:
+            told: Finding = wait_until(
+                lambda: (one := found(rig, proxy.url)["latency"]).verdict == verdict and one, verdict
+            )
         return "ms at worst of 50" in told.evidence and bool(told.hint) == (verdict != "good")
 
     assert comes("good")

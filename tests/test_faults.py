@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import random
-import tempfile
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from bridge.errors import RedisRefused
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
-from tests.proxy import Fault, Proxy
+from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, wait_until
 
 CHECKPOINT = f"bridge:{{{STREAM}}}:checkpoint"
 
 
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder whose paths fit a Unix socket."""
-    with tempfile.TemporaryDirectory(prefix="bp-") as folder:
-        yield Path(folder)
-
-
-def _through(rig: Rig, short: Path, fault: Fault) -> tuple[Proxy, str]:
-    proxy = Proxy(short / "s", rig.server.socket, fault)
-    return proxy, f"unix://default:{rig.server.password}@{short / 's'}?db=0"
-
-
 @pytest.mark.parametrize("kind", ["swallow", "cut"])
 @pytest.mark.parametrize("sign", [b"EXEC\r\n", b"MULTI", b"XREAD", b"HSET"], ids=["exec", "multi", "xread", "hset"])
-def test_faults_on(rig: Rig, short: Path, kind: str, sign: bytes) -> None:
+def test_faults_on(rig: Rig, kind: str, sign: bytes) -> None:
     """The reply to every fifth such request is swallowed, or it is cut in half: each message once on both sides."""
     count = 0
 
@@ -44,9 +29,8 @@ def test_faults_on(rig: Rig, short: Path, kind: str, sign: bytes) -> None:
         count += 1
         return kind if count % 5 == 2 and count < 60 else "pass"
 
-    proxy, url = _through(rig, short, fault)
-    try:
-        child = rig.ready(rig.start(url=url))
+    with Proxy(rig.server, fault) as proxy:
+        child = rig.ready(rig.start(url=proxy.url))
         file_born: list[bytes] = []
         redis_born: list[bytes] = []
         for turn in range(12):
@@ -61,24 +45,19 @@ def test_faults_on(rig: Rig, short: Path, kind: str, sign: bytes) -> None:
         assert proxy.faults > 1
         rig.stop(child)
         rig.check(file_born, redis_born)
-    finally:
-        proxy.close()
 
 
-def test_random_faults_in_a_backlog(rig: Rig, short: Path) -> None:
+def test_random_faults_in_a_backlog(rig: Rig) -> None:
     """A backlog of 40,000 lines through a line that breaks at random, from a printed seed."""
     seed = random.randrange(1 << 30)
     dice = random.Random(seed)
-    proxy, url = _through(rig, short, lambda data, number: dice.choices(("pass", "swallow", "cut"), (80, 1, 1))[0])
-    try:
+    with Proxy(rig.server, lambda data, number: dice.choices(("pass", "swallow", "cut"), (80, 1, 1))[0]) as proxy:
         backlog = [f"f-{i}".encode() for i in range(40_000)]
         rig.append(*backlog)
-        rig.start(url=url)
+        rig.start(url=proxy.url)
         wait_until(lambda: rig.equal(backlog, []), lambda: f"the backlog, seed {seed}; {rig.said()[-2000:]}")
         rig.check(backlog, [])
         assert proxy.faults > 0, seed
-    finally:
-        proxy.close()
 
 
 def _refuses(rig: Rig, sign: str) -> None:
@@ -213,7 +192,7 @@ def test_rights_taken_and_given_back(rig: Rig, rules: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("rules", [("-xadd",), ("-eval",), ("-hset",)], ids=lambda rules: str(rules[0]))
-def test_rights_changed_between_queue_and_exec(rig: Rig, short: Path, rules: tuple[str, ...]) -> None:
+def test_rights_changed_between_queue_and_exec(rig: Rig, rules: tuple[str, ...]) -> None:
     """A right is revoked after the commands were queued and before EXEC: a part of them may land, and none twice."""
     url = _user(rig, *FULL)
     rig.ready(rig.start(url=url))
@@ -230,19 +209,16 @@ def test_rights_changed_between_queue_and_exec(rig: Rig, short: Path, rules: tup
         return "pass"
 
     rig.stop(rig.children[0])
-    proxy = Proxy(short / "s", rig.server.socket, fault)
-    try:
+    with Proxy(rig.server, fault) as proxy:
         rig.append("f-1", "f-2", "f-3")
-        rig.ready(rig.start(url=f"unix://carrier:secret@{short / 's'}?db=0"))
+        rig.ready(rig.start(url=proxy.url.replace(f"default:{rig.server.password}", "carrier:secret")))
         _refuses(rig, "Redis refused")
         assert done
         rig.redis.call("ACL", "SETUSER", "carrier", *FULL)
         rig.settle([b"f-0", b"f-1", b"f-2", b"f-3"], [])
-    finally:
-        proxy.close()
 
 
-def test_an_entry_between_watch_and_exec(rig: Rig, short: Path) -> None:
+def test_an_entry_between_watch_and_exec(rig: Rig) -> None:
     """Another producer writes just before the EXEC of some history: none of it is taken, and it is sent once more."""
     standing: list[list[bytes]] = []
 
@@ -255,14 +231,11 @@ def test_an_entry_between_watch_and_exec(rig: Rig, short: Path) -> None:
 
     history = [f"f-{n}".encode() for n in range(5)]
     rig.append(*history)
-    proxy, url = _through(rig, short, fault)
-    try:
-        rig.start(url=url)
+    with Proxy(rig.server, fault) as proxy:
+        rig.start(url=proxy.url)
         rig.settle(history, [b"r-0", b"r-1"])
         assert standing == [[b"r-0"], [b"r-0", b"r-1"]]
         assert "others write into the stream" in rig.said()
-    finally:
-        proxy.close()
 
 
 def test_loading(rig: Rig) -> None:

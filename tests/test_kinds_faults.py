@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
 import pytest
@@ -23,17 +21,10 @@ SIGNS, FAULTS = (b"EXEC\r\n", b"HSET", b"XREAD"), 12
 """Requests that may go wrong, and how many of them do: then the bridge is to come to rest."""
 
 
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder whose path is short enough for a socket."""
-    with TemporaryDirectory(prefix="bk-") as folder:
-        yield Path(folder)
-
-
 class Through:
     """A bridge behind a proxy that loses replies and cuts connections, by these dice."""
 
-    def __init__(self, rig: Rig, short: Path, seed: int) -> None:
+    def __init__(self, rig: Rig, seed: int) -> None:
         dice, left = random.Random(seed), [FAULTS]
 
         def fault(data: bytes, number: int) -> str:
@@ -44,9 +35,8 @@ class Through:
             return what
 
         self.rig = rig
-        self.proxy = Proxy(short / "s", rig.server.socket, fault)
-        url = f"unix://default:{rig.server.password}@{short / 's'}?db=0"
-        self.child = rig.start(url=url)
+        self.proxy = Proxy(rig.server, fault)
+        self.child = rig.start(url=self.proxy.url)
 
     def end(self) -> None:
         """Stops both."""
@@ -56,9 +46,9 @@ class Through:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_spool(one_rig: Rig, short: Path, seed: int) -> None:
+def test_spool(one_rig: Rig, seed: int) -> None:
     """Files and entries cross once each, whatever replies are lost."""
-    inbox, through = Inbox(one_rig), Through(one_rig, short, seed)
+    inbox, through = Inbox(one_rig), Through(one_rig, seed)
     for n in range(60):
         inbox.put(f"f-{n}", at=n)
         inbox.add(f"r-{n}", at=n)
@@ -71,9 +61,9 @@ def test_spool(one_rig: Rig, short: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_context(one_rig: Rig, short: Path, seed: int) -> None:
+def test_context(one_rig: Rig, seed: int) -> None:
     """The chunks are the file, byte for byte, whatever replies are lost."""
-    context, through = Context(one_rig), Through(one_rig, short, seed)
+    context, through = Context(one_rig), Through(one_rig, seed)
     whole = b""
     for n in range(25):
         piece = f"{n}… ".encode() * (1 + n % 3)
@@ -86,10 +76,10 @@ def test_context(one_rig: Rig, short: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_state(one_rig: Rig, short: Path, seed: int) -> None:
+def test_state(one_rig: Rig, seed: int) -> None:
     """The latest value arrives, and each value that was seen is in the history once, whatever replies are lost."""
     values = Values(one_rig, history=True)
-    through = Through(one_rig, short, seed)
+    through = Through(one_rig, seed)
     for n in range(25):
         values.save(b"%03d" % n)
         Event().wait(0.06)
@@ -102,9 +92,9 @@ def test_state(one_rig: Rig, short: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_artifacts(one_rig: Rig, short: Path, seed: int) -> None:
+def test_artifacts(one_rig: Rig, seed: int) -> None:
     """Each artifact is announced once, whatever replies are lost."""
-    artifacts, through = Artifacts(one_rig), Through(one_rig, short, seed)
+    artifacts, through = Artifacts(one_rig), Through(one_rig, seed)
     for n in range(40):
         artifacts.save(f"{n:02}", b"%d" % n)
         Event().wait(0.03)

@@ -245,17 +245,13 @@ def test_lost_replies(one_rig: Rig) -> None:
     rig = one_rig
     bridged(rig)
     rig.redis.call("XDEL", STREAM, *(entry_of(rig, f"f-{n}") for n in (3, 4, 9, 20, 31)))
-    proxy = Proxy(rig.path / "p.sock", rig.server.socket, every_second(b"EXEC"))
-    url = rig.server.socket_url.replace(rig.server.socket, str(rig.path / "p.sock"))
-    try:
+    with Proxy(rig.server, every_second(b"EXEC")) as proxy:
         for _ in range(20):
-            done = rig.run("repair", "--execute", "--redis", url)
+            done = rig.run("repair", "--execute", "--redis", proxy.url)
             if done.returncode == 0:
                 break
         assert done.returncode == 0, done.stderr
         assert proxy.faults
-    finally:
-        proxy.close()
     equal(rig, 50, 50)
 
 

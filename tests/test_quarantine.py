@@ -188,17 +188,13 @@ def test_killed_when_redis_lost_the_entries(one_rig: Rig, point: str) -> None:
 def test_lost_replies(rig: Rig) -> None:
     """A retry whose replies are lost has sent each line once when it comes to its end."""
     aside(rig)
-    proxy = Proxy(rig.path / "p.sock", rig.server.socket, every_second(b"EXEC"))
-    url = rig.server.socket_url.replace(rig.server.socket, str(rig.path / "p.sock"))
-    try:
+    with Proxy(rig.server, every_second(b"EXEC")) as proxy:
         for _ in range(20):
-            done = retry(rig, url=url)
+            done = retry(rig, url=proxy.url)
             if done.returncode == 0:
                 break
         assert done.returncode == 0, done.stderr
         assert proxy.faults
-    finally:
-        proxy.close()
     check(rig)
 
 
