@@ -13,7 +13,7 @@ from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError
+from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError, as_bridge_error
 from bridge.ledger.asked import lapse
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
@@ -139,14 +139,14 @@ def _patiently(
                 return waits[0] if waits else None
         except TargetError as error:
             return error
-        except (Overtaken, BridgeError) as error:
+        except (Overtaken, BridgeError, OSError) as error:
             forward.detach()
             if mirror is not None:
                 mirror.detach()
             never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
-            passing = isinstance(error, Overtaken | NotYet | RedisLost) and not never
+            passing = isinstance(error, Overtaken | NotYet | RedisLost | OSError) and not never
             passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
             if not passing or time.monotonic() > begun + patience or stop.wait(pause.next()):
                 if isinstance(error, Overtaken):
                     return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
-                return error
+                return as_bridge_error(error)

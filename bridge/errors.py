@@ -3,6 +3,8 @@
 The CLI prints the three parts and exits with the class's `exit_code` (DESIGN §5.4).
 """
 
+import os
+
 
 class BridgeError(Exception):
     """The root. `what` happened, `where` (file, offset, key), and a `hint`: what to try."""
@@ -83,3 +85,15 @@ class RedisRefused(BridgeError):
     def __init__(self, what: str, *, code: str, where: str = "", hint: str = "") -> None:
         super().__init__(what, where=where, hint=hint)
         self.code = code
+
+
+class SystemRefused(BridgeError):
+    """The operating system answered a call with an error for which there is no better word; the same is tried again."""
+
+
+def as_bridge_error(error: BridgeError | OSError) -> BridgeError:
+    """The error as one of ours: what a worker notes as its trouble, before it tries again from what is noted."""
+    if isinstance(error, BridgeError):
+        return error
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return SystemRefused(error.strerror or str(error), where=where, hint="nothing was lost; it is tried again")

@@ -14,7 +14,7 @@ from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused
+from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, as_bridge_error
 from bridge.ledger.imports import begin_import, save_import
 from bridge.ledger.store import LARGE, Ledger
 from bridge.log import Troubles, log
@@ -126,9 +126,9 @@ class Import:
         self._number = begin_import(self._ledger, self.report.stream, self.report.began, self.report.to_json())
         try:
             self._patiently()
-        except (BridgeError, Overtaken) as error:
+        except (BridgeError, Overtaken, OSError) as error:
             other = RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
-            self.errors.append(other if isinstance(error, Overtaken) else _explained(error))
+            self.errors.append(other if isinstance(error, Overtaken) else _explained(as_bridge_error(error)))
         finally:
             self._forward.detach()
             if self._mirror is not None:

@@ -1,14 +1,17 @@
-"""The named points at which a crash is tested.
+"""The named points at which a crash or a failure is tested.
 
 `BRIDGE_CRASH_AT=mirror.write.after:3` kills this process with SIGKILL when that point is reached for the third time.
-Without the variable a point is one comparison with None. The names are in POINTS; each comes with `.before` and
-`.after`.
+`mirror.write.after:raise:3` raises an OSError there instead, once, and the process goes on; `raise=ENOSPC` says which.
+Several, with commas between them, are armed at once. Without the variable a point is one comparison with None. The
+names are in POINTS; each comes with `.before` and `.after`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from dataclasses import dataclass
 
 POINTS = {
     "forward.read": "a piece of a file",
@@ -43,28 +46,52 @@ POINTS = {
     "repair.note": "the journal's word of a repair",
 }
 
-_armed: str | None = None
-_left = 0
+
+@dataclass(slots=True)
+class Armed:
+    """What happens at a point: after `left` more times a kill, or an OSError of this errno (0: a kill)."""
+
+    left: int
+    errno: int
+
+
+_armed: dict[str, Armed] | None = None
 
 
 def arm(setting: str | None) -> None:
-    """Takes `NAME.before[:N]` or `NAME.after[:N]`; None disarms. Raises ValueError for a point that is not known."""
-    global _armed, _left
-    if not setting:
-        _armed = None
-        return
-    point, _, count = setting.partition(":")
+    """Arms the points of a setting, `NAME.before[:kill|:raise[=ERRNO]][:N]` or `NAME.after…`, and disarms all others.
+
+    Raises ValueError for a point, an action or an errno that is not known.
+    """
+    global _armed
+    armed = dict(_parsed(one.strip()) for one in (setting or "").split(",") if one.strip())
+    _armed = armed or None
+
+
+def _parsed(setting: str) -> tuple[str, Armed]:
+    point, *rest = setting.split(":")
     name, _, when = point.rpartition(".")
     if name not in POINTS or when not in ("before", "after"):
         raise ValueError(f"unknown point {point!r}, known: {', '.join(POINTS)}, each with .before or .after")
-    _armed, _left = point, int(count or 1)
+    action = rest.pop(0) if rest and not rest[0].isdigit() else "kill"
+    verb, _, named = action.partition("=")
+    code = getattr(errno, named or "EIO", 0) if verb == "raise" else 0
+    if verb not in ("kill", "raise") or (verb == "raise") != bool(code) or (verb == "kill" and named):
+        raise ValueError(f"unknown action {action!r} at {point}, known: kill, raise, raise=ENOSPC and other errnos")
+    if len(rest) > 1 or not all(one.isdigit() and int(one) for one in rest):
+        raise ValueError(f"{setting!r} is no point: NAME.before[:kill|:raise[=ERRNO]][:N], N from 1 on")
+    return point, Armed(int(rest[0]) if rest else 1, code)
 
 
 def reached(point: str) -> None:
-    """Kills the process if this point is armed and its time has come."""
-    global _left
-    if _armed is None or point != _armed:
+    """Kills the process, or raises OSError once, if this point is armed and its time has come."""
+    if _armed is None or point not in _armed:
         return
-    _left -= 1
-    if _left <= 0:
+    armed = _armed[point]
+    armed.left -= 1
+    if armed.left > 0:
+        return
+    if not armed.errno:
         os.kill(os.getpid(), signal.SIGKILL)
+    del _armed[point]  # the process goes on, and comes by here again
+    raise OSError(armed.errno, f"{os.strerror(armed.errno)} (raised at {point})")

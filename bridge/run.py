@@ -21,7 +21,16 @@ from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, LedgerError, LockHeld, NotYet, RedisLost, SourceError, TargetError
+from bridge.errors import (
+    BridgeError,
+    LedgerError,
+    LockHeld,
+    NotYet,
+    RedisLost,
+    SourceError,
+    TargetError,
+    as_bridge_error,
+)
 from bridge.files.watch import Watcher
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.parity import runs
@@ -207,8 +216,11 @@ class Process:
         while not self._stop.is_set():
             self._tell("WATCHDOG=1")
             if watcher is not None:
-                watcher.folders = {f for one in self._shared for f in one.folders()}
-                watcher.tend()
+                try:
+                    watcher.folders = {f for one in self._shared for f in one.folders()}
+                    watcher.tend()
+                except OSError as error:  # the sweep goes on, and so does this with its next round
+                    log.debug("the folders to watch could not be looked at: %s", error)
             if time.monotonic() >= due and self._forwards:
                 due = time.monotonic() + HEARTBEAT
                 collect()
@@ -221,7 +233,7 @@ class Process:
                         connection = connection or dial()
                         health = keys.health(self._settings.instance)
                         connection.call("SET", health, json.dumps(pulse), "EX", HEARTBEAT_EXPIRES)
-                except BridgeError as error:
+                except (BridgeError, OSError) as error:
                     log.debug("no heartbeat: %s", error)
                     if connection is not None:
                         connection.close()
@@ -297,11 +309,11 @@ class Process:
                     paths = shared.wake.wait(rest)
                     if paths:
                         forward.look(paths)
-            except (Overtaken, BridgeError) as error:
+            except (Overtaken, BridgeError, OSError) as error:
                 forward.detach()
                 shared.forward.retries += 1
-                if isinstance(error, BridgeError):
-                    self.troubles.note(ledger, forward.worker, error)
+                if not isinstance(error, Overtaken):
+                    self.troubles.note(ledger, forward.worker, as_bridge_error(error))
                 self._rest(pause.next(), forward)
         self._end(forward)
 
@@ -320,7 +332,7 @@ class Process:
         try:
             if forward.attached:
                 forward.flush()
-        except (Overtaken, BridgeError) as error:
+        except (Overtaken, BridgeError, OSError) as error:
             log.debug("%s: %s", forward.worker, error)
         forward.detach()
 
@@ -348,13 +360,13 @@ class Process:
             except NotYet:
                 mirror.detach()
                 self._stop.wait(0.05)
-            except BridgeError as error:
+            except (BridgeError, OSError) as error:
                 if isinstance(error, RedisLost) and self._stop.is_set():
                     break
                 shared.mirror.retries += 1
                 if not isinstance(error, TargetError | SourceError):
                     mirror.detach()
-                self.troubles.note(ledger, mirror.worker, error)
+                self.troubles.note(ledger, mirror.worker, as_bridge_error(error))
                 self._stop.wait(pause.next())
         mirror.close()
 

@@ -25,15 +25,24 @@ WINDOW = 4 << 20
 """Bytes that are searched at once for lines an earlier process may have written."""
 
 
+UNPLACED = -1
+"""The start of a piece that has left the process and whose place in the file nobody asked for yet."""
+
+
 @dataclass(slots=True)
 class Piece:
-    """Bytes `a` to `b` of a write's content, which stand at `start` of a generation. Torn: written again since."""
+    """Bytes `a` to `b` of a write's content, which stand at `start` of a generation.
+
+    Torn: no line of it counts, it is written again. `sure`: the file was looked at after the write, and still had a
+    name; until then generation and torn may have to be corrected.
+    """
 
     a: int
     b: int
     generation: int
     start: int
     torn: bool = False
+    sure: bool = True
 
 
 @dataclass(slots=True)
@@ -49,11 +58,6 @@ class Write:
     pieces: list[Piece] = field(default_factory=list)
     to: Destination | None = None
     """What brings it there."""
-
-    @property
-    def disowned(self) -> bool:
-        """Whether Redis lost an entry of it, so that its line is the file's own."""
-        return ZERO_ID in (entry_id for entry_id, _ in self.entries)
 
     @property
     def done(self) -> int:
@@ -78,15 +82,20 @@ class Write:
             if not piece.torn and piece.b > whole:
                 piece.torn = True
 
-    def cut(self) -> None:
-        """Leaves what is still to be written: whole lines."""
-        done, at = self.done, 0
+    def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
+        """What is still to be written: whole lines, and the entries they are made of. Changes nothing."""
+        done, at, passed = self.done, 0, 0
         while at < done:
-            at += self.entries.pop(0)[1]
-        self.content, self.pieces = self.content[done:], []
+            at += entries[passed][1]
+            passed += 1
+        return self.content[done:], entries[passed:]
 
-    def ranges(self) -> list[Range]:
-        """What stands of it as ranges. Adjoining pieces are one; a line whose entry Redis lost is in none of them."""
+    def ranges(self, entries: list[Written]) -> list[Range]:
+        """What stands of it as ranges, of these entries. Changes nothing.
+
+        Adjoining pieces are one; a line whose entry Redis lost is in none of them.
+        """
+        disowned = ZERO_ID in (entry_id for entry_id, _ in entries)
         merged: list[Piece] = []
         for piece in self.pieces:
             last = merged[-1] if merged else None
@@ -96,18 +105,18 @@ class Write:
             else:
                 merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
         all_of_it = len(merged) == 1 and (merged[0].a, merged[0].b) == (0, len(self.content))
-        if all_of_it and not merged[0].torn and not self.disowned:
+        if all_of_it and not merged[0].torn and not disowned:
             at = merged[0].start
             digest = range_digest(self.content)
-            return [Range(self.name, merged[0].generation, at, at + len(self.content), digest, self.entries)]
+            return [Range(self.name, merged[0].generation, at, at + len(self.content), digest, entries)]
         spans, at = [], 0
-        for entry_id, length in self.entries:
+        for entry_id, length in entries:
             spans.append((at, at + length, entry_id, length))
             at += length
         found = []
         for piece in merged:
             inside = [span for span in spans if span[0] < piece.b and span[1] > piece.a]
-            if piece.torn or not self.disowned:
+            if piece.torn or not disowned:
                 runs = [(piece.a, piece.b, inside)]
             else:
                 runs = [(max(one[0], piece.a), min(one[1], piece.b), [one]) for one in inside if one[2] != ZERO_ID]
@@ -222,8 +231,11 @@ class Target:
     def put(self, write: Write, ledger: Ledger, now: float) -> str:
         """Appends what is missing of `write`; returns why it must wait for another program, or an empty string.
 
-        Raises TargetError when the disk is full: what was begun is finished by the next call, before anything else.
+        What went in is noted in `write` before anything else can fail, so whoever calls again after an error goes on
+        behind it. Raises TargetError when the disk is full: what was begun is finished by the next call, before
+        anything else. Raises SourceError, LedgerError, NotYet.
         """
+        self._ascertain(write, ledger)
         while write.done < len(write.content):
             last = write.pieces[-1] if write.pieces else None
             torn = last is not None and not last.torn and write.content[last.b - 1 : last.b] != b"\n"
@@ -243,30 +255,55 @@ class Target:
                 self._move(write, ledger, number, size)
             reached("mirror.write.before")
             data = write.content[write.done :]
-            start, end = file.append(data)
+            written = file.append(data)
+            write.pieces.append(Piece(write.done, write.done + written, number, UNPLACED, sure=False))
             reached("mirror.write.after")
-            self._look(ledger)
-            now_known = self._number(file)
-            if now_known not in (number, -1) and file.holds(start, data[: end - start]):
-                number = now_known  # it was emptied between our look and our write
-            write.pieces.append(Piece(write.done, write.done + end - start, number, start))
-            if end - start < len(data):
+            self._ascertain(write, ledger)
+            if written < len(data):
                 raise TargetError(
-                    f"only {end - start} of {len(data)} bytes could be written, is the disk full?",
+                    f"only {written} of {len(data)} bytes could be written, is the disk full?",
                     where=str(file.path),
                     hint="make room; the mirror finishes the line by itself",
                 )
         return ""
 
+    def _ascertain(self, write: Write, ledger: Ledger) -> None:
+        """Finds out where the last piece stands: in which generation, and whether that has a name. Harmless twice.
+
+        The descriptor that wrote it is open still: nothing opens another one before this has been done.
+        """
+        last = write.pieces[-1] if write.pieces else None
+        if last is None or last.sure:
+            return
+        if self._file is None:
+            raise AssertionError("the file was closed before it was known what stands in it")
+        file = self._file
+        if last.start == UNPLACED:
+            last.start = file.position() - (last.b - last.a)
+        data = write.content[last.a : last.b]
+        self._look(ledger)
+        now_known = self._number(file)
+        if now_known not in (last.generation, -1) and file.holds(last.start, data):
+            last.generation = now_known  # it was emptied between our look and our write
+        if file.nameless and not self._tail.lies_elsewhere(file.identity, last.start, data):
+            log.warning("%s: the file was deleted as lines were written to it; they are written again", write.name)
+            for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
+                piece.torn = piece.torn or piece.generation == last.generation
+        last.sure = True
+
     def _move(self, write: Write, ledger: Ledger, number: int, size: int) -> None:
-        """What stands becomes ranges, and the intent is about the rest, which will stand elsewhere."""
+        """What stands becomes ranges, and the intent is about the rest, which will stand elsewhere.
+
+        In memory nothing changes before the ledger has it.
+        """
         with ledger.transaction():
-            write.entries = entries_of(ledger, write.intent)
-            for one in write.ranges():
+            entries = entries_of(ledger, write.intent)
+            for one in write.ranges(entries):
                 add_range(ledger, self._stream, one)
-            write.cut()
-            write.generation, write.size = number, size
-            move_intent(ledger, write.intent, number, size, write.content, write.entries)
+            content, entries = write.left(entries)
+            move_intent(ledger, write.intent, number, size, content, entries)
+        write.content, write.entries, write.pieces = content, entries, []
+        write.generation, write.size = number, size
 
     def remember(self, ledger: Ledger) -> None:
         """Lets the ledger know the generation by its first bytes, as soon as there are some: they may be ours alone."""
@@ -278,11 +315,10 @@ class Target:
             save_generation(ledger, self._stream, self._tail.name, one.known())
 
     def close(self) -> None:
-        """Closes the file."""
-        self.release()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Closes the file, and gives its lock back with it."""
+        file, self._file, self._locked = self._file, None, False
+        if file is not None:
+            file.close()
 
     def find(self, number: int) -> Generation | None:
         """The generation of this number, under whatever name its file has now."""
@@ -293,6 +329,10 @@ class Target:
     def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
         """What became of an intent of an earlier process, and in words."""
         return resolve(intent, self, codec)
+
+    def deleted(self, one: Generation, start: int, data: bytes) -> bool:
+        """Whether this generation's file lost its name, and no copy of it holds these bytes."""
+        return one.nameless and not self._tail.lies_elsewhere(one.identity, start, data)
 
     def after(self, number: int) -> list[Generation]:
         """The open generations that came after this one."""
@@ -333,6 +373,9 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
         at = _find(one, start, intent.content)
         if at >= 0:
             write.pieces = [Piece(0, len(intent.content), one.number, at)]
+            if target.deleted(one, at, intent.content):
+                write.pieces[0].torn = True
+                return write, f"{many} had been written to a file that was deleted; they are written again"
             return write, f"{many} had been written before the last stop"
     for one, start in places:
         said = _in_part(write, one, start, codec)

@@ -78,6 +78,8 @@ class Delivery:
         self._mark = common.prefix + f"{self._number:x}"
         self._id = format_id(entry_id).decode() if entry_id != ZERO_ID else f"{self._number:x}"
         self._facts: Facts | None = None
+        self._tried: Place | None = None
+        """Where the file was about to get its name: with its hidden file gone from there it has it."""
 
     @property
     def label(self) -> str:
@@ -108,16 +110,19 @@ class Delivery:
         """Gives the file its name, if it has none. Raises TargetError."""
         if write.done:
             return ""
-        self.take(ledger, now)
-        place = self._common.place(self._folder, ledger)
-        reached("mirror.write.before")
-        wished, count = self._name, 1
-        while not place.put(self._mark, self._name):
-            self._name = another(wished, self._id if count == 1 else f"{self._id}-{count}")
-            count += 1
-            log.debug("%s is taken: the mirror's file is %s", wished, self._name)
-            write.name = self._path
-            rename_intent(ledger, write.intent, write.name)
+        if self._tried is None or self._tried.closed or self._tried.waits(self._mark):
+            self.take(ledger, now)
+            place = self._common.place(self._folder, ledger)
+            reached("mirror.write.before")
+            wished, count = self._name, 1
+            self._tried = place
+            while not place.put(self._mark, self._name):
+                name = another(wished, self._id if count == 1 else f"{self._id}-{count}")
+                count += 1
+                log.debug("%s is taken: the mirror's file is %s", self._name, name)
+                path = f"{self._folder}/{name}" if self._folder else name
+                rename_intent(ledger, write.intent, path)
+                self._name, write.name = name, path
         reached("mirror.write.after")
         write.pieces = [Piece(0, len(write.content), self._number, 0)]
         return ""

@@ -28,7 +28,7 @@ from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.carry.spool import SpoolSource
 from bridge.carry.turns import Turns
-from bridge.errors import BridgeError, LedgerError, SourceError
+from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
 from bridge.ledger.mirrored import Range
 from bridge.ledger.sources import SourceMemory, StreamMemory, save_mirror_cursor, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -102,10 +102,13 @@ class Forward:
                 source.trouble = source.unreadable
                 if source.unreadable is not None:
                     self._troubles.note(self._ledger, f"{self.worker}: {source.name}", source.unreadable)
-            except (SourceError, LedgerError) as error:
-                source.trouble = error
-                self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)
+            except (SourceError, LedgerError, OSError) as error:
+                self._fails(source, as_bridge_error(error))
             self._turns.add(source)
+
+    def _fails(self, source: Source, error: BridgeError) -> None:
+        source.trouble = error
+        self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)
 
     def _find_sources(self) -> None:
         worker = f"{self.worker}: {self.shared.mapping.source.path}"
@@ -183,7 +186,11 @@ class Forward:
             log.warning("%s", said)
         put_back(connection, self.shared.keys, self._ledger, compared)
         for source in self._sources.values():
-            self._resume(source, compared, remembered.get(source.name))
+            try:
+                self._resume(source, compared, remembered.get(source.name))
+            except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
+                self._placed.discard(source.name)
+                self._fails(source, as_bridge_error(error))
         self._settle_loss(compared)
         sender.exists = compared.info.last_id > ZERO_ID
         self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
@@ -234,6 +241,7 @@ class Forward:
                 self.shared.cursor_epoch += 1
                 log.warning("%s: %s", self._stream, refilled.in_words())
             floor.settle(self._ledger, self._stream, was, now, lost=bool(compared.lost))
+        self._saved()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
 
     # -- carrying --------------------------------------------------------------------------------------------
@@ -244,7 +252,10 @@ class Forward:
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
         _, sender = self._live
-        if any(name not in self._placed and source.present for name, source in self._sources.items()):
+        if any(
+            name not in self._placed and source.present and source.trouble is None
+            for name, source in self._sources.items()
+        ):
             self._compare()
         if self._clock() >= self._remember_at:
             self._remember()
@@ -328,6 +339,7 @@ class Forward:
             if source.name in self._placed:
                 source.take_as_history()
                 source.remember()
+                source.remembered()
 
     @property
     def carried(self) -> int:
@@ -357,6 +369,12 @@ class Forward:
             if source.name in self._placed:
                 source.remember()
 
+    def _saved(self) -> None:
+        """What `_save` wrote is committed."""
+        for source in self._sources.values():
+            if source.name in self._placed:
+                source.remembered()
+
     def _remember(self) -> None:
         """Looks at the server's side of the stream, and lets the ledger know what is confirmed up to there."""
         connection, sender = self._live
@@ -373,6 +391,7 @@ class Forward:
         reached("forward.checkpoint.before")
         with self._ledger.transaction():
             self._save(info)
+        self._saved()
         reached("forward.checkpoint.after")
         log.debug("%s: %d lines carried since the start", self.worker, self.carried)
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0

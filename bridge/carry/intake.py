@@ -101,20 +101,28 @@ class Intake:
     def look(self, paths: set[str] | None) -> bool:
         """Looks at these paths; at None at the whole folder, when its times say that something happened.
 
-        False when none of the paths is one of its files. Raises SourceError, LedgerError.
+        False when none of the paths is one of its files. Raises SourceError, LedgerError: all is looked at again then.
         """
+        try:
+            return self._look(paths)
+        except BaseException:
+            self._scanned_at, self._took = -inf, 0.0
+            raise
+
+    def _look(self, paths: set[str] | None) -> bool:
         if paths is not None:
             names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
             found = {name: self._folder.find(name) for name in names}
             for name in names:
                 self.waiting.pop(name, None)
             lost = [name for name, one in found.items() if one is None or name in self._folder.removed]
-            self._folder.removed.difference_update(lost)
             if lost:
                 with self._ledger.transaction():
                     for name in lost:
-                        self.unreadable.pop(name, None)
                         memory.gone(self._ledger, self._stream, name)
+                self._folder.removed.difference_update(lost)
+                for name in lost:
+                    self.unreadable.pop(name, None)
             self._examine([one for one in found.values() if one is not None])
             return bool(names)
         now = time.monotonic()

@@ -69,7 +69,6 @@ class LogSource(TailSource):
     def place(self, resume: Resume, compared: Compared) -> None:
         """As the base class says, in the finished generations too. Raises LedgerError: one is not known."""
         tail = self.tail
-        self._closed.clear()
         if resume.behind is not None:
             if not self.seek_offset(*resume.behind):
                 raise LedgerError(
@@ -84,6 +83,8 @@ class LogSource(TailSource):
             self.seek(resume.checkpoint.generation, resume.checkpoint.at)
         elif tail.records():
             self.seek_offset(tail.records()[0].number, 0)
+        begins = first.number if (first := tail.first()) is not None else 0
+        self._closed = [known for known in self._closed if known.number < begins]  # the others are read again
         for known in [known for known in tail.records() if known.closed]:
             stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
             self.late_stored[known.number] = stored
@@ -128,6 +129,9 @@ class LogSource(TailSource):
         """Into the ledger, inside a transaction: how far it was carried, and which generations are."""
         super().remember()
         keep_generations(self.tail, self._closed, self._ledger, self._stream)
+
+    def remembered(self) -> None:
+        """As the base class says."""
         self._closed.clear()
 
     # -- drafts ----------------------------------------------------------------------------------------------

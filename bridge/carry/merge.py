@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.carry.draft import Draft, Parcel
-from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
+from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
 from bridge.files.lines import Lines
 from bridge.model import Row
 
@@ -119,8 +119,8 @@ def gather(sources: list[Source], limit: int) -> Parcel | None:
 def _of(source: Source, act: Callable[[Source], T]) -> T:
     try:
         return act(source)
-    except (SourceError, RejectStop, LedgerError) as error:
-        raise Failed(source, error) from error
+    except (SourceError, RejectStop, LedgerError, OSError) as error:
+        raise Failed(source, as_bridge_error(error)) from error
 
 
 def _interleaved(

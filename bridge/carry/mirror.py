@@ -218,13 +218,6 @@ class Mirror:
             finally:
                 for write in taken.writes:
                     self._to(write).release()
-        self._pass, self.waits_for = None, None
-        now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
-        for write in taken.writes:
-            flow.carried(len(write.entries), len(write.content))
-            for entry_id, _ in write.entries:
-                if entry_id > history:
-                    flow.latency.add(now - entry_id[0] / 1000)
         for write in taken.writes:
             self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines
         if taken.stop is not None:
@@ -306,53 +299,68 @@ class Mirror:
         if not (taken.writes or taken.aside):
             taken.begun = True
             return True
+        met = {
+            format_id(entry_id).decode(): write.name
+            for write in taken.writes for entry_id, _ in write.entries
+        } if self._aside else {}  # fmt: skip
+        back = {key: (number, met[key[2]]) for key, number in self._aside.items() if key[2] in met}
+        places = [self._to(write).place() for write in taken.writes]
+        intents: list[int] = []
         reached("mirror.intent.before")
         with self._ledger.transaction():
             add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
-            if self._aside:
-                met = {
-                    format_id(entry_id).decode(): write.name for write in taken.writes for entry_id, _ in write.entries
-                }
-                taken.retried += [(self._aside.pop(key), met[key[2]]) for key in list(self._aside) if key[2] in met]
-            for number, where in taken.retried:
+            for number, where in (*taken.retried, *back.values()):
                 mark_retried(self._ledger, number, where, self._clock())
-            for write in taken.writes:
-                write.generation, write.size = self._to(write).place()
-                write.intent = add_intent(
-                    self._ledger, self._stream, write.name, write.generation, write.size, write.content, write.entries
+            for write, (generation, size) in zip(taken.writes, places, strict=True):
+                intents.append(
+                    add_intent(self._ledger, self._stream, write.name, generation, size, write.content, write.entries)
                 )
-        reached("mirror.intent.after")
+        for write, place, intent in zip(taken.writes, places, intents, strict=True):
+            (write.generation, write.size), write.intent = place, intent
         taken.begun = True
+        for key in back:
+            del self._aside[key]
+        reached("mirror.intent.after")
         self.shared.mirror.rejects += len(taken.aside)
         self._kinds.tell(taken.aside)
         return True
 
     def _record(self, taken: Pass) -> None:
-        """One ledger transaction: the ranges in place of the intents, and the cursor."""
+        """One ledger transaction: the ranges in place of the intents, and the cursor. Then memory follows."""
         memory = stream_memory(self._ledger, self._stream) if taken.epoch == FOREIGN else None
-        if taken.writes or taken.aside:
+        moves = taken.epoch == self.shared.cursor_epoch
+        noted = bool(taken.writes or taken.aside)
+        entries = [write.entries if moves else entries_of(self._ledger, write.intent) for write in taken.writes]
+        if noted:
             reached("mirror.range.before")
             with self._ledger.transaction():
-                for write in taken.writes:
-                    if taken.epoch != self.shared.cursor_epoch:
-                        write.entries = entries_of(self._ledger, write.intent)
-                    for one in write.ranges():
+                for write, written in zip(taken.writes, entries, strict=True):
+                    for one in write.ranges(written):
                         add_range(self._ledger, self._stream, one)
                     drop_intent(self._ledger, write.intent)
                     self._to(write).remember(self._ledger)
-                if taken.epoch == self.shared.cursor_epoch:
+                if moves:
                     save_mirror_cursor(self._ledger, self._stream, taken.last)
-                    self._kept_cursor = taken.last
-            reached("mirror.range.after")
-        for write in taken.writes:
-            newest = max(write.entries)[0]
+            if moves:
+                self._kept_cursor = taken.last
+        self._pass, self.waits_for = None, None
+        if taken.epoch != FOREIGN:
+            self._cursor = max(self._cursor, taken.last)
+        for write, written in zip(taken.writes, entries, strict=True):
+            newest = max(written)[0]
             if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
                 self._place[self._to(write).label] = write.generation, write.end
                 self._say(self._to(write).label, newest)
+        now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
+        for write, written in zip(taken.writes, entries, strict=True):
+            flow.carried(len(written), len(write.content))
+            for entry_id, _ in written:
+                if entry_id > history:
+                    flow.latency.add(now - entry_id[0] / 1000)
+        if noted:
+            reached("mirror.range.after")
         if self._announce:
             reached("mirror.checkpoint.before")
-        if taken.epoch != FOREIGN:
-            self._cursor = max(self._cursor, taken.last)
 
     def _say(self, label: str, entry: EntryId) -> None:
         """Redis is to know, with the next request, that all up to this entry is in that file."""

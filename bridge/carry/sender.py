@@ -72,6 +72,7 @@ class Sender:
         for draft in parcel.drafts:
             draft.source.go_live("others write into the stream: further lines get the time of sending as ID")
             draft.source.remember()
+            draft.source.remembered()
 
     def complete(self) -> None:
         """Waits for what is under way. Raises Overtaken, RedisLost, RedisRefused."""

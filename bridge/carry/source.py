@@ -77,6 +77,9 @@ class Source(ABC):
         """Into the ledger: how far it was carried, as Redis confirmed it."""
         save_source(self._ledger, self._stream, self.name, replace(self.memory, stored=self.stored))
 
+    def remembered(self) -> None:  # noqa: B027 - most keep nothing
+        """What `remember` wrote is committed: memory may let go of it."""
+
     def head(self, limit: int, ahead: int) -> Head | None:
         """The next lines of history, for the merge with other sources; None: it is carried by itself."""
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bridge.carry.draft import Parcel
 from bridge.carry.merge import Failed, gather
 from bridge.carry.source import Source
-from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError
+from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 
@@ -47,8 +47,8 @@ class Turns:
         for name, source in [*self._active.items()]:
             try:
                 draft = source.next_draft(limit) if name in self._placed else None
-            except (SourceError, RejectStop, LedgerError) as error:
-                self._give_up(source, error)
+            except (SourceError, RejectStop, LedgerError, OSError) as error:
+                self._give_up(source, as_bridge_error(error))
                 continue
             if draft is not None:
                 return Parcel.of(draft)
@@ -60,6 +60,12 @@ class Turns:
         return None
 
     def _give_up(self, source: Source, error: BridgeError) -> None:
+        """It is tried again after the next look, from what Redis confirmed: its memory may be ahead of what was sent.
+
+        A message that stops it is found before anything is read beyond the one before.
+        """
+        if not isinstance(error, RejectStop):
+            self._placed.discard(source.name)
         source.trouble = error
         self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
         self._active.pop(source.name, None)

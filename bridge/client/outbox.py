@@ -36,10 +36,13 @@ class Outbox:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = os.fstat(self._fd).st_size
-            if os.write(self._fd, raw) != len(raw):
-                os.ftruncate(self._fd, size)
-                raise BridgeError("the disk is full", where=str(self._path), hint="make room")
-            os.fsync(self._fd)
+            try:
+                if os.write(self._fd, raw) != len(raw):
+                    raise BridgeError("the disk is full", where=str(self._path), hint="make room")
+                os.fsync(self._fd)
+            except (OSError, BridgeError):
+                os.ftruncate(self._fd, size)  # what is said to be nowhere must not be sent by a later session
+                raise
         except OSError as error:
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
         self.waiting.append((number, list(fields)))

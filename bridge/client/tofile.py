@@ -47,13 +47,13 @@ class FileWriter:
                 file.unlock()
 
     def _written(self, name: str, file: Appender, line: bytes) -> int:
-        owed, begun, ends = self._owed.pop(name, (b"", b"", -1))
+        owed, begun, ends = self._owed.get(name, (b"", b"", -1))
         if owed:
             rest = owed if file.size() == ends else b"\n" * (not file.ends_whole()) + begun
-            start, end = file.append(rest)
-            if end - start != len(rest):
-                self._owed[name] = rest[end - start :], begun, end
+            written = self._append(name, file, rest, begun)
+            if written != len(rest):
                 raise TargetError("the disk is full", where=str(file.path), hint="make room")
+            del self._owed[name]
         waited = 0.0
         while not file.ends_whole():
             if waited >= PATIENCE:
@@ -61,12 +61,17 @@ class FileWriter:
                 break
             self._wait(PAUSE)
             waited += PAUSE
-        start, end = file.append(line)
-        if end - start != len(line):
-            self._owed[name] = line[end - start :], line, end
+        if self._append(name, file, line, line) != len(line):
             hint = "make room. The message is not lost: do not append it again, its line is finished with the next one"
             raise TargetError("the disk is full, and the line is begun", where=str(file.path), hint=hint)
-        return end
+        return _end(file)
+
+    def _append(self, name: str, file: Appender, data: bytes, begun: bytes) -> int:
+        """One write: what is missing of it is owed, whatever fails then. Raises TargetError: nothing went in."""
+        written = file.append(data)
+        if written != len(data):
+            self._owed[name] = data[written:], begun, _end(file)
+        return written
 
     def _file(self, name: str) -> Appender:
         held = self._files.get(name)
@@ -84,3 +89,11 @@ class FileWriter:
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+
+def _end(file: Appender) -> int:
+    """Where our last write ended; the message is in the file, so a call that fails now does not make it fail."""
+    try:
+        return file.position()
+    except TargetError:
+        return file.size()

@@ -22,12 +22,27 @@ class Appender:
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / name
         self.fd = _open_below(root, name)
-        now = os.fstat(self.fd)
+        try:
+            now = self._stat()
+        except TargetError:
+            self.close()
+            raise
         self.identity = (now.st_dev, now.st_ino)
 
     def size(self) -> int:
-        """Bytes in the file now."""
-        return os.fstat(self.fd).st_size
+        """Bytes in the file now. Raises TargetError."""
+        return self._stat().st_size
+
+    @property
+    def nameless(self) -> bool:
+        """Whether no name leads to the file any more: what is written to it is nowhere. Raises TargetError."""
+        return self._stat().st_nlink == 0
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return os.fstat(self.fd)
+        except OSError as error:
+            raise target_error(error, self.path) from None
 
     def still_there(self) -> bool:
         """Whether the path still names this file."""
@@ -38,25 +53,36 @@ class Appender:
         return (now.st_dev, now.st_ino) == self.identity
 
     def ends_whole(self) -> bool:
-        """Whether the file is empty or ends with a newline, so that a line may follow."""
+        """Whether the file is empty or ends with a newline, so that a line may follow. Raises TargetError."""
         size = self.size()
-        return size == 0 or os.pread(self.fd, 1, size - 1) == b"\n"
+        return size == 0 or self._read(1, size - 1) == b"\n"
 
     def holds(self, start: int, data: bytes) -> bool:
-        """Whether these bytes stand at `start`."""
-        return os.pread(self.fd, len(data), start) == data
+        """Whether these bytes stand at `start`. Raises TargetError."""
+        return self._read(len(data), start) == data
 
-    def append(self, data: bytes) -> tuple[int, int]:
-        """One write. Returns where its bytes begin and end; fewer than `data` when the disk filled up.
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self.fd, size, offset)
+        except OSError as error:
+            raise target_error(error, self.path, "read") from None
+
+    def append(self, data: bytes) -> int:
+        """One write: how many bytes went in, fewer than `data` has when the disk filled up. `position` is their end.
 
         Raises TargetError, with nothing written.
         """
         try:
-            written = os.write(self.fd, data)
+            return os.write(self.fd, data)
         except OSError as error:
             raise target_error(error, self.path) from None
-        end = os.lseek(self.fd, 0, os.SEEK_CUR)
-        return end - written, end
+
+    def position(self) -> int:
+        """Where the last write through this descriptor ended, whoever else writes. Raises TargetError."""
+        try:
+            return os.lseek(self.fd, 0, os.SEEK_CUR)
+        except OSError as error:
+            raise target_error(error, self.path) from None
 
     def try_lock(self) -> bool:
         """Takes the exclusive flock that the legacy writers hold while they append; False while one of them has it."""
@@ -69,21 +95,24 @@ class Appender:
         return True
 
     def unlock(self) -> None:
-        """Gives it back."""
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        """Gives it back. Raises TargetError: closing the file gives it back as well."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        except OSError as error:
+            raise target_error(error, self.path) from None
 
     def close(self) -> None:
         """Closes the descriptor."""
         os.close(self.fd)
 
 
-def target_error(error: OSError, path: Path) -> TargetError:
-    """An OSError while writing, with what to do about it."""
+def target_error(error: OSError, path: Path, what: str = "written") -> TargetError:
+    """An OSError of a mirror's file, with what to do about it."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = (
         "make room on this disk; the mirror goes on by itself" if full else "the entries stay in the stream meanwhile"
     )
-    return TargetError(f"cannot be written: {error.strerror}", where=str(path), hint=hint)
+    return TargetError(f"cannot be {what}: {error.strerror}", where=str(path), hint=hint)
 
 
 def folder_below(root: Path, folders: Sequence[str]) -> int:
@@ -116,7 +145,12 @@ def _open_below(root: Path, name: str) -> int:
             os.close(at)
     except OSError as error:
         raise link_or(error, where) from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError as error:
+        os.close(fd)
+        raise target_error(error, where) from None
+    if not regular:
         os.close(fd)
         raise TargetError("is not a regular file", where=str(where))
     return fd

@@ -40,6 +40,14 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
         raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
 
 
+def stat_of(fd: int) -> os.stat_result:
+    """What the system says of an open file. Raises SourceError."""
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise SourceError(f"cannot be looked at: {error.strerror}") from None
+
+
 class Content(Protocol):
     """An open file. `packed`: size and mtime of the compressed file, None for a plain one."""
 
@@ -84,16 +92,16 @@ class Plain:
         self._fd = fd
 
     def stat(self) -> os.stat_result:
-        """Of the open file."""
-        return os.fstat(self._fd)
+        """Of the open file. Raises SourceError."""
+        return stat_of(self._fd)
 
     def read(self, size: int, offset: int) -> bytes:
         """One read."""
         return read_at(self._fd, size, offset)
 
     def size(self) -> int:
-        """Now."""
-        return os.fstat(self._fd).st_size
+        """Now. Raises SourceError."""
+        return stat_of(self._fd).st_size
 
     def left(self, offset: int) -> int:
         """Behind the offset."""
@@ -152,7 +160,7 @@ class Packed:
         self._fd = fd
         self._form = FORMS[suffix]
         self._clock = clock
-        now = os.fstat(fd)
+        now = stat_of(fd)
         self._stat = (now.st_size, now.st_mtime_ns)
         self._head: bytes | None = None
         self._length: int | None = None
@@ -167,8 +175,8 @@ class Packed:
         return self._stat
 
     def stat(self) -> os.stat_result:
-        """Of the compressed file. One that was written to since is read anew."""
-        now = os.fstat(self._fd)
+        """Of the compressed file. One that was written to since is read anew. Raises SourceError."""
+        now = stat_of(self._fd)
         if (now.st_size, now.st_mtime_ns) != self._stat:
             self._stat = (now.st_size, now.st_mtime_ns)
             self._head = self._length = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.errors import SourceError
-from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
+from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain, stat_of
 from bridge.model import Fingerprint, hex_digest
 
 TAIL = 128
@@ -81,6 +81,11 @@ class Generation:
     def written(self) -> int:
         """When the file was written to last, in nanoseconds since 1970; 0 when the content is gone."""
         return self.content.stat().st_mtime_ns if self.content is not None else 0
+
+    @property
+    def nameless(self) -> bool:
+        """Whether the open file was deleted: no name leads to it. Raises SourceError."""
+        return self.content is not None and self.content.stat().st_nlink == 0
 
     def grown(self) -> bool:
         """Whether there is anything behind the reader's place."""
@@ -177,12 +182,15 @@ def open_regular(path: Path) -> Generation | None:
     except OSError as error:
         hint = "give the bridge's user the right to read it" if isinstance(error, PermissionError) else ""
         raise SourceError(f"cannot be opened: {error.strerror}", where=str(path), hint=hint) from None
-    now = os.fstat(fd)
-    if not stat.S_ISREG(now.st_mode):
+    try:
+        now = stat_of(fd)
+        if not stat.S_ISREG(now.st_mode):
+            raise SourceError("is not a regular file")
+        content = Packed(fd, path.suffix) if path.suffix in COMPRESSED else Plain(fd)
+    except SourceError as error:
         os.close(fd)
-        raise SourceError("is not a regular file", where=str(path))
-    packed = path.suffix in COMPRESSED
-    return Generation(0, Packed(fd, path.suffix) if packed else Plain(fd), path, (now.st_dev, now.st_ino))
+        raise SourceError(error.what, where=str(path), hint=error.hint) from None
+    return Generation(0, content, path, (now.st_dev, now.st_ino))
 
 
 def bare(name: str) -> str:

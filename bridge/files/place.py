@@ -31,6 +31,7 @@ class Place:
 
     def __init__(self, root: Path, folder: str) -> None:
         self.path = root / folder
+        self.closed = False
         try:
             self._fd = folder_below(root, Path(folder).parts)
         except OSError as error:
@@ -39,6 +40,7 @@ class Place:
     def close(self) -> None:
         """Closes the descriptor."""
         os.close(self._fd)
+        self.closed = True
 
     def write(self, mark: str, data: bytes) -> Facts:
         """Writes the hidden file of this mark, whole and synced. Raises TargetError, with nothing left of it."""
@@ -184,7 +186,11 @@ def _link(fd: int, old: str, new: str) -> None:
 
 def _take(fd: int, old: str, new: str) -> None:
     os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=fd))
-    os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+    try:
+        os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+    except OSError:
+        os.unlink(new, dir_fd=fd)  # empty, and of ours
+        raise
 
 
 def another(name: str, mark: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import RLock
 
 from bridge.errors import SourceError
+from bridge.files.content import HEAD
 from bridge.files.generation import TAIL, Generation, Known
 from bridge.files.register import Register
 from bridge.files.survey import Survey
@@ -90,6 +91,23 @@ class Tail:
             found = self._find(self._register.known[number]) if number in self._register.known else None
             if found is not None:
                 self._late.append(found)
+            return found
+
+    def lies_elsewhere(self, identity: tuple[int, int], start: int, data: bytes) -> bool:
+        """Whether another file of this source, compressed or not, holds these bytes at `start`, as a copy of that one.
+
+        `identity`: the open file that was deleted. Raises SourceError.
+        """
+        with self.lock:
+            rotated, fresh = self._survey.take()
+            one = self.of_identity(identity)
+            head = one.head[: min(HEAD, start)] if one is not None else b""
+            files = [*rotated, *([fresh] if fresh else [])]
+            found = any(
+                file.identity != identity and file.read(len(head), 0) == head and file.read(len(data), start) == data
+                for file in files
+            )
+            _shut(files)
             return found
 
     def pending(self) -> list[Generation]:

@@ -71,11 +71,14 @@ class Watcher:
 
     def close(self) -> None:
         """Stops the observer's threads."""
-        if self._observer is not None and self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join(5)
-        self._observer = None
-        self._watched = {}
+        observer, self._observer, self._watched = self._observer, None, {}
+        if observer is not None and observer.is_alive():
+            try:
+                observer.stop()
+            except OSError as error:
+                self._say(f"a file watcher could not be stopped ({error.strerror}); it wakes the bridge more often")
+                return
+            observer.join(5)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -1,0 +1,132 @@
+"""Calls that fail while the process lives: at every named point, and at every system call it makes; then the oracle.
+
+A kill throws memory away and an exception keeps it, so these are other tests than those that kill.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from tests import zygote
+from tests.inbox import Inbox
+from tests.rig import RUNNING, Rig, wait_until
+from tests.test_crash import Writers
+from tests.test_spool import deep
+from tests.test_spool_crash import POINTS as SPOOL_POINTS
+from tests.test_spool_crash import Programs
+from tests.test_spool_crash import settled as spool_settled
+
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+
+
+@pytest.mark.parametrize("kind", ["EIO", "ENOSPC"] if SOAK else ["EIO"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", RUNNING)
+def test_raised_at(rig: Rig, point: str, when: str, kind: str) -> None:
+    """An error at this point, which the process survives, loses nothing and doubles nothing, in either direction."""
+    rig.append("f-first")
+    rig.add("r-first")
+    child = rig.start(crash=",".join(f"{point}.{when}:raise={kind}:{n}" for n in (2,)))
+    writers = Writers(rig, "a")
+    wait_until(lambda: f"raised at {point}.{when}" in rig.said(), lambda: f"{point}.{when}; {rig.said()}")
+    seen = len(writers.redis_born), len(writers.file_born)
+    wait_until(
+        lambda: len(writers.redis_born) > seen[0] + 20 and len(writers.file_born) > seen[1] + 20, "more writing"
+    )
+    writers.stop()
+    assert child.poll() is None, rig.said()
+    rig.settle([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
+    rig.stop(child)
+    rig.check([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
+
+
+@pytest.mark.parametrize("when", ["before", "after"] if SOAK else ["after"])
+@pytest.mark.parametrize("point", SPOOL_POINTS)
+def test_raised_at_of_a_spool(one_rig: Rig, point: str, when: str) -> None:
+    """The same of a folder with a file per message."""
+    inbox = Inbox(one_rig, mapping=str(deep(one_rig, settle=20)))
+    child = one_rig.start(crash=f"{point}.{when}:raise:2")
+    programs = Programs(inbox, "a")
+    wait_until(lambda: f"raised at {point}.{when}" in one_rig.said(), lambda: f"{point}.{when}; {one_rig.said()}")
+    seen = len(programs.redis_born), len(programs.file_born)
+    wait_until(lambda: len(programs.redis_born) > seen[0] + 10 and len(programs.file_born) > seen[1] + 10, "more")
+    programs.stop()
+    assert child.poll() is None, one_rig.said()
+    spool_settled(inbox, programs.file_born, programs.redis_born, child)
+
+
+class Rotator:
+    """Renames the log now and then, as logrotate does; every second piece is packed later."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._stop = Event()
+        self._thread = Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        for n in range(12):
+            if self._stop.wait(0.4):
+                return
+            for path in sorted(self._rig.pieces(), key=lambda path: -int(path.name.split(".")[2])):
+                _, _, number, *packed = path.name.split(".")
+                path.rename(path.with_name(".".join(["messages.log", str(int(number) + 1), *packed])))
+            if self._rig.log.exists():
+                self._rig.log.rename(self._rig.root / "messages.log.1")
+            older = self._rig.root / "messages.log.3"
+            if n % 2 and older.exists():
+                hidden = older.with_name(".packing")
+                hidden.write_bytes(gzip.compress(older.read_bytes()))
+                hidden.rename(older.with_name("messages.log.3.gz"))
+                older.unlink()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def injected(rig: Rig, seed: int = 0) -> tuple[subprocess.Popen[bytes], Path]:
+    """`bridge run --dual` whose calls fail, once there is a file `go` in the folder."""
+    folder = rig.path / "inject"
+    folder.mkdir()
+    env = {**os.environ, "INJECT": str(folder), "INJECT_SEED": str(seed), "INJECT_KINDS": "5" if SOAK else "2",
+           "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+    with (rig.path / f"bridge-{len(rig.children)}.log").open("wb") as out:
+        child = zygote.start("tests.injected", ["run", "--dual", "--redis", rig.server.socket_url], cwd=rig.path, env=env,
+                             stdout=out, stderr=out)  # fmt: skip
+    rig.children.append(child)
+    rig.beats(rig.ready(child))
+    return child, folder
+
+
+def until_done(rig: Rig, child: subprocess.Popen[bytes], folder: Path) -> list[str]:
+    """All errors that were injected, once there is nothing new to inject."""
+    (folder / "go").touch()
+    wait_until(lambda: (folder / "done").exists() or child.poll() is not None, lambda: rig.said()[-3000:], 240)
+    (folder / "go").unlink()
+    assert child.poll() is None, rig.said()[-6000:]
+    return (folder / "told").read_text().splitlines()
+
+
+@pytest.mark.parametrize("seed", range(8) if SOAK else [0])
+def test_every_call_fails(one_rig: Rig, seed: int) -> None:
+    """Every kind of OSError at every place where the process calls the system: nothing is lost, doubled or echoed."""
+    rig = one_rig
+    rig.append("f-first")
+    rig.add("r-first")
+    child, folder = injected(rig, seed)
+    writers = Writers(rig, "a")
+    rotator = Rotator(rig)
+    told = until_done(rig, child, folder)
+    rotator.stop()
+    writers.stop()
+    rig.settle([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
+    rig.stop(child)
+    rig.check([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
+    assert len(told) > 60, told
