@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping as MappingType
@@ -208,16 +209,23 @@ def load(
     log_format = log_format or env.get("BRIDGE_LOG_FORMAT") or "text"
     if log_format not in ("text", "json"):
         raise ConfigError(f"log format {log_format!r} is neither text nor json", where="BRIDGE_LOG_FORMAT")
+    root = (cwd / env["BRIDGE_ROOT"] if env.get("BRIDGE_ROOT") else base / file.root).resolve()
+    paths = Paths.of([(pair.from_, pair.to) for pair in file.paths])
+    if clash := paths.clash(os.fsencode(root)):
+        one, other = (ascii(os.fsdecode(part)) for part in clash)
+        said = f"[[paths]] give {one} and {other} one name" if one != other else f"[[paths]] name {one} twice"
+        hint = "each path of the files' side needs a name of its own on the other"
+        raise ConfigError(said, where=str(path), hint=hint)
     return Settings(
         path=path,
         instance=file.instance,
-        root=(cwd / env["BRIDGE_ROOT"] if env.get("BRIDGE_ROOT") else base / file.root).resolve(),
+        root=root,
         state_dir=state_dir(env, cwd, base / file.state.dir),
         redis_url=check_url(url, source),
         mappings=mappings,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
         log_format=log_format,
-        paths=Paths.of([(pair.from_, pair.to) for pair in file.paths]),
+        paths=paths,
         metrics_port=file.metrics.port if file.metrics is not None else None,
     )
 

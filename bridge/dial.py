@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bridge.config import Settings
 from bridge.errors import RedisLost
 from bridge.server import embedded
-from bridge.streams.connect import Connection
+from bridge.streams.connect import Budget, Connection
 
 
 class Backoff:
@@ -34,11 +34,20 @@ def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True)
     That one is started if it never was, and again if it died; but not for a command that only looks.
     """
 
+    budget = Budget()
+
     def dial() -> Connection:
         if settings.redis_url == "embedded":
             if not may_start and not embedded.running(settings.state_dir):
                 raise RedisLost("the embedded server does not run", hint="`bridge server start`")
-            return embedded.dial(settings.state_dir, timeout)
-        return Connection(settings.redis_url, timeout=timeout)
+            connection = embedded.dial(settings.state_dir, timeout, budget)
+        else:
+            connection = Connection(settings.redis_url, timeout=timeout, budget=budget)
+        try:
+            budget.met(connection)
+        except RedisLost:
+            connection.close()
+            raise
+        return connection
 
     return dial

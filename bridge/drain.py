@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
 
-from bridge.carry.carrier import Carrier, carrier_of
+from bridge.carry.carrier import Carrier, carrier_of, let_go
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -35,8 +35,8 @@ class Drained:
     errors: tuple[BridgeError, ...]
 
 
-PATIENCE = 10.0
-"""Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading."""
+PATIENCE = 12.0
+"""Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading, a lease."""
 
 
 def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
@@ -108,7 +108,7 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
         if error is not None:
             errors.append(error)
     errors += forward.failures()
-    forward.detach()
+    let_go(forward)
     if mirror is not None:
         mirror.close()
     shared.close()

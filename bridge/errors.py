@@ -69,6 +69,10 @@ class NotYet(BridgeError):
     """Something else must happen first, and will soon: try again in a moment."""
 
 
+class LeaseHeld(NotYet):
+    """Another process carries the stream with a copy of this ledger, or did so until a moment ago."""
+
+
 class ServerError(BridgeError):
     """The embedded server cannot be found, started or stopped."""
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from threading import Event
 from typing import Any
 
-from bridge.carry.carrier import carrier_of
+from bridge.carry.carrier import carrier_of, let_go
 from bridge.carry.forward import BATCH
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
@@ -130,7 +130,7 @@ class Import:
             other = RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
             self.errors.append(other if isinstance(error, Overtaken) else _explained(as_bridge_error(error)))
         finally:
-            self._forward.detach()
+            let_go(self._forward)
             if self._mirror is not None:
                 self._mirror.close()
             self._measure()

@@ -8,14 +8,13 @@ import json
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
 from bridge.carry.carrier import Carrier, carrier_of
-from bridge.carry.flow import Flow, Part
+from bridge.carry.flow import Flow, Part, Rates
 from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
@@ -57,27 +56,9 @@ PATIENT = 0.5
 BLOCK_MS = 1000
 HEARTBEAT = 2.0
 HEARTBEAT_EXPIRES = 10
-RATED = 10.0
-"""Seconds over which the heartbeat tells rates."""
-
 LOCK_TRIES = 10
 GIVE_BACK = 60.0
 """Seconds between two times that freed memory goes back to the system."""
-
-
-class Rates:
-    """Messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, dict[str, int]]] = deque()
-
-    def of(self, counts: dict[str, int], now: float) -> dict[str, float]:
-        """For each counter. `now` in seconds of any steady clock."""
-        self._seen.append((now, counts))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= RATED:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        return {name: (n - before.get(name, 0)) / (now - then) if now > then else 0.0 for name, n in counts.items()}
 
 
 @contextmanager
@@ -274,7 +255,9 @@ class Process:
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
         """A worker that fails in a way nobody thought of ends the process, loudly: half a bridge is none."""
         try:
-            ledger = Ledger(self._ledger_path, cache=LARGE if shared.folder is not None else CACHE)
+            ledger = self._opened(LARGE if shared.folder is not None else CACHE)
+            if ledger is None:
+                return
             try:
                 work(shared, ledger)
             finally:
@@ -283,6 +266,16 @@ class Process:
             log.exception("this should not happen, and nothing is lost by it; the bridge stops")
             self._crashed = True
             self._stop.set()
+
+    def _opened(self, cache: int) -> Ledger | None:
+        """The ledger, once it can be opened; None when the process ends before."""
+        while not self._stop.wait(0.0):
+            try:
+                return Ledger(self._ledger_path, cache=cache)
+            except (LedgerError, OSError) as error:
+                log.warning("%s; it is tried again", error)
+                self._stop.wait(SWEEP)
+        return None
 
     # -- the workers -----------------------------------------------------------------------------------------
 
@@ -322,16 +315,20 @@ class Process:
         until, due = time.monotonic() + seconds, 0.0
         while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, GLANCE)):
             paths = forward.shared.wake.wait(0)
-            if time.monotonic() >= due:
-                due = time.monotonic() + SWEEP
-                forward.look()
-            if paths:
-                forward.look(paths)
+            try:
+                if time.monotonic() >= due:
+                    due = time.monotonic() + SWEEP
+                    forward.look()
+                if paths:
+                    forward.look(paths)
+            except (BridgeError, OSError) as error:  # it waits already; all is looked at again with the next try
+                log.debug("%s: %s", forward.worker, error)
 
     def _end(self, forward: Carrier) -> None:
         try:
             if forward.attached:
                 forward.flush()
+                forward.release()
         except (Overtaken, BridgeError, OSError) as error:
             log.debug("%s: %s", forward.worker, error)
         forward.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,6 +193,15 @@ def sample(
     return status
 
 
+def _answers(settings: Settings) -> bool:
+    """Whether the server is there, whatever became of a connection to it."""
+    try:
+        with closing(dialler(settings, may_start=False)()) as connection:
+            return connection.call("PING") is not None
+    except BridgeError:
+        return False
+
+
 def _mapping(
     shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
@@ -235,7 +244,11 @@ def _mapping(
                 one.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
         except RedisLost as error:
-            status.redis_error, status.redis_hint = error.what, error.hint
+            if _answers(settings):
+                one.error = "the server answers, and closed the connection as entries were read"
+                one.hint = error.hint or "`bridge doctor` tells of its limits"
+            else:
+                status.redis_error, status.redis_hint = error.what, error.hint
         except BridgeError as error:
             one.error, one.hint = error.what, error.hint
     trouble = status.troubles.get(f"mirror {one.name}")

@@ -128,7 +128,7 @@ def _ledger(injector: Injector) -> None:
             return super().execute(sql, *args)
 
     real = sqlite3.connect
-    store.sqlite3 = type("Sqlite", (), {  # type: ignore[attr-defined]
+    store.sqlite3 = type("Sqlite", (), {  # type: ignore[assignment,attr-defined]
         **{name: getattr(sqlite3, name) for name in dir(sqlite3) if not name.startswith("__")},
         "connect": staticmethod(lambda *args, **more: real(*args, factory=Failing, **more)),
     })  # fmt: skip
@@ -139,8 +139,8 @@ def main(args: Sequence[str]) -> None:
     injector = Injector(Path(os.environ["INJECT"]), int(os.environ["INJECT_SEED"]), int(os.environ["INJECT_KINDS"]))
     for name in CALLS:
         setattr(os, name, _failing(injector, name, getattr(os, name)))
-    builtins.open = _failing(injector, "open", builtins.open)  # type: ignore[assignment]
-    fcntl.flock = _failing(injector, "flock", fcntl.flock)  # type: ignore[assignment]
+    builtins.open = _failing(injector, "open", builtins.open)
+    fcntl.flock = _failing(injector, "flock", fcntl.flock)
     _ledger(injector)
     from bridge.carry import intake
     from bridge.cli import main as cli

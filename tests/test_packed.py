@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.files.content import KEPT, MOST_OUT, Packed
+from bridge.files.descriptors import Handle
 from bridge.files.generation import in_age_order
 from bridge.ledger.store import Ledger
 from tests.rig import Rig, line, unpacked, wait_until
@@ -32,7 +33,7 @@ SUFFIXES = pytest.mark.parametrize("suffix", list(PRESS))
 
 def opened(path: Path, raw: bytes, clock: Callable[[], float] = lambda: 0.0) -> Packed:
     path.write_bytes(raw)
-    return Packed(os.open(path, os.O_RDONLY), path.suffix, clock)
+    return Packed(Handle(os.open(path, os.O_RDONLY), path), path.suffix, clock)
 
 
 def whole(content: Packed, piece: int = 1 << 16) -> bytes:

@@ -6,17 +6,21 @@ A kill throws memory away and an exception keeps it, so these are other tests th
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
+from bridge.streams.reader import entries
 from tests import zygote
 from tests.inbox import Inbox
 from tests.rig import RUNNING, Rig, wait_until
 from tests.test_crash import Writers
+from tests.test_everything import MAPPINGS, write
 from tests.test_spool import deep
 from tests.test_spool_crash import POINTS as SPOOL_POINTS
 from tests.test_spool_crash import Programs
@@ -36,9 +40,7 @@ def test_raised_at(rig: Rig, point: str, when: str, kind: str) -> None:
     writers = Writers(rig, "a")
     wait_until(lambda: f"raised at {point}.{when}" in rig.said(), lambda: f"{point}.{when}; {rig.said()}")
     seen = len(writers.redis_born), len(writers.file_born)
-    wait_until(
-        lambda: len(writers.redis_born) > seen[0] + 20 and len(writers.file_born) > seen[1] + 20, "more writing"
-    )
+    wait_until(lambda: len(writers.redis_born) > seen[0] + 20 and len(writers.file_born) > seen[1] + 20, "more writing")
     writers.stop()
     assert child.poll() is None, rig.said()
     rig.settle([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
@@ -130,3 +132,43 @@ def test_every_call_fails(one_rig: Rig, seed: int) -> None:
     rig.stop(child)
     rig.check([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
     assert len(told) > 60, told
+
+
+@pytest.mark.parametrize("seed", range(8) if SOAK else [0])
+def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
+    """The same with every kind of source at once: each message, chunk, value and artifact is on both sides once."""
+    rig = one_rig
+    names = ", ".join(f'"{name}"' for name in MAPPINGS)
+    rig.write_config(mapping=names[1:-1], extra='[components.ui]\nroles = ["ui"]\n')
+    child, folder = injected(rig, seed)
+    stop = Event()
+    writer = Thread(target=write, args=(rig, stop))
+    writer.start()
+    told = until_done(rig, child, folder)
+    stop.set()
+    writer.join()
+
+    def verdicts() -> dict[str, tuple[str, int]]:
+        told = json.loads(rig.run("parity", "--json", "--redis", rig.server.socket_url).stdout)
+        return {one["mapping"]: (one["verdict"], one["in_flight"]) for one in told["mappings"]}
+
+    wait_until(lambda: set(verdicts().values()) == {("equal", 0)}, lambda: f"{verdicts()} {rig.said()[-3000:]}")
+    assert child.poll() is None, rig.said()[-3000:]
+    rig.stop(child)
+    for stream in ("hestai:messages", "hestai:roles", "hestai:debates"):
+        told_twice = [one for one, n in Counter(_datas(rig, stream)).items() if n > 1]
+        assert not told_twice, f"{stream}: {told_twice[:3]} {rig.said()[-3000:]}"
+    lines = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert sorted(lines) == sorted(_datas(rig, "hestai:messages"))
+    inbox = sorted(json.loads(path.read_bytes())["uuid"] for path in (rig.root / "inbox").glob("*.json"))
+    assert inbox == sorted(set(inbox)) == sorted(json.loads(data)["uuid"] for data in _datas(rig, "hestai:inbox"))
+    context = b"".join(_datas(rig, "hestai:context"))
+    assert context == (rig.root / "context" / "wind.ctx").read_bytes()
+    artifacts = sorted(path.name for path in (rig.root / "artifacts" / "wind").iterdir())
+    assert sorted(Path(data.decode()).name for data in _datas(rig, "hestai:artifacts")) == artifacts
+    assert len(told) > 60, told
+
+
+def _datas(rig: Rig, stream: str) -> list[bytes]:
+    return [dict(zip(one.fields[0::2], one.fields[1::2], strict=True))[b"data"]
+            for one in entries(rig.redis, stream.encode())]  # fmt: skip

@@ -404,7 +404,7 @@ def test_a_short_write_that_ends_with_a_line(rig: Rig, monkeypatch: pytest.Monke
         rig.add("r-1")
         real, seen = Appender.append, list[int]()
 
-        def short(self: Appender, data: bytes) -> tuple[int, int]:
+        def short(self: Appender, data: bytes) -> int:
             seen.append(len(data))
             return real(self, data[: len(OURS)] if len(seen) == 1 else data)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from bridge.carry.pieces import UNPLACED, Piece, Write
 from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
 from bridge.errors import NotYet, TargetError
@@ -13,11 +13,10 @@ from bridge.files.append import Appender
 from bridge.files.content import HEAD
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import Intent, Range, Written, add_range, entries_of, move_intent, range_digest
+from bridge.ledger.mirrored import Intent, add_range, entries_of, move_intent
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import ZERO_ID
 from bridge.points import reached
 from bridge.sections import MirrorSection
 
@@ -25,110 +24,11 @@ WINDOW = 4 << 20
 """Bytes that are searched at once for lines an earlier process may have written."""
 
 
-UNPLACED = -1
-"""The start of a piece that has left the process and whose place in the file nobody asked for yet."""
-
-
-@dataclass(slots=True)
-class Piece:
-    """Bytes `a` to `b` of a write's content, which stand at `start` of a generation.
-
-    Torn: no line of it counts, it is written again. `sure`: the file was looked at after the write, and still had a
-    name; until then generation and torn may have to be corrected.
-    """
-
-    a: int
-    b: int
-    generation: int
-    start: int
-    torn: bool = False
-    sure: bool = True
-
-
-@dataclass(slots=True)
-class Write:
-    """Whole lines for one file, and how much of them is there."""
-
-    name: str
-    content: bytes
-    entries: list[Written]
-    intent: int = 0
-    generation: int = 0
-    size: int = 0
-    pieces: list[Piece] = field(default_factory=list)
-    to: Destination | None = None
-    """What brings it there."""
-
-    @property
-    def done(self) -> int:
-        """How many bytes of the content are there."""
-        return max((piece.b for piece in self.pieces if not piece.torn), default=0)
-
-    @property
-    def end(self) -> int:
-        """Where the last piece ends in its file."""
-        return self.pieces[-1].start + self.pieces[-1].b - self.pieces[-1].a
-
-    def tear(self) -> None:
-        """Another writer followed a piece that ends in mid-line: what stands of that line is cut off and is torn."""
-        last = self.pieces.pop()
-        whole = self.content.rfind(b"\n", 0, last.b) + 1
-        if whole > last.a:
-            self.pieces.append(Piece(last.a, whole, last.generation, last.start))
-        begin = max(whole, last.a)
-        if begin < last.b:
-            self.pieces.append(Piece(begin, last.b, last.generation, last.start + begin - last.a, torn=True))
-        for piece in self.pieces:  # an earlier piece of the same line is torn with it
-            if not piece.torn and piece.b > whole:
-                piece.torn = True
-
-    def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
-        """What is still to be written: whole lines, and the entries they are made of. Changes nothing."""
-        done, at, passed = self.done, 0, 0
-        while at < done:
-            at += entries[passed][1]
-            passed += 1
-        return self.content[done:], entries[passed:]
-
-    def ranges(self, entries: list[Written]) -> list[Range]:
-        """What stands of it as ranges, of these entries. Changes nothing.
-
-        Adjoining pieces are one; a line whose entry Redis lost is in none of them.
-        """
-        disowned = ZERO_ID in (entry_id for entry_id, _ in entries)
-        merged: list[Piece] = []
-        for piece in self.pieces:
-            last = merged[-1] if merged else None
-            if last and not last.torn and not piece.torn and last.b == piece.a and last.generation == piece.generation \
-                    and last.start + last.b - last.a == piece.start:  # fmt: skip
-                last.b = piece.b
-            else:
-                merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
-        all_of_it = len(merged) == 1 and (merged[0].a, merged[0].b) == (0, len(self.content))
-        if all_of_it and not merged[0].torn and not disowned:
-            at = merged[0].start
-            digest = range_digest(self.content)
-            return [Range(self.name, merged[0].generation, at, at + len(self.content), digest, entries)]
-        spans, at = [], 0
-        for entry_id, length in entries:
-            spans.append((at, at + length, entry_id, length))
-            at += length
-        found = []
-        for piece in merged:
-            inside = [span for span in spans if span[0] < piece.b and span[1] > piece.a]
-            if piece.torn or not disowned:
-                runs = [(piece.a, piece.b, inside)]
-            else:
-                runs = [(max(one[0], piece.a), min(one[1], piece.b), [one]) for one in inside if one[2] != ZERO_ID]
-            for a, b, whole in runs:
-                content, start = self.content[a:b], piece.start + a - piece.a
-                ended = [(i, n) for _, end, i, n in whole if not piece.torn and a < end <= b]
-                found.append(Range(self.name, piece.generation, start, start + b - a, range_digest(content), ended))
-        return found
-
-
 class Destination(Protocol):
     """What one write goes to: a file that lines are appended to, or a new file. All raise TargetError, LedgerError."""
+
+    put_out: int
+    """Bytes that left the process and were not counted yet."""
 
     @property
     def label(self) -> str:
@@ -172,6 +72,7 @@ class Target:
         self._tail = tail
         self._section = section
         self._stream = stream
+        self.put_out = 0
         self._file: Appender | None = None
         self._locked = False
         self._unfinished: tuple[int, float] = (-1, 0.0)
@@ -256,6 +157,7 @@ class Target:
             reached("mirror.write.before")
             data = write.content[write.done :]
             written = file.append(data)
+            self.put_out += written
             write.pieces.append(Piece(write.done, write.done + written, number, UNPLACED, sure=False))
             reached("mirror.write.after")
             self._ascertain(write, ledger)
@@ -302,6 +204,7 @@ class Target:
                 add_range(ledger, self._stream, one)
             content, entries = write.left(entries)
             move_intent(ledger, write.intent, number, size, content, entries)
+        write.excused += sum(piece.b - piece.a for piece in write.pieces if piece.torn)
         write.content, write.entries, write.pieces = content, entries, []
         write.generation, write.size = number, size
 

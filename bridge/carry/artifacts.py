@@ -50,9 +50,8 @@ class ArtifactIntake(Intake):
         if age < BUSY and self._folder.busy(one.name):
             self.wait(one, since, now + max(self._settle, age / 10))
             return None
-        path = os.path.join(self._folder.root, one.name)  # noqa: PTH118 - bytes
         try:
-            known = hashed(path) if one.facts.size <= INLINE else self._hasher.ask(path, one.facts)
+            known = hashed(real) if one.facts.size <= INLINE else self._hasher.ask(real, one.facts)
         except OSError as error:
             known = error
         if isinstance(known, OSError) and known.errno != errno.ELOOP:  # that is a link by now: no file of ours

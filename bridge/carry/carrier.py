@@ -7,9 +7,11 @@ from collections.abc import Callable
 from bridge.carry.forward import Forward
 from bridge.carry.shared import Shared
 from bridge.carry.state import State
+from bridge.errors import BridgeError
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.log import Troubles, log
 from bridge.streams.connect import Connection
+from bridge.streams.writer import Overtaken
 
 Carrier = Forward | State
 
@@ -20,3 +22,13 @@ def carrier_of(
     """For one mapping, as its kind of source has it."""
     kind = State if shared.mapping.source.kind == "state" else Forward
     return kind(shared, ledger, troubles, clock, dial)
+
+
+def let_go(forward: Carrier) -> None:
+    """Ends the connection; another state directory need not wait for the lease to run out."""
+    try:
+        if forward.attached:
+            forward.release()
+    except (Overtaken, BridgeError, OSError) as error:
+        log.debug("%s: the lease stays until it runs out: %s", forward.worker, error)
+    forward.detach()

@@ -20,7 +20,7 @@ from bridge.files.lines import Lines
 from bridge.files.tail import Tail
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Checkpoint, Origin, paired
+from bridge.model import FIELDS, Checkpoint, Origin, Position, paired
 from bridge.streams.keys import Keys
 
 MOST = 16
@@ -120,17 +120,30 @@ class ContextSource(LogSource):
 
     def place(self, resume: Resume, compared: Compared) -> None:
         """As the base class says, over the chunk that the last entry which stands was made of."""
-        if resume.refill is not None:  # it was filled again in order: what is before the highest origin stands too
-            resume = Resume(behind=resume.refill)
+        if resume.refill is not None and (compared.lost or self.memory.refill is not None):
+            resume = Resume(behind=resume.refill)  # it was filled again in order: what is before that stands too
+        elif resume.refill is not None:
+            resume = Resume(resume.checkpoint, self._last_in_row(resume.checkpoint, compared))
         stored = Checkpoint.from_json(self.stored) if self.stored and not compared.lost else None
         self._chunks.began = stored.generation if stored is not None else 0
         if resume.behind is not None:
             self._chunks.began = resume.behind.generation
         self._chunks.sizes = {
-            (generation, compared.standing[source, generation][0]): len(_data(entry.fields))
-            for (source, generation), entry in compared.highest.items() if source == self.memory.number
+            (generation, offset): size
+            for (source, generation), found in compared.sizes.items() if source == self.memory.number
+            for offset, size in found.items()
         }  # fmt: skip
         super().place(resume, compared)
+
+    def _last_in_row(self, checkpoint: Checkpoint | None, compared: Compared) -> Position | None:
+        """The last chunk beyond the checkpoint that stands with all before it; None: not even the next one does."""
+        generation, at = checkpoint.position if checkpoint is not None else Position(1, 0)
+        found = compared.sizes.get((self.memory.number, generation), {})
+        last = None
+        while found.get(at):
+            last = Position(generation, at)
+            at += found[at]
+        return last
 
     def here(self) -> Draft | None:
         """As the base class says; but not where a file begins anew, which an entry has to say first."""

@@ -11,8 +11,8 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from bridge.carry.append import Piece, Write
 from bridge.carry.intake import keys_of, read_document
+from bridge.carry.pieces import Piece, Write
 from bridge.carry.translate import Pass, Translator
 from bridge.codecs import Codec
 from bridge.config import Settings
@@ -77,6 +77,7 @@ class Delivery:
         self._number = number or number_of(entry_id, content)
         self._mark = common.prefix + f"{self._number:x}"
         self._id = format_id(entry_id).decode() if entry_id != ZERO_ID else f"{self._number:x}"
+        self.put_out = 0
         self._facts: Facts | None = None
         self._tried: Place | None = None
         """Where the file was about to get its name: with its hidden file gone from there it has it."""
@@ -123,6 +124,7 @@ class Delivery:
                 path = f"{self._folder}/{name}" if self._folder else name
                 rename_intent(ledger, write.intent, path)
                 self._name, write.name = name, path
+            self.put_out += len(write.content)
         reached("mirror.write.after")
         write.pieces = [Piece(0, len(write.content), self._number, 0)]
         return ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridge.codecs.named import EXTRA
 from bridge.files.generation import Known
-from bridge.model import Fingerprint, Position, Row
+from bridge.model import ORIGIN_FIELD, Fingerprint, Position, Row
 from bridge.streams.resp import Packer, Places, entry_packer
 from bridge.streams.writer import Batch, Cursor
 
@@ -79,6 +79,14 @@ class Parcel:
     def of(cls, draft: Draft) -> Parcel:
         """Of one draft."""
         return cls([draft], draft.rows, draft.times)
+
+    def last_fields(self) -> list[bytes]:
+        """The last entry's fields, name, value, name, value …, as they stand in the stream."""
+        row, first = self.rows[-1], self.drafts[0]
+        origin = self.origins[-1] if self.origins else first.prefix + b"%d" % first.offsets[-1]
+        names = first.source.codec.fields
+        names += EXTRA[: len(row) - len(names)]
+        return [part for pair in zip((*names, ORIGIN_FIELD), (*row, origin), strict=True) for part in pair]
 
     @property
     def live(self) -> bool:

@@ -15,6 +15,24 @@ BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 6
 MOST = 1000
 """Times that are kept of a file which is not read on meanwhile."""
 
+RATED = 10.0
+"""Seconds over which the heartbeat tells rates."""
+
+
+class Rates:
+    """Messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+
+    def of(self, counts: dict[str, int], now: float) -> dict[str, float]:
+        """For each counter. `now` in seconds of any steady clock."""
+        self._seen.append((now, counts))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= RATED:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return {name: (n - before.get(name, 0)) / (now - then) if now > then else 0.0 for name, n in counts.items()}
+
 
 @dataclass(slots=True)
 class Latency:

@@ -7,30 +7,26 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry import floor
-from bridge.carry.artifacts import ArtifactSource
-from bridge.carry.context import ContextSource
-from bridge.carry.draft import Batcher, Parcel
-from bridge.carry.logsource import LogSource
-from bridge.carry.mentions import mentions_of
+from bridge.carry.claim import own
+from bridge.carry.draft import Batcher, Draft, Parcel
+from bridge.carry.forks import what_was_lost
+from bridge.carry.reconcile import catch_up, settle_loss
 from bridge.carry.refill import (
     Compared,
     Resume,
     compare,
-    forget_lost,
     in_words,
     number_for,
-    own,
     put_back,
-    what_was_lost,
 )
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
-from bridge.carry.spool import SpoolSource
+from bridge.carry.sources import source_of
 from bridge.carry.turns import Turns
 from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
-from bridge.ledger.mirrored import Range
-from bridge.ledger.sources import SourceMemory, StreamMemory, save_mirror_cursor, save_stream, sources_of, stream_memory
+from bridge.ledger.seen import all_seen, save_seen
+from bridge.ledger.sources import SourceMemory, StreamMemory, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin
@@ -84,7 +80,7 @@ class Forward:
         self._since = 0
         self._remember_at = 0.0
         self._dirty = False
-        self._unlisted: SourceError | None = None
+        self._unlisted: BridgeError | None = None
         """Why the files could not be listed, the last time."""
 
     # -- the files, with or without Redis --------------------------------------------------------------------
@@ -114,9 +110,9 @@ class Forward:
         worker = f"{self.worker}: {self.shared.mapping.source.path}"
         try:
             names = self.shared.source_names(sources_of(self._ledger, self._stream))
-        except SourceError as error:  # those that are known go on
-            self._unlisted = error
-            self._troubles.note(self._ledger, worker, error)
+        except (SourceError, LedgerError, OSError) as error:  # those that are known go on
+            self._unlisted = as_bridge_error(error)
+            self._troubles.note(self._ledger, worker, self._unlisted)
             return
         if self._unlisted is not None:
             self._unlisted = None
@@ -146,12 +142,21 @@ class Forward:
         log.debug("%s: connected to %s", self.worker, connection.shown)
         known, instance = stream_memory(self._ledger, self._stream), self.shared.settings.instance
         own(connection, self.shared.keys, self._ledger, known, instance)
+        if catch_up(connection, self.shared, self._ledger):
+            self._sources.clear()
+            self.look()
+        self.shared.hold.take(connection, self._ledger)
         seconds, micros = connection.call("TIME")
         self._batcher.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
         notify = self.shared.mapping.notify.encode()
-        self._sender = Sender(connection, self.shared.keys, self._ledger.uuid, self._batcher, self._landed, notify)
+        mine = self.shared.hold.holder(self._ledger)
+        self._sender = Sender(connection, self.shared.keys, mine, self._batcher, self._landed, notify)
         self._compare()
         self.shared.forward.connections += 1
+
+    def release(self) -> None:
+        """Another process may carry it; only while attached. Raises RedisLost, RedisRefused."""
+        self.shared.hold.release(self._live[0])
 
     def detach(self) -> None:
         """Drops the connection and whatever was on its way; what Redis confirmed is asked for on the next attach."""
@@ -181,21 +186,27 @@ class Forward:
             return source is not None and source.vouches(origin, fields)
 
         kept = floor.remembered(self._ledger, self._stream)
-        compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept)
+        seen = [*self.shared.sighted.all, *all_seen(self._ledger, self._stream)]
+        self.shared.compare_again = False
+        compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept, seen)
         for said in in_words(compared, self._stream):
             log.warning("%s", said)
         put_back(connection, self.shared.keys, self._ledger, compared)
         for source in self._sources.values():
             try:
-                self._resume(source, compared, remembered.get(source.name))
+                draft = self._resume(source, compared, remembered.get(source.name))
             except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
                 self._placed.discard(source.name)
                 self._fails(source, as_bridge_error(error))
+                continue
+            if draft is not None:
+                sender.set(draft)
         self._settle_loss(compared)
         sender.exists = compared.info.last_id > ZERO_ID
         self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
 
-    def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> None:
+    def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> Draft | None:
+        """Puts it in its place; returns what says so in Redis, where that knows another."""
         connection, _ = self._live
         name = os.fsencode(source.name)
         books = compared.books
@@ -216,31 +227,15 @@ class Forward:
         self._say(source)
         reader = source.checkpoint()
         if reader is None:
-            return
+            return None
         self._placed.add(source.name)
         log.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
         stored = Checkpoint.from_json(source.stored).position if source.stored else None
-        if reader[0] != stored and not (fresh and stored is None) and (draft := source.here()) is not None:
-            self._live[1].set(draft)
+        return source.here() if reader[0] != stored and not (fresh and stored is None) else None
 
     def _settle_loss(self, compared: Compared) -> None:
-        """One ledger transaction: what was lost is not the mirror's any more, and the ledger counts from here."""
-        connection, _ = self._live
-
-        def read(one: Range) -> bytes:
-            return self._sources[one.name].content_of(one) if one.name in self._sources else b""
-
-        info, line_of = stream_info(connection, self.shared.keys.stream), self.shared.line_of
-        was, first = compared.trimmed, compared.info.first_id
-        now = floor.put_back(connection, self.shared.keys, was, first) if compared.began_behind else was
-        with self.shared.cursor_lock, self._ledger.transaction():
-            self._save(info)
-            if compared.lost:
-                refilled = forget_lost(connection, self.shared.keys, self._ledger, compared, read, line_of)
-                save_mirror_cursor(self._ledger, self._stream, refilled.mirror_cursor)
-                self.shared.cursor_epoch += 1
-                log.warning("%s: %s", self._stream, refilled.in_words())
-            floor.settle(self._ledger, self._stream, was, now, lost=bool(compared.lost))
+        """Ledger, Redis and memory agree on what was lost and on what is."""
+        info = settle_loss(self._live[0], self.shared, self._ledger, compared, self._sources, self._save)
         self._saved()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
 
@@ -257,6 +252,8 @@ class Forward:
             for name, source in self._sources.items()
         ):
             self._compare()
+        if self.shared.compare_again:
+            raise Overtaken
         if self._clock() >= self._remember_at:
             self._remember()
         parcel = self._turns.next(self.batch)
@@ -360,11 +357,14 @@ class Forward:
         self._since += landed.count
         self._dirty = True
         if landed.first is not None and landed.last is not None:
+            self.shared.sighted.note("forward", landed.last, parcel.last_fields())
             self.span = (self.span[0] if self.span else landed.first, landed.last)
 
     def _save(self, info: StreamInfo) -> None:
         """Inside a ledger transaction: what the stream holds, and how far each source was carried."""
         save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
+        save_seen(self._ledger, self._stream, "forward", self.shared.sighted.of("forward"))
+        save_seen(self._ledger, self._stream, "mirror", self.shared.sighted.of("mirror"))
         for source in self._sources.values():
             if source.name in self._placed:
                 source.remember()
@@ -382,6 +382,8 @@ class Forward:
         self._remember_at = self._clock() + REMEMBERED
         for source in self._sources.values():
             source.tell(connection)
+        if not self.shared.hold.renewed(connection, self._clock()):
+            raise Overtaken
         info = stream_info(connection, self.shared.keys.stream)
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)
         if what_was_lost(seen, {}, info, None):
@@ -396,18 +398,3 @@ class Forward:
         log.debug("%s: %d lines carried since the start", self.worker, self.carried)
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
         self._dirty = False
-
-
-def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], float]) -> Source:
-    """The source of this name, as its mapping's kind has it."""
-    if shared.folder is not None and shared.mapping.source.kind == "artifacts":
-        return ArtifactSource(
-            shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths
-        )
-    if shared.folder is not None:
-        return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock)
-    if shared.mapping.source.kind == "context":
-        return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
-    log_source = LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
-    log_source.mentions = mentions_of(shared, name, ledger)
-    return log_source

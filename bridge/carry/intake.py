@@ -6,6 +6,7 @@ A file counts when it is complete: unchanged for the settling time, and open for
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,8 +29,11 @@ from bridge.points import reached
 PARTLY = 10.0
 """Seconds that JSON which breaks off is given to be ended before it is set aside."""
 
-KEEP_BYTES = 1 << 26
-"""Of messages that are due so many bytes are kept; the files of more are read again when their turn comes."""
+KEEP_BYTES, SHARE = 1 << 26, 2
+"""Of messages that are due so many bytes are kept on disk, and more while that is no more than a part of its room.
+
+The files of more are read again when their turn comes, and their messages are lost where somebody takes them before.
+"""
 
 ON_ITS_WAY = 0.1
 """Seconds until a file is looked at again whose message is being sent."""
@@ -87,6 +91,9 @@ class Intake:
         """When the last scan of the folder ended, by a steady clock, and its seconds."""
         self._lost = False
         self._kept, self._count_at = -1, 0.0
+        self._room = KEEP_BYTES
+        self.tight: SourceError | None = None
+        """Why soon no more can be kept of messages that are due."""
 
     def forget(self) -> None:
         """Redis lost something: the ledger forgot what has to be sent again, and all files are looked at."""
@@ -167,7 +174,7 @@ class Intake:
                 if self.stop is not None:
                     self.wait(one, self._clock(), self._clock() + UNREADABLE)
                     continue
-                kept += self._take_in(one.name, taken, barred, keep=kept < KEEP_BYTES)
+                kept += self._take_in(one.name, taken, barred, keep=kept < self._room)
         self._kept = kept
         reached("spool.due.after")
 
@@ -175,8 +182,24 @@ class Intake:
         """Bytes of messages that are kept, or were when they were counted: seldom, as there may be many."""
         if self._kept < 0 or (self._kept >= KEEP_BYTES and time.monotonic() >= self._count_at):
             self._kept = memory.kept_bytes(self._ledger, self._stream)
+            self._measure_room()
             self._count_at = time.monotonic() + COUNTED
         return self._kept
+
+    def _measure_room(self) -> None:
+        """How much may be kept; said before there is no more, while there is time to do something."""
+        free = shutil.disk_usage(self._ledger.path.parent).free
+        self._room = max(KEEP_BYTES, (free + self._kept) // SHARE)
+        tight = self._kept > self._room * 0.8
+        if tight and self.tight is None:
+            said = (
+                f"{self._kept >> 20} MiB of messages wait for Redis on disk, and there is room for {self._room >> 20}"
+            )
+            hint = "make room, or see to Redis: a message of whose file no more can be kept is lost if that is taken"
+            self.tight = SourceError(said, where=str(self._ledger.path.parent), hint=hint)
+            self._notices.append(f"{self._mapping.source.path}: {said}: {hint}")
+        elif not tight:
+            self.tight = None
 
     def _taken(self, one: Found) -> Taken | None:
         """A file's bytes, if it is complete by its times; else it waits."""
@@ -232,6 +255,10 @@ class Intake:
             return 0  # a text that nobody has written yet
         key, content = self._key(message, name, taken)
         standing = memory.standing(self._ledger, self._stream, key)
+        if standing == "due" and message.identity is not None and self._comes_after(name, facts, key):
+            self._tell_twice(name, key)
+            self.wait(Found(name, facts), now, now + ON_ITS_WAY)
+            return 0
         if standing == "sent":
             self.wait(Found(name, facts), now, now + ON_ITS_WAY)
             return 0
@@ -273,6 +300,13 @@ class Intake:
     def _is_there(self, name: bytes, facts: Facts) -> bool:
         found = self._folder.find(name)
         return found is not None and found.facts == facts
+
+    def _comes_after(self, name: bytes, facts: Facts, key: bytes) -> bool:
+        """Whether another file, which is there still, has this message and was written before, or is named before."""
+        return any(
+            other != name and (known.written, other) < (facts.written, name) and self._is_there(other, known)
+            for other, known in memory.names_of(self._ledger, self._stream, key)
+        )
 
     def _tell_twice(self, name: bytes, key: bytes) -> None:
         """Says that another file, which lies there still, has the same identity: which of them counts nobody knows."""

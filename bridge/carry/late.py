@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.carry.append import Write
+from bridge.carry.claim import own
+from bridge.carry.forks import what_was_lost
 from bridge.carry.forward import Forward
 from bridge.carry.mentions import mentions_of
 from bridge.carry.mirror import PAUSE, Mirror
-from bridge.carry.refill import own, what_was_lost
+from bridge.carry.pieces import Write
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
 from bridge.codecs.named import EXTRA
-from bridge.errors import RedisRefused
+from bridge.errors import NotOwner, RedisRefused
 from bridge.ledger.mirrored import Written
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
@@ -54,6 +55,11 @@ class Late:
         stream, keys = self._shared.mapping.stream.key, self._shared.keys
         known = stream_memory(self._ledger, stream)
         own(self._connection, keys, self._ledger, known, self._shared.settings.instance)
+        doubt = self._shared.hold.doubt(self._connection, self._ledger)
+        if doubt:
+            hint = "let `bridge run` compare it with stream and files first"
+            raise NotOwner(f"this ledger may be an older one: {doubt}", where=stream, hint=hint)
+        self._shared.hold.take(self._connection, self._ledger)
         info = stream_info(self._connection, keys.stream)
         self._exists = info.exists
         lost = what_was_lost(known, {}, info, None)
@@ -74,7 +80,9 @@ class Late:
         prefix = b"%d.%d:" % origin[:2]
         text = prefix + b"%d" % origin.offset
         keys = self._shared.keys
-        writer = self._writer = self._writer or StreamWriter(self._connection, keys, self._ledger.uuid)
+        writer = self._writer = self._writer or StreamWriter(
+            self._connection, keys, self._shared.hold.holder(self._ledger)
+        )
         mentions = mentions_of(self._shared, name, self._ledger)
         if mentions is not None:
             [row] = mentions.widened([row], origin.generation, [origin.offset])

@@ -303,6 +303,7 @@ class LogSource(TailSource):
         if draft.ended is not None:
             self.late_stored[draft.position.generation] = stored
             self._closed.append(draft.ended)
+            self.tail.amend(draft.ended.number, draft.ended.at)
         else:
             self.stored = stored
         for known in draft.closing:

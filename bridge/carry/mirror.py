@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 
-from bridge.carry.append import Destination, Target, Write
-from bridge.carry.deliver import Deliveries, Delivery, DocumentTranslator
-from bridge.carry.refill import own, what_was_lost
+from bridge.carry.announce import Announced
+from bridge.carry.claim import own
+from bridge.carry.deliver import DocumentTranslator
+from bridge.carry.destinations import Destinations
+from bridge.carry.forks import missing, what_was_lost
+from bridge.carry.pieces import Write
 from bridge.carry.rejects import Kinds
 from bridge.carry.shared import Shared
 from bridge.carry.translate import Pass, Translator
 from bridge.carry.twofold import OwnEntries
-from bridge.errors import NotOwner, NotYet, TargetError
-from bridge.ledger.mirrored import Written, add_intent, add_range, drop_intent, entries_of, intents_of, written_above
+from bridge.carry.witness import Witness
+from bridge.errors import NotYet, TargetError
+from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
@@ -24,7 +26,6 @@ from bridge.points import reached
 from bridge.sections import MirrorSection
 from bridge.streams.connect import Connection
 from bridge.streams.reader import BlockingReader, stream_info
-from bridge.streams.resp import pack
 
 READ_ENTRIES = 1000
 READ_BYTES = 1 << 20
@@ -70,9 +71,8 @@ class Mirror:
         files = shared.folder is not None
         kind = DocumentTranslator if files else Translator
         self.translator = kind(shared.mapping, mirror, shared.settings.roles, shared.settings.paths)
-        self._deliveries = Deliveries(shared.mapping, shared.settings) if files else None
+        self._files = Destinations(shared, ledger, mirror)
         self._kinds = Kinds(self._stream, log.warning)
-        self._targets: dict[str, Target] = {}
         self._pass: Pass | None = None
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
@@ -86,9 +86,9 @@ class Mirror:
         self._aside: dict[tuple[int, int, str], int] = {}
         self._epoch = 0
         self._count = 64
-        self._announce: dict[bytes, bytes] = {}
-        self._announced = False
-        self._place: dict[str, tuple[int, int]] = {}
+        self._books_epoch = 0
+        self._announced = Announced(shared.keys)
+        self._witness = Witness(ledger, self._stream)
         self._own = OwnEntries(ledger, self._stream)
         self.waits_for: tuple[TargetError, float] | None = None
         """Why lines that were read are not in their file yet, and since when."""
@@ -108,7 +108,7 @@ class Mirror:
         taken = Pass(last, begun=True, epoch=FOREIGN)
         told: dict[str, list[str]] = {}
         for intent in open_intents:
-            target = self._destination(intent.name, intent.content, intent.entries, intent.generation)
+            target = self._files.made(intent.name, intent.content, intent.entries, intent.generation)
             write, said = target.resolve(intent, self.translator.codec)
             while 0 < write.done < len(write.content):
                 settle(SETTLING)
@@ -136,15 +136,25 @@ class Mirror:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
         own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
+        self.shared.hold.check(connection)
+        if self._books_epoch != self.shared.books_epoch:
+            self._books_epoch = self.shared.books_epoch
+            self._files.forget_books()
         with self.shared.cursor_lock:
+            anew = self._epoch != self.shared.cursor_epoch
+            if anew:  # what was to be said may be true of entries that are lost
+                self._announced = Announced(self.shared.keys)
             self._epoch = self.shared.cursor_epoch
             memory = stream_memory(self._ledger, self._stream) or memory
         info = stream_info(connection, self.shared.keys.stream)
-        if what_was_lost(memory, {}, info, None):
+        gone, _ = missing(connection, self.shared.keys, self.shared.sighted.all, info, ZERO_ID)
+        if gone or what_was_lost(memory, {}, info, None):
+            self.shared.compare_again = True
             raise NotYet("forward refills the stream first")
         if self._history is None:
             self._history = info.last_id if memory.mirror_cursor == ZERO_ID else ZERO_ID
         self._cursor = self._kept_cursor = memory.mirror_cursor
+        self._witness.begin(self._cursor, info.added - info.length, anew=anew)
         self._already = written_above(self._ledger, self._stream, self._cursor)
         aside = still_aside(self._ledger, self._stream, "mirror")
         self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor}
@@ -157,7 +167,7 @@ class Mirror:
         if self._connection is not None:
             self._connection.close()
         self._connection, self._reader = None, None
-        self._announce.clear()
+        self._announced.dropped()
         if self._pass is not None and not self._pass.begun:
             self._pass = None
 
@@ -170,10 +180,7 @@ class Mirror:
     def close(self) -> None:
         """Closes connection and files."""
         self.detach()
-        for target in self._targets.values():
-            target.close()
-        if self._deliveries is not None:
-            self._deliveries.close()
+        self._files.close()
 
     @property
     def carried(self) -> int:
@@ -212,12 +219,12 @@ class Mirror:
                     if not self._begin(taken):
                         return False
                 for write in taken.writes:
-                    if self._waits(write, self._to(write).put(write, self._ledger, self._clock())):
+                    if self._waits(write, self._files.of(write).put(write, self._ledger, self._clock())):
                         return False
                 self._record(taken)
             finally:
                 for write in taken.writes:
-                    self._to(write).release()
+                    self._files.of(write).release()
         for write in taken.writes:
             self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines
         if taken.stop is not None:
@@ -250,16 +257,12 @@ class Mirror:
         if not self._reader.asked:
             self._ask(self._cursor, block_ms)
         reached("mirror.read.before")
-        asked, announced = self._count, self._announced
-        found, owner, size = self._reader.answer()
-        self._announced = False
+        asked = self._count
+        found, holder, size = self._reader.answer()
         reached("mirror.read.after")
-        if announced:
+        if self._announced.confirmed():
             reached("mirror.checkpoint.after")
-        if owner is None:
-            raise NotYet("the bridge's keys are gone: forward claims the stream first")
-        if owner != self._ledger.uuid:
-            raise NotOwner("the stream was taken over by another bridge", where=self._stream)
+        self.shared.hold.check_read(holder, self._ledger)
         if self.shared.cursor_epoch != self._epoch:
             raise NotYet("the mirror's cursor was taken back")
         self._own.look(self._cursor)
@@ -270,22 +273,24 @@ class Mirror:
             if len(found) == asked:
                 self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
             carried, last = self._own.without(found), found[-1].id
+            self.shared.sighted.note("mirror", last, found[-1].fields)
             self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
             self.finish()
             if len(carried) < len(found) and self.caught_up():
-                self._say(self._section.path, last)  # what needs no line of ours is passed, and due
+                self.keep()  # the ledger first: what Redis says beyond it would tell of an older ledger
+                path = self._section.path
+                self._announced.passed(
+                    path, last, self._witness.word(path)
+                )  # what needs no line of ours is passed, and due
             if self._already and max(self._already) <= self._cursor:
                 self._already.clear()
         self._keep_cursor()
-        return bool(found or self._announce)
+        return bool(found or self._announced.waits)
 
     def _ask(self, cursor: EntryId, block_ms: int) -> None:
         if self._reader is None:
             raise AssertionError("not attached")
-        before = [pack("HSET", self.shared.keys.mirror, name, value) for name, value in self._announce.items()]
-        self._announced = bool(before)
-        self._announce.clear()
-        self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=before)
+        self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=self._announced.commands())
 
     def caught_up(self) -> bool:
         """Whether nothing that was read waits to be written."""
@@ -294,7 +299,7 @@ class Mirror:
     def _begin(self, taken: Pass) -> bool:
         """One ledger transaction: what is set aside, and the intents. False while another program is in the way."""
         for write in taken.writes:
-            if self._waits(write, self._to(write).take(self._ledger, self._clock())):
+            if self._waits(write, self._files.of(write).take(self._ledger, self._clock())):
                 return False
         if not (taken.writes or taken.aside):
             taken.begun = True
@@ -304,7 +309,7 @@ class Mirror:
             for write in taken.writes for entry_id, _ in write.entries
         } if self._aside else {}  # fmt: skip
         back = {key: (number, met[key[2]]) for key, number in self._aside.items() if key[2] in met}
-        places = [self._to(write).place() for write in taken.writes]
+        places = [self._files.of(write).place() for write in taken.writes]
         intents: list[int] = []
         reached("mirror.intent.before")
         with self._ledger.transaction():
@@ -333,14 +338,17 @@ class Mirror:
         entries = [write.entries if moves else entries_of(self._ledger, write.intent) for write in taken.writes]
         if noted:
             reached("mirror.range.before")
+            self._witness.rolled_back()
             with self._ledger.transaction():
                 for write, written in zip(taken.writes, entries, strict=True):
                     for one in write.ranges(written):
                         add_range(self._ledger, self._stream, one)
                     drop_intent(self._ledger, write.intent)
-                    self._to(write).remember(self._ledger)
+                    self._files.of(write).remember(self._ledger)
+                    self._witness.count(self._files.of(write), write, written)
                 if moves:
                     save_mirror_cursor(self._ledger, self._stream, taken.last)
+            self._witness.committed([self._files.of(write) for write in taken.writes])
             if moves:
                 self._kept_cursor = taken.last
         self._pass, self.waits_for = None, None
@@ -349,8 +357,8 @@ class Mirror:
         for write, written in zip(taken.writes, entries, strict=True):
             newest = max(written)[0]
             if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
-                self._place[self._to(write).label] = write.generation, write.end
-                self._say(self._to(write).label, newest)
+                label = self._files.of(write).label
+                self._announced.written(label, newest, write.generation, write.end, self._witness.word(label))
         now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
         for write, written in zip(taken.writes, entries, strict=True):
             flow.carried(len(written), len(write.content))
@@ -359,14 +367,8 @@ class Mirror:
                     flow.latency.add(now - entry_id[0] / 1000)
         if noted:
             reached("mirror.range.after")
-        if self._announce:
+        if self._announced.waits:
             reached("mirror.checkpoint.before")
-
-    def _say(self, label: str, entry: EntryId) -> None:
-        """Redis is to know, with the next request, that all up to this entry is in that file."""
-        generation, end = self._place.get(label, (0, 0))
-        word = {"id": format_id(entry).decode(), "generation": generation, "end": end}
-        self._announce[os.fsencode(label)] = json.dumps(word).encode()
 
     def _keep_cursor(self) -> None:
         """Now and then, the cursor over entries that needed no line."""
@@ -385,16 +387,3 @@ class Mirror:
                 save_mirror_cursor(self._ledger, self._stream, self._cursor)
                 self._kept_cursor = self._cursor
         self._keep_at = self._clock() + REMEMBERED
-
-    def _to(self, write: Write) -> Destination:
-        if write.to is None:
-            write.to = self._destination(write.name, write.content, write.entries)
-        return write.to
-
-    def _destination(self, name: str, content: bytes, entries: list[Written], number: int = 0) -> Destination:
-        if self._deliveries is not None:
-            return Delivery(self._deliveries, name, content, entries[0][0], number)
-        if name not in self._targets:
-            tail = self.shared.tail(name, self._ledger)
-            self._targets[name] = Target(self.shared.settings.root, tail, self._section, self._stream)
-        return self._targets[name]

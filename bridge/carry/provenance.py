@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from bridge.files.lines import Cut
 from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_between
+from bridge.ledger.seen import Released, note_released
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId
+from bridge.model import EntryId, digest
 
 
 def foreign(
@@ -43,7 +44,7 @@ def foreign(
 def release(ledger: Ledger, stream: str, one: Range, content: bytes, gone: set[EntryId]) -> int:
     """Replaces a range by the parts of it whose entries still stand; returns how many lines left it.
 
-    `content` is the range's bytes.
+    `content` is the range's bytes. What left is remembered: the entries may come back.
     """
     drop_range(ledger, stream, one)
     at, released = 0, 0
@@ -51,6 +52,8 @@ def release(ledger: Ledger, stream: str, one: Range, content: bytes, gone: set[E
         line = content[at : at + length]
         if entry_id in gone:
             released += 1
+            left = Released(entry_id, digest(line), one.name, one.generation, one.start + at, length)
+            note_released(ledger, stream, [left])
         else:
             part = Range(
                 one.name,

@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bridge.carry.floor import last_of, passed_over
+from bridge.carry.forks import LineOf, began_anew, missing, what_was_lost
 from bridge.carry.provenance import release
-from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
 from bridge.ledger.quarantine import in_doubt, mark_lost
+from bridge.ledger.seen import Seen
 from bridge.ledger.sources import SourceMemory, StreamMemory, sources_of
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Origin, Position, after, before, format_id, parse_id
+from bridge.model import (
+    FIELDS,
+    ZERO_ID,
+    Checkpoint,
+    EntryId,
+    Fingerprint,
+    Origin,
+    Position,
+    after,
+    before,
+    format_id,
+    paired,
+    parse_id,
+)
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import Entry, StreamInfo, entries, existing, file_born, stream_info, to_entries
+from bridge.streams.reader import StreamInfo, entries, existing, file_born, stream_info, to_entries
 from bridge.streams.trim import Gone, Trimmed, read_trimmed
-from bridge.streams.writer import Books, claim, read_books
+from bridge.streams.writer import Books, read_books
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
 """(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""
@@ -34,7 +48,8 @@ Standing = dict[tuple[int, int], tuple[int, EntryId]]
 class Resume:
     """Where a source goes on: at `checkpoint`, or behind the line at `behind`, or (both None) at the beginning.
 
-    Up to `refill`, lines whose entry stands (`Compared.offsets`) are passed over.
+    Up to `refill`, lines whose entry stands (`Compared.offsets`) are passed over: an entry vouches for its own line
+    only, not for those before it.
     """
 
     checkpoint: Checkpoint | None = None
@@ -54,15 +69,21 @@ class Compared:
     lost: str
     anew: bool = False
     strangers: int = 0
+    ahead: int = 0
+    """Entries that name lines beyond the checkpoint, of a stream that lost nothing: mostly somebody else wrote them."""
     resume: dict[str, Resume] = field(default_factory=dict)
     standing: Standing = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
-    highest: dict[tuple[int, int], Entry] = field(default_factory=dict)
-    """The entries of `standing`."""
+    sizes: dict[tuple[int, int], dict[int, int]] = field(default_factory=dict)
+    """Bytes of the data of those of `standing`, and of those beyond the checkpoint, by offset."""
     trimmed: Trimmed = field(default_factory=Trimmed)
     """What was trimmed on purpose, of this stream; or of the one before, where this one begins anew behind that."""
     began_behind: bool = False
     """Whether it does."""
+    forked: bool = False
+    """Whether entries that were seen are not there: then an ID may stand for another entry."""
+    seen: set[EntryId] = field(default_factory=set)
+    """Those that were seen and stand."""
 
 
 def in_words(compared: Compared, stream: str) -> list[str]:
@@ -70,79 +91,15 @@ def in_words(compared: Compared, stream: str) -> list[str]:
     said = []
     if compared.lost:
         said.append(f"{stream}: Redis lost its tail: {compared.lost}; it is refilled from the files")
+    if compared.ahead:
+        many = "1 entry names a line" if compared.ahead == 1 else f"{compared.ahead} entries name lines"
+        said.append(f"{stream}: {many} that had not been sent: passed over, and all others are sent")
     if compared.strangers:
         said.append(
             f"{stream}: {compared.strangers} entries name an origin at which their file holds no such line;"
             " the cursor does not mind them"
         )
     return said
-
-
-def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
-    """Makes sure that this ledger owns the stream. Raises NotOwner: another does, or this stream's ledger was lost."""
-    where = keys.stream.decode(errors="replace")
-    holder = connection.call("HGET", keys.meta, "owner")
-    if holder is None:
-        if memory is None and _carried(connection, keys):
-            raise NotOwner(
-                "the stream was carried before, but this ledger knows nothing of it",
-                where=where,
-                hint="`bridge repair` rebuilds the ledger from stream and files",
-            )
-        holder = claim(connection, keys, ledger.uuid, instance)
-    if holder == ledger.uuid:
-        return
-    other = (connection.call("HGET", keys.meta, "instance") or b"?").decode(errors="replace")
-    if other == instance:
-        raise NotOwner(
-            "the stream was carried with another ledger of this bridge: standing by",
-            where=where,
-            hint="if that one was lost or moved, `bridge repair` rebuilds it from stream and files",
-        )
-    raise NotOwner(
-        f"the stream belongs to bridge '{other}' (ledger {holder.decode()}): standing by",
-        where=where,
-        hint="stop that bridge first; then `bridge repair --take-over` makes this one the owner",
-    )
-
-
-def _carried(connection: Connection, keys: Keys) -> bool:
-    books = read_books(connection, keys)
-    if books.checkpoint or books.generations or books.mirror:
-        return True
-    return any(True for _ in file_born(connection, keys.stream))
-
-
-def what_was_lost(
-    memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: Books | None
-) -> str:
-    """In words what Redis lost since the ledger last saw it; empty when nothing. Pure."""
-    if memory is None:
-        return ""
-    if memory.last_id > ZERO_ID and not info.exists:
-        return "the stream is gone"
-    if info.last_id < memory.last_id:
-        return f"its last ID went back from {_text(memory.last_id)} to {_text(info.last_id)}"
-    if info.added < memory.added and (info.added or not info.length):  # a server that does not count says 0
-        return f"it counts {info.added} entries ever added, and counted {memory.added} before"
-    if _began_anew(memory, info):
-        return f"it began anew with {_text(info.first_id)}, after {_text(memory.last_id)} had been seen"
-    if books is None:
-        return ""
-    sent = [one for raw in books.checkpoint.values() if (one := Checkpoint.from_json(raw).entry) is not None]
-    if max(sent, default=ZERO_ID) > info.last_id:
-        return f"entries up to {_text(max(sent))} had been sent, and its last ID is {_text(info.last_id)}"
-    for name, source in sources.items():
-        raw = books.checkpoint.get(os.fsencode(name))
-        if raw and source.stored and Checkpoint.from_json(raw).position < Checkpoint.from_json(source.stored).position:
-            return f"the checkpoint of {name} went back"
-    return ""
-
-
-def _began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
-    """Whether another stream has the name now: nothing was ever removed from it, and what was seen is not in it."""
-    whole = info.added == info.length > 0
-    return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
 
 def _copied(
@@ -153,7 +110,7 @@ def _copied(
     A copy begins where the stream did, or before, and holds entries that the books name. A new one may hold such too,
     that were sent before anybody saw that it is new.
     """
-    if info.first_id > memory.first_id > ZERO_ID or (memory.first_id == ZERO_ID and _began_anew(memory, info)):
+    if info.first_id > memory.first_id > ZERO_ID or (memory.first_id == ZERO_ID and began_anew(memory, info)):
         return False
     noted = [Checkpoint.from_json(raw).entry for raw in books.checkpoint.values()]
     noted += [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
@@ -169,20 +126,21 @@ Vouch = Callable[[Origin, list[bytes]], bool]
 
 def compare(
     connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch,
-    kept: Trimmed | None = None,
+    kept: Trimmed | None = None, seen: Sequence[Seen] = (),
 ) -> Compared:  # fmt: skip
     """Reads stream and books anew and decides where each source goes on.
 
-    Nothing lost: at its checkpoint, or behind what stands in the stream beyond it (an evicted checkpoint, rights
-    that let the entries in and kept the checkpoint out). Lost: behind its highest origin that still stands; or, where
-    the stream began anew and others wrote into it before that was seen, from the beginning, passing over what stands.
-    Anybody can write an origin, so one that moves the cursor has to be vouched for. `kept` is what was trimmed on
-    purpose, as the ledger has it: never is anything sent from below that.
+    Nothing lost: at its checkpoint, passing over what stands in the stream beyond it (an evicted checkpoint, rights
+    that let the entries in and kept the checkpoint out, an origin that somebody else named). Lost: behind its highest
+    origin that still stands; or, where the stream began anew and others wrote into it before that was seen, from the
+    beginning, passing over what stands. Anybody can write an origin, so one that moves the cursor has to be vouched
+    for. `kept` is what was trimmed on purpose, as the ledger has it: never is anything sent from below that.
     """
     info = stream_info(connection, keys.stream)
     books = read_books(connection, keys)
-    lost = what_was_lost(memory, sources, info, books)
     now = read_trimmed(connection, keys)
+    forked, standing_seen = missing(connection, keys, seen, info, now.floor)
+    lost = what_was_lost(memory, sources, info, books) or forked
     anew = bool(lost) and memory is not None and not _copied(connection, keys, memory, info, books, now.floor)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
@@ -195,13 +153,14 @@ def compare(
     }
     standing: Standing = {}
     offsets: dict[tuple[int, int], set[int]] = {}
-    highest: dict[tuple[int, int], Entry] = {}
+    sizes: dict[tuple[int, int], dict[int, int]] = {}
     strangers = 0
 
     def walk(*, all_vouched: bool) -> None:
         nonlocal strangers
         standing.clear()
         offsets.clear()
+        sizes.clear()
         for entry, origin in file_born(connection, keys.stream, start):
             where = (origin.source, origin.generation)
             if origin.source not in best:
@@ -209,10 +168,16 @@ def compare(
             if all_vouched and not vouch(origin, entry.fields):
                 strangers += 1
                 continue
-            if where not in standing or origin.offset >= standing[where][0]:
-                standing[where], highest[where] = (origin.offset, entry.id), entry
-            if lost or filling:
+            high, further = where not in standing or origin.offset >= standing[where][0], beyond(where, origin.offset)
+            if high:
+                standing[where] = origin.offset, entry.id
+            if lost or filling or further:
                 offsets.setdefault(where, set()).add(origin.offset)
+            if high or further:
+                size, of = data_size(entry.fields), sizes.setdefault(where, {})
+                if not further:  # of those before the checkpoint the highest alone
+                    of.clear()
+                of[origin.offset] = max(size, of.get(origin.offset, 0))
 
     def beyond(where: tuple[int, int], offset: int) -> bool:
         closed = books.generations.get(b"%d.%d" % where)
@@ -244,7 +209,28 @@ def compare(
         resume[name] = replace(resume[name], behind=last_of((resume[name].behind, gone.low)), refill=refill)
     for where, some in passed_over(floor).items() if behind or filling else ():
         offsets.setdefault(where, set()).update(some)
-    return Compared(books, info, lost, anew, strangers, resume, standing, offsets, highest, floor, behind)
+    ahead = 0 if lost or filling else sum(map(len, offsets.values()))
+    return Compared(
+        books,
+        info,
+        lost,
+        anew,
+        strangers,
+        ahead,
+        resume,
+        standing,
+        offsets,
+        sizes,
+        floor,
+        behind,
+        bool(forked),
+        standing_seen,
+    )
+
+
+def data_size(fields: list[bytes]) -> int:
+    """Bytes of an entry's data; 0 where it has none."""
+    return len(paired(fields).get(FIELDS[3], b""))
 
 
 def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
@@ -264,7 +250,7 @@ def _resume(source: SourceMemory, best: Checkpoint | None, lost: str, anew: bool
     if source.refill is not None and not lost:
         return Resume(best, refill=source.refill)
     if high is not None and (best is None or high >= best.position):
-        return Resume(best, high)
+        return Resume(best, high) if lost else Resume(best, refill=high)
     return Resume(best)
 
 
@@ -291,9 +277,6 @@ class Refilled:
 ReadRange = Callable[[Range], bytes]
 """A range's bytes as its file holds them; empty when the file is gone."""
 
-LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
-"""The file and the line, with its newline, that the mirror makes of an entry's fields."""
-
 
 def forget_lost(
     connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange, line_of: LineOf
@@ -319,7 +302,7 @@ def forget_lost(
             fields = standing.get(entry_id)
             made = line_of(fields) if fields is not None else None  # its path may be another one by now
             same = made is not None and made[1] == line
-            if fields is not None and (same or not compared.anew or not content):
+            if fields is not None and (same or not (compared.anew or compared.forked) or not content):
                 verified.add(entry_id)
             elif entry_id >= trimmed and entry_id != ZERO_ID:
                 gone.add(entry_id)

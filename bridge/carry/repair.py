@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, field
 
 from bridge.carry import rebuild
+from bridge.carry.claim import announced
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
@@ -20,16 +21,18 @@ from bridge.errors import BridgeError, NotOwner
 from bridge.files.generation import Generation, Known, in_age_order, open_regular
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
+from bridge.ledger.attached import forget_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
 from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, parse_id, parse_origin
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, parse_origin
 from bridge.streams import keys, state
 from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import StreamInfo, entries, stream_info
+from bridge.streams.resp import pack
 from bridge.streams.trim import Gone, read_trimmed
 from bridge.streams.writer import Books, read_books
 
@@ -69,6 +72,13 @@ class Plan:
     writes: dict[str, str] = field(default_factory=dict)
     """Where each component writes that was ever switched."""
 
+    @property
+    def proved(self) -> bool:
+        """Whether each source's file is the one that Redis knows: then what is in both was carried."""
+        open_ones = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
+                     if known and not known[-1].closed]  # fmt: skip
+        return not self.strangers and not any(one in self.missing for one in open_ones)
+
     def component_that_owns(self, shared: Shared) -> str:
         """Of latest values, who was switched; empty: nobody. Raises BridgeError: nobody can tell which side counts."""
         sides = set(self.writes.values()) if shared.mapping.source.kind == "state" else set()
@@ -94,17 +104,21 @@ class Plan:
         }
 
 
-def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_over: bool) -> Plan | None:
+def plan(
+    connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_over: bool, anew: bool = False
+) -> Plan | None:
     """Reads both sides; None when this ledger owns the stream, or nobody does, so that there is nothing to repair.
 
-    Raises NotOwner when the owner is alive, or is another bridge and `take_over` was not said.
+    `anew`: also where this ledger owns it, as it may be an older one. Raises NotOwner when the owner is alive, or is
+    another bridge and `take_over` was not said.
     """
     books = read_books(connection, shared.keys)
     owner = books.meta.get(b"owner")
-    if owner == ledger_uuid or (owner is None and not (books.checkpoint or books.mirror)):
+    if (owner == ledger_uuid and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
         return None
     instance = books.meta.get(b"instance", b"").decode(errors="replace")
-    _check_dead(connection, shared, instance, owner, take_over=take_over)
+    if owner != ledger_uuid:
+        _check_dead(connection, shared, instance, owner, take_over=take_over)
     info = stream_info(connection, shared.keys.stream)
     made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     modes = all_modes(connection)
@@ -136,7 +150,7 @@ def plan(connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_ove
 
 def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) -> Plan:
     """The same of a folder with a file per message."""
-    made.cursor = _announced(books)
+    made.cursor = announced(books)
     for raw, number in books.sources.items():
         name = os.fsdecode(raw)
         stored = books.checkpoint.get(raw)
@@ -163,16 +177,11 @@ def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[byt
     return found
 
 
-def _announced(books: Books) -> EntryId:
-    """The newest entry that was mirrored."""
-    return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
-
-
 def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
     """Writes the plan into the ledger, then makes it the stream's owner."""
     stream = made.stream
     with ledger.transaction():
-        for table in ("streams", "sources", "generations", "intents", "ranges", "state_values"):
+        for table in ("streams", "sources", "generations", "intents", "ranges", "state_values", "witness"):
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
         save_stream(ledger, stream, made.info.last_id, made.info.added, made.info.first_id)
         save_mirror_cursor(ledger, stream, made.cursor)
@@ -186,9 +195,13 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_value(ledger, stream, *value)
         if made.folder is not None:
             rebuild.write(ledger, stream, made.folder)
+        forget_nonces(ledger, stream)
         _restore_switches(ledger, shared, made)
     instance = shared.settings.instance
-    connection.call("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance)
+    connection.calls(
+        pack("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance),
+        pack("HDEL", shared.keys.meta, "nonce"),
+    )
 
 
 def _restore_switches(ledger: Ledger, shared: Shared, made: Plan) -> None:
@@ -290,7 +303,7 @@ def _align(
 
     The late ones come last, and take what is left wherever it stands.
     """
-    made.cursor = _announced(books)
+    made.cursor = announced(books)
     places: dict[tuple[str, bytes], list[int]] = {}
     for i, line in enumerate(lines):
         places.setdefault((line.name, line.content + b"\n"), []).append(i)

@@ -21,11 +21,11 @@ class Sender:
     """
 
     def __init__(
-        self, connection: Connection, keys: Keys, owner: bytes, batcher: Batcher,
+        self, connection: Connection, keys: Keys, holder: tuple[bytes, bytes], batcher: Batcher,
         landed: Callable[[Parcel, Batch, Landed], None], notify: bytes,
     ) -> None:  # fmt: skip
         self.exists = False
-        self._writer = StreamWriter(connection, keys, owner)
+        self._writer = StreamWriter(connection, keys, holder)
         self._batcher = batcher
         self._landed = landed
         self._notify = notify

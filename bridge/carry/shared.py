@@ -8,11 +8,14 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from threading import Event, Lock, RLock
 
+from bridge.carry.claim import Hold
 from bridge.carry.flow import Flow
+from bridge.carry.forks import Sighted
 from bridge.config import Settings
 from bridge.errors import LedgerError, SourceError
 from bridge.files.artifacts import Hasher
 from bridge.files.generation import Known
+from bridge.files.listing import Listing
 from bridge.files.spool import Folder
 from bridge.files.survey import leads_out, matches
 from bridge.files.tail import Tail
@@ -94,7 +97,16 @@ class Shared:
         """For artifacts that are large."""
         self.values = folder if source.kind == "state" else None
         """Of a mapping whose files hold a latest value."""
+        self.hold = Hold(self.keys, settings.state_dir)
+        """This process's hold on the stream."""
+        self.sighted = Sighted()
+        """What both directions saw last of the stream."""
+        self.compare_again = False
+        """Set by the mirror: it found what forward has to settle."""
+        self.books_epoch = 0
+        """Counts how often the ledger was rebuilt since this process began: what was read of it before is void."""
         self._tails: dict[str, Tail] = {}
+        self._listing = Listing()
         self._lock = Lock()
         self._refused: set[str] = set()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
@@ -112,7 +124,8 @@ class Shared:
         source = self.mapping.source
         many = is_glob(source.path)
         reads = many or name == source.path
-        return Tail(self.settings.root, name, source.rotated if reads else (f"{name}.*",), known, one_of_many=many)
+        rotated = source.rotated if reads else (f"{name}.*",)
+        return Tail(self.settings.root, name, rotated, known, one_of_many=many, listing=self._listing)
 
     def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
         """The same for who only looks: looked at, its reader at a stored checkpoint; and the position of that one."""
@@ -206,6 +219,14 @@ class Shared:
         except SourceError:
             names = []  # forward meets the same, and tells of it
         return {(root / name).parent for name in names} | {(root / self.mapping.source.path).parent}
+
+    def forget_books(self) -> None:
+        """The ledger was rebuilt: what is known of generations is read again."""
+        with self._lock:
+            for tail in self._tails.values():
+                tail.close()
+            self._tails.clear()
+            self.books_epoch += 1
 
     def close(self) -> None:
         """Closes every file."""

@@ -69,7 +69,8 @@ class SpoolSource(Source):
     def look(self, paths: set[str] | None) -> bool:
         """As the base class says. What may not be read is told, and the others go on."""
         looked = self._intake.look(paths)
-        self.unreadable = next(iter([*self._intake.unreadable.values(), *self._folder.unreadable]), None)
+        tight = [self._intake.tight] if self._intake.tight is not None else []
+        self.unreadable = next(iter([*tight, *self._intake.unreadable.values(), *self._folder.unreadable]), None)
         return looked
 
     def keep_news(self) -> list[str]:
@@ -135,24 +136,26 @@ class SpoolSource(Source):
         """As the base class says: the batch that Redis names is in, later ones are sent again."""
         mine = self.memory.number
         numbers = {number for source, number in compared.standing if source == mine}
+        stands = {number: places for (source, number), places in compared.offsets.items() if source == mine}
         kept = resume.checkpoint.generation if resume.checkpoint is not None else 0
         kept = 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0)
         self._sending.clear()
         self._ahead.clear()
         self._landed.clear()
         self._next = max([kept, memory.last_batch(self._ledger, self._stream), *numbers]) + 1
-        for number in memory.batches(self._ledger, self._stream):
-            if number <= kept or number in numbers:
+        for number, size in memory.batches(self._ledger, self._stream).items():
+            # A batch is in as a whole or not at all: a place of it alone was named by somebody else.
+            whole = len(stands[number]) >= size if number in stands else number in numbers
+            if number <= kept or whole:
                 self._landed.append(number)
         self._note_landed()
         if compared.lost:
             memory.unsend(self._ledger, self._stream)
-            stands = {n: places for (source, n), places in compared.offsets.items() if source == mine}
             memory.forget_above(self._ledger, self._stream, kept, stands)
             self._intake.forget()
         if not self.memory.live:
             self._patient = self._clock() + PATIENCE
-        self._unsure = memory.batches(self._ledger, self._stream)
+        self._unsure = [*memory.batches(self._ledger, self._stream)]
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the ledger knows that these data were sent so."""

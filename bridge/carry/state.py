@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from bridge.carry.claim import own
 from bridge.carry.owner import Owned
-from bridge.carry.refill import number_for, own
 from bridge.carry.shared import Shared
-from bridge.carry.values import File, Values
+from bridge.carry.values import File, Values, numbered
 from bridge.codecs.timestamps import older
 from bridge.errors import BridgeError, RedisRefused, SourceError, TargetError
 from bridge.files.place import Place
 from bridge.files.spool import Folder
 from bridge.globs import is_glob
-from bridge.ledger.sources import SourceMemory, save_source, save_stream, sources_of, stream_memory
-from bridge.ledger.state import forget_value, save_value, values
+from bridge.ledger.sources import save_stream, stream_memory
+from bridge.ledger.state import forget_value, save_value, values, version_of
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.model import EntryId, digest, shown
@@ -28,13 +28,10 @@ from bridge.streams import state
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
 from bridge.streams.state import IN_PASSING, Seen, Value
-from bridge.streams.writer import Overtaken, read_books
+from bridge.streams.writer import Overtaken
 
-LOOK = 0.1
-"""Seconds between two looks at what Redis owns."""
-
-VERIFY = 1.0
-"""Seconds between two looks at whether the other side still holds what it was given."""
+LOOK, VERIFY = 0.1, 1.0
+"""Seconds between two looks at what Redis owns, and at whether the other side still holds what it was given."""
 
 SLOWLY = 1.0
 """Seconds for each MiB of data that are too long to be hashed in passing, and are read to be compared."""
@@ -132,7 +129,8 @@ class State:
             keys = self.shared.keys
             own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
                 self.shared.settings.instance)  # fmt: skip
-            self._numbered(connection, self._path)
+            self.shared.hold.take(connection, self._ledger)
+            numbered(connection, self.shared.keys, self._ledger, self._path)
             info = stream_info(connection, keys.stream)
             with self._ledger.transaction():
                 save_stream(self._ledger, self._stream, info.last_id, info.added)
@@ -180,17 +178,6 @@ class State:
                 forget_value(self._ledger, self._stream, file.raw_name)
                 del self._values.files[file.raw_name]
 
-    def _numbered(self, connection: Connection, path: str) -> int:
-        """The number of this path in origins, known on both sides from now on."""
-        sources = sources_of(self._ledger, self._stream)
-        if path not in sources:
-            books, taken = read_books(connection, self.shared.keys), [one.number for one in sources.values()]
-            memory = SourceMemory(number_for(os.fsencode(path), books, taken), None, live=True)
-            save_source(self._ledger, self._stream, path, memory)
-            sources[path] = memory
-        connection.call("HSET", self.shared.keys.sources, os.fsencode(path), sources[path].number)
-        return sources[path].number
-
     def detach(self) -> None:
         """Drops the connection."""
         if self._connection is not None:
@@ -210,6 +197,24 @@ class State:
         """There is no cursor."""
         return False
 
+    def release(self) -> None:
+        """Another process may carry it. Raises RedisLost, RedisRefused."""
+        self.shared.hold.release(self._connected)
+
+    @property
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise AssertionError("not attached")
+        return self._connection
+
+    def _put(
+        self, file: File, value: Value, fields: list[bytes] | None = None, *, only_entry: bool = False
+    ) -> tuple[bool, EntryId | None, int]:
+        """As `streams.state.put`: by this process, and of a version that is higher than any before."""
+        above, notify = version_of(self._ledger, self._stream, file.raw_name), self.shared.mapping.notify.encode()
+        return state.put(self._connected, self.shared.keys, self.shared.hold.holder(self._ledger), file.raw_name, value,
+                         notify, fields=fields, only_entry=only_entry, above=above)  # fmt: skip
+
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
@@ -217,9 +222,9 @@ class State:
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
-        connection = self._connection
-        if connection is None:
-            raise AssertionError("not attached")
+        connection = self._connected
+        if not self.shared.hold.renewed(connection, self._clock()):
+            raise Overtaken
         if not self._carries(connection):
             return False
         for file in self.sources:
@@ -276,30 +281,28 @@ class State:
         return bool(data == value.data)
 
     def _send(self, connection: Connection, file: File, value: Value) -> None:
-        mapping = self.shared.mapping
         reached("state.send.before")
-        done, entry = state.put(
-            connection, self.shared.keys, self._ledger.uuid, file.raw_name, value, mapping.notify.encode(),
-            fields=self._fields(connection, file, value, origin=True) if mapping.stream.history else None,
-        )  # fmt: skip
+        history = self.shared.mapping.stream.history
+        fields = self._fields(connection, file, value, origin=True) if history else None
+        done, entry, version = self._put(file, value, fields)
         reached("state.send.after")
         if not done:
             raise Overtaken
         self._fine(file)
         if file.facts is not None and value.sha256 != file.both and file.facts.written / 1e9 >= self._began:
             self.shared.forward.latency.add(self._clock() - file.facts.written / 1e9)
-        self._noted(file, value, entry)
+        self._noted(file, value, entry, version)
 
     def _fields(self, connection: Connection, file: File, value: Value, *, origin: bool) -> list[bytes]:
         fields = [b"role", value.role, b"timestamp", value.timestamp, b"type", file.type, b"data", value.data]
         if not origin:
             return fields
-        file.number = file.number or self._numbered(connection, os.fsdecode(file.raw_name))
+        file.number = file.number or numbered(connection, self.shared.keys, self._ledger, os.fsdecode(file.raw_name))
         return [*fields, b"origin", b"%d.\0version:0" % file.number]
 
-    def _noted(self, file: File, value: Value, entry: EntryId | None) -> None:
+    def _noted(self, file: File, value: Value, entry: EntryId | None, version: int = 0) -> None:
         reached("state.note.before")
-        save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp)
+        save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp, version)
         reached("state.note.after")
         file.told, file.both, file.both_at = True, value.sha256, value.timestamp
         file.tally.entries += 1
@@ -318,7 +321,7 @@ class State:
                 continue
             if seen.size < 0:
                 if seen.kind == b"none" and file.value is not None and file.value.sha256 == file.both:
-                    self._put_back(connection, file, file.value)
+                    self._put_back(file, file.value)
                 continue
             if file.seen is not None and not seen.differs(file.seen, deep=deep):
                 continue
@@ -357,11 +360,10 @@ class State:
             self._note(file, SourceError("its sha256 is not that of its data", where=self._where(file), hint=hint))
             file.seen = seen
 
-    def _put_back(self, connection: Connection, file: File, value: Value) -> None:
+    def _put_back(self, file: File, value: Value) -> None:
         """Redis lost the value that both sides held."""
         value = Value(value.data, file.both_at, file.role)
-        notify = self.shared.mapping.notify.encode()
-        done, _ = state.put(connection, self.shared.keys, self._ledger.uuid, file.raw_name, value, notify)
+        done, _, _ = self._put(file, value)
         if not done:  # it may have lost who owns the stream as well
             raise Overtaken
         log.warning("Redis lost state %s: the file's value was put back", file.name)
@@ -392,8 +394,7 @@ class State:
         entry = None
         if self.shared.mapping.stream.history:
             fields = self._fields(connection, file, value, origin=False)
-            done, entry = state.put(connection, self.shared.keys, self._ledger.uuid, file.raw_name, value,
-                                    self.shared.mapping.notify.encode(), fields=fields, only_entry=True)  # fmt: skip
+            done, entry, _ = self._put(file, value, fields, only_entry=True)
             if not done:
                 raise RedisRefused("the value changed while its entry was added", code="OVERTAKEN")
         self._noted(file, value, entry)

@@ -41,6 +41,8 @@ class TailSource(Source):
             return False
         with self.tail.lock:
             self.tail.look()
+            if paths is None or not paths <= {path}:
+                self.tail.watch_finished()
             if (current := self.tail.current()) is not None:
                 self._arrivals.note(current)
         return True

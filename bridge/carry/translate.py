@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from bridge.carry.append import Write
+from bridge.carry.pieces import Write
 from bridge.config import ROLE
 from bridge.errors import RejectStop
 from bridge.ledger.mirrored import Written

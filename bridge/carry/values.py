@@ -6,13 +6,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bridge.carry.refill import number_for
 from bridge.carry.tally import Tally
 from bridge.codecs.document import moment
 from bridge.errors import BridgeError, SourceError
 from bridge.files.spool import BUSY, Facts, Folder, Found
+from bridge.ledger.sources import SourceMemory, save_source, sources_of
+from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import shown_name
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
 from bridge.streams.state import LIMIT, Seen, Value
+from bridge.streams.writer import read_books
 
 PATIENCE = 1.0
 """Seconds, over some settling times, after which nobody waits any longer for a file that goes on changing."""
@@ -157,3 +163,24 @@ class Values:
         """Whether a file changed so lately that it may not be complete, and did not go on changing for long."""
         now, longest = self._clock(), 4 * self._settle + PATIENCE
         return any(file.settling and now - file.began < longest for file in self.files.values())
+
+
+def numbered(connection: Connection, keys: Keys, ledger: Ledger, path: str) -> int:
+    """The number of this path in origins, known on both sides from now on.
+
+    One that is no UTF-8 is known as it is shown. Raises RedisLost, RedisRefused, LedgerError.
+    """
+    raw = os.fsencode(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        path = shown_name(raw)
+    stream = keys.stream.decode()
+    sources = sources_of(ledger, stream)
+    if path not in sources:
+        books, taken = read_books(connection, keys), [one.number for one in sources.values()]
+        memory = SourceMemory(number_for(os.fsencode(path), books, taken), None, live=True)
+        save_source(ledger, stream, path, memory)
+        sources[path] = memory
+    connection.call("HSET", keys.sources, os.fsencode(path), sources[path].number)
+    return sources[path].number

@@ -82,8 +82,10 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from bridge import points
+        from bridge.files.descriptors import raise_limit
 
         points.arm(os.environ.get("BRIDGE_CRASH_AT"))
+        raise_limit()
     except ValueError as error:
         click.echo(f"bridge: BRIDGE_CRASH_AT: {error}", err=True)
         sys.exit(2)

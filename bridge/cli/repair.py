@@ -97,7 +97,10 @@ class _Repair:
 
         ledger = self._ledger
         uuid = ledger.uuid if ledger is not None else b""
-        self.rebuilt = repair.plan(self._connection, self.shared, uuid, take_over=self._take_over)
+        keys, anew = self.shared.keys, False
+        if ledger is not None and self._connection.call("HGET", keys.meta, "owner") == uuid:
+            anew = bool(self.shared.hold.doubt(self._connection, ledger))
+        self.rebuilt = repair.plan(self._connection, self.shared, uuid, take_over=self._take_over, anew=anew)
         if self.rebuilt is not None and (not self._execute or ledger is None):
             return  # what parity finds without a ledger is another matter
         if self.rebuilt is not None and ledger is not None:

@@ -10,9 +10,10 @@ from bridge.client.message import Message, made
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.files.bookmark import Bookmark, Place
+from bridge.files.finished import KEPT_LATE
 from bridge.files.generation import TAIL, Generation, Known
 from bridge.files.lines import grouped, split
-from bridge.files.tail import KEPT_LATE, Tail
+from bridge.files.tail import Tail
 from bridge.log import log
 from bridge.model import Fingerprint, Position, hex_digest
 

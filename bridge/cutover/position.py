@@ -16,8 +16,9 @@ from bridge.carry.shared import Shared
 from bridge.errors import BridgeError
 from bridge.files.bookmark import Place, Span
 from bridge.files.content import HEAD
+from bridge.files.finished import KEPT_LATE
 from bridge.files.generation import TAIL, Generation, Known
-from bridge.files.tail import KEPT_LATE, Tail
+from bridge.files.tail import Tail
 from bridge.ledger.mirrored import LARGEST, unpack_written
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.sources import stream_memory

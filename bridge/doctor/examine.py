@@ -21,6 +21,7 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
         with closing(dial()) as connection:
             findings += server.examine(connection, settings, time.time)
             findings.append(asked("components", lambda: own.look_at_components(connection, settings)))
+            findings.append(asked("origins", lambda: own.look_at_origins(connection, settings)))
             findings.append(asked("groups", lambda: own.look_at_groups(connection, settings)))
     except BridgeError as error:
         findings = [_silent(settings, error)]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from bridge.ledger.parity import Run, runs
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import generations_of, sources_of
 from bridge.ledger.store import Ledger
+from bridge.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
 from bridge.run import lock_holder
 from bridge.streams.components import Modes, all_modes, announced_positions
-from bridge.streams.connect import Connection
+from bridge.streams.connect import CLIENT_NAME, Connection, Refusal, refused
 from bridge.streams.keys import Keys
-from bridge.streams.reader import groups_of
+from bridge.streams.reader import Entry, groups_of, to_entries
+from bridge.streams.resp import pack
 from bridge.streams.trim import groups_hold, read_trimmed
 from bridge.words import counted, duration, size
 
@@ -32,6 +35,9 @@ SILENT = 600.0
 
 OLD = 86_400.0
 """Seconds after which a comparison is old."""
+
+NEWEST = 1000
+"""Entries of each stream whose origins are looked at."""
 
 BEAT = 15.0
 """Seconds without a heartbeat after which a process is not at work."""
@@ -159,6 +165,70 @@ def look_at_components(connection: Connection, settings: Settings) -> Finding:
                 heard[key] = min(heard.get(key, 1e12), max(0.0, int(seconds) - at / 1000))
     names = frozenset(one.name for one in settings.mappings)
     return components(all_modes(connection), heard, frozenset(settings.components), names)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Entries of a stream that name an origin and are not the bridge's: how many of the newest, and the first ID."""
+
+    count: int
+    first: EntryId
+
+
+def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
+    """Whether others name origins, which only the bridge may; `writers`: clients that added entries just now. Pure."""
+    parts: list[Part] = []
+    for stream, foreign in found.items():
+        who = f"; who adds entries now: {', '.join(writers[:3])}" if writers else ""
+        many = "1 entry names" if foreign.count == 1 else f"{foreign.count} entries name"
+        said = f"{stream}: {many} an origin that the bridge did not send, from {format_id(foreign.first).decode()} on"
+        hint = "a producer leaves `origin` out: such an entry gets no line in a file, and its line no entry"
+        parts.append(("bad", said + who, hint))
+    return worst("origins", parts or [("good", "only the bridge's own entries name one", "")])
+
+
+def look_at_origins(connection: Connection, settings: Settings) -> Finding:
+    """The same, of the newest entries of this bridge's streams: an origin beyond its checkpoint, or there twice."""
+    found: dict[str, Foreign] = {}
+    for mapping in settings.mappings:
+        keys = Keys.of(mapping.stream.key)
+        replies = connection.calls(
+            pack("MULTI"), pack("HGETALL", keys.checkpoint), pack("HGETALL", keys.sources),
+            pack("XREVRANGE", keys.stream, "+", "-", "COUNT", NEWEST), pack("EXEC"),
+        )  # fmt: skip
+        for reply in replies[-1]:
+            if isinstance(reply, Refusal):
+                raise refused(reply, mapping.stream.key)
+        checkpoint, sources, rows = replies[-1]
+        foreign = _foreign(paired(checkpoint), paired(sources), to_entries(rows))
+        if foreign is not None:
+            found[mapping.stream.key] = foreign
+    writers: list[str] = []
+    if found:
+        for row in connection.call("CLIENT", "LIST").decode(errors="replace").splitlines():
+            facts = dict(part.split("=", 1) for part in row.split(" ") if "=" in part)
+            if facts.get("cmd") in ("xadd", "exec", "eval") and facts.get("name") != CLIENT_NAME:
+                writers.append(f"{facts.get('name') or 'no name'} at {facts.get('addr', '?')}")
+    return origins(found, writers)
+
+
+def _foreign(
+    checkpoint: Mapping[bytes, bytes], sources: Mapping[bytes, bytes], newest: Sequence[Entry]
+) -> Foreign | None:
+    ends = {int(number): Checkpoint.from_json(checkpoint[name]).position
+            for name, number in sources.items() if name in checkpoint}  # fmt: skip
+    numbers, seen, found = {int(number) for number in sources.values()}, set[Origin](), list[EntryId]()
+    for entry in reversed(newest):
+        raw = entry.origin()
+        origin = parse_origin(raw) if raw is not None else None
+        if origin is None:
+            continue
+        end = ends.get(origin.source)
+        beyond = end is not None and Position(origin.generation, origin.offset) >= end
+        if origin.source not in numbers or beyond or origin in seen:
+            found.append(entry.id)
+        seen.add(origin)
+    return Foreign(len(found), found[0]) if found else None
 
 
 def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:

@@ -181,7 +181,9 @@ def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
     wanted = {"bridge:components": "hash", f"bridge:health:{settings.instance}": "string"}
     for one in settings.mappings:
         keys = Keys.of(one.stream.key)
-        wanted |= {key.decode(): "hash" for key in keys.own} | {keys.floor.decode(): "string", one.stream.key: "stream"}
+        wanted |= {key.decode(): "hash" for key in keys.own} | {
+            keys.floor.decode(): "string", keys.lease.decode(): "string", one.stream.key: "stream",
+        }  # fmt: skip
     types = {}
     for key, kind in wanted.items():
         found = connection.call("TYPE", key).decode()

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event, Thread, get_native_id
 from typing import NamedTuple
 
-from bridge.files.spool import Facts
+from bridge.files.spool import Facts, path_of
 
 HEAD = 1 << 13
 """First bytes that tell what a file is."""
@@ -80,14 +80,18 @@ def _is_text(head: bytes) -> bool:
 
 
 def open_inside(path: bytes) -> int | None:
-    """A descriptor of a regular file that is no link; None: there is none, or it is something else. Raises OSError."""
+    """A descriptor of a regular file at a path without links; None: there is none, or it is something else by now.
+
+    What counts is where the file lies that was opened: a folder may have become a link since the path was resolved.
+    Raises OSError.
+    """
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # to open a FIFO would wake its writer
             return None
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
+    if stat.S_ISREG(os.fstat(fd).st_mode) and path_of(fd, path) == path:
         return fd
     os.close(fd)
     return None

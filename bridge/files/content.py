@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bridge.errors import SourceError
+from bridge.files.descriptors import Handle
 
 HEAD = 1024
 KEPT = 1 << 18
@@ -27,25 +28,6 @@ MOST_MEMORY = 1 << 28
 
 SETTLED = 1.0
 """Seconds a compressed file that ends too early must lie unchanged: it may be written still."""
-
-
-def read_at(fd: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes at `offset`, in one read; short at the end of the file. Raises SourceError.
-
-    A second read for what is missing could find the file emptied and written anew in between.
-    """
-    try:
-        return os.pread(fd, size, offset)
-    except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
-
-
-def stat_of(fd: int) -> os.stat_result:
-    """What the system says of an open file. Raises SourceError."""
-    try:
-        return os.fstat(fd)
-    except OSError as error:
-        raise SourceError(f"cannot be looked at: {error.strerror}") from None
 
 
 class Content(Protocol):
@@ -88,20 +70,20 @@ class Plain:
 
     packed = None
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
 
     def stat(self) -> os.stat_result:
         """Of the open file. Raises SourceError."""
-        return stat_of(self._fd)
+        return self._handle.stat()
 
     def read(self, size: int, offset: int) -> bytes:
         """One read."""
-        return read_at(self._fd, size, offset)
+        return self._handle.read(size, offset)
 
     def size(self) -> int:
         """Now. Raises SourceError."""
-        return stat_of(self._fd).st_size
+        return self._handle.stat().st_size
 
     def left(self, offset: int) -> int:
         """Behind the offset."""
@@ -117,7 +99,7 @@ class Plain:
 
     def close(self) -> None:
         """Closes the descriptor."""
-        os.close(self._fd)
+        self._handle.close()
 
 
 class Form:
@@ -156,11 +138,11 @@ class Packed:
     only the first KiB was asked for, so that many may be open.
     """
 
-    def __init__(self, fd: int, suffix: str, clock: Callable[[], float] = time.time) -> None:
-        self._fd = fd
+    def __init__(self, handle: Handle, suffix: str, clock: Callable[[], float] = time.time) -> None:
+        self._handle = handle
         self._form = FORMS[suffix]
         self._clock = clock
-        now = stat_of(fd)
+        now = handle.stat()
         self._stat = (now.st_size, now.st_mtime_ns)
         self._head: bytes | None = None
         self._length: int | None = None
@@ -176,7 +158,7 @@ class Packed:
 
     def stat(self) -> os.stat_result:
         """Of the compressed file. One that was written to since is read anew. Raises SourceError."""
-        now = stat_of(self._fd)
+        now = self._handle.stat()
         if (now.st_size, now.st_mtime_ns) != self._stat:
             self._stat = (now.st_size, now.st_mtime_ns)
             self._head = self._length = None
@@ -220,7 +202,7 @@ class Packed:
     def close(self) -> None:
         """Closes the descriptor and forgets the decompressor."""
         self._rewind()
-        os.close(self._fd)
+        self._handle.close()
 
     # -- unpacking -------------------------------------------------------------------------------------------
 
@@ -254,7 +236,7 @@ class Packed:
         return bytes(self._out[begin : begin + size]) if begin >= 0 else b""
 
     def _take(self) -> bytes:
-        raw = read_at(self._fd, self._form.feed if self._raw_at < self._careful_from else 1, self._raw_at)
+        raw = self._handle.read(self._form.feed if self._raw_at < self._careful_from else 1, self._raw_at)
         self._raw_at += len(raw)
         return raw
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.errors import SourceError
-from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain, stat_of
+from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
+from bridge.files.descriptors import Deleted, Handle
 from bridge.model import Fingerprint, hex_digest
 
 TAIL = 128
@@ -74,26 +75,40 @@ class Generation:
         """Size and mtime of a compressed file; None for a plain one."""
         return self.content.packed if self.content is not None else None
 
+    def _there(self) -> Content | None:
+        """The content; None, from then on, where its file was parked and deleted meanwhile."""
+        try:
+            if self.content is not None:
+                self.content.stat()
+        except Deleted:
+            self.close()
+        return self.content
+
     def size(self) -> int:
         """What can be read of the file now; what was read of it when the content is gone."""
-        return self.content.size() if self.content is not None else self.read_to
+        content = self._there()
+        return content.size() if content is not None else self.read_to
 
     def written(self) -> int:
         """When the file was written to last, in nanoseconds since 1970; 0 when the content is gone."""
-        return self.content.stat().st_mtime_ns if self.content is not None else 0
+        content = self._there()
+        return content.stat().st_mtime_ns if content is not None else 0
 
     @property
     def nameless(self) -> bool:
         """Whether the open file was deleted: no name leads to it. Raises SourceError."""
-        return self.content is not None and self.content.stat().st_nlink == 0
+        content = self._there()
+        return content is not None and content.stat().st_nlink == 0
 
     def grown(self) -> bool:
         """Whether there is anything behind the reader's place."""
-        return self.content is not None and bool(self.content.read(1, self.read_to))
+        content = self._there()
+        return content is not None and bool(content.read(1, self.read_to))
 
     def left(self, offset: int | None = None) -> int:
         """Bytes on disk behind the reader's place, or `offset`; of a compressed file about."""
-        return self.content.left(self.read_to if offset is None else offset) if self.content is not None else 0
+        content = self._there()
+        return content.left(self.read_to if offset is None else offset) if content is not None else 0
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`; none when the content is gone. Raises SourceError."""
@@ -101,8 +116,23 @@ class Generation:
             return b""
         try:
             return self.content.read(size, offset)
+        except Deleted:
+            self.close()
+            return b""
         except SourceError as error:
             raise SourceError(error.what, where=f"{self.path} {error.where}".rstrip(), hint=error.hint) from None
+
+    def begin(self) -> None:
+        """Notes how it is when it is first met: what changes from here on is seen to. Raises SourceError."""
+        now = self.content.stat() if self.content is not None and not self.packed else None
+        self.extend_head()
+        self.checked = (now.st_size, now.st_mtime_ns) if now is not None else (-1, -1)
+
+    def equals(self, other: Generation) -> bool:
+        """Whether both hold the same bytes, packed or not. Raises SourceError."""
+        if self.content is None or other.content is None or self.size() != other.size():
+            return False
+        return is_copy(self.content, other.content)
 
     def extend_head(self) -> None:
         """Takes in more of the first bytes while there are fewer than 1 KiB of them."""
@@ -111,9 +141,10 @@ class Generation:
 
     def changed(self) -> str | None:
         """Why the open file is no longer the one that was read up to `read_to`; None when it is."""
-        if self.content is None:
+        content = self._there()
+        if content is None:
             return None
-        now = self.content.stat()
+        now = content.stat()
         if (now.st_size, now.st_mtime_ns) == self.checked:
             return None
         if not self.packed and now.st_size < self.read_to:
@@ -130,6 +161,14 @@ class Generation:
         self.checked = (now.st_size, now.st_mtime_ns)
         return None
 
+    def begins_as_it_did(self) -> bool:
+        """Whether the first bytes are those it is known by. Raises SourceError.
+
+        Asked behind a read: bytes of a file that was emptied and filled again are not this generation's.
+        """
+        known = self._known_head()
+        return self.read(known, 0) == self.head[:known]
+
     def holds(self, at: Fingerprint) -> bool:
         """Whether the content is what `at` describes: both digests, and it reaches the offset."""
         head, back = self.read(at.head_len, 0), min(TAIL, at.offset)
@@ -142,10 +181,8 @@ class Generation:
         """Moves the reader to `at`, if the file holds there what `at` says; False when it does not."""
         if not self.holds(at):
             return False
-        self.read_to = at.offset
-        self.tail = self.read(min(TAIL, at.offset), max(0, at.offset - TAIL))
-        self.head = self.read(HEAD, 0)
-        self.checked = (-1, -1)
+        tail, head = self.read(min(TAIL, at.offset), max(0, at.offset - TAIL)), self.read(HEAD, 0)
+        self.read_to, self.tail, self.head, self.checked = at.offset, tail, head, (-1, -1)
         return True
 
     def close(self) -> None:
@@ -183,14 +220,18 @@ def open_regular(path: Path) -> Generation | None:
         hint = "give the bridge's user the right to read it" if isinstance(error, PermissionError) else ""
         raise SourceError(f"cannot be opened: {error.strerror}", where=str(path), hint=hint) from None
     try:
-        now = stat_of(fd)
-        if not stat.S_ISREG(now.st_mode):
-            raise SourceError("is not a regular file")
-        content = Packed(fd, path.suffix) if path.suffix in COMPRESSED else Plain(fd)
-    except SourceError as error:
+        handle = Handle(fd, path)
+    except OSError as error:
         os.close(fd)
+        raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
+    try:
+        if not stat.S_ISREG(handle.stat().st_mode):
+            raise SourceError("is not a regular file")
+        content = Packed(handle, path.suffix) if path.suffix in COMPRESSED else Plain(handle)
+    except SourceError as error:
+        handle.close()
         raise SourceError(error.what, where=str(path), hint=error.hint) from None
-    return Generation(0, content, path, (now.st_dev, now.st_ino))
+    return Generation(0, content, path, handle.identity)
 
 
 def bare(name: str) -> str:
@@ -230,3 +271,10 @@ def in_age_order(paths: list[Path]) -> list[Path]:
         place = next((i for i, other in enumerate(ordered) if written[other] > written[path]), len(ordered))
         ordered.insert(place, path)
     return ordered
+
+
+def shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:
+    """Closes these files, but one."""
+    for one in [*files, *([fresh] if fresh else [])]:
+        if one is not but:
+            one.close()

@@ -43,6 +43,22 @@ class Register:
                     found[one] = self._recognised(one, free.pop(record.number))
         return found
 
+    def has_newer(self, files: list[Generation], held: list[Generation], but: tuple[int, int]) -> bool:
+        """Whether one of these files, oldest first, holds something and is younger than all that are known or open.
+
+        `held` are those that are open; one whose file was packed since is known by its content. `but` is the inode of
+        one that does not count.
+        """
+        held = [one for one in held if one.identity != but]
+        matched, opened = self.match(files), {one.identity for one in held}
+        packed = [one for one in held if one.nameless]
+        known = [
+            i for i, one in enumerate(files)
+            if one in matched or one.identity in opened or any(one.equals(other) for other in packed)
+        ]  # fmt: skip
+        newer = files[known[-1] + 1 :] if known else files
+        return any(one.read(1, 0) for one in newer if one.identity != but)
+
     def find(
         self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
     ) -> Generation | None:

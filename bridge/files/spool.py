@@ -195,7 +195,7 @@ class Folder:
 
     def _lies_here(self, fd: int, name: bytes) -> bool:
         """Whether an open file lies where its name says: no link on the way below the first folder leads elsewhere."""
-        where = _path_of(fd, _below(self.root, name))
+        where = path_of(fd, _below(self.root, name))
         rest = name[len(self._base) :].lstrip(b"/")
         if where != _below(self._real, rest):
             self._real = os.path.realpath(_below(self.root, self._base))
@@ -245,7 +245,7 @@ class Folder:
         return Taken(Facts.of(now), raw, busy)
 
 
-def _path_of(fd: int, path: bytes) -> bytes:
+def path_of(fd: int, path: bytes) -> bytes:
     """Where an open file lies, as the system knows it; `path` is how it was opened."""
     try:
         if hasattr(fcntl, "F_GETPATH"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content
 from bridge.files.generation import Generation, bare, in_age_order, is_copy, open_regular, tells_age
+from bridge.files.listing import Listing
+from bridge.globs import is_glob
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -45,12 +48,14 @@ class Survey:
         say_once: Callable[[str, str], None],
         *,
         one_of_many: bool,
+        listing: Listing,
     ) -> None:
         self._root = root
         self._path = path
         self._rotated = rotated
         self._say_once = say_once
         self._one_of_many = one_of_many
+        self._listing = listing
 
     def take(self) -> tuple[list[Generation], Generation | None]:
         """All files of the source, open: the rotated ones, oldest first, and the one at the path.
@@ -69,6 +74,23 @@ class Survey:
             for one in (*rotated, *([fresh] if fresh else [])):
                 one.close()
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
+
+    def holds(self, identity: tuple[int, int], head: bytes, start: int, data: bytes) -> bool:
+        """Whether a file that begins with `head`, and is not the one of this identity, holds `data` at `start`.
+
+        Raises SourceError.
+        """
+        rotated, fresh = self.take()
+        files = [*rotated, *([fresh] if fresh else [])]
+        head = head[:start]
+        try:
+            return any(
+                one.identity != identity and one.read(len(head), 0) == head and one.read(len(data), start) == data
+                for one in files
+            )
+        finally:
+            for one in files:
+                one.close()
 
     def without_copies(
         self, files: list[Generation], fresh: Generation | None, held: list[Generation]
@@ -129,12 +151,22 @@ class Survey:
     def _matches(self, pattern: str) -> list[Path]:
         """What a glob of rotated names finds; beside a file of many only among names that begin with the file's own."""
         folder, _, last = pattern.rpartition("/")
-        if not self._one_of_many or self._root / folder != self._path.parent:
+        if is_glob(folder) or (self._one_of_many and self._root / folder != self._path.parent):
             return matches(self._root, pattern)
-        try:
-            with os.scandir(self._path.parent) as found:  # quicker than a Path each, of which there may be thousands
-                names = [one.name for one in found]
-        except OSError:
-            return []
-        own = self._path.name
-        return [self._path.parent / name for name in names if name.startswith(own) and fnmatchcase(name, last)]
+        names = self._listing.names(self._root / folder)
+        if self._one_of_many:
+            own = self._path.name
+            names = names[bisect_left(names, own) : bisect_left(names, own + chr(0x10FFFF))]
+        return [self._root / folder / name for name in names if fnmatchcase(name, last)]
+
+    def marks(self) -> tuple[int, ...]:
+        """The times at which the folders of rotated pieces changed: while they stand, no piece has another name.
+
+        Nothing of it can be told of a pattern over many folders: then 0 stands in it.
+        """
+        folders = {pattern.rpartition("/")[0] for pattern in self._rotated}
+        return tuple(0 if is_glob(one) else self._listing.changed(self._root / one) for one in sorted(folders))
+
+    def rotated_names(self) -> dict[tuple[int, int], Path]:
+        """Where each rotated piece lies, by device and inode. Raises SourceError."""
+        return {identity: path for path, identity in self._names().items() if path != self._path}

@@ -13,31 +13,38 @@ from pathlib import Path
 from threading import RLock
 
 from bridge.errors import SourceError
-from bridge.files.content import HEAD
-from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.finished import KEPT_LATE, Finished
+from bridge.files.generation import TAIL, Generation, Known, shut
+from bridge.files.listing import Listing
 from bridge.files.register import Register
 from bridge.files.survey import Survey
 from bridge.model import Fingerprint
-
-KEPT_LATE = 4
-"""How many finished generations stay open, for a writer that still holds the old descriptor."""
 
 
 class Tail:
     """One source. Thread-safe through `lock`; `news` and `notices` are taken by whoever called."""
 
     def __init__(
-        self, root: Path, name: str, rotated: tuple[str, ...], known: list[Known], *, one_of_many: bool = False
-    ) -> None:
+        self, root: Path, name: str, rotated: tuple[str, ...], known: list[Known], *, one_of_many: bool = False,
+        listing: Listing | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.path = root / name
         self.lock = RLock()
         self.notices: deque[str] = deque(maxlen=100)
-        self._survey = Survey(root, self.path, rotated, self._say_once, one_of_many=one_of_many)
+        self._survey = Survey(
+            root, self.path, rotated, self._say_once, one_of_many=one_of_many, listing=listing or Listing()
+        )
         self._ignored: set[str] = set()
         self._register = Register(known)
         self._chain: list[Generation] = []
-        self._late: list[Generation] = []
+        self._absent: tuple[int, ...] = ()
+        self._finished = Finished(self._survey, self._register)
+
+    @property
+    def _late(self) -> list[Generation]:
+        """The finished generations that are open."""
+        return self._finished.held
 
     @property
     def news(self) -> list[Known]:
@@ -54,18 +61,27 @@ class Tail:
                 return
             current = self._chain[-1]
             try:
-                found = os.stat(self.path)
+                found: os.stat_result | None = os.stat(self.path)
             except (FileNotFoundError, NotADirectoryError):
-                return  # moved away or deleted, nothing in its place yet: the descriptor still reads
+                found = None  # moved away or deleted, nothing in its place yet: the descriptor still reads
             except OSError as error:
                 raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self.path)) from None
-            if current.content is not None and (found.st_dev, found.st_ino) == current.identity:
-                why = current.changed()
+            here = found is not None and (found.st_dev, found.st_ino) == current.identity
+            if found is not None and here and (found.st_size, found.st_mtime_ns) == current.checked:
+                return
+            empty, before = not current.head, current.checked
+            why = current.changed()  # also where it was moved: it may have been copied and emptied before
+            if here and empty and current.head and self._skipped(current):  # nothing proves that this came first
+                why, current.head, current.checked = "it was filled, copied and emptied", b"", before
+            elif current.content is not None:
                 self.introduce(current)
-                if why:
-                    self._replaced_in_place(current, why)
-            else:
+            if why:
+                self._replaced_in_place(current, why)
+            elif found is not None and not (here and current.content is not None):
                 self._moved_on(current)
+            elif found is None and (0 in (marks := self._survey.marks()) or marks != self._absent):
+                self._absent = marks  # a whole log may have come and gone to a rotated name
+                self._append_newer(current)
 
     def current(self) -> Generation | None:
         """The generation at the source's path, as of the last look; None when there is no such file."""
@@ -77,9 +93,8 @@ class Tail:
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """The open generation with this device and inode; sound, because the descriptor holds the inode."""
-        return next(
-            (one for one in (*self._chain, *self._late) if one.content is not None and one.identity == identity), None
-        )
+        held = (*self._chain, *self._late)
+        return next((one for one in held if one.content is not None and one.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
         """The open generation of this number, or None."""
@@ -94,21 +109,10 @@ class Tail:
             return found
 
     def lies_elsewhere(self, identity: tuple[int, int], start: int, data: bytes) -> bool:
-        """Whether another file of this source, compressed or not, holds these bytes at `start`, as a copy of that one.
-
-        `identity`: the open file that was deleted. Raises SourceError.
-        """
+        """Whether a copy of the open file of this inode, which was deleted, holds these bytes. Raises SourceError."""
         with self.lock:
-            rotated, fresh = self._survey.take()
             one = self.of_identity(identity)
-            head = one.head[: min(HEAD, start)] if one is not None else b""
-            files = [*rotated, *([fresh] if fresh else [])]
-            found = any(
-                file.identity != identity and file.read(len(head), 0) == head and file.read(len(data), start) == data
-                for file in files
-            )
-            _shut(files)
-            return found
+            return self._survey.holds(identity, one.head if one is not None else b"", start, data)
 
     def pending(self) -> list[Generation]:
         """Generations not carried to their end, oldest first."""
@@ -120,6 +124,10 @@ class Tail:
         for one in grown:
             self.introduce(one, closed=True)
         return grown
+
+    def watch_finished(self) -> None:
+        """As `Finished.watch`. Under the lock."""
+        self._finished.watch({one.number for one in self._chain}, self._inodes())
 
     def introduce(self, one: Generation, *, closed: bool = False) -> None:
         """What was empty when it was numbered is known by its first bytes from now on: before a line of it is sent."""
@@ -133,7 +141,7 @@ class Tail:
         with self.lock:
             for one in (*self._chain, *self._late):
                 one.close()
-            self._chain, self._late = [], []
+            self._chain, self._finished.held = [], []
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -147,7 +155,7 @@ class Tail:
                 return b""
             back = len(generation.tail)
             raw = generation.read(back + limit, generation.read_to - back)
-            if raw[:back] != generation.tail:
+            if raw[:back] != generation.tail or not generation.begins_as_it_did():
                 generation.checked = (-1, -1)
                 return b""
             return raw[back:]
@@ -184,9 +192,7 @@ class Tail:
 
     def _end(self, done: Generation) -> Known:
         record = self._register.known[done.number] = done.known(closed=True)
-        self._late.append(done)
-        while len(self._late) > KEPT_LATE:
-            self._late.pop(0).close()
+        self._finished.add(done)
         return record
 
     def seek(self, number: int, at: Fingerprint) -> None:
@@ -199,7 +205,7 @@ class Tail:
                 self._chain.remove(one)
                 self.news.append(self._end(one))
             back = [one for one in self._late if one.number >= number]
-            self._late = [one for one in self._late if one.number < number]
+            self._finished.held = [one for one in self._late if one.number < number]
             self._chain += back
             held = {one.number for one in self._chain}
             for record in self.records():
@@ -283,32 +289,13 @@ class Tail:
         if last is None or last.path != self.path:
             self._append_newer(last)
         if met:
-            self._mended()
-
-    def _mended(self) -> None:
-        """A compressed file that was damaged and is whole now goes on where it ended: among the finished ones."""
-        rotated, fresh = self._survey.take()
-        held = {one.identity for one in (*self._chain, *self._late)}
-        matched = self._register.match(rotated)
-        for one in [*rotated, *([fresh] if fresh else [])]:
-            record = matched.get(one)
-            anew = record is not None and record.number in self._register.anew  # else it is as it was
-            if record is not None and anew and one.identity not in held and one.place(record.at) and one.grown():
-                one.number = record.number
-                self._late.append(one)
-                continue
-            if one is not fresh and record is None and one.identity not in held and one.read(1, 0):
-                self._say_once(one.path.name, "was never carried, and is no newer than what was; it is left alone")
-            one.close()
+            self._finished.mend({one.identity for one in self._chain}, self._say_once)
 
     def _skipped(self, last: Generation) -> bool:
         """Whether a rotated file holds lines, and is younger than all that are known but this one."""
         rotated, fresh = self._files()
-        matched, own = self._register.match(rotated), last.identity
-        known = [i for i, one in enumerate(rotated) if one in matched or (self._is_open(one) and one.identity != own)]
-        newer = rotated[known[-1] + 1 :] if known else rotated
-        found = any(one.read(1, 0) for one in newer if one.identity != own)
-        _shut(rotated, fresh)
+        found = self._register.has_newer(rotated, [*self._chain, *self._late], last.identity)
+        shut(rotated, fresh)
         return found
 
     def _files(self) -> tuple[list[Generation], Generation | None]:
@@ -316,21 +303,21 @@ class Tail:
         rotated, fresh = self._survey.take()
         return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
 
-    def _is_open(self, one: Generation) -> bool:
-        return any(one.identity == other.identity for other in (*self._chain, *self._late))
+    def _inodes(self) -> set[tuple[int, int]]:
+        return {one.identity for one in (*self._chain, *self._late)}
 
     def _find(self, record: Known) -> Generation | None:
         """The file that holds what the record says, open and in its place; None when it is gone."""
         rotated, fresh = self._files()
-        chosen = self._register.find(record, rotated, fresh, {one.identity for one in (*self._chain, *self._late)})
-        _shut(rotated, fresh, but=chosen)
+        chosen = self._register.find(record, rotated, fresh, self._inodes())
+        shut(rotated, fresh, but=chosen)
         return chosen
 
     def _moved_on(self, current: Generation) -> None:
         """Another file stands at the path: the same content saved anew, or the next generation."""
         rotated, fresh = self._survey.take()
         aside = {one.identity for one in rotated}
-        _shut(rotated)
+        shut(rotated)
         self.introduce(current)
         if fresh is None:
             return
@@ -360,9 +347,9 @@ class Tail:
             if not copies:
                 start = sum(one.written() < last_written for one in files)
         matched = self._register.match(files)
-        known = [i for i, one in enumerate(files) if one in matched or self._is_open(one)]
+        known = [i for i, one in enumerate(files) if one in matched or one.identity in self._inodes()]
         for i, one in enumerate([*files, *([fresh] if fresh else [])]):
-            if i < start or one in matched or self._is_open(one):
+            if i < start or one in matched or one.identity in self._inodes():
                 one.close()
                 continue
             if last is None and one is not fresh and known and i < known[-1]:
@@ -370,7 +357,7 @@ class Tail:
                 one.close()
                 continue
             one.number = max([0, *self._register.known]) + 1
-            one.extend_head()
+            one.begin()
             self._chain.append(one)
             self._register.note(one)
 
@@ -379,8 +366,7 @@ class Tail:
         at = at or current.fingerprint()
         copy = None
         rotated, now = self._survey.take()
-        if now is not None:
-            now.close()
+        shut([], now)
         matched = self._register.match(rotated)
         for one in rotated:
             free = at.head_len and one not in matched and one.identity != current.identity
@@ -396,6 +382,7 @@ class Tail:
         current.identity, current.checked = (-1, -1), (-1, -1)
         if copy is not None:
             current.content, current.path, current.identity = copy.content, copy.path, copy.identity
+            current.read_to, current.tail, current.head = copy.read_to, copy.tail, copy.head
         elif not at.head_len:
             self._chain.remove(current)
         if current in self._chain:
@@ -409,9 +396,3 @@ class Tail:
 
     def _say(self, what: str) -> None:
         self.notices.append(f"{self.name}: {what}")
-
-
-def _shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:
-    for one in [*files, *([fresh] if fresh else [])]:
-        if one is not but:
-            one.close()

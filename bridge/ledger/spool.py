@@ -121,8 +121,9 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
     """The file holds what it held, at another time or in another place."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
-            f"UPDATE {table} SET written = ?, device = ?, inode = ? WHERE stream = ? AND name = ? AND inode != ?",
-            (facts.written, str(facts.device), str(facts.inode), stream, name, STALE),
+            f"UPDATE {table} SET size = ?, written = ?, device = ?, inode = ?"
+            " WHERE stream = ? AND name = ? AND inode != ?",
+            (facts.size, facts.written, str(facts.device), str(facts.inode), stream, name, STALE),
         )
 
 
@@ -199,10 +200,12 @@ def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes
         )
 
 
-def batches(ledger: Ledger, stream: str) -> list[int]:
-    """The batches that are on their way, ascending."""
-    rows = ledger.rows("SELECT DISTINCT batch FROM spool_due WHERE stream = ? AND batch > 0 ORDER BY 1", (stream,))
-    return [int(batch) for (batch,) in rows]
+def batches(ledger: Ledger, stream: str) -> dict[int, int]:
+    """The batches that are on their way, ascending, and how many messages each has."""
+    rows = ledger.rows(
+        "SELECT batch, count(*) FROM spool_due WHERE stream = ? AND batch > 0 GROUP BY batch ORDER BY batch", (stream,)
+    )
+    return {int(batch): int(count) for batch, count in rows}
 
 
 def last_batch(ledger: Ledger, stream: str) -> int:

@@ -13,12 +13,22 @@ def values(ledger: Ledger, stream: str) -> dict[bytes, tuple[bytes, bytes]]:
     return {name: (sha.encode(), stamp) for name, sha, stamp in rows}
 
 
-def save_value(ledger: Ledger, stream: str, name: bytes, sha256: bytes, timestamp: bytes) -> None:
-    """Both sides hold this value."""
+def save_value(
+    ledger: Ledger, stream: str, name: bytes, sha256: bytes, timestamp: bytes, version: int = 0
+) -> None:  # fmt: skip
+    """Both sides hold this value, of this version; a lower one than before leaves that as it is."""
     ledger.write(
-        "INSERT OR REPLACE INTO state_values (stream, name, sha256, timestamp) VALUES (?, ?, ?, ?)",
-        (stream, name, sha256.decode(), timestamp),
+        "INSERT INTO state_values (stream, name, sha256, timestamp, version) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (stream, name) DO UPDATE SET sha256 = excluded.sha256, timestamp = excluded.timestamp,"
+        " version = max(coalesce(version, 0), excluded.version)",
+        (stream, name, sha256.decode(), timestamp, version),
     )
+
+
+def version_of(ledger: Ledger, stream: str, name: bytes) -> int:
+    """The highest version that a state ever had, as far as it was noted: it never goes back, whatever Redis loses."""
+    rows = ledger.rows("SELECT coalesce(version, 0) FROM state_values WHERE stream = ? AND name = ?", (stream, name))
+    return int(rows[0][0]) if rows else 0
 
 
 @dataclass(frozen=True, slots=True)

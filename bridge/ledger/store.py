@@ -18,7 +18,7 @@ from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
 
-VERSION = 8
+VERSION = 9
 """Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
 
 migrations = Migrations("bridge")
@@ -154,6 +154,17 @@ def _eighth(db: sqlite_utils.Database) -> None:
     db.table("archive_begun").create({"stream": str, "path": str, "at": int}, pk=("stream", "path"))
 
 
+@migrations(name="009_past")
+def _ninth(db: sqlite_utils.Database) -> None:
+    db.table("nonces").create({"id": int, "stream": str, "nonce": str, "place": str}, pk="id")
+    db.table("seen").create({"stream": str, "way": str, "entries": str}, pk=("stream", "way"))
+    span = {"name": str, "generation": int, "start": int, "length": int}
+    db.table("state_values").add_column("version", int)
+    put = {"stream": str, "label": str, "put": int, "base": str, "removed": int}
+    db.table("witness").create(put, pk=("stream", "label"))
+    db.table("released").create({"stream": str, "entry": str, "digest": bytes, **span}, pk=("stream", "entry"))
+
+
 LOOKS, LOOK = 20, 0.05
 """How often, and after how many seconds, a ledger is looked at that has nothing in it yet."""
 
@@ -167,9 +178,14 @@ what they free at once, among what stays, is not given back to the system.
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into the bridge's, with what to do."""
+    """Turns SQLite's errors into the bridge's, with what to do; and what it cannot hold, a name or a number."""
     try:
         yield
+    except (UnicodeEncodeError, OverflowError) as error:
+        said = (
+            f"cannot note what is no UTF-8, or too large a number: {error.args[1] if len(error.args) > 1 else error!a}"
+        )
+        raise LedgerError(said[:300], where=str(path), hint="rename what it names") from None
     except sqlite3.Error as error:
         text = str(error)
         code = getattr(error, "sqlite_errorname", "") or ""

@@ -10,13 +10,15 @@ from threading import Event
 from typing import Any
 
 from bridge.carry.archive import Archive, history
+from bridge.carry.claim import Hold
 from bridge.config import Settings
+from bridge.errors import LeaseHeld
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
 from bridge.model import before as before_it
-from bridge.parity.classify import counts
+from bridge.parity.classify import Difference, counts
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.files import Cut
@@ -25,6 +27,7 @@ from bridge.parity.since import Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
 from bridge.parity.view import View
+from bridge.parity.witness import Witness
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.trim import read_trimmed
@@ -40,6 +43,11 @@ What goes is read from one to another, and is in memory as a whole.
 
 LOOKS = 5
 """How often at most it is looked again where the stream was trimmed meanwhile."""
+
+AGAIN = 8
+"""How often at most it is looked again where each look finds something else."""
+
+NEVER_AT_REST = "each look found other differences: files were rotated, or the stream filled, all the time"
 
 SETTLING = 1.0
 """Seconds after which a difference is looked at once more before it is called one."""
@@ -69,6 +77,10 @@ class Result:
     """Of a folder of artifacts: how many are present as announced, changed or gone since, or were never announced."""
     cut: dict[str, Cut] = field(default_factory=dict)
     """Sources whose current file is not as the bridge left it."""
+    alive: bool = False
+    """Whether a bridge runs."""
+    too_much: list[str] = field(default_factory=list)
+    """What the witness says: more of ours was put into a file than was born for it."""
     lost: str = ""
     """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
     began: float = 0.0
@@ -183,17 +195,55 @@ class Check:
         With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
         Raises Interrupted, SourceError, RedisLost, RedisRefused.
         """
+        if why := self._stranger():
+            return Result(self._mapping.name, self._mapping.stream.key, notes=[why], began=time.time())
         result = self._once(since) if since is not None else None
         if result is None or result.verdict != "equal":
             result = self._once(None)
-        if result is not None and result.verdict == "differs":
+        for looks in range(AGAIN):
+            if result is None or result.verdict != "differs":
+                break
+            before, witnessed = result.tally.differences, bool(result.too_much)
             result = None  # it may be large
             if self._stop.wait(self._settling):
                 raise Interrupted
             result = self._once(None)
+            if result is None or result.verdict != "differs" or self._stands(before, result):
+                break
+            if witnessed and result.too_much:
+                break
+            if looks + 1 == AGAIN:
+                result.verdict = "inconclusive"
+                result.notes.append(NEVER_AT_REST)
         if result is None:
             raise AssertionError("a whole comparison has a result")
         return result
+
+    def _stands(self, before: list[Difference], result: Result) -> bool:
+        """Whether what was found is still what was found before: what is under way differs from look to look.
+
+        A rotation, or a stream that is being filled again, is met by one look here and by the next there.
+        """
+        if result.lost and result.alive:
+            return False
+        then = {(one.kind, one.entry, one.expected, one.actual) for one in before}
+        return any((one.kind, one.entry, one.expected, one.actual) in then for one in result.tally.differences)
+
+    def _stranger(self) -> str:
+        """Why the stream was not carried from these files, as far as the ledger tells; empty: it was.
+
+        A copy of the folder, or an older ledger, would be shown differences that are none.
+        """
+        if self._ledger is None:
+            return ""
+        with closing(self._dial()) as connection:
+            if connection.call("HGET", self._keys.meta, "owner") != self._ledger.uuid:
+                return ""
+            try:
+                doubt = Hold(self._keys, self._settings.state_dir).doubt(connection, self._ledger)
+            except LeaseHeld as error:
+                return f"these files are not compared: {error.what}"
+        return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
 
     def _once(self, since: Since | None) -> Result | None:
         """None where what was before `since` is not as it was."""
@@ -232,10 +282,11 @@ class Check:
             view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
             self._aside(view), gone, view.both,
         )  # fmt: skip
+        start = ZERO_ID if begins is None else begins.resume
         expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
         comparison = Comparison(
             files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length),
-            view.trimmed.floor,
+            view.trimmed.floor, Witness(view.books.mirror, view.added - view.length, start),
         )  # fmt: skip
         with closing(comparison):
             self._walk(connection, comparison, view, begins)
@@ -245,7 +296,8 @@ class Check:
             if since is None and begins is not None:
                 comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
-            verdict = verdict_of(tally, view.length, before)
+            too_much = comparison.witness.too_much()
+            verdict = "differs" if too_much else verdict_of(tally, view.length, before)
             result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
             result.files, result.entry = view.positions(comparison.claimed_to()), view.last
             if comparison.first_waiting is not None:
@@ -253,7 +305,8 @@ class Check:
                 told = marks.call("XREVRANGE", self._keys.stream, end, "-", "COUNT", 1)
                 result.entry = parse_id(told[0][0]) if told else ZERO_ID
             result.cut = {name: cut for name, cut in view.cut.items() if cut.generation not in comparison.gone(name)}
-            result.notes, result.lost = view.notes, view.lost
+            result.notes, result.lost, result.alive = view.notes + too_much, view.lost, view.alive
+            result.too_much = too_much
             result.stats, result.length = stats, view.length
             result.onwards = since is not None
             if verdict == "equal":

@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.codecs import Codec
 from bridge.model import Row, as_json
-from bridge.parity.sides import OFFSETS, Extra, Missing
+from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
 
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
 
@@ -120,7 +120,8 @@ def classify(
         lines = [one.line for one in entries if one.stray and one.line is not None]
         known = seen([*lines, *(extras[n].line for n in alone)], [(one.name, one.home) for one in entries])
         _repeated(extras, alone, known, found, codec)
-        entries = _by_gap(extras, alone, _by_place(extras, alone, entries, found, codec), found, codec)
+        entries = _by_place(extras, alone, _behind_torn(extras, alone, entries, found), found, codec)
+        entries = _by_gap(extras, alone, entries, found, codec)
         for n in alone:
             if extras[n].file.foreign:
                 found.foreign += 1
@@ -140,6 +141,31 @@ def _repeated(
         if first is not None and first[0] == one.file.source and first[1] < one.place and not one.broken:
             found.differences.append(_difference("duplicate", one, None, codec))
             del alone[n]
+
+
+def _behind_torn(
+    extras: Sequence[Extra], alone: dict[int, None], entries: list[Missing], found: Sorted
+) -> list[Missing]:
+    """A line that begins in the middle of another, as its entry's origin says, stands behind a torn piece of ours.
+
+    A full disk cut that off, and another program's line followed it: forward reads the line without the piece.
+    """
+    by_file: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for n in alone:
+        by_file[extras[n].file.source, extras[n].home >> SHIFT].append(n)
+    still = []
+    for missing in entries:
+        here = by_file.get((missing.name, missing.home >> SHIFT), []) if missing.home >= 0 and missing.line else []
+        at = next((
+            n for n in here
+            if n in alone and (cut := missing.home - extras[n].home) > 0 and extras[n].line[cut:] == missing.line
+        ), -1)  # fmt: skip
+        if at < 0:
+            still.append(missing)
+            continue
+        del alone[at]
+        found.file_born += 1
+    return still
 
 
 def _without_line(

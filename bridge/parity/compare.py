@@ -23,6 +23,7 @@ from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
 from bridge.parity.since import TOTALS, Place, Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
+from bridge.parity.witness import Witness
 
 MOST = 10_000
 """So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
@@ -37,8 +38,9 @@ class Comparison:
     def __init__(
         self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
         codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
-        stats: Stats | None = None, every: int = 0, floor: EntryId = ZERO_ID,
+        stats: Stats | None = None, every: int = 0, floor: EntryId = ZERO_ID, witness: Witness | None = None,
     ) -> None:  # fmt: skip
+        self.witness = witness or Witness({}, 0, ZERO_ID)
         self.tally = Tally(marked=due.late is not None)
         self._codec = codec
         self._codecs: dict[str, Codec] = {}
@@ -149,11 +151,15 @@ class Comparison:
             return
         straight = self._expected.straight([fields for _, fields in plain]) if not late else None
         if straight is not None:
-            self._matches_of(straight[0]).entries.push([entry_id for entry_id, _ in plain], straight[1])
+            ids = [entry_id for entry_id, _ in plain]
+            self.witness.born(straight[0], ids, straight[1])
+            self._matches_of(straight[0]).entries.push(ids, straight[1])
             return
         lines = self._expected.lines([fields for _, fields in plain])
         by_name: dict[str, tuple[list[bytes], list[bytes]]] = {}
         for (entry_id, _), made in zip(plain, lines, strict=True):
+            if made is not None:
+                self.witness.born(made[0], [entry_id], [made[1]])
             if made is not None and entry_id in late:
                 self.missing(Missing(made[0], entry_id, self._row_of(*made), made[1], excused=True))
             elif made is not None:

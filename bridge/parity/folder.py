@@ -48,6 +48,7 @@ class FolderCheck(Check):
         verdict = verdict_of(one.tally, cursors.length)
         result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
         result.files, result.entry, result.unit = {self._mapping.source.path: one.batch}, cursors.last, "batch"
+        result.alive = cursors.alive
         result.notes, result.lost, result.stats = cursors.notes, cursors.lost, one.stats if self._stats else None
         return result
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from threading import Event
 
 from bridge.config import Settings
-from bridge.errors import LedgerError, RedisLost, SourceError
+from bridge.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
 from bridge.ledger.retention import Point, drop_points, points_of, save_points
 from bridge.ledger.store import Ledger
@@ -74,7 +74,9 @@ class Proof:
         for mapping in self._mappings:
             try:
                 result = self._one(mapping, dial, onwards=onwards)
-            except (RedisLost, SourceError, OSError) as error:
+            except (RedisLost, RedisRefused, SourceError, OSError) as error:
+                if isinstance(error, RedisRefused) and error.code != "JUNK":
+                    raise
                 result = Result(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
             self._note_growth(result)
             self._keep(result)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bridge.carry.archive import Archive
 from bridge.carry.draft import closed_fingerprint
-from bridge.carry.refill import what_was_lost
+from bridge.carry.forks import what_was_lost
 from bridge.config import Settings
 from bridge.errors import SourceError
 from bridge.files.survey import leads_out

@@ -30,7 +30,7 @@ import platformdirs
 
 from bridge.errors import RedisLost, RedisRefused, ServerError
 from bridge.server.binary import Binary, find
-from bridge.streams.connect import Connection
+from bridge.streams.connect import Budget, Connection
 
 SOCKET_LIMIT = 100
 """A Unix socket's path may have 103 bytes on macOS and 107 on Linux."""
@@ -178,7 +178,7 @@ def kill(server: Embedded) -> None:
         _wait(lambda: pid_of(server) != pid or not alive(server), 30, "did not die", server)
 
 
-def dial(state_dir: Path, timeout: float) -> Connection:
+def dial(state_dir: Path, timeout: float, budget: Budget | None = None) -> Connection:
     """A connection to the server; one that died is started again, one that was stopped on purpose is not.
 
     Raises RedisLost, RedisRefused, ServerError.
@@ -188,7 +188,7 @@ def dial(state_dir: Path, timeout: float) -> Connection:
         server = start(state_dir)
     elif pid_of(server) is None:
         raise RedisLost("the embedded server was stopped", where=str(server.home), hint="`bridge server start`")
-    return Connection(server.socket_url, timeout=timeout)
+    return Connection(server.socket_url, timeout=timeout, budget=budget)
 
 
 def private(folder: Path) -> Path:

@@ -59,10 +59,68 @@ def refused(error: Exception | str, where: str) -> RedisRefused:
     return RedisRefused(f"Redis refused: {text}", code=code, where=where, hint=HINTS.get(code, ""))
 
 
-class Connection:
-    """One connected socket. `timeout` bounds every read and write, in seconds."""
+class Budget:
+    """How many entries may be asked for at once, over all connections of one dialler.
 
-    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+    A server closes a connection whose reply is over its output-buffer limit. Where INFO counts that, or, as Redis 7.0
+    does not, where there is such a limit, pages are half as large after a loss in reading one.
+    """
+
+    FIRST, GROWTH = 64, 16
+    """Entries of a first page, and how many times larger than the one before a page is at most."""
+
+    def __init__(self) -> None:
+        self.most = 1 << 20
+        self._cuts = 0
+        """How many connections the server had closed so, at the last look."""
+        self._lost = 0
+        """The entries of the page in which the last connection was lost; 0: it was not lost so."""
+
+    def first(self, page: int) -> int:
+        """Entries of a first page, of `page` at most."""
+        return max(1, min(page, self.most, self.FIRST))
+
+    def next(self, page: int, most_bytes: int, asked: int, rows: int, size: int) -> int:
+        """Entries of the page behind one that came through: `asked` gave so many rows of `size` bytes."""
+        return max(1, min(page, self.most, asked * self.GROWTH, most_bytes * rows // max(1, size)))
+
+    def lost(self, asked: int, error: RedisLost) -> RedisLost:
+        """The connection was lost in reading a page of so many; the error, in plainer words where it was one entry."""
+        self._lost = asked
+        if asked > 1 or self.most > 1:
+            return error
+        hint = "is it larger than the server gives at once? CONFIG SET client-output-buffer-limit 'normal 0 0 0'"
+        return RedisLost(f"the connection is lost in reading one entry: {error.what}", where=error.where, hint=hint)
+
+    def met(self, connection: Connection) -> None:
+        """Asks the next connection why the one before was lost. Raises RedisLost."""
+        if not self._lost:
+            return
+        try:
+            told = bytes(connection.call("INFO", "stats"))
+            counted = told.partition(CUTS)[2].split()
+            cuts = int(counted[0]) if counted else self._cuts + self._limited(connection)
+        except RedisRefused:  # nobody may know: then it may well have been that
+            cuts = self._cuts + 1
+        if cuts > self._cuts:
+            self.most = max(1, min(self.most, self._lost) // 2)
+        self._cuts, self._lost = cuts, 0
+
+    @staticmethod
+    def _limited(connection: Connection) -> bool:
+        found = connection.call("CONFIG", "GET", "client-output-buffer-limit")
+        limits = bytes(found[1]).split() if len(found) > 1 else []
+        return b"normal" in limits and limits[limits.index(b"normal") + 1 :][:2] != [b"0", b"0"]
+
+
+CUTS = b"client_output_buffer_limit_disconnections:"
+
+
+class Connection:
+    """One connected socket. `timeout` bounds every read and write, in seconds; `budget` every page of entries."""
+
+    def __init__(self, url: str, *, timeout: float = 5.0, budget: Budget | None = None) -> None:
+        self.budget = budget or Budget()
         self.shown = masked(url)
         try:
             pool = redis.ConnectionPool.from_url(url)

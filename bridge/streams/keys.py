@@ -24,13 +24,14 @@ class Keys:
     positions: bytes
     producers: bytes
     trimmed: bytes
+    lease: bytes
 
     @classmethod
     def of(cls, stream: str) -> Keys:
         """The table for stream `stream`."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
-                 "producers", "trimmed")  # fmt: skip
+                 "producers", "trimmed", "lease")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bridge.errors import RedisLost
 from bridge.model import (
     ORIGIN_FIELD,
     ZERO_ID,
@@ -21,6 +22,9 @@ from bridge.model import (
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
+
+PAGE_BYTES, AT_ONCE = 1 << 20, 500
+"""Bytes of a page, about; and entries that are asked for by their IDs at once."""
 
 
 class Entry(NamedTuple):
@@ -169,14 +173,18 @@ def pages(
     """XRANGE replies of `page` entries. The next one is asked for before this one is looked at, so that the server
     works meanwhile; the connection is of no other use until the iteration is over.
 
-    With `most_bytes` a reply has about so many bytes at most: where entries are long, it has fewer of them.
+    A reply has about `most_bytes` at most (a megabyte, where none are said): where entries are long, it has fewer.
     """
-    asked, also = min(page, 64) if most_bytes else page, beside.command if beside is not None else b""
+    budget, most_bytes = connection.budget, most_bytes or PAGE_BYTES
+    asked, also = budget.first(page), beside.command if beside else b""
 
     def read() -> Reply:
-        rows = connection.read()
-        if beside is not None:
-            beside.reply = connection.read()
+        try:
+            rows = connection.read()
+            if beside is not None:
+                beside.reply = connection.read()
+        except RedisLost as error:
+            raise budget.lost(asked, error) from None
         return rows
 
     connection.send(pack("XRANGE", stream, start, end, "COUNT", asked) + also)
@@ -188,9 +196,9 @@ def pages(
             if isinstance(rows, Refusal):
                 raise refused(rows, stream.decode(errors="replace"))
             if len(rows) == asked:
-                if most_bytes:
-                    asked = max(1, min(page, most_bytes * len(rows) // max(1, connection.received - begun)))
-                connection.send(pack("XRANGE", stream, after(parse_id(rows[-1][0])), end, "COUNT", asked) + also)
+                asked = budget.next(page, most_bytes, asked, len(rows), connection.received - begun)
+                start = after(parse_id(rows[-1][0]))
+                connection.send(pack("XRANGE", stream, start, end, "COUNT", asked) + also)
                 owed = True
             yield rows
     finally:
@@ -210,11 +218,18 @@ def entries_back(
     connection: Connection, stream: bytes, end: bytes = b"+", start: bytes = b"-", *, page: int = 200
 ) -> Iterator[Entry]:
     """The entries from `end` back to `start`, newest first, a page at a time."""
+    budget = connection.budget
+    asked = budget.first(page)
     while True:
-        rows = connection.call("XREVRANGE", stream, end, start, "COUNT", page)
+        begun = connection.received
+        try:
+            rows = connection.call("XREVRANGE", stream, end, start, "COUNT", asked)
+        except RedisLost as error:
+            raise budget.lost(asked, error) from None
         yield from to_entries(rows)
-        if len(rows) < page:
+        if len(rows) < asked:
             return
+        asked = budget.next(page, PAGE_BYTES, asked, len(rows), connection.received - begun)
         end = format_id(before(parse_id(rows[-1][0])))
 
 
@@ -235,20 +250,28 @@ def file_born(
 def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
     """Those of these IDs that stand in the stream, with the fields that stand there."""
     standing: dict[EntryId, list[bytes]] = {}
-    for at in range(0, len(ids), 500):
-        part = ids[at : at + 500]
-        replies = connection.calls(*(pack("XRANGE", stream, format_id(i), format_id(i)) for i in part))
+    budget, at = connection.budget, 0
+    asked = budget.first(AT_ONCE)
+    while at < len(ids):
+        part, begun = ids[at : at + asked], connection.received
+        try:
+            replies = connection.calls(*(pack("XRANGE", stream, format_id(i), format_id(i)) for i in part))
+        except RedisLost as error:
+            raise budget.lost(asked, error) from None
         standing.update((i, reply[0][1]) for i, reply in zip(part, replies, strict=True) if reply)
+        at += len(part)
+        asked = budget.next(AT_ONCE, PAGE_BYTES, asked, len(part), connection.received - begun)
     return standing
 
 
 class BlockingReader:
-    """XREAD BLOCK after a cursor. The owner is read in the same buffer, so it is known as of these entries."""
+    """XREAD BLOCK after a cursor. Who carries is read in the same buffer, so it is known as of these entries."""
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._owed = 0
+        self._asked = 0
 
     @property
     def asked(self) -> bool:
@@ -261,20 +284,28 @@ class BlockingReader:
         `before` is packed commands that go out in the same write. The connection's timeout must exceed `block_ms`.
         Raises RedisLost.
         """
+        count = self._asked = min(count, self._connection.budget.most)
         head: tuple[bytes | str | int, ...] = ("XREAD", "COUNT", count)
         if block_ms:
             head += ("BLOCK", block_ms)
         request = pack(*head, "STREAMS", self._keys.stream, format_id(cursor))
-        self._connection.send(b"".join((*before, request, pack("HGET", self._keys.meta, "owner"))))
+        self._connection.send(b"".join((*before, request, pack("HMGET", self._keys.meta, "owner", "nonce"))))
         self._owed = len(before) + 2
 
-    def answer(self) -> tuple[list[Entry], bytes | None, int]:
-        """Entries, the ledger that owns the stream, and the answer's size in bytes. Raises RedisRefused, RedisLost."""
+    def answer(self) -> tuple[list[Entry], tuple[bytes | None, bytes | None], int]:
+        """Entries, the ledger that owns the stream and the nonce of who carries it, and the answer's size in bytes.
+
+        Raises RedisRefused, RedisLost.
+        """
         begun = self._connection.received
-        replies = [self._connection.read() for _ in range(self._owed)]
+        try:
+            replies = [self._connection.read() for _ in range(self._owed)]
+        except RedisLost as error:
+            raise self._connection.budget.lost(self._asked, error) from None
         self._owed = 0
         for reply in replies:
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
-        found, owner = replies[-2:]
-        return (to_entries(found[0][1]) if found else []), owner, self._connection.received - begun
+        (found, (owner, nonce)), size = replies[-2:], self._connection.received - begun
+        entries = to_entries(found[0][1]) if found else []
+        return entries, (owner, nonce), size

@@ -103,20 +103,20 @@ def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes]
 
 
 def put(
-    connection: Connection, keys: Keys, owner: bytes, name: bytes, value: Value, notify: bytes, *,
-    fields: list[bytes] | None = None, only_entry: bool = False,
-) -> tuple[bool, EntryId | None]:  # fmt: skip
+    connection: Connection, keys: Keys, mine: tuple[bytes, bytes], name: bytes, value: Value, notify: bytes, *,
+    fields: list[bytes] | None = None, only_entry: bool = False, above: int = 0,
+) -> tuple[bool, EntryId | None, int]:  # fmt: skip
     """Sets the hash to `value`, with an entry of these fields if there are any, in one transaction.
 
     Nothing is done where the hash is so already; an entry that was added says so in the hash, so it is added once.
     `only_entry`: the hash is the owner's and stays as it is, but for that word. `\\0version` in a field is this write's
-    number. Returns False where somebody else wrote meanwhile, or owns the stream: try again. Raises RedisRefused,
-    RedisLost.
+    number, which is higher than `above`. Returns False where somebody else wrote meanwhile, or carries the stream (try
+    again), the entry's ID, and the number. Raises RedisRefused, RedisLost.
     """
     key, digest = key_of(keys, name), value.sha256
     replies = connection.calls(
         pack("WATCH", keys.meta, key),
-        pack("HGET", keys.meta, "owner"),
+        pack("HMGET", keys.meta, "owner", "nonce"),
         pack("HMGET", key, "sha256", "timestamp", "role", "version", "entered"),
     )
     holder, (there, at, role, version, entered) = replies[1], replies[2]
@@ -125,10 +125,10 @@ def put(
         (there, at, role) == (digest, value.timestamp, value.role)
         and connection.call("HGET", key, "data") == value.data
     )
-    if holder != owner or (same and not wants_entry):
+    if tuple(holder) != mine or (same and not wants_entry):
         connection.call("UNWATCH")
-        return holder == owner, None
-    number = b"%d" % ((int(version) if version and version.isdigit() else 0) + 1)
+        return tuple(holder) == mine, None, int(version) if version and version.isdigit() else 0
+    number = b"%d" % (max(above, int(version) if version and version.isdigit() else 0) + 1)
     facts: list[bytes] = []
     if not only_entry:
         facts = [b"data", value.data, b"sha256", digest, b"timestamp", value.timestamp, b"role", value.role,
@@ -143,8 +143,8 @@ def put(
     commands += [pack("PUBLISH", notify, said), pack("EXEC")]
     done = connection.calls(*commands)[-1]
     if done is None:
-        return False, None
+        return False, None, 0
     for one in done:
         if isinstance(one, Refusal):
             raise refused(one, key.decode(errors="replace"))
-    return True, parse_id(done[0]) if wants_entry else None
+    return True, parse_id(done[0]) if wants_entry else None, int(number)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from bridge.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.junk import parsed
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
 from bridge.streams.resp import pack
@@ -123,7 +124,8 @@ class Trimmed:
 def read_trimmed(connection: Connection, keys: Keys) -> Trimmed:
     """What Redis says of it. Raises RedisLost, RedisRefused."""
     floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
-    return Trimmed.of(floor, *rest)
+    parsed(keys.floor, floor or b"", lambda: parse_id(floor) if floor else ZERO_ID)
+    return parsed(keys.trimmed, b" ".join(one or b"" for one in rest), lambda: Trimmed.of(floor, *rest))
 
 
 def _place(at: list[int] | None) -> Position | None:

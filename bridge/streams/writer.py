@@ -19,6 +19,7 @@ from typing import NamedTuple
 from bridge.errors import RedisRefused
 from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
+from bridge.streams.junk import a_checkpoint, a_generation, a_target, checked, parsed
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
@@ -105,10 +106,10 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """What was read under WATCH: the cursors' stored values, the owner, the stream's last ID."""
+    """What was read under WATCH: the cursors' stored values, owner and nonce of `meta`, the stream's last ID."""
 
     stored: tuple[bytes | None, ...]
-    owner: bytes | None
+    holder: tuple[bytes | None, ...]
     last_id: EntryId
 
 
@@ -129,12 +130,15 @@ class Newer(Exception):
 
 
 class StreamWriter:
-    """Writes batches over one connection: `stage` the next one, `finish` the one before, `execute` the staged one."""
+    """Writes batches over one connection: `stage` the next one, `finish` the one before, `execute` the staged one.
 
-    def __init__(self, connection: Connection, keys: Keys, owner: bytes) -> None:
+    `holder`: the ledger that owns the stream, and the nonce of the process that carries it.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys, holder: tuple[bytes, bytes]) -> None:
         self._connection = connection
         self._keys = keys
-        self._owner = owner
+        self._holder = holder
         self._arm: Arm | None = None
         self._armed: Armed | None = None
         self._read_again: Arm | None = None
@@ -171,7 +175,7 @@ class StreamWriter:
         return self._executed is None or (self._arm is not None and self._arm.serves(batch.arm))
 
     def execute(self, expected: tuple[bytes | None, ...]) -> None:
-        """EXEC for the staged batch, if the cursors are as `expected` and the owner is this one.
+        """EXEC for the staged batch, if the cursors are as `expected` and this process carries the stream.
 
         They are watched and read again in the same write, for the batch after it. Raises Overtaken when one is
         another, Newer when an explicit ID would stand below another producer's entry.
@@ -183,7 +187,7 @@ class StreamWriter:
         if self._read_again is not None:
             self._arm, self._read_again = self._read_again, None
             armed = self._armed = self._read_reads(self._arm)
-        if armed.stored != expected or armed.owner != self._owner:
+        if armed.stored != expected or armed.holder != self._holder:
             raise Overtaken
         if batch.watch_stream and armed.last_id >= (batch.first_ms, FULL):
             self._connection.send(pack("DISCARD"))
@@ -273,7 +277,7 @@ class StreamWriter:
         return pack("UNWATCH") + pack("WATCH", *watched) + self._reads(arm)
 
     def _reads(self, arm: Arm) -> bytes:
-        reads = pack("HMGET", arm.key, *arm.fields) + pack("HGET", self._keys.meta, "owner")
+        reads = pack("HMGET", arm.key, *arm.fields) + pack("HMGET", self._keys.meta, "owner", "nonce")
         if arm.watches_stream:  # its last entry may have been deleted: only XINFO knows which ID the next must exceed
             reads += pack("XINFO", "STREAM", self._keys.stream)
         return reads
@@ -291,12 +295,12 @@ class StreamWriter:
         return self._armed
 
     def _read_reads(self, arm: Arm) -> Armed:
-        stored, owner = self._connection.read_small(), self._connection.read_small()
-        for reply in (stored, owner):
+        stored, holder = self._connection.read_small(), self._connection.read_small()
+        for reply in (stored, holder):
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
         last = to_info(self._connection.read_small(), self._keys.stream).last_id if arm.watches_stream else ZERO_ID
-        return Armed(tuple(stored), owner, last)
+        return Armed(tuple(stored), tuple(holder), last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,11 +321,17 @@ class Books:
 
 
 def read_books(connection: Connection, keys: Keys) -> Books:
-    """The bridge's own keys. Raises RedisRefused when one of them has another type."""
+    """The bridge's own keys. Raises RedisRefused when one of them has another type, or holds what it never wrote."""
     hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
     replies = connection.calls(*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor))
     meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
-    return Books(meta, checkpoint, sources, generations, mirror, parse_id(replies[-1]) if replies[-1] else None)
+    checked(keys.checkpoint, checkpoint, a_checkpoint)
+    checked(keys.sources, sources, int)
+    checked(keys.generations, generations, a_generation)
+    checked(keys.mirror, mirror, a_target)
+    raw = replies[-1]
+    floor = parsed(keys.floor, raw, lambda: parse_id(raw)) if raw else None
+    return Books(meta, checkpoint, sources, generations, mirror, floor)
 
 
 def claim(connection: Connection, keys: Keys, owner: bytes, instance: str) -> bytes:

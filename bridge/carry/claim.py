@@ -1,0 +1,157 @@
+"""Who carries this stream: which ledger, and which process of those that may use it (DESIGN §5.3, `lease`).
+
+A copied state directory has the same ledger in it, and one that was put back from a backup an older one. So two books
+are compared on every connect: the ledger knows the nonces of all processes that carried with it, and Redis the last.
+One that the ledger does not know carried with another copy of it: what that wrote, this ledger does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+from bridge.errors import LeaseHeld, NotOwner, NotYet
+from bridge.ledger.attached import nonces, note_nonce, place_of
+from bridge.ledger.sources import StreamMemory, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, EntryId, parse_id
+from bridge.streams import lease
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.lease import Holder, Standing
+from bridge.streams.reader import file_born
+from bridge.streams.writer import Books, claim, read_books
+
+RENEWED = 2.0
+"""Seconds between two renewals of the lease."""
+
+
+def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
+    """Makes sure that this ledger owns the stream. Raises NotOwner: another does, or this stream's ledger was lost."""
+    where = keys.stream.decode(errors="replace")
+    holder = connection.call("HGET", keys.meta, "owner")
+    if holder is None:
+        if memory is None and _carried(connection, keys):
+            raise NotOwner(
+                "the stream was carried before, but this ledger knows nothing of it",
+                where=where,
+                hint="`bridge repair` rebuilds the ledger from stream and files",
+            )
+        holder = claim(connection, keys, ledger.uuid, instance)
+    if holder == ledger.uuid:
+        return
+    other = (connection.call("HGET", keys.meta, "instance") or b"?").decode(errors="replace")
+    if other == instance:
+        raise NotOwner(
+            "the stream was carried with another ledger of this bridge: standing by",
+            where=where,
+            hint="if that one was lost or moved, `bridge repair` rebuilds it from stream and files",
+        )
+    raise NotOwner(
+        f"the stream belongs to bridge '{other}' (ledger {holder.decode()}): standing by",
+        where=where,
+        hint="stop that bridge first; then `bridge repair --take-over` makes this one the owner",
+    )
+
+
+def _carried(connection: Connection, keys: Keys) -> bool:
+    books = read_books(connection, keys)
+    if books.checkpoint or books.generations or books.mirror:
+        return True
+    return any(True for _ in file_born(connection, keys.stream))
+
+
+def announced(books: Books) -> EntryId:
+    """The newest entry that was mirrored, as Redis has it; 0-0 when none was."""
+    return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
+
+
+class Hold:
+    """This process's hold on one stream. Its lock on the state directory is held meanwhile."""
+
+    def __init__(self, keys: Keys, state_dir: Path) -> None:
+        self.nonce = secrets.token_hex(8)
+        self._keys = keys
+        self._state_dir = state_dir
+        self._found: bytes | None = None
+        """The lease as it stood at the last look."""
+        self._taken = False
+        self._renew_at = 0.0
+
+    def holder(self, ledger: Ledger) -> tuple[bytes, bytes]:
+        """What `meta` says as long as this process carries: the ledger, and the nonce."""
+        return ledger.uuid, self.nonce.encode()
+
+    def doubt(self, connection: Connection, ledger: Ledger) -> str:
+        """Why this ledger may be older than what Redis knows, in words; empty: it is not.
+
+        Raises LeaseHeld: another process carries the stream, or did until just now and may do so again.
+        """
+        there = self._standing(connection)  # before the ledger is read, which is always ahead of what it says
+        stream, nonce = self._keys.stream.decode(), there.nonce.decode(errors="replace")
+        known = nonces(ledger, stream)
+        if nonce and nonce not in known:
+            return "a process carried the stream of which it knows nothing"
+        if nonce and nonce != self.nonce and known[nonce] not in ("", place_of(ledger)):
+            return "it is another file than the one that carried the stream last"
+        memory = stream_memory(ledger, stream)
+        if memory is not None and memory.mirror_cursor < there.mirrored <= there.last:
+            return "Redis says that more was mirrored than it knows of"
+        return ""
+
+    def take(self, connection: Connection, ledger: Ledger) -> None:
+        """Takes the lease: from here on this process carries. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
+
+        What `doubt` found must stand there still.
+        """
+        found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
+        stream = self._keys.stream.decode()
+        if not self._taken:
+            note_nonce(ledger, stream, self.nonce, place_of(ledger))
+        if not lease.take(connection, self._keys, Holder.of(self.nonce, self._state_dir), found):
+            raise NotYet("another process reached for the stream in this moment", where=stream)
+        self._taken = True
+
+    def _standing(self, connection: Connection) -> Standing:
+        there, self._found = lease.standing(connection, self._keys), None
+        mine, holder = Holder.of(self.nonce, self._state_dir), there.holder
+        if holder is not None and holder.nonce != self.nonce and not holder.same_place(mine):
+            raise LeaseHeld(
+                f"{holder.shown} carries the stream with a ledger of the same identity: standing by",
+                where=self._keys.stream.decode(errors="replace"),
+                hint="is one state directory a copy of the other? Only one of them may run; the lease of one that"
+                " was killed ends after ten seconds",
+            )
+        self._found = there.lease
+        return there
+
+    def check(self, connection: Connection) -> None:
+        """Raises NotYet unless this process has taken the stream: forward compares first."""
+        if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
+            raise NotYet("forward compares ledger and stream first")
+
+    def check_read(self, holder: tuple[bytes | None, bytes | None], ledger: Ledger) -> None:
+        """Raises NotYet, NotOwner unless what was read along with `meta`'s owner and nonce is this process's to use."""
+        owner, nonce = holder
+        if owner is None or nonce is None:
+            raise NotYet("the bridge's keys are gone: forward claims the stream first")
+        if owner != ledger.uuid:
+            raise NotOwner("the stream was taken over by another bridge", where=self._keys.stream.decode())
+        if nonce != self.nonce.encode():
+            raise NotYet("another process took over")
+
+    def renewed(self, connection: Connection, now: float) -> bool:
+        """Holds it on, now and then; False: another process took over. Raises RedisLost, RedisRefused.
+
+        `now` in seconds of any clock.
+        """
+        if self._renew_at > now > self._renew_at - RENEWED:
+            return True
+        self._renew_at = now + RENEWED
+        return lease.renew(connection, self._keys, Holder.of(self.nonce, self._state_dir))
+
+    def release(self, connection: Connection) -> None:
+        """Gives it back, so that another state directory need not wait. Raises RedisLost, RedisRefused."""
+        if self._taken:
+            lease.release(connection, self._keys, self.nonce)

@@ -1,0 +1,49 @@
+"""The files and folders that one mirror writes to."""
+
+from __future__ import annotations
+
+from bridge.carry.append import Destination, Target
+from bridge.carry.deliver import Deliveries, Delivery
+from bridge.carry.pieces import Write
+from bridge.carry.shared import Shared
+from bridge.ledger.mirrored import Written
+from bridge.ledger.store import Ledger
+from bridge.sections import MirrorSection
+
+
+class Destinations:
+    """Of one mapping: a file that lines are appended to, for each name; or a new file in a folder, for each message."""
+
+    def __init__(self, shared: Shared, ledger: Ledger, section: MirrorSection) -> None:
+        self._shared = shared
+        self._ledger = ledger
+        self._section = section
+        self._targets: dict[str, Target] = {}
+        self._deliveries = Deliveries(shared.mapping, shared.settings) if shared.folder is not None else None
+
+    def of(self, write: Write) -> Destination:
+        """What a write goes to."""
+        if write.to is None:
+            write.to = self.made(write.name, write.content, write.entries)
+        return write.to
+
+    def made(self, name: str, content: bytes, entries: list[Written], number: int = 0) -> Destination:
+        """The file of this name, or the new one that this content becomes; `number` tells which it was to be."""
+        if self._deliveries is not None:
+            return Delivery(self._deliveries, name, content, entries[0][0], number)
+        if name not in self._targets:
+            tail, stream = self._shared.tail(name, self._ledger), self._shared.mapping.stream.key
+            self._targets[name] = Target(self._shared.settings.root, tail, self._section, stream)
+        return self._targets[name]
+
+    def forget_books(self) -> None:
+        """The ledger was made anew: what is known of the files' generations is read again."""
+        for target in self._targets.values():
+            target.close()
+        self._targets.clear()
+
+    def close(self) -> None:
+        """Closes every file and folder."""
+        self.forget_books()
+        if self._deliveries is not None:
+            self._deliveries.close()

@@ -1,0 +1,142 @@
+"""Has the stream a past that is not ours? Told by entries that were really seen in it (DESIGN §6.4).
+
+Counters do not tell: producers fill them up again before anybody looks, and a frozen master that wakes writes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from bridge.ledger.mirrored import Range, add_range, range_digest
+from bridge.ledger.seen import Seen, forget_released, released_of
+from bridge.ledger.sources import SourceMemory, StreamMemory
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, Checkpoint, EntryId, digest, format_id
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import StreamInfo, existing
+from bridge.streams.writer import Books
+
+LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
+"""The file and the line, with its newline, that the mirror makes of an entry's fields."""
+
+Offsets = Mapping[tuple[int, int], Collection[int]]
+"""The offsets of lines whose entries stand, by source number and generation."""
+
+KEPT = 64
+"""Entries that each direction remembers."""
+
+
+class Sighted:
+    """The last entries that each direction of one mapping saw. For both threads."""
+
+    def __init__(self) -> None:
+        self._by_way: dict[str, deque[Seen]] = {"forward": deque(maxlen=KEPT), "mirror": deque(maxlen=KEPT)}
+
+    def note(self, way: str, entry: EntryId, fields: Sequence[bytes]) -> None:
+        """This direction sent, or read, this entry."""
+        self._by_way[way].append((entry, digest(*fields)))
+
+    def of(self, way: str) -> list[Seen]:
+        """What this direction saw last."""
+        return list(self._by_way[way])
+
+    @property
+    def all(self) -> list[Seen]:
+        """What both saw, oldest first."""
+        return sorted({*self._by_way["forward"], *self._by_way["mirror"]})
+
+    def keep(self, standing: set[EntryId]) -> None:
+        """Forgets those that the stream does not hold any more."""
+        for way, some in self._by_way.items():
+            self._by_way[way] = deque((one for one in some if one[0] in standing), maxlen=KEPT)
+
+
+def missing(
+    connection: Connection, keys: Keys, seen: Sequence[Seen], info: StreamInfo, floor: EntryId
+) -> tuple[str, set[EntryId]]:
+    """In words why the stream lost a tail, or is a fork; empty: it did not. And which of the entries stand.
+
+    An entry that is gone may have been removed on purpose: trimmed, which takes the oldest, or deleted, which
+    `max-deleted-entry-id` tells of one. An empty digest: any entry of that ID will do. Raises RedisLost, RedisRefused.
+    """
+    seen = sorted(seen)[-KEPT:]
+    found = existing(connection, keys.stream, [entry for entry, _ in seen])
+    standing = {entry for entry, told in seen if entry in found and (not told or digest(*found[entry]) == told)}
+    for entry, _ in seen:
+        if entry in found and entry not in standing:
+            return f"{format_id(entry).decode()} is another entry by now", standing
+    gone = [entry for entry, _ in seen if entry not in found and entry >= max(floor, info.first_id)]
+    if not gone or not info.exists or (standing and max(standing) > max(gone)):
+        return "", standing
+    removed = info.added - info.length
+    if removed == 0 or info.deleted < max(gone):
+        if info.length == 0 and removed:  # XTRIM took all
+            return "", standing
+        return f"{format_id(max(gone)).decode()} had been seen, and is not in it", standing
+    if not standing and removed < len(gone):
+        return f"{len(gone)} entries had been seen and are not in it, and {removed} were ever removed", standing
+    return "", standing
+
+
+def what_was_lost(
+    memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: Books | None
+) -> str:
+    """In words what Redis lost since the ledger last saw it; empty when nothing. Pure."""
+    if memory is None:
+        return ""
+    if memory.last_id > ZERO_ID and not info.exists:
+        return "the stream is gone"
+    if info.last_id < memory.last_id:
+        return f"its last ID went back from {_shown(memory.last_id)} to {_shown(info.last_id)}"
+    if info.added < memory.added and (info.added or not info.length):  # a server that does not count says 0
+        return f"it counts {info.added} entries ever added, and counted {memory.added} before"
+    if began_anew(memory, info):
+        return f"it began anew with {_shown(info.first_id)}, after {_shown(memory.last_id)} had been seen"
+    if books is None:
+        return ""
+    sent = [one for raw in books.checkpoint.values() if (one := Checkpoint.from_json(raw).entry) is not None]
+    if max(sent, default=ZERO_ID) > info.last_id:
+        return f"entries up to {_shown(max(sent))} had been sent, and its last ID is {_shown(info.last_id)}"
+    for name, source in sources.items():
+        raw = books.checkpoint.get(os.fsencode(name))
+        if raw and source.stored and Checkpoint.from_json(raw).position < Checkpoint.from_json(source.stored).position:
+            return f"the checkpoint of {name} went back"
+    return ""
+
+
+def began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
+    """Whether another stream has the name now: nothing was ever removed from it, and what was seen is not in it."""
+    whole = info.added == info.length > 0
+    return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
+
+
+def restore(
+    connection: Connection, keys: Keys, ledger: Ledger, line_of: LineOf, offsets: Offsets, numbers: dict[str, int]
+) -> int:
+    """Inside a ledger transaction: lines of entries that were lost and stand again are the mirror's once more.
+
+    Not where the stream holds an entry that forward made of the line meanwhile (`offsets`, by source and generation).
+    Returns how many. Raises RedisLost, RedisRefused.
+    """
+    stream, back = keys.stream.decode(), list[EntryId]()
+    for some in released_of(ledger, stream):
+        found = existing(connection, keys.stream, [one.entry for one in some])
+        for one in some:
+            fields = found.get(one.entry)
+            made = line_of(fields) if fields is not None else None
+            if made is None or digest(made[1]) != one.digest:
+                continue
+            if one.start in offsets.get((numbers.get(one.name, 0), one.generation), ()):
+                continue
+            end, written = one.start + one.length, [(one.entry, one.length)]
+            add_range(ledger, stream, Range(one.name, one.generation, one.start, end, range_digest(made[1]), written))
+            back.append(one.entry)
+    forget_released(ledger, stream, back)
+    return len(back)
+
+
+def _shown(entry_id: EntryId) -> str:
+    return format_id(entry_id).decode()

@@ -1,0 +1,95 @@
+"""What a connect begins with: the two books compared, and what follows for ledger, Redis and mirror (DESIGN §6.4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from bridge.carry import floor
+from bridge.carry.forks import restore
+from bridge.carry.refill import Compared, forget_lost
+from bridge.carry.repair import execute, plan
+from bridge.carry.shared import Shared
+from bridge.carry.source import Source
+from bridge.errors import NotOwner
+from bridge.ledger.mirrored import Range
+from bridge.ledger.sources import save_mirror_cursor
+from bridge.ledger.store import Ledger
+from bridge.ledger.witness import forget_puts
+from bridge.log import log
+from bridge.model import EntryId, format_id, paired, parse_id
+from bridge.streams.connect import Connection
+from bridge.streams.reader import StreamInfo, stream_info
+
+
+def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
+    """Makes a ledger that may be older than what Redis knows anew, of stream and files; whether it did.
+
+    Raises NotOwner: they do not agree, so nobody can know what was carried; LeaseHeld: another process carries.
+    """
+    stream = shared.mapping.stream.key
+    if not (doubt := shared.hold.doubt(connection, ledger)):
+        return False
+    log.warning("%s: this ledger may be an older one: %s", stream, doubt)
+    made = plan(connection, shared, ledger.uuid, take_over=False, anew=True)
+    if made is None:
+        return False
+    if not made.proved:
+        hint = "put the newer state directory back; or, if these are the files, `bridge repair` says what would come"
+        said = f"this ledger may be an older one ({doubt}), and the files do not show what was carried"
+        raise NotOwner(said, where=stream, hint=hint)
+    execute(connection, shared, ledger, made)
+    shared.forget_books()
+    log.warning("%s: the ledger was made anew; %d mirrored lines found in the files", stream, len(made.ranges))
+    return True
+
+
+def settle_loss(
+    connection: Connection, shared: Shared, ledger: Ledger, compared: Compared, sources: Mapping[str, Source],
+    save: Callable[[StreamInfo], None],
+) -> StreamInfo:  # fmt: skip
+    """One ledger transaction: what was lost is not the mirror's any more, what came back is again.
+
+    `save` notes, inside it, what the stream holds; which is returned. Raises RedisLost, RedisRefused, LedgerError.
+    """
+    stream, keys, line_of = shared.mapping.stream.key, shared.keys, shared.line_of
+
+    def read(one: Range) -> bytes:
+        return sources[one.name].content_of(one) if one.name in sources else b""
+
+    info = stream_info(connection, keys.stream)
+    was, first = compared.trimmed, compared.info.first_id
+    now = floor.put_back(connection, keys, was, first) if compared.began_behind else was
+    refilled = None
+    with shared.cursor_lock:
+        if compared.lost:
+            shared.sighted.keep(compared.seen)
+        with ledger.transaction():
+            if compared.lost:
+                numbers = {name: source.memory.number for name, source in sources.items()}
+                back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
+                refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
+                save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
+                forget_puts(ledger, stream)
+            save(info)
+            floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
+        shared.cursor_epoch += refilled is not None
+    if refilled is not None:
+        if back:
+            log.warning("%s: %d entries that Redis had lost are back: their lines stand", stream, back)
+        log.warning("%s: %s", stream, refilled.in_words())
+        _take_back(connection, keys.mirror, refilled.mirror_cursor)
+    return info
+
+
+def _take_back(connection: Connection, key: bytes, cursor: EntryId) -> None:
+    """What Redis says of the mirror is no more than is true: else the ledger would look older than it is.
+
+    The witness's word goes: what it counted was born in a stream that is not this one any more.
+    """
+    for label, raw in paired(connection.call("HGETALL", key)).items():
+        word = json.loads(raw)
+        upto = format_id(min(cursor, parse_id(word["id"].encode()))).decode()
+        said = {"id": upto, "generation": word["generation"], "end": word["end"]}
+        if said != word:
+            connection.call("HSET", key, label, json.dumps(said))

@@ -1,0 +1,29 @@
+"""Which kind of source a mapping has: the only place of forward's that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.artifacts import ArtifactSource
+from bridge.carry.context import ContextSource
+from bridge.carry.logsource import LogSource
+from bridge.carry.mentions import mentions_of
+from bridge.carry.shared import Shared
+from bridge.carry.source import Source
+from bridge.carry.spool import SpoolSource
+from bridge.ledger.store import Ledger
+
+
+def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], float]) -> Source:
+    """The source of this name, as its mapping's kind has it."""
+    if shared.folder is not None and shared.mapping.source.kind == "artifacts":
+        return ArtifactSource(
+            shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths
+        )
+    if shared.folder is not None:
+        return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock)
+    if shared.mapping.source.kind == "context":
+        return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    log_source = LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    log_source.mentions = mentions_of(shared, name, ledger)
+    return log_source

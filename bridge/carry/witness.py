@@ -1,0 +1,60 @@
+"""The mirror's witness: bytes that left the process, against which parity holds what was born (DESIGN §6.5).
+
+It is counted where the write returns, and by nothing that decides what is to be written. So a line written twice is
+seen although each of the two has a partner: the second one is carried back, as nobody knows that it is ours.
+"""
+
+from __future__ import annotations
+
+from bridge.carry.append import Destination
+from bridge.carry.pieces import Write
+from bridge.ledger.mirrored import Written
+from bridge.ledger.store import Ledger
+from bridge.ledger.witness import Put, forget_puts, puts_of, save_put
+from bridge.model import ZERO_ID, EntryId, format_id
+
+
+class Witness:
+    """Of one mapping's mirror. `begin` before anything is counted."""
+
+    def __init__(self, ledger: Ledger, stream: str) -> None:
+        self._ledger = ledger
+        self._stream = stream
+        self._base = Put(0, ZERO_ID, 0)
+        self._puts: dict[str, Put] = {}
+        self._next: dict[str, Put] = {}
+
+    def begin(self, cursor: EntryId, removed: int, *, anew: bool) -> None:
+        """Counts on, or from the cursor where entries were removed since, or lost: those were born and are not there.
+
+        Raises LedgerError.
+        """
+        self._base = Put(0, cursor, removed)
+        self._puts = puts_of(self._ledger, self._stream)
+        if anew or any(one.removed != removed for one in self._puts.values()):
+            forget_puts(self._ledger, self._stream)
+            self._puts = {}
+
+    def count(self, to: Destination, write: Write, written: list[Written]) -> None:
+        """Inside the transaction of the ranges: what left the process for this write, less what is nobody's line."""
+        torn = sum(piece.b - piece.a for piece in write.pieces if piece.torn)
+        lost = sum(length for entry, length in written if entry == ZERO_ID)
+        before = self._next.get(to.label) or self._puts.get(to.label, self._base)
+        now = self._next[to.label] = before._replace(put=before.put + to.put_out - write.excused - torn - lost)
+        save_put(self._ledger, self._stream, to.label, now)
+
+    def committed(self, destinations: list[Destination]) -> None:
+        """The transaction is in the ledger."""
+        self._puts |= self._next
+        self._next.clear()
+        for one in destinations:
+            one.put_out = 0
+
+    def rolled_back(self) -> None:
+        """The transaction is not."""
+        self._next.clear()
+
+    def word(self, label: str) -> dict[str, object]:
+        """As `bridge:{S}:mirror` has it beside the cursor."""
+        one = self._puts.get(label, self._base)
+        return {"put": one.put, "base": format_id(one.base).decode(), "removed": one.removed}

@@ -1,0 +1,176 @@
+"""Open files, of which there may be fewer than there are logs: those that were not asked for the longest are parked.
+
+A parked file is opened again by its name, or by any name beside it that leads to the same inode, when it is asked for.
+One without a name, which could not be opened again, is never parked.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+
+from bridge.errors import SourceError
+
+RESERVED, FEWEST = 40, 8
+"""Descriptors that are left to Redis, ledger, watcher and whatever else is open; and what files have at least."""
+
+MOST = 1 << 16
+"""Descriptors that are asked of the system, where it gives so many."""
+
+
+def raise_limit() -> None:
+    """As many descriptors as the system lets this process have: macOS gives 256 to begin with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):  # macOS has a limit of its own below what it says
+            return
+
+
+class Deleted(SourceError):
+    """A parked file has no name any more: what was not read of it is gone."""
+
+
+class Pool:
+    """At most `most` files are open at once; None: as the process's limit has it. Thread-safe."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._lock = RLock()
+        self._open: OrderedDict[Handle, int] = OrderedDict()
+        self._busy: Counter[Handle] = Counter()
+        self._most = most
+
+    @property
+    def most(self) -> int:
+        """How many may be open."""
+        if self._most is None:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            self._most = max(FEWEST, soft - RESERVED)
+        return self._most
+
+    def add(self, handle: Handle, fd: int) -> None:
+        """A file that was opened just now; others are parked for it."""
+        with self._lock:
+            self._open[handle] = fd
+            self._park(handle)
+
+    @contextmanager
+    def using(self, handle: Handle, reopen: Callable[[], int]) -> Iterator[int]:
+        """The descriptor, opened again if need be; nobody parks it meanwhile. Raises SourceError."""
+        with self._lock:
+            fd = self._open.get(handle)
+            if fd is None:
+                fd = self._open[handle] = reopen()
+                self._park(handle)
+            self._open.move_to_end(handle)
+            self._busy[handle] += 1
+        try:
+            yield fd
+        finally:
+            with self._lock:
+                self._busy[handle] -= 1
+                if not self._busy[handle]:
+                    del self._busy[handle]
+
+    def drop(self, handle: Handle) -> None:
+        """Closes it for good."""
+        with self._lock:
+            fd = self._open.pop(handle, None)
+            if fd is not None:
+                os.close(fd)
+
+    def _park(self, but: Handle) -> None:
+        spare = len(self._open) - self.most
+        for handle in list(self._open):
+            if spare <= 0:
+                return
+            if handle is not but and handle not in self._busy and handle.may_be_parked(self._open[handle]):
+                os.close(self._open.pop(handle))
+                spare -= 1
+
+
+POOL = Pool()
+"""The process's own: descriptors are the process's."""
+
+
+class Handle:
+    """One file, open for reading, parked or not. `path` is where it was found last."""
+
+    def __init__(self, fd: int, path: Path, pool: Pool = POOL) -> None:
+        now = os.fstat(fd)
+        self.identity = (now.st_dev, now.st_ino)
+        self.path = path
+        self._pool = pool
+        self._closed = False
+        pool.add(self, fd)
+
+    def stat(self) -> os.stat_result:
+        """Of the file. Raises SourceError."""
+        with self._pool.using(self, self._reopen) as fd:
+            try:
+                return os.fstat(fd)
+            except OSError as error:
+                raise SourceError(f"cannot be looked at: {error.strerror}") from None
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`, in one read; short at the end of the file. Raises SourceError.
+
+        A second read for what is missing could find the file emptied and written anew in between.
+        """
+        with self._pool.using(self, self._reopen) as fd:
+            try:
+                return os.pread(fd, size, offset)
+            except OSError as error:
+                raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
+
+    def close(self) -> None:
+        """Closes it, if it is open."""
+        self._closed = True
+        self._pool.drop(self)
+
+    def may_be_parked(self, fd: int) -> bool:
+        """Whether it can be opened again: a name leads to it, as far as that can be told."""
+        try:
+            return os.fstat(fd).st_nlink > 0
+        except OSError:
+            return True
+
+    def _reopen(self) -> int:
+        if self._closed:
+            raise SourceError("is closed")
+        fd = self._opened(self.path)
+        if fd is not None:
+            return fd
+        try:
+            with os.scandir(self.path.parent) as found:
+                names = [one.name for one in found if one.inode() == self.identity[1]]
+        except OSError as error:
+            raise SourceError(f"cannot be listed: {error.strerror}", where=str(self.path.parent)) from None
+        for name in names:
+            path = self.path.with_name(name)
+            fd = self._opened(path)
+            if fd is not None:
+                self.path = path
+                return fd
+        raise Deleted("was deleted while more files were to be followed than may be open",
+                      hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
+
+    def _opened(self, path: Path) -> int | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return None
+        except OSError as error:
+            raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
+        now = os.fstat(fd)
+        if (now.st_dev, now.st_ino) == self.identity:
+            return fd
+        os.close(fd)
+        return None

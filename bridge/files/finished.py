@@ -1,0 +1,112 @@
+"""The generations of a source that were carried to their end: their files may grow still.
+
+A program that keeps its descriptor writes on to a file that was renamed long ago.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.files.generation import Generation, Known, open_regular
+from bridge.files.register import Register
+from bridge.files.survey import Survey
+
+KEPT_LATE = 4
+"""How many of them stay open, so that what is written to one that was deleted is seen as well."""
+
+
+class Finished:
+    """Of one source. `held` are those that are open."""
+
+    def __init__(self, survey: Survey, register: Register) -> None:
+        self.held: list[Generation] = []
+        self._survey = survey
+        self._register = register
+        self._lying: dict[int, Path] = {}
+        """Where those lie that are not packed, by number."""
+        self._marks: tuple[int, ...] | None = None
+
+    def add(self, done: Generation) -> None:
+        """One was carried to its end."""
+        self.held.append(done)
+        self._marks = None
+        while len(self.held) > KEPT_LATE:
+            self.held.pop(0).close()
+
+    def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
+        """A compressed file that was damaged and is whole now goes on where it ended. Raises SourceError.
+
+        `opened` are the inodes of those that are read. What was never carried and is no newer is told of.
+        """
+        rotated, fresh = self._survey.take()
+        held = {one.identity for one in self.held} | opened
+        matched = self._register.match(rotated)
+        for one in [*rotated, *([fresh] if fresh else [])]:
+            record = matched.get(one)
+            anew = record is not None and record.number in self._register.anew  # else it is as it was
+            if record is not None and anew and one.identity not in held and one.place(record.at) and one.grown():
+                one.number = record.number
+                self.held.append(one)
+                continue
+            if one is not fresh and record is None and one.identity not in held and one.read(1, 0):
+                say_once(one.path.name, "was never carried, and is no newer than what was; it is left alone")
+            one.close()
+
+    def watch(self, opened: set[int], inodes: set[tuple[int, int]]) -> None:
+        """Opens those whose files have grown, over any number of rotations; but not the `opened`, which are read again.
+
+        `inodes` are those of all files that are open: a file that is one generation is no other, be its inode reused.
+
+        A file that holds what was carried and more is it, wherever it lies; none is held open for that: each is looked
+        at. Raises SourceError.
+        """
+        for one in [one for one in self.held[:-KEPT_LATE] if not one.grown()]:
+            self.held.remove(one)
+            one.close()
+        marks = self._survey.marks()
+        if marks != self._marks or 0 in marks:
+            self._find()
+            self._marks = marks
+        opened = opened | {one.number for one in self.held}
+        for number, path in [*self._lying.items()]:
+            record = self._register.known[number]
+            if number in opened or (record.device, record.inode) in inodes:
+                continue
+            try:
+                now = os.stat(path)
+            except OSError:  # it was moved or deleted, and the folder changed with it
+                self._marks = None
+                continue
+            if (now.st_dev, now.st_ino) != (record.device, record.inode):
+                self._marks = None
+            elif now.st_size > record.at.offset:
+                self._open(record, path)
+
+    def _find(self) -> None:
+        """Which of the rotated pieces are generations that have ended; those that are packed have no writer."""
+        lying = self._survey.rotated_names()
+        ended = {
+            (one.device, one.inode): one.number
+            for one in self._register.known.values() if one.closed and not one.packed
+        }  # fmt: skip
+        self._lying = {ended[identity]: path for identity, path in lying.items() if identity in ended}
+
+    def _open(self, record: Known, path: Path) -> None:
+        one = open_regular(path)
+        if one is None:
+            return
+        if one.identity == (record.device, record.inode) and not one.packed and self._is(one, record):
+            one.number = record.number
+            self.held.append(one)
+        else:  # another file has the inode by now
+            del self._lying[record.number]
+            one.close()
+
+    def _is(self, one: Generation, record: Known) -> bool:
+        """Whether this file, of the record's inode, is that generation: one that was empty is, if it is no other."""
+        if record.at.head_len:
+            return one.place(record.at)
+        others = (known.at for known in self._register.known.values() if known.closed and known.at.head_len)
+        return not any(one.holds(at) for at in others)

@@ -1,0 +1,38 @@
+"""What the ledger knows of its own past: which processes carried a stream with it, and as which file it did."""
+
+from __future__ import annotations
+
+from bridge.ledger.store import Ledger
+
+KEPT = 1000
+"""Nonces that are remembered of each stream: by them a Redis that went back in time is told from a ledger that did."""
+
+
+def place_of(ledger: Ledger) -> str:
+    """The inodes of the ledger and its folder: a copy, or one that was put back from a backup, has others.
+
+    Raises OSError.
+    """
+    return f"{ledger.path.parent.stat().st_ino}.{ledger.path.stat().st_ino}"
+
+
+def nonces(ledger: Ledger, stream: str) -> dict[str, str]:
+    """The nonces of the processes that carried this stream with this ledger, oldest first, and its place then."""
+    rows = ledger.rows("SELECT nonce, place FROM nonces WHERE stream = ? ORDER BY id", (stream,))
+    return {str(nonce): str(place) for nonce, place in rows}
+
+
+def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
+    """A process begins to carry, before Redis is told."""
+    with ledger.transaction():
+        ledger.write("DELETE FROM nonces WHERE stream = ? AND nonce = ?", (stream, nonce))
+        ledger.write("INSERT INTO nonces (stream, nonce, place) VALUES (?, ?, ?)", (stream, nonce, place))
+        ledger.write(
+            "DELETE FROM nonces WHERE stream = ? AND id <= (SELECT max(id) FROM nonces WHERE stream = ?) - ?",
+            (stream, stream, KEPT),
+        )
+
+
+def forget_nonces(ledger: Ledger, stream: str) -> None:
+    """Inside a transaction: nothing is known of who carried it."""
+    ledger.write("DELETE FROM nonces WHERE stream = ?", (stream,))

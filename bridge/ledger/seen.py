@@ -1,0 +1,71 @@
+"""Entries that were really seen in a stream, and mirrored lines whose entries it lost: what a fork of it is told by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from bridge.ledger.mirrored import intents_of, last_mirrored
+from bridge.ledger.store import Ledger
+from bridge.model import ZERO_ID, EntryId, format_id, parse_id
+
+Seen = tuple[EntryId, bytes]
+"""An entry's ID and the digest of its fields."""
+
+
+def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[Seen]) -> None:
+    """Remembers the last entries that this direction saw, instead of those before."""
+    told = json.dumps([[format_id(one).decode(), digest.hex()] for one, digest in entries])
+    ledger.write("INSERT OR REPLACE INTO seen (stream, way, entries) VALUES (?, ?, ?)", (stream, way, told))
+
+
+def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
+    """What both directions saw last, and what was mirrored last, whose digests nobody noted: empty."""
+    rows = ledger.rows("SELECT entries FROM seen WHERE stream = ?", (stream,))
+    told = [one for (some,) in rows for one in json.loads(some)]
+    seen = {(parse_id(entry.encode()), bytes.fromhex(digest)) for entry, digest in told}
+    under_way = {entry for intent in intents_of(ledger, stream) for entry, _ in intent.entries if entry != ZERO_ID}
+    return sorted(seen | {(entry, b"") for entry in under_way.union(last_mirrored(ledger, stream))})
+
+
+class Released(NamedTuple):
+    """A mirrored line whose entry Redis lost, so that it is the file's own; `digest` is the line's."""
+
+    entry: EntryId
+    digest: bytes
+    name: str
+    generation: int
+    start: int
+    length: int
+
+
+def note_released(ledger: Ledger, stream: str, ones: Iterable[Released]) -> None:
+    """Inside a transaction: remembers them, in case the entries come back."""
+    for one in ones:
+        ledger.write(
+            "INSERT OR REPLACE INTO released (stream, entry, digest, name, generation, start, length)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (stream, format_id(one.entry).decode(), *one[1:]),
+        )
+
+
+def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequence[Released]]:
+    """All of them, some at a time."""
+    last = 0
+    while True:
+        rows = ledger.rows(
+            "SELECT rowid, entry, digest, name, generation, start, length FROM released"
+            " WHERE stream = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+            (stream, last, size),
+        )
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield [Released(parse_id(row[1].encode()), bytes(row[2]), *row[3:]) for row in rows]
+
+
+def forget_released(ledger: Ledger, stream: str, entries: Iterable[EntryId]) -> None:
+    """Inside a transaction: their entries stand again, or were trimmed on purpose."""
+    for one in entries:
+        ledger.write("DELETE FROM released WHERE stream = ? AND entry = ?", (stream, format_id(one).decode()))

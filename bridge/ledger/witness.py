@@ -1,0 +1,35 @@
+"""What the mirror has put out, in bytes, for each file or folder: counted as it left the process (DESIGN §6.5)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bridge.ledger.store import Ledger
+from bridge.model import EntryId, format_id, parse_id
+
+
+class Put(NamedTuple):
+    """`put` bytes of lines since entry `base`. `removed`: how many entries had been removed from the stream then."""
+
+    put: int
+    base: EntryId
+    removed: int
+
+
+def puts_of(ledger: Ledger, stream: str) -> dict[str, Put]:
+    """By file or folder."""
+    rows = ledger.rows("SELECT label, put, base, removed FROM witness WHERE stream = ?", (stream,))
+    return {label: Put(put, parse_id(base.encode()), removed) for label, put, base, removed in rows}
+
+
+def save_put(ledger: Ledger, stream: str, label: str, one: Put) -> None:
+    """Notes it; inside the transaction that notes the ranges."""
+    ledger.write(
+        "INSERT OR REPLACE INTO witness (stream, label, put, base, removed) VALUES (?, ?, ?, ?, ?)",
+        (stream, label, one.put, format_id(one.base).decode(), one.removed),
+    )
+
+
+def forget_puts(ledger: Ledger, stream: str) -> None:
+    """Nothing is counted any more: it begins anew from where the mirror is."""
+    ledger.write("DELETE FROM witness WHERE stream = ?", (stream,))

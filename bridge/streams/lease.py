@@ -1,0 +1,139 @@
+"""Who carries a stream just now: one process, which says so for ten seconds at a time (DESIGN §5.3, `lease`).
+
+`meta.nonce` is this process's: what it writes is guarded by it, so a process that slept while another took over writes
+nothing any more, whatever its clock says.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bridge.model import ZERO_ID, EntryId, paired, parse_id
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.junk import a_target, checked
+from bridge.streams.keys import Keys
+from bridge.streams.reader import to_info
+from bridge.streams.resp import pack
+
+LASTS_MS = 10_000
+"""Milliseconds that a lease holds; it is renewed every two seconds."""
+
+_TAKE = b"""if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('HSET', KEYS[2], 'nonce', ARGV[4])
+return 1"""
+
+_RENEW = b"""if redis.call('HGET', KEYS[2], 'nonce') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1"""
+
+_RELEASE = b"""if redis.call('HGET', KEYS[2], 'nonce') ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that carries: where it runs, and on which state directory (device and inode)."""
+
+    nonce: str
+    host: str
+    boot: str
+    device: int
+    inode: int
+    pid: int
+
+    @classmethod
+    def of(cls, nonce: str, state_dir: Path) -> Holder:
+        """This process, on this state directory. Raises OSError."""
+        there = os.stat(state_dir)
+        return cls(nonce, socket.gethostname(), boot_id(), there.st_dev, there.st_ino, os.getpid())
+
+    @classmethod
+    def parsed(cls, raw: bytes) -> Holder | None:
+        """As `to_json` wrote it; None for anything else."""
+        try:
+            facts = json.loads(raw)
+            return cls(str(facts["nonce"]), str(facts["host"]), str(facts["boot"]), int(facts["device"]),
+                       int(facts["inode"]), int(facts["pid"]))  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def to_json(self) -> bytes:
+        """As the lease holds it."""
+        return json.dumps(asdict(self)).encode()
+
+    def same_place(self, other: Holder) -> bool:
+        """Whether both work on one state directory: whoever holds its lock knows that the other has ended."""
+        return (self.host, self.boot, self.device, self.inode) == (other.host, other.boot, other.device, other.inode)
+
+    @property
+    def shown(self) -> str:
+        """For people."""
+        return f"process {self.pid} on {self.host}"
+
+
+@functools.cache
+def boot_id() -> str:
+    """Which start of this machine it is; empty where the system does not tell."""
+    try:
+        if sys.platform == "darwin":
+            asked = ["sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What Redis says of who carries: the lease and its holder, `meta`'s nonce, what was mirrored, the last ID."""
+
+    lease: bytes
+    holder: Holder | None
+    nonce: bytes
+    mirrored: EntryId
+    last: EntryId
+
+
+def standing(connection: Connection, keys: Keys) -> Standing:
+    """The same, read in one go. Raises RedisLost, RedisRefused."""
+    connection.send(
+        pack("GET", keys.lease) + pack("HGET", keys.meta, "nonce") + pack("HGETALL", keys.mirror)
+        + pack("XINFO", "STREAM", keys.stream)
+    )  # fmt: skip
+    raw, nonce, mirror, about = [connection.read() for _ in range(4)]
+    for reply, key in ((raw, keys.lease), (nonce, keys.meta), (mirror, keys.mirror)):
+        if isinstance(reply, Refusal):
+            raise refused(reply, key.decode(errors="replace"))
+    said = paired(mirror)
+    checked(keys.mirror, said, a_target)
+    mirrored = max((parse_id(json.loads(one)["id"].encode()) for one in said.values()), default=ZERO_ID)
+    holder = Holder.parsed(raw) if raw else None
+    return Standing(bytes(raw or b""), holder, bytes(nonce or b""), mirrored, to_info(about, keys.stream).last_id)
+
+
+def take(connection: Connection, keys: Keys, mine: Holder, found: bytes) -> bool:
+    """Takes the lease, if it is still as it was `found`. Raises RedisLost, RedisRefused."""
+    done = connection.call(
+        "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode()
+    )
+    return bool(done)
+
+
+def renew(connection: Connection, keys: Keys, mine: Holder) -> bool:
+    """Holds it for ten seconds more; False when another process took over. Raises RedisLost, RedisRefused."""
+    return bool(
+        connection.call("EVAL", _RENEW, 2, keys.lease, keys.meta, mine.nonce.encode(), mine.to_json(), LASTS_MS)
+    )
+
+
+def release(connection: Connection, keys: Keys, nonce: str) -> None:
+    """Gives it back, if it is ours. Raises RedisLost, RedisRefused."""
+    connection.call("EVAL", _RELEASE, 2, keys.lease, keys.meta, nonce.encode())

@@ -1,0 +1,103 @@
+"""No promise has a silent bound, and what cannot be noted is its source's trouble: names, identities, paths, versions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import ConfigError
+from bridge.files.artifacts import hashed
+from tests.inbox import Inbox, document
+from tests.rig import Rig, wait_until
+from tests.test_state import Values
+
+
+def test_a_name_that_is_no_utf8(one_rig: Rig) -> None:
+    """A state's file whose name is not UTF-8 goes over with its history, beside the others."""
+    values = Values(one_rig, history=True)
+    with open(os.fsencode(values.folder) + b"/\xff\xfe", "wb") as file:
+        file.write(b"odd")
+    values.save(b"even", "even")
+    child = one_rig.start()
+    wait_until(lambda: len(values.entries()) == 2, one_rig.said)
+    assert one_rig.redis.call("HGET", os.fsencode(values.key("")) + b"\xff\xfe", "data") == b"odd"
+    one_rig.stop(child)
+    assert not one_rig.once().errors
+
+
+def test_a_version_never_goes_back(one_rig: Rig) -> None:
+    """What Redis lost of a state comes back with a higher version than any before."""
+    values = Values(one_rig)
+    child = one_rig.start()
+    for n in range(5):
+        values.save(b"%d" % n)
+        values.until(b"%d" % n)
+    before = int(values.hash()[b"version"])
+    one_rig.redis.call("DEL", values.key())
+    values.until(b"4")
+    assert int(values.hash()[b"version"]) > before
+    one_rig.stop(child)
+
+
+def test_two_files_with_one_identity(one_rig: Rig) -> None:
+    """The one that was written first counts, in whatever order they are met, and after a loss as well."""
+    inbox = Inbox(one_rig)
+    for n in range(40):
+        for name, words in ((f"b{n}.json", "first"), (f"a{n}.json", "second")):
+            path = inbox.move_in(name, document(f"m-{n}", at=n, note=words))
+            when = 1_700_000_000 + n + (words == "second")
+            os.utime(path, (when, when))
+
+    def carried() -> list[bytes]:
+        return [one.fields[7] for one in inbox.entries()]
+
+    for _ in range(2):
+        wait_until(lambda: one_rig.once() is not None and len(carried()) == 40, one_rig.said)
+        assert all(b'"first"' in data for data in carried()), carried()
+        one_rig.redis.call("FLUSHALL")
+
+
+@pytest.mark.parametrize(
+    ("rules", "fine"),
+    [
+        ([("/a", "/x"), ("/b", "/x")], False),
+        ([("/a", "/x"), ("/b", "/x/sub")], False),
+        ([("/a", "/x"), ("/a", "/y")], False),
+        ([("/a", "/x"), ("/a/sub", "/x/sub"), ("/b", "/y")], True),
+        ([("/a", "/x"), ("/a/sub", "/elsewhere"), ("/b", "/x/sub")], True),
+    ],
+)
+def test_paths_are_one_to_one(one_rig: Rig, rules: list[tuple[str, str]], fine: bool) -> None:
+    """Rules by which two files would have one name are refused at start."""
+    one_rig.write_config(extra="".join(f'[[paths]]\nfrom = "{a}"\nto = "{b}"\n' for a, b in rules))
+    if fine:
+        one_rig.settings()
+        return
+    with pytest.raises(ConfigError, match=r"one name|twice"):
+        one_rig.settings()
+
+
+def test_a_rule_leads_to_a_folder_of_the_root(one_rig: Rig) -> None:
+    """A rule may not give a file the name of one that lies there."""
+    root = one_rig.root
+    one_rig.write_config(extra=f'[[paths]]\nfrom = "{root}/a"\nto = "{root}/b"\n')
+    with pytest.raises(ConfigError, match="one name"):
+        one_rig.settings()
+
+
+def test_a_folder_becomes_a_link_before_a_file_is_hashed(tmp_path: Path) -> None:
+    """What counts is where the file lies that was opened: nothing outside is hashed."""
+    outside, inside = tmp_path / "outside", tmp_path / "root" / "folder"
+    outside.mkdir()
+    inside.mkdir(parents=True)
+    (outside / "secret").write_bytes(b"secret")
+    (inside / "secret").write_bytes(b"mine")
+    path = os.fsencode(os.path.realpath(inside)) + b"/secret"
+    found = hashed(path)
+    assert found is not None
+    (inside / "secret").unlink()
+    inside.rmdir()
+    inside.symlink_to(outside)
+    assert hashed(path) is None

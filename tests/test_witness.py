@@ -1,0 +1,120 @@
+"""The witness: what the mirror put out, held against what was born; faults that were once there are put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bridge.carry.append import Target
+from bridge.carry.pieces import Write
+from bridge.errors import TargetError
+from bridge.files.append import Appender
+from bridge.ledger.store import Ledger
+from tests.rig import STREAM, Rig
+from tests.test_targets import Both
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def forgets_what_it_wrote(patch: pytest.MonkeyPatch) -> None:
+    """An error between the write and its note, after which the piece is not known: F1."""
+    ascertain, failed = Target._ascertain, [False]
+
+    def broken(self: Target, write: Write, ledger: Ledger) -> None:
+        if write.pieces and not failed[0]:
+            failed[0] = True
+            write.pieces.pop()
+            raise TargetError("cannot be looked at", where=write.name)
+        ascertain(self, write, ledger)
+
+    patch.setattr(Target, "_ascertain", broken)
+
+
+def cuts_before_the_ledger_does(patch: pytest.MonkeyPatch) -> None:
+    """A short write, another's line, and memory changed in a transaction that fails: F2."""
+    real, move, seen, failed = Appender.append, Target._move, list[int](), [False]
+
+    def short(self: Appender, data: bytes) -> int:
+        seen.append(len(data))
+        return real(self, data[: len(data) // 2] if len(seen) == 1 else data)
+
+    def broken(self: Target, write: Write, ledger: Ledger, number: int, size: int) -> None:
+        if write.pieces and not failed[0]:
+            failed[0] = True
+            write.content, write.entries = write.left(write.entries)
+            write.pieces, write.generation, write.size = [], number, size
+            raise TargetError("the ledger's disk is full", where=write.name)
+        move(self, write, ledger, number, size)
+
+    patch.setattr(Appender, "append", short)
+    patch.setattr(Target, "_move", broken)
+
+
+def mirrors(both: Both, rig: Rig) -> None:
+    """Until all is in the files, whatever fails; another program writes a line after the first failure."""
+    for n in range(6):
+        try:
+            assert both.mirror.finish()
+            both.go_back()
+        except TargetError:
+            if n == 0:
+                rig.append("between")
+        both.go_forward()
+
+
+@pytest.mark.parametrize("broken", [None, forgets_what_it_wrote, cuts_before_the_ledger_does])
+def test_a_fault_put_back(rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Break | None) -> None:
+    """Lines that are written twice and carried back have partners, each of them; the witness tells all the same."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        both.go_back()
+        if broken is not None:
+            broken(monkeypatch)
+        for n in range(4):
+            rig.add(f"r-{n}")
+        mirrors(both, rig)
+        rig.add("r-last")
+        mirrors(both, rig)
+    finally:
+        both.close()
+    result = rig.parity()
+    said = [note for note in result.notes if "lines stand twice" in note]
+    if broken is None:
+        assert (result.verdict, said) == ("equal", [])
+    else:
+        assert len(rig.datas()) > len({*rig.datas()})  # lines of ours were carried back
+        assert result.verdict == "differs"
+    if broken is forgets_what_it_wrote:
+        assert not result.tally.differences  # each has its partner
+        assert len(said) == 1
+
+
+def test_it_does_not_cry_wolf(rig: Rig) -> None:
+    """No flush, trim, deletion, lost ledger or restart makes the witness say what is not so."""
+
+    def settle() -> None:
+        for _ in range(2):
+            assert not rig.once().errors
+        assert not [note for note in rig.parity().notes if "lines stand twice" in note]
+
+    for n in range(20):
+        rig.append(f"f-{n}")
+        rig.add(f"r-{n}")
+    settle()
+    rig.redis.call("XDEL", STREAM, b"%d-%d" % rig.entries()[3].id)
+    rig.add("r-deleted")
+    settle()
+    rig.redis.call("XTRIM", STREAM, "MAXLEN", 10)
+    rig.add("r-trimmed")
+    settle()
+    rig.redis.call("FLUSHALL")
+    rig.add("r-flushed")
+    settle()
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
+    rig.add("r-repaired")
+    settle()
