@@ -81,6 +81,12 @@ class Register:
                 return one
         return None
 
+    def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
+        """The file that was copied of what `at` describes, in its place: of no other generation, nor of this inode."""
+        matched = self.match(rotated) if at.head_len else {}
+        free = [one for one in rotated if at.head_len and one not in matched and one.identity != but]
+        return next((one for one in free if one.place(at)), None)
+
     def _recognised(self, one: Generation, record: Known) -> Known:
         """A closed generation was compressed: the next look knows it without unpacking it."""
         if one.packed is not None and not _remembered(one, record):

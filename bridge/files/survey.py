@@ -16,6 +16,9 @@ from bridge.files.generation import Generation, bare, in_age_order, is_copy, ope
 from bridge.files.listing import Listing
 from bridge.globs import is_glob
 
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What says that there is no file of a name; anything else says that nobody could look."""
+
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
 
@@ -142,8 +145,10 @@ class Survey:
                 continue  # it is being compressed, or compressed anew, or was and the other was kept
             try:
                 now = os.stat(path)
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno in ABSENT:
+                    continue
+                raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
             if path == self._path or stat.S_ISREG(now.st_mode):
                 names[path] = (now.st_dev, now.st_ino)
         return names

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 
@@ -57,7 +59,8 @@ class Tail:
         """Compares the files with the chain and takes in what changed. Raises SourceError; look again later."""
         with self.lock:
             if not self._chain:
-                self._start()
+                with self._wholly():
+                    self._start()
                 return
             current = self._chain[-1]
             try:
@@ -139,8 +142,7 @@ class Tail:
     def close(self) -> None:
         """Closes every descriptor."""
         with self.lock:
-            for one in (*self._chain, *self._late):
-                one.close()
+            shut([*self._chain, *self._late])
             self._chain, self._finished.held = [], []
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ class Tail:
 
         Where the content there is another, that is noticed and the next generation is read from 0.
         """
-        with self.lock:
+        with self.lock, self._wholly():
             for one in [one for one in self._chain if one.number < number]:  # ended, as Redis knows and the ledger not
                 self._chain.remove(one)
                 self.news.append(self._end(one))
@@ -260,6 +262,16 @@ class Tail:
         return [self._register.known[number] for number in sorted(self._register.known)]
 
     # -- taking in what changed ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _wholly(self) -> Iterator[None]:
+        """Half a chain is none: its last generation would be taken for the newest, and others be numbered again."""
+        try:
+            yield
+        except BaseException:
+            shut(self._chain)
+            self._chain = []
+            raise
 
     def _start(self) -> None:
         """The first look of this process: finds the generations the ledger knows, then what came since."""
@@ -334,10 +346,7 @@ class Tail:
         self._append_newer(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
-        """Numbers every file that is younger than `last`: rotated ones in age order, then the one at the path.
-
-        Where the file of `last` is gone, those are younger that were written to after `last_written` (nanoseconds).
-        """
+        """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age."""
         files, fresh = self._files()
         start = 0
         if last is not None:
@@ -364,16 +373,9 @@ class Tail:
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
         """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""
         at = at or current.fingerprint()
-        copy = None
         rotated, now = self._survey.take()
-        shut([], now)
-        matched = self._register.match(rotated)
-        for one in rotated:
-            free = at.head_len and one not in matched and one.identity != current.identity
-            if copy is None and free and one.place(at):
-                copy = one
-            else:
-                one.close()
+        copy = self._register.copy_of(at, rotated, but=current.identity)
+        shut(rotated, now, but=copy)
         kept = "its unread rest is in " + copy.path.name if copy else "no rotated file holds what stood in it"
         if at.head_len:
             self._say(f"{why}: the next generation begins at 0; {kept}")
