@@ -212,8 +212,8 @@ def load(
     root = (cwd / env["BRIDGE_ROOT"] if env.get("BRIDGE_ROOT") else base / file.root).resolve()
     paths = Paths.of([(pair.from_, pair.to) for pair in file.paths])
     if clash := paths.clash(os.fsencode(root)):
-        one, other = (ascii(os.fsdecode(part)) for part in clash)
-        said = f"[[paths]] give {one} and {other} one name" if one != other else f"[[paths]] name {one} twice"
+        first, other = (ascii(os.fsdecode(part)) for part in clash)
+        said = f"[[paths]] give {first} and {other} one name" if first != other else f"[[paths]] name {first} twice"
         hint = "each path of the files' side needs a name of its own on the other"
         raise ConfigError(said, where=str(path), hint=hint)
     return Settings(

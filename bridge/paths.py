@@ -36,23 +36,16 @@ class Paths:
 
         What lies below `root` at a path that a rule leads to, and that no rule changes, keeps its own name.
         """
-        for one, over in self.rules:
-            for other, further in self.rules:
-                here = one + further[len(over.rstrip(b"/")) :] if _below(further, over) else None
-                if (
-                    here is not None
-                    and (one, over) != (other, further)
-                    and self.over(here) == further
-                    and here != other
-                ):
-                    return here, other
-            if _below(over, root) and self.over(over) == over != one:
-                return one, over
-        seen: set[bytes] = set()
-        for one, _ in self.rules:
-            if one in seen:
-                return one, one
-            seen.add(one)
+        for path, over in self.rules:
+            if sum(path == again for again, _ in self.rules) > 1:
+                return path, path
+            for deeper, further in self.rules:
+                if _below(further, over):
+                    twin = path + further[len(over.rstrip(b"/")) :]
+                    if twin != deeper and self.over(twin) == further:
+                        return twin, deeper
+            if _below(over, root) and self.over(over) == over != path:
+                return path, over
         return None
 
     def data_back(self, data: bytes) -> bytes:
@@ -70,7 +63,7 @@ def _plain(path: bytes) -> bytes:
 
 
 def _mapped(path: bytes, rules: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    for one, other in sorted(rules, key=lambda rule: -len(rule[0])):
-        if _below(path, one):
-            return (other.rstrip(b"/") + path[len(one.rstrip(b"/")) :]) or b"/"
+    for begin, instead in sorted(rules, key=lambda rule: -len(rule[0])):
+        if _below(path, begin):
+            return (instead.rstrip(b"/") + path[len(begin.rstrip(b"/")) :]) or b"/"
     return path

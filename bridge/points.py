@@ -64,7 +64,7 @@ def arm(setting: str | None) -> None:
     Raises ValueError for a point, an action or an errno that is not known.
     """
     global _armed
-    armed = dict(_parsed(one.strip()) for one in (setting or "").split(",") if one.strip())
+    armed = dict(_parsed(part.strip()) for part in (setting or "").split(",") if part.strip())
     _armed = armed or None
 
 
@@ -78,7 +78,7 @@ def _parsed(setting: str) -> tuple[str, Armed]:
     code = getattr(errno, named or "EIO", 0) if verb == "raise" else 0
     if verb not in ("kill", "raise") or (verb == "raise") != bool(code) or (verb == "kill" and named):
         raise ValueError(f"unknown action {action!r} at {point}, known: kill, raise, raise=ENOSPC and other errnos")
-    if len(rest) > 1 or not all(one.isdigit() and int(one) for one in rest):
+    if len(rest) > 1 or not all(part.isdigit() and int(part) for part in rest):
         raise ValueError(f"{setting!r} is no point: NAME.before[:kill|:raise[=ERRNO]][:N], N from 1 on")
     return point, Armed(int(rest[0]) if rest else 1, code)
 

@@ -198,7 +198,7 @@ class Process:
             self._tell("WATCHDOG=1")
             if watcher is not None:
                 try:
-                    watcher.folders = {f for one in self._shared for f in one.folders()}
+                    watcher.folders = {f for shared in self._shared for f in shared.folders()}
                     watcher.tend()
                 except OSError as error:  # the sweep goes on, and so does this with its next round
                     log.debug("the folders to watch could not be looked at: %s", error)

@@ -206,57 +206,57 @@ def _mapping(
     shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
-    one = MappingStatus(mapping.name, mapping.stream.key)
+    found = MappingStatus(mapping.name, mapping.stream.key)
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
-        one.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {one.name}"))
+        found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))
     if ledger is not None:
-        one.retired = retired(ledger).get(one.stream)
-        if one.retired is not None:
-            one.mirror = None
-            return one
-        stored = {name: memory.stored for name, memory in sources_of(ledger, one.stream).items()}
-        one.quarantined = quarantine_counts(ledger, one.stream)
-        one.imported = last_import(ledger, one.stream)
-        one.parity = next(iter(runs(ledger, one.stream, 1)), None)
-        looked = last_report(ledger, one.stream) if mapping.retention.limited else None
-        one.retention = {"at": looked[0], **looked[1]} if looked is not None else None
+        found.retired = retired(ledger).get(found.stream)
+        if found.retired is not None:
+            found.mirror = None
+            return found
+        stored = {name: memory.stored for name, memory in sources_of(ledger, found.stream).items()}
+        found.quarantined = quarantine_counts(ledger, found.stream)
+        found.imported = last_import(ledger, found.stream)
+        found.parity = next(iter(runs(ledger, found.stream, 1)), None)
+        looked = last_report(ledger, found.stream) if mapping.retention.limited else None
+        found.retention = {"at": looked[0], **looked[1]} if looked is not None else None
     shared.look(ledger)  # the first look takes a while, and more is written and carried meanwhile
-    memory = stream_memory(ledger, one.stream) if ledger is not None else None
-    if one.mirror is not None and memory is not None:
-        one.mirror.cursor = memory.mirror_cursor
+    memory = stream_memory(ledger, found.stream) if ledger is not None else None
+    if found.mirror is not None and memory is not None:
+        found.mirror.cursor = memory.mirror_cursor
     if connection is not None:
         try:
-            if one.mirror is not None and mirrors:
-                one.mirror.behind = stream_behind(connection, shared.keys.stream, one.mirror.cursor)
-            one.size = stream_size(connection, shared.keys.stream)
+            if found.mirror is not None and mirrors:
+                found.mirror.behind = stream_behind(connection, shared.keys.stream, found.mirror.cursor)
+            found.size = stream_size(connection, shared.keys.stream)
             books = read_books(connection, shared.keys)
-            one.owner = books.meta.get(b"owner", b"").decode(errors="replace")
+            found.owner = books.meta.get(b"owner", b"").decode(errors="replace")
             instance = books.meta.get(b"instance", b"?").decode(errors="replace")
-            if ledger is None and one.owner and not status.ledger_error:
-                one.error = "its ledger is lost, so it is not carried"
-                one.hint = "`bridge repair` rebuilds it"
-            elif ledger is not None and one.owner not in ("", ledger.uuid.decode()) and instance == settings.instance:
-                one.error = "the stream was carried with another ledger of this bridge: standing by"
-                one.hint = "if that one was lost or moved, `bridge repair` rebuilds it"
-            elif ledger is not None and one.owner not in ("", ledger.uuid.decode()):
-                one.error = f"the stream belongs to bridge '{instance}': standing by"
-                one.hint = "stop that bridge first; then `bridge repair --take-over`"
+            if ledger is None and found.owner and not status.ledger_error:
+                found.error = "its ledger is lost, so it is not carried"
+                found.hint = "`bridge repair` rebuilds it"
+            elif ledger is not None and found.owner not in ("", ledger.uuid.decode()) and instance == settings.instance:
+                found.error = "the stream was carried with another ledger of this bridge: standing by"
+                found.hint = "if that one was lost or moved, `bridge repair` rebuilds it"
+            elif ledger is not None and found.owner not in ("", ledger.uuid.decode()):
+                found.error = f"the stream belongs to bridge '{instance}': standing by"
+                found.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
         except RedisLost as error:
             if _answers(settings):
-                one.error = "the server answers, and closed the connection as entries were read"
-                one.hint = error.hint or "`bridge doctor` tells of its limits"
+                found.error = "the server answers, and closed the connection as entries were read"
+                found.hint = error.hint or "`bridge doctor` tells of its limits"
             else:
                 status.redis_error, status.redis_hint = error.what, error.hint
         except BridgeError as error:
-            one.error, one.hint = error.what, error.hint
-    trouble = status.troubles.get(f"mirror {one.name}")
-    if one.mirror is not None and trouble is not None:
-        one.mirror.error = trouble.error
+            found.error, found.hint = error.what, error.hint
+    trouble = status.troubles.get(f"mirror {found.name}")
+    if found.mirror is not None and trouble is not None:
+        found.mirror.error = trouble.error
     for name in sorted({*shared.source_names(), *stored}):
-        one.sources.append(_source(shared, ledger, name, stored.get(name), status))
-    return one
+        found.sources.append(_source(shared, ledger, name, stored.get(name), status))
+    return found
 
 
 def stream_size(connection: Connection, stream: bytes) -> StreamSize:

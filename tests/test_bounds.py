@@ -51,7 +51,7 @@ def test_two_files_with_one_identity(one_rig: Rig) -> None:
             os.utime(path, (when, when))
 
     def carried() -> list[bytes]:
-        return [one.fields[7] for one in inbox.entries()]
+        return [entry.fields[7] for entry in inbox.entries()]
 
     for _ in range(2):
         wait_until(lambda: one_rig.once() is not None and len(carried()) == 40, one_rig.said)

@@ -59,7 +59,7 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fresh.look()
     met = fresh.records()
     fresh.close()
-    assert [one.number for one in met] == [1, 2, 3, 4, 5]
+    assert [generation.number for generation in met] == [1, 2, 3, 4, 5]
     oldest = (tmp_path / "l.4").read_bytes()
     ended = Fingerprint(len(oldest), len(oldest), hex_digest(oldest), hex_digest(oldest[-128:]))
     known = [replace(met[0], at=ended, closed=True), *met[1 : 4 if failing_act == "look" else 5]]
@@ -78,8 +78,13 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tail.look()  # the mirror's, before the sender has put the reader in its place
         tail.seek(4, at)
         tail.look()
-        assert [(one.number, one.path.name, one.read_to) for one in tail.pending()] == [(4, "l.1", 100), (5, "l", 0)]
-        assert {one.number: one.inode for one in tail.records()} == {one.number: one.inode for one in met}
+        assert [(generation.number, generation.path.name, generation.read_to) for generation in tail.pending()] == [
+            (4, "l.1", 100),
+            (5, "l", 0),
+        ]
+        assert {generation.number: generation.inode for generation in tail.records()} == {
+            generation.number: generation.inode for generation in met
+        }
         tail.close()
         failing.made = reached
     assert failed > 10

@@ -20,7 +20,7 @@ JUNK = [
 ]
 
 
-@pytest.mark.parametrize(("name", "field", "value"), JUNK, ids=[one[0] for one in JUNK])
+@pytest.mark.parametrize(("name", "field", "value"), JUNK, ids=[case[0] for case in JUNK])
 def test_junk_in_a_key(rig: Rig, name: str, field: str, value: str) -> None:
     """A running bridge and one that starts live with it; once it is removed all goes on, with nothing lost or doubled."""
     rig.append("f-0")

@@ -8,7 +8,8 @@ import lzma
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -25,20 +26,34 @@ SOAK = bool(os.environ.get("BRIDGE_SOAK"))
 MEMORY = "/dev/shm" if not SOAK and os.access("/dev/shm", os.W_OK) else None
 """Hundreds of ledgers, each with its fsyncs, would take minutes on a slow disk; `make soak` uses the disk."""
 
-ACTS = st.one_of(
-    st.tuples(st.just("write"), st.integers(1, 30)),
-    st.tuples(st.just("half"), st.integers(1, 60)),
-    st.tuples(st.just("add"), st.integers(1, 5)),
-    st.tuples(st.just("rotate"), st.just(0)),
-    st.tuples(st.just("copytruncate"), st.just(0)),
-    st.tuples(st.just("replace"), st.just(0)),
-    st.tuples(st.just("delete"), st.just(0)),
-    st.tuples(st.just("carry"), st.just(0)),
-    st.tuples(st.just("kill"), st.integers(0, 10_000)),
-    st.tuples(st.just("touch"), st.just(0)),
-    st.tuples(st.just("press"), st.integers(0, 100)),
-    st.tuples(st.just("unpress"), st.integers(0, 100)),
-)
+
+def acts(longest: int, **ranges: tuple[int, int]) -> st.SearchStrategy[list[tuple[str, int]]]:
+    """Programs of up to so many acts, each by its name and with a number from its range."""
+    return st.lists(
+        st.one_of([st.tuples(st.just(act), st.integers(*numbers)) for act, numbers in ranges.items()]),
+        min_size=1, max_size=longest,
+    )  # fmt: skip
+
+
+def programs(examples: int) -> settings:
+    """The settings of a test that plays so many programs, and other ones each time in a soak."""
+    return settings(
+        max_examples=4000 if SOAK else examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=not SOAK,
+    )
+
+
+@contextmanager
+def shared_rig() -> Iterator[Rig]:
+    """A rig for one short program, in memory, on the server that all of them share."""
+    with tempfile.TemporaryDirectory(prefix="bm-", dir=MEMORY) as folder:
+        rig = Rig.shared(Path(folder), find())
+        try:
+            yield rig
+        finally:
+            rig.close_shared()
 
 
 class Model:
@@ -94,10 +109,10 @@ class Model:
         self.unread = []
 
 
-def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
+def run_program(rig: Rig, program: list[tuple[str, int]]) -> None:
     """Plays the program, carries at the end, and compares with the model."""
     model = Model(rig)
-    for act, n in acts:
+    for act, n in program:
         if act == "write":
             model.write(n)
         elif act == "half":
@@ -178,13 +193,11 @@ def killed(rig: Rig, n: int) -> None:
     os.waitpid(pid, 0)
 
 
-@settings(
-    max_examples=4000 if SOAK else 200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize=not SOAK,
-)
-@given(st.lists(ACTS, min_size=1, max_size=14))
+@programs(200)
+@given(acts(
+    14, write=(1, 30), half=(1, 60), add=(1, 5), rotate=(0, 0), copytruncate=(0, 0), replace=(0, 0), delete=(0, 0),
+    carry=(0, 0), kill=(0, 10_000), touch=(0, 0), press=(0, 100), unpress=(0, 100),
+))  # fmt: skip
 @example([("write", 1), ("copytruncate", 0), ("kill", 594), ("write", 1), ("kill", 594), ("copytruncate", 0)])
 @example([("write", 9), ("rotate", 0), ("write", 9), ("carry", 0), ("delete", 0), ("press", 0), ("write", 9)])
 @example(
@@ -193,14 +206,10 @@ def killed(rig: Rig, n: int) -> None:
 @example([("write", 9), ("rotate", 0), ("touch", 0), ("carry", 0), ("write", 9), ("copytruncate", 0), ("write", 1),
           ("rotate", 0)])  # fmt: skip
 @pytest.mark.timeout(1200)
-def test_programs(acts: list[tuple[str, int]]) -> None:
+def test_programs(program: list[tuple[str, int]]) -> None:
     """After any program both sides hold what was written, once and in order, and another run changes nothing."""
-    with tempfile.TemporaryDirectory(prefix="bm-", dir=MEMORY) as folder:
-        rig = Rig.shared(Path(folder), find())
-        try:
-            run_program(rig, acts)
-        finally:
-            rig.close_shared()
+    with shared_rig() as rig:
+        run_program(rig, program)
 
 
 def test_thread_is_not_left(tmp_path: Path) -> None:

@@ -6,34 +6,15 @@ written to by a program that kept its descriptor.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given
 
-from bridge.server.binary import find
 from tests.rig import Rig, line
-from tests.test_model import MEMORY, SOAK, killed, press
+from tests.test_model import acts, killed, press, programs, shared_rig
 from tests.test_rotation import copytruncate, rotate
 from tests.test_targets import Both
-
-ACTS = st.one_of(
-    st.tuples(st.just("write"), st.integers(1, 9)),
-    st.tuples(st.just("write"), st.just(1)),
-    st.tuples(st.just("copytruncate"), st.just(0)),
-    st.tuples(st.just("rotate"), st.just(0)),
-    st.tuples(st.just("touch"), st.just(0)),
-    st.tuples(st.just("late"), st.integers(0, 9)),
-    st.tuples(st.just("add"), st.integers(1, 3)),
-    st.tuples(st.just("glance"), st.just(0)),
-    st.tuples(st.just("look"), st.just(0)),
-    st.tuples(st.just("sleep"), st.just(0)),
-    st.tuples(st.just("press"), st.integers(0, 100)),
-    st.tuples(st.just("kill"), st.integers(0, 10_000)),
-)
 
 
 class Program:
@@ -98,23 +79,23 @@ class Program:
             (rotate if act == "rotate" else copytruncate)(rig)
 
 
-def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
+def run_program(rig: Rig, played: list[tuple[str, int]]) -> None:
     """Plays it, looks twice at the end, and compares both sides with the model."""
     program = Program(rig)
     try:
-        for act, n in acts:
+        for act, n in played:
             program.play(act, n)
         program.look()
         program.look()
     finally:
         program.sleep()
     datas = rig.datas()
-    doubled = [one for one, n in Counter(datas).items() if n > 1]
+    doubled = [data for data, n in Counter(datas).items() if n > 1]
     assert not doubled
-    assert [one for one in datas if one.startswith(b"f-")] == program.sent
-    assert sorted(one for one in datas if one.startswith(b"late-")) == sorted(program.late)
-    assert [one for one in datas if one.startswith(b"r-")] == program.added
-    lines = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert [data for data in datas if data.startswith(b"f-")] == program.sent
+    assert sorted(data for data in datas if data.startswith(b"late-")) == sorted(program.late)
+    assert [data for data in datas if data.startswith(b"r-")] == program.added
+    lines = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(lines) == sorted(datas)
     assert rig.parity().verdict != "differs"
     program = Program(rig)
@@ -125,13 +106,11 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
     assert rig.datas() == datas
 
 
-@settings(
-    max_examples=4000 if SOAK else 150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize=not SOAK,
-)
-@given(st.lists(ACTS, min_size=1, max_size=16))
+@programs(150)
+@given(acts(
+    16, write=(1, 9), copytruncate=(0, 0), rotate=(0, 0), touch=(0, 0), late=(0, 9), add=(1, 3), glance=(0, 0),
+    look=(0, 0), sleep=(0, 0), press=(0, 100), kill=(0, 10_000),
+))  # fmt: skip
 @example([("touch", 0), ("look", 0), ("write", 8), ("copytruncate", 0), ("write", 3)])
 @example([("write", 1), ("look", 0), ("copytruncate", 0), ("look", 0), ("write", 8), ("copytruncate", 0), ("write", 3)])
 @example(
@@ -141,11 +120,7 @@ def run_program(rig: Rig, acts: list[tuple[str, int]]) -> None:
 @example([("write", 2), ("glance", 0), ("copytruncate", 0), ("write", 9)])
 @example([("write", 1), ("look", 0), *[("rotate", 0), ("write", 1), ("look", 0)] * 6, ("late", 0), ("look", 0)])
 @pytest.mark.timeout(1200)
-def test_programs_that_are_seldom_looked_at(acts: list[tuple[str, int]]) -> None:
+def test_programs_that_are_seldom_looked_at(played: list[tuple[str, int]]) -> None:
     """After any program both sides hold what was written, once and in order, and another start changes nothing."""
-    with tempfile.TemporaryDirectory(prefix="bm-", dir=MEMORY) as folder:
-        rig = Rig.shared(Path(folder), find())
-        try:
-            run_program(rig, acts)
-        finally:
-            rig.close_shared()
+    with shared_rig() as rig:
+        run_program(rig, played)

@@ -6,7 +6,6 @@ looks in between. Then the oracle: each message once on both sides, in order, an
 
 from __future__ import annotations
 
-import gzip
 import os
 import random
 import shutil
@@ -21,8 +20,9 @@ import pytest
 
 from bridge.errors import BridgeError
 from bridge.streams.connect import Connection
-from tests import zygote
 from tests.rig import STREAM, Rig, line, wait_until
+from tests.test_raised import injected
+from tests.test_rotation import copytruncate, pack, rotate
 
 SECONDS = float(os.environ.get("BRIDGE_NEMESIS") or ("600" if os.environ.get("BRIDGE_SOAK") else "0"))
 
@@ -89,6 +89,11 @@ class Programs:
                     connection.close()
                 connection = None
 
+    def write_on(self, lines: int) -> None:
+        """Returns once so many more lines were appended: how long a fault lasts."""
+        begun = sum(map(len, self.file_born.values()))
+        wait_until(lambda: sum(map(len, self.file_born.values())) >= begun + lines, "more writing")
+
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
@@ -103,18 +108,12 @@ class Nemesis:
         self.looks: Counter[str] = Counter()
         self._rig = rig
         self._programs = programs
-        self._dice = dice
+        self.dice = dice
         self._inject = rig.path / "inject"
-        self._inject.mkdir()
         self.child = self._started()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        env = {**os.environ, "INJECT": str(self._inject), "INJECT_SEED": str(self._dice.randrange(1 << 30)),
-               "INJECT_KINDS": "5", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
-        with (self._rig.path / f"bridge-{len(self._rig.children)}.log").open("wb") as out:
-            child = zygote.start("tests.injected", ["run", "--dual", "--redis", self._rig.server.socket_url],
-                                 cwd=self._rig.path, env=env, stdout=out, stderr=out)  # fmt: skip
-        self._rig.children.append(child)
+        child, _ = injected(self._rig, self.dice.randrange(1 << 30), 5)
         return child
 
     def strike(self) -> None:
@@ -122,7 +121,7 @@ class Nemesis:
             self.kill: 8, self.suspend: 3, self.kill_server: 1, self.cut: 4, self.fails: 5, self.rename: 4,
             self.copytruncate: 4, self.pack: 3, self.save: 1, self.rewrite: 1, self.pause: 1, self.full: 1, self.look: 2,
         }  # fmt: skip
-        [act] = self._dice.choices([*acts], [*acts.values()])
+        [act] = self.dice.choices([*acts], [*acts.values()])
         act()
         self.faults[act.__name__] += 1
         assert self.child.poll() is None, self._rig.said()[-4000:]
@@ -134,7 +133,7 @@ class Nemesis:
 
     def suspend(self) -> None:
         self.child.send_signal(signal.SIGSTOP)
-        time.sleep(self._dice.random())
+        self._programs.write_on(self.dice.randrange(100))
         self.child.send_signal(signal.SIGCONT)
 
     def kill_server(self) -> None:
@@ -150,41 +149,27 @@ class Nemesis:
         told = self._inject / "told"
         before = len(told.read_text().splitlines()) if told.exists() else 0
         (self._inject / "go").touch()
-        time.sleep(0.3)
+        self._programs.write_on(40)
         (self._inject / "go").unlink()
         after = len(told.read_text().splitlines()) if told.exists() else 0
         self.faults["errors injected"] += after - before
 
-    def _shift(self) -> None:
-        for path in self._rig.pieces():
-            _, _, number, *packed = path.name.split(".")
-            path.rename(path.with_name(".".join(["messages.log", str(int(number) + 1), *packed])))
-
     def rename(self) -> None:
         with self._programs.turn:
-            self._shift()
-            if self._rig.log.exists():
-                self._rig.log.rename(self._rig.root / "messages.log.1")
+            rotate(self._rig)
 
     def copytruncate(self) -> None:
         with self._programs.turn:
             if self._rig.log.exists():
                 self.child.send_signal(signal.SIGSTOP)  # what the mirror writes in between would be lost as well
-                self._shift()
-                shutil.copy2(self._rig.log, self._rig.root / "messages.log.1")
-                os.truncate(self._rig.log, 0)
+                copytruncate(self._rig)
                 self.child.send_signal(signal.SIGCONT)
 
     def pack(self) -> None:
         with self._programs.turn:
             plain = [path for path in self._rig.pieces() if path.suffix[1:].isdigit()][:-2]
             if plain:
-                path = plain[0]
-                packed = path.with_name(f"{path.name}.gz")
-                hidden = path.with_name(".packing")
-                hidden.write_bytes(gzip.compress(path.read_bytes()))
-                hidden.rename(packed)
-                path.unlink()
+                pack(plain[0])
 
     def save(self) -> None:
         """As an editor saves: the same content under another inode."""
@@ -207,7 +192,7 @@ class Nemesis:
 
     def full(self) -> None:
         self._rig.redis.call("CONFIG", "SET", "maxmemory", "1mb")
-        time.sleep(0.2)
+        self._programs.write_on(30)
         self._rig.redis.call("CONFIG", "SET", "maxmemory", "0")
 
     def look(self) -> None:
@@ -219,7 +204,7 @@ class Nemesis:
 def once_each(wanted: list[bytes], found: list[bytes]) -> list[bytes]:
     """What is missing, or there twice."""
     counts = Counter(found)
-    return [one for one in wanted if counts[one] != 1]
+    return [data for data in wanted if counts[data] != 1]
 
 
 @pytest.mark.skipif(not (os.environ.get("BRIDGE_SOAK") or os.environ.get("BRIDGE_NEMESIS")), reason="make soak runs it")
@@ -233,28 +218,28 @@ def test_nemesis(rig: Rig) -> None:
     try:
         while time.monotonic() < until:
             nemesis.strike()
-            Event().wait(random.Random(seed).random() * 0.2)
+            programs.write_on(nemesis.dice.randrange(20))
     finally:
         programs.stop()
     said = f"seed {seed}, {dict(nemesis.faults)}"
-    born = [one for some in programs.file_born.values() for one in some] + programs.late
+    born = [data for some in programs.file_born.values() for data in some] + programs.late
 
     def there() -> str:
-        datas, lines = rig.datas(), [one.split(b"|", 3)[3] for one in rig.lines()]
-        redis_born = programs.redis_born + [one for one in datas if one in programs.unsure]
+        datas, lines = rig.datas(), [raw.split(b"|", 3)[3] for raw in rig.lines()]
+        redis_born = programs.redis_born + [data for data in datas if data in programs.unsure]
         wanted = [*born, *redis_born]
         wrong = [("stream", once_each(wanted, datas)[:5]), ("files", once_each(wanted, lines)[:5])]
-        return "" if not any(one for _, one in wrong) and len(datas) == len(lines) == len(wanted) else str(wrong)
+        return "" if not any(found for _, found in wrong) and len(datas) == len(lines) == len(wanted) else str(wrong)
 
     wait_until(lambda: not there(), lambda: f"{said}: {there()} {rig.said()[-3000:]}", 40)
     rig.stop(nemesis.child)
     assert not there(), said
     datas = rig.datas()
     for name, wanted in programs.file_born.items():
-        assert [one for one in datas if one.startswith(b"f-%b-" % name.encode())] == wanted, said
-    lines = [one.split(b"|", 3)[3] for one in rig.lines()]
-    order = [one for one in datas if one.startswith(b"r-")]
-    assert [one for one in lines if one.startswith(b"r-")] == order, said
+        assert [data for data in datas if data.startswith(b"f-%b-" % name.encode())] == wanted, said
+    lines = [raw.split(b"|", 3)[3] for raw in rig.lines()]
+    order = [data for data in datas if data.startswith(b"r-")]
+    assert [data for data in lines if data.startswith(b"r-")] == order, said
     assert rig.parity().verdict == "equal", said
     total = sum(nemesis.faults.values())
     print(f"\n{said}: {total} faults, {len(datas)} messages, looks {dict(nemesis.looks)}")

@@ -160,7 +160,7 @@ def test_redis_held_other_data_for_a_moment(rig: Rig) -> None:
     rig.stop(child)
     wanted = sorted([*file_born, *redis_born, *more[0], *more[1], *last[0], *last[1]])
     assert sorted(rig.datas()) == wanted, rig.said()
-    assert sorted(one.split(b"|", 3)[3] for one in rig.lines()) == wanted, rig.said()
+    assert sorted(raw.split(b"|", 3)[3] for raw in rig.lines()) == wanted, rig.said()
     assert rig.parity().verdict == "equal"
 
 
@@ -190,7 +190,7 @@ def test_a_fork_whose_counters_were_filled_up(rig: Rig, refilled: int) -> None:
     wait_until(lambda: sorted(rig.datas()) == wanted, lambda: f"{rig.datas()} {rig.said()}")
     wait_until(lambda: len(rig.lines()) == len(wanted), rig.said)
     rig.stop(again)
-    assert sorted(one.split(b"|", 3)[3] for one in rig.lines()) == wanted, rig.said()
+    assert sorted(raw.split(b"|", 3)[3] for raw in rig.lines()) == wanted, rig.said()
     assert rig.parity().verdict == "equal"
 
 
@@ -200,8 +200,8 @@ def test_the_newest_entry_was_deleted(rig: Rig) -> None:
     child = rig.start()
     wait_until(lambda: rig.equal(file_born, redis_born), rig.said)
     rig.stop(child)
-    for one in rig.entries()[-2:]:
-        rig.redis.call("XDEL", STREAM, b"%d-%d" % one.id)
+    for entry in rig.entries()[-2:]:
+        rig.redis.call("XDEL", STREAM, b"%d-%d" % entry.id)
     left = rig.datas()
     for _ in range(2):
         assert not rig.once().errors

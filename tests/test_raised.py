@@ -5,7 +5,6 @@ A kill throws memory away and an exception keeps it, so these are other tests th
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import subprocess
@@ -21,12 +20,22 @@ from tests.inbox import Inbox
 from tests.rig import RUNNING, Rig, wait_until
 from tests.test_crash import Writers
 from tests.test_everything import MAPPINGS, write
+from tests.test_rotation import pack, rotate
 from tests.test_spool import deep
 from tests.test_spool_crash import POINTS as SPOOL_POINTS
 from tests.test_spool_crash import Programs
 from tests.test_spool_crash import settled as spool_settled
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
+KINDS = 5 if SOAK else 2
+"""Errors that each call fails with."""
+
+
+def more_after(rig: Rig, said: str, writers: Writers | Programs, messages: int = 20) -> None:
+    """Waits until the bridge has said this, and until each side has got so many messages more."""
+    wait_until(lambda: said in rig.said(), lambda: f"{said}; {rig.said()}")
+    in_redis, in_files = len(writers.redis_born) + messages, len(writers.file_born) + messages
+    wait_until(lambda: len(writers.redis_born) > in_redis and len(writers.file_born) > in_files, "more writing")
 
 
 @pytest.mark.parametrize("kind", ["EIO", "ENOSPC"] if SOAK else ["EIO"])
@@ -36,11 +45,9 @@ def test_raised_at(rig: Rig, point: str, when: str, kind: str) -> None:
     """An error at this point, which the process survives, loses nothing and doubles nothing, in either direction."""
     rig.append("f-first")
     rig.add("r-first")
-    child = rig.start(crash=",".join(f"{point}.{when}:raise={kind}:{n}" for n in (2,)))
+    child = rig.start(crash=f"{point}.{when}:raise={kind}:2")
     writers = Writers(rig, "a")
-    wait_until(lambda: f"raised at {point}.{when}" in rig.said(), lambda: f"{point}.{when}; {rig.said()}")
-    seen = len(writers.redis_born), len(writers.file_born)
-    wait_until(lambda: len(writers.redis_born) > seen[0] + 20 and len(writers.file_born) > seen[1] + 20, "more writing")
+    more_after(rig, f"raised at {point}.{when}", writers)
     writers.stop()
     assert child.poll() is None, rig.said()
     rig.settle([b"f-first", *writers.file_born], [b"r-first", *writers.redis_born])
@@ -55,9 +62,7 @@ def test_raised_at_of_a_spool(one_rig: Rig, point: str, when: str) -> None:
     inbox = Inbox(one_rig, mapping=str(deep(one_rig, settle=20)))
     child = one_rig.start(crash=f"{point}.{when}:raise:2")
     programs = Programs(inbox, "a")
-    wait_until(lambda: f"raised at {point}.{when}" in one_rig.said(), lambda: f"{point}.{when}; {one_rig.said()}")
-    seen = len(programs.redis_born), len(programs.file_born)
-    wait_until(lambda: len(programs.redis_born) > seen[0] + 10 and len(programs.file_born) > seen[1] + 10, "more")
+    more_after(one_rig, f"raised at {point}.{when}", programs, messages=10)
     programs.stop()
     assert child.poll() is None, one_rig.said()
     spool_settled(inbox, programs.file_born, programs.redis_born, child)
@@ -76,34 +81,25 @@ class Rotator:
         for n in range(12):
             if self._stop.wait(0.4):
                 return
-            for path in sorted(self._rig.pieces(), key=lambda path: -int(path.name.split(".")[2])):
-                _, _, number, *packed = path.name.split(".")
-                path.rename(path.with_name(".".join(["messages.log", str(int(number) + 1), *packed])))
-            if self._rig.log.exists():
-                self._rig.log.rename(self._rig.root / "messages.log.1")
-            older = self._rig.root / "messages.log.3"
-            if n % 2 and older.exists():
-                hidden = older.with_name(".packing")
-                hidden.write_bytes(gzip.compress(older.read_bytes()))
-                hidden.rename(older.with_name("messages.log.3.gz"))
-                older.unlink()
+            rotate(self._rig)
+            if n % 2 and (older := self._rig.root / "messages.log.3").exists():
+                pack(older)
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
 
 
-def injected(rig: Rig, seed: int = 0) -> tuple[subprocess.Popen[bytes], Path]:
-    """`bridge run --dual` whose calls fail, once there is a file `go` in the folder."""
+def injected(rig: Rig, seed: int, kinds: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """`bridge run --dual` whose calls fail, each with so many kinds of error, while `go` is in the folder."""
     folder = rig.path / "inject"
-    folder.mkdir()
-    env = {**os.environ, "INJECT": str(folder), "INJECT_SEED": str(seed), "INJECT_KINDS": "5" if SOAK else "2",
+    folder.mkdir(exist_ok=True)
+    env = {**os.environ, "INJECT": str(folder), "INJECT_SEED": str(seed), "INJECT_KINDS": str(kinds),
            "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     with (rig.path / f"bridge-{len(rig.children)}.log").open("wb") as out:
         child = zygote.start("tests.injected", ["run", "--dual", "--redis", rig.server.socket_url], cwd=rig.path, env=env,
                              stdout=out, stderr=out)  # fmt: skip
     rig.children.append(child)
-    rig.beats(rig.ready(child))
     return child, folder
 
 
@@ -122,7 +118,8 @@ def test_every_call_fails(one_rig: Rig, seed: int) -> None:
     rig = one_rig
     rig.append("f-first")
     rig.add("r-first")
-    child, folder = injected(rig, seed)
+    child, folder = injected(rig, seed, KINDS)
+    rig.beats(rig.ready(child))
     writers = Writers(rig, "a")
     rotator = Rotator(rig)
     told = until_done(rig, child, folder)
@@ -140,7 +137,8 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
     rig = one_rig
     names = ", ".join(f'"{name}"' for name in MAPPINGS)
     rig.write_config(mapping=names[1:-1], extra='[components.ui]\nroles = ["ui"]\n')
-    child, folder = injected(rig, seed)
+    child, folder = injected(rig, seed, KINDS)
+    rig.beats(rig.ready(child))
     stop = Event()
     writer = Thread(target=write, args=(rig, stop))
     writer.start()
@@ -150,15 +148,15 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
 
     def verdicts() -> dict[str, tuple[str, int]]:
         told = json.loads(rig.run("parity", "--json", "--redis", rig.server.socket_url).stdout)
-        return {one["mapping"]: (one["verdict"], one["in_flight"]) for one in told["mappings"]}
+        return {result["mapping"]: (result["verdict"], result["in_flight"]) for result in told["mappings"]}
 
     wait_until(lambda: set(verdicts().values()) == {("equal", 0)}, lambda: f"{verdicts()} {rig.said()[-3000:]}")
     assert child.poll() is None, rig.said()[-3000:]
     rig.stop(child)
     for stream in ("hestai:messages", "hestai:roles", "hestai:debates"):
-        told_twice = [one for one, n in Counter(_datas(rig, stream)).items() if n > 1]
+        told_twice = [data for data, n in Counter(_datas(rig, stream)).items() if n > 1]
         assert not told_twice, f"{stream}: {told_twice[:3]} {rig.said()[-3000:]}"
-    lines = [one.split(b"|", 3)[3] for one in rig.lines()]
+    lines = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(lines) == sorted(_datas(rig, "hestai:messages"))
     inbox = sorted(json.loads(path.read_bytes())["uuid"] for path in (rig.root / "inbox").glob("*.json"))
     assert inbox == sorted(set(inbox)) == sorted(json.loads(data)["uuid"] for data in _datas(rig, "hestai:inbox"))
@@ -170,5 +168,5 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
 
 
 def _datas(rig: Rig, stream: str) -> list[bytes]:
-    return [dict(zip(one.fields[0::2], one.fields[1::2], strict=True))[b"data"]
-            for one in entries(rig.redis, stream.encode())]  # fmt: skip
+    return [dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))[b"data"]
+            for entry in entries(rig.redis, stream.encode())]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from collections.abc import Callable
@@ -37,6 +38,14 @@ def copytruncate(rig: Rig) -> None:
     shift(rig)
     shutil.copy2(rig.log, rig.root / "messages.log.1")
     os.truncate(rig.log, 0)
+
+
+def pack(path: Path) -> None:
+    """As a careful rotation: the compressed file has its name before the plain one goes."""
+    hidden = path.with_name(".packing")
+    hidden.write_bytes(gzip.compress(path.read_bytes()))
+    hidden.rename(path.with_name(f"{path.name}.gz"))
+    path.unlink()
 
 
 @pytest.fixture(params=["live", "down"])

@@ -200,8 +200,8 @@ class Target:
         """
         with ledger.transaction():
             entries = entries_of(ledger, write.intent)
-            for one in write.ranges(entries):
-                add_range(ledger, self._stream, one)
+            for span in write.ranges(entries):
+                add_range(ledger, self._stream, span)
             content, entries = write.left(entries)
             move_intent(ledger, write.intent, number, size, content, entries)
         write.excused += sum(piece.b - piece.a for piece in write.pieces if piece.torn)
@@ -233,9 +233,9 @@ class Target:
         """What became of an intent of an earlier process, and in words."""
         return resolve(intent, self, codec)
 
-    def deleted(self, one: Generation, start: int, data: bytes) -> bool:
+    def deleted(self, generation: Generation, start: int, data: bytes) -> bool:
         """Whether this generation's file lost its name, and no copy of it holds these bytes."""
-        return one.nameless and not self._tail.lies_elsewhere(one.identity, start, data)
+        return generation.nameless and not self._tail.lies_elsewhere(generation.identity, start, data)
 
     def after(self, number: int) -> list[Generation]:
         """The open generations that came after this one."""
@@ -272,16 +272,16 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
     noted = target.find(intent.generation)
     places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
     places += [(one, 0) for one in target.after(intent.generation) if one.content is not None]
-    for one, start in places:
-        at = _find(one, start, intent.content)
+    for generation, start in places:
+        at = _find(generation, start, intent.content)
         if at >= 0:
-            write.pieces = [Piece(0, len(intent.content), one.number, at)]
-            if target.deleted(one, at, intent.content):
+            write.pieces = [Piece(0, len(intent.content), generation.number, at)]
+            if target.deleted(generation, at, intent.content):
                 write.pieces[0].torn = True
                 return write, f"{many} had been written to a file that was deleted; they are written again"
             return write, f"{many} had been written before the last stop"
-    for one, start in places:
-        said = _in_part(write, one, start, codec)
+    for generation, start in places:
+        said = _in_part(write, generation, start, codec)
         if said:
             return write, f"{many} had been written in part{said}"
     if noted is None or noted.content is None:

@@ -40,29 +40,29 @@ class ArtifactIntake(Intake):
         super().__init__(mapping, folder, ledger, clock, notices)
         self._hasher = hasher
 
-    def _content(self, one: Found, since: float, age: float) -> Taken | None:
+    def _content(self, found: Found, since: float, age: float) -> Taken | None:
         """The facts of a file, as JSON; None while it is written or hashed."""
         now = self._clock()
-        real = os.path.realpath(os.path.join(self._folder.root, one.name))  # noqa: PTH118 - bytes
-        if real != os.path.realpath(self._folder.root) + b"/" + one.name:
+        real = os.path.realpath(os.path.join(self._folder.root, found.name))  # noqa: PTH118 - bytes
+        if real != os.path.realpath(self._folder.root) + b"/" + found.name:
             said, hint = "a link leads to it, so it may lie elsewhere", "name the folder itself, below the root"
-            raise SourceError(said, where=shown_name(one.name), hint=hint)
-        if age < BUSY and self._folder.busy(one.name):
-            self.wait(one, since, now + max(self._settle, age / 10))
+            raise SourceError(said, where=shown_name(found.name), hint=hint)
+        if age < BUSY and self._folder.busy(found.name):
+            self.wait(found, since, now + max(self._settle, age / 10))
             return None
         try:
-            known = hashed(real) if one.facts.size <= INLINE else self._hasher.ask(real, one.facts)
+            known = hashed(real) if found.facts.size <= INLINE else self._hasher.ask(real, found.facts)
         except OSError as error:
             known = error
         if isinstance(known, OSError) and known.errno != errno.ELOOP:  # that is a link by now: no file of ours
-            raise SourceError(f"cannot be read: {known.strerror}", where=shown_name(one.name),
+            raise SourceError(f"cannot be read: {known.strerror}", where=shown_name(found.name),
                               hint="give the bridge's user the right to read it")  # fmt: skip
         if not isinstance(known, Known):
-            if self._folder.find(one.name) is None:
-                self._notices.append(f"{shown_name(one.name)} was gone before it could be announced")
-                self.waiting.pop(one.name, None)
+            if self._folder.find(found.name) is None:
+                self._notices.append(f"{shown_name(found.name)} was gone before it could be announced")
+                self.waiting.pop(found.name, None)
             else:
-                self.wait(one, since, now + AGAIN)
+                self.wait(found, since, now + AGAIN)
             return None
         return Taken(known.facts, _facts_of(known), busy=False)
 

@@ -51,7 +51,7 @@ class Sighted:
     def keep(self, standing: set[EntryId]) -> None:
         """Forgets those that the stream does not hold any more."""
         for way, some in self._by_way.items():
-            self._by_way[way] = deque((one for one in some if one[0] in standing), maxlen=KEPT)
+            self._by_way[way] = deque((sighting for sighting in some if sighting[0] in standing), maxlen=KEPT)
 
 
 def missing(
@@ -97,7 +97,7 @@ def what_was_lost(
         return f"it began anew with {_shown(info.first_id)}, after {_shown(memory.last_id)} had been seen"
     if books is None:
         return ""
-    sent = [one for raw in books.checkpoint.values() if (one := Checkpoint.from_json(raw).entry) is not None]
+    sent = [entry for raw in books.checkpoint.values() if (entry := Checkpoint.from_json(raw).entry) is not None]
     if max(sent, default=ZERO_ID) > info.last_id:
         return f"entries up to {_shown(max(sent))} had been sent, and its last ID is {_shown(info.last_id)}"
     for name, source in sources.items():
@@ -123,17 +123,19 @@ def restore(
     """
     stream, back = keys.stream.decode(), list[EntryId]()
     for some in released_of(ledger, stream):
-        found = existing(connection, keys.stream, [one.entry for one in some])
-        for one in some:
-            fields = found.get(one.entry)
+        found = existing(connection, keys.stream, [line.entry for line in some])
+        for line in some:
+            fields = found.get(line.entry)
             made = line_of(fields) if fields is not None else None
-            if made is None or digest(made[1]) != one.digest:
+            if made is None or digest(made[1]) != line.digest:
                 continue
-            if one.start in offsets.get((numbers.get(one.name, 0), one.generation), ()):
+            if line.start in offsets.get((numbers.get(line.name, 0), line.generation), ()):
                 continue
-            end, written = one.start + one.length, [(one.entry, one.length)]
-            add_range(ledger, stream, Range(one.name, one.generation, one.start, end, range_digest(made[1]), written))
-            back.append(one.entry)
+            end, written = line.start + line.length, [(line.entry, line.length)]
+            add_range(
+                ledger, stream, Range(line.name, line.generation, line.start, end, range_digest(made[1]), written)
+            )
+            back.append(line.entry)
     forget_released(ledger, stream, back)
     return len(back)
 

@@ -153,16 +153,16 @@ class Intake:
         known = memory.files_known(self._ledger, self._stream, [one.name for one in found])
         fresh = [one for one in found if one.name not in known or known[one.name][0] != one.facts]
         complete = []
-        for one in fresh:
+        for file in fresh:
             try:
-                taken = self._taken(one)
+                taken = self._taken(file)
             except SourceError as error:  # the others go on
-                self.unreadable[one.name] = error
-                self.wait(one, self._clock(), self._clock() + UNREADABLE)
+                self.unreadable[file.name] = error
+                self.wait(file, self._clock(), self._clock() + UNREADABLE)
                 continue
-            self.unreadable.pop(one.name, None)
+            self.unreadable.pop(file.name, None)
             if taken is not None:
-                complete.append((one, taken))
+                complete.append((file, taken))
         if not complete:
             return
         barred = self._barred()
@@ -170,11 +170,11 @@ class Intake:
         kept = self._kept_bytes()
         reached("spool.due.before")
         with self._ledger.transaction():
-            for one, taken in complete:
+            for file, taken in complete:
                 if self.stop is not None:
-                    self.wait(one, self._clock(), self._clock() + UNREADABLE)
+                    self.wait(file, self._clock(), self._clock() + UNREADABLE)
                     continue
-                kept += self._take_in(one.name, taken, barred, keep=kept < self._room)
+                kept += self._take_in(file.name, taken, barred, keep=kept < self._room)
         self._kept = kept
         reached("spool.due.after")
 

@@ -341,8 +341,8 @@ class Mirror:
             self._witness.rolled_back()
             with self._ledger.transaction():
                 for write, written in zip(taken.writes, entries, strict=True):
-                    for one in write.ranges(written):
-                        add_range(self._ledger, self._stream, one)
+                    for span in write.ranges(written):
+                        add_range(self._ledger, self._stream, span)
                     drop_intent(self._ledger, write.intent)
                     self._files.of(write).remember(self._ledger)
                     self._witness.count(self._files.of(write), write, written)

@@ -107,7 +107,7 @@ class Write:
             if piece.torn or not disowned:
                 runs = [(piece.a, piece.b, inside)]
             else:
-                runs = [(max(one[0], piece.a), min(one[1], piece.b), [one]) for one in inside if one[2] != ZERO_ID]
+                runs = [(max(span[0], piece.a), min(span[1], piece.b), [span]) for span in inside if span[2] != ZERO_ID]
             for a, b, whole in runs:
                 content, start = self.content[a:b], piece.start + a - piece.a
                 ended = [(i, n) for _, end, i, n in whole if not piece.torn and a < end <= b]

@@ -41,25 +41,25 @@ def foreign(
     return data, cuts, stale
 
 
-def release(ledger: Ledger, stream: str, one: Range, content: bytes, gone: set[EntryId]) -> int:
+def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[EntryId]) -> int:
     """Replaces a range by the parts of it whose entries still stand; returns how many lines left it.
 
     `content` is the range's bytes. What left is remembered: the entries may come back.
     """
-    drop_range(ledger, stream, one)
+    drop_range(ledger, stream, span)
     at, released = 0, 0
-    for entry_id, length in one.entries:
+    for entry_id, length in span.entries:
         line = content[at : at + length]
         if entry_id in gone:
             released += 1
-            left = Released(entry_id, digest(line), one.name, one.generation, one.start + at, length)
+            left = Released(entry_id, digest(line), span.name, span.generation, span.start + at, length)
             note_released(ledger, stream, [left])
         else:
             part = Range(
-                one.name,
-                one.generation,
-                one.start + at,
-                one.start + at + length,
+                span.name,
+                span.generation,
+                span.start + at,
+                span.start + at + length,
                 range_digest(line),
                 [(entry_id, length)],
             )

@@ -54,8 +54,8 @@ def settle_loss(
     """
     stream, keys, line_of = shared.mapping.stream.key, shared.keys, shared.line_of
 
-    def read(one: Range) -> bytes:
-        return sources[one.name].content_of(one) if one.name in sources else b""
+    def read(span: Range) -> bytes:
+        return sources[span.name].content_of(span) if span.name in sources else b""
 
     info = stream_info(connection, keys.stream)
     was, first = compared.trimmed, compared.info.first_id

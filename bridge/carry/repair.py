@@ -75,9 +75,9 @@ class Plan:
     @property
     def proved(self) -> bool:
         """Whether each source's file is the one that Redis knows: then what is in both was carried."""
-        open_ones = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
-                     if known and not known[-1].closed]  # fmt: skip
-        return not self.strangers and not any(one in self.missing for one in open_ones)
+        carried = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
+                   if known and not known[-1].closed]  # fmt: skip
+        return not self.strangers and not any(generation in self.missing for generation in carried)
 
     def component_that_owns(self, shared: Shared) -> str:
         """Of latest values, who was switched; empty: nobody. Raises BridgeError: nobody can tell which side counts."""

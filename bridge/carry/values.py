@@ -178,7 +178,7 @@ def numbered(connection: Connection, keys: Keys, ledger: Ledger, path: str) -> i
     stream = keys.stream.decode()
     sources = sources_of(ledger, stream)
     if path not in sources:
-        books, taken = read_books(connection, keys), [one.number for one in sources.values()]
+        books, taken = read_books(connection, keys), [source.number for source in sources.values()]
         memory = SourceMemory(number_for(os.fsencode(path), books, taken), None, live=True)
         save_source(ledger, stream, path, memory)
         sources[path] = memory

@@ -31,7 +31,7 @@ class Witness:
         """
         self._base = Put(0, cursor, removed)
         self._puts = puts_of(self._ledger, self._stream)
-        if anew or any(one.removed != removed for one in self._puts.values()):
+        if anew or any(account.removed != removed for account in self._puts.values()):
             forget_puts(self._ledger, self._stream)
             self._puts = {}
 
@@ -47,8 +47,8 @@ class Witness:
         """The transaction is in the ledger."""
         self._puts |= self._next
         self._next.clear()
-        for one in destinations:
-            one.put_out = 0
+        for destination in destinations:
+            destination.put_out = 0
 
     def rolled_back(self) -> None:
         """The transaction is not."""
@@ -56,5 +56,5 @@ class Witness:
 
     def word(self, label: str) -> dict[str, object]:
         """As `bridge:{S}:mirror` has it beside the cursor."""
-        one = self._puts.get(label, self._base)
-        return {"put": one.put, "base": format_id(one.base).decode(), "removed": one.removed}
+        account = self._puts.get(label, self._base)
+        return {"put": account.put, "base": format_id(account.base).decode(), "removed": account.removed}

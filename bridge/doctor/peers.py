@@ -179,10 +179,10 @@ def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int]
 def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
     """The same, of this database."""
     wanted = {"bridge:components": "hash", f"bridge:health:{settings.instance}": "string"}
-    for one in settings.mappings:
-        keys = Keys.of(one.stream.key)
+    for mapping in settings.mappings:
+        keys = Keys.of(mapping.stream.key)
         wanted |= {key.decode(): "hash" for key in keys.own} | {
-            keys.floor.decode(): "string", keys.lease.decode(): "string", one.stream.key: "stream",
+            keys.floor.decode(): "string", keys.lease.decode(): "string", mapping.stream.key: "stream",
         }  # fmt: skip
     types = {}
     for key, kind in wanted.items():

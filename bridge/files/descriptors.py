@@ -150,7 +150,7 @@ class Handle:
             return fd
         try:
             with os.scandir(self.path.parent) as found:
-                names = [one.name for one in found if one.inode() == self.identity[1]]
+                names = [listed.name for listed in found if listed.inode() == self.identity[1]]
         except OSError as error:
             raise SourceError(f"cannot be listed: {error.strerror}", where=str(self.path.parent)) from None
         for name in names:

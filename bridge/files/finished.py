@@ -41,18 +41,18 @@ class Finished:
         `opened` are the inodes of those that are read. What was never carried and is no newer is told of.
         """
         rotated, fresh = self._survey.take()
-        held = {one.identity for one in self.held} | opened
+        held = {generation.identity for generation in self.held} | opened
         matched = self._register.match(rotated)
-        for one in [*rotated, *([fresh] if fresh else [])]:
-            record = matched.get(one)
+        for file in [*rotated, *([fresh] if fresh else [])]:
+            record = matched.get(file)
             anew = record is not None and record.number in self._register.anew  # else it is as it was
-            if record is not None and anew and one.identity not in held and one.place(record.at) and one.grown():
-                one.number = record.number
-                self.held.append(one)
+            if record is not None and anew and file.identity not in held and file.place(record.at) and file.grown():
+                file.number = record.number
+                self.held.append(file)
                 continue
-            if one is not fresh and record is None and one.identity not in held and one.read(1, 0):
-                say_once(one.path.name, "was never carried, and is no newer than what was; it is left alone")
-            one.close()
+            if file is not fresh and record is None and file.identity not in held and file.read(1, 0):
+                say_once(file.path.name, "was never carried, and is no newer than what was; it is left alone")
+            file.close()
 
     def watch(self, opened: set[int], inodes: set[tuple[int, int]]) -> None:
         """Opens those whose files have grown, over any number of rotations; but not the `opened`, which are read again.
@@ -62,14 +62,14 @@ class Finished:
         A file that holds what was carried and more is it, wherever it lies; none is held open for that: each is looked
         at. Raises SourceError.
         """
-        for one in [one for one in self.held[:-KEPT_LATE] if not one.grown()]:
-            self.held.remove(one)
-            one.close()
+        for generation in [generation for generation in self.held[:-KEPT_LATE] if not generation.grown()]:
+            self.held.remove(generation)
+            generation.close()
         marks = self._survey.marks()
         if marks != self._marks or 0 in marks:
             self._find()
             self._marks = marks
-        opened = opened | {one.number for one in self.held}
+        opened = opened | {generation.number for generation in self.held}
         for number, path in [*self._lying.items()]:
             record = self._register.known[number]
             if number in opened or (record.device, record.inode) in inodes:
@@ -88,25 +88,25 @@ class Finished:
         """Which of the rotated pieces are generations that have ended; those that are packed have no writer."""
         lying = self._survey.rotated_names()
         ended = {
-            (one.device, one.inode): one.number
-            for one in self._register.known.values() if one.closed and not one.packed
+            (known.device, known.inode): known.number
+            for known in self._register.known.values() if known.closed and not known.packed
         }  # fmt: skip
         self._lying = {ended[identity]: path for identity, path in lying.items() if identity in ended}
 
     def _open(self, record: Known, path: Path) -> None:
-        one = open_regular(path)
-        if one is None:
+        file = open_regular(path)
+        if file is None:
             return
-        if one.identity == (record.device, record.inode) and not one.packed and self._is(one, record):
-            one.number = record.number
-            self.held.append(one)
+        if file.identity == (record.device, record.inode) and not file.packed and self._is(file, record):
+            file.number = record.number
+            self.held.append(file)
         else:  # another file has the inode by now
             del self._lying[record.number]
-            one.close()
+            file.close()
 
-    def _is(self, one: Generation, record: Known) -> bool:
+    def _is(self, file: Generation, record: Known) -> bool:
         """Whether this file, of the record's inode, is that generation: one that was empty is, if it is no other."""
         if record.at.head_len:
-            return one.place(record.at)
+            return file.place(record.at)
         others = (known.at for known in self._register.known.values() if known.closed and known.at.head_len)
-        return not any(one.holds(at) for at in others)
+        return not any(file.holds(at) for at in others)

@@ -275,6 +275,6 @@ def in_age_order(paths: list[Path]) -> list[Path]:
 
 def shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:
     """Closes these files, but one."""
-    for one in [*files, *([fresh] if fresh else [])]:
-        if one is not but:
-            one.close()
+    for file in [*files, *([fresh] if fresh else [])]:
+        if file is not but:
+            file.close()

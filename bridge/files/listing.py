@@ -30,7 +30,7 @@ class Listing:
                 if known is not None and known[0] == changed:
                     return known[1]
                 with os.scandir(folder) as found:
-                    names = sorted(one.name for one in found)
+                    names = sorted(listed.name for listed in found)
                 if time.time() - changed / 1e9 > SURE:
                     self._known[folder] = changed, names
                 else:

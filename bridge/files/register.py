@@ -49,15 +49,15 @@ class Register:
         `held` are those that are open; one whose file was packed since is known by its content. `but` is the inode of
         one that does not count.
         """
-        held = [one for one in held if one.identity != but]
-        matched, opened = self.match(files), {one.identity for one in held}
-        packed = [one for one in held if one.nameless]
+        held = [generation for generation in held if generation.identity != but]
+        matched, opened = self.match(files), {generation.identity for generation in held}
+        packed = [generation for generation in held if generation.nameless]
         known = [
-            i for i, one in enumerate(files)
-            if one in matched or one.identity in opened or any(one.equals(other) for other in packed)
+            i for i, file in enumerate(files)
+            if file in matched or file.identity in opened or any(file.equals(other) for other in packed)
         ]  # fmt: skip
         newer = files[known[-1] + 1 :] if known else files
-        return any(one.read(1, 0) for one in newer if one.identity != but)
+        return any(file.read(1, 0) for file in newer if file.identity != but)
 
     def find(
         self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
@@ -84,8 +84,8 @@ class Register:
     def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
         """The file that was copied of what `at` describes, in its place: of no other generation, nor of this inode."""
         matched = self.match(rotated) if at.head_len else {}
-        free = [one for one in rotated if at.head_len and one not in matched and one.identity != but]
-        return next((one for one in free if one.place(at)), None)
+        free = [file for file in rotated if at.head_len and file not in matched and file.identity != but]
+        return next((file for file in free if file.place(at)), None)
 
     def _recognised(self, one: Generation, record: Known) -> Known:
         """A closed generation was compressed: the next look knows it without unpacking it."""

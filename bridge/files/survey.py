@@ -88,12 +88,12 @@ class Survey:
         head = head[:start]
         try:
             return any(
-                one.identity != identity and one.read(len(head), 0) == head and one.read(len(data), start) == data
-                for one in files
+                file.identity != identity and file.read(len(head), 0) == head and file.read(len(data), start) == data
+                for file in files
             )
         finally:
-            for one in files:
-                one.close()
+            for file in files:
+                file.close()
 
     def without_copies(
         self, files: list[Generation], fresh: Generation | None, held: list[Generation]
@@ -170,7 +170,7 @@ class Survey:
         Nothing of it can be told of a pattern over many folders: then 0 stands in it.
         """
         folders = {pattern.rpartition("/")[0] for pattern in self._rotated}
-        return tuple(0 if is_glob(one) else self._listing.changed(self._root / one) for one in sorted(folders))
+        return tuple(0 if is_glob(folder) else self._listing.changed(self._root / folder) for folder in sorted(folders))
 
     def rotated_names(self) -> dict[tuple[int, int], Path]:
         """Where each rotated piece lies, by device and inode. Raises SourceError."""

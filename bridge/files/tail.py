@@ -96,8 +96,10 @@ class Tail:
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """The open generation with this device and inode; sound, because the descriptor holds the inode."""
-        held = (*self._chain, *self._late)
-        return next((one for one in held if one.content is not None and one.identity == identity), None)
+        for generation in (*self._chain, *self._late):
+            if generation.content is not None and generation.identity == identity:
+                return generation
+        return None
 
     def of_number(self, number: int) -> Generation | None:
         """The open generation of this number, or None."""
@@ -114,8 +116,8 @@ class Tail:
     def lies_elsewhere(self, identity: tuple[int, int], start: int, data: bytes) -> bool:
         """Whether a copy of the open file of this inode, which was deleted, holds these bytes. Raises SourceError."""
         with self.lock:
-            one = self.of_identity(identity)
-            return self._survey.holds(identity, one.head if one is not None else b"", start, data)
+            generation = self.of_identity(identity)
+            return self._survey.holds(identity, generation.head if generation is not None else b"", start, data)
 
     def pending(self) -> list[Generation]:
         """Generations not carried to their end, oldest first."""
@@ -130,7 +132,7 @@ class Tail:
 
     def watch_finished(self) -> None:
         """As `Finished.watch`. Under the lock."""
-        self._finished.watch({one.number for one in self._chain}, self._inodes())
+        self._finished.watch({generation.number for generation in self._chain}, self._inodes())
 
     def introduce(self, one: Generation, *, closed: bool = False) -> None:
         """What was empty when it was numbered is known by its first bytes from now on: before a line of it is sent."""
@@ -207,7 +209,7 @@ class Tail:
                 self._chain.remove(one)
                 self.news.append(self._end(one))
             back = [one for one in self._late if one.number >= number]
-            self._finished.held = [one for one in self._late if one.number < number]
+            self._finished.held = [generation for generation in self._late if generation.number < number]
             self._chain += back
             held = {one.number for one in self._chain}
             for record in self.records():
@@ -301,7 +303,7 @@ class Tail:
         if last is None or last.path != self.path:
             self._append_newer(last)
         if met:
-            self._finished.mend({one.identity for one in self._chain}, self._say_once)
+            self._finished.mend({generation.identity for generation in self._chain}, self._say_once)
 
     def _skipped(self, last: Generation) -> bool:
         """Whether a rotated file holds lines, and is younger than all that are known but this one."""
@@ -316,7 +318,7 @@ class Tail:
         return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
-        return {one.identity for one in (*self._chain, *self._late)}
+        return {generation.identity for generation in (*self._chain, *self._late)}
 
     def _find(self, record: Known) -> Generation | None:
         """The file that holds what the record says, open and in its place; None when it is gone."""
@@ -352,23 +354,21 @@ class Tail:
         if last is not None:
             own = [i for i, one in enumerate(files) if one.identity == last.identity]
             copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
-            start = copies[-1] + 1 if copies else 0
-            if not copies:
-                start = sum(one.written() < last_written for one in files)
+            start = copies[-1] + 1 if copies else sum(file.written() < last_written for file in files)
         matched = self._register.match(files)
-        known = [i for i, one in enumerate(files) if one in matched or one.identity in self._inodes()]
-        for i, one in enumerate([*files, *([fresh] if fresh else [])]):
-            if i < start or one in matched or one.identity in self._inodes():
-                one.close()
+        known = [i for i, file in enumerate(files) if file in matched or file.identity in self._inodes()]
+        for i, file in enumerate([*files, *([fresh] if fresh else [])]):
+            if i < start or file in matched or file.identity in self._inodes():
+                file.close()
                 continue
-            if last is None and one is not fresh and known and i < known[-1]:
-                self._say_once(one.path.name, "is older than what was carried; it is left alone")
-                one.close()
+            if last is None and file is not fresh and known and i < known[-1]:
+                self._say_once(file.path.name, "is older than what was carried; it is left alone")
+                file.close()
                 continue
-            one.number = max([0, *self._register.known]) + 1
-            one.begin()
-            self._chain.append(one)
-            self._register.note(one)
+            file.number = max([0, *self._register.known]) + 1
+            file.begin()
+            self._chain.append(file)
+            self._register.note(file)
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
         """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""

@@ -177,7 +177,7 @@ def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
 def last_mirrored(ledger: Ledger, stream: str) -> list[EntryId]:
     """The entries of the ranges that were noted last."""
     rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ? ORDER BY rowid DESC LIMIT 8", (stream,))
-    return sorted(one for (blob,) in rows for one, _ in unpack_written(blob)[-64:] if one != ZERO_ID)
+    return sorted(entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob)[-64:] if entry_id != ZERO_ID)
 
 
 def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> Position | None:

@@ -16,14 +16,14 @@ Seen = tuple[EntryId, bytes]
 
 def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[Seen]) -> None:
     """Remembers the last entries that this direction saw, instead of those before."""
-    told = json.dumps([[format_id(one).decode(), digest.hex()] for one, digest in entries])
+    told = json.dumps([[format_id(entry_id).decode(), digest.hex()] for entry_id, digest in entries])
     ledger.write("INSERT OR REPLACE INTO seen (stream, way, entries) VALUES (?, ?, ?)", (stream, way, told))
 
 
 def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
     """What both directions saw last, and what was mirrored last, whose digests nobody noted: empty."""
     rows = ledger.rows("SELECT entries FROM seen WHERE stream = ?", (stream,))
-    told = [one for (some,) in rows for one in json.loads(some)]
+    told = [sighting for (some,) in rows for sighting in json.loads(some)]
     seen = {(parse_id(entry.encode()), bytes.fromhex(digest)) for entry, digest in told}
     under_way = {entry for intent in intents_of(ledger, stream) for entry, _ in intent.entries if entry != ZERO_ID}
     return sorted(seen | {(entry, b"") for entry in under_way.union(last_mirrored(ledger, stream))})
@@ -42,11 +42,11 @@ class Released(NamedTuple):
 
 def note_released(ledger: Ledger, stream: str, ones: Iterable[Released]) -> None:
     """Inside a transaction: remembers them, in case the entries come back."""
-    for one in ones:
+    for line in ones:
         ledger.write(
             "INSERT OR REPLACE INTO released (stream, entry, digest, name, generation, start, length)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (stream, format_id(one.entry).decode(), *one[1:]),
+            (stream, format_id(line.entry).decode(), *line[1:]),
         )
 
 
@@ -67,5 +67,5 @@ def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequen
 
 def forget_released(ledger: Ledger, stream: str, entries: Iterable[EntryId]) -> None:
     """Inside a transaction: their entries stand again, or were trimmed on purpose."""
-    for one in entries:
-        ledger.write("DELETE FROM released WHERE stream = ? AND entry = ?", (stream, format_id(one).decode()))
+    for entry_id in entries:
+        ledger.write("DELETE FROM released WHERE stream = ? AND entry = ?", (stream, format_id(entry_id).decode()))

@@ -22,11 +22,11 @@ def puts_of(ledger: Ledger, stream: str) -> dict[str, Put]:
     return {label: Put(put, parse_id(base.encode()), removed) for label, put, base, removed in rows}
 
 
-def save_put(ledger: Ledger, stream: str, label: str, one: Put) -> None:
+def save_put(ledger: Ledger, stream: str, label: str, account: Put) -> None:
     """Notes it; inside the transaction that notes the ranges."""
     ledger.write(
         "INSERT OR REPLACE INTO witness (stream, label, put, base, removed) VALUES (?, ?, ?, ?, ?)",
-        (stream, label, one.put, format_id(one.base).decode(), one.removed),
+        (stream, label, account.put, format_id(account.base).decode(), account.removed),
     )
 
 

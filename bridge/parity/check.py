@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from threading import Event
 from typing import Any
 
@@ -226,8 +227,8 @@ class Check:
         """
         if result.lost and result.alive:
             return False
-        then = {(one.kind, one.entry, one.expected, one.actual) for one in before}
-        return any((one.kind, one.entry, one.expected, one.actual) in then for one in result.tally.differences)
+        what = attrgetter("kind", "entry", "expected", "actual")
+        return not {*map(what, before)}.isdisjoint(map(what, result.tally.differences))
 
     def _stranger(self) -> str:
         """Why the stream was not carried from these files, as far as the ledger tells; empty: it was.

@@ -49,6 +49,7 @@ class Witness:
     def too_much(self) -> list[str]:
         """In words, for each file: more bytes of ours were put into it than were born for it."""
         return [
-            f"the mirror put {one.put:,} bytes into {name}, and entries for {one.born:,} were born: lines stand twice"
-            for name, one in self._accounts.items() if one.put > one.born
+            f"the mirror put {account.put:,} bytes into {name}, and entries for {account.born:,} were born:"
+            " lines stand twice"
+            for name, account in self._accounts.items() if account.put > account.born
         ]  # fmt: skip

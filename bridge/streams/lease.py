@@ -114,7 +114,7 @@ def standing(connection: Connection, keys: Keys) -> Standing:
             raise refused(reply, key.decode(errors="replace"))
     said = paired(mirror)
     checked(keys.mirror, said, a_target)
-    mirrored = max((parse_id(json.loads(one)["id"].encode()) for one in said.values()), default=ZERO_ID)
+    mirrored = max((parse_id(json.loads(word)["id"].encode()) for word in said.values()), default=ZERO_ID)
     holder = Holder.parsed(raw) if raw else None
     return Standing(bytes(raw or b""), holder, bytes(nonce or b""), mirrored, to_info(about, keys.stream).last_id)
 

@@ -125,7 +125,7 @@ def read_trimmed(connection: Connection, keys: Keys) -> Trimmed:
     """What Redis says of it. Raises RedisLost, RedisRefused."""
     floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
     parsed(keys.floor, floor or b"", lambda: parse_id(floor) if floor else ZERO_ID)
-    return parsed(keys.trimmed, b" ".join(one or b"" for one in rest), lambda: Trimmed.of(floor, *rest))
+    return parsed(keys.trimmed, b" ".join(part or b"" for part in rest), lambda: Trimmed.of(floor, *rest))
 
 
 def _place(at: list[int] | None) -> Position | None:
