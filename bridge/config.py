@@ -25,25 +25,28 @@ ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RedisSection(Strict):
-    """`[redis]`."""
+    """The table `[redis]` of bridge.toml: the url of the server, or `embedded`."""
 
     url: str = "embedded"
 
 
 class StateSection(Strict):
-    """`[state]`."""
+    """The table `[state]` of bridge.toml: the folder of the ledger, the lock and the embedded server's data."""
 
     dir: str = ".bridge"
 
 
 class MetricsSection(Strict):
-    """`[metrics]`: where `bridge run` tells how it does, on this machine alone. Port 0: any that is free."""
+    """The table `[metrics]` of bridge.toml: where `bridge run` tells how it does, on this machine alone.
+
+    Port 0: any that is free.
+    """
 
     port: Annotated[int, Field(ge=0, le=65535)]
 
 
 class ComponentSection(Strict):
-    """`[components.NAME]`: a program that reads and writes messages, and the roles it writes as."""
+    """A table `[components.NAME]` of bridge.toml: a program that reads and writes messages, and its roles."""
 
     roles: tuple[str, ...] = ()
 
@@ -57,13 +60,13 @@ class ComponentSection(Strict):
 
 
 def check_component(name: str) -> None:
-    """Raises ConfigError for a name that could not be a folder, a group and a part of a field."""
+    """Raises ConfigError for a component's name that could not be a folder, a consumer group and a part of a field."""
     if not ROLE.fullmatch(name):
         raise ConfigError(f"component {name!r} must match {ROLE.pattern}")
 
 
 class PathPair(Strict):
-    """`[[paths]]`: the same artifact, as each side names it."""
+    """A rule of `[[paths]]` in bridge.toml: the same artifact, as the files' side and the readers of Redis name it."""
 
     from_: Annotated[str, Field(alias="from")]
     to: str
@@ -77,7 +80,7 @@ class PathPair(Strict):
 
 
 class File(Strict):
-    """`bridge.toml` as written."""
+    """The tables of `bridge.toml` as written, before flags and environment have their say."""
 
     instance: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     root: str = "."
@@ -91,7 +94,7 @@ class File(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a command runs with, after flags and environment had their say. Paths are absolute."""
+    """The settings that a command runs with, after flags and environment had their say. Paths are absolute."""
 
     path: Path
     instance: str
@@ -103,17 +106,17 @@ class Settings:
     """The roles that each component writes as."""
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
-    """How each side names the same artifact."""
+    """The rules by which each side names the same artifact."""
     metrics_port: int | None = None
-    """Of the loopback address; 0: any that is free; None: no metrics are served."""
+    """The port of the loopback address that serves metrics; 0: any that is free; None: no metrics are served."""
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles of all components."""
+        """The roles that the components of bridge.toml write as, of all components together."""
         return frozenset().union(*self.components.values())
 
     def mapping(self, name: str) -> Mapping:
-        """The mapping of this name. Raises ConfigError that names the nearest one."""
+        """Returns the mapping of bridge.toml that has this name. Raises ConfigError that names the nearest one."""
         for one in self.mappings:
             if one.name == name:
                 return one
@@ -127,7 +130,7 @@ class Settings:
 
 
 def masked(url: str) -> str:
-    """The URL with its password as `***`, and no query (a query may carry a password too)."""
+    """Returns a Redis URL with its password as `***`, and no query (a query may carry a password too)."""
     if "://" not in url:
         return url
     parts = urlsplit(url)
@@ -139,7 +142,10 @@ def masked(url: str) -> str:
 
 
 def check_url(url: str, where: str) -> str:
-    """The URL itself. Raises ConfigError for a scheme the bridge does not speak."""
+    """Returns a Redis URL as it is. Raises ConfigError for one that the bridge cannot use.
+
+    The scheme must be one the bridge speaks, database and port must be numbers.
+    """
     scheme = "embedded" if url == "embedded" else url.partition("://")[0]
     if "://" not in url and difflib.get_close_matches(url, ["embedded"], 1):
         if url != "embedded":
@@ -164,7 +170,7 @@ def check_url(url: str, where: str) -> str:
 
 
 def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path | None:
-    """--config > BRIDGE_CONFIG > ./bridge.toml > the user's config directory; None when there is none.
+    """Finds bridge.toml: --config > BRIDGE_CONFIG > ./bridge.toml > the user's config directory; None: there is none.
 
     Raises ConfigError when a file that was named does not exist.
     """
@@ -183,7 +189,7 @@ def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """A TOML file's tables. Raises ConfigError when it cannot be read or parsed."""
+    """Reads a TOML file and returns its tables. Raises ConfigError when the file cannot be read or parsed."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -231,12 +237,18 @@ def load(
 
 
 def state_dir(env: MappingType[str, str], cwd: Path, default: Path) -> Path:
-    """Where the ledger, the lock and the embedded server's data live."""
+    """Returns the state directory, where the ledger, the lock and the embedded server's data live.
+
+    BRIDGE_STATE_DIR names it, else it is the default.
+    """
     return (cwd / env["BRIDGE_STATE_DIR"] if env.get("BRIDGE_STATE_DIR") else default).resolve()
 
 
 def _check_together(mappings: tuple[Mapping, ...], where: str) -> None:
-    """Two mappings that would carry each other's lines would echo for ever."""
+    """Raises ConfigError for mappings that share a name or a stream, or of which one writes what another reads.
+
+    Two mappings that would carry each other's lines would echo for ever.
+    """
     for seen, one in ((m.name, m) for m in mappings):
         for other in mappings:
             if other is one:

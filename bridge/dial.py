@@ -1,4 +1,4 @@
-"""How a connection is made, and how long to wait before the next try."""
+"""Makes the bridge's connections to Redis, and says how long to wait before the next try."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from bridge.streams.connect import Budget, Connection
 
 
 class Backoff:
-    """Exponential, with jitter: from 50 ms to 5 s."""
+    """Waiting times between tries that fail: exponential, with jitter, from 50 ms to 5 s."""
 
     def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
         self._first, self._most, self._tries = first, most, 0
 
     def next(self) -> float:
-        """Seconds to wait before the next try."""
+        """Returns the seconds to wait before the next try, which grow with each call."""
         wait = min(self._most, self._first * 2 ** min(self._tries, 16))
         self._tries += 1
         return float(wait * random.uniform(0.5, 1.0))
 
     def reset(self) -> None:
-        """It worked."""
+        """Begins again at the shortest waiting time, after a try that worked."""
         self._tries = 0
 
 
 def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
-    """How this bridge connects: to the url, or to the embedded server.
+    """Returns the function by which this bridge connects: to the url, or to the embedded server.
 
-    That one is started if it never was, and again if it died; but not for a command that only looks.
+    The embedded server is started if it never was, and again if it died; but not for a command that only looks
+    (`may_start` is False), which gets RedisLost.
     """
 
     budget = Budget()

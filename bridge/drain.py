@@ -1,4 +1,4 @@
-"""`bridge run --once`: both directions of what is there, in one thread, and what kept it from being all."""
+"""`bridge run --once` carries what is there both ways, in one thread, and tells what kept it from being all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ PATIENCE = 12.0
 
 
 def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
-    """Drains both directions of what is there. Raises LedgerError; what fails in a mapping is in its result."""
+    """Carries what is there of every mapping that is not retired: file to stream and, with `dual`, stream to file.
+
+    Raises LedgerError; what fails in a mapping is in its result.
+    """
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True, cache=LARGE)
     forget_troubles(ledger)
@@ -80,12 +83,12 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
         forward.tell(stop.wait)
 
     def finished() -> None:
-        """What was read or begun is in the files. Raises Waits."""
+        """The mirror brings what was read or begun into the files. Raises Waits while another writer is in the way."""
         if mirror is not None and not mirror.finish():
             raise Waits
 
     def begun() -> None:
-        """What an earlier process had begun to mirror is finished before forward reads."""
+        """The mirror finishes what an earlier process had begun, before forward reads."""
         if mirror is not None:
             mirror.resolve(stop.wait)
             finished()
@@ -127,7 +130,7 @@ class Waits(Exception):
 def _patiently(
     work: Callable[[], None], forward: Carrier, mirror: Mirror | None, stop: Event, patience: float
 ) -> BridgeError | None:
-    """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed."""
+    """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed, None: none did."""
     begun, pause = time.monotonic(), Backoff()
     while True:
         try:

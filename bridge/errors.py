@@ -7,7 +7,7 @@ import os
 
 
 class BridgeError(Exception):
-    """The root. `what` happened, `where` (file, offset, key), and a `hint`: what to try."""
+    """The root of the bridge's errors: `what` happened, `where` (file, offset, key), and a `hint`: what to try."""
 
     exit_code = 1
 
@@ -22,7 +22,7 @@ class BridgeError(Exception):
 
     @property
     def plain(self) -> str:
-        """The same without anything of a message, for who may not read those."""
+        """The error in words without anything of a message, for who may not read messages."""
         return str(self)
 
 
@@ -57,7 +57,7 @@ class RejectStop(BridgeError):
 
     @property
     def plain(self) -> str:
-        """As the base class says; the reason may quote the message."""
+        """The error in words without its reason, which may quote the message: where it is, and on_reject is stop."""
         return f"{self.where}: it cannot be translated, and on_reject is stop"
 
 
@@ -66,7 +66,7 @@ class TargetError(BridgeError):
 
 
 class NotYet(BridgeError):
-    """Something else must happen first, and will soon: try again in a moment."""
+    """Something else must happen before what was asked for, and will soon: try again in a moment."""
 
 
 class LeaseHeld(NotYet):
@@ -78,7 +78,7 @@ class ServerError(BridgeError):
 
 
 class RedisLost(BridgeError):
-    """The connection is gone or was never made; what was sent may or may not have been done."""
+    """The connection to Redis is gone or was never made; what was sent may or may not have been done."""
 
     exit_code = 5
 
@@ -96,7 +96,7 @@ class SystemRefused(BridgeError):
 
 
 def as_bridge_error(error: BridgeError | OSError) -> BridgeError:
-    """The error as one of ours: what a worker notes as its trouble, before it tries again from what is noted."""
+    """Gives an OSError as a BridgeError: what a worker notes as its trouble, before it tries again from its notes."""
     if isinstance(error, BridgeError):
         return error
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

@@ -1,4 +1,4 @@
-"""`bridge import-history`: forward at full speed on the same cursor (P4), watched, and noted in the ledger."""
+"""`bridge import-history` runs forward at full speed on the same cursor (P4), watched, and noted in the ledger."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ PATIENCE = 60.0
 
 TOLD = 0.2
 NOTED = 0.5
-"""Seconds between two words to the person who watches, and between two into the ledger."""
+"""Seconds between two words of an import to the person who watches, and between two into the ledger."""
 
 SMOOTH = 10
-"""With a `max_rate` there are so many batches a second."""
+"""How many batches an import sends in a second if it has a `max_rate`."""
 
 
 @dataclass(slots=True)
 class SourceReport:
-    """One source. `bytes` are those on disk: of compressed files the compressed ones; `before` of them an earlier run
-    had carried. `unfinished` are the bytes of a last line that has no newline yet."""
+    """What an import did with one source. `bytes` are those on disk: of compressed files the compressed ones; `before`
+    of them an earlier run had carried. `unfinished` are the bytes of a last line that has no newline yet."""
 
     source: str
     bytes: int = 0
@@ -53,7 +53,7 @@ class SourceReport:
 
 @dataclass(slots=True)
 class Report:
-    """One mapping's import. `state`: running, done, interrupted or failed.
+    """What an import did with one mapping. `state`: running, done, interrupted or failed.
 
     Times are seconds since 1970; `earliest` and `latest` those of the messages, in ms.
     """
@@ -72,32 +72,32 @@ class Report:
     errors: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
-        """Of all sources: `bytes`, `done`, `entries` …"""
+        """Adds up one count over all sources of the import: `bytes`, `done`, `entries` …"""
         return sum(getattr(one, name) for one in self.sources)
 
     @property
     def lines(self) -> int:
-        """Lines, or messages of several, that were read."""
+        """How many lines, or messages of several lines, the import read."""
         return self.total("entries") + self.total("rejected") + self.total("empty")
 
     @property
     def rate(self) -> float:
-        """Lines a second."""
+        """How many lines the import read in a second."""
         return self.lines / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For the ledger and `--json`."""
+        """The report of an import as the ledger keeps it and `--json` prints it."""
         names = ("bytes", "before", "done", "entries", "rejected", "empty", "clamped", "unfinished")
         sums = {name: self.total(name) for name in names}
         return {**asdict(self), "lines": self.lines, "rate": round(self.rate, 1), **sums}
 
 
 Tell = Callable[[str, Report], None]
-"""Told what happens: started, waiting (for Redis), progress, ended."""
+"""Called with what happens to an import, and its report: started, waiting (for Redis), progress, ended."""
 
 
 class Import:
-    """One mapping's. `clock` in seconds since 1970, `steady` any steady one."""
+    """The import of one mapping's files. `clock` in seconds since 1970, `steady` any steady one."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, ledger: Ledger, stop: Event, tell: Tell, *, max_rate: float | None,
@@ -121,7 +121,7 @@ class Import:
         self._number = 0
 
     def run(self) -> Report:
-        """To the end of what the files hold, or a whole batch short of it; what went wrong is in `errors`."""
+        """Imports to the end of what the files hold, or a whole batch short of it; what went wrong is in `errors`."""
         self._began = self._steady()
         self._number = begin_import(self._ledger, self.report.stream, self.report.began, self.report.to_json())
         try:
@@ -145,7 +145,7 @@ class Import:
         return self.report
 
     def _patiently(self) -> None:
-        """Again from what Redis confirmed, as long as what stopped it may pass."""
+        """Runs the import, again from what Redis confirmed as long as what stopped it may pass."""
         pause, since, begun = Backoff(), self._steady(), False
         while not self._stop.is_set():
             before = self.report.total("entries")
@@ -185,7 +185,10 @@ class Import:
         self._tell("started", self.report)
 
     def _readable(self) -> None:
-        """A file that cannot be read stops the import: its lines could not be put among the others' later."""
+        """Raises the trouble of a file that cannot be read, which stops the import.
+
+        The lines of such a file could not be put among the others' later.
+        """
         for source in self._forward.sources:
             if source.trouble is not None:
                 raise source.trouble

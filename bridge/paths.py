@@ -1,4 +1,5 @@
-"""The same file, as each side names it: `[[paths]]` of bridge.toml, applied on the way over and undone on the way back.
+"""Rules for the same file as each side names it: `[[paths]]` of bridge.toml, applied on the way over and undone on the
+way back.
 
 A rule counts for the path itself and for what lies below it, the longest one first. Pure.
 """
@@ -14,21 +15,21 @@ from bridge.codecs.named import path_in, with_path
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """`rules` are pairs: as the files' side names it, as the readers of Redis do."""
+    """The rules of `[[paths]]`, as pairs: how the files' side names a path, and how the readers of Redis name it."""
 
     rules: tuple[tuple[bytes, bytes], ...] = ()
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]]) -> Paths:
-        """From text."""
+        """Makes the rules of `[[paths]]` from pairs of text."""
         return cls(tuple((_plain(os.fsencode(a)), _plain(os.fsencode(b))) for a, b in pairs))
 
     def over(self, path: bytes) -> bytes:
-        """A path of the files' side as the readers of Redis name it."""
+        """Translates a path of the files' side to the name that the readers of Redis have for it."""
         return _mapped(path, self.rules)
 
     def back(self, path: bytes) -> bytes:
-        """The inverse."""
+        """Translates a path as the readers of Redis name it to the name that the files' side has for it."""
         return _mapped(path, tuple((b, a) for a, b in self.rules))
 
     def clash(self, root: bytes) -> tuple[bytes, bytes] | None:
@@ -49,7 +50,7 @@ class Paths:
         return None
 
     def data_back(self, data: bytes) -> bytes:
-        """A message's data with the path that it names undone."""
+        """Returns a message's data with the path that it names as the files' side names it."""
         path = path_in(data) if self.rules else None
         return data if path is None else with_path(data, self.back(path))
 

@@ -49,7 +49,7 @@ POINTS = {
 
 @dataclass(slots=True)
 class Armed:
-    """What happens at a point: after `left` more times a kill, or an OSError of this errno (0: a kill)."""
+    """What happens at an armed point: after `left` more times a kill, or an OSError of this errno (0: a kill)."""
 
     left: int
     errno: int

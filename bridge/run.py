@@ -1,4 +1,4 @@
-"""The process: one lock, a thread for each direction of each mapping, signals, the heartbeat."""
+"""The process of `bridge run`: one lock, a thread for each direction of each mapping, signals, the heartbeat."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ from bridge.streams.writer import Overtaken
 from bridge.tune import collect, give_back
 
 GLANCE = 0.1
-"""Seconds between two looks at what events told of, while Redis is away."""
+"""Seconds between two looks at the files that events told of, while Redis is away."""
 
 SWEEP = 1.0
 POLL = 0.1
-"""Seconds between two looks at every file; events come between. With `--poll` there are no events."""
+"""Seconds between two looks at every file: `SWEEP`, with events between; `POLL` with `--poll`, without events."""
 
 RETRY = 0.005
 PATIENT = 0.5
-"""Seconds between two tries of a mirror that waits for another writer, and after how many that is said."""
+"""Seconds between two tries of a mirror that waits for another writer, and after how many that is told."""
 
 BLOCK_MS = 1000
 HEARTBEAT = 2.0
@@ -101,7 +101,7 @@ def lock_holder(state_dir: Path) -> str:
 
 
 class Process:
-    """`bridge run`. Each thread opens its own ledger, as SQLite wants it."""
+    """The process of `bridge run`, which carries all mappings. Each thread opens its own ledger, as SQLite wants it."""
 
     def __init__(
         self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
@@ -109,7 +109,7 @@ class Process:
     ) -> None:  # fmt: skip
         self._settings = settings
         self.dual = dual
-        """Whether it mirrors."""
+        """Whether the process mirrors, besides forwarding."""
         self._poll = poll
         self._stop = stop
         self._tell = tell
@@ -124,7 +124,10 @@ class Process:
         self._beat = time.monotonic()
 
     def run(self, beside: Sequence[Callable[[Settings, Event], None]] = ()) -> int:
-        """Until the stop event, with a thread for each of `beside` besides; returns the exit code."""
+        """Carries all mappings but retired ones until the stop event; returns the exit code, 1 if a worker crashed.
+
+        Each of `beside` runs in a thread besides.
+        """
         ledger = Ledger(self._ledger_path, create=True)
         forget_troubles(ledger)
         over = retired(ledger)
@@ -160,11 +163,11 @@ class Process:
         return 1 if self._crashed else 0
 
     def silent(self) -> float:
-        """Seconds since the last heartbeat."""
+        """Seconds since the process's last heartbeat."""
         return time.monotonic() - self._beat
 
     def flows(self) -> dict[tuple[str, str], Flow]:
-        """What went each way that is carried, by mapping and `forward` or `mirror`. For any thread."""
+        """What went each way that the process carries, by mapping and `forward` or `mirror`. For any thread."""
         found = {(one.mapping.name, "forward"): one.forward for one in self._shared}
         if self.dual:
             found |= {(one.mapping.name, "mirror"): one.mirror for one in self._shared if one.mapping.mirror}
@@ -233,7 +236,7 @@ class Process:
         ledger.close()
 
     def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
-        """The heartbeat, which the ledger gets as well: it can be told when Redis is away, and after a kill."""
+        """Makes the heartbeat and gives it to the ledger: it can be told when Redis is away, and after a kill."""
         counts: dict[str, int] = {}
         for forward in list(self._forwards):
             counts |= {forward.worker: forward.carried, **forward.counts()}
@@ -253,7 +256,10 @@ class Process:
         return pulse
 
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
-        """A worker that fails in a way nobody thought of ends the process, loudly: half a bridge is none."""
+        """Runs a worker with its own ledger; one that fails in a way nobody thought of ends the process, loudly.
+
+        Half a bridge is none.
+        """
         try:
             ledger = self._opened(LARGE if shared.folder is not None else CACHE)
             if ledger is None:
@@ -268,7 +274,7 @@ class Process:
             self._stop.set()
 
     def _opened(self, cache: int) -> Ledger | None:
-        """The ledger, once it can be opened; None when the process ends before."""
+        """Opens the ledger for a worker, once it can be opened; None when the process ends before."""
         while not self._stop.wait(0.0):
             try:
                 return Ledger(self._ledger_path, cache=cache)
@@ -311,7 +317,10 @@ class Process:
         self._end(forward)
 
     def _rest(self, seconds: float, forward: Carrier) -> None:
-        """Waits, and goes on following the files: what is rotated away or rewritten meanwhile is seen all the same."""
+        """Waits before forward's next try, and goes on following the files.
+
+        What is rotated away or rewritten meanwhile is seen all the same.
+        """
         until, due = time.monotonic() + seconds, 0.0
         while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, GLANCE)):
             paths = forward.shared.wake.wait(0)
@@ -369,7 +378,7 @@ class Process:
 
 
 def stop_on_signals() -> Event:
-    """SIGINT and SIGTERM set the event; a second one ends the process at once with 130."""
+    """Returns an event that SIGINT and SIGTERM set; a second signal ends the process at once with 130."""
     stop, asked = Event(), False
 
     def on_signal(number: int, frame: object) -> None:

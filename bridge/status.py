@@ -1,4 +1,5 @@
-"""Where everything stands: sampled once, from files, ledger and Redis, into one value that every printer reads."""
+"""Where everything stands, for `bridge status`: sampled once, from files, ledger and Redis, into one value. Every
+printer reads that value."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from bridge.streams.writer import read_books
 
 @dataclass(slots=True)
 class SourceStatus:
-    """One source's forward direction. `rate` in lines a second, None when no bridge runs."""
+    """How forward stands with one source. `rate` in lines a second, None when no bridge runs."""
 
     name: str
     position: Position | None = None
@@ -44,7 +45,7 @@ class SourceStatus:
 
 @dataclass(slots=True)
 class MirrorStatus:
-    """One mapping's mirror direction. `behind` is None when Redis cannot be asked."""
+    """How the mirror of one mapping stands. `behind` is None when Redis cannot be asked."""
 
     target: str
     cursor: EntryId = ZERO_ID
@@ -67,14 +68,14 @@ class StreamSize:
 
 @dataclass(slots=True)
 class MappingStatus:
-    """One mapping. `quarantined`: (direction, kind of reason, count), the commonest first."""
+    """How one mapping stands. `quarantined`: (direction, kind of reason, count), the commonest first."""
 
     name: str
     stream: str
     error: str = ""
     hint: str = ""
     retired: float | None = None
-    """Since when nothing is carried any more, in seconds since 1970."""
+    """Since when nothing of the mapping is carried any more, in seconds since 1970."""
     sources: list[SourceStatus] = field(default_factory=list)
     mirror: MirrorStatus | None = None
     quarantined: list[tuple[str, str, int]] = field(default_factory=list)
@@ -83,14 +84,14 @@ class MappingStatus:
     """The report of the last import run (`bridge.history`)."""
     parity: Run | None = None
     retention: dict[str, Any] | None = None
-    """What the last look at it found (`bridge.retention.trim`)."""
+    """What the last look at the stream's retention found (`bridge.retention.trim`)."""
     size: StreamSize | None = None
-    """None when Redis cannot be asked."""
+    """What the stream takes of Redis; None when Redis cannot be asked."""
 
 
 @dataclass(slots=True)
 class Status:
-    """Everything, at one moment (seconds since 1970).
+    """Where everything stands, at one moment (`at`, seconds since 1970).
 
     `holder` is who has the state directory's lock; `heartbeat` the last one the ledger knows, of a living process or
     not; `troubles` what a living one waits for, `earlier` what it waited for last.
@@ -114,37 +115,37 @@ class Status:
 
     @property
     def importing(self) -> bool:
-        """Whether `bridge import-history` does."""
+        """Whether `bridge import-history` runs on this state directory."""
         return self.holder.startswith("bridge import-history ")
 
     @property
     def dual(self) -> bool:
-        """Whether the process, or the last one, mirrors too."""
+        """Whether the bridge's process, or the last one, mirrors too."""
         return bool(self.heartbeat and self.heartbeat.get("dual"))
 
     @property
     def files_behind(self) -> Behind:
-        """Lines that are not in the stream yet."""
+        """How much of all sources is not in their streams yet: lines, bytes, and the time of the oldest."""
         return sum((source.behind for one in self.mappings for source in one.sources), Behind())
 
     @property
     def streams_behind(self) -> Behind:
-        """Entries that are not in their file yet, as far as Redis could be asked."""
+        """How many entries of all streams are not in their files yet, as far as Redis could be asked."""
         mirrors = [one.mirror for one in self.mappings if one.mirror is not None]
         return sum((one.behind for one in mirrors if one.behind is not None), Behind())
 
 
 QUIET, ROOM = 6.0, 1 << 20
-"""Seconds since the last heartbeat, and bytes of room on the disk it is noted on: with less it cannot be noted."""
+"""Seconds since the last heartbeat, and bytes of room on the ledger's disk: with less no heartbeat can be noted."""
 
 LONG = 5.0
-"""Seconds after which a switch that is not settled is told of."""
+"""Seconds after which the status tells of a switch that is not settled."""
 
 
 def sample(
     settings: Settings, now: Callable[[], float], *, mirrors: bool = True, waits: dict[str, Trouble] | None = None
 ) -> Status:
-    """Reads everything once, starts nothing and changes nothing; what is out of reach is part of the answer.
+    """Samples where everything stands, once; starts nothing and changes nothing, and tells what is out of reach.
 
     A bridge that asks of itself says what its workers wait for, and whether there are `mirrors`: else what is behind
     them is not counted.
@@ -194,7 +195,7 @@ def sample(
 
 
 def _answers(settings: Settings) -> bool:
-    """Whether the server is there, whatever became of a connection to it."""
+    """Whether the Redis server is there for a new connection, whatever became of an earlier one."""
     try:
         with closing(dialler(settings, may_start=False)()) as connection:
             return connection.call("PING") is not None
@@ -260,7 +261,7 @@ def _mapping(
 
 
 def stream_size(connection: Connection, stream: bytes) -> StreamSize:
-    """Asks Redis. Raises RedisLost, RedisRefused."""
+    """Asks Redis what a stream takes, and who reads it. Raises RedisLost, RedisRefused."""
     info, used, groups = stream_info(connection, stream), None, None
     with suppress(RedisRefused):
         used = int(connection.call("MEMORY", "USAGE", stream) or 0)
@@ -294,7 +295,7 @@ def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | No
 
 
 def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
-    """For `--json`."""
+    """The status as `--json` prints it, with its headline and level."""
     return {
         "headline": headline,
         "level": level,

@@ -39,9 +39,9 @@ Seen = tuple[str, int, bool, str, str]
 class Cast:
     """The components of one rig."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, mapping: str = "hestai-message") -> None:
         self.rig = rig
-        rig.write_config(extra=CONFIG)
+        rig.write_config(mapping=mapping, extra=CONFIG)
         rig.log.touch()
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
@@ -91,12 +91,13 @@ class Cast:
         return [int(line) for line in note.read_text().split("\n")[:-1]] if note.exists() else []
 
     def seen(self, name: str) -> list[Seen]:
-        """What a reader was given."""
+        """What a reader was given of what components wrote, who write numbers."""
         note = self.note(name)
         found = []
         for line in note.read_text().split("\n")[:-1] if note.exists() else []:
             role, number, marked, side, position = line.split(" ")
-            found.append((role, int(number), marked == "1", side, position))
+            if number.isdigit():
+                found.append((role, int(number), marked == "1", side, position))
         return found
 
     @contextmanager

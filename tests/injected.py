@@ -1,7 +1,8 @@
 """`bridge` with errors injected into its own calls: each kind of OSError at each place that makes a system call, once.
 
 Run as a child process, as `python -m tests.injected run --dual`. INJECT is a folder: the file `go` in it lets errors
-come, INJECT_KINDS of them at each place in the order of INJECT_SEED; `told` gets a line for each, and `done` appears once nothing new was left to inject for a while.
+come, INJECT_KINDS of them at each place in the order of INJECT_SEED; `told` gets a line for each, and `done` appears
+once nothing new was left to inject for a while. INJECT_FILES: so many descriptors are all it has; 0: as many as may be.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import sqlite3
 import sys
 import threading
@@ -26,7 +28,10 @@ CALLS = (
     "open", "read", "pread", "write", "lseek", "fstat", "stat", "lstat", "rename", "replace", "link", "unlink", "fsync",
     "scandir", "listdir", "mkdir", "readlink", "chmod",
 )  # fmt: skip
-KINDS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ESTALE)
+SHORT = -1
+"""No error: the half of what was to be written is, as on a disk that becomes full."""
+
+KINDS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ESTALE, SHORT)
 EVERY = 0.02
 """Seconds between two errors, at least: what failed is tried again, and must have a chance."""
 
@@ -71,7 +76,8 @@ class Injector:
                     return 0
                 site = f"{call} {place}"
                 if site not in self._left:
-                    self._left[site] = self._dice.sample(KINDS, self._kinds)
+                    kinds = [kind for kind in KINDS if kind != SHORT or call == "write"]
+                    self._left[site] = self._dice.sample(kinds, min(self._kinds, len(kinds)))
                     self._new = now
                 left = self._left[site]
                 if now >= self._next and left and self._dice.random() < 0.5:
@@ -79,7 +85,7 @@ class Injector:
                     self._new = now
                     code = left.pop()
                     with (self._folder / "told").open("a") as told:
-                        told.write(f"{errno.errorcode[code]} at {site}\n")
+                        told.write(f"{errno.errorcode.get(code, 'SHORT')} at {site}\n")
                     return code
                 if now - self._new > QUIET:
                     (self._folder / "done").touch()
@@ -109,6 +115,9 @@ def _place() -> str | None:
 def _failing(injector: Injector, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **more: Any) -> Any:
         code = injector.due(name)
+        if code == SHORT:
+            fd, data = args
+            return real(fd, bytes(data[: len(data) // 2]), **more)
         if code:
             raise OSError(code, os.strerror(code))
         return real(*args, **more)
@@ -136,6 +145,8 @@ def _ledger(injector: Injector) -> None:
 
 def main(args: Sequence[str]) -> None:
     """`bridge` with these arguments."""
+    if files := int(os.environ.get("INJECT_FILES", "0")):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     injector = Injector(Path(os.environ["INJECT"]), int(os.environ["INJECT_SEED"]), int(os.environ["INJECT_KINDS"]))
     for name in CALLS:
         setattr(os, name, _failing(injector, name, getattr(os, name)))

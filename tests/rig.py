@@ -294,20 +294,20 @@ class Rig:
 
     def parity(self, *, settling: float = 0.0) -> Result:
         """What parity says of the first mapping, in this process."""
+        return self.looks(settling=settling, first=1)[0]
+
+    def looks(self, *, settling: float = 0.0, first: int | None = None) -> list[Result]:
+        """The same of every mapping, or of so many of the first."""
         settings = self.settings()
         path = settings.state_dir / "ledger.db"
         ledger = Ledger(path) if path.exists() else None
         try:
-            check = check_of(settings.mappings[0])(
-                settings.mappings[0],
-                settings,
-                lambda: Connection(self.url),
-                ledger,
-                Event(),
-                lambda read, of: None,
-                settling=settling,
-            )
-            return check.run()
+            return [
+                check_of(mapping)(
+                    mapping, settings, lambda: Connection(self.url), ledger, Event(), lambda *_: None, settling=settling
+                ).run()
+                for mapping in settings.mappings[:first]
+            ]
         finally:
             if ledger is not None:
                 ledger.close()

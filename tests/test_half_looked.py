@@ -42,6 +42,10 @@ class Failing:
         self.made, self.at = 0, at
 
 
+def _open_files() -> int:
+    return len([*Path("/dev/fd").iterdir()])
+
+
 def _failed(act: Callable[[], None]) -> bool:
     try:
         act()
@@ -65,12 +69,11 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     known = [replace(met[0], at=ended, closed=True), *met[1 : 4 if failing_act == "look" else 5]]
     raw = (tmp_path / "l.1").read_bytes()
     at = Fingerprint(100, 100, hex_digest(raw[:100]), hex_digest(raw[:100]))
-    failing = Failing(monkeypatch)
-    failed, number = 0, 0
-    while failing.made >= number:
+    failing, failed, number, reached = Failing(monkeypatch), 0, 0, 0
+    while reached >= number:
         number += 1
-        failing.arm(0)
         tail = Tail(tmp_path, "l", ("l.*",), known)
+        opened = _open_files()
         failing.arm(number)
         failed += _failed(tail.look if failing_act == "look" else partial(tail.seek, 4, at))
         reached = failing.made
@@ -78,13 +81,9 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tail.look()  # the mirror's, before the sender has put the reader in its place
         tail.seek(4, at)
         tail.look()
-        assert [(generation.number, generation.path.name, generation.read_to) for generation in tail.pending()] == [
-            (4, "l.1", 100),
-            (5, "l", 0),
-        ]
-        assert {generation.number: generation.inode for generation in tail.records()} == {
-            generation.number: generation.inode for generation in met
-        }
+        found = [(generation.number, generation.path.name, generation.read_to) for generation in tail.pending()]
+        assert found == [(4, "l.1", 100), (5, "l", 0)]
+        assert {after.number: after.inode for after in tail.records()} == {now.number: now.inode for now in met}
         tail.close()
-        failing.made = reached
+        assert _open_files() == opened, "a file stays open that nobody has any more"
     assert failed > 10

@@ -90,15 +90,20 @@ class Rotator:
         self._thread.join()
 
 
-def injected(rig: Rig, seed: int, kinds: int) -> tuple[subprocess.Popen[bytes], Path]:
-    """`bridge run --dual` whose calls fail, each with so many kinds of error, while `go` is in the folder."""
+def injected(
+    rig: Rig, seed: int, kinds: int, *, url: str | None = None, files: int = 0
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """`bridge run --dual` whose calls fail, each with so many kinds of error, while `go` is in the folder.
+
+    `files`: so many descriptors are all it has.
+    """
     folder = rig.path / "inject"
     folder.mkdir(exist_ok=True)
     env = {**os.environ, "INJECT": str(folder), "INJECT_SEED": str(seed), "INJECT_KINDS": str(kinds),
-           "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+           "INJECT_FILES": str(files), "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     with (rig.path / f"bridge-{len(rig.children)}.log").open("wb") as out:
-        child = zygote.start("tests.injected", ["run", "--dual", "--redis", rig.server.socket_url], cwd=rig.path, env=env,
-                             stdout=out, stderr=out)  # fmt: skip
+        child = zygote.start("tests.injected", ["run", "--dual", "--redis", url or rig.server.socket_url],
+                             cwd=rig.path, env=env, stdout=out, stderr=out)  # fmt: skip
     rig.children.append(child)
     return child, folder
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event, Thread
 
 import pytest
 
 from bridge.carry.append import Target
+from bridge.carry.deliver import Delivery
 from bridge.carry.pieces import Write
 from bridge.errors import TargetError
 from bridge.files.append import Appender
 from bridge.ledger.store import Ledger
-from tests.rig import STREAM, Rig
+from bridge.run import Process
+from tests.inbox import INBOX, Inbox
+from tests.rig import STREAM, Rig, wait_until
+from tests.test_quarantine import aside, limit
 from tests.test_targets import Both
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -81,7 +86,7 @@ def test_a_fault_put_back(rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Bre
     finally:
         both.close()
     result = rig.parity()
-    said = [note for note in result.notes if "lines stand twice" in note]
+    said = [note for note in result.notes if "messages stand twice" in note]
     if broken is None:
         assert (result.verdict, said) == ("equal", [])
     else:
@@ -98,7 +103,7 @@ def test_it_does_not_cry_wolf(rig: Rig) -> None:
     def settle() -> None:
         for _ in range(2):
             assert not rig.once().errors
-        assert not [note for note in rig.parity().notes if "lines stand twice" in note]
+        assert not [note for note in rig.parity().notes if "messages stand twice" in note]
 
     for n in range(20):
         rig.append(f"f-{n}")
@@ -117,4 +122,98 @@ def test_it_does_not_cry_wolf(rig: Rig) -> None:
         path.unlink()
     assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
     rig.add("r-repaired")
+    settle()
+
+
+def test_a_retry_is_no_alarm(one_rig: Rig) -> None:
+    """Entries that get their lines late, from behind the place that the witness counts from, were born as well."""
+    aside(one_rig)
+    limit(one_rig, 100)
+    one_rig.redis.call("XDEL", STREAM, b"%d-%d" % one_rig.entries()[0].id)
+    one_rig.add("r-behind")
+    assert not one_rig.once().errors
+    limit(one_rig, 1000)
+    assert one_rig.run("quarantine", "retry", "--redis", one_rig.url).returncode == 0
+    one_rig.add("r-last")
+    assert not one_rig.once().errors
+    assert len(one_rig.lines()) == 14
+    assert not one_rig.parity().too_much
+
+
+# -- a folder -------------------------------------------------------------------------------------------------
+
+
+def puts_twice(patch: pytest.MonkeyPatch) -> None:
+    """An error behind the new file's name, after which nobody knows that it has one."""
+    put, failed = Delivery.put, [False]
+
+    def broken(self: Delivery, write: Write, ledger: Ledger, now: float) -> str:
+        said = put(self, write, ledger, now)
+        if not failed[0]:
+            failed[0] = True
+            write.pieces, self._tried, self._facts = [], None, None
+            raise TargetError("cannot be looked at", where=write.name)
+        return said
+
+    patch.setattr(Delivery, "put", broken)
+
+
+@pytest.mark.parametrize("broken", [None, puts_twice])
+def test_a_fault_put_back_of_a_folder(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Break | None) -> None:
+    """A message that is in the folder twice is one message, and a copy of it; the witness tells who made the copy."""
+    inbox = Inbox(one_rig)
+    inbox.put("f-0")
+    inbox.add("r-0")
+    assert not one_rig.once().errors
+    if broken is not None:
+        broken(monkeypatch)
+    stop = Event()
+    bridge = Thread(target=Process(one_rig.settings(), dual=True, poll=False, stop=stop).run)
+    bridge.start()
+    try:
+        inbox.add("r-1")
+        inbox.add("r-2")
+        wait_until(lambda: inbox.identities().count("r-2") == 1, lambda: str(inbox.identities()))
+        wait_until(lambda: inbox.parity().tally.in_flight == 0, "the note")
+    finally:
+        stop.set()
+        bridge.join()
+    assert inbox.identities().count("r-1") == (1 if broken is None else 2)
+    result = inbox.parity()
+    assert not result.tally.differences
+    assert result.verdict == ("equal" if broken is None else "differs")
+    assert len([note for note in result.notes if "messages stand twice" in note]) == (broken is not None)
+
+
+def test_it_does_not_cry_wolf_of_a_folder(rig: Rig) -> None:
+    """No copy, removal, flush, trim, deletion, lost ledger or restart makes the witness say what is not so."""
+    inbox = Inbox(rig)
+
+    def settle() -> None:
+        for _ in range(2):
+            assert not rig.once().errors
+        assert not inbox.parity().too_much
+
+    for n in range(10):
+        inbox.put(f"f-{n}")
+        inbox.add(f"r-{n}")
+    settle()
+    taken, copied = [path for path in inbox.folder.glob("*.json") if b'"r-' in path.read_bytes()][:2]
+    inbox.move_in("copy.json", copied.read_bytes())
+    taken.unlink()
+    inbox.add("r-taken")
+    settle()
+    rig.redis.call("XDEL", INBOX, b"%d-%d" % inbox.entries()[3].id)
+    inbox.add("r-deleted")
+    settle()
+    rig.redis.call("XTRIM", INBOX, "MAXLEN", 10)
+    inbox.add("r-trimmed")
+    settle()
+    rig.redis.call("FLUSHALL")
+    inbox.add("r-flushed")
+    settle()
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
+    inbox.add("r-repaired")
     settle()

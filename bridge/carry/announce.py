@@ -1,4 +1,4 @@
-"""How far the mirror is in each file, on its way to `bridge:{S}:mirror`: it goes with the next request."""
+"""The mirror tells Redis how far it came in each file: fields of `bridge:{S}:mirror`, sent with its next request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from bridge.streams.resp import pack
 
 
 class Announced:
-    """Of one mapping. What Redis did not confirm is said again, to the next connection."""
+    """Keeps what one mapping's mirror has to tell Redis of how far it came in each file, until Redis has confirmed it.
+
+    What Redis did not confirm is said again, to the next connection.
+    """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -22,30 +25,40 @@ class Announced:
 
     @property
     def waits(self) -> bool:
-        """Whether there is anything to be said."""
+        """Whether the mirror has anything to tell Redis of how far it came in its files."""
         return bool(self._due)
 
     def written(self, label: str, entry: EntryId, generation: int, end: int, put: Mapping[str, object]) -> None:
-        """All up to this entry is in this file, or folder; the last write ended there. `put`: the witness's word."""
+        """Notes for Redis that the mirror wrote all entries up to this one into this file, or folder.
+
+        The last write ended at byte `end` of `generation`; `put` is the witness's word, which goes with it.
+        """
         self._place[label] = generation, end
         self.passed(label, entry, put)
 
     def passed(self, label: str, entry: EntryId, put: Mapping[str, object]) -> None:
-        """All up to this entry is in this file, and the last of them needed no line."""
+        """Notes for Redis that the mirror is done with all entries up to this one in this file; the last made no line.
+
+        `put` is the witness's word, which goes with it.
+        """
         generation, end = self._place.get(label, (0, 0))
         word = {"id": format_id(entry).decode(), "generation": generation, "end": end, **put}
         self._due[os.fsencode(label)] = json.dumps(word).encode()
 
     def commands(self) -> list[bytes]:
-        """What is to go out before the next request."""
+        """Packs what the mirror has to tell Redis of how far it came as commands, to go before its next request."""
         self._sent, self._due = self._due, {}
         return [pack("HSET", self._keys.mirror, label, word) for label, word in self._sent.items()]
 
     def confirmed(self) -> bool:
-        """The request was answered; whether anything had gone out with it."""
+        """Forgets what the mirror told Redis, as the request was answered; False if nothing had gone out with that."""
         sent, self._sent = self._sent, {}
         return bool(sent)
 
+    def take_back(self) -> None:
+        """Forgets what the mirror was to tell Redis of entries that may be lost; where its files end stays known."""
+        self._due, self._sent = {}, {}
+
     def dropped(self) -> None:
-        """The connection is gone: what was not confirmed is due again."""
+        """Makes due again what the mirror told Redis and a connection that is gone did not confirm."""
         self._due, self._sent = self._sent | self._due, {}

@@ -1,4 +1,4 @@
-"""Bringing lines into a file, piece by piece if it must be, and knowing afterwards which bytes were ours."""
+"""The mirror appends lines to a file, piece by piece if it must, and knows afterwards which bytes are its own."""
 
 from __future__ import annotations
 
@@ -21,51 +21,66 @@ from bridge.points import reached
 from bridge.sections import MirrorSection
 
 WINDOW = 4 << 20
-"""Bytes that are searched at once for lines an earlier process may have written."""
+"""Bytes of a file that the mirror searches at once for lines an earlier process may have written."""
 
 
 class Destination(Protocol):
-    """What one write goes to: a file that lines are appended to, or a new file. All raise TargetError, LedgerError."""
+    """What one write of the mirror goes to: a file that lines are appended to, or a new file.
+
+    All methods raise TargetError, LedgerError.
+    """
 
     put_out: int
-    """Bytes that left the process and were not counted yet."""
+    """Bytes that the mirror wrote to this destination and that its witness has not counted yet."""
 
     @property
     def label(self) -> str:
-        """Under what the mirror announces how far it came."""
+        """The name under which the mirror announces in Redis how far it came with this destination."""
         ...
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """Makes ready; returns why it must wait, or an empty string. `release` later."""
+        """Opens and locks the file that a write of the mirror goes to, or writes the new file under a hidden name.
+
+        Returns why the mirror must wait, or an empty string. `release` later.
+        """
         ...
 
     def place(self) -> tuple[int, int]:
-        """Generation and size, for an intent; after `take`."""
+        """Returns generation and size of a destination of the mirror, for an intent; after `take`."""
         ...
 
     def put(self, write: Write, ledger: Ledger, now: float) -> str:
-        """Writes what is missing; returns why it must wait, or an empty string."""
+        """Writes to a destination of the mirror what is missing there of `write`.
+
+        Returns why the mirror must wait, or an empty string.
+        """
         ...
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
-        """What became of an intent of an earlier process, and in words."""
+        """Finds out what an earlier process wrote of an intent to a destination of the mirror.
+
+        Returns the write, and what became of it in words.
+        """
         ...
 
     def remember(self, ledger: Ledger) -> None:
-        """Inside the transaction that notes the range."""
+        """Notes in the ledger what the mirror wrote its lines to, inside the transaction that notes their range."""
         ...
 
     def release(self) -> None:
-        """Lets go of what `take` took."""
+        """Lets go of what `take` took of a destination of the mirror, such as the lock on a file."""
         ...
 
     def close(self) -> None:
-        """Closes what is open."""
+        """Closes whatever a destination of the mirror has open."""
         ...
 
 
 class Target:
-    """One mirrored file. `tail` is the one forward reads it with, where it does, so both mean the same generation."""
+    """One file that the mirror appends lines to.
+
+    `tail` is the one that forward reads the file with, where it does, so that both mean the same generation.
+    """
 
     def __init__(self, root: Path, tail: Tail, section: MirrorSection, stream: str) -> None:
         self._root = root
@@ -80,13 +95,14 @@ class Target:
 
     @property
     def label(self) -> str:
-        """Its name."""
+        """The path of the mirrored file below the root, under which the mirror announces how far it came."""
         return self._tail.name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """Opens the file at the path, locks it where the writers do, and finds its generation: a line may follow now.
+        """The mirror opens the file at its path, locks it where the writers do, and finds its generation.
 
-        Returns why it must wait, or an empty string. `torn`: the unfinished line at its end is ours. `release` later.
+        From then on a line may follow. Returns why the mirror must wait, or an empty string. `torn`: the unfinished
+        line at the file's end is the mirror's own. `release` later.
         Raises TargetError, SourceError, LedgerError, NotYet.
         """
         file = self._open(ledger)
@@ -118,19 +134,19 @@ class Target:
         return "the file ends in the middle of a line that another program is writing"
 
     def release(self) -> None:
-        """Gives the lock back, if it is held."""
+        """The mirror's target gives the flock on its file back to the other writers, if it holds it."""
         if self._locked and self._file is not None:
             self._file.unlock()
         self._locked = False
 
     def place(self) -> tuple[int, int]:
-        """The file's generation and size, for an intent; after `take`."""
+        """Returns the mirrored file's generation number and its size in bytes, for an intent; after `take`."""
         if self._file is None or self._generation is None:
             raise AssertionError("not taken")
         return self._generation.number, self._file.size()
 
     def put(self, write: Write, ledger: Ledger, now: float) -> str:
-        """Appends what is missing of `write`; returns why it must wait for another program, or an empty string.
+        """The mirror appends what is missing of `write` to its file; returns why it must wait, or an empty string.
 
         What went in is noted in `write` before anything else can fail, so whoever calls again after an error goes on
         behind it. Raises TargetError when the disk is full: what was begun is finished by the next call, before
@@ -170,9 +186,9 @@ class Target:
         return ""
 
     def _ascertain(self, write: Write, ledger: Ledger) -> None:
-        """Finds out where the last piece stands: in which generation, and whether that has a name. Harmless twice.
+        """Finds out in which generation the mirror's last piece stands, and whether that has a name. Harmless twice.
 
-        The descriptor that wrote it is open still: nothing opens another one before this has been done.
+        The descriptor that wrote the piece is open still: nothing opens another one before this has been done.
         """
         last = write.pieces[-1] if write.pieces else None
         if last is None or last.sure:
@@ -194,7 +210,7 @@ class Target:
         last.sure = True
 
     def _move(self, write: Write, ledger: Ledger, number: int, size: int) -> None:
-        """What stands becomes ranges, and the intent is about the rest, which will stand elsewhere.
+        """Makes ranges of what stands of a write in the file; its intent is about the rest, which will stand elsewhere.
 
         In memory nothing changes before the ledger has it.
         """
@@ -209,7 +225,10 @@ class Target:
         write.generation, write.size = number, size
 
     def remember(self, ledger: Ledger) -> None:
-        """Lets the ledger know the generation by its first bytes, as soon as there are some: they may be ours alone."""
+        """Saves the mirrored file's generation in the ledger by its first bytes, as soon as there are some.
+
+        They may be the mirror's alone.
+        """
         one = self._tail.of_identity(self._file.identity) if self._file is not None else None
         if one is None or len(one.head) >= HEAD or one.read_to:
             return
@@ -218,27 +237,30 @@ class Target:
             save_generation(ledger, self._stream, self._tail.name, one.known())
 
     def close(self) -> None:
-        """Closes the file, and gives its lock back with it."""
+        """Closes the mirrored file, and gives its lock back to the other writers with it."""
         file, self._file, self._locked = self._file, None, False
         if file is not None:
             file.close()
 
     def find(self, number: int) -> Generation | None:
-        """The generation of this number, under whatever name its file has now."""
+        """Returns the mirrored file's generation of this number, whatever its file's name is now; None when gone."""
         with self._tail.lock:
             self._tail.look()
             return self._tail.of_number(number) or self._tail.reopen(number)
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
-        """What became of an intent of an earlier process, and in words."""
+        """Finds out what an earlier process wrote of an intent to the mirrored file.
+
+        Returns the write, and what became of it in words.
+        """
         return resolve(intent, self, codec)
 
     def deleted(self, generation: Generation, start: int, data: bytes) -> bool:
-        """Whether this generation's file lost its name, and no copy of it holds these bytes."""
+        """Whether this generation of the mirrored file lost its name, and no copy of its file holds these bytes."""
         return generation.nameless and not self._tail.lies_elsewhere(generation.identity, start, data)
 
     def after(self, number: int) -> list[Generation]:
-        """The open generations that came after this one."""
+        """Returns the mirrored file's open generations that came after the one of this number, oldest first."""
         return [one for one in self._tail.pending() if one.number > number]
 
     def _open(self, ledger: Ledger) -> Appender:
@@ -261,11 +283,12 @@ class Target:
 
 
 def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
-    """What became of an intent of an earlier process, and in words (DESIGN §6.3).
+    """Finds out what an earlier process of the mirror wrote of an intent to its file (DESIGN §6.3).
 
-    Found: its pieces are noted. Found in part: the whole lines are noted, the rest is still to be written; a torn
-    line at the end of the file is continued. Not found: all is still to be written. It is looked for behind the size
-    it noted, and from the beginning in every generation since: the file may have been emptied before the write.
+    Returns the write, and what became of it in words. Found: its pieces are noted. Found in part: the whole lines are
+    noted, the rest is still to be written; a torn line at the end of the file is continued. Not found: all is still to
+    be written. The lines are looked for behind the size the intent noted, and from the beginning in every generation
+    since: the file may have been emptied before the write.
     """
     write = Write(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
@@ -292,7 +315,10 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
 
 
 def _in_part(write: Write, one: Generation, start: int, codec: Codec) -> str:
-    """Notes what stands of a write in a generation from `start` on; in words, or empty when nothing does."""
+    """Notes in an earlier process's write which of its bytes stand in a generation of the file from `start` on.
+
+    Returns that in words; empty when none of them do.
+    """
     content, size = write.content, one.size()
     at = _find(one, start, content[: content.index(b"\n") + 1])
     if at < 0:  # or less than its first line, at the file's end
@@ -319,7 +345,7 @@ def _in_part(write: Write, one: Generation, start: int, codec: Codec) -> str:
 
 
 def _find(one: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
-    """Where `lines` stand from `start` on, which is where a line begins; -1: nowhere.
+    """Returns the offset where `lines` stand in a generation from `start` on, where a line begins; -1: nowhere.
 
     `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
     """

@@ -1,4 +1,4 @@
-"""A folder of artifacts on its way to the stream: each new or replaced file is announced once, with its digest.
+"""Forward announces each new or replaced file of a folder of artifacts in the stream, once, with its digest.
 
 What is due, the batches and what is done after a loss are a spool's; the files themselves stay where they are.
 """
@@ -27,11 +27,11 @@ from bridge.paths import Paths
 from bridge.streams.keys import Keys
 
 AGAIN = 0.05
-"""Seconds until a file that is being hashed is asked for again."""
+"""Seconds until forward asks again for the digest of an artifact's file that is being hashed."""
 
 
 class ArtifactIntake(Intake):
-    """Files become due when they are complete and hashed."""
+    """Takes the files of a folder of artifacts into the ledger as due, when they are complete and hashed."""
 
     def __init__(
         self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str],
@@ -41,7 +41,10 @@ class ArtifactIntake(Intake):
         self._hasher = hasher
 
     def _content(self, found: Found, since: float, age: float) -> Taken | None:
-        """The facts of a file, as JSON; None while it is written or hashed."""
+        """Returns type and digest of an artifact's file as JSON, with its facts; None while it is written or hashed.
+
+        None also when the file is gone. Raises SourceError: a link leads to the file, or it cannot be read.
+        """
         now = self._clock()
         real = os.path.realpath(os.path.join(self._folder.root, found.name))  # noqa: PTH118 - bytes
         if real != os.path.realpath(self._folder.root) + b"/" + found.name:
@@ -67,7 +70,10 @@ class ArtifactIntake(Intake):
         return Taken(known.facts, _facts_of(known), busy=False)
 
     def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
-        """Inside a transaction: a file is due, unless it is as it was announced last."""
+        """Notes an artifact's file in the ledger as due, unless it holds what was announced last; inside a transaction.
+
+        Returns 0: none of the file's bytes are kept.
+        """
         sha256 = json.loads(taken.raw)["sha256"].encode()
         self.waiting.pop(name, None)
         last, now = memory.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
@@ -82,7 +88,10 @@ class ArtifactIntake(Intake):
 
 
 class ArtifactSource(SpoolSource):
-    """One folder. `paths` are how each side names the same file."""
+    """Forward's source for one folder of artifacts: each message announces a file.
+
+    `paths` are how each side names the same file.
+    """
 
     def __init__(
         self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float], hasher: Hasher,
@@ -105,5 +114,5 @@ class ArtifactSource(SpoolSource):
 
 
 def _facts_of(known: Known) -> bytes:
-    """What was found out of a file, for the ledger."""
+    """Packs type and digest of an artifact's file into JSON, as the ledger keeps them until the file is announced."""
     return json.dumps({"type": known.type, "sha256": known.sha256}).encode()

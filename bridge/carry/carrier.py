@@ -1,4 +1,4 @@
-"""What carries a mapping's files to Redis: a stream's forward, or the copier of latest values."""
+"""Chooses what carries a mapping's files to Redis: a stream's forward, or the copier of latest values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ Carrier = Forward | State
 def carrier_of(
     shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float], dial: Callable[[], Connection]
 ) -> Carrier:
-    """For one mapping, as its kind of source has it."""
+    """Makes what carries one mapping's files to Redis: `State` for a source of latest values, else `Forward`."""
     kind = State if shared.mapping.source.kind == "state" else Forward
     return kind(shared, ledger, troubles, clock, dial)
 
 
 def let_go(forward: Carrier) -> None:
-    """Ends the connection; another state directory need not wait for the lease to run out."""
+    """Gives a carrier's lease on its stream back and ends its connection to Redis.
+
+    So another state directory need not wait for the lease to run out.
+    """
     try:
         if forward.attached:
             forward.release()

@@ -1,8 +1,8 @@
-"""Who carries this stream: which ledger, and which process of those that may use it (DESIGN §5.3, `lease`).
+"""Settles who carries a stream: which ledger, and which process of those that may use it (DESIGN §5.3, `lease`).
 
 A copied state directory has the same ledger in it, and one that was put back from a backup an older one. So two books
 are compared on every connect: the ledger knows the nonces of all processes that carried with it, and Redis the last.
-One that the ledger does not know carried with another copy of it: what that wrote, this ledger does not know.
+A process that the ledger does not know carried with another copy of it: what that wrote, this ledger does not know.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from bridge.streams.reader import file_born
 from bridge.streams.writer import Books, claim, read_books
 
 RENEWED = 2.0
-"""Seconds between two renewals of the lease."""
+"""Seconds between two renewals of a process's lease on its stream."""
 
 
 def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
-    """Makes sure that this ledger owns the stream. Raises NotOwner: another does, or this stream's ledger was lost."""
+    """Makes sure that this ledger owns the stream, and claims a stream that has no owner.
+
+    Raises NotOwner: another ledger owns it, or this stream's ledger was lost.
+    """
     where = keys.stream.decode(errors="replace")
     holder = connection.call("HGET", keys.meta, "owner")
     if holder is None:
@@ -63,28 +66,31 @@ def _carried(connection: Connection, keys: Keys) -> bool:
 
 
 def announced(books: Books) -> EntryId:
-    """The newest entry that was mirrored, as Redis has it; 0-0 when none was."""
+    """Returns the newest entry that was mirrored, as Redis has it in `bridge:{S}:mirror`; 0-0 when none was."""
     return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
 
 
 class Hold:
-    """This process's hold on one stream. Its lock on the state directory is held meanwhile."""
+    """This process's hold on one stream: its nonce, and the lease that it takes and renews in Redis.
+
+    The process holds its lock on the state directory meanwhile.
+    """
 
     def __init__(self, keys: Keys, state_dir: Path) -> None:
         self.nonce = secrets.token_hex(8)
         self._keys = keys
         self._state_dir = state_dir
         self._found: bytes | None = None
-        """The lease as it stood at the last look."""
+        """The lease on the stream as Redis had it at this process's last look."""
         self._taken = False
         self._renew_at = 0.0
 
     def holder(self, ledger: Ledger) -> tuple[bytes, bytes]:
-        """What `meta` says as long as this process carries: the ledger, and the nonce."""
+        """Returns what `bridge:{S}:meta` says as long as this process carries: the ledger's identity, and the nonce."""
         return ledger.uuid, self.nonce.encode()
 
     def doubt(self, connection: Connection, ledger: Ledger) -> str:
-        """Why this ledger may be older than what Redis knows, in words; empty: it is not.
+        """Says in words why this ledger may be older than what Redis knows of the stream; empty: it is not.
 
         Raises LeaseHeld: another process carries the stream, or did until just now and may do so again.
         """
@@ -101,9 +107,9 @@ class Hold:
         return ""
 
     def take(self, connection: Connection, ledger: Ledger) -> None:
-        """Takes the lease: from here on this process carries. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
+        """Takes the lease on the stream in Redis: from here on this process carries.
 
-        What `doubt` found must stand there still.
+        What `doubt` found must stand there still. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
         """
         found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
         stream = self._keys.stream.decode()
@@ -127,12 +133,18 @@ class Hold:
         return there
 
     def check(self, connection: Connection) -> None:
-        """Raises NotYet unless this process has taken the stream: forward compares first."""
+        """Lets the mirror begin only when this process has taken the stream: forward compares ledger and stream first.
+
+        Raises NotYet.
+        """
         if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
             raise NotYet("forward compares ledger and stream first")
 
     def check_read(self, holder: tuple[bytes | None, bytes | None], ledger: Ledger) -> None:
-        """Raises NotYet, NotOwner unless what was read along with `meta`'s owner and nonce is this process's to use."""
+        """Lets the mirror use what it read only if this ledger and this process held the stream at that moment.
+
+        `holder` is owner and nonce of `bridge:{S}:meta`, read along with it. Raises NotYet, NotOwner.
+        """
         owner, nonce = holder
         if owner is None or nonce is None:
             raise NotYet("the bridge's keys are gone: forward claims the stream first")
@@ -142,9 +154,9 @@ class Hold:
             raise NotYet("another process took over")
 
     def renewed(self, connection: Connection, now: float) -> bool:
-        """Holds it on, now and then; False: another process took over. Raises RedisLost, RedisRefused.
+        """Renews this process's lease on the stream in Redis, every two seconds at most.
 
-        `now` in seconds of any clock.
+        False: another process took the stream over. `now` in seconds of any clock. Raises RedisLost, RedisRefused.
         """
         if self._renew_at > now > self._renew_at - RENEWED:
             return True
@@ -152,6 +164,9 @@ class Hold:
         return lease.renew(connection, self._keys, Holder.of(self.nonce, self._state_dir))
 
     def release(self, connection: Connection) -> None:
-        """Gives it back, so that another state directory need not wait. Raises RedisLost, RedisRefused."""
+        """Gives this process's lease on the stream back, so that another state directory need not wait.
+
+        Raises RedisLost, RedisRefused.
+        """
         if self._taken:
             lease.release(connection, self._keys, self.nonce)

@@ -1,6 +1,7 @@
-"""A file that grows by chunks on its way to the stream: what was appended until the writer paused is one entry.
+"""Forward carries a context, a file that grows by chunks: what was appended until the writer paused is one entry.
 
-All of them joined are the file, byte for byte. The cursor, generations and what is done after a loss are a log's.
+All of the entries' data joined are the file, byte for byte. The cursor, generations and what is done after a loss are
+a log's.
 """
 
 from __future__ import annotations
@@ -24,32 +25,38 @@ from bridge.model import FIELDS, Checkpoint, Origin, Position, paired
 from bridge.streams.keys import Keys
 
 MOST = 16
-"""Chunks that are read at once."""
+"""Chunks that forward reads at once of a context's file."""
 
 UNENDED = 10.0
-"""Seconds after which bytes that begin a character and do not end it are taken as they are."""
+"""Seconds after which forward takes bytes of a context that begin a character and do not end it as they are."""
 
 
 class ChunkReader(Reader):
-    """Chunks instead of lines."""
+    """Reads a context's file in chunks instead of lines: what was appended until the writer paused, 64 KiB at most."""
 
     def __init__(
         self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
     ) -> None:
         super().__init__(mapping, tail, ledger, rejects, codec, clock)
         self.began = 0
-        """The generation whose beginning was said."""
+        """The number of the context's generation whose beginning an entry without data has last told."""
         self.sizes: dict[tuple[int, int], int] = {}
-        """Bytes of the chunks that may have to be stepped over, by generation and offset."""
+        """Bytes of the context's chunks that may have to be stepped over, by generation and offset."""
         self._idle = mapping.source.idle_ms / 1000
         self._quiet = (0, 0, 0.0)
-        """The generation that was last looked at, its size, and since when it has that."""
+        """The number of the context's generation last looked at, its size in bytes, and since when it has that size."""
 
     def note_skip(self) -> None:
-        """The cursor moves with entries only, else it could not tell whether a beginning was said."""
+        """Does nothing for a context: its cursor moves with entries only.
+
+        Else the cursor could not tell whether an entry has said that the file began anew.
+        """
 
     def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
-        """The next chunks; before the first one of a file that began anew, an empty one."""
+        """Returns the next chunks of a context's generation; None when none is due yet.
+
+        Before the first chunk of a file that began anew comes an empty one.
+        """
         self.barred, start = 0, generation.read_to
         if generation.number > 1 and start == 0 and self.began != generation.number and generation.content is not None:
             self.began = generation.number
@@ -84,7 +91,10 @@ class ChunkReader(Reader):
         return found
 
     def _pause(self, generation: Generation) -> float:
-        """Seconds since the file was last seen to grow; of one that another follows, for ever."""
+        """Returns the seconds since a context's file was last seen to grow.
+
+        `UNENDED` for a file that another follows: its pause lasts for ever.
+        """
         if self._tail.current() is not generation:
             return UNENDED
         now, size = self._clock(), generation.size()
@@ -93,14 +103,14 @@ class ChunkReader(Reader):
         return max(now - self._quiet[2], now - generation.written() / 1e9)
 
     def step_over(self, generation: Generation, offset: int) -> None:
-        """Moves over the chunk at `offset`: its entry stands in the stream."""
+        """Moves the reader of a context's file over the chunk at `offset`, whose entry stands in the stream."""
         end = offset + self.sizes.get((generation.number, offset), 0)
         if generation.read_to < end:
             self._tail.advance(generation, self._tail.read(generation, end - generation.read_to, generation.read_to))
 
 
 class ContextSource(LogSource):
-    """One file, and what stood in it before it was emptied."""
+    """Forward's source for one context: a file that is sent in chunks, and what stood in it before it was emptied."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
         super().__init__(mapping, keys, tail, ledger, clock)
@@ -112,14 +122,17 @@ class ContextSource(LogSource):
 
     @property
     def in_history(self) -> bool:
-        """Chunks have no times of their own: they get that of sending."""
+        """False for a context: its chunks have no times of their own, their entry IDs get the time of sending."""
         return False
 
     def _is_history(self, generation: int, offset: int) -> bool:
         return False
 
     def place(self, resume: Resume, compared: Compared) -> None:
-        """As the base class says, over the chunk that the last entry which stands was made of."""
+        """Puts a context's reader behind the chunk that the last entry which stands was made of, or at the checkpoint.
+
+        Raises LedgerError.
+        """
         if resume.refill is not None and (compared.lost or self.memory.refill is not None):
             resume = Resume(behind=resume.refill)  # it was filled again in order: what is before that stands too
         elif resume.refill is not None:
@@ -136,7 +149,10 @@ class ContextSource(LogSource):
         super().place(resume, compared)
 
     def _last_in_row(self, checkpoint: Checkpoint | None, compared: Compared) -> Position | None:
-        """The last chunk beyond the checkpoint that stands with all before it; None: not even the next one does."""
+        """Returns where the last chunk beyond the checkpoint begins whose entry stands with those of all before it.
+
+        None: not even the next chunk's entry stands.
+        """
         generation, at = checkpoint.position if checkpoint is not None else Position(1, 0)
         found = compared.sizes.get((self.memory.number, generation), {})
         last = None
@@ -146,12 +162,15 @@ class ContextSource(LogSource):
         return last
 
     def here(self) -> Draft | None:
-        """As the base class says; but not where a file begins anew, which an entry has to say first."""
+        """Makes a draft without entries that sets a context's cursor to where the reader stands.
+
+        None when there is no file, or where a file begins anew, which an entry has to say first.
+        """
         first = self.tail.first()
         return None if first is not None and first.number > 1 and first.read_to == 0 else super().here()
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
-        """Whether just these bytes stand there, as far as can be told."""
+        """Whether a context's file holds the data of these fields at this origin, as far as can be told."""
         one = self.tail.of_number(origin.generation)
         if one is None or one.content is None:
             return any(record.number == origin.generation for record in self.tail.records())

@@ -1,7 +1,7 @@
-"""Entries as new files in a folder: each whole, under a name that was free, and known as the mirror's.
+"""The mirror puts entries into a folder as new files: each whole, under a name that was free, and known as its own.
 
-The hidden file comes first (`files/place.py`), then the intent in the ledger, then its name, then the range. Forward
-knows a mirrored message by what it is known by at all, wherever a program may have moved its file by then.
+The hidden file comes first (`files/place.py`), then the intent in the ledger, then the file's name, then the range.
+Forward knows a mirrored message by what it is known by at all, wherever a program may have moved its file by then.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ from bridge.points import reached
 from bridge.streams.reader import Entry
 
 LONGEST_NAME = 220
-"""Bytes of a file's name: 255 are allowed, and where a name is taken the entry's ID is added."""
+"""Most bytes of a new file's name: 255 are allowed, and where a name is taken the mirror adds the entry's ID."""
 
 LONGEST = 80
-"""Characters of a field's value that go into a file's name."""
+"""Most characters of a field's value that go into the name of the mirror's new file."""
 
 
 class Deliveries:
-    """What the files that one mirror puts into folders have in common."""
+    """What the new files that one mirror puts into folders have in common: mapping, settings and open folders."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
         self.settings = settings
         self.prefix = hex_digest(mapping.stream.key.encode())[:8] + "-"
-        """Of what its hidden files are called by: another mapping may put files into the same folder."""
+        """How the marks of this mirror's hidden files begin: another mapping may put files into the same folder."""
         self._places: dict[str, Place] = {}
 
     def place(self, folder: str, ledger: Ledger) -> Place:
-        """The folder, open; what an earlier process left there of its own is gone. Raises TargetError."""
+        """Opens a folder that the mirror puts new files into, or returns it open.
+
+        Removes hidden files of the mirror's that an earlier process left there and no intent needs. Raises TargetError.
+        """
         if folder not in self._places:
             place = self._places[folder] = Place(self.settings.root, folder)
             intents = intents_of(ledger, self.mapping.stream.key)
@@ -56,19 +59,19 @@ class Deliveries:
         return self._places[folder]
 
     def lost(self, folder: str) -> None:
-        """The folder may be another one by now: it is opened again."""
+        """Closes a folder of the mirror's whose path may name another one by now, so that it is opened again."""
         place = self._places.pop(folder, None)
         if place is not None:
             place.close()
 
     def close(self) -> None:
-        """Closes the folders."""
+        """Closes all folders that the mirror put new files into."""
         for folder in list(self._places):
             self.lost(folder)
 
 
 class Delivery:
-    """One new file. As `append.Target` is for lines."""
+    """One new file that the mirror puts into a folder for one entry."""
 
     def __init__(self, common: Deliveries, name: str, content: bytes, entry_id: EntryId, number: int = 0) -> None:
         self._common = common
@@ -80,11 +83,14 @@ class Delivery:
         self.put_out = 0
         self._facts: Facts | None = None
         self._tried: Place | None = None
-        """Where the file was about to get its name: with its hidden file gone from there it has it."""
+        """The folder where the new file was about to get its name: once its hidden file is gone there, it has it."""
 
     @property
     def label(self) -> str:
-        """Under what the mirror announces it: the folder, as it must not grow with every file."""
+        """The folder of the mirror's new file, by which the mirror announces how far it came.
+
+        What is announced must not grow with every file.
+        """
         return self._folder or "."
 
     @property
@@ -92,7 +98,10 @@ class Delivery:
         return f"{self._folder}/{self._name}" if self._folder else self._name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """Writes the hidden file, before the intent: from then on its absence says that it has its name."""
+        """Writes the mirror's new file under a hidden name, before the intent.
+
+        From then on the hidden file's absence says that the new file has its name. Returns an empty string: no waiting.
+        """
         place = self._common.place(self._folder, ledger)
         if not place.still_there():
             self._common.lost(self._folder)
@@ -104,11 +113,14 @@ class Delivery:
         return ""
 
     def place(self) -> tuple[int, int]:
-        """Which file of all that ever had its name, and that it begins at its beginning."""
+        """Returns the number that tells the mirror's new file from all that ever had its name, and 0: its beginning."""
         return self._number, 0
 
     def put(self, write: Write, ledger: Ledger, now: float) -> str:
-        """Gives the file its name, if it has none. Raises TargetError."""
+        """Gives the mirror's new file its name, if it has none, or one like it that is free. Raises TargetError.
+
+        Returns an empty string: no waiting.
+        """
         if write.done:
             return ""
         if self._tried is None or self._tried.closed or self._tried.waits(self._mark):
@@ -130,7 +142,10 @@ class Delivery:
         return ""
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
-        """What became of an intent of an earlier process, and in words: its hidden file tells."""
+        """Finds out by the hidden file whether an earlier process put an intent's new file in its place.
+
+        Returns the write, and what became of it in words.
+        """
         write = Write(intent.name, intent.content, intent.entries, intent.id, to=self)
         place = Place(self._common.settings.root, self._folder)
         try:
@@ -144,7 +159,10 @@ class Delivery:
         return write, "put in place before the last stop"
 
     def remember(self, ledger: Ledger) -> None:
-        """In the ledger's transaction with the range: forward knows the message, whatever its file is called."""
+        """Notes the message of the mirror's new file in the ledger, in the transaction with the range.
+
+        So forward knows the message, whatever its file is called.
+        """
         if self._facts is None:
             return
         raw, mapping = os.fsencode(self._path), self._common.mapping
@@ -153,16 +171,16 @@ class Delivery:
         memory.mirrored(ledger, mapping.stream.key, key, content, raw, self._facts, mark)
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Does nothing: for a new file the mirror holds no lock."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: of a new file nothing is open, and its folder stays open for the mirror's next one."""
 
 
 def number_of(entry_id: EntryId, content: bytes) -> int:
-    """Which of all the files that ever had its name it is, and what its hidden file is called by.
+    """Returns a number that tells the mirror's new file from all that ever had its name; its hidden file bears it.
 
-    A number that is its entry's alone; of its content, where the entry is none of Redis's any more.
+    The number is made of the entry's ID and is that entry's alone; of the content, where Redis has the entry no more.
     """
     if entry_id == ZERO_ID:
         return int.from_bytes(digest(content)[:7], "big") | 1
@@ -170,7 +188,7 @@ def number_of(entry_id: EntryId, content: bytes) -> int:
 
 
 class DocumentTranslator(Translator):
-    """Each entry becomes a file of its own."""
+    """Makes a file of its own of each Redis-born entry, for a mirror that puts messages into a folder."""
 
     ending = b""
 
@@ -179,7 +197,11 @@ class DocumentTranslator(Translator):
         return Folder(Path("/"), self.mapping.files, self.mapping.source.exclude)
 
     def translate(self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
-        """As for lines."""
+        """Makes a new file of each of these entries, read behind `cursor` and up to `last`, for the mirror to write.
+
+        Passes over those in `already`, which have their file, and file-born ones; sets aside what cannot be a file, or
+        ends there where the mapping is to stop.
+        """
         taken = Pass(last, epoch=epoch)
         for i, entry in enumerate(found):
             if entry.id in already or self.file_born(entry):
@@ -193,7 +215,7 @@ class DocumentTranslator(Translator):
         return taken
 
     def encoded(self, path: str, values: dict[bytes, bytes], entry_id: EntryId) -> tuple[str, bytes | str]:
-        """The new file's path and content, or why it has none."""
+        """Returns the path of the new file that an entry becomes, and its content, or why it has none."""
         told = {name.decode(): safe(values[name]) for name in FIELDS[:3]} | {"id": format_id(entry_id).decode()}
         name = re.sub(r"\{(\w+)\}", lambda match: told[match[1]], self.section.name).lstrip(".") or told["id"]
         if len(os.fsencode(name)) > LONGEST_NAME:
@@ -207,5 +229,5 @@ class DocumentTranslator(Translator):
 
 
 def safe(value: bytes) -> str:
-    """A field's value as a part of a file's name: what could mean something elsewhere is a hyphen. Pure."""
+    """Makes a field's value a part of a file's name: what could mean something elsewhere becomes a hyphen. Pure."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.decode("utf-8", "replace"))[:LONGEST]

@@ -1,4 +1,4 @@
-"""The files and folders that one mirror writes to."""
+"""Holds the files and folders that one mirror writes to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from bridge.sections import MirrorSection
 
 
 class Destinations:
-    """Of one mapping: a file that lines are appended to, for each name; or a new file in a folder, for each message."""
+    """The files that one mapping's mirror writes to.
+
+    For each name a file that lines are appended to; or for each message a new file in a folder.
+    """
 
     def __init__(self, shared: Shared, ledger: Ledger, section: MirrorSection) -> None:
         self._shared = shared
@@ -22,13 +25,16 @@ class Destinations:
         self._deliveries = Deliveries(shared.mapping, shared.settings) if shared.folder is not None else None
 
     def of(self, write: Write) -> Destination:
-        """What a write goes to."""
+        """Returns the file that a write of the mirror goes to."""
         if write.to is None:
             write.to = self.made(write.name, write.content, write.entries)
         return write.to
 
     def made(self, name: str, content: bytes, entries: list[Written], number: int = 0) -> Destination:
-        """The file of this name, or the new one that this content becomes; `number` tells which it was to be."""
+        """Returns the mirror's file of this name, or the new file that this content becomes.
+
+        `number` tells which new file an earlier process was making; 0: this process makes it.
+        """
         if self._deliveries is not None:
             return Delivery(self._deliveries, name, content, entries[0][0], number)
         if name not in self._targets:
@@ -37,13 +43,16 @@ class Destinations:
         return self._targets[name]
 
     def forget_books(self) -> None:
-        """The ledger was made anew: what is known of the files' generations is read again."""
+        """Closes the mirror's files after the ledger was made anew.
+
+        What is known of their generations is read again.
+        """
         for target in self._targets.values():
             target.close()
         self._targets.clear()
 
     def close(self) -> None:
-        """Closes every file and folder."""
+        """Closes every file and folder that the mirror writes to."""
         self.forget_books()
         if self._deliveries is not None:
             self._deliveries.close()

@@ -1,4 +1,4 @@
-"""From rows to a batch: entry IDs, packing, and what goes along with the entries."""
+"""Makes batches for a stream out of forward's rows: entry IDs, packing, and what goes along with the entries."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Draft:
-    """Lines of one generation for a batch, before their IDs are known.
+    """Lines of one generation that a source hands to forward for a batch, before their entry IDs are known.
 
-    `times` are milliseconds since 1970 for history, else empty; `written` is when the first of them was whole, in
-    seconds since 1970, 0: it does not count, or nobody can tell. `places`: which of the lines it was made of became
-    rows, None: all. `ended` is the generation of a late one, as it stands behind the batch; `taken_out` are the offsets
-    and numbers of lines that leave quarantine with it.
+    `times` are milliseconds since 1970 for history, else empty; `written` is when the first of the lines was whole, in
+    seconds since 1970, 0: it does not count, or nobody can tell. `places`: which of the lines the draft was made of
+    became rows, None: all. `ended` is the generation of a late draft, as it stands behind the batch; `taken_out` are
+    the offsets and numbers of lines that leave quarantine with the draft.
     """
 
     source: Source
@@ -46,12 +46,15 @@ class Draft:
 
     @property
     def late(self) -> bool:
-        """Whether its lines stand in a generation that had ended: they move that one's cursor, not the source's."""
+        """Whether the draft's lines stand in a generation that had ended: they move its cursor, not the source's."""
         return self.ended is not None
 
     @property
     def out_of_order(self) -> tuple[bytes, ...]:
-        """The origins that go into `late`: they stand behind entries of lines that come after theirs."""
+        """The draft's origins that go into `bridge:{S}:late`, as their entries may stand behind those of later lines.
+
+        All of a late or refilled draft; else those of lines that leave quarantine.
+        """
         refill = self.source.memory.refill
         if self.late or (refill and self.first and self.first <= refill):
             return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
@@ -61,9 +64,9 @@ class Draft:
 
 @dataclass(slots=True)
 class Parcel:
-    """Drafts that go in one transaction, and their rows in the order in which they go.
+    """Drafts that forward sends in one transaction, and their rows in the order in which they go.
 
-    `order`: where in the drafts' rows, one draft after the other, each of them stands; empty for one draft. `clamped`
+    `order`: where in the drafts' rows, one draft after the other, each row stands; empty for one draft. `clamped`
     counts for each draft the entries whose ID is not their message's own time.
     """
 
@@ -77,11 +80,11 @@ class Parcel:
 
     @classmethod
     def of(cls, draft: Draft) -> Parcel:
-        """Of one draft."""
+        """Makes a parcel of one draft, which forward sends in a transaction of its own."""
         return cls([draft], draft.rows, draft.times)
 
     def last_fields(self) -> list[bytes]:
-        """The last entry's fields, name, value, name, value …, as they stand in the stream."""
+        """Returns the fields of the parcel's last entry, name, value, name, value …, as they stand in the stream."""
         row, first = self.rows[-1], self.drafts[0]
         origin = self.origins[-1] if self.origins else first.prefix + b"%d" % first.offsets[-1]
         names = first.source.codec.fields
@@ -90,12 +93,15 @@ class Parcel:
 
     @property
     def live(self) -> bool:
-        """Whether its entries get the time of sending as ID."""
+        """Whether the entries of the parcel get the time of sending as ID."""
         return not self.times or any(draft.source.memory.live for draft in self.drafts)
 
 
 class Batcher:
-    """Makes batches for one stream. IDs of history ascend over all of its sources, from `floor_ms` on."""
+    """Makes batches out of forward's parcels for one stream.
+
+    IDs of history ascend over all of the stream's sources, from `floor_ms` on.
+    """
 
     def __init__(self, stream: bytes, clock: Callable[[], float]) -> None:
         self._stream = stream
@@ -105,7 +111,10 @@ class Batcher:
         self.server_ahead_ms = 0
 
     def batch(self, parcel: Parcel, *, exists: bool) -> Batch:
-        """The message's own time as ID in history, else the time of sending. `exists`: the stream is known to."""
+        """Packs a parcel into a batch for the stream: IDs are the messages' own times in history, else that of sending.
+
+        `exists`: the stream is known to exist.
+        """
         drafts, ids = parcel.drafts, None
         parcel.floor_ms = self.floor_ms
         parcel.clamped = [len(draft.times) for draft in drafts]
@@ -133,7 +142,7 @@ class Batcher:
         self, rows: list[Row], ids: list[int] | None, prefix: bytes | None, places: Places, fields: tuple[bytes, ...],
         exists: bool,
     ) -> bytes:  # fmt: skip
-        """All of them; those that are longer than the fields name an artifact."""
+        """Packs rows into XADDs; rows that are longer than `fields` name an artifact and get its fields as well."""
         plain, wide = self._packer(fields), self._packer(fields + EXTRA)
         if sum(map(len, rows)) == len(rows) * len(fields):
             return plain(rows, ids, prefix, places, exists)
@@ -154,7 +163,7 @@ class Batcher:
 
 
 def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:
-    """How many of each draft's entries have another ID than their own time."""
+    """Counts for each draft of a parcel the entries that have another ID than their message's own time."""
     counts = [0] * len(parcel.drafts)
     bounds = [*accumulate(len(draft.rows) for draft in parcel.drafts)]
     for n, (given, own) in enumerate(zip(ids, parcel.times, strict=True)):
@@ -164,7 +173,7 @@ def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:
 
 
 def closed_value(known: Known) -> bytes:
-    """A closed generation as `bridge:{S}:generations` holds it."""
+    """Encodes a closed generation as a field of the Redis hash `bridge:{S}:generations` holds it."""
     at = known.at
     return b'{"size":%d,"head_len":%d,"head":"%b","tail":"%b"}' % (
         at.offset, at.head_len, at.head.encode(), at.tail.encode(),
@@ -172,7 +181,7 @@ def closed_value(known: Known) -> bytes:
 
 
 def history_times(times: list[int], floor_ms: int, now_ms: int) -> tuple[list[int], int]:
-    """Entry IDs' milliseconds from the messages' own times (DESIGN §5.3): ascending, and never above the clock.
+    """Makes entry IDs' milliseconds of the messages' own times (DESIGN §5.3): ascending, and never above the clock.
 
     Returns them, and how many were clamped. Pure.
     """
@@ -183,6 +192,6 @@ def history_times(times: list[int], floor_ms: int, now_ms: int) -> tuple[list[in
 
 
 def closed_fingerprint(stored: bytes) -> Fingerprint:
-    """A field of `bridge:{S}:generations` as what the generation is known by at its end."""
+    """Parses a field of the Redis hash `bridge:{S}:generations` into the fingerprint of a closed generation."""
     facts = json.loads(stored)
     return Fingerprint(int(facts["size"]), int(facts["head_len"]), str(facts["head"]), str(facts["tail"]))

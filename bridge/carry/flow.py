@@ -1,4 +1,4 @@
-"""What went one way since the process began, and how long each message was on its way."""
+"""Counts what went each way since the process began, and how long each message was on its way."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import NamedTuple
 from bridge.files.generation import Generation
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
-"""Seconds: up to where each bucket of a latency goes."""
+"""Seconds up to which each bucket of a message's latency goes."""
 
 MOST = 1000
-"""Times that are kept of a file which is not read on meanwhile."""
+"""Times of arrival that are kept of a file which forward does not read on meanwhile."""
 
 RATED = 10.0
 """Seconds over which the heartbeat tells rates."""
 
 
 class Rates:
-    """Messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
+    """Works out messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, dict[str, int]]] = deque()
 
     def of(self, counts: dict[str, int], now: float) -> dict[str, float]:
-        """For each counter. `now` in seconds of any steady clock."""
+        """Returns messages a second for each of these counters. `now` in seconds of any steady clock."""
         self._seen.append((now, counts))
         while len(self._seen) > 2 and now - self._seen[1][0] >= RATED:
             self._seen.popleft()
@@ -36,20 +36,26 @@ class Rates:
 
 @dataclass(slots=True)
 class Latency:
-    """How many messages took how long: `counts` for each of `BOUNDS`, and what is above; `total` in seconds."""
+    """Counts how many messages took how long from one side to the other.
+
+    `counts` for each of `BOUNDS`, and what is above; `total` in seconds.
+    """
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     total: float = 0.0
 
     def add(self, seconds: float, count: int = 1) -> None:
-        """So many messages took so long; clocks that disagree make it no less than nothing."""
+        """Counts so many messages that took so many seconds from one side to the other.
+
+        Clocks that disagree make it no less than nothing.
+        """
         seconds = max(0.0, seconds)
         self.counts[bisect_left(BOUNDS, seconds)] += count
         self.total += seconds * count
 
 
 class Part(NamedTuple):
-    """What became of one source: messages that were carried or set aside, and those that are not complete yet."""
+    """What became of one source: how many messages were carried or set aside, and how many are not complete yet."""
 
     done: int
     settling: int
@@ -57,7 +63,7 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Flow:
-    """One direction of a mapping, counted by the one thread that carries it; any other may read.
+    """Counts what one direction of a mapping carried; the one thread that carries it counts, any other may read.
 
     `bytes` are those given to the other side: requests to Redis, lines into files. `batches` are transactions there,
     and here what was written to one file at once. `retries`: how often what was tried failed and was tried again.
@@ -71,23 +77,26 @@ class Flow:
     connections: int = 0
     latency: Latency = field(default_factory=Latency)
     parts: dict[str, Part] | None = None
-    """Of what comes from files, each source; None for a mirror."""
+    """For forward, what became of each source, by name; None for a mirror."""
 
     def carried(self, messages: int, size: int) -> None:
-        """A batch is on the other side."""
+        """Counts a batch of so many messages and bytes that is on the other side."""
         self.messages += messages
         self.bytes += size
         self.batches += 1
 
 
 class Arrivals:
-    """When the bytes of a file that grows were there at the latest, as its times tell whenever somebody looks."""
+    """Notes when the bytes of a file that grows were there at the latest.
+
+    The file's times tell that whenever somebody looks.
+    """
 
     def __init__(self) -> None:
         self._marks: deque[tuple[tuple[int, int], float]] = deque()
 
     def note(self, generation: Generation) -> None:
-        """Looks at the file: what is new in it was there when it was written to last."""
+        """Looks at a file that grows: what is new in it was there when it was written to last."""
         if generation.content is None:
             return
         facts = generation.content.stat()
@@ -101,7 +110,10 @@ class Arrivals:
         self._marks.append((place, written))
 
     def of(self, number: int, offset: int) -> float:
-        """In seconds since 1970; 0 where nobody looked. What stands before is not asked for any more."""
+        """Returns when the byte at an offset of a generation was there at the latest, in seconds since 1970.
+
+        0 where nobody looked. Forgets what stands before: nobody asks for that any more.
+        """
         while self._marks and self._marks[0][0] <= (number, offset):
             self._marks.popleft()
         return self._marks[0][1] if self._marks else 0.0

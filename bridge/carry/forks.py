@@ -1,4 +1,4 @@
-"""Has the stream a past that is not ours? Told by entries that were really seen in it (DESIGN §6.4).
+"""Finds out whether a stream has a past that is not ours, by entries that were really seen in it (DESIGN §6.4).
 
 Counters do not tell: producers fill them up again before anybody looks, and a frozen master that wakes writes on.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from threading import Lock
 
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.seen import Seen, forget_released, released_of
@@ -20,44 +21,48 @@ from bridge.streams.reader import StreamInfo, existing
 from bridge.streams.writer import Books
 
 LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
-"""The file and the line, with its newline, that the mirror makes of an entry's fields."""
+"""Tells the file and the line, with its newline, that the mirror makes of an entry's fields; None: it makes none."""
 
 Offsets = Mapping[tuple[int, int], Collection[int]]
-"""The offsets of lines whose entries stand, by source number and generation."""
+"""The offsets of lines whose entries stand in the stream, by source number and generation."""
 
 KEPT = 64
-"""Entries that each direction remembers."""
+"""Entries of the stream that each direction remembers having seen."""
 
 
 class Sighted:
-    """The last entries that each direction of one mapping saw. For both threads."""
+    """Remembers the last entries that each direction of one mapping saw in the stream. For both threads."""
 
     def __init__(self) -> None:
+        self._lock = Lock()
         self._by_way: dict[str, deque[Seen]] = {"forward": deque(maxlen=KEPT), "mirror": deque(maxlen=KEPT)}
 
     def note(self, way: str, entry: EntryId, fields: Sequence[bytes]) -> None:
-        """This direction sent, or read, this entry."""
-        self._by_way[way].append((entry, digest(*fields)))
+        """Remembers an entry that this direction sent to the stream, as forward, or read from it, as the mirror."""
+        with self._lock:
+            self._by_way[way].append((entry, digest(*fields)))
 
     def of(self, way: str) -> list[Seen]:
-        """What this direction saw last."""
-        return list(self._by_way[way])
+        """Returns ID and digest of the last entries that this direction saw in the stream, in the order it saw them."""
+        with self._lock:
+            return list(self._by_way[way])
 
     @property
     def all(self) -> list[Seen]:
-        """What both saw, oldest first."""
-        return sorted({*self._by_way["forward"], *self._by_way["mirror"]})
+        """ID and digest of the last entries that forward and mirror saw in the stream, oldest first."""
+        return sorted({*self.of("forward"), *self.of("mirror")})
 
     def keep(self, standing: set[EntryId]) -> None:
-        """Forgets those that the stream does not hold any more."""
-        for way, some in self._by_way.items():
-            self._by_way[way] = deque((sighting for sighting in some if sighting[0] in standing), maxlen=KEPT)
+        """Forgets all entries seen in the stream but those in `standing`, which it still holds."""
+        with self._lock:
+            for way, seen in self._by_way.items():
+                self._by_way[way] = deque((sighting for sighting in seen if sighting[0] in standing), maxlen=KEPT)
 
 
 def missing(
     connection: Connection, keys: Keys, seen: Sequence[Seen], info: StreamInfo, floor: EntryId
 ) -> tuple[str, set[EntryId]]:
-    """In words why the stream lost a tail, or is a fork; empty: it did not. And which of the entries stand.
+    """Says in words why the stream lost a tail or is a fork, empty: neither; and which entries seen in it still stand.
 
     An entry that is gone may have been removed on purpose: trimmed, which takes the oldest, or deleted, which
     `max-deleted-entry-id` tells of one. An empty digest: any entry of that ID will do. Raises RedisLost, RedisRefused.
@@ -84,7 +89,7 @@ def missing(
 def what_was_lost(
     memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: Books | None
 ) -> str:
-    """In words what Redis lost since the ledger last saw it; empty when nothing. Pure."""
+    """Says in words what Redis lost of a stream since the ledger last saw it; empty when nothing. Pure."""
     if memory is None:
         return ""
     if memory.last_id > ZERO_ID and not info.exists:
@@ -108,7 +113,10 @@ def what_was_lost(
 
 
 def began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
-    """Whether another stream has the name now: nothing was ever removed from it, and what was seen is not in it."""
+    """Whether another stream has the name of the one that the ledger saw.
+
+    Nothing was ever removed from it, and what was seen is not in it.
+    """
     whole = info.added == info.length > 0
     return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
 
@@ -116,7 +124,7 @@ def began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
 def restore(
     connection: Connection, keys: Keys, ledger: Ledger, line_of: LineOf, offsets: Offsets, numbers: dict[str, int]
 ) -> int:
-    """Inside a ledger transaction: lines of entries that were lost and stand again are the mirror's once more.
+    """Makes lines whose entries Redis had lost and holds again the mirror's once more; inside a ledger transaction.
 
     Not where the stream holds an entry that forward made of the line meanwhile (`offsets`, by source and generation).
     Returns how many. Raises RedisLost, RedisRefused.

@@ -1,4 +1,4 @@
-"""File → stream (DESIGN §6.1): lines become entries, and the cursor travels with them in one transaction."""
+"""Forward carries files into a stream (DESIGN §6.1): lines become entries, the cursor goes in the same transaction."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from bridge.streams.reader import StreamInfo, stream_info
 from bridge.streams.writer import Batch, Landed, Overtaken
 
 BATCH = 400
-"""Entries in a transaction: with 400 other clients' p99 stays under 2 ms, at a tenth less than the best rate."""
+"""Entries in forward's transaction: with 400 other clients' p99 stays under 2 ms, a tenth below the best rate."""
 
 SETTLED = 0.1
-"""Seconds a cursor may stay behind bytes without entries, so that mirrored lines do not cost a transaction each."""
+"""Seconds forward's cursor may stay behind bytes without entries: mirrored lines cost no transaction each."""
 
 REMEMBERED = 0.5
-"""Seconds between two looks at what the server holds, each with the ledger's copy of it."""
+"""Seconds between two looks of forward at what the server holds, each with the ledger's copy of it."""
 
 HASHED, PAUSE = 60.0, 0.05
-"""Seconds that a run which ends waits for the digests of artifacts, and between two looks."""
+"""Seconds that a run which ends waits for the digests of artifacts, and between two looks for them."""
 
 
 class Forward:
-    """All sources of one mapping, into one stream. Used by one thread.
+    """Carries all sources of one mapping into one stream. Used by one thread.
 
     `attach` connects and compares, `step` carries a batch; after any error from either, `detach` and attach again.
     A source that cannot be read is noted in `troubles` and does not hold up the others.
@@ -73,20 +73,20 @@ class Forward:
         self._connection: Connection | None = None
         self._sender: Sender | None = None
         self.batch = BATCH
-        """Entries in a transaction, at most."""
+        """Entries that forward sends in a transaction, at most."""
         self.span: tuple[EntryId, EntryId] | None = None
-        """First and last ID of what was sent."""
+        """First and last ID of the entries that forward sent."""
         self._memory = StreamMemory()
         self._since = 0
         self._remember_at = 0.0
         self._dirty = False
         self._unlisted: BridgeError | None = None
-        """Why the files could not be listed, the last time."""
+        """Why forward could not list the mapping's files, the last time."""
 
     # -- the files, with or without Redis --------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
-        """Looks at the files something happened to, new ones among them; when `paths` is None at all of them."""
+        """Forward looks at the files something happened to, new ones among them; at all when `paths` is None."""
         named = {self.shared.source_at(path) for path in paths or ()} - {None}
         if paths is None or not named <= self._sources.keys():
             self._find_sources()
@@ -129,11 +129,11 @@ class Forward:
 
     @property
     def attached(self) -> bool:
-        """Whether `step` may be called."""
+        """Whether forward is connected, so that `step` may be called."""
         return self._sender is not None
 
     def attach(self) -> None:
-        """Connects, makes sure of the ownership, compares checkpoint and stream, and puts every source in its place.
+        """Forward connects, makes sure of the ownership, compares checkpoint and stream, and puts each source in place.
 
         Raises RedisLost, RedisRefused, NotOwner, LedgerError.
         """
@@ -155,11 +155,11 @@ class Forward:
         self.shared.forward.connections += 1
 
     def release(self) -> None:
-        """Another process may carry it; only while attached. Raises RedisLost, RedisRefused."""
+        """Gives the stream's lease back for another process; only while attached. Raises RedisLost, RedisRefused."""
         self.shared.hold.release(self._live[0])
 
     def detach(self) -> None:
-        """Drops the connection and whatever was on its way; what Redis confirmed is asked for on the next attach."""
+        """Forward drops its connection and what was on its way; the next attach asks Redis what it confirmed."""
         if self._connection is not None:
             self._connection.close()
         self._connection, self._sender = None, None
@@ -206,7 +206,7 @@ class Forward:
         self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
 
     def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> Draft | None:
-        """Puts it in its place; returns what says so in Redis, where that knows another."""
+        """Puts a source where it goes on; returns the draft that tells Redis so, where Redis knows another place."""
         connection, _ = self._live
         name = os.fsencode(source.name)
         books = compared.books
@@ -234,7 +234,7 @@ class Forward:
         return source.here() if reader[0] != stored and not (fresh and stored is None) else None
 
     def _settle_loss(self, compared: Compared) -> None:
-        """Ledger, Redis and memory agree on what was lost and on what is."""
+        """Makes ledger, Redis and forward's memory agree on what the stream lost and on what it holds."""
         info = settle_loss(self._live[0], self.shared, self._ledger, compared, self._sources, self._save)
         self._saved()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
@@ -242,7 +242,7 @@ class Forward:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Carries one batch: encodes it while the server executes the one before. False when there is nothing to do.
+        """Forward carries one batch: encodes it while the server executes the one before. False: nothing is to do.
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
@@ -269,7 +269,7 @@ class Forward:
         return True
 
     def _skipped(self) -> Parcel | None:
-        """A cursor that is to be moved over bytes without entries, once they lie for a while."""
+        """Makes a parcel that moves a source's cursor over bytes without entries, once they lie for a while."""
         now = self._clock()
         for source in self._sources.values():
             since = source.skipped_since
@@ -280,7 +280,7 @@ class Forward:
         return None
 
     def flush(self) -> bool:
-        """Moves the cursors over what holds no entries, now. False when there was nothing to move."""
+        """Forward moves the cursors over what holds no entries, now. False when there was nothing to move."""
         _, sender = self._live
         sender.complete()
         moved = False
@@ -293,7 +293,7 @@ class Forward:
         return moved
 
     def tell(self, wait: Callable[[float], object]) -> None:
-        """Waits, for a while, until artifacts that lines named are hashed, and lets Redis know. Raises as `step`."""
+        """Waits a while until artifacts that lines named are hashed, and tells Redis the digests. Raises as `step`."""
         connection, sender = self._live
         sender.quiet()
         for _ in range(int(HASHED / PAUSE)):
@@ -304,30 +304,30 @@ class Forward:
             wait(PAUSE)
 
     def rest(self) -> float:
-        """Seconds until there is something to do without a wake-up."""
+        """Returns the seconds until forward has something to do without a wake-up."""
         sources = self._sources.values()
         soon = [source.patience for source in sources if source.waits]
         soon += [SETTLED] * any(source.skipped_since is not None for source in sources)
         return min(soon, default=REMEMBERED if self._dirty else 1.0)
 
     def failures(self) -> list[BridgeError]:
-        """What keeps sources from being carried to their end."""
+        """Returns the errors that keep the mapping's sources from being carried to their end."""
         troubles = [source.trouble for source in self._sources.values() if source.trouble is not None]
         unlisted = [self._unlisted] if self._unlisted is not None else []
         return [*unlisted, *troubles, *(error for source in self._sources.values() for error in source.damage.values())]
 
     @property
     def waits(self) -> bool:
-        """Whether a message, or a compressed file, is not ended yet and will be in a moment: `step` again then."""
+        """Whether a source's message or compressed file is not ended, and will be in a moment: `step` again then."""
         return any(source.waits for source in self._sources.values())
 
     @property
     def sources(self) -> list[Source]:
-        """All of them, by name."""
+        """All sources of the mapping that forward knows, by name."""
         return [self._sources[name] for name in sorted(self._sources)]
 
     def take_as_history(self) -> None:
-        """What the files hold now gets its own times as entry IDs, as far as the stream allows; noted in the ledger.
+        """Gives what the files hold now its own times as entry IDs, as far as the stream allows; the ledger notes that.
 
         A file that fails among others stops them all from here on.
         """
@@ -340,11 +340,11 @@ class Forward:
 
     @property
     def carried(self) -> int:
-        """Lines that became entries."""
+        """How many lines, or other messages, forward has made entries of."""
         return self.shared.forward.messages
 
     def counts(self) -> dict[str, int]:
-        """The same for each source, by the name it has in `troubles`."""
+        """Returns how many entries forward made of each source, by the name the source has in `troubles`."""
         return {f"{self.worker}: {source.name}": source.tally.entries for source in list(self._sources.values())}
 
     def _landed(self, parcel: Parcel, batch: Batch, landed: Landed) -> None:
@@ -361,7 +361,7 @@ class Forward:
             self.span = (self.span[0] if self.span else landed.first, landed.last)
 
     def _save(self, info: StreamInfo) -> None:
-        """Inside a ledger transaction: what the stream holds, and how far each source was carried."""
+        """Writes what the stream holds and how far each source was carried; inside a ledger transaction."""
         save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
         save_seen(self._ledger, self._stream, "forward", self.shared.sighted.of("forward"))
         save_seen(self._ledger, self._stream, "mirror", self.shared.sighted.of("mirror"))
@@ -370,13 +370,13 @@ class Forward:
                 source.remember()
 
     def _saved(self) -> None:
-        """What `_save` wrote is committed."""
+        """Lets the sources of the forward direction forget what the ledger has committed of their progress."""
         for source in self._sources.values():
             if source.name in self._placed:
                 source.remembered()
 
     def _remember(self) -> None:
-        """Looks at the server's side of the stream, and lets the ledger know what is confirmed up to there."""
+        """Forward looks at the server's side of the stream, and notes in the ledger what is confirmed up to there."""
         connection, sender = self._live
         sender.quiet()
         self._remember_at = self._clock() + REMEMBERED

@@ -1,4 +1,4 @@
-"""What is in a folder with a file per message, into the ledger's list of what is due: each message once.
+"""Takes the files of a folder with a file per message into the ledger's list of what is due: each message once.
 
 A file counts when it is complete: unchanged for the settling time, and open for writing in no program.
 """
@@ -27,31 +27,31 @@ from bridge.model import digest, hex_digest, shown, shown_name
 from bridge.points import reached
 
 PARTLY = 10.0
-"""Seconds that JSON which breaks off is given to be ended before it is set aside."""
+"""Seconds that forward gives a file whose JSON breaks off to be ended, before it sets the file aside."""
 
 KEEP_BYTES, SHARE = 1 << 26, 2
-"""Of messages that are due so many bytes are kept on disk, and more while that is no more than a part of its room.
+"""Bytes of due messages that the ledger keeps on disk, and more while that is no more than a part of the disk's room.
 
-The files of more are read again when their turn comes, and their messages are lost where somebody takes them before.
+Forward reads the files of more again when their turn comes; their messages are lost where somebody takes them before.
 """
 
 ON_ITS_WAY = 0.1
-"""Seconds until a file is looked at again whose message is being sent."""
+"""Seconds until forward looks again at a file whose message is being sent."""
 
 HASHED = 1 << 26
-"""Bytes of a file that is too large for a message and is hashed all the same."""
+"""Most bytes of a file too large for a message that forward hashes all the same, for quarantine."""
 
 COUNTED = 5.0
-"""Seconds between two counts of what is kept, once it is much."""
+"""Seconds between two counts of the bytes that the ledger keeps of due messages, once they are many."""
 
 UNREADABLE = 2.0
-"""Seconds until a file that may not be read is tried again."""
+"""Seconds until forward tries again to read a file that may not be read."""
 
 SELDOM = 20.0
-"""A scan of the whole folder takes at most about one part in so many of the time."""
+"""A scan of the whole folder takes at most about one part in so many of forward's time."""
 
 AT_LEAST = 60.0
-"""Seconds after which the folder is scanned although its times say that nothing happened."""
+"""Seconds after which forward scans a folder although its times say that nothing happened."""
 
 
 @dataclass(slots=True)
@@ -64,18 +64,21 @@ class Waiting:
 
 
 class Intake:
-    """For one folder. `notices` takes what is to be said in the log."""
+    """Takes the complete files of one folder into the ledger as due messages, each message once.
+
+    `notices` takes what is to be said in the log.
+    """
 
     def __init__(
         self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str]
     ) -> None:
         self.waiting: dict[bytes, Waiting] = {}
-        """Files that are not complete, by name."""
+        """Files of the folder that are not complete, by name."""
         self.rejected = 0
         self.unreadable: dict[bytes, SourceError] = {}
-        """Files that may not be read, by name."""
+        """Files of the folder that may not be read, by name, each with its error."""
         self.stop: tuple[Found, RejectStop] | None = None
-        """The file that stops the mapping, where it says so, until it is another or gone; and why."""
+        """The file that stops the mapping, where that says so, until the file is another or gone; and why."""
         self._mapping = mapping
         self._folder = folder
         self._ledger = ledger
@@ -85,30 +88,30 @@ class Intake:
         self._limit = mapping.format.max_line_bytes
         self._notices = notices
         self._still: dict[bytes, bool] = {}
-        """Of messages that were asked for by now: whether their files are there as they were."""
+        """Whether the files of a message lie in the folder as they were, by key, of messages asked for by now."""
         self._kinds = Kinds(mapping.source.path, notices.append)
         self._scanned_at, self._took = -inf, 0.0
-        """When the last scan of the folder ended, by a steady clock, and its seconds."""
+        """When the last scan of the folder ended, by a steady clock, and how many seconds it took."""
         self._lost = False
         self._kept, self._count_at = -1, 0.0
         self._room = KEEP_BYTES
         self.tight: SourceError | None = None
-        """Why soon no more can be kept of messages that are due."""
+        """Why the ledger soon can keep no more of due messages; None: it can."""
 
     def forget(self) -> None:
-        """Redis lost something: the ledger forgot what has to be sent again, and all files are looked at."""
+        """Has all files of the folder looked at anew: Redis lost something, the ledger forgot what to send again."""
         self._lost, self._scanned_at, self._took = True, -inf, 0.0
 
     @property
     def soon(self) -> bool:
-        """Whether a file changed so lately that it is not complete by that alone."""
+        """Whether a file of the folder changed so lately that it is not complete by that alone."""
         moment = self._clock() + self._settle
         return self.stop is None and any(one.again <= moment for one in self.waiting.values())
 
     def look(self, paths: set[str] | None) -> bool:
-        """Looks at these paths; at None at the whole folder, when its times say that something happened.
+        """Takes in files at these paths; at None those of the whole folder, when its times say that something happened.
 
-        False when none of the paths is one of its files. Raises SourceError, LedgerError: all is looked at again then.
+        False when none of the paths is one of the folder's. Raises SourceError, LedgerError: the next look is at all.
         """
         try:
             return self._look(paths)
@@ -144,7 +147,7 @@ class Intake:
         return True
 
     def _examine(self, found: list[Found]) -> None:
-        """Takes in what is complete of these files and was not read before."""
+        """Takes those of these files into the ledger that are complete and were not read before."""
         if self._lost:
             self._lost = False
             memory.forget_mirrored(self._ledger, self._stream)
@@ -179,7 +182,7 @@ class Intake:
         reached("spool.due.after")
 
     def _kept_bytes(self) -> int:
-        """Bytes of messages that are kept, or were when they were counted: seldom, as there may be many."""
+        """Returns how many bytes of due messages the ledger keeps, counted seldom, as there may be many."""
         if self._kept < 0 or (self._kept >= KEEP_BYTES and time.monotonic() >= self._count_at):
             self._kept = memory.kept_bytes(self._ledger, self._stream)
             self._measure_room()
@@ -187,7 +190,7 @@ class Intake:
         return self._kept
 
     def _measure_room(self) -> None:
-        """How much may be kept; said before there is no more, while there is time to do something."""
+        """Sets how many bytes of due messages the ledger may keep, and warns while there is time to make room."""
         free = shutil.disk_usage(self._ledger.path.parent).free
         self._room = max(KEEP_BYTES, (free + self._kept) // SHARE)
         tight = self._kept > self._room * 0.8
@@ -202,7 +205,7 @@ class Intake:
             self.tight = None
 
     def _taken(self, one: Found) -> Taken | None:
-        """A file's bytes, if it is complete by its times; else it waits."""
+        """Reads a file of the folder, if it is complete by its times; else the file waits, and None is returned."""
         now, before = self._clock(), self.waiting.get(one.name)
         since = before.since if before is not None and before.facts == one.facts else now
         age = one.facts.age(now, since)
@@ -212,7 +215,7 @@ class Intake:
         return self._content(one, since, age)
 
     def _content(self, one: Found, since: float, age: float) -> Taken | None:
-        """The bytes of a file that did not change for `age` seconds, unless it turns out to be written still."""
+        """Reads a file that did not change for `age` seconds; None, and a later look, if it is written still."""
         now, taken = self._clock(), self._folder.read(one.name, self._limit + 1)
         if taken is None or taken.facts != one.facts:
             self.wait(one, now, now + self._settle)
@@ -223,18 +226,21 @@ class Intake:
         return taken
 
     def wait(self, one: Found, since: float, again: float) -> None:
-        """Looks at this file once more; it was last seen to change at `since`. Seconds since 1970."""
+        """Has a file looked at again at `again`; it was last seen to change at `since`. Seconds since 1970."""
         self.waiting[one.name] = Waiting(one.facts, since, again)
 
     def _barred(self) -> set[bytes]:
-        """What the mirror is about to put into the folder: its messages' identities, or contents."""
+        """Returns the identities, or contents, of messages that the mirror is about to put into the folder."""
         return {
             _identity(read_document(self._mapping, os.fsencode(name), content), content)
             for name, content in contents_of_intents(self._ledger, self._stream)
         }
 
     def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
-        """Inside a transaction: a complete file is due, or known, or set aside, or waits; returns the bytes kept."""
+        """Notes a complete file as due or known, sets it aside, or lets it wait; inside a ledger transaction.
+
+        Returns the bytes of the message that the ledger keeps.
+        """
         now, facts = self._clock(), taken.facts
         if facts.size > self._limit:
             reason = f"over max_line_bytes: a file of {facts.size} bytes, the limit is {self._limit}"
@@ -275,7 +281,10 @@ class Intake:
         return len(raw or b"")
 
     def _key(self, message: Message, name: bytes, taken: Taken) -> tuple[bytes, bytes]:
-        """As `keys_of`; a file without identity that was touched, moved or put back holds the message of before."""
+        """Returns a message's key, and the digest of its content where it has no identity of its own, else nothing.
+
+        A file without identity that was touched, moved or put back holds the message of before.
+        """
         key, content = keys_of(message, taken.raw, taken.facts)
         if not content:
             return key, content
@@ -291,7 +300,7 @@ class Intake:
         return key, content
 
     def _lies_still(self, key: bytes) -> bool:
-        """Whether the file that was found to hold this message is there as it was: it was not moved."""
+        """Whether a file that was found to hold this message lies there as it was: it was not moved."""
         if key not in self._still:
             known = memory.names_of(self._ledger, self._stream, key)
             self._still[key] = any(self._is_there(name, facts) for name, facts in known)
@@ -302,14 +311,14 @@ class Intake:
         return found is not None and found.facts == facts
 
     def _comes_after(self, name: bytes, facts: Facts, key: bytes) -> bool:
-        """Whether another file, which is there still, has this message and was written before, or is named before."""
+        """Whether another file in the folder holds this message and was written before, or is named before."""
         return any(
             other != name and (known.written, other) < (facts.written, name) and self._is_there(other, known)
             for other, known in memory.names_of(self._ledger, self._stream, key)
         )
 
     def _tell_twice(self, name: bytes, key: bytes) -> None:
-        """Says that another file, which lies there still, has the same identity: which of them counts nobody knows."""
+        """Says that another file in the folder has the same identity: which of the two counts nobody knows."""
         for other, facts in memory.names_of(self._ledger, self._stream, key):
             if other != name and self._is_there(other, facts):
                 both = f"{shown_name(name)} has the identity of {shown_name(other)}"
@@ -317,7 +326,7 @@ class Intake:
                 return
 
     def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:
-        """Inside a transaction: a file that is no message."""
+        """Puts a file that is no message into quarantine, or has it stop the mapping; inside a ledger transaction."""
         raw, said = taken.raw, shown_name(name)
         size = taken.facts.size
         whole = ""
@@ -337,7 +346,7 @@ class Intake:
         self._kinds.tell([one])
 
     def look_again(self) -> None:
-        """Looks at the files that waited long enough; after a loss at all of them, so that they go in order.
+        """Looks at the folder's files that waited long enough; after a loss at all of them, so that they go in order.
 
         Raises RejectStop.
         """
@@ -365,16 +374,19 @@ class Intake:
 
 
 def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:
-    """The message in a file of this path below the root."""
+    """Reads the message in the content of a file that lies at this path below the root."""
     return mapping.document(os.fsdecode(name)).read(content)
 
 
 def keys_of(message: Message, raw: bytes, facts: Facts) -> tuple[bytes, bytes]:
-    """A message's key; and, where it has no identity of its own, the digest of its content, else nothing."""
+    """Returns a message's key, and the digest of its content where it has no identity of its own, else nothing."""
     identity = _identity(message, raw)
     return (identity, b"") if message.identity is not None else (digest(identity, b"%d" % facts.written), identity)
 
 
 def _identity(message: Message, raw: bytes) -> bytes:
-    """What a message is known by, for as long as nobody rewrites a file that has no identity of its own."""
+    """Digests what a message is known by: its identity, or else its content.
+
+    That holds for as long as nobody rewrites a file that has no identity of its own.
+    """
     return digest(b"content", raw, message.named) if message.identity is None else digest(b"id", message.identity)

@@ -1,4 +1,4 @@
-"""Single messages out of order, each exactly once and marked late: what a retry and a repair send and write.
+"""Sends and writes single messages out of order for a retry and a repair, each exactly once and marked late.
 
 A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. An
 entry's line goes through the mirror, with an intent and a range.
@@ -31,7 +31,10 @@ from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter
 
 
 class Late:
-    """One mapping's. The state directory's lock is held, so no bridge runs beside it. `why` is what the marks say."""
+    """Carries single messages of one mapping out of order, for a retry or a repair, and marks them late.
+
+    The state directory's lock is held, so no bridge runs beside it. `why` is what the marks say.
+    """
 
     def __init__(
         self, shared: Shared, ledger: Ledger, connection: Connection, why: bytes, dial: Callable[[], Connection],
@@ -50,7 +53,7 @@ class Late:
     def own(self) -> None:
         """Makes sure that this ledger owns the stream, and that Redis lost nothing that comes back by itself.
 
-        Raises NotOwner, RedisRefused.
+        Takes the lease on the stream. Raises NotOwner, RedisRefused.
         """
         stream, keys = self._shared.mapping.stream.key, self._shared.keys
         known = stream_memory(self._ledger, stream)
@@ -68,14 +71,14 @@ class Late:
             raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=stream, hint=hint)
 
     def mark(self, origin: bytes) -> bytes | None:
-        """What `late` says of an origin by now."""
+        """Returns what the Redis hash `bridge:{S}:late` says of an origin by now; None: nothing."""
         found = self._connection.call("HGET", self._shared.keys.late, origin)
         return None if found is None else bytes(found)
 
     def send(self, origin: Origin, name: str, row: Row, codec: Codec, mark: bytes | None) -> str:
-        """Sends one line of the source of this name, if `late` still says `mark` of it; returns its entry's ID.
+        """Sends one line of the source of this name to the stream, out of order; returns its entry's ID.
 
-        Raises RedisRefused, RedisLost, LedgerError.
+        Only if `bridge:{S}:late` still says `mark` of the origin. Raises RedisRefused, RedisLost, LedgerError.
         """
         prefix = b"%d.%d:" % origin[:2]
         text = prefix + b"%d" % origin.offset
@@ -102,7 +105,10 @@ class Late:
         return format_id(landed.last).decode() if landed.last else ""
 
     def finished(self) -> Mirror:
-        """The mirror, with whatever an earlier process had begun written. Close it. Raises TargetError."""
+        """Makes the mapping's mirror, which finishes what an earlier process had begun to write. Close it.
+
+        Raises TargetError.
+        """
         mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
         try:
             mirror.settle(self._settle)
@@ -112,7 +118,10 @@ class Late:
         return mirror
 
     def carry_files(self) -> None:
-        """Sends what is due of a folder with a file per message. Raises RedisLost, RedisRefused, SourceError."""
+        """Has forward send all that is due of a folder with a file per message.
+
+        Raises RedisLost, RedisRefused, SourceError.
+        """
         forward = Forward(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
         try:
             forward.look()
@@ -129,9 +138,10 @@ class Late:
             forward.detach()
 
     def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[Written], numbers: list[int]) -> None:
-        """Appends whole lines to a file; `entries` are those they were made of, `numbers` what leaves quarantine so.
+        """Marks entries late in Redis, and has the mirror append the whole lines made of them to a file.
 
-        Entries 0-0 are none of Redis's any more: their lines will be the file's own. Raises TargetError, LedgerError.
+        `entries` are those the lines were made of, `numbers` what leaves quarantine so. Entries 0-0 are none of Redis's
+        any more: their lines will be the file's own. Raises TargetError, LedgerError.
         """
         # The marks first: one without its line harms nobody, a line without its mark is out of order.
         late: list[EntryId] = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]

@@ -1,4 +1,4 @@
-"""A log on its way to the stream: lines out of its generations, rows out of lines, a batch out of rows."""
+"""Forward carries a log: lines come out of its generations, rows out of lines, a batch's draft out of rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bridge.streams.writer import Cursor
 
 
 class LogSource(TailSource):
-    """A logical log file, as lines."""
+    """Forward's source for one logical log file with all its generations, read line by line."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
         super().__init__(mapping, keys, tail, ledger, clock)
@@ -41,7 +41,11 @@ class LogSource(TailSource):
         self._own = OwnLines(ledger, mapping.stream.key, tail.name)
 
     def look(self, paths: set[str] | None) -> bool:
-        """As the base class says; and whether somebody writes both sides himself by now."""
+        """Looks at the log's files, and whether a component writes both sides itself by now.
+
+        Where `paths` are given, at the files only if one of these is the log's; False when it did not. Raises
+        SourceError, LedgerError.
+        """
         found = super().look(paths)
         first = self.tail.first()
         self._own.look(Position(first.number, first.read_to) if first is not None else Position(0, 0))
@@ -50,7 +54,7 @@ class LogSource(TailSource):
     # -- the cursor ------------------------------------------------------------------------------------------
 
     def seek(self, number: int, at: Fingerprint) -> None:
-        """Goes on from a place Redis confirmed. What was read beyond it is forgotten."""
+        """Puts the log's reader at a place Redis confirmed. What was read beyond it is forgotten."""
         self._forget()
         self.tail.seek(number, at)
         self.keep_news()
@@ -60,14 +64,20 @@ class LogSource(TailSource):
         self._closing = []
 
     def seek_offset(self, number: int, offset: int) -> bool:
-        """Goes on from a place whose digests nobody wrote down; False when that generation was never known."""
+        """Puts the log's reader at a place whose digests nobody wrote down.
+
+        False when that generation was never known.
+        """
         self._forget()
         found = self.tail.seek_offset(number, offset)
         self.keep_news()
         return found
 
     def place(self, resume: Resume, compared: Compared) -> None:
-        """As the base class says, in the finished generations too. Raises LedgerError: one is not known."""
+        """Puts the log's reader where the comparison with Redis says, in the finished generations too.
+
+        Raises LedgerError: the ledger knows no generation that the stream names.
+        """
         tail = self.tail
         if resume.behind is not None:
             if not self.seek_offset(*resume.behind):
@@ -118,7 +128,10 @@ class LogSource(TailSource):
         return self.codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self.codec.fields)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
-        """Where the reader stands, as a position and as the checkpoint's value."""
+        """Returns where the log's reader stands, as a position and as the checkpoint's value.
+
+        None when there is no file.
+        """
         first = self.tail.first()
         if first is None:
             return None
@@ -126,18 +139,18 @@ class LogSource(TailSource):
         return value.position, value.to_json()
 
     def remember(self) -> None:
-        """Into the ledger, inside a transaction: how far it was carried, and which generations are."""
+        """Writes how far the log was carried, and its generations, into the ledger; inside a transaction."""
         super().remember()
         keep_generations(self.tail, self._closed, self._ledger, self._stream)
 
     def remembered(self) -> None:
-        """As the base class says."""
+        """Forgets the log's generations that are carried to their end, now that the ledger has committed them."""
         self._closed.clear()
 
     # -- drafts ----------------------------------------------------------------------------------------------
 
     def next_draft(self, limit: int) -> Draft | None:
-        """Up to `limit` entries from where the reader stands; None when there are no whole lines.
+        """Makes a draft of up to `limit` entries from where the log's reader stands; None: there are no whole lines.
 
         A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
         Raises RejectStop, SourceError, LedgerError.
@@ -161,9 +174,9 @@ class LogSource(TailSource):
         return None
 
     def head(self, limit: int, ahead: int) -> Head | None:
-        """The next lines, as far as they are history and in one piece of a file, for the merge; None: no more now.
+        """Offers the log's next lines to the merge, as far as they are history and in one piece of a file.
 
-        About `ahead` of them are held, and no fewer than `limit` offered where there are more.
+        None: no more now. About `ahead` lines are held, and no fewer than `limit` offered where there are more.
         """
         if (
             self._own.waits
@@ -183,7 +196,7 @@ class LogSource(TailSource):
         return Head(keys, read.at, end, more, read.lines) if end > read.at else None
 
     def take(self, count: int) -> Draft | None:
-        """A draft of the next `count` lines of `head`; None when none of them becomes an entry."""
+        """Makes a draft of the log's next `count` lines of `head`; None when none of them becomes an entry."""
         read, latest, skipped = self._reader.held, self._latest, self.skipped_since
         at, place = read.at, (read.generation.read_to, read.generation.tail)
         self._latest = read.keys[at + count - 1]
@@ -192,7 +205,7 @@ class LogSource(TailSource):
         return draft
 
     def give_back(self, draft: Draft) -> None:
-        """The draft that was taken last is not sent: its lines come again."""
+        """Takes back the draft that was made last and is not sent: the log's lines come again."""
         self._undo()
         self._closing = list(draft.closing)
         self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
@@ -202,7 +215,7 @@ class LogSource(TailSource):
         self._latest, self._reader.skipped_since = latest, skipped
 
     def _next(self, limit: int, ahead: int = 0) -> Read | None:
-        """Lines of the first generation that has any left; those before it are ended."""
+        """Returns lines of the log's first generation that has any left, and ends the generations before it."""
         while (generation := self.tail.first()) is not None:
             read = self._reader.next(generation, limit, ahead)
             if read is not None:
@@ -222,7 +235,10 @@ class LogSource(TailSource):
         return None
 
     def _at_end(self, generation: Generation) -> None:
-        """Of a compressed file: what is damaged is said, and what is not ended never will be."""
+        """Says what is damaged of a compressed file that was read to its end.
+
+        An unfinished last line of it, which will never be ended, goes into quarantine where nothing is damaged.
+        """
         if generation.content is None or generation.packed is None:
             return
         damage = generation.content.damage()
@@ -241,7 +257,10 @@ class LogSource(TailSource):
         return j - i
 
     def here(self) -> Draft | None:
-        """A draft without entries that sets the cursor to where the reader stands; None when there is no file."""
+        """Makes a draft without entries that sets the log's cursor to where the reader stands.
+
+        None when there is no file.
+        """
         first = self.tail.first()
         if first is None:
             return None
@@ -257,7 +276,10 @@ class LogSource(TailSource):
         return draft
 
     def _draft(self, read: Read, count: int, *, late: bool) -> Draft | None:
-        """The next `count` lines; None when there is no entry in them."""
+        """Makes a draft of the next `count` lines of a generation, and moves the log's reader over them.
+
+        None when there is no entry in them.
+        """
         generation, lines, i, j = read.generation, read.lines, read.at, read.at + count
         piece = lines.lines[i:j]
         if lines.offsets[i] == 0 and not late:
@@ -299,7 +321,10 @@ class LogSource(TailSource):
         return draft if late else self._seal(draft)
 
     def landed(self, draft: Draft, stored: bytes) -> None:
-        """As the base class says; what was in quarantine of it has left it."""
+        """Takes note that the entries of a draft of the log are in, and that Redis holds `stored` as the cursor.
+
+        What was in quarantine of the draft has left it.
+        """
         if draft.ended is not None:
             self.late_stored[draft.position.generation] = stored
             self._closed.append(draft.ended)
@@ -336,7 +361,10 @@ class LogSource(TailSource):
     def _set_aside(
         self, generation: Generation, read: Read, rows: list[Row | str], i: int, j: int
     ) -> tuple[list[int], int]:
-        """Puts what cannot be an entry into quarantine; returns the good lines' places and where the batch ends."""
+        """Puts lines of the log that cannot be entries into quarantine.
+
+        Returns the good lines' places and where the batch ends.
+        """
         good: list[int] = []
         aside: list[Quarantined] = []
         for k, row in enumerate(rows):

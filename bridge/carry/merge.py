@@ -1,4 +1,4 @@
-"""Several files' history into one stream in the order of their times; each file keeps its own order (DESIGN §5.3)."""
+"""The merge puts several sources' history into one stream by the lines' times; each keeps its order (DESIGN §5.3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bridge.carry.source import Source
 
 AT_HAND = 16_000
-"""Lines that are held of all files together; of many files few of each."""
+"""How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
 
 FEWEST = 16
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Failed(Exception):
-    """This source's file cannot be read, or holds what stops it."""
+    """The merge of several sources got no lines of `source`: its file cannot be read, or holds what stops it."""
 
     def __init__(self, source: Source, error: BridgeError) -> None:
         super().__init__(str(error))
@@ -38,7 +38,11 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The next lines of one file: their keys, from `begin` to `end`; `more`: others follow that are not read yet."""
+    """The next lines of history that one source offers to the merge with other sources.
+
+    Offered are `keys`, the times to merge by, and `lines`, from `begin` to `end`; `more`: others follow that are not
+    read yet.
+    """
 
     keys: Sequence[int]
     begin: int
@@ -47,16 +51,16 @@ class Head:
     lines: Lines
 
     def bytes(self, begin: int, end: int) -> int:
-        """Of these lines."""
+        """How many bytes of the source's file the offered lines from `begin` to `end` take."""
         return self.lines.ends[end - 1] - self.lines.offsets[begin]
 
 
 def merge(heads: Sequence[Head], limit: int) -> list[tuple[int, int, int]]:
-    """Up to `limit` lines as runs of (file, begin, end), by key and then by file. Pure.
+    """Merges several files' next lines, up to `limit`, by key and then by file, into runs of (file, begin, end). Pure.
 
     The keys of a file never fall: a line whose clock ran backwards has the latest time before it, and so comes right
-    behind the line before it, as if only the files' first lines were ever compared. Ends where a file's lines are used
-    up and others follow that are not read yet.
+    behind the line before it, as if only the files' first lines were ever compared. The merge ends where a file's lines
+    are used up and others follow that are not read yet.
     """
     begins = [head.begin for head in heads]
     waiting = [(head.keys[head.begin], i) for i, head in enumerate(heads) if head.begin < head.end]
@@ -80,9 +84,9 @@ def merge(heads: Sequence[Head], limit: int) -> list[tuple[int, int, int]]:
 
 
 def gather(sources: list[Source], limit: int) -> Parcel | None:
-    """The next lines of these sources' history, by name where times are equal; None when there are none to be had now.
+    """Takes the next lines of these sources' history as one parcel, by time and then by name; None: there are none now.
 
-    Raises Failed.
+    The parcel is of at most `limit` lines. Raises Failed.
     """
     share = max(FEWEST, AT_HAND // len(sources))
     while True:
@@ -126,7 +130,7 @@ def _of(source: Source, act: Callable[[Source], T]) -> T:
 def _interleaved(
     runs: list[tuple[int, int, int]], drafts: dict[int, Draft], ends: dict[int, tuple[int, int]]
 ) -> Parcel:
-    """One parcel; lines that became no rows are left out."""
+    """Makes one parcel of merged sources' drafts, rows in the order of the runs; lines that became no rows are out."""
     rows: list[Row] = []
     times: list[int] = []
     origins: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Stream → file (DESIGN §6.3): an intent before the write, a range after it, and the cursor with the range."""
+"""The mirror: stream → file (DESIGN §6.3), an intent before the write, a range after it, and the cursor with that."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from bridge.streams.reader import BlockingReader, stream_info
 
 READ_ENTRIES = 1000
 READ_BYTES = 1 << 20
-"""Entries are read a thousand at a time, or fewer where they are long: about this many bytes at once."""
+"""The mirror reads entries a thousand at a time, or fewer where they are long: about this many bytes at once."""
 
 SETTLING = 0.5
-"""Seconds in which a file must not change before a torn line at its end counts as ours."""
+"""Seconds in which a file must not change before a torn line at its end counts as the mirror's own."""
 
 FOREIGN = -1
-"""The epoch of what does not move the cursor: what an earlier process had begun, what comes late."""
+"""The epoch of a `Pass` that does not move the mirror's cursor: what an earlier process had begun, what comes late."""
 
 REMEMBERED = 1.0
-"""Seconds after which the cursor is kept in the ledger although nothing was written."""
+"""Seconds after which the mirror keeps its cursor in the ledger although it wrote nothing."""
 
 
 PAUSE = 0.05
 PATIENCE = 200
-"""Seconds between two tries while another writer is in the way, and how many tries."""
+"""Seconds between two tries of the mirror to write while another writer is in the way, and how many tries."""
 
 
 class Mirror:
-    """One mapping's stream, into its file or files. Used by one thread; after any error from `step`, attach again."""
+    """The mirror of one mapping: writes a stream into its files. Used by one thread; if `step` fails, attach again."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Mirror:
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
         self._history: EntryId | None = None
-        """Up to where a stream that is met for the first time holds what was there before: nobody waited for it."""
+        """The last ID of a stream when the mirror first meets it, else 0-0: nobody waited for what was there before."""
         self._cursor = ZERO_ID
         self._kept_cursor = ZERO_ID
         self._keep_at = 0.0
@@ -86,17 +86,17 @@ class Mirror:
         self._aside: dict[tuple[int, int, str], int] = {}
         self._epoch = 0
         self._count = 64
-        self._books_epoch = 0
+        self._books_epoch = shared.books_epoch
         self._announced = Announced(shared.keys)
         self._witness = Witness(ledger, self._stream)
         self._own = OwnEntries(ledger, self._stream)
         self.waits_for: tuple[TargetError, float] | None = None
-        """Why lines that were read are not in their file yet, and since when."""
+        """Why lines of entries that the mirror read are not in their file yet, and since when; None: none waits."""
 
     # -- beginning -------------------------------------------------------------------------------------------
 
     def resolve(self, settle: Callable[[float], object]) -> None:
-        """Takes up the intents of an earlier process: written, written in part, or not written. Needs no Redis.
+        """The mirror takes up the intents of an earlier process: written, or in part, or not written. Needs no Redis.
 
         `settle` waits so many seconds: a line that seems ours and unfinished is ours only if nobody goes on with it.
         """
@@ -125,11 +125,11 @@ class Mirror:
 
     @property
     def attached(self) -> bool:
-        """Whether `step` may read."""
+        """Whether the mirror is connected to Redis and has its cursor, so that `step` may read."""
         return self._reader is not None
 
     def attach(self) -> None:
-        """Connects and takes the cursor from the ledger. Raises NotYet until forward has compared stream and files."""
+        """Connects the mirror, its cursor from the ledger. Raises NotYet until forward compared stream and files."""
         self.detach()
         memory = stream_memory(self._ledger, self._stream)
         if memory is None:
@@ -137,13 +137,11 @@ class Mirror:
         connection = self._connection = self._dial()
         own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
         self.shared.hold.check(connection)
-        if self._books_epoch != self.shared.books_epoch:
-            self._books_epoch = self.shared.books_epoch
-            self._files.forget_books()
         with self.shared.cursor_lock:
+            self._forget_books()
             anew = self._epoch != self.shared.cursor_epoch
             if anew:  # what was to be said may be true of entries that are lost
-                self._announced = Announced(self.shared.keys)
+                self._announced.take_back()
             self._epoch = self.shared.cursor_epoch
             memory = stream_memory(self._ledger, self._stream) or memory
         info = stream_info(connection, self.shared.keys.stream)
@@ -163,7 +161,7 @@ class Mirror:
         log.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
 
     def detach(self) -> None:
-        """Drops the connection. Lines that are begun stay begun."""
+        """The mirror closes its connection to Redis. Lines that are begun (their intents are noted) stay begun."""
         if self._connection is not None:
             self._connection.close()
         self._connection, self._reader = None, None
@@ -171,26 +169,39 @@ class Mirror:
         if self._pass is not None and not self._pass.begun:
             self._pass = None
 
+    def _forget_books(self) -> None:
+        """The mirror drops what it read of a ledger that forward made anew since, which has found the begun lines.
+
+        Raises NotYet: something was under way.
+        """
+        if self._books_epoch == self.shared.books_epoch:
+            return
+        self._books_epoch, under_way, self._pass = self.shared.books_epoch, self._pass, None
+        self._files.forget_books()
+        self._announced = Announced(self.shared.keys)
+        if under_way is not None:
+            raise NotYet("the ledger was made anew")
+
     def interrupt(self) -> None:
-        """Ends a blocking read, from another thread."""
+        """Ends the mirror's blocking read of the stream, from another thread."""
         connection = self._connection
         if connection is not None:
             connection.interrupt()
 
     def close(self) -> None:
-        """Closes connection and files."""
+        """The mirror closes its connection to Redis and the files it writes to."""
         self.detach()
         self._files.close()
 
     @property
     def carried(self) -> int:
-        """Entries that became lines."""
+        """How many entries the mirror has made into lines since the process began."""
         return self.shared.mirror.messages
 
     # -- carrying --------------------------------------------------------------------------------------------
 
     def settle(self, wait: Callable[[float], object]) -> None:
-        """What was begun, by an earlier process too, is in the files. Raises TargetError: another writer is in the way.
+        """The mirror writes what it or an earlier process had begun. Raises TargetError: another writer is in the way.
 
         `wait` waits so many seconds. Raises as `finish` does besides.
         """
@@ -203,14 +214,15 @@ class Mirror:
             raise self.waits_for[0]
 
     def finish(self) -> bool:
-        """Brings what was read into the files. False while it has to wait for another program, see `waits_for`.
+        """The mirror brings what it read into the files. False while another program is in the way, see `waits_for`.
 
-        Raises TargetError (a full disk), LedgerError, RejectStop; call again later.
+        Raises TargetError (a full disk), LedgerError, RejectStop, NotYet (cursor or ledger changed); call again later.
         """
         taken = self._pass
         if taken is None:
             return True
         with self.shared.cursor_lock:
+            self._forget_books()
             try:
                 if not taken.begun:
                     if taken.epoch not in (FOREIGN, self.shared.cursor_epoch):
@@ -232,7 +244,7 @@ class Mirror:
         return True
 
     def write_late(self, writes: list[Write], retried: list[tuple[int, str]]) -> None:
-        """Takes lines that leave quarantine, with their numbers and files; `finish` brings them into the files.
+        """The mirror takes lines that leave quarantine, with their numbers and files; `finish` brings them there.
 
         They have left it when their intents are in the ledger: from there on they are written, whatever happens.
         """
@@ -248,7 +260,7 @@ class Mirror:
         return bool(why)
 
     def step(self, block_ms: int) -> bool:
-        """Reads once and brings it into the files. False when there was nothing to do within `block_ms`.
+        """The mirror reads once and brings entries into the files; False when nothing was to be done within `block_ms`.
 
         Raises RedisLost, RedisRefused, NotOwner, NotYet, and what `finish` raises.
         """
@@ -279,9 +291,7 @@ class Mirror:
             if len(carried) < len(found) and self.caught_up():
                 self.keep()  # the ledger first: what Redis says beyond it would tell of an older ledger
                 path = self._section.path
-                self._announced.passed(
-                    path, last, self._witness.word(path)
-                )  # what needs no line of ours is passed, and due
+                self._announced.passed(path, last, self._witness.word(path))
             if self._already and max(self._already) <= self._cursor:
                 self._already.clear()
         self._keep_cursor()
@@ -293,11 +303,11 @@ class Mirror:
         self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=self._announced.commands())
 
     def caught_up(self) -> bool:
-        """Whether nothing that was read waits to be written."""
+        """Whether no entry that the mirror read waits to be written to its file."""
         return self._pass is None
 
     def _begin(self, taken: Pass) -> bool:
-        """One ledger transaction: what is set aside, and the intents. False while another program is in the way."""
+        """Notes a pass's intents and rejects in one ledger transaction. False while another program is in the way."""
         for write in taken.writes:
             if self._waits(write, self._files.of(write).take(self._ledger, self._clock())):
                 return False
@@ -331,7 +341,7 @@ class Mirror:
         return True
 
     def _record(self, taken: Pass) -> None:
-        """One ledger transaction: the ranges in place of the intents, and the cursor. Then memory follows."""
+        """Replaces a pass's intents by ranges and moves the cursor, in one ledger transaction. Then memory follows."""
         memory = stream_memory(self._ledger, self._stream) if taken.epoch == FOREIGN else None
         moves = taken.epoch == self.shared.cursor_epoch
         noted = bool(taken.writes or taken.aside)
@@ -371,19 +381,19 @@ class Mirror:
             reached("mirror.checkpoint.before")
 
     def _keep_cursor(self) -> None:
-        """Now and then, the cursor over entries that needed no line."""
+        """The mirror keeps its cursor in the ledger now and then, as entries that need no line move it too."""
         if self._clock() >= self._keep_at:
             if self._cursor != self._kept_cursor or self._told != self.carried:
                 log.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
                 self._told = self.carried
             self.keep()
+            self._keep_at = self._clock() + REMEMBERED
 
     def keep(self) -> None:
-        """Keeps the cursor in the ledger, if it moved and was not taken back meanwhile."""
+        """The mirror keeps its cursor in the ledger, if that moved and forward did not take it back meanwhile."""
         if self._cursor == self._kept_cursor:
             return
         with self.shared.cursor_lock:
             if self.shared.cursor_epoch == self._epoch:
                 save_mirror_cursor(self._ledger, self._stream, self._cursor)
                 self._kept_cursor = self._cursor
-        self._keep_at = self._clock() + REMEMBERED

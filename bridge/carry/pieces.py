@@ -1,4 +1,4 @@
-"""Whole lines on their way into a file, and which of their bytes have left the process and where they stand."""
+"""What the mirror is writing into a file: whole lines, which of their bytes left the process, and where they stand."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from bridge.carry.append import Destination
 
 UNPLACED = -1
-"""The start of a piece that has left the process and whose place in the file nobody asked for yet."""
+"""The `start` of a `Piece` whose bytes have left the process and whose place in the file nobody asked for yet."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """Bytes `a` to `b` of a write's content, which stand at `start` of a generation.
+    """Bytes `a` to `b` of a `Write`'s content, which the mirror put at `start` of a generation of the file.
 
-    Torn: no line of it counts, it is written again. `sure`: the file was looked at after the write, and still had a
-    name; until then generation and torn may have to be corrected.
+    `torn`: no line of the piece counts, it is written again. `sure`: the file was looked at after the write, and still
+    had a name; until then `generation` and `torn` may have to be corrected.
     """
 
     a: int
@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Write:
-    """Whole lines for one file, and how much of them is there."""
+    """Whole lines that the mirror writes to one file, the entries they are made of, and how much of them is there."""
 
     name: str
     content: bytes
@@ -43,22 +43,25 @@ class Write:
     size: int = 0
     pieces: list[Piece] = field(default_factory=list)
     excused: int = 0
-    """Bytes that were put out and count as no line: torn pieces that are ranges already."""
+    """Bytes that the mirror put out for this write and that count as no line: torn pieces that are ranges already."""
     to: Destination | None = None
-    """What brings it there."""
+    """The destination that brings the lines into their file; None: not looked up yet."""
 
     @property
     def done(self) -> int:
-        """How many bytes of the content are there."""
+        """How many bytes of the write's content stand in its file, from the first on; torn pieces do not count."""
         return max((piece.b for piece in self.pieces if not piece.torn), default=0)
 
     @property
     def end(self) -> int:
-        """Where the last piece ends in its file."""
+        """The offset at which the last piece of the write ends in its file."""
         return self.pieces[-1].start + self.pieces[-1].b - self.pieces[-1].a
 
     def tear(self) -> None:
-        """Another writer followed a piece that ends in mid-line: what stands of that line is cut off and is torn."""
+        """Marks as torn what stands of a write's last line, which lacks its end and was followed by another writer.
+
+        The write's last piece is cut in two there: the whole lines still count.
+        """
         last = self.pieces.pop()
         whole = self.content.rfind(b"\n", 0, last.b) + 1
         if whole > last.a:
@@ -71,7 +74,7 @@ class Write:
                 piece.torn = True
 
     def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
-        """What is still to be written: whole lines, and the entries they are made of. Changes nothing."""
+        """Returns what of the write is still to be written: whole lines, and the entries of these. Changes nothing."""
         done, at, passed = self.done, 0, 0
         while at < done:
             at += entries[passed][1]
@@ -79,9 +82,9 @@ class Write:
         return self.content[done:], entries[passed:]
 
     def ranges(self, entries: list[Written]) -> list[Range]:
-        """What stands of it as ranges, of these entries. Changes nothing.
+        """Makes ranges, with these entries, of the pieces of the write that stand in its file. Changes nothing.
 
-        Adjoining pieces are one; a line whose entry Redis lost is in none of them.
+        Adjoining pieces are one range; a line whose entry Redis lost is in none of them.
         """
         disowned = ZERO_ID in (entry_id for entry_id, _ in entries)
         merged: list[Piece] = []

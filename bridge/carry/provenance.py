@@ -1,4 +1,4 @@
-"""Whose bytes are these: what forward must not carry back (P3), decided by position and never by equal content.
+"""Tells the mirror's bytes, which forward must not carry back (P3), from others': by position, not by equal content.
 
 The ledger is the one truth: the mirror commits an intent before it writes and a range after, and forward asks after it
 has read. So bytes that forward holds are either behind an open intent, or in a range, or not the mirror's.
@@ -18,9 +18,11 @@ from bridge.model import EntryId, digest
 def foreign(
     ledger: Ledger, stream: str, name: str, generation: int, start: int, data: bytes, read: Callable[[int, int], bytes]
 ) -> tuple[bytes, list[Cut], list[Range]]:
-    """What of `data`, read at `start`, forward may look at; the mirror's ranges in it; ranges that hold others' bytes.
+    """Tells what of `data`, read at `start` of a generation, is the mirror's, so that forward does not carry it back.
 
-    `read(size, offset)` reads the same file: where `data` ends inside a range, the rest of the range is added to it.
+    Returns what of `data` forward may look at (nothing behind an open intent), the mirror's ranges in it, and ranges
+    that hold others' bytes by now. `read(size, offset)` reads the same file: where `data` ends inside a range, the rest
+    of the range is added to it.
     """
     limit = barrier(ledger, stream, name, generation)
     if limit is not None:
@@ -42,9 +44,10 @@ def foreign(
 
 
 def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[EntryId]) -> int:
-    """Replaces a range by the parts of it whose entries still stand; returns how many lines left it.
+    """Replaces a range in the ledger by its lines whose entries still stand in Redis; returns how many lines left it.
 
-    `content` is the range's bytes. What left is remembered: the entries may come back.
+    `content` is the range's bytes, `gone` the entries that do not stand. The ledger remembers what left: the entries
+    may come back.
     """
     drop_range(ledger, stream, span)
     at, released = 0, 0

@@ -1,4 +1,4 @@
-"""What a connect begins with: the two books compared, and what follows for ledger, Redis and mirror (DESIGN §6.4)."""
+"""Compares the ledger and Redis as forward connects, and settles what follows for both and the mirror (DESIGN §6.4)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from bridge.streams.reader import StreamInfo, stream_info
 
 
 def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
-    """Makes a ledger that may be older than what Redis knows anew, of stream and files; whether it did.
+    """Rebuilds a ledger that may be older than what Redis knows, from stream and files; returns whether it did.
 
-    Raises NotOwner: they do not agree, so nobody can know what was carried; LeaseHeld: another process carries.
+    Raises NotOwner: stream and files do not agree, so nobody can know what was carried; LeaseHeld: another process
+    carries.
     """
     stream = shared.mapping.stream.key
     if not (doubt := shared.hold.doubt(connection, ledger)):
         return False
     log.warning("%s: this ledger may be an older one: %s", stream, doubt)
-    made = plan(connection, shared, ledger.uuid, take_over=False, anew=True)
-    if made is None:
-        return False
-    if not made.proved:
-        hint = "put the newer state directory back; or, if these are the files, `bridge repair` says what would come"
-        said = f"this ledger may be an older one ({doubt}), and the files do not show what was carried"
-        raise NotOwner(said, where=stream, hint=hint)
-    execute(connection, shared, ledger, made)
-    shared.forget_books()
+    with shared.cursor_lock:  # a mirror that slept as well writes nothing meanwhile
+        made = plan(connection, shared, ledger.uuid, take_over=False, anew=True)
+        if made is None:
+            return False
+        if not made.proved:
+            hint = "put the newer state directory back; or, if the files are right, `bridge repair` tells what would be"
+            said = f"this ledger may be an older one ({doubt}), and the files do not show what was carried"
+            raise NotOwner(said, where=stream, hint=hint)
+        execute(connection, shared, ledger, made)
+        shared.forget_books()
     log.warning("%s: the ledger was made anew; %d mirrored lines found in the files", stream, len(made.ranges))
     return True
 
@@ -48,9 +50,10 @@ def settle_loss(
     connection: Connection, shared: Shared, ledger: Ledger, compared: Compared, sources: Mapping[str, Source],
     save: Callable[[StreamInfo], None],
 ) -> StreamInfo:  # fmt: skip
-    """One ledger transaction: what was lost is not the mirror's any more, what came back is again.
+    """Settles in one ledger transaction what Redis lost: that is the mirror's no more, and what came back is again.
 
-    `save` notes, inside it, what the stream holds; which is returned. Raises RedisLost, RedisRefused, LedgerError.
+    `save` notes, inside the transaction, what the stream holds; which is returned. Raises RedisLost, RedisRefused,
+    LedgerError.
     """
     stream, keys, line_of = shared.mapping.stream.key, shared.keys, shared.line_of
 
@@ -69,6 +72,7 @@ def settle_loss(
                 numbers = {name: source.memory.number for name, source in sources.items()}
                 back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
+                _take_back(connection, keys.mirror, refilled.mirror_cursor)  # first: it may say less than is true
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
                 forget_puts(ledger, stream)
             save(info)
@@ -78,12 +82,11 @@ def settle_loss(
         if back:
             log.warning("%s: %d entries that Redis had lost are back: their lines stand", stream, back)
         log.warning("%s: %s", stream, refilled.in_words())
-        _take_back(connection, keys.mirror, refilled.mirror_cursor)
     return info
 
 
 def _take_back(connection: Connection, key: bytes, cursor: EntryId) -> None:
-    """What Redis says of the mirror is no more than is true: else the ledger would look older than it is.
+    """Lowers what Redis says of the mirror to `cursor`, which is true: else the ledger would look older than it is.
 
     The witness's word goes: what it counted was born in a stream that is not this one any more.
     """

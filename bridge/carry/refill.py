@@ -1,7 +1,7 @@
-"""Checkpoint and stream compared (DESIGN §6.1, P8): where does each source go on, and what did Redis lose?
+"""Compares checkpoints and stream (DESIGN §6.1, P8): where does each source go on, and what did Redis lose?
 
-Lost is not trimmed. Redis has lost something when the stream's last ID or its count of entries ever added has gone
-back behind what the ledger saw, or its checkpoint has; what is missing otherwise was removed by somebody on purpose.
+Lost is not trimmed. Redis has lost something when the stream's last ID or its count of entries ever added has gone back
+behind what the ledger saw, or its checkpoint has; what is missing otherwise was removed by somebody on purpose.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the comparison found. `lost` says what Redis lost, in words; empty when it lost nothing.
+    """What a comparison of ledger, checkpoints and stream found. `lost` says what Redis lost, in words; empty: nothing.
 
-    `anew`: it lost all, and what stands in the stream was written since. `strangers`: entries whose origin is not true.
+    `anew`: Redis lost all, and what stands in the stream was written since. `strangers` counts entries whose origin is
+    not true.
     """
 
     books: Books
@@ -70,24 +71,24 @@ class Compared:
     anew: bool = False
     strangers: int = 0
     ahead: int = 0
-    """Entries that name lines beyond the checkpoint, of a stream that lost nothing: mostly somebody else wrote them."""
+    """How many entries of a stream that lost nothing name lines beyond the checkpoint: mostly others wrote them."""
     resume: dict[str, Resume] = field(default_factory=dict)
     standing: Standing = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     sizes: dict[tuple[int, int], dict[int, int]] = field(default_factory=dict)
-    """Bytes of the data of those of `standing`, and of those beyond the checkpoint, by offset."""
+    """Bytes of data that the entries of `standing` and those beyond the checkpoint have, by generation and offset."""
     trimmed: Trimmed = field(default_factory=Trimmed)
-    """What was trimmed on purpose, of this stream; or of the one before, where this one begins anew behind that."""
+    """What was trimmed on purpose of this stream; or of the stream before, where this one begins anew behind that."""
     began_behind: bool = False
-    """Whether it does."""
+    """Whether this stream begins anew behind what was trimmed of the stream before."""
     forked: bool = False
-    """Whether entries that were seen are not there: then an ID may stand for another entry."""
+    """Whether entries that the bridge saw in the stream are not there: then an ID may stand for another entry."""
     seen: set[EntryId] = field(default_factory=set)
-    """Those that were seen and stand."""
+    """The entries that the bridge saw in the stream and that still stand."""
 
 
 def in_words(compared: Compared, stream: str) -> list[str]:
-    """What the comparison found out of order, for the log. Pure."""
+    """Says for the log what a comparison of checkpoints and stream found out of order, a sentence each. Pure."""
     said = []
     if compared.lost:
         said.append(f"{stream}: Redis lost its tail: {compared.lost}; it is refilled from the files")
@@ -105,10 +106,10 @@ def in_words(compared: Compared, stream: str) -> list[str]:
 def _copied(
     connection: Connection, keys: Keys, memory: StreamMemory, info: StreamInfo, books: Books, floor: EntryId
 ) -> bool:
-    """Whether it is an older copy of stream and books, or one that lost its tail; else it is a new stream.
+    """Whether Redis holds an older copy of stream and books, or one that lost its tail; else the stream is a new one.
 
-    A copy begins where the stream did, or before, and holds entries that the books name. A new one may hold such too,
-    that were sent before anybody saw that it is new.
+    A copy begins where the stream did, or before, and holds entries that the books name. A new stream may hold such
+    too, that were sent before anybody saw that it is new.
     """
     if info.first_id > memory.first_id > ZERO_ID or (memory.first_id == ZERO_ID and began_anew(memory, info)):
         return False
@@ -121,20 +122,21 @@ def _copied(
 
 
 Vouch = Callable[[Origin, list[bytes]], bool]
-"""Whether an entry's origin can be true: its source's file holds there the line that the entry was made of."""
+"""Tells whether an entry's origin can be true: its source's file holds there the line that the entry was made of."""
 
 
 def compare(
     connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch,
     kept: Trimmed | None = None, seen: Sequence[Seen] = (),
 ) -> Compared:  # fmt: skip
-    """Reads stream and books anew and decides where each source goes on.
+    """Reads the stream and Redis's books of it anew, finds out what Redis lost, and decides where each source goes on.
 
-    Nothing lost: at its checkpoint, passing over what stands in the stream beyond it (an evicted checkpoint, rights
-    that let the entries in and kept the checkpoint out, an origin that somebody else named). Lost: behind its highest
-    origin that still stands; or, where the stream began anew and others wrote into it before that was seen, from the
-    beginning, passing over what stands. Anybody can write an origin, so one that moves the cursor has to be vouched
-    for. `kept` is what was trimmed on purpose, as the ledger has it: never is anything sent from below that.
+    Nothing lost: a source goes on at its checkpoint, passing over what stands in the stream beyond it (an evicted
+    checkpoint, rights that let the entries in and kept the checkpoint out, an origin that somebody else named). Lost:
+    behind its highest origin that still stands; or, where the stream began anew and others wrote into it before that
+    was seen, from the beginning, passing over what stands. Anybody can write an origin, so one that moves the cursor
+    has to be vouched for. `kept` is what was trimmed on purpose, as the ledger has it: never is anything sent from
+    below that.
     """
     info = stream_info(connection, keys.stream)
     books = read_books(connection, keys)
@@ -234,7 +236,7 @@ def data_size(fields: list[bytes]) -> int:
 
 
 def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
-    """The furthest checkpoint: Redis's, or the ledger's copy while Redis lost nothing."""
+    """The furthest checkpoint of a source: Redis's, or the ledger's copy while Redis lost nothing."""
     raw = books.checkpoint.get(os.fsencode(name))
     best = Checkpoint.from_json(raw) if raw else None
     if not lost and source.stored:
@@ -255,37 +257,37 @@ def _resume(source: SourceMemory, best: Checkpoint | None, lost: str, anew: bool
 
 
 def number_for(name: bytes, books: Books, taken: list[int]) -> int:
-    """The short number of a source: as Redis has it, or the next one. Pure."""
+    """The short number that stands for a source in origins: as Redis has it, or the next one. Pure."""
     found = books.sources.get(name)
     return int(found) if found is not None else max([*taken, *map(int, books.sources.values())], default=0) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Refilled:
-    """What was taken out of the ledger after a loss: lines to send again, and where the mirror goes on."""
+    """What was taken out of the ledger after Redis lost entries: lines to send again, and where the mirror goes on."""
 
     released: int
     mirror_cursor: EntryId
 
     def in_words(self) -> str:
-        """For the log."""
+        """Says for the log how many mirrored lines are sent again after a loss, and where the mirror goes on."""
         many = "1 mirrored line is" if self.released == 1 else f"{self.released} mirrored lines are"
         goes_on = f"behind entry {_text(self.mirror_cursor)}" if self.mirror_cursor > ZERO_ID else "from the beginning"
         return f"{many} sent again as the file's own; the mirror goes on {goes_on}"
 
 
 ReadRange = Callable[[Range], bytes]
-"""A range's bytes as its file holds them; empty when the file is gone."""
+"""Reads a range's bytes as its file holds them; empty when the file is gone."""
 
 
 def forget_lost(
     connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange, line_of: LineOf
 ) -> Refilled:
-    """Inside a ledger transaction: mirrored lines whose entry is gone are the mirror's no more, so forward sends them.
+    """Removes from the mirror's ranges, inside a ledger transaction, lines whose entry is gone: forward sends them.
 
-    Those of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID
-    that still exists. In a stream that began anew an ID may stand for another entry, the line tells; and entries may
-    stand in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
+    Lines of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID that
+    still exists. In a stream that began anew an ID may stand for another entry, the line tells; and entries may stand
+    in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
     """
     stream = keys.stream.decode()
     removed = ZERO_ID if compared.anew else trimmed_to(connection, keys, compared.info)
@@ -327,11 +329,11 @@ def forget_lost(
 
 
 def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared) -> None:
-    """What Redis lost of quarantine, before forward goes on: lines that a retry had sent are in quarantine again.
+    """Puts lines that a retry had sent, and whose entries Redis lost, into quarantine again, before forward goes on.
 
     The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
-    With it, and of an entry that is still in quarantine, the stream itself tells: what it cannot have had is lost,
-    what is missing otherwise was removed on purpose, and stays away.
+    With it, and of an entry that is still in quarantine, the stream itself tells: what it cannot have had is lost, what
+    is missing otherwise was removed on purpose, and stays away.
     """
     stream, back, info = keys.stream.decode(), 0, compared.info
     numbers = {name: one.number for name, one in sources_of(ledger, stream).items()}
@@ -367,7 +369,7 @@ def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compa
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
-    """The first ID that stands, where some below it were trimmed; 0-0 where none were."""
+    """The ID of the first entry that stands in the stream, where some below it were trimmed; 0-0 where none were."""
     first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
     return first[0].id if first and info.added > info.length else ZERO_ID
 

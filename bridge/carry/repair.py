@@ -1,4 +1,4 @@
-"""Rebuilding a lost ledger by aligning stream and files.
+"""Rebuilds a lost ledger by aligning stream and files.
 
 File-born entries claim lines by their origin. The lines that nobody claims are laid, in file order, beside the lines
 that the Redis-born entries would make, in stream order: where they agree, the mirror wrote them. Positions decide
@@ -36,10 +36,15 @@ from bridge.streams.resp import pack
 from bridge.streams.trim import Gone, read_trimmed
 from bridge.streams.writer import Books, read_books
 
+TABLES = (
+    "streams", "sources", "generations", "intents", "ranges", "state_values", "witness", "seen", "released",
+)  # fmt: skip
+"""The ledger's tables that a repair clears of a stream: made anew from both sides, or of a past that is not theirs."""
+
 
 @dataclass(slots=True)
 class Line:
-    """A line that no file-born entry claims."""
+    """A line of a source that no file-born entry claims as its origin: perhaps the mirror wrote it."""
 
     name: str
     generation: int
@@ -49,7 +54,7 @@ class Line:
 
 @dataclass(slots=True)
 class Plan:
-    """What a repair would write. `ambiguous` counts mirrored lines that an equal line could stand in for.
+    """What a repair would write into a ledger. `ambiguous` counts mirrored lines that an equal line could stand in for.
 
     `missing` are generations without a file, `strangers` sources whose file is no generation that was carried.
     """
@@ -70,7 +75,7 @@ class Plan:
     values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     """Name, digest and timestamp of the latest values that both sides hold."""
     writes: dict[str, str] = field(default_factory=dict)
-    """Where each component writes that was ever switched."""
+    """The side to which each component writes that was ever switched, by the component's name."""
 
     @property
     def proved(self) -> bool:
@@ -80,7 +85,10 @@ class Plan:
         return not self.strangers and not any(generation in self.missing for generation in carried)
 
     def component_that_owns(self, shared: Shared) -> str:
-        """Of latest values, who was switched; empty: nobody. Raises BridgeError: nobody can tell which side counts."""
+        """The switched component that decides which side owns the mapping's latest values; empty: nobody was switched.
+
+        Raises BridgeError where components write to different sides: nobody can tell which side counts.
+        """
         sides = set(self.writes.values()) if shared.mapping.source.kind == "state" else set()
         if len(sides) > 1:
             said = ", ".join(f"{name} writes to {side}" for name, side in sorted(self.writes.items()))
@@ -89,7 +97,7 @@ class Plan:
         return min(self.writes) if sides else ""
 
     def to_json(self) -> dict[str, object]:
-        """For `--json`."""
+        """The plan of a repair as facts for `bridge repair --json`."""
         return {
             "stream": self.stream,
             "owner": self.owner,
@@ -107,7 +115,7 @@ class Plan:
 def plan(
     connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_over: bool, anew: bool = False
 ) -> Plan | None:
-    """Reads both sides; None when this ledger owns the stream, or nobody does, so that there is nothing to repair.
+    """Plans a repair from stream and files; None when this ledger owns the stream, or nobody does: nothing to repair.
 
     `anew`: also where this ledger owns it, as it may be an older one. Raises NotOwner when the owner is alive, or is
     another bridge and `take_over` was not said.
@@ -149,7 +157,7 @@ def plan(
 
 
 def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) -> Plan:
-    """The same of a folder with a file per message."""
+    """Fills the plan of a repair for a mapping whose files each hold a message, an artifact or a latest value."""
     made.cursor = announced(books)
     for raw, number in books.sources.items():
         name = os.fsdecode(raw)
@@ -178,10 +186,10 @@ def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[byt
 
 
 def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
-    """Writes the plan into the ledger, then makes it the stream's owner."""
+    """Writes the plan of a repair into the ledger, then makes that ledger the stream's owner in Redis."""
     stream = made.stream
     with ledger.transaction():
-        for table in ("streams", "sources", "generations", "intents", "ranges", "state_values", "witness"):
+        for table in TABLES:
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
         save_stream(ledger, stream, made.info.last_id, made.info.added, made.info.first_id)
         save_mirror_cursor(ledger, stream, made.cursor)
@@ -205,7 +213,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
 
 
 def _restore_switches(ledger: Ledger, shared: Shared, made: Plan) -> None:
-    """What the ledger knew of switched components, as far as Redis still knows it."""
+    """Writes into a ledger under repair what it knew of switched components, as far as Redis still knows it."""
     owner = made.component_that_owns(shared)
     ledger.write("DELETE FROM state_owners WHERE stream = ?", (made.stream,))
     if owner:
@@ -273,7 +281,7 @@ def _source(
 
 
 def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
-    """Lines that no entry names as its origin; those that continue a message that one does are not among them."""
+    """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
     lines, offset, rest, mine = [], 0, b"", False
     while data := one.read(1 << 20, offset + len(rest)):
         *whole, rest = (rest + data).split(b"\n")
@@ -287,7 +295,7 @@ def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int], c
 
 
 def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId]:
-    """Those entries whose lines were written out of order, by a retry."""
+    """The entries among `ids` whose lines a retry wrote out of order, as marks in the Redis hash `key` (`late`) say."""
     late: set[EntryId] = set()
     for at in range(0, len(ids), 500):
         part = ids[at : at + 500]
@@ -299,9 +307,9 @@ def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId
 def _align(
     made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]], books: Books, late: set[EntryId]
 ) -> None:
-    """Lays the unclaimed lines beside the Redis-born entries, both in their order; each is used once.
+    """Lays the unclaimed lines beside the Redis-born entries, both in their order, and plans a range where they agree.
 
-    The late ones come last, and take what is left wherever it stands.
+    Each line is used once. The late entries come last, and take what is left wherever it stands.
     """
     made.cursor = announced(books)
     places: dict[tuple[str, bytes], list[int]] = {}

@@ -1,4 +1,4 @@
-"""Parcels on their way into the stream: one is executed while the next is made."""
+"""Sends parcels of entries into a stream: the server executes one while forward makes the next."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bridge.streams.keys import Keys
 from bridge.streams.writer import FULL, Batch, Cursor, Landed, Newer, Overtaken, StreamWriter
 
 NEWER = 3
-"""How often the IDs of a parcel are set behind others' newer entries before it gets the time of sending."""
+"""How often forward sets a parcel's IDs behind others' newer entries before its entries get the time of sending."""
 
 
 class Sender:
-    """For one stream, over one connection; after an exception it is of no use any more.
+    """Sends forward's parcels into one stream over one connection; after an exception the sender is of no use any more.
 
-    `exists`: the stream is known to. `landed` is told of every parcel that is in.
+    `exists`: the stream is known to. `landed` is told of every parcel that is in the stream.
     """
 
     def __init__(
@@ -33,7 +33,10 @@ class Sender:
         self._last_cursor: Cursor | None = None
 
     def send(self, parcel: Parcel) -> None:
-        """Lets a parcel in; returns while the server executes it. Raises Overtaken, RedisLost, RedisRefused."""
+        """Sends a parcel to the server and returns while that executes it; waits for the parcel before it first.
+
+        Raises Overtaken, RedisLost, RedisRefused.
+        """
         batch = self._batcher.batch(parcel, exists=self.exists)
         if not self._writer.stages(batch):
             self.complete()
@@ -43,12 +46,12 @@ class Sender:
         self._execute(parcel, batch)
 
     def set(self, draft: Draft) -> None:
-        """A draft on its own, from beginning to end."""
+        """Sends a draft in a parcel of its own and waits until the server has executed that."""
         self.send(Parcel.of(draft))
         self.complete()
 
     def _execute(self, parcel: Parcel, batch: Batch) -> None:
-        """With later IDs, or `*`, where other producers' entries are newer than its own (DESIGN §5.3)."""
+        """Has the server execute a parcel, with later IDs, or `*`, where others' entries are newer (DESIGN §5.3)."""
         for tries in range(NEWER + 1):
             try:
                 self._writer.execute(tuple(
@@ -75,7 +78,7 @@ class Sender:
             draft.source.remembered()
 
     def complete(self) -> None:
-        """Waits for what is under way. Raises Overtaken, RedisLost, RedisRefused."""
+        """Waits until the parcel under way is in the stream. Raises Overtaken, RedisLost, RedisRefused."""
         if self._under_way is None:
             return
         (parcel, batch), self._under_way = self._under_way, None
@@ -94,11 +97,11 @@ class Sender:
         self._writer.publish(self._notify, landed)
 
     def rest(self) -> None:
-        """Nothing more to send for now."""
+        """Waits for the parcel under way and sends what waits to go out: forward has nothing more to send now."""
         self.complete()
         self._writer.rest(self._last_cursor)
 
     def quiet(self) -> None:
-        """The connection may be used for something else after this."""
+        """Waits for the parcel under way; the connection may be used for something else after this."""
         self.complete()
         self._writer.quiet()

@@ -29,7 +29,7 @@ from bridge.streams.keys import Keys
 
 
 class Wake:
-    """Which files something happened to. Set from watchdog's thread, taken by forward's."""
+    """Collects paths of files something happened to: watchdog and mirror add them, forward's thread takes them."""
 
     def __init__(self) -> None:
         self._event = Event()
@@ -37,14 +37,14 @@ class Wake:
         self._paths: set[str] = set()
 
     def __call__(self, path: str = "") -> None:
-        """Something happened at this path; without one, just wake."""
+        """Notes that something happened to the file at this path and wakes forward; without a path, just wakes it."""
         with self._lock:
             if path:
                 self._paths.add(path)
         self._event.set()
 
     def wait(self, timeout: float) -> set[str]:
-        """The paths since the last call; empty after `timeout` seconds."""
+        """Waits until something happens to a file, `timeout` seconds at most; returns the paths since the last call."""
         self._event.wait(timeout)
         with self._lock:
             self._event.clear()
@@ -53,7 +53,7 @@ class Wake:
 
 
 def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
-    """Writes new generations into the ledger before anything refers to them; returns notices for the log."""
+    """Writes a file's new generations into the ledger before anything refers to them; returns notices for the log."""
     with tail.lock:
         if tail.news:
             with ledger.transaction():
@@ -66,7 +66,7 @@ def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
 
 
 def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: str) -> None:
-    """Inside a ledger transaction: the generation that is carried now, and those that ended since."""
+    """Saves a file's generation that forward carries now, and those that ended since, inside a ledger transaction."""
     first = tail.first()
     if first is not None:
         save_generation(ledger, stream, tail.name, first.known())
@@ -77,7 +77,7 @@ def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: st
 
 
 class Shared:
-    """One mapping's files and locks."""
+    """What forward and mirror of one mapping share: its files and locks, and what each tells the other."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
@@ -85,24 +85,24 @@ class Shared:
         self.keys = Keys.of(mapping.stream.key)
         self.wake = Wake()
         self.forward, self.mirror = Flow(), Flow()
-        """What went to the stream, and what to the files."""
+        """Counts what of the mapping went to the stream, and what to the files."""
         self.cursor_lock = RLock()
         self.cursor_epoch = 0
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
         source = mapping.source
         folder = Folder(settings.root, mapping.files, source.exclude)
         self.folder = folder if source.kind in ("spool", "artifacts") else None
-        """Of a mapping whose files are each a message, or announced by one."""
+        """The folder of a mapping whose files are each a message, or announced by one; None of any other mapping."""
         self.hasher = Hasher()
-        """For artifacts that are large."""
+        """Computes the digests of the mapping's large artifacts."""
         self.values = folder if source.kind == "state" else None
-        """Of a mapping whose files hold a latest value."""
+        """The folder of a mapping whose files each hold a latest value; None of any other mapping."""
         self.hold = Hold(self.keys, settings.state_dir)
         """This process's hold on the stream."""
         self.sighted = Sighted()
-        """What both directions saw last of the stream."""
+        """The entries that forward and mirror saw last in the stream."""
         self.compare_again = False
-        """Set by the mirror: it found what forward has to settle."""
+        """Whether the mirror found a loss that forward has to settle: then forward compares ledger and stream again."""
         self.books_epoch = 0
         """Counts how often the ledger was rebuilt since this process began: what was read of it before is void."""
         self._tails: dict[str, Tail] = {}
@@ -112,7 +112,7 @@ class Shared:
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
 
     def tail(self, name: str, ledger: Ledger | None) -> Tail:
-        """The one Tail of this file; without a ledger it knows no generation yet."""
+        """The one `Tail` of this file, which forward and mirror share; without a ledger it knows no generation yet."""
         with self._lock:
             if name not in self._tails:
                 known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
@@ -120,7 +120,7 @@ class Shared:
             return self._tails[name]
 
     def new_tail(self, name: str, known: list[Known]) -> Tail:
-        """Another one, for who follows the file by itself and knows these generations of it."""
+        """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
         source = self.mapping.source
         many = is_glob(source.path)
         reads = many or name == source.path
@@ -128,7 +128,10 @@ class Shared:
         return Tail(self.settings.root, name, rotated, known, one_of_many=many, listing=self._listing)
 
     def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
-        """The same for who only looks: looked at, its reader at a stored checkpoint; and the position of that one."""
+        """The `Tail` of this file for a caller that only looks: the file is looked at, and the reader put at `stored`.
+
+        Returns the position of that checkpoint with it; None where `stored` is empty.
+        """
         tail = self.tail(name, ledger)
         tail.look()
         if not stored:
@@ -138,14 +141,17 @@ class Shared:
         return tail, checkpoint.position
 
     def look(self, ledger: Ledger | None) -> None:
-        """At all files that are read by lines, for who only looks; what cannot be looked at fails when it is read."""
+        """Looks at all the mapping's files that are read by lines, for a caller that only looks.
+
+        A file that cannot be looked at fails when it is read.
+        """
         if self.folder is None and self.values is None:
             for name in self.source_names():
                 with suppress(SourceError, LedgerError, OSError):
                     self.tail(name, ledger).look()
 
     def source_names(self, known: Iterable[str] = ()) -> list[str]:
-        """The sources there are: a path without a glob always, else every match that is no rotated piece.
+        """The names of the mapping's sources: a path without a glob always, else every match that is no rotated piece.
 
         And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
         """
@@ -175,7 +181,7 @@ class Shared:
         return True
 
     def source_at(self, path: str) -> str | None:
-        """The source that a file at this absolute path is by its name; None: none of this mapping's."""
+        """The name of the source whose own path this absolute path is; None: this mapping has no such source."""
         root = f"{self.settings.root}/"
         name = path.removeprefix(root)
         if self.folder or self.values or not path.startswith(root) or not name.isprintable():
@@ -187,7 +193,7 @@ class Shared:
         return PurePath(name).match(path) and ("**" in path or name.count("/") == path.count("/"))
 
     def _piece_of(self, name: str) -> str | None:
-        """The source that a rotated file is a piece of, be there anything at its own path or not: the longest name."""
+        """The source, the longest name, that a rotated file is a piece of, be there a file of that name or not."""
         parts = re.split(r"(?=[.-])", name)
         shorter = ("".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
         rotated = self.mapping.source.rotated
@@ -196,7 +202,7 @@ class Shared:
         )
 
     def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
-        """The mirror's file and line, with its newline, for an entry's fields; None where it makes none of them."""
+        """The mirror's file and line, with its newline, for an entry's fields; None where the mirror makes none."""
         section, codec = self.mapping.mirror, self._mirror_codec
         if section is None or codec is None:
             return None
@@ -210,7 +216,7 @@ class Shared:
         return None if isinstance(line, str) else (path, line + (b"\n" if self.folder is None else b""))
 
     def folders(self) -> set[Path]:
-        """The folders to watch."""
+        """The folders to watch for changes of the mapping's files: where these are, or may come to be."""
         if (folder := self.folder or self.values) is not None:
             return folder.folders
         root = self.settings.root
@@ -221,7 +227,7 @@ class Shared:
         return {(root / name).parent for name in names} | {(root / self.mapping.source.path).parent}
 
     def forget_books(self) -> None:
-        """The ledger was rebuilt: what is known of generations is read again."""
+        """Forgets what is known of the mapping's generations, as the ledger was rebuilt: it is read again."""
         with self._lock:
             for tail in self._tails.values():
                 tail.close()
@@ -229,7 +235,7 @@ class Shared:
             self.books_epoch += 1
 
     def close(self) -> None:
-        """Closes every file."""
+        """Closes every file that the mapping's forward and mirror follow, and stops computing digests."""
         self.hasher.close()
         for tail in self._tails.values():
             tail.close()

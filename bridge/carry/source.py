@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """Forward's half of a source. Not thread-safe."""
+    """What forward carries, a source of any kind: hands out drafts of entries and moves its cursor. Not thread-safe."""
 
     def __init__(
         self, mapping: Mapping, name: str, notices: deque[str], ledger: Ledger, clock: Callable[[], float]
@@ -38,114 +38,117 @@ class Source(ABC):
         self.late_stored: dict[int, bytes | None] = {}
         self.trouble: BridgeError | None = None
         self.unreadable: SourceError | None = None
-        """What could not be read by the last look, of a source whose other files go on."""
+        """Why a file of the source could not be read at the last look, while its other files go on; None: all could."""
         self.damage: dict[int, SourceError] = {}
-        """What was found wrong with compressed files, by generation."""
+        """What the source found wrong with its compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
         self.tally = Tally()
         self.patience = 0.1
-        """Seconds after which to look again while it waits."""
+        """Seconds after which forward looks at the source again while that waits."""
         self.codec: Codec = mapping.codec(name)
         self.mentions: Mentions | None = None
-        """What is said of artifacts that its messages name, where they may."""
+        """What tells Redis of artifacts that the source's messages name; None where they may name none."""
         self.notices = notices
-        """What is to be said in the log."""
+        """What the source has to say in the log, until forward says it."""
         self._ledger = ledger
         self._clock = clock
         self._stream = mapping.stream.key
 
     def go_live(self, why: str) -> None:
-        """From here on lines get the time of sending as entry ID."""
+        """The source's lines get the time of sending as entry ID from here on; the log says `why`."""
         self.memory = replace(self.memory, live=True)
         clamped = self.tally.clamped
         later = f"; {clamped} lines have another time as entry ID than their own" if clamped else ""
         log.info("%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": clamped}})
 
     def take_as_history(self) -> None:
-        """What stands there now is history, as if the source was met for the first time."""
+        """The source takes what stands in it now as history, as if it was met for the first time."""
         history = self.end()
         if history is not None and (self.memory.history is None or self.memory.history < history):
             self.memory = replace(self.memory, live=False, history=history)
 
     def begin(self, number: int) -> SourceMemory:
-        """What is remembered of a source that was never carried: all that stands in it now is its history."""
+        """Makes the memory of a source that was never carried: all that stands in it now is its history."""
         history = self.end()
         return SourceMemory(number, None, history is None, history)
 
     def remember(self) -> None:
-        """Into the ledger: how far it was carried, as Redis confirmed it."""
+        """The source saves into the ledger how far it was carried, as Redis confirmed it."""
         save_source(self._ledger, self._stream, self.name, replace(self.memory, stored=self.stored))
 
     def remembered(self) -> None:  # noqa: B027 - most keep nothing
-        """What `remember` wrote is committed: memory may let go of it."""
+        """The source may let go in memory of what `remember` wrote, as the ledger has committed it."""
 
     def head(self, limit: int, ahead: int) -> Head | None:
-        """The next lines of history, for the merge with other sources; None: it is carried by itself."""
+        """Offers the source's next lines of history to the merge with other sources; None: it is carried by itself."""
         return None
 
     def take(self, count: int) -> Draft | None:
-        """A draft of the next `count` lines of `head`; None when none of them becomes an entry."""
+        """Makes a draft of the source's next `count` lines, as `head` offered them; None when none becomes an entry."""
         raise AssertionError("this source is not merged with others")
 
     def give_back(self, draft: Draft) -> None:
-        """The draft that was taken last is not sent: its lines come again."""
+        """The source takes back the draft that was taken last and is not sent: its lines come again."""
         raise AssertionError("this source is not merged with others")
 
     def flush(self) -> Draft | None:
-        """A draft without entries that moves the cursor over what was skipped; None when nothing was."""
+        """Makes a draft without entries that moves the source's cursor over what was skipped; None: nothing was."""
         return self.here() if self.skipped_since is not None else None
 
     # -- the files -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def look(self, paths: set[str] | None) -> bool:
-        """Looks at its files; where `paths` are given, only if one of these is its own. False when it did not.
+        """The source looks at its files; where `paths` are given, only if one of these is its own. False: it did not.
 
         Raises SourceError, LedgerError.
         """
 
     @abstractmethod
     def keep_news(self) -> list[str]:
-        """Writes what was found into the ledger; returns what is to be said in the log, once."""
+        """The source writes what it found into the ledger; returns what is to be said in the log, once."""
 
     @property
     @abstractmethod
     def present(self) -> bool:
-        """Whether there is anything that could be carried."""
+        """Whether the source has anything that could be carried."""
 
     @abstractmethod
     def end(self) -> Position | None:
-        """Where what is there now ends; None when there is nothing."""
+        """The position at which what is in the source now ends; None when there is nothing."""
 
     @abstractmethod
     def content_of(self, one: Range) -> bytes:
-        """The bytes of a range that the mirror wrote; empty when they are gone."""
+        """Reads the bytes of a range that the mirror wrote to the source; empty when they are gone."""
 
     @property
     @abstractmethod
     def rejected(self) -> int:
-        """Messages that were set aside."""
+        """How many messages of the source were set aside in quarantine."""
 
     @property
     @abstractmethod
     def settling(self) -> int:
-        """Of the messages that are there, how many are not due, as they are not complete; rather too many."""
+        """How many messages of the source are not due yet, as they are not complete; rather too many."""
 
     @abstractmethod
     def left(self) -> int:
-        """Bytes on disk that are to be read."""
+        """How many bytes of the source on disk are still to be read."""
 
     @abstractmethod
     def on_disk(self) -> int:
-        """Bytes on disk of all of it that is known, as far as that is known."""
+        """How many bytes all that is known of the source has on disk, as far as that is known."""
 
     @abstractmethod
     def unfinished(self) -> int:
-        """Bytes that are no whole message yet."""
+        """How many bytes of the source are no whole message yet."""
 
     def tell(self, connection: Connection) -> None:
-        """Lets Redis know what was found out aside, of what is in the stream. Raises RedisLost, RedisRefused."""
+        """Tells Redis what was found out of artifacts that the source's messages in the stream name.
+
+        Raises RedisLost, RedisRefused.
+        """
         if self.mentions is not None and self.stored:
             self.mentions.tell(connection, self.memory.number, Checkpoint.from_json(self.stored).position)
 
@@ -153,44 +156,44 @@ class Source(ABC):
 
     @abstractmethod
     def place(self, resume: Resume, compared: Compared) -> None:
-        """Goes on where the comparison says. Raises LedgerError."""
+        """The source goes on where the comparison of checkpoints and stream says. Raises LedgerError."""
 
     @abstractmethod
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
-        """Whether an entry of these fields was made of what stands at this origin, as far as can be told."""
+        """Whether the source holds at this origin what an entry of these fields was made of, as far as can be told."""
 
     @abstractmethod
     def checkpoint(self) -> tuple[Position, bytes] | None:
-        """Where the reader stands, as a position and as the checkpoint's value."""
+        """Where the source's reader stands, as a position and as the checkpoint's value; None: it stands nowhere."""
 
     # -- drafts ----------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def skipped_since(self) -> float | None:
-        """Since when the reader is ahead over what makes no entries; None when it is not."""
+        """Since when the source's reader is ahead of its cursor, over what makes no entries; None when it is not."""
 
     @property
     @abstractmethod
     def waits(self) -> bool:
-        """Whether what comes next is not ended yet, and will be in a moment."""
+        """Whether the source's next message is not ended yet, and will be in a moment."""
 
     @property
     @abstractmethod
     def in_history(self) -> bool:
-        """Whether what comes next stood there when the source was first met, or an import began."""
+        """Whether the source's next message stood there when the source was first met, or an import began."""
 
     @abstractmethod
     def next_draft(self, limit: int) -> Draft | None:
-        """Up to `limit` entries from where the reader stands; None when there are none now.
+        """Makes a draft of up to `limit` entries from where the source's reader stands; None when there are none now.
 
         Raises RejectStop, SourceError, LedgerError.
         """
 
     @abstractmethod
     def here(self) -> Draft | None:
-        """A draft without entries that sets the cursor to where the reader stands; None when there is nothing."""
+        """Makes a draft without entries that sets the source's cursor to its reader's place; None: there is nothing."""
 
     @abstractmethod
     def landed(self, draft: Draft, stored: bytes) -> None:
-        """Its entries are in, and Redis holds `stored` as its cursor."""
+        """The source learns that a draft's entries are in the stream, and that Redis holds `stored` as its cursor."""

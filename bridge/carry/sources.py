@@ -1,4 +1,4 @@
-"""Which kind of source a mapping has: the only place of forward's that asks."""
+"""Makes the source of the kind that a mapping has: the only place of forward's that asks for the kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.ledger.store import Ledger
 
 
 def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], float]) -> Source:
-    """The source of this name, as its mapping's kind has it."""
+    """Makes the source of this name that forward carries, of the kind that its mapping has."""
     if shared.folder is not None and shared.mapping.source.kind == "artifacts":
         return ArtifactSource(
             shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths

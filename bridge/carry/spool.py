@@ -1,4 +1,4 @@
-"""A folder with a file per message on its way to the stream: each message exactly once, without a cursor in the folder.
+"""Forward carries a folder with a file per message: each message exactly once, without a cursor in the folder.
 
 The ledger holds what is due, with its bytes, and gives it a batch before it is sent; the batch's number travels in the
 transaction with the entries, as the checkpoint's generation. After a break the same batch is sent again as it was, or
@@ -34,14 +34,14 @@ from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
 AHEAD = 10
-"""Batches that are given their numbers in one transaction."""
+"""How many batches of a spool get their numbers in one ledger transaction."""
 
 PATIENCE = 1.0
-"""Seconds that history waits for files which were written just now."""
+"""Seconds that the history of a spool waits for files which were written just now."""
 
 
 class SpoolSource(Source):
-    """One folder."""
+    """A source that is one folder with a file per message; forward sends them in batches that the ledger numbers."""
 
     def __init__(
         self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float]
@@ -54,86 +54,92 @@ class SpoolSource(Source):
         self._intake = Intake(mapping, folder, ledger, clock, self.notices)
         self._sending: set[int] = set()
         self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
-        """Batches that were given their numbers and not handed out."""
+        """Batches of the spool that have their numbers and were not handed out as drafts yet."""
         self._landed: list[int] = []
-        """Batches that are in, as far as the ledger was not told."""
+        """Batches of the spool that are in the stream, and of which the ledger was not told yet."""
         self._unsure: list[int] = []
-        """Batches of before that may be in or not: they are sent again first."""
+        """Batches of before the last connect that may be in the stream or not: the spool sends them again first."""
         self._next = 1
         self._counted: tuple[float, tuple[int, int, int, int | None]] = (-2.0, (0, 0, 0, None))
         self._patient = 0.0
-        """Until then, in seconds since 1970, history waits for files that are not complete: they may come before."""
+        """Until when, in seconds since 1970, a spool's history waits for incomplete files: they may come before."""
 
     # -- the folder ------------------------------------------------------------------------------------------
 
     def look(self, paths: set[str] | None) -> bool:
-        """As the base class says. What may not be read is told, and the others go on."""
+        """The spool takes in complete files of its folder, or only those at `paths`; False: none of these is its own.
+
+        A file that may not be read is told, and the others go on. Raises SourceError, LedgerError.
+        """
         looked = self._intake.look(paths)
         tight = [self._intake.tight] if self._intake.tight is not None else []
         self.unreadable = next(iter([*tight, *self._intake.unreadable.values(), *self._folder.unreadable]), None)
         return looked
 
     def keep_news(self) -> list[str]:
-        """What is to be said in the log."""
+        """Returns what the spool has to say in the log, once."""
         said = list(self.notices)
         self.notices.clear()
         return said
 
     @property
     def present(self) -> bool:
-        """There is always a folder, or its place."""
+        """Always true of a spool: there is always a folder, or its place."""
         return True
 
     def end(self) -> Position | None:
-        """Not a place, only whether anything is due: that is history when the folder is first met."""
+        """No place, only whether anything in the spool is due (history when the folder is first met); None: nothing."""
         self._counted = time.monotonic(), memory.totals(self._ledger, self._stream)
         due = self._counted[1][1]
         return Position(1, 0) if due or self._intake.waiting else None
 
     def take_as_history(self) -> None:
-        """As the base class says."""
+        """The spool takes the messages that it holds now as history: their entries get their own times as IDs."""
         if self.end() is not None:
             self.memory = replace(self.memory, live=False, history=Position(1, 0))
 
     def content_of(self, one: Range) -> bytes:
-        """What stands in the file that the mirror made."""
+        """Reads what stands in the file that the mirror put into the spool; empty when that is gone."""
         taken = self._folder.read(os.fsencode(one.name), self._limit + 1)
         return taken.raw if taken is not None else b""
 
     @property
     def rejected(self) -> int:
-        """Files that were set aside."""
+        """How many files of the spool were set aside in quarantine."""
         return self._intake.rejected
 
     @property
     def settling(self) -> int:
-        """As the base class says."""
+        """How many files of the spool wait to be complete before their messages are due; rather too many."""
         return len(self._intake.waiting)
 
     def left(self) -> int:
-        """As the base class says."""
+        """How many bytes the messages of the spool have that are due, on their way included."""
         return self._totals()[2]
 
     def on_disk(self) -> int:
-        """As the base class says."""
+        """How many bytes the files of the spool have whose messages were carried or are due."""
         carried, _, due, _ = self._totals()
         return carried + due
 
     def _totals(self) -> tuple[int, int, int, int | None]:
-        """Counted once a second at most: an import asks often, and there may be many."""
+        """Counts what is carried and due in the spool, once a second at most: an import asks often, there may be many.
+
+        Bytes of the files that were carried; number, bytes and earliest time, in ms, of what is due.
+        """
         now = time.monotonic()
         if now >= self._counted[0] + 1:
             self._counted = now, memory.totals(self._ledger, self._stream)
         return self._counted[1]
 
     def unfinished(self) -> int:
-        """Bytes of files that are not complete."""
+        """How many bytes the files of the spool have that are not complete."""
         return sum(one.facts.size for one in self._intake.waiting.values())
 
     # -- the batches -----------------------------------------------------------------------------------------
 
     def place(self, resume: Resume, compared: Compared) -> None:
-        """As the base class says: the batch that Redis names is in, later ones are sent again."""
+        """The spool goes on behind the batch that Redis names, which is in the stream; later ones are sent again."""
         mine = self.memory.number
         numbers = {number for source, number in compared.standing if source == mine}
         stands = {number: places for (source, number), places in compared.offsets.items() if source == mine}
@@ -158,38 +164,41 @@ class SpoolSource(Source):
         self._unsure = [*memory.batches(self._ledger, self._stream)]
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
-        """Whether the ledger knows that these data were sent so."""
+        """Whether the ledger knows that the spool sent a message of these fields as this origin's batch and place."""
         values = paired(fields)
         row = tuple(values.get(name, b"") for name in self.codec.fields)
         sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
         return sent is not None and sent == self._digest(row)
 
     def _digest(self, row: Row) -> bytes:
-        """What the ledger keeps of a message that was sent."""
+        """The digest that the ledger keeps of a message's row which a spool sent."""
         return digest(*row)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
-        """The last batch that is in."""
+        """The last batch of the spool that is in the stream, as a position and as the checkpoint's value."""
         stored = self.stored or _checkpoint(0, 0)
         return Checkpoint.from_json(stored).position, stored
 
     @property
     def skipped_since(self) -> float | None:
-        """There is nothing to skip."""
+        """Always None of a spool: there is nothing in a folder for its cursor to skip."""
         return None
 
     @property
     def waits(self) -> bool:
-        """Whether a file changed so lately that it is not complete by that alone."""
+        """Whether a file of the spool changed so lately that it is not complete by that alone."""
         return self._intake.soon
 
     @property
     def in_history(self) -> bool:
-        """As the base class says."""
+        """Always false of a spool: its history is not merged with that of other sources."""
         return False  # one folder is one source: there is nothing to merge it with
 
     def next_draft(self, limit: int) -> Draft | None:
-        """As the base class says."""
+        """Makes a draft of the spool's next batch of up to `limit` messages; None when nothing is due now.
+
+        A batch that may be in the stream already is sent again first. Raises RejectStop, SourceError, LedgerError.
+        """
         self._intake.look_again()
         if not self.memory.live and self._intake.soon and self._clock() < self._patient:
             return None
@@ -208,7 +217,10 @@ class SpoolSource(Source):
         return None
 
     def _give_batches(self, limit: int) -> None:
-        """Some batches ahead: a transaction for each would write most pages of the ledger each time."""
+        """Gives numbers to some batches of the spool's due messages, in one ledger transaction.
+
+        Some batches ahead: a transaction for each would write most pages of the ledger each time.
+        """
         waiting = memory.due(self._ledger, self._stream, limit)
         if not waiting:
             return
@@ -235,7 +247,7 @@ class SpoolSource(Source):
         self._ahead.extend(made)
 
     def _ready(self, waiting: list[Due]) -> list[tuple[Due, Row, int]]:
-        """As many of these as a batch may have bytes, with their rows and times; one that is gone is due no more."""
+        """Picks due messages for a batch, up to its bytes, with rows and times; one that is gone is due no more."""
         ready: list[tuple[Due, Row, int]] = []
         size = 0
         for one in waiting:
@@ -251,7 +263,7 @@ class SpoolSource(Source):
         return ready
 
     def _again(self, one: Due) -> Due | None:
-        """With its bytes, as long as its file is what it was."""
+        """Reads the bytes of a due message from its file again; None: the file changed, is gone or unreadable."""
         try:
             taken = self._folder.read(one.name, self._limit + 1)
         except SourceError as error:  # the others go on
@@ -271,7 +283,7 @@ class SpoolSource(Source):
         return self._mapping.document(os.fsdecode(one.name), one.facts.written).read(one.raw or b"")
 
     def _draft(self, number: int, ones: list[Due]) -> Draft:
-        """A batch of before, as it was."""
+        """Makes the draft of a batch of before the last connect, as it was."""
         made: list[tuple[Row, int]] = []
         for one in ones:
             message = self._message(one)
@@ -292,11 +304,11 @@ class SpoolSource(Source):
         return draft
 
     def here(self) -> Draft | None:
-        """The cursor never moves without entries."""
+        """Always None of a spool: its cursor never moves without entries."""
         return None
 
     def landed(self, draft: Draft, stored: bytes) -> None:
-        """As the base class says."""
+        """The spool learns that a draft's batch is in the stream, and that Redis holds `stored` as its cursor."""
         self.stored = stored
         self.tally.entries += len(draft.rows)
         if draft.times:
@@ -305,7 +317,7 @@ class SpoolSource(Source):
         self._sending.discard(draft.position.generation)
 
     def flush(self) -> Draft | None:
-        """As the base class says; and what is in is noted."""
+        """Notes in the ledger which batches of the spool are in the stream; always None, as a spool skips nothing."""
         self._note_landed()
         return super().flush()
 
@@ -316,7 +328,7 @@ class SpoolSource(Source):
             self._landed.clear()
 
     def _write_landed(self) -> None:
-        """Inside a transaction: the ledger knows that these batches are in. Until then, Redis does."""
+        """Tells the ledger, in a transaction, which batches of the spool are in the stream. Until then, Redis knows."""
         for number in self._landed:
             reached("spool.landed.before")
             names = memory.landed(self._ledger, self._stream, number)

@@ -1,4 +1,4 @@
-"""Latest values: the owner's side is copied to the other, whole and never older.
+"""Carries latest values: the owner's side is copied to the other, whole and never older.
 
 There is nothing to lose on the way but the latest value, so there is no cursor: both sides are compared, by digest, and
 the owner's wins. A value that lasted less than the settling time may never be seen.
@@ -31,17 +31,17 @@ from bridge.streams.state import IN_PASSING, Seen, Value
 from bridge.streams.writer import Overtaken
 
 LOOK, VERIFY = 0.1, 1.0
-"""Seconds between two looks at what Redis owns, and at whether the other side still holds what it was given."""
+"""Seconds between two looks at latest values that Redis owns, and at whether the other side still holds what it got."""
 
 SLOWLY = 1.0
-"""Seconds for each MiB of data that are too long to be hashed in passing, and are read to be compared."""
+"""Seconds for each MiB of a latest value that is too long to be hashed in passing, and is read to be compared."""
 
 ODD = 5.0
-"""Seconds after which a hash whose digest is not that of its data is told of."""
+"""Seconds after which the carrier of latest values reports a hash whose digest is not that of its data."""
 
 
 class State:
-    """One mapping's. As `carry.forward.Forward` to those who run it."""
+    """The carrier of one mapping's latest values; those who run it use it like `carry.forward.Forward`."""
 
     def __init__(
         self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
@@ -66,7 +66,7 @@ class State:
         self._settle = source.settle_ms / 1000
         self._connection: Connection | None = None
         self._blind: SourceError | None = None
-        """Why the folder could not be looked at, the last time."""
+        """Why the last look at the folder of latest values failed; None: it did not."""
         self._verify_at = 0.0
         self._slow_at = 0.0
         """When the next value that is too long to be hashed in passing is looked at."""
@@ -74,7 +74,7 @@ class State:
     # -- the files -------------------------------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
-        """Looks at the files something happened to; at None at all of them."""
+        """The carrier of latest values looks at the files something happened to; with None, at all of them."""
         self._blind = None
         try:
             self._values.look(paths)
@@ -84,25 +84,25 @@ class State:
 
     @property
     def waits(self) -> bool:
-        """Whether a file changed so lately that it may not be complete."""
+        """Whether a latest value's file changed so lately that it may not be complete."""
         return self._values.waits
 
     @property
     def sources(self) -> list[File]:
-        """All files, by name."""
+        """The files of all the mapping's latest values, by name."""
         return [self._values.files[name] for name in sorted(self._values.files)]
 
     def failures(self) -> list[BridgeError]:
-        """What keeps values from being carried."""
+        """The errors that keep latest values from being carried."""
         found = [self._blind, self.owned.trouble, *(file.trouble for file in self.sources)]
         return [error for error in found if error is not None]
 
     def counts(self) -> dict[str, int]:
-        """Values that were carried, for each file."""
+        """How many times each file's latest value was carried, by the name that the file has in `troubles`."""
         return {f"{self.worker}: {file.name}": file.tally.entries for file in self.sources}
 
     def take_as_history(self) -> None:
-        """There is no history but the value that is there."""
+        """Does nothing: a latest value has no history but the value that is there."""
 
     def _note(self, file: File, error: BridgeError) -> None:
         file.trouble = error
@@ -118,11 +118,11 @@ class State:
 
     @property
     def attached(self) -> bool:
-        """Whether `step` may be called."""
+        """Whether the carrier of latest values is connected to Redis, so that `step` may be called."""
         return self._connection is not None
 
     def attach(self) -> None:
-        """Connects, and makes sure of the ownership. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
+        """Connects for latest values and claims their stream. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
         self.detach()
         connection = self._dial()
         try:
@@ -146,7 +146,7 @@ class State:
         self.shared.forward.connections += 1
 
     def _look_anew(self) -> None:
-        """Both sides are read, whatever they were before."""
+        """The carrier of latest values reads both sides again, whatever they were before."""
         if not self.owned.by_file and not is_glob(self._path):
             self._values.file(os.fsencode(self._path))
         for file in self.sources:
@@ -154,7 +154,7 @@ class State:
         self._verify_at = 0.0
 
     def _carries(self, connection: Connection) -> bool:
-        """Whether one side owns the values at this moment: not while a component that writes them is being switched."""
+        """Whether one side owns the latest values now: not while a component that writes them is being switched."""
         lost, before = self.owned.lost, self.owned.look(connection, self._forget_taken_away)
         now = self.owned.now
         if (now.side, now.token) != (before.side, before.token):
@@ -172,33 +172,33 @@ class State:
         return self.owned.trouble is None
 
     def _forget_taken_away(self) -> None:
-        """A file that was removed is not put back because Redis comes to own its value."""
+        """Forgets latest values whose file was removed: it is not put back because Redis comes to own its value."""
         for file in self.sources:
             if file.facts is None and self.owned.by_file and self._blind is None:
                 forget_value(self._ledger, self._stream, file.raw_name)
                 del self._values.files[file.raw_name]
 
     def detach(self) -> None:
-        """Drops the connection."""
+        """The carrier of latest values closes its connection to Redis; `attach` makes another."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
     def tell(self, wait: Callable[[float], object]) -> None:
-        """Nothing is found out aside."""
+        """Does nothing: with latest values there is nothing found out aside that Redis is to be told."""
 
     def rest(self) -> float:
-        """Seconds until there is something to do without a wake-up."""
+        """Seconds until the carrier of latest values has something to do without a wake-up."""
         if self.waits:
             return min(self._settle / 2, LOOK)
         return VERIFY if self.owned.by_file and not self.owned.trouble else LOOK
 
     def flush(self) -> bool:
-        """There is no cursor."""
+        """Does nothing, and returns False: latest values have no cursor to move."""
         return False
 
     def release(self) -> None:
-        """Another process may carry it. Raises RedisLost, RedisRefused."""
+        """Gives the lease of latest values' stream back for other processes to take. Raises RedisLost, RedisRefused."""
         self.shared.hold.release(self._connected)
 
     @property
@@ -210,7 +210,7 @@ class State:
     def _put(
         self, file: File, value: Value, fields: list[bytes] | None = None, *, only_entry: bool = False
     ) -> tuple[bool, EntryId | None, int]:
-        """As `streams.state.put`: by this process, and of a version that is higher than any before."""
+        """Puts a latest value into its hash, by this process, and as a version that is higher than any before."""
         above, notify = version_of(self._ledger, self._stream, file.raw_name), self.shared.mapping.notify.encode()
         return state.put(self._connected, self.shared.keys, self.shared.hold.holder(self._ledger), file.raw_name, value,
                          notify, fields=fields, only_entry=only_entry, above=above)  # fmt: skip
@@ -218,7 +218,7 @@ class State:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Carries what changed on the owner's side; False when nothing did.
+        """Carries the latest values that changed on the owner's side; False when none did.
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
@@ -232,7 +232,7 @@ class State:
         return self._from_files(connection) if self.owned.by_file else self._from_redis(connection)
 
     def _looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
-        """What each hash says; True: its data are due to be looked at too. One that is no hash is told of."""
+        """Yields latest values' files with what their hashes say; True: the data are due too. Notes what is no hash."""
         now = self._clock()
         due = {file.raw_name: now >= file.deep_at and file.size <= IN_PASSING for file in self.sources}
         large = [file for file in self.sources if file.size > IN_PASSING]
@@ -331,7 +331,7 @@ class State:
         return moved
 
     def _compared(self, connection: Connection, file: File, value: Value, said: bytes, seen: Seen) -> bool:
-        """Lays a hash that changed beside its file; True when the file was written."""
+        """Lays a latest value's hash that changed beside its file; True when the file was written."""
         if value.sha256 != said:  # somebody is setting its fields one after the other
             self._contradicts(file, seen)
             return False
@@ -361,7 +361,7 @@ class State:
             file.seen = seen
 
     def _put_back(self, file: File, value: Value) -> None:
-        """Redis lost the value that both sides held."""
+        """Puts a latest value that both sides held, and that Redis lost, into Redis again."""
         value = Value(value.data, file.both_at, file.role)
         done, _, _ = self._put(file, value)
         if not done:  # it may have lost who owns the stream as well
@@ -369,7 +369,7 @@ class State:
         log.warning("Redis lost state %s: the file's value was put back", file.name)
 
     def _write(self, file: File, value: Value) -> bool:
-        """Puts a value into its file."""
+        """Puts a latest value from Redis into its file; False when that could not be written."""
         if file.both == value.sha256:
             what = "changed" if file.value is not None else "taken away"
             log.warning("%s was %s, and Redis owns it: its value is put back", file.name, what)
@@ -390,7 +390,7 @@ class State:
         return True
 
     def _finish(self, connection: Connection, file: File, value: Value) -> None:
-        """The file holds what Redis has: its entry is added, if there is to be one, and the ledger knows."""
+        """Notes that a file holds Redis's latest value: adds its entry, if there is to be one, and tells the ledger."""
         entry = None
         if self.shared.mapping.stream.history:
             fields = self._fields(connection, file, value, origin=False)

@@ -1,4 +1,4 @@
-"""A source that is one logical file, with all its generations: what there is of it, and how much is left."""
+"""A source that is one logical file, with all its generations: what there is of that, and how much is left to carry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bridge.streams.keys import Keys
 
 
 class TailSource(Source):
-    """Only its `tail` is shared, with the mirror."""
+    """A source that is one logical file, with all its generations. Only its `tail` is shared, with the mirror."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
         super().__init__(mapping, tail.name, tail.notices, ledger, clock)
         self.tail = tail
         self._unended: dict[int, int] = {}
-        """Bytes without a newline at the end of generations that are finished."""
+        """How many bytes without a newline stand at the end of finished generations, by generation."""
         self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
         self._keys = keys
         self._arrivals = Arrivals()
@@ -35,7 +35,10 @@ class TailSource(Source):
         return Reader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
 
     def look(self, paths: set[str] | None) -> bool:
-        """As the base class says; its pieces' names begin with its own."""
+        """The source looks at its file and the file's pieces; where `paths` are given, only if one is of these.
+
+        False when it did not look. The pieces' names begin with the file's own. Raises SourceError.
+        """
         path = str(self.tail.path)
         if paths is not None and not any(one.startswith(path) for one in paths):
             return False
@@ -48,69 +51,69 @@ class TailSource(Source):
         return True
 
     def _written(self, generation: Generation, offset: int) -> float:
-        """When the byte at this offset was there, in seconds since 1970; 0 where nobody can tell."""
+        """When the byte at this offset of a generation was there, in seconds since 1970; 0 where nobody can tell."""
         with self.tail.lock:
             self._arrivals.note(generation)
         return self._arrivals.of(generation.number, offset)
 
     @property
     def present(self) -> bool:
-        """Whether there is a file."""
+        """Whether the source has a file, be it the one at its path or an older generation."""
         return self.tail.first() is not None
 
     def content_of(self, one: Range) -> bytes:
-        """As the base class says."""
+        """Reads the bytes of a range that the mirror wrote to the file; empty when its generation is not open."""
         held = self.tail.of_number(one.generation)
         return held.read(one.end - one.start, one.start) if held else b""
 
     def unfinished(self) -> int:
-        """Bytes of last lines without a newline."""
+        """How many bytes of the source stand in last lines without a newline."""
         first, total = self.tail.first(), sum(self._unended.values())
         current = first is not None and first is self.tail.current() and not first.packed
         return total + (self.left() if current else 0)
 
     @property
     def skipped_since(self) -> float | None:
-        """Since when the reader is ahead over bytes without entries; None when it is not."""
+        """Since when the source's reader is ahead of its cursor, over bytes without entries; None when it is not."""
         return self._reader.skipped_since
 
     @property
     def waits(self) -> bool:
-        """Whether what comes next is not ended yet, and will be in a moment."""
+        """Whether the next message in the file is not ended yet, and will be in a moment."""
         return self._reader.settling
 
     @property
     def in_history(self) -> bool:
-        """Whether what comes next stood there when the source was first met, or an import began."""
+        """Whether the next message in the file stood there when the source was first met, or an import began."""
         first, history = self.tail.first(), self.memory.history
         return history is not None and first is not None and (first.number, first.read_to) < history
 
     @property
     def rejected(self) -> int:
-        """Lines that were set aside."""
+        """How many lines of the file were set aside in quarantine."""
         return self._rejects.count
 
     @property
     def settling(self) -> int:
-        """As the base class says: no more than there are bytes."""
+        """How many messages of the file are not complete yet: no more than it has bytes left, 0 while none waits."""
         return self.left() if self.waits else 0
 
     def left(self) -> int:
-        """Bytes on disk that are to be read."""
+        """How many bytes of the source's generations on disk are still to be read."""
         return sum(one.left() for one in self.tail.pending())
 
     def on_disk(self) -> int:
-        """Bytes on disk of all its generations that are known, as far as that is known."""
+        """How many bytes all known generations of the source have on disk, as far as that is known."""
         done = [one.packed[0] if one.packed else one.at.offset for one in self.tail.records() if one.closed]
         return sum(done) + sum(one.left(0) for one in self.tail.pending())
 
     def end(self) -> Position | None:
-        """Where its files end now; None when there are none."""
+        """The position at which the source's newest file ends now; None when there is none."""
         last = self.tail.current()
         if last is None:
             return None
         return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
 
     def keep_news(self) -> list[str]:
-        """Writes new generations into the ledger; returns notices for the log."""
+        """The source writes new generations of its file into the ledger; returns notices for the log."""
         return keep_news(self.tail, self._ledger, self._stream)

@@ -1,4 +1,4 @@
-"""Entries as lines for each file, in stream order; file-born ones are passed over (P3)."""
+"""Translates entries into the mirror's lines for each file, in stream order, and passes over file-born entries (P3)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bridge.streams.reader import Entry
 
 @dataclass(slots=True)
 class Pass:
-    """What was read in one go: lines for each file, what is set aside, and the cursor behind it all.
+    """What the mirror made of entries in one go: lines for each file, what is set aside, and the cursor behind it all.
 
-    `retried`: the numbers of those messages that leave quarantine with it, and the files they go to.
+    `retried`: the numbers of those messages that leave quarantine with this pass, and the files they go to.
     """
 
     last: EntryId
@@ -34,10 +34,10 @@ class Pass:
 
 
 class Translator:
-    """For one mapping's mirror. Pure, but for what it was made with."""
+    """Translates entries into lines for one mapping's mirror. Pure, but for what it was made with."""
 
     ending = b"\n"
-    """What stands between a message and the next one in a file; nothing: each has a file of its own."""
+    """The bytes between one mirrored message and the next in a file; nothing: each message has a file of its own."""
 
     def __init__(
         self, mapping: Mapping, section: MirrorSection, roles: frozenset[str], paths: Paths | None = None
@@ -57,7 +57,7 @@ class Translator:
         self._stream = mapping.stream.key
 
     def translate(self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
-        """What becomes of these entries, read behind `cursor` and up to `last`; those in `already` have theirs."""
+        """Translates entries read behind `cursor` up to `last` into a pass of lines; those in `already` have theirs."""
         taken = Pass(last, epoch=epoch)
         if already:
             found = [entry for entry in found if entry.id not in already]
@@ -99,12 +99,12 @@ class Translator:
 
     @staticmethod
     def file_born(entry: Entry) -> bool:
-        """Whether its line stands in a file already."""
+        """Whether a stream entry was made from a line of a file, so that the mirror must write no line for it."""
         origin = entry.origin()
         return origin is not None and parse_origin(origin) is not None
 
     def set_aside(self, taken: Pass, entry: Entry, reason: str) -> bool:
-        """Puts an entry that cannot be a line with the others of this pass; False when the mirror is to stop there."""
+        """Adds an entry that cannot be a line to what the pass sets aside; False when the mirror is to stop there."""
         raw = pack_fields(entry.fields)
         entry_id = format_id(entry.id).decode()
         if not self._stops:
@@ -115,9 +115,9 @@ class Translator:
         return False
 
     def line(self, entry: Entry) -> tuple[str, bytes, str]:
-        """The file a Redis-born entry goes to and what it is there, or the reason it cannot be that.
+        """Translates a Redis-born entry into its file's name and its content there, or the reason it cannot be that.
 
-        Of a log a line without its newline.
+        Of a log the content is a line without its newline.
         """
         origin = entry.origin()
         if origin is not None:
@@ -145,7 +145,7 @@ class Translator:
         return path, line, ""
 
     def encoded(self, path: str, values: dict[bytes, bytes], entry_id: EntryId) -> tuple[str, bytes | str]:
-        """The path, and the line or the reason there is none."""
+        """Encodes an entry's values for the file at `path`; returns the path, and the line or why there is none."""
         if path not in self._codecs:  # whose name may be a field's value
             self._codecs[path] = self.mapping.codec(path)
         return path, self._codecs[path].encode(tuple(values[name] for name in self._names))
@@ -157,15 +157,15 @@ def pack_fields(fields: list[bytes]) -> bytes:
 
 
 def told(entry: Entry) -> bytes:
-    """An entry as JSON on one line, for what is no line of a log."""
+    """An entry as JSON on one line, which keeps it where it cannot be kept as a line of a log."""
     return json.dumps({"entry": format_id(entry.id).decode(), "fields": json.loads(pack_fields(entry.fields))}).encode()
 
 
 def untold(line: bytes) -> list[bytes]:
-    """Its fields and values."""
+    """The fields and values of an entry that `told` wrote as JSON on one line."""
     return [value.encode("utf-8", "surrogateescape") for value in json.loads(line)["fields"]]
 
 
 def unpack_fields(raw: bytes) -> list[bytes]:
-    """The inverse. Raises ValueError where it was cut."""
+    """The fields and values of an entry that `pack_fields` wrote as a JSON list. Raises ValueError where it was cut."""
     return [value.encode("utf-8", "surrogateescape") for value in json.loads(raw)]

@@ -1,4 +1,4 @@
-"""Whose lines go next: history of many files by time, everything else a source at a time."""
+"""Decides whose lines forward sends next: history of many files by time, everything else a source at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.log import Troubles
 
 
 class Turns:
-    """For one mapping. `placed` are the names of the sources that know where they go on."""
+    """Decides which of one mapping's sources sends next. `placed` are the names of those that know where they go on."""
 
     def __init__(self, placed: set[str], troubles: Troubles, ledger: Ledger, worker: str) -> None:
         self._placed = placed
@@ -20,16 +20,17 @@ class Turns:
         self._worker = worker
         self._active: dict[str, Source] = {}
         self.strict = False
-        """A source that fails in a merge stops the others: their lines could not be put in order later."""
+        """Whether a source that fails in a merge stops the others: their lines could not be put in order later."""
 
     def add(self, source: Source) -> None:
-        """Something happened to its files."""
+        """Gives this source a turn, as something happened to its files."""
         self._active[source.name] = source
 
     def next(self, limit: int) -> Parcel | None:
-        """Up to `limit` entries; None when there is nothing to carry now. A source that fails is noted and left out.
+        """Takes up to `limit` entries of the source, or sources, whose turn it is; None: nothing is to be carried.
 
-        With `strict` its error is raised: SourceError, RejectStop, LedgerError.
+        A source that fails is noted and left out. With `strict` its error in a merge is raised: SourceError,
+        RejectStop, LedgerError.
         """
         history = [one for name, one in sorted(self._active.items()) if name in self._placed and one.in_history]
         while len(history) > 1:
@@ -60,9 +61,10 @@ class Turns:
         return None
 
     def _give_up(self, source: Source, error: BridgeError) -> None:
-        """It is tried again after the next look, from what Redis confirmed: its memory may be ahead of what was sent.
+        """Leaves a source that failed out until its next look; it goes on from what Redis confirmed.
 
-        A message that stops it is found before anything is read beyond the one before.
+        The source's memory may be ahead of what was sent. A message that stops it is found before anything is read
+        beyond the one before.
         """
         if not isinstance(error, RejectStop):
             self._placed.discard(source.name)

@@ -21,12 +21,12 @@ from bridge.streams.state import LIMIT, Seen, Value
 from bridge.streams.writer import read_books
 
 PATIENCE = 1.0
-"""Seconds, over some settling times, after which nobody waits any longer for a file that goes on changing."""
+"""Seconds, over some settling times, after which nobody waits any longer for a value's file that goes on changing."""
 
 
 @dataclass(slots=True)
 class File:
-    """One state's file, as it was last seen; with what an import wants to know of a source."""
+    """The file of one latest value, as it was last seen; with what an import wants to know of a source."""
 
     name: str
     raw_name: bytes
@@ -35,52 +35,52 @@ class File:
     facts: Facts | None = None
     value: Value | None = None
     since: float = 0.0
-    """Since when it is as it was last seen."""
+    """Since when the file is as it was last seen."""
     settling: bool = False
     began: float = 0.0
-    """When it was first seen to change, of a file that is settling."""
+    """When the file, if it is settling, was first seen to change."""
     told: bool = False
     """Whether the other side was seen to hold `value`."""
     barred: bool = False
-    """Whether something that is no hash has the hash's name."""
+    """Whether the Redis key of the value's hash holds something that is no hash."""
     seen: Seen | None = None
-    """What the hash said of itself when both sides were last laid beside each other."""
+    """What the value's hash in Redis said of itself when both sides were last laid beside each other."""
     size: int = 0
-    """Bytes of the hash's data, as it was last seen."""
+    """How many bytes the data in the value's hash had when Redis was last asked."""
     deep_at: float = 0.0
-    """When the data of the hash are to be looked at again."""
+    """When the data in the value's hash are to be looked at again."""
     again: float = 0.0
-    """When to try again to write the file, which could not be written."""
+    """When the bridge tries again to write the file, which could not be written."""
     odd: float = 0.0
-    """Since when the hash contradicts itself; 0: it does not."""
+    """Since when the value's hash in Redis contradicts itself; 0: it does not."""
     both: bytes = b""
     """The digest of the value that both sides were last known to hold, as the ledger has it."""
     both_at: bytes = b""
-    """The timestamp of that."""
+    """The timestamp of the value that both sides were last known to hold."""
     number: int = 0
-    """The source's number in origins; 0: it was not needed yet."""
+    """The number that stands for the file in origins; 0: it was not needed yet."""
     tally: Tally = field(default_factory=Tally)
     damage: dict[int, SourceError] = field(default_factory=dict)
     trouble: BridgeError | None = None
     rejected: int = 0
 
     def left(self) -> int:
-        """Bytes that are to be carried."""
+        """How many bytes of the latest value's file are still to be carried."""
         if self.value is None:
             return 0 if self.trouble is not None else self.on_disk()
         return self.on_disk() if self.value.sha256 != self.both else 0
 
     def on_disk(self) -> int:
-        """Bytes of the file."""
+        """How many bytes the latest value's file has."""
         return self.facts.size if self.facts is not None else 0
 
     def unfinished(self) -> int:
-        """Bytes of a file that is not complete."""
+        """How many bytes the latest value's file has, while it is not complete; else 0."""
         return self.on_disk() if self.settling else 0
 
 
 class Values:
-    """One mapping's files. `note` tells of a file's trouble, `fine` that it has none."""
+    """The files of one mapping's latest values. `note` tells of a file's trouble, `fine` that it has none."""
 
     def __init__(
         self, mapping: Mapping, folder: Folder, clock: Callable[[], float],
@@ -95,7 +95,7 @@ class Values:
         self.files: dict[bytes, File] = {}
 
     def file(self, name: bytes) -> File:
-        """The file of this name, be it there or not."""
+        """The latest value's file of this name, be it there or not."""
         if name not in self.files:
             row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
             role, kind = (row[0], row[2]) if isinstance(row, tuple) else (b"", b"")
@@ -103,7 +103,7 @@ class Values:
         return self.files[name]
 
     def look(self, paths: set[str] | None) -> None:
-        """Looks at the files something happened to; at None at all of them. Raises SourceError."""
+        """Looks at the latest values' files something happened to; with None, at all of them. Raises SourceError."""
         if paths is None:
             found = {one.name: one for some in self._folder.scan() for one in some}
             names = found.keys() | self.files.keys()
@@ -130,7 +130,7 @@ class Values:
             self._fine(file)
 
     def take(self, file: File) -> None:
-        """Reads a file that changed, once it is complete."""
+        """Reads a latest value's file that changed, once it is complete."""
         if not file.settling or file.facts is None:
             return
         now = self._clock()
@@ -160,15 +160,15 @@ class Values:
 
     @property
     def waits(self) -> bool:
-        """Whether a file changed so lately that it may not be complete, and did not go on changing for long."""
+        """Whether a value's file changed so lately that it may not be complete, and did not go on changing for long."""
         now, longest = self._clock(), 4 * self._settle + PATIENCE
         return any(file.settling and now - file.began < longest for file in self.files.values())
 
 
 def numbered(connection: Connection, keys: Keys, ledger: Ledger, path: str) -> int:
-    """The number of this path in origins, known on both sides from now on.
+    """The number that stands for this path in origins, known to ledger and Redis from now on.
 
-    One that is no UTF-8 is known as it is shown. Raises RedisLost, RedisRefused, LedgerError.
+    A path that is no UTF-8 is known as it is shown. Raises RedisLost, RedisRefused, LedgerError.
     """
     raw = os.fsencode(path)
     try:

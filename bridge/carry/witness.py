@@ -1,7 +1,7 @@
-"""The mirror's witness: bytes that left the process, against which parity holds what was born (DESIGN §6.5).
+"""The mirror's witness counts the bytes that left the process: parity holds what was born against them (DESIGN §6.5).
 
-It is counted where the write returns, and by nothing that decides what is to be written. So a line written twice is
-seen although each of the two has a partner: the second one is carried back, as nobody knows that it is ours.
+The bytes are counted where the write returns, and by nothing that decides what is to be written. So a line written
+twice is seen although each of the two has a partner: the second one is carried back, as nobody knows that it is ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bridge.model import ZERO_ID, EntryId, format_id
 
 
 class Witness:
-    """Of one mapping's mirror. `begin` before anything is counted."""
+    """Counts the bytes that one mapping's mirror puts out, by file or folder. `begin` before anything is counted."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger
@@ -25,9 +25,9 @@ class Witness:
         self._next: dict[str, Put] = {}
 
     def begin(self, cursor: EntryId, removed: int, *, anew: bool) -> None:
-        """Counts on, or from the cursor where entries were removed since, or lost: those were born and are not there.
+        """The witness counts on; or anew from the cursor where entries were removed since, or lost.
 
-        Raises LedgerError.
+        Those entries were born and are not there. Raises LedgerError.
         """
         self._base = Put(0, cursor, removed)
         self._puts = puts_of(self._ledger, self._stream)
@@ -36,7 +36,7 @@ class Witness:
             self._puts = {}
 
     def count(self, to: Destination, write: Write, written: list[Written]) -> None:
-        """Inside the transaction of the ranges: what left the process for this write, less what is nobody's line."""
+        """Counts, in the transaction of the ranges, what left the process for a write, less what is nobody's line."""
         torn = sum(piece.b - piece.a for piece in write.pieces if piece.torn)
         lost = sum(length for entry, length in written if entry == ZERO_ID)
         before = self._next.get(to.label) or self._puts.get(to.label, self._base)
@@ -44,17 +44,17 @@ class Witness:
         save_put(self._ledger, self._stream, to.label, now)
 
     def committed(self, destinations: list[Destination]) -> None:
-        """The transaction is in the ledger."""
+        """The witness takes over what it counted, as the ledger has committed it; destinations begin at 0 again."""
         self._puts |= self._next
         self._next.clear()
         for destination in destinations:
             destination.put_out = 0
 
     def rolled_back(self) -> None:
-        """The transaction is not."""
+        """The witness forgets what it counted in a transaction that the ledger did not commit."""
         self._next.clear()
 
     def word(self, label: str) -> dict[str, object]:
-        """As `bridge:{S}:mirror` has it beside the cursor."""
+        """The witness's count for a file or folder, as `bridge:{S}:mirror` has it in Redis beside the cursor."""
         account = self._puts.get(label, self._base)
         return {"put": account.put, "base": format_id(account.base).decode(), "removed": account.removed}

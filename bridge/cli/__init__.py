@@ -1,4 +1,7 @@
-"""The command line: one file per verb. What is heavy is imported inside the verbs, so that `--help` is quick."""
+"""The command line of the bridge, a file per verb.
+
+What is heavy is imported inside the verbs, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ cli.add_command(retire.runbook)
 
 
 def main() -> None:
-    """The console script: runs the verb, and turns errors into one message and an exit code."""
+    """The console script `bridge` runs the verb, and turns errors into one message and an exit code."""
     from bridge.errors import BridgeError
 
     # A sixth of the time a command takes to start would go into looking for plugins, of which it needs none.

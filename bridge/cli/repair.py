@@ -1,4 +1,4 @@
-"""`bridge repair`."""
+"""The verb `bridge repair` rebuilds a lost ledger, and mends what parity found."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def command(options: Options, execute: bool, take_over: bool) -> int:
 
 
 class _Repair:
-    """One mapping: its ledger, and its differences."""
+    """The repair of one mapping: a lost ledger is rebuilt, and the differences that parity finds are mended."""
 
     def __init__(
         self, settings: Settings, name: str, ledger: Ledger | None, connection: Connection, *, execute: bool,
@@ -84,7 +84,7 @@ class _Repair:
 
     @property
     def left(self) -> int:
-        """Differences that are not mended by this."""
+        """How many differences a repair leaves in the mapping; 1 where Redis lost entries; 0: nothing was compared."""
         if self.plan is None:
             return 0
         if self.result is not None and self.result.lost:
@@ -92,7 +92,7 @@ class _Repair:
         return len(self.plan.of("")) + self.plan.untold
 
     def run(self) -> None:
-        """Makes the plans, and carries them out where that was asked for."""
+        """The repair plans for the mapping's ledger and its differences; with `--execute` it carries the plans out."""
         from bridge.carry import repair
 
         ledger = self._ledger
@@ -150,7 +150,7 @@ class _Repair:
             self.done = list(mender.run(self.plan, self._numbers))
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The repair of one mapping as `--json` prints it: its plans, and what was done of them."""
         acts = self.plan.acts if self.plan is not None else []
         where = {id(act): place for act, place in self.done}
         did = bool(self.rebuilt or self.done or self.restored)
@@ -167,7 +167,7 @@ class _Repair:
         }  # fmt: skip
 
     def _put_back(self) -> int:
-        """Lines at the end of a file that were, or would be, put back."""
+        """Counts the lines at the end of files that the repair put back, or would put back."""
         if self._execute or self.plan is None:
             return self.restored
         return sum(one.lines for one in self.plan.restores)
@@ -175,7 +175,7 @@ class _Repair:
     # -- for people ------------------------------------------------------------------------------------------
 
     def print(self) -> None:
-        """What was, or would be, done."""
+        """Prints for people what the repair did to the mapping, or would do."""
         name = self.shared.mapping.name
         self._print_rebuilt()
         if self.plan is None:

@@ -1,4 +1,4 @@
-"""Reading a mapping's files as a component: through rotation, at the exact position, with no Redis."""
+"""A component reads a mapping's files itself: through rotation, at the exact position, with no Redis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ PIECE = 1 << 16
 
 @dataclass(slots=True)
 class Source:
-    """One file that is followed. `cut`: what comes next is the end of a line that was over the limit."""
+    """A source that a component's file reader follows, with its tail and its codec.
+
+    `cut`: what comes next is the end of a line that was over the limit.
+    """
 
     tail: Tail
     codec: Codec
@@ -31,9 +34,10 @@ class Source:
 
 @dataclass(slots=True)
 class Given:
-    """A message, and where the reader stands when it is done: which source, generation, and its digests there.
+    """A message that the file reader hands to a component, and where the reader stands when the message is done.
 
-    `begin`: the byte it begins at. `time`: of the message, in milliseconds since 1970.
+    That is which source, generation, and its digests there. `begin`: the byte at which the message begins. `time`: of
+    the message, in milliseconds since 1970.
     """
 
     message: Message
@@ -46,7 +50,7 @@ class Given:
 
 @dataclass(slots=True)
 class _Heads:
-    """The digest of a generation's first bytes, which are mostly the same."""
+    """Computes the digest of a generation's first bytes, and keeps the last one, as these bytes are mostly the same."""
 
     known: dict[tuple[bytes, int], str] = field(default_factory=dict)
 
@@ -59,7 +63,10 @@ class _Heads:
 
 
 class FileReader:
-    """Made from a bookmark whose lock is held, and thrown away when the component reads elsewhere."""
+    """Reads a mapping's files for one component, message by message, from the places in the component's bookmark on.
+
+    Made from a bookmark whose lock is held, and thrown away when the component reads elsewhere.
+    """
 
     def __init__(
         self, shared: Shared, bookmark: Bookmark, clock: Callable[[], float], *, unclean: bool = False
@@ -73,7 +80,7 @@ class FileReader:
         self._turn = 0
 
     def begin_at_end(self) -> None:
-        """Takes everything that stands there now as read."""
+        """The file reader notes in the component's bookmark that everything which stands in the files now is read."""
         for name in self._names():
             source = self._source(name)
             source.tail.look()
@@ -90,9 +97,9 @@ class FileReader:
         self._bookmark.save()
 
     def take(self) -> list[Given]:
-        """The next messages, of one source; none when there is nothing new. Raises SourceError.
+        """The file reader returns the next messages, of one source; none when there is nothing new. Raises SourceError.
 
-        All that was given before has been acknowledged by now.
+        All messages that were given before have been acknowledged by now.
         """
         names = self._names()
         for i in range(len(names)):
@@ -104,7 +111,10 @@ class FileReader:
         return []
 
     def done(self, given: Given) -> None:
-        """The component has acknowledged it. Raises BridgeError: the bookmark cannot be written."""
+        """Notes in the bookmark that the component has acknowledged a message which the file reader gave it.
+
+        Raises BridgeError: the bookmark cannot be written.
+        """
         self._bookmark.note(given.name, given.number, given.at)
         if given.name in self._bookmark.marks.unclean:
             self._bookmark.marks.unclean.remove(given.name)
@@ -116,7 +126,7 @@ class FileReader:
             self._bookmark.save()
 
     def close(self) -> None:
-        """Closes the files."""
+        """The file reader closes all files that it follows."""
         for source in self._sources.values():
             source.tail.close()
         self._sources.clear()
@@ -134,7 +144,10 @@ class FileReader:
         return self._sources[name]
 
     def _know(self, name: str, tail: Tail) -> None:
-        """Takes new generations into the bookmark, before anything of them is given."""
+        """The file reader writes generations it met for the first time, or that ended, into the component's bookmark.
+
+        That is done before a message of a new one is handed out.
+        """
         for notice in tail.notices:
             log.info("%s", notice)
         tail.notices.clear()
@@ -152,7 +165,7 @@ class FileReader:
 
     @staticmethod
     def _merged(before: Known | None, now: Known) -> Known:
-        """What is new about a generation, read as far as it was."""
+        """Makes the bookmark's record of a generation: what is new about it, read as far as it was."""
         if before is None:
             return now
         return now if now.closed or before.at.head_len == 0 else replace(now, at=before.at)
@@ -180,7 +193,10 @@ class FileReader:
         return []
 
     def _read(self, name: str, source: Source, generation: Generation) -> tuple[list[Given], bool]:
-        """Messages from where the reader stands, which it moves over; and whether more of it is to come in a moment."""
+        """The file reader returns a generation's next messages and moves over them; and whether more is to come soon.
+
+        The second is True where a last message may go on for a moment, so that nothing behind it is to be read yet.
+        """
         size = PIECE
         while True:
             start, before = generation.read_to, generation.tail
@@ -235,14 +251,17 @@ class FileReader:
         return found
 
     def _settled(self, tail: Tail, generation: Generation) -> bool:
-        """Whether nothing is to come that could belong to the last message."""
+        """Whether nothing is to come that could belong to a generation's last message.
+
+        So it is where the generation is packed, is not the current one, or was not written to for `settle_ms`.
+        """
         if generation.packed or tail.current() is not generation:
             return True
         return self._clock() - generation.written() / 1e9 >= self._shared.mapping.source.settle_ms / 1000
 
 
 def names_of(shared: Shared, known: Iterable[str]) -> list[str]:
-    """The files that a component reads: the sources, and what the mirror writes where that is none of them."""
+    """The files that a component reads of a mapping: the sources, and what the mirror writes where that is none."""
     names = shared.source_names(known)
     mirror = shared.mapping.mirror
     if mirror is None:

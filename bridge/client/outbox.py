@@ -1,4 +1,4 @@
-"""Messages of which nobody knows yet whether Redis has them: on disk, before `append` returns."""
+"""A component keeps messages of which nobody knows yet whether Redis has them: on disk, before `append` returns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from bridge.errors import BridgeError
 from bridge.log import log
 
 Waiting = tuple[int, list[bytes]]
-"""A message's number in its session, and its fields: name, value, name, value …"""
+"""A message that waits in an outbox: its number in its session, and its fields: name, value, name, value …"""
 
 
 class Outbox:
-    """One session's of one component: the file `<mapping>.<session>.outbox`, made with the first message."""
+    """The messages of one session of a component of which nobody knows yet whether Redis has them, kept on disk.
+
+    They are in the file `<mapping>.<session>.outbox`, which is made with the first message.
+    """
 
     def __init__(self, folder: Path, mapping: str, session: str = "") -> None:
         self.session = session or secrets.token_hex(6)
@@ -28,7 +31,10 @@ class Outbox:
         self.waiting: list[Waiting] = []
 
     def add(self, number: int, fields: Sequence[bytes]) -> None:
-        """Keeps a message, through a power failure too. Raises BridgeError: it is not kept."""
+        """Writes a message into the outbox's file, where it survives a power failure too.
+
+        Raises BridgeError: it is not kept.
+        """
         raw = json.dumps([number, [base64.b64encode(one).decode() for one in fields]]).encode() + b"\n"
         try:
             if self._fd < 0:
@@ -48,13 +54,13 @@ class Outbox:
         self.waiting.append((number, list(fields)))
 
     def landed(self, count: int) -> None:
-        """The first `count` messages are in the stream."""
+        """Forgets the outbox's first `count` messages, which are in the stream, and empties its file with the last."""
         del self.waiting[:count]
         if not self.waiting and self._fd >= 0:
             os.ftruncate(self._fd, 0)
 
     def close(self) -> None:
-        """What waits stays for the next session of the component; an empty file goes."""
+        """Closes the outbox's file: what waits in it stays for the component's next session, an empty file goes."""
         if self._fd < 0:
             return
         if not self.waiting:
@@ -63,7 +69,11 @@ class Outbox:
         self._fd = -1
 
     def take(self) -> bool:
-        """Takes over what an ended session left; False when it has not ended, or left nothing."""
+        """Takes over the messages that an ended session of the component left in its outbox.
+
+        Returns False when that session has not ended, or left nothing. A line that is no message is kept in a file
+        beside.
+        """
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +97,7 @@ class Outbox:
 
 
 def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:
-    """The outboxes of earlier sessions that hold messages, each taken over."""
+    """Takes over what earlier sessions of a component left in `folder`, and returns the outboxes that hold messages."""
     found = []
     for path in sorted(folder.glob(f"{mapping}.*.outbox")):
         session = path.name.split(".")[-2]

@@ -1,4 +1,4 @@
-"""Writing a message as the legacy programs do: one line, appended in one write."""
+"""A component writes a message as the legacy programs do: one line, appended in one write."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from bridge.files.append import Appender
 
 PATIENCE = 1.0
 PAUSE = 0.01
-"""Seconds that a line which another program left unfinished is waited for, and between two looks."""
+"""`PATIENCE`: seconds that the file writer waits for the end of a line which another program left unfinished.
+
+`PAUSE`: seconds between two looks.
+"""
 
 
 class FileWriter:
-    """Of one component. `wait` waits so many seconds."""
+    """Appends the messages of one component to its mapping's files, as the legacy programs do.
+
+    `wait` waits so many seconds.
+    """
 
     def __init__(self, shared: Shared, wait: Callable[[float], object]) -> None:
         self._shared = shared
         self._wait = wait
         self._files: dict[str, Appender] = {}
         self._owed: dict[str, tuple[bytes, bytes, int]] = {}
-        """What is missing of a line that a full disk cut off, all of it, and where the file ended then."""
+        """By file: what is missing of a line that a full disk cut off, all of it, and where the file ended then."""
 
     def path_for(self, role: str) -> str:
-        """The file that a message of this role is appended to. Raises ConfigError: the mapping names none."""
+        """Names the file to which a component's message of this role is appended.
+
+        Raises ConfigError: the mapping names none.
+        """
         mapping = self._shared.mapping
         if "*" not in mapping.source.path and "?" not in mapping.source.path and "[" not in mapping.source.path:
             return mapping.source.path
@@ -35,7 +44,11 @@ class FileWriter:
         return path
 
     def append(self, name: str, line: bytes) -> tuple[Appender, int]:
-        """Appends a line; the file, and where the line ends in it. Raises TargetError: the message is not written."""
+        """The file writer appends a component's line to a file, under the file's flock where the mapping asks for that.
+
+        Returns the file, and where the line ends in it. Raises TargetError: the message is not written; or, as the hint
+        then says, only begun, and its line is finished with the next one.
+        """
         file = self._file(name)
         locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
         while locks and not file.try_lock():
@@ -67,7 +80,10 @@ class FileWriter:
         return _end(file)
 
     def _append(self, name: str, file: Appender, data: bytes, begun: bytes) -> int:
-        """One write: what is missing of it is owed, whatever fails then. Raises TargetError: nothing went in."""
+        """Appends data to a file in one write, and notes as owed what a full disk cut off, whatever fails then.
+
+        Returns how many bytes went in. Raises TargetError: nothing went in.
+        """
         written = file.append(data)
         if written != len(data):
             self._owed[name] = data[written:], begun, _end(file)
@@ -85,14 +101,17 @@ class FileWriter:
         return self._files[name]
 
     def close(self) -> None:
-        """Closes the files."""
+        """The file writer closes all files that it appends to."""
         for file in self._files.values():
             file.close()
         self._files.clear()
 
 
 def _end(file: Appender) -> int:
-    """Where our last write ended; the message is in the file, so a call that fails now does not make it fail."""
+    """Where a component's last write to a file ended; the file's size, where that cannot be told.
+
+    The message is in the file, so a call that fails now does not make it fail.
+    """
     try:
         return file.position()
     except TargetError:

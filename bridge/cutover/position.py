@@ -1,4 +1,4 @@
-"""What a component has read on one side, said in the terms of the other: exactly, message by message.
+"""Says a component's position, what it has read on one side, in the terms of the other: exactly, message by message.
 
 In files it has read all lines before a place, but for some behind it; in the stream all entries up to an ID, but for
 those that are pending. The two sides interleave differently, so a place is no ID: around it each message is looked at,
@@ -47,10 +47,10 @@ from bridge.streams.writer import Books, read_books
 
 FAR = 1 << 62
 FIRST_OF_NONE = Position(FAR, 0)
-"""Behind every file's end, and behind every generation."""
+"""The position behind every file's end, and behind every generation."""
 
 Where = tuple[str, Position]
-"""A message's place in the files: which, generation and offset."""
+"""A message's place in the files: the name of the file, and the generation and offset of the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class InFiles:
     unclean: frozenset[str] = frozenset()
     aside: frozenset[EntryId] = frozenset()
     deleted: bool = False
-    """Whether entries may have been deleted behind the ID: which lines in the files these are nobody can tell."""
+    """Whether entries may have been deleted behind the ID: nobody can tell which lines in the files those are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class InStream:
 
 
 class Lines:
-    """Where the mirror wrote the lines of entries, read out of the ledger as far as they are asked for."""
+    """Tells where the mirror wrote the lines of entries: the ledger's ranges, read as far as they are asked for."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger
@@ -94,7 +94,7 @@ class Lines:
         self._at: dict[EntryId, Where] = {}
 
     def load(self, ms: int) -> None:
-        """Makes sure that entries of this time and later are known."""
+        """Reads the mirror's ranges with entries of the time `ms` and later from the ledger, unless they are known."""
         low = min(ms, LARGEST)
         if self._from is not None and low >= self._from:
             return
@@ -109,17 +109,17 @@ class Lines:
                 at += length
 
     def of(self, entry_id: EntryId) -> Where | None:
-        """Where its line begins; None: it has none."""
+        """Where the line begins that the mirror wrote of an entry; None: no loaded range has it."""
         return self._at.get(entry_id)
 
     def all(self) -> Iterator[tuple[EntryId, Where]]:
-        """Those that are loaded."""
+        """Gives every mirrored entry of the loaded ranges, and where its line begins."""
         return iter(self._at.items())
 
 
 @dataclass(slots=True)
 class _Told:
-    """Messages of one file, by where they begin. `late`: unread ones that stand out of order in the stream."""
+    """Places in one file of messages that a component read or not; `late`: unread, out of order in the stream."""
 
     unread: list[Position] = field(default_factory=list)
     late: list[Position] = field(default_factory=list)
@@ -128,7 +128,8 @@ class _Told:
 
 
 class Translator:
-    """For one mapping, while the component pauses and both directions have passed what stood there then."""
+    """Translates a component's position in one mapping between files and stream, while the component pauses and both
+    directions have passed what stood there then."""
 
     def __init__(self, shared: Shared, ledger: Ledger, connection: Connection) -> None:
         self._shared = shared
@@ -139,7 +140,7 @@ class Translator:
         self.books: Books = read_books(connection, shared.keys)
         info = stream_info(connection, self._keys.stream)
         self._deleted, self._first, self.last = info.deleted, info.first_id, info.last_id
-        """The newest entry, read after the checkpoints: every line before a checkpoint is an entry up to it."""
+        """The stream's last ID, read after the checkpoints: every line before a checkpoint is an entry up to it."""
         self._trimmed = read_trimmed(connection, self._keys)
         self._names = {int(number): os.fsdecode(raw) for raw, number in self.books.sources.items()}
         self._lines = Lines(ledger, self._stream)
@@ -149,7 +150,8 @@ class Translator:
     # -- from files to the stream ----------------------------------------------------------------------------
 
     def to_stream(self, position: InFiles, *, at_rest: bool = True) -> InStream:
-        """Walks the stream back to where all has been read. Raises BridgeError: a place is not there."""
+        """Turns a position in files into one in the stream, which it walks back to where all has been read. Raises
+        BridgeError: a place is not there."""
         places = {name: self.resolved(name, place) for name, place in position.places.items()}
         if at_rest:  # else it reads on, and what it said last is behind
             self._nothing_trimmed(places)
@@ -198,7 +200,7 @@ class Translator:
                 )  # fmt: skip
 
     def _open_ends(self, places: Mapping[str, Place]) -> set[tuple[str, bool]]:
-        """For each file its own lines, and the mirrored ones: of these one that was read is still to be met.
+        """For each file the kinds of lines, own (True) and mirrored, of which one that was read is still to be met.
 
         From there back all of its kind has been read, as each kind stands in the same order on both sides.
         """
@@ -208,7 +210,7 @@ class Translator:
 
     @staticmethod
     def _end_of(entry: Entry, where: Where, places: Mapping[str, Place]) -> tuple[str, bool] | None:
-        """Which end is met by an entry that was read: the order is beyond doubt in the generation that is read now."""
+        """The file and kind of line a read entry settles; None outside the generation read now, of unsure order."""
         name, at = where
         position = places[name].position
         if position is None or at.generation != position.generation:
@@ -216,7 +218,7 @@ class Translator:
         return name, ORIGIN_FIELD in entry.fields
 
     def _aside_below(self, lowest: EntryId, position: InFiles) -> list[EntryId]:
-        """Entries below that stand in no file, so nobody has read them: in quarantine, or left when it went back."""
+        """Entries below `lowest` in no file, so unread by the component: in quarantine, or left when it went back."""
         aside = {parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")}
         wanted = [
             one for one in {*aside, *position.aside} if one < lowest and (one > position.entry or one in position.aside)
@@ -226,7 +228,8 @@ class Translator:
     # -- from the stream to files ----------------------------------------------------------------------------
 
     def to_files(self, group: Group) -> InFiles:
-        """What is pending and was given to somebody may have been read. Raises BridgeError."""
+        """Turns a consumer group's position in the stream into one in files. What is pending and was given to somebody
+        may have been read. Raises BridgeError."""
         begin = min([*group.pending, parse_id(after(group.last))])
         memory = stream_memory(self._ledger, self._stream)
         mirrored_to = memory.mirror_cursor if memory is not None else ZERO_ID
@@ -261,7 +264,7 @@ class Translator:
         return InFiles(places, group.last, only_redis, again, aside=frozenset(aside), deleted=deleted)
 
     def _place(self, name: str, told: _Told, begin: EntryId) -> Place | None:
-        """The lowest unread line, or the checkpoint where there is none below; and what was read behind it."""
+        """A component's place in a file: its lowest unread line, else the checkpoint; and what was read behind that."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
         stored = self.books.checkpoint.get(os.fsencode(name))
@@ -292,7 +295,7 @@ class Translator:
         return one if one is not None and one.content is not None else None
 
     def _mirrored_behind(self, name: str, at: Position, begin: EntryId) -> list[Position]:
-        """Lines behind that place that the mirror wrote of entries below those that were looked at: they were read."""
+        """Lines of a file from `at` on that the mirror wrote of entries before `begin`: the component has read them."""
         rows = self._ledger.rows(
             "SELECT generation, start, entries FROM ranges WHERE stream = ? AND name = ?"
             " AND (generation > ? OR (generation = ? AND start >= ?))",
@@ -307,7 +310,7 @@ class Translator:
         return found
 
     def _known_from(self, tail: Tail, at: Position) -> list[Known]:
-        """The generations by what they are known: those before are finished, the first is read up to there."""
+        """A file's generations by what they are known: finished before `at`, and the one of `at` read up to there."""
         done, found = [], []
         for record in tail.records():
             one = self._held(tail, record.number)
@@ -325,7 +328,7 @@ class Translator:
     # -- both ------------------------------------------------------------------------------------------------
 
     def _where(self, entry: Entry) -> Where | None:
-        """Where a message stands in the files; None: in none."""
+        """Where an entry's message stands in the files, by its origin or by the mirror's ranges; None: in none."""
         if ORIGIN_FIELD not in entry.fields:
             return self._lines.of(entry.id)
         raw = entry.origin()
@@ -335,11 +338,11 @@ class Translator:
         return self._names[origin.source], Position(origin.generation, origin.offset)
 
     def _marked(self, entry: Entry) -> bool:
-        """Whether it stands out of order in the stream."""
+        """Whether an entry is marked as standing out of order in the stream, by its ID or its origin."""
         return bool(self._late) and (format_id(entry.id) in self._late or entry.origin() in self._late)
 
     def resolved(self, name: str, place: Place) -> Place:
-        """The same place in the bridge's numbers: who reads a file by himself counts its generations by himself.
+        """Renumbers a component's place in a file: who reads a file by himself counts its generations by himself.
 
         Raises BridgeError: what was read last is not to be found any more.
         """
@@ -363,7 +366,7 @@ class Translator:
 
     @staticmethod
     def _found(tail: Tail, wanted: Known, taken: Set[int]) -> int | None:
-        """The number of the generation that holds what is known of that one: the same file, else the same content."""
+        """The number of the generation that a component knows as `wanted`: the same file, else the same content."""
         alike = []
         for record in tail.records()[::-1]:
             if record.number in taken:
@@ -379,7 +382,7 @@ class Translator:
 
 
 def between(begin: Position, end: Position) -> list[Span]:
-    """All that begins behind `begin` and before `end`. Pure."""
+    """Makes the spans of all messages that begin behind the position `begin` and before `end`. Pure."""
     if begin.generation == end.generation:
         return [Span(begin.generation, begin.offset + 1, end.offset)]
     whole = [Span(number, 0, FAR) for number in range(begin.generation + 1, end.generation)]
@@ -387,7 +390,7 @@ def between(begin: Position, end: Position) -> list[Span]:
 
 
 def fingerprint(one: Generation, offset: int) -> Fingerprint:
-    """What a generation is known by at this offset."""
+    """Makes a generation's fingerprint at this offset: digests of its head and of what stands before the offset."""
     head = one.read(HEAD, 0)
     head = head[:offset] if offset else head
     back = min(TAIL, offset)

@@ -1,4 +1,4 @@
-"""All checks in the order in which they are told."""
+"""Runs all checks of `bridge doctor`, in the order in which they are told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.streams.connect import Connection
 
 
 def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]:
-    """Looks at everything once; starts nothing, changes nothing. What cannot be looked at is unknown."""
+    """Runs every check of `bridge doctor` once; starts and changes nothing. What cannot be looked at is unknown."""
     findings: list[Finding] = []
     try:
         with closing(dial()) as connection:
@@ -30,7 +30,10 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
 
 
 def _silent(settings: Settings, error: BridgeError) -> Finding:
-    """Nobody answers. That our own server was not started yet is no fault: who needs it starts it."""
+    """Makes the doctor's finding of a server that does not answer.
+
+    That our own server was not started yet is no fault: who needs it starts it.
+    """
     mine = embedded.known(settings.state_dir) if settings.redis_url == "embedded" else None
     pid = embedded.pid_of(mine) if mine is not None else None
     if mine is not None and pid is not None and not embedded.alive(mine):

@@ -1,4 +1,5 @@
-"""Our own side: which `bridge` it is, whether one runs, ledger, mappings, components, and the last comparison."""
+"""The doctor's checks of our own side: which `bridge` it is, whether one runs, ledger, mappings, components, and the
+last comparison."""
 
 from __future__ import annotations
 
@@ -34,17 +35,20 @@ SILENT = 600.0
 """Seconds without a word after which a component that was switched is called silent."""
 
 OLD = 86_400.0
-"""Seconds after which a comparison is old."""
+"""Seconds after which a comparison is old, and a consumer group far behind."""
 
 NEWEST = 1000
-"""Entries of each stream whose origins are looked at."""
+"""How many of the newest entries of each stream have their origins looked at."""
 
 BEAT = 15.0
 """Seconds without a heartbeat after which a process is not at work."""
 
 
 def program(found: str | None, ours: Sequence[str]) -> Finding:
-    """`found`: what `bridge` on the path is; `ours`: the folders of this installation's programs. Pure."""
+    """Checks whether the `bridge` on the path is this installation's. Pure.
+
+    `found`: what `bridge` on the path is; `ours`: the folders of this installation's programs.
+    """
     if found is None:
         return Finding("program", "note", "no `bridge` is on the path", f"add {ours[0]} to PATH" if ours else "")
     if str(Path(found).parent) not in ours:
@@ -54,12 +58,15 @@ def program(found: str | None, ours: Sequence[str]) -> Finding:
 
 
 def _folders() -> list[str]:
-    """Where this installation keeps its programs."""
+    """Lists the folders in which this installation keeps its programs."""
     return list(dict.fromkeys(str(Path(one).parent) for one in (sys.executable, sys.argv[0])))
 
 
 def process(holder: str, beat: Mapping[str, object] | None, now: float) -> Finding:
-    """Who has the lock, and the last heartbeat. `now` in seconds since 1970. Pure."""
+    """Checks whether a process is at work, by who has the lock and the last heartbeat. Pure.
+
+    `now` in seconds since 1970.
+    """
     if not holder:
         return Finding("process", "note", "no bridge runs", "bridge run --dual, or `bridge service install --dual`")
     if not holder.startswith("bridge run"):
@@ -77,7 +84,7 @@ def process(holder: str, beat: Mapping[str, object] | None, now: float) -> Findi
 
 
 def ledger(path: Path) -> Finding:
-    """Whether the ledger is sound, and how large."""
+    """Checks whether the ledger is sound, and tells how large it is."""
     if not path.exists():
         return Finding("ledger", "note", "there is none yet", "`bridge run` makes one; a lost one: `bridge repair`")
     try:
@@ -92,7 +99,7 @@ def ledger(path: Path) -> Finding:
 
 
 def rewrites(found: Mapping[str, int]) -> Finding:
-    """How often each log was changed in place, as far as the ledger knows. Pure."""
+    """Tells how often each log was changed in place, as far as the ledger knows. Pure."""
     if found:
         named = ", ".join(f"{name} {counted(many, 'time')}" for name, many in sorted(found.items())[:3])
         said = f"changed in place, not appended to: {named}. It was emptied, or a program wrote over lines in it"
@@ -102,9 +109,10 @@ def rewrites(found: Mapping[str, int]) -> Finding:
 
 
 def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
-    """A generation that ended, and was neither renamed nor copied, was written over or emptied.
+    """Counts for each log the generations that were written over or emptied.
 
-    While no bridge ran, its file is that of the next one, and it never ended.
+    Such a generation ended, and was neither renamed nor copied. One that was changed while no bridge ran never ended:
+    its file is that of the next one.
     """
     found = {}
     for mapping in settings.mappings:
@@ -118,7 +126,7 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
 
 
 def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:
-    """Files that several mappings read: each would carry them into its own stream. Pure."""
+    """Checks for files that several mappings read: each would carry them into its own stream. Pure."""
     readers: dict[Path, list[str]] = {}
     for name, paths in files.items():
         for path in paths:
@@ -136,7 +144,7 @@ def components(
     modes: Mapping[tuple[str, str], Modes], heard: Mapping[tuple[str, str], float], declared: frozenset[str],
     mine: frozenset[str],
 ) -> Finding:  # fmt: skip
-    """Who was switched and is not in bridge.toml, or has been silent for long.
+    """Checks for components that were switched and are not in bridge.toml, or have been silent for long.
 
     `heard`: seconds since the last word of each component in each mapping. Pure.
     """
@@ -155,7 +163,7 @@ def components(
 
 
 def look_at_components(connection: Connection, settings: Settings) -> Finding:
-    """The same, of what Redis says."""
+    """Checks the components of this bridge's mappings, by the modes and positions that Redis holds of them."""
     seconds, _ = connection.call("TIME")
     heard: dict[tuple[str, str], float] = {}
     for mapping in settings.mappings:
@@ -176,7 +184,10 @@ class Foreign:
 
 
 def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
-    """Whether others name origins, which only the bridge may; `writers`: clients that added entries just now. Pure."""
+    """Checks whether producers other than the bridge name origins, which only the bridge may. Pure.
+
+    `writers`: clients that added entries just now.
+    """
     parts: list[Part] = []
     for stream, foreign in found.items():
         who = f"; who adds entries now: {', '.join(writers[:3])}" if writers else ""
@@ -188,7 +199,10 @@ def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
 
 
 def look_at_origins(connection: Connection, settings: Settings) -> Finding:
-    """The same, of the newest entries of this bridge's streams: an origin beyond its checkpoint, or there twice."""
+    """Checks the newest entries of this bridge's streams for origins that the bridge did not send.
+
+    Such an origin is beyond the bridge's checkpoint, there twice, or of a source that has no number.
+    """
     found: dict[str, Foreign] = {}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
@@ -232,7 +246,10 @@ def _foreign(
 
 
 def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
-    """Of each stream the groups that still need entries: name, seconds since the first of them, consumers. Pure."""
+    """Checks for consumer groups that are far behind. Pure.
+
+    `behind`: of each stream the groups that still need entries, as name, seconds since the first of these, consumers.
+    """
     parts: list[Part] = []
     for stream, some in behind.items():
         for name, age, consumers in some:
@@ -244,7 +261,7 @@ def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
 
 
 def look_at_groups(connection: Connection, settings: Settings) -> Finding:
-    """The same, of this bridge's streams."""
+    """Checks for consumer groups of this bridge's streams that are far behind."""
     seconds, _ = connection.call("TIME")
     behind = {}
     for mapping in settings.mappings:
@@ -260,7 +277,7 @@ def look_at_groups(connection: Connection, settings: Settings) -> Finding:
 
 
 def parity(last: Mapping[str, Run | None], now: float) -> Finding:
-    """The last comparison of each mapping. Pure."""
+    """Checks the verdict and the age of the last comparison of each mapping. Pure."""
     parts: list[Part] = []
     for name, run in last.items():
         hint = f"bridge parity {name}"
@@ -278,7 +295,7 @@ def parity(last: Mapping[str, Run | None], now: float) -> Finding:
 
 
 def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Finding]:
-    """All checks of this side that need no server."""
+    """Runs all of the doctor's checks of our own side that need no server; `files`: those that each mapping reads."""
     path, now = settings.state_dir / "ledger.db", time.time()
     sound = ledger(path)
     beat, last, rewritten = None, dict[str, Run | None](), dict[str, int]()

@@ -1,4 +1,4 @@
-"""Who else is at the server: connections, neighbours in its database, and who may reach it."""
+"""The doctor's checks of who else is at the server: connections, neighbours in its database, and who may reach it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCANNED = 5000
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A row of CLIENT LIST. Seconds and bytes."""
+    """A connection to the server, from a row of CLIENT LIST; `idle` in seconds, `owed` the bytes that wait for it."""
 
     id: str
     name: str
@@ -35,7 +35,7 @@ class Client:
 
     @classmethod
     def of(cls, row: str) -> Client:
-        """As the server writes it."""
+        """Parses a row of CLIENT LIST, as the server writes it."""
         facts = dict(part.split("=", 1) for part in row.split(" ") if "=" in part)
         channels = int(facts.get("sub", 0)) + int(facts.get("psub", 0)) + int(facts.get("ssub", 0))
         return cls(facts.get("id", "?"), facts.get("name", ""), facts.get("addr", "?"), float(facts.get("idle", 0)),
@@ -43,7 +43,7 @@ class Client:
 
 
 def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
-    """Room for connections, and those that nobody is behind any more. Pure."""
+    """Checks whether there is room for connections, and looks for those that nobody is behind any more. Pure."""
     there, most = int(facts.get("connected_clients", len(rows))), int(facts.get("maxclients", 0) or 10000)
     ours = [one for one in rows if one.name == CLIENT_NAME]
     parts: list[Part] = []
@@ -76,7 +76,7 @@ def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
 
 
 def buffers(asked_for: Facts) -> Finding:
-    """Output-buffer limits, as CONFIG has them: class, hard, soft, seconds. Pure."""
+    """Checks the server's output-buffer limits, as CONFIG has them: class, hard, soft, seconds. Pure."""
     words = asked_for.get("client-output-buffer-limit", "").split()
     limits = {words[i]: int(words[i + 1]) for i in range(0, len(words) - 3, 4)}
     parts: list[Part] = []
@@ -97,7 +97,10 @@ def buffers(asked_for: Facts) -> Finding:
 
 
 def exposure(asked_for: Facts, *, open_to_all: bool, socket: bool) -> Finding:
-    """Who can reach it. `open_to_all`: its default user needs no password; `socket`: we came by a Unix socket. Pure."""
+    """Checks who can reach the server. Pure.
+
+    `open_to_all`: the server's default user needs no password; `socket`: we came by a Unix socket.
+    """
     binds = asked_for.get("bind", "").split()
     addresses = [one.lstrip("-") for one in binds]
     outside = [one for one in addresses if one not in ("127.0.0.1", "::1", "localhost")] or ([] if binds else ["*"])
@@ -120,7 +123,7 @@ def exposure(asked_for: Facts, *, open_to_all: bool, socket: bool) -> Finding:
 
 
 def rights(user: str, told: Mapping[str, str]) -> Finding:
-    """What our user may, from ACL GETUSER. Pure."""
+    """Checks whether our user may do more than the bridge needs, from ACL GETUSER. Pure."""
     may_all = "+@all" in told.get("commands", "") and "-" not in told.get("commands", "").replace("-@all", "")
     if may_all and "~*" in told.get("keys", "").split():
         said = f"user {user} may do everything, FLUSHALL and CONFIG among it: more than the bridge needs"
@@ -129,7 +132,7 @@ def rights(user: str, told: Mapping[str, str]) -> Finding:
 
 
 def look_at_rights(connection: Connection) -> Finding:
-    """The same, of who is connected."""
+    """Checks the rights of the user that the bridge is connected as; where these are not told, we have not all."""
     try:
         user = connection.call("ACL", "WHOAMI").decode(errors="replace")
         reply = connection.call("ACL", "GETUSER", user)
@@ -150,7 +153,7 @@ def is_open_to_all(connection: Connection) -> bool:
 
 
 def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int], *, whole: bool) -> Finding:
-    """Who else uses the database, and whether a key of ours is somebody else's.
+    """Checks who else uses the database, and whether a key of ours is somebody else's.
 
     `types`: of our keys that hold another type, which and which it should be. `prefixes`: other keys by what stands
     before their first colon. Pure.
@@ -177,7 +180,7 @@ def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int]
 
 
 def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
-    """The same, of this database."""
+    """Checks the types of this bridge's keys, and who else has keys in the database, of about `SCANNED` keys."""
     wanted = {"bridge:components": "hash", f"bridge:health:{settings.instance}": "string"}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
@@ -204,7 +207,7 @@ def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
 
 
 def replication(facts: Facts) -> Finding:
-    """From INFO replication. Pure."""
+    """Checks from INFO replication whether the server is a replica or has replicas. Pure."""
     if facts.get("role") == "slave":
         link = facts.get("master_link_status", "?")
         return Finding(

@@ -1,4 +1,4 @@
-"""Appending whole lines to a file that other programs append to as well.
+"""An appender adds whole lines to a file that other programs append to as well.
 
 After an O_APPEND write the descriptor's position is the end of our own write, whoever else writes (measured: 100,000
 writes by four processes). On a full disk a short write comes first and ENOSPC after it.
@@ -17,7 +17,10 @@ from bridge.errors import TargetError
 
 
 class Appender:
-    """One file, opened for appending, created when it does not exist. Never follows a link below `root`."""
+    """One file that lines are appended to, opened for that and created when it does not exist.
+
+    Never follows a link below `root`.
+    """
 
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / name
@@ -30,12 +33,15 @@ class Appender:
         self.identity = (now.st_dev, now.st_ino)
 
     def size(self) -> int:
-        """Bytes in the file now. Raises TargetError."""
+        """The size in bytes that the file which is appended to has now. Raises TargetError."""
         return self._stat().st_size
 
     @property
     def nameless(self) -> bool:
-        """Whether no name leads to the file any more: what is written to it is nowhere. Raises TargetError."""
+        """Whether no name leads to the open file any more, so that what is appended to it is nowhere.
+
+        Raises TargetError.
+        """
         return self._stat().st_nlink == 0
 
     def _stat(self) -> os.stat_result:
@@ -45,7 +51,7 @@ class Appender:
             raise target_error(error, self.path) from None
 
     def still_there(self) -> bool:
-        """Whether the path still names this file."""
+        """Whether the path still names the file that is open for appending: it was not rotated, replaced or deleted."""
         try:
             now = os.stat(self.path)
         except OSError:
@@ -53,12 +59,15 @@ class Appender:
         return (now.st_dev, now.st_ino) == self.identity
 
     def ends_whole(self) -> bool:
-        """Whether the file is empty or ends with a newline, so that a line may follow. Raises TargetError."""
+        """Whether the file that is appended to is empty or ends with a newline, so that a line may follow.
+
+        Raises TargetError.
+        """
         size = self.size()
         return size == 0 or self._read(1, size - 1) == b"\n"
 
     def holds(self, start: int, data: bytes) -> bool:
-        """Whether these bytes stand at `start`. Raises TargetError."""
+        """Whether the bytes `data` stand at offset `start` of the file that is appended to. Raises TargetError."""
         return self._read(len(data), start) == data
 
     def _read(self, size: int, offset: int) -> bytes:
@@ -68,9 +77,9 @@ class Appender:
             raise target_error(error, self.path, "read") from None
 
     def append(self, data: bytes) -> int:
-        """One write: how many bytes went in, fewer than `data` has when the disk filled up. `position` is their end.
+        """Appends `data` to the file in one write and returns how many bytes went in: fewer when the disk filled up.
 
-        Raises TargetError, with nothing written.
+        `position` is their end. Raises TargetError, with nothing written.
         """
         try:
             return os.write(self.fd, data)
@@ -78,7 +87,10 @@ class Appender:
             raise target_error(error, self.path) from None
 
     def position(self) -> int:
-        """Where the last write through this descriptor ended, whoever else writes. Raises TargetError."""
+        """The offset at which the last write through this appender's descriptor ended, whoever else writes.
+
+        Raises TargetError.
+        """
         try:
             return os.lseek(self.fd, 0, os.SEEK_CUR)
         except OSError as error:
@@ -95,19 +107,22 @@ class Appender:
         return True
 
     def unlock(self) -> None:
-        """Gives it back. Raises TargetError: closing the file gives it back as well."""
+        """Gives the flock on the file back to the other writers.
+
+        Raises TargetError: closing the file gives it back as well.
+        """
         try:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
         except OSError as error:
             raise target_error(error, self.path) from None
 
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes the descriptor of the file that is appended to, which gives a flock on the file back as well."""
         os.close(self.fd)
 
 
 def target_error(error: OSError, path: Path, what: str = "written") -> TargetError:
-    """An OSError of a mirror's file, with what to do about it."""
+    """Turns an OSError about a file that is written to into a TargetError, which says what to do about it."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = (
         "make room on this disk; the mirror goes on by itself" if full else "the entries stay in the stream meanwhile"
@@ -116,7 +131,10 @@ def target_error(error: OSError, path: Path, what: str = "written") -> TargetErr
 
 
 def folder_below(root: Path, folders: Sequence[str]) -> int:
-    """A descriptor of a folder below `root`, made where it is missing. Follows no link below `root`. Raises OSError."""
+    """Opens a folder below `root`, made where it is missing, and returns its descriptor.
+
+    Follows no link below `root`. Raises OSError.
+    """
     at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for folder in folders:
@@ -157,7 +175,7 @@ def _open_below(root: Path, name: str) -> int:
 
 
 def link_or(error: OSError, where: Path) -> TargetError:
-    """The same error; of a link that stands in the way in words."""
+    """Turns an OSError about a file that is written to into a TargetError; of a link in the way in words."""
     if error.errno == errno.ELOOP:
         hint = "let mirror.path name the file itself, below the root"
         return TargetError("is a symbolic link, which the mirror does not follow", where=str(where), hint=hint)

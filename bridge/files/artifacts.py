@@ -1,4 +1,4 @@
-"""What an artifact is, by its content and then by its name; and its digest, taken aside.
+"""Tells what an artifact is, by its content and then by its name, and takes its digest, of a large one in a thread.
 
 A file is opened only if it is a regular one: never a device, a FIFO or a socket, and not through a link.
 """
@@ -19,15 +19,18 @@ from typing import NamedTuple
 from bridge.files.spool import Facts, path_of
 
 HEAD = 1 << 13
-"""First bytes that tell what a file is."""
+"""How many of a file's first bytes are read to tell what it is."""
 
 PIECE = 1 << 20
 
 INLINE = 1 << 20
-"""Bytes up to which a file is hashed at once: a millisecond."""
+"""The size in bytes up to which an artifact is hashed at once, with no thread for it: a millisecond."""
 
 SURE = 0.8
-"""From this confidence on a signature counts (puremagic gives 0.9 to most, and less where only a name was matched)."""
+"""The confidence from which on the signature of a file's type counts.
+
+puremagic gives 0.9 to most, and less where only a name was matched.
+"""
 
 MODELS = (".gguf", ".safetensors", ".onnx", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".tflite", ".mlmodel", ".joblib")
 DATA = (
@@ -39,7 +42,7 @@ DATA_NAMES = (".jsonl", ".parquet", ".npy", ".npz", ".arrow", ".feather", ".db",
 
 
 class Known(NamedTuple):
-    """What is known of a file's content. `sha256` in hex."""
+    """What is known of an artifact's content: the facts of its file, its type, and its SHA-256 in hex."""
 
     facts: Facts
     type: str
@@ -47,7 +50,10 @@ class Known(NamedTuple):
 
 
 def type_of(head: bytes, name: str) -> str:
-    """image, text, audio, video, model, data or other: by the first bytes, then by the name. Pure."""
+    """Tells whether an artifact is image, text, audio, video, model, data or other: by first bytes, then by name.
+
+    Pure.
+    """
     suffix = Path(name).suffix.lower()
     if head[:4] == b"GGUF" or (head[8:10] == b'{"' and head[5:8] == b"\0\0\0") or suffix in MODELS:
         return "model"
@@ -61,7 +67,7 @@ def type_of(head: bytes, name: str) -> str:
 
 
 def _signed(head: bytes, name: str) -> str:
-    """The MIME type that a signature in the first bytes tells; empty: none does."""
+    """The MIME type that a signature in a file's first bytes tells; empty: none does."""
     import puremagic
 
     try:
@@ -80,10 +86,10 @@ def _is_text(head: bytes) -> bool:
 
 
 def open_inside(path: bytes) -> int | None:
-    """A descriptor of a regular file at a path without links; None: there is none, or it is something else by now.
+    """Opens a regular file at a path without links and returns its descriptor.
 
-    What counts is where the file lies that was opened: a folder may have become a link since the path was resolved.
-    Raises OSError.
+    None: there is none, or it is something else by now. What counts is where the file lies that was opened: a folder
+    may have become a link since the path was resolved. Raises OSError.
     """
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # to open a FIFO would wake its writer
@@ -98,7 +104,7 @@ def open_inside(path: bytes) -> int | None:
 
 
 def inside(root: bytes, path: bytes) -> bytes | None:
-    """The path without any links, if it stays inside the root so; None: it leaves it, or nobody can tell."""
+    """Resolves all links in a path that should lie inside the root; None: it leaves the root so, or nobody can tell."""
     try:
         top, real = os.path.realpath(root), os.path.realpath(path)
     except (OSError, ValueError):
@@ -107,7 +113,10 @@ def inside(root: bytes, path: bytes) -> bytes | None:
 
 
 def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
-    """present, missing or outside (where `real` is None); and what it is, by its first bytes if it is inside."""
+    """Says whether an artifact is present, missing or outside the root (where `real`, its path without links, is None).
+
+    And what it is, image, text or another type: by its first bytes if it is inside, else by its name.
+    """
     name = os.fsdecode(path)
     if real is None:
         return "outside", type_of(b"", name)
@@ -126,7 +135,10 @@ def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
 
 
 def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> Known | None:
-    """Reads a whole file; None: it is gone, was changed meanwhile, or `stop` said so. Raises OSError."""
+    """Reads a whole artifact to tell its facts, type and SHA-256.
+
+    Returns None: it is gone, was changed meanwhile, or `stop` said so. Raises OSError.
+    """
     fd = open_inside(path)
     if fd is None:
         return None
@@ -155,7 +167,10 @@ class Hasher:
         self._thread: Thread | None = None
 
     def ask(self, path: bytes, facts: Facts) -> Known | OSError | None:
-        """What is known of the file as it is now; None: not yet, ask again. An OSError: it cannot be read."""
+        """Asks the hashing thread what is known of an artifact whose file has these facts; None: not yet, ask again.
+
+        An OSError that is returned says that the file cannot be read.
+        """
         found = self._done.get(path)
         if found is not None:
             del self._done[path]
@@ -182,7 +197,7 @@ class Hasher:
             self._done[path] = (facts, found)
 
     def close(self) -> None:
-        """Ends the thread, in the middle of a file if need be."""
+        """Ends the thread that hashes large artifacts, in the middle of a file if need be."""
         self._ended.set()
         self._asked.put(None)
         if self._thread is not None:

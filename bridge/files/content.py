@@ -20,53 +20,65 @@ from bridge.files.descriptors import Handle
 
 HEAD = 1024
 KEPT = 1 << 18
-"""Of what was unpacked this many bytes stay behind the reader; who asks for earlier ones begins at the beginning."""
+"""How many unpacked bytes of a compressed file stay in memory behind the reader.
+
+Who asks for earlier ones makes the file be unpacked from its beginning again.
+"""
 
 MOST_OUT = 1 << 20
 MOST_MEMORY = 1 << 28
-"""What a decompressor may give at once, and what it may need for itself, in bytes."""
+"""`MOST_OUT`: bytes that a decompressor may give at once; `MOST_MEMORY`: bytes that it may need for itself."""
 
 SETTLED = 1.0
 """Seconds a compressed file that ends too early must lie unchanged: it may be written still."""
 
 
 class Content(Protocol):
-    """An open file. `packed`: size and mtime of the compressed file, None for a plain one."""
+    """An open file of a source, compressed or not, from which the bytes are read that its writer wrote.
+
+    `packed`: size and mtime of the compressed file, None for a plain one.
+    """
 
     @property
     def packed(self) -> tuple[int, int] | None: ...  # noqa: D102
 
     def stat(self) -> os.stat_result:
-        """Of the file on disk."""
+        """Asks the system for the stat of a source's file, as it lies on disk, compressed or not."""
         ...
 
     def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`; short, or none, at the end. Raises SourceError."""
+        """Reads up to `size` uncompressed bytes of a source's file at `offset`; short, or none, at the end.
+
+        Raises SourceError.
+        """
         ...
 
     def size(self) -> int:
-        """Bytes that can be read. A compressed file is read through for it, once."""
+        """How many uncompressed bytes of a source's file can be read.
+
+        A compressed file is read through for it, once.
+        """
         ...
 
     def left(self, offset: int) -> int:
-        """Bytes on disk that are still to be read by who stands at `offset`; of a compressed file about."""
+        """How many bytes on disk a reader at `offset` of a source's file has before it; of a compressed file about."""
         ...
 
     def damage(self) -> str:
-        """What is wrong with the file, as far as it was read; empty: nothing."""
+        """Says what is wrong with a source's file, as far as it was read; empty: nothing."""
         ...
 
     def settling(self) -> bool:
-        """Whether the file ends too early, and was written to a moment ago: it may be written still."""
+        """Whether a source's file ends too early, and was written to a moment ago: it may be written still."""
         ...
 
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes a source's file."""
         ...
 
 
 class Plain:
-    """A file as it is."""
+    """An open file of a source that is not compressed: its bytes are read as they stand."""
 
     packed = None
 
@@ -74,36 +86,36 @@ class Plain:
         self._handle = handle
 
     def stat(self) -> os.stat_result:
-        """Of the open file. Raises SourceError."""
+        """Asks the system for the stat of the open, uncompressed file. Raises SourceError."""
         return self._handle.stat()
 
     def read(self, size: int, offset: int) -> bytes:
-        """One read."""
+        """Reads up to `size` bytes of an uncompressed file at `offset`, in one read. Raises SourceError."""
         return self._handle.read(size, offset)
 
     def size(self) -> int:
-        """Now. Raises SourceError."""
+        """The size in bytes that an uncompressed file has now. Raises SourceError."""
         return self._handle.stat().st_size
 
     def left(self, offset: int) -> int:
-        """Behind the offset."""
+        """How many bytes an uncompressed file holds behind the offset. Raises SourceError."""
         return max(0, self.size() - offset)
 
     def damage(self) -> str:
-        """Never."""
+        """Always empty, as an uncompressed file is never damaged: its bytes count as they stand."""
         return ""
 
     def settling(self) -> bool:
-        """Never."""
+        """Always False, as an uncompressed file has no end that could be missing."""
         return False
 
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes the descriptor of the uncompressed file."""
         self._handle.close()
 
 
 class Form:
-    """A way to compress: which decompressor, how many bytes it is fed at once, and its errors."""
+    """A way to compress: what makes a decompressor, how many bytes it is fed at once, and what a file begins with."""
 
     def __init__(self, make: Callable[[], Any], feed: int, magic: bytes) -> None:
         self.make = make
@@ -126,7 +138,7 @@ FORMS = {
     # It cannot be told to give less: a block is up to 128 KiB, made of as few as 4 bytes.
     ".zst": Form(_zstd, 512, b"\x28\xb5\x2f\xfd"),
 }
-"""By the suffix of the file's name."""
+"""The ways to compress a file that can be read, by the suffix of the file's name."""
 
 COMPRESSED = tuple(FORMS)
 
@@ -153,11 +165,14 @@ class Packed:
 
     @property
     def packed(self) -> tuple[int, int] | None:
-        """The compressed file's size and mtime."""
+        """The compressed file's size in bytes and its mtime in ns, as they were at the last look."""
         return self._stat
 
     def stat(self) -> os.stat_result:
-        """Of the compressed file. One that was written to since is read anew. Raises SourceError."""
+        """Asks the system for the stat of the compressed file; one that was written to since is read anew.
+
+        Raises SourceError.
+        """
         now = self._handle.stat()
         if (now.st_size, now.st_mtime_ns) != self._stat:
             self._stat = (now.st_size, now.st_mtime_ns)
@@ -167,7 +182,10 @@ class Packed:
         return now
 
     def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`, as far as they can be had. Raises SourceError: no library, unreadable."""
+        """Unpacks up to `size` bytes of a compressed file at `offset`, as far as they can be had.
+
+        Raises SourceError: no library, unreadable.
+        """
         if self._head is None:
             self._head = self._fill(HEAD, 0)
             self._rewind()
@@ -178,29 +196,29 @@ class Packed:
         return self._fill(size, offset)
 
     def size(self) -> int:
-        """Bytes that can be had of it."""
+        """How many uncompressed bytes can be had of a compressed file, which is unpacked to its end for that, once."""
         while self._length is None:
             self.read(MOST_OUT, self._at + len(self._out))
         return self._length
 
     def left(self, offset: int) -> int:
-        """Compressed bytes that were not unpacked for `offset` yet."""
+        """How many bytes of the compressed file were not unpacked yet for a reader that stands at `offset`."""
         if self._length is not None and offset >= self._length:
             return 0
         return self._stat[0] - (self._raw_at if offset else 0)
 
     def damage(self) -> str:
-        """Where it is damaged, and how."""
+        """Says where a compressed file is damaged, and how; empty: it is not, as far as it was read."""
         return self._damage
 
     def settling(self) -> bool:
-        """Whether it ends too early and is young."""
+        """Whether a compressed file ends too early and was written to a moment ago, so that it may be written still."""
         if self._early:
             self.stat()
         return self._early and self._clock() - self._stat[1] / 1e9 < SETTLED
 
     def close(self) -> None:
-        """Closes the descriptor and forgets the decompressor."""
+        """Closes the descriptor of the compressed file and forgets the decompressor."""
         self._rewind()
         self._handle.close()
 
@@ -208,7 +226,7 @@ class Packed:
 
     def _rewind(self) -> None:
         self._at = 0
-        """Where `_out` begins, in uncompressed bytes."""
+        """The offset, in uncompressed bytes, at which what is unpacked in `_out` begins."""
         self._out = bytearray()
         self._raw_at = 0
         self._pending = b""
@@ -241,7 +259,7 @@ class Packed:
         return raw
 
     def _more(self) -> None:
-        """Unpacks one more piece, or finds the end."""
+        """Unpacks one more piece of a compressed file, or finds its end."""
         hungry = self._member is None or getattr(self._member, "needs_input", True)
         raw = self._pending or (self._take() if hungry else b"")  # else its own input would pile up
         self._pending = b""
@@ -261,7 +279,10 @@ class Packed:
             self._pending = getattr(member, "unconsumed_tail", b"")
 
     def _begin(self, raw: bytes) -> bytes:
-        """Begins the next member with these bytes and more; none begins at the end, where padding may stand."""
+        """Begins the next member of a compressed file with these bytes and more, and returns them for its decompressor.
+
+        None begins at the end of the file, where padding may stand.
+        """
         magic = self._form.magic
         while True:
             raw = raw.lstrip(b"\0") if self._members else raw

@@ -17,14 +17,17 @@ from threading import RLock
 from bridge.errors import SourceError
 
 RESERVED, FEWEST = 40, 8
-"""Descriptors that are left to Redis, ledger, watcher and whatever else is open; and what files have at least."""
+"""`RESERVED`: descriptors that are left to Redis, ledger, watcher and whatever else is open.
+
+`FEWEST`: how many the files of sources have at least.
+"""
 
 MOST = 1 << 16
-"""Descriptors that are asked of the system, where it gives so many."""
+"""How many descriptors this process asks of the system, where it gives so many."""
 
 
 def raise_limit() -> None:
-    """As many descriptors as the system lets this process have: macOS gives 256 to begin with."""
+    """Raises this process's limit of open files as far as the system lets it: macOS gives 256 to begin with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft < wanted:
@@ -35,11 +38,14 @@ def raise_limit() -> None:
 
 
 class Deleted(SourceError):
-    """A parked file has no name any more: what was not read of it is gone."""
+    """Raised when a parked file has no name any more by which to open it: what was not read of it is gone."""
 
 
 class Pool:
-    """At most `most` files are open at once; None: as the process's limit has it. Thread-safe."""
+    """Keeps at most `most` files open at once, and parks those that were not asked for the longest. Thread-safe.
+
+    `most` None: as the process's limit has it.
+    """
 
     def __init__(self, most: int | None = None) -> None:
         self._lock = RLock()
@@ -49,21 +55,24 @@ class Pool:
 
     @property
     def most(self) -> int:
-        """How many may be open."""
+        """How many files the pool keeps open at once, at most."""
         if self._most is None:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             self._most = max(FEWEST, soft - RESERVED)
         return self._most
 
     def add(self, handle: Handle, fd: int) -> None:
-        """A file that was opened just now; others are parked for it."""
+        """Takes a file that was opened just now into the pool of open files, which parks others for it."""
         with self._lock:
             self._open[handle] = fd
             self._park(handle)
 
     @contextmanager
     def using(self, handle: Handle, reopen: Callable[[], int]) -> Iterator[int]:
-        """The descriptor, opened again if need be; nobody parks it meanwhile. Raises SourceError."""
+        """Gives the descriptor of a file for a while, opened again if it was parked; nobody parks it meanwhile.
+
+        Raises SourceError.
+        """
         with self._lock:
             fd = self._open.get(handle)
             if fd is None:
@@ -80,7 +89,7 @@ class Pool:
                     del self._busy[handle]
 
     def drop(self, handle: Handle) -> None:
-        """Closes it for good."""
+        """Closes a file's descriptor, if it is open, and takes the file out of the pool of open files."""
         with self._lock:
             fd = self._open.pop(handle, None)
             if fd is not None:
@@ -92,16 +101,19 @@ class Pool:
             if spare <= 0:
                 return
             if handle is not but and handle not in self._busy and handle.may_be_parked(self._open[handle]):
-                os.close(self._open.pop(handle))
+                self.drop(handle)
                 spare -= 1
 
 
 POOL = Pool()
-"""The process's own: descriptors are the process's."""
+"""The pool of all files that this process has open: descriptors are the process's."""
 
 
 class Handle:
-    """One file, open for reading, parked or not. `path` is where it was found last."""
+    """One file that is open for reading, or parked: closed for now, until it is asked for.
+
+    `path` is where it was found last.
+    """
 
     def __init__(self, fd: int, path: Path, pool: Pool = POOL) -> None:
         now = os.fstat(fd)
@@ -112,7 +124,7 @@ class Handle:
         pool.add(self, fd)
 
     def stat(self) -> os.stat_result:
-        """Of the file. Raises SourceError."""
+        """Asks the system for the stat of the file, opened again if it was parked. Raises SourceError."""
         with self._pool.using(self, self._reopen) as fd:
             try:
                 return os.fstat(fd)
@@ -120,7 +132,7 @@ class Handle:
                 raise SourceError(f"cannot be looked at: {error.strerror}") from None
 
     def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`, in one read; short at the end of the file. Raises SourceError.
+        """Reads up to `size` bytes of the file at `offset`, in one read; short at the file's end. Raises SourceError.
 
         A second read for what is missing could find the file emptied and written anew in between.
         """
@@ -131,12 +143,12 @@ class Handle:
                 raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
 
     def close(self) -> None:
-        """Closes it, if it is open."""
+        """Closes the file for good, whether it is open or parked: it is not opened again."""
         self._closed = True
         self._pool.drop(self)
 
     def may_be_parked(self, fd: int) -> bool:
-        """Whether it can be opened again: a name leads to it, as far as that can be told."""
+        """Whether a file can be closed and opened again: a name leads to it, as far as that can be told."""
         try:
             return os.fstat(fd).st_nlink > 0
         except OSError:
@@ -145,31 +157,41 @@ class Handle:
     def _reopen(self) -> int:
         if self._closed:
             raise SourceError("is closed")
-        fd = self._opened(self.path)
-        if fd is not None:
-            return fd
+        refusal: SourceError | None = None
+        for path in self._places():
+            try:
+                fd = self._opened(path)
+            except SourceError as error:  # it may be there, or under the next name
+                refusal = error
+                continue
+            if fd is not None:
+                self.path = path
+                return fd
+        raise refusal or Deleted("was deleted while more files were to be followed than may be open",
+                                 hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
+
+    def _places(self) -> Iterator[Path]:
+        """Where the parked file may lie: where it was found last, and under any name beside it."""
+        yield self.path
         try:
             with os.scandir(self.path.parent) as found:
                 names = [listed.name for listed in found if listed.inode() == self.identity[1]]
         except OSError as error:
             raise SourceError(f"cannot be listed: {error.strerror}", where=str(self.path.parent)) from None
-        for name in names:
-            path = self.path.with_name(name)
-            fd = self._opened(path)
-            if fd is not None:
-                self.path = path
-                return fd
-        raise Deleted("was deleted while more files were to be followed than may be open",
-                      hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
+        yield from map(self.path.with_name, names)
 
     def _opened(self, path: Path) -> int | None:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
-        now = os.fstat(fd)
+        try:
+            now = os.fstat(fd)
+        except OSError as error:
+            os.close(fd)
+            raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
         if (now.st_dev, now.st_ino) == self.identity:
             return fd
         os.close(fd)

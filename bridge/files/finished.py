@@ -14,31 +14,44 @@ from bridge.files.register import Register
 from bridge.files.survey import Survey
 
 KEPT_LATE = 4
-"""How many of them stay open, so that what is written to one that was deleted is seen as well."""
+"""How many finished generations of a source stay open, so that what is written to a deleted one is seen as well."""
 
 
 class Finished:
-    """Of one source. `held` are those that are open."""
+    """The generations of one source that were carried to their end, and whose files may grow still.
+
+    `held` are those that are open.
+    """
 
     def __init__(self, survey: Survey, register: Register) -> None:
         self.held: list[Generation] = []
         self._survey = survey
         self._register = register
         self._lying: dict[int, Path] = {}
-        """Where those lie that are not packed, by number."""
+        """Where the finished generations lie that are not packed, by number."""
         self._marks: tuple[int, ...] | None = None
 
     def add(self, done: Generation) -> None:
-        """One was carried to its end."""
+        """Takes in a generation that was carried to its end, and closes the oldest ones that are one too many."""
         self.held.append(done)
         self._marks = None
         while len(self.held) > KEPT_LATE:
             self.held.pop(0).close()
 
-    def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
-        """A compressed file that was damaged and is whole now goes on where it ended. Raises SourceError.
+    def drop_replaced(self) -> None:
+        """Closes finished generations whose files hold another content by now, copied over them in place.
 
-        `opened` are the inodes of those that are read. What was never carried and is no newer is told of.
+        The file may be another generation. Raises SourceError.
+        """
+        for one in [one for one in self.held if one.changed() is not None]:
+            self.held.remove(one)
+            one.close()
+
+    def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
+        """Opens a finished generation whose compressed file was damaged and is whole now, to go on where it ended.
+
+        `opened` are the inodes of those that are read. What was never carried and is no newer is told of. Raises
+        SourceError.
         """
         rotated, fresh = self._survey.take()
         held = {generation.identity for generation in self.held} | opened
@@ -55,12 +68,13 @@ class Finished:
             file.close()
 
     def watch(self, opened: set[int], inodes: set[tuple[int, int]]) -> None:
-        """Opens those whose files have grown, over any number of rotations; but not the `opened`, which are read again.
+        """Opens the finished generations whose files have grown, over any number of rotations; but no `opened` one.
 
-        `inodes` are those of all files that are open: a file that is one generation is no other, be its inode reused.
+        Those are read again; `opened` holds their numbers. `inodes` are those of all files that are open: a file that
+        is one generation is no other, be its inode reused.
 
-        A file that holds what was carried and more is it, wherever it lies; none is held open for that: each is looked
-        at. Raises SourceError.
+        A file that holds what was carried and more is the generation, wherever it lies; none is held open for that:
+        each is looked at. Raises SourceError.
         """
         for generation in [generation for generation in self.held[:-KEPT_LATE] if not generation.grown()]:
             self.held.remove(generation)
@@ -85,7 +99,7 @@ class Finished:
                 self._open(record, path)
 
     def _find(self) -> None:
-        """Which of the rotated pieces are generations that have ended; those that are packed have no writer."""
+        """Notes which of the rotated pieces are generations that have ended; those that are packed have no writer."""
         lying = self._survey.rotated_names()
         ended = {
             (known.device, known.inode): known.number
@@ -105,7 +119,10 @@ class Finished:
             file.close()
 
     def _is(self, file: Generation, record: Known) -> bool:
-        """Whether this file, of the record's inode, is that generation: one that was empty is, if it is no other."""
+        """Whether a file is the finished generation of a record that names its inode: by its content.
+
+        One that was empty is, if it is no other generation.
+        """
         if record.at.head_len:
             return file.place(record.at)
         others = (known.at for known in self._register.known.values() if known.closed and known.at.head_len)

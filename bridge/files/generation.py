@@ -1,17 +1,21 @@
-"""Which file is this (DESIGN §6.2): a generation is known by its content, its inode is only a hint."""
+"""Tells which generation a file is (DESIGN §6.2): a generation is known by its content, its inode is only a hint."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
 from bridge.files.descriptors import Deleted, Handle
 from bridge.model import Fingerprint, hex_digest
+
+T = TypeVar("T")
 
 TAIL = 128
 COMPARED = 1 << 18
@@ -36,10 +40,11 @@ class Known:
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One physical file, held open. `read_to` is the reader's place, ahead of what Redis has confirmed.
+    """One physical file of a source, held open, and how far it is read.
 
-    `head` and `tail` are the file's first bytes (up to 1 KiB) and the up to 128 before `read_to`, as they were read.
-    `content` is None when it is gone. `checked` is size and mtime at the last comparison.
+    `read_to` is the reader's place, ahead of what Redis has confirmed. `head` and `tail` are the file's first bytes (up
+    to 1 KiB) and the up to 128 before `read_to`, as they were read. `content` is None when it is gone. `checked` is
+    size and mtime at the last comparison.
     """
 
     number: int
@@ -53,98 +58,96 @@ class Generation:
     _head_digest: tuple[int, str] = field(default=(-1, ""))
 
     def fingerprint(self) -> Fingerprint:
-        """What it is known by at `read_to`."""
+        """The digests by which a generation that was read up to `read_to` is known again."""
         length = self._known_head()
         if self._head_digest[0] != length:
             self._head_digest = (length, hex_digest(self.head[:length]))
         return Fingerprint(self.read_to, length, self._head_digest[1], hex_digest(self.tail))
 
     def _known_head(self) -> int:
-        """How many first bytes it is known by: those that were read; before any was, all that stand there.
+        """How many first bytes a generation is known by: those that were read; before any was, all that stand there.
 
         So a line that is not carried yet may be mended in place.
         """
         return min(len(self.head), self.read_to) if self.read_to else len(self.head)
 
     def known(self, *, closed: bool = False) -> Known:
-        """The record for the ledger."""
+        """Makes the record of a generation that the ledger keeps."""
         return Known(self.number, *self.identity, self.fingerprint(), closed, self.packed)
 
     @property
     def packed(self) -> tuple[int, int] | None:
-        """Size and mtime of a compressed file; None for a plain one."""
+        """Size and mtime of the compressed file in which a generation lies; None for a plain one."""
         return self.content.packed if self.content is not None else None
 
-    def _there(self) -> Content | None:
-        """The content; None, from then on, where its file was parked and deleted meanwhile."""
+    def __del__(self) -> None:
+        """Closes the file of a generation that nobody has any more.
+
+        An error amid several leaves those that were open to nobody.
+        """
+        self.close()
+
+    def _asked(self, what: Callable[[Content], T], gone: T) -> T:
+        """What a generation's content says; `gone` where there is none, or its file was parked and deleted."""
         try:
-            if self.content is not None:
-                self.content.stat()
+            return what(self.content) if self.content is not None else gone
         except Deleted:
             self.close()
-        return self.content
+            return gone
 
     def size(self) -> int:
-        """What can be read of the file now; what was read of it when the content is gone."""
-        content = self._there()
-        return content.size() if content is not None else self.read_to
+        """How many bytes of a generation can be read now; how many were read of it when its content is gone."""
+        return self._asked(lambda content: content.size(), self.read_to)
 
     def written(self) -> int:
-        """When the file was written to last, in nanoseconds since 1970; 0 when the content is gone."""
-        content = self._there()
-        return content.stat().st_mtime_ns if content is not None else 0
+        """When a generation's file was written to last, in nanoseconds since 1970; 0 when its content is gone."""
+        return self._asked(lambda content: content.stat().st_mtime_ns, 0)
 
     @property
     def nameless(self) -> bool:
-        """Whether the open file was deleted: no name leads to it. Raises SourceError."""
-        content = self._there()
-        return content is not None and content.stat().st_nlink == 0
+        """Whether a generation's open file was deleted: no name leads to it. Raises SourceError."""
+        return self._asked(lambda content: content.stat().st_nlink == 0, gone=False)
 
     def grown(self) -> bool:
-        """Whether there is anything behind the reader's place."""
-        content = self._there()
-        return content is not None and bool(content.read(1, self.read_to))
+        """Whether a generation's file holds anything behind the reader's place."""
+        return self._asked(lambda content: bool(content.read(1, self.read_to)), gone=False)
 
     def left(self, offset: int | None = None) -> int:
-        """Bytes on disk behind the reader's place, or `offset`; of a compressed file about."""
-        content = self._there()
-        return content.left(self.read_to if offset is None else offset) if content is not None else 0
+        """How many bytes a generation has on disk behind its reader, or behind `offset`; of a compressed file about."""
+        return self._asked(lambda content: content.left(self.read_to if offset is None else offset), 0)
 
     def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`; none when the content is gone. Raises SourceError."""
-        if self.content is None:
-            return b""
+        """Reads up to `size` bytes of a generation at `offset`; none when its content is gone. Raises SourceError."""
         try:
-            return self.content.read(size, offset)
-        except Deleted:
-            self.close()
-            return b""
+            return self._asked(lambda content: content.read(size, offset), b"")
         except SourceError as error:
             raise SourceError(error.what, where=f"{self.path} {error.where}".rstrip(), hint=error.hint) from None
 
     def begin(self) -> None:
-        """Notes how it is when it is first met: what changes from here on is seen to. Raises SourceError."""
-        now = self.content.stat() if self.content is not None and not self.packed else None
+        """Notes how a generation's file is when it is first met: what changes from here on is seen to.
+
+        Raises SourceError.
+        """
+        now = None if self.packed else self._asked(lambda content: content.stat(), None)
         self.extend_head()
         self.checked = (now.st_size, now.st_mtime_ns) if now is not None else (-1, -1)
 
     def equals(self, other: Generation) -> bool:
-        """Whether both hold the same bytes, packed or not. Raises SourceError."""
+        """Whether the files of two generations hold the same bytes, packed or not. Raises SourceError."""
         if self.content is None or other.content is None or self.size() != other.size():
             return False
         return is_copy(self.content, other.content)
 
     def extend_head(self) -> None:
-        """Takes in more of the first bytes while there are fewer than 1 KiB of them."""
+        """Reads more of a generation's first bytes while fewer than 1 KiB of them are known."""
         if len(self.head) < HEAD:
             self.head += self.read(HEAD - len(self.head), len(self.head))
 
     def changed(self) -> str | None:
-        """Why the open file is no longer the one that was read up to `read_to`; None when it is."""
-        content = self._there()
-        if content is None:
+        """Says why a generation's open file is no longer the one that was read up to `read_to`; None when it is."""
+        now = self._asked(lambda content: content.stat(), None)
+        if now is None:
             return None
-        now = content.stat()
         if (now.st_size, now.st_mtime_ns) == self.checked:
             return None
         if not self.packed and now.st_size < self.read_to:
@@ -162,7 +165,7 @@ class Generation:
         return None
 
     def begins_as_it_did(self) -> bool:
-        """Whether the first bytes are those it is known by. Raises SourceError.
+        """Whether a generation's file begins with the bytes that the generation is known by. Raises SourceError.
 
         Asked behind a read: bytes of a file that was emptied and filled again are not this generation's.
         """
@@ -170,30 +173,44 @@ class Generation:
         return self.read(known, 0) == self.head[:known]
 
     def holds(self, at: Fingerprint) -> bool:
-        """Whether the content is what `at` describes: both digests, and it reaches the offset."""
-        head, back = self.read(at.head_len, 0), min(TAIL, at.offset)
-        if self.content is None or len(head) < at.head_len or hex_digest(head) != at.head:
-            return False
-        tail = self.read(back, max(0, at.offset - TAIL))
-        return len(tail) == back and hex_digest(tail) == at.tail
+        """Whether a generation's content is what `at` describes: both digests, and it reaches the offset."""
+        return self._read_around(at) is not None
 
     def place(self, at: Fingerprint) -> bool:
-        """Moves the reader to `at`, if the file holds there what `at` says; False when it does not."""
-        if not self.holds(at):
+        """Moves a generation's reader to `at`, if the file holds there what `at` says; False when it does not."""
+        found = self._read_around(at)
+        if found is None:
             return False
-        tail, head = self.read(min(TAIL, at.offset), max(0, at.offset - TAIL)), self.read(HEAD, 0)
-        self.read_to, self.tail, self.head, self.checked = at.offset, tail, head, (-1, -1)
+        self.head, self.tail = found
+        self.read_to, self.checked = at.offset, (-1, -1)
         return True
 
+    def _read_around(self, at: Fingerprint) -> tuple[bytes, bytes] | None:
+        """The first bytes of a generation and those before a place, both what `at` says they are; else None.
+
+        Read once: a second reading may be of a file that was emptied and filled again.
+        """
+        head, back = self.read(HEAD, 0), min(TAIL, at.offset)
+        if self.content is None or len(head) < at.head_len or hex_digest(head[: at.head_len]) != at.head:
+            return None
+        tail = self.read(back, at.offset - back)
+        return (head, tail) if len(tail) == back and hex_digest(tail) == at.tail else None
+
+    def take_over(self, other: Generation, path: Path) -> None:
+        """A generation takes the open file of another one over, which lies at `path`; the other has none any more."""
+        self.close()
+        self.content, other.content = other.content, None
+        self.path, self.identity = path, other.identity
+
     def close(self) -> None:
-        """Closes the file; further calls do nothing."""
+        """Closes a generation's file; further calls do nothing."""
         if self.content is not None:
             self.content.close()
             self.content = None
 
 
 def is_copy(content: Content, other: Content, *, longer: bool = False) -> bool:
-    """Whether the first file's content, which is not empty, is what the second begins with; `longer`: and goes on."""
+    """Whether a file's content, which is not empty, is what another file begins with; `longer`: and that goes on."""
     first = content.read(TAIL, 0)
     if not first or other.read(len(first), 0) != first:
         return False
@@ -211,7 +228,10 @@ def is_copy(content: Content, other: Content, *, longer: bool = False) -> bool:
 
 
 def open_regular(path: Path) -> Generation | None:
-    """The file, open for reading and not numbered yet; None when there is none. Raises SourceError."""
+    """Opens a regular file for reading, as a generation without a number yet; None when there is none.
+
+    Raises SourceError.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -245,9 +265,9 @@ def tells_age(name: str) -> bool:
 
 
 def in_age_order(paths: list[Path]) -> list[Path]:
-    """Rotated files, oldest first: `.1` is younger than `.2`, compressed or not; dates in names go by themselves.
+    """Sorts a source's rotated files, oldest first: `.1` is younger than `.2`, compressed or not.
 
-    Others stand among them by modification time, and move none of them.
+    Files with dates in their names go by these. Others stand among them by modification time, and move none of them.
     """
     written: dict[Path, int] = {}
     for path in paths:
@@ -274,7 +294,7 @@ def in_age_order(paths: list[Path]) -> list[Path]:
 
 
 def shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:
-    """Closes these files, but one."""
+    """Closes the files of these generations, but one."""
     for file in [*files, *([fresh] if fresh else [])]:
         if file is not but:
             file.close()

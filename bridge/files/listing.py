@@ -15,14 +15,14 @@ SURE = 0.1
 
 
 class Listing:
-    """For all sources of a mapping. Thread-safe."""
+    """Lists the names in folders for all sources of a mapping, and a folder again only when it changed. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._known: dict[Path, tuple[int, list[str]]] = {}
 
     def names(self, folder: Path) -> list[str]:
-        """What is in the folder, sorted; nothing where there is none. Raises SourceError."""
+        """The names of what is in the folder, sorted; none where there is no such folder. Raises SourceError."""
         try:
             changed = os.stat(folder).st_mtime_ns
             with self._lock:

@@ -1,4 +1,4 @@
-"""New files, put into a folder whole: written beside under a hidden name, synced, and renamed to a name that is free.
+"""Puts new files into a folder whole: written beside under a hidden name, synced, and renamed to a name that is free.
 
 The hidden file is written before anything is promised, and is gone in the moment in which the file has its name. So
 after a crash it tells whether the file was put in place, whatever a program made of that since.
@@ -23,11 +23,14 @@ from bridge.files.spool import Facts
 PREFIX, SUFFIX = ".bridge-", ".tmp"
 
 _NOT_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL)
-"""What a system or file system answers that does not know a way to rename or link."""
+"""The errors with which a system or file system answers that does not know a way to rename or link."""
 
 
 class Place:
-    """One folder below `root`, made where it is missing; never through a link. Raises TargetError."""
+    """One folder below `root` that the bridge puts whole files into, made where it is missing; never through a link.
+
+    Raises TargetError.
+    """
 
     def __init__(self, root: Path, folder: str) -> None:
         self.path = root / folder
@@ -38,12 +41,15 @@ class Place:
             raise link_or(error, self.path) from None
 
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes the descriptor of the folder that files are put into."""
         os.close(self._fd)
         self.closed = True
 
     def write(self, mark: str, data: bytes) -> Facts:
-        """Writes the hidden file of this mark, whole and synced. Raises TargetError, with nothing left of it."""
+        """Writes a new file under the hidden name of its mark, whole and synced, and returns its facts.
+
+        Raises TargetError, with nothing left of it.
+        """
         hidden = PREFIX + mark + SUFFIX
         self.forget(mark)
         try:
@@ -62,10 +68,11 @@ class Place:
             raise link_or(error, self.path / hidden) from None
 
     def put(self, mark: str, name: str) -> bool:
-        """Gives the hidden file its name; False when that is taken, in any case of letters where those are one.
+        """Gives the hidden file of this mark its name in the folder; False when that name is taken.
 
-        Nothing is ever overwritten. Where the system cannot rename so, the file is linked and the hidden name removed;
-        on a file system without links an empty file of our own takes the name first.
+        Taken is a name in any case of letters, where those are one. Nothing is ever overwritten. Where the system
+        cannot rename so, the file is linked and the hidden name removed; on a file system without links an empty file
+        of our own takes the name first.
         """
         hidden = PREFIX + mark + SUFFIX
         for way in (_rename, _link, _take):
@@ -81,7 +88,10 @@ class Place:
         return False
 
     def replace(self, mark: str, name: str, data: bytes) -> Facts:
-        """Gives a file new content, at once and whole; it keeps its rights. Raises TargetError."""
+        """Gives a file in the folder new content, at once and whole, and returns its facts.
+
+        The file keeps its rights. Raises TargetError.
+        """
         mode = self._mode(name)
         if mode is not None and not stat.S_ISREG(mode):
             hint = "move it away: the bridge replaces files only"
@@ -106,7 +116,7 @@ class Place:
             raise link_or(error, self.path / name) from None
 
     def waits(self, mark: str) -> bool:
-        """Whether the hidden file of this mark is there: it did not get its name yet."""
+        """Whether the hidden file of this mark is in the folder and did not get its name yet."""
         try:
             return os.stat(PREFIX + mark + SUFFIX, dir_fd=self._fd, follow_symlinks=False).st_nlink == 1
         except FileNotFoundError:
@@ -115,7 +125,7 @@ class Place:
             raise link_or(error, self.path) from None
 
     def still_there(self) -> bool:
-        """Whether the path still names this folder."""
+        """Whether the path still names the folder that is open for putting files into."""
         try:
             now, mine = os.stat(self.path), os.fstat(self._fd)
         except OSError:
@@ -123,7 +133,7 @@ class Place:
         return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
     def facts(self, name: str) -> Facts | None:
-        """Of the file of this name; None when there is none."""
+        """The facts of the file of this name in the folder; None when there is none."""
         try:
             return Facts.of(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
         except FileNotFoundError:
@@ -132,7 +142,7 @@ class Place:
             raise link_or(error, self.path / name) from None
 
     def holds(self, name: str, data: bytes) -> bool:
-        """Whether the file of this name is there and holds just these bytes."""
+        """Whether a file of this name is in the folder and holds just these bytes."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError:
@@ -145,7 +155,7 @@ class Place:
             os.close(fd)
 
     def forget(self, mark: str) -> None:
-        """Removes the hidden file, if it is there."""
+        """Removes the hidden file of this mark from the folder, if it is there."""
         try:
             os.unlink(PREFIX + mark + SUFFIX, dir_fd=self._fd)
         except FileNotFoundError:
@@ -154,7 +164,7 @@ class Place:
             raise link_or(error, self.path) from None
 
     def marks(self) -> list[str]:
-        """The marks of all hidden files of ours in the folder."""
+        """Lists the marks of all hidden files in the folder that the bridge wrote."""
         try:
             names = os.listdir(self._fd)  # noqa: PTH208 - of a descriptor
         except OSError as error:
@@ -169,7 +179,10 @@ def _libc() -> Any:
 
 
 def _rename(fd: int, old: str, new: str) -> None:
-    """renameat2 with RENAME_NOREPLACE (Linux), renameatx_np with RENAME_EXCL (macOS): one step, never over a file."""
+    """Renames a file in one step, never over another one.
+
+    That is renameat2 with RENAME_NOREPLACE on Linux, renameatx_np with RENAME_EXCL on macOS.
+    """
     name, flag = ("renameat2", 1) if sys.platform == "linux" else ("renameatx_np", 4)
     call: Callable[..., int] | None = getattr(_libc(), name, None)
     if call is None:
@@ -194,6 +207,6 @@ def _take(fd: int, old: str, new: str) -> None:
 
 
 def another(name: str, mark: str) -> str:
-    """A name that is free where `name` is not: with the mark before its suffix."""
+    """Makes another name for a file where `name` is taken: with the mark before its suffix."""
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}-{mark}.{suffix}" if dot else f"{name}-{mark}"

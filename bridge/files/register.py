@@ -10,21 +10,24 @@ from bridge.model import Fingerprint
 
 
 class Register:
-    """`known` by number; `news` are those that the ledger does not know so yet."""
+    """What is known of the generations of one source.
+
+    `known` has their records by number; `news` are those that the ledger does not know so yet.
+    """
 
     def __init__(self, known: list[Known]) -> None:
         self.known = {one.number: one for one in known}
         self.news: list[Known] = []
         self.anew: set[int] = set()
-        """Closed generations that were recognised in a compressed file, and were not before."""
+        """The numbers of closed generations that were recognised in a compressed file, and were not before."""
 
     def note(self, one: Generation, *, closed: bool = False) -> None:
-        """What it is known by now."""
+        """Writes down what a generation is known by now, as news for the ledger."""
         record = self.known[one.number] = one.known(closed=closed)
         self.news.append(record)
 
     def amend(self, number: int, at: Fingerprint) -> None:
-        """A generation is known by more than was written down of it here."""
+        """Writes down that a generation is known by more than its record here said, as news for the ledger."""
         self.known[number] = replace(self.known[number], at=at)
         self.news.append(self.known[number])
 
@@ -62,11 +65,11 @@ class Register:
     def find(
         self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
     ) -> Generation | None:
-        """Which of these files holds what the record says, in its place; `taken` are the inodes of others.
+        """Finds the file that holds what a generation's record says, and places its reader there; None: there is none.
 
-        Of a generation that has ended the one that is it. Else its inode among the rotated, then of those that are no
-        other generation the oldest, then the path: two generations may well begin alike, and the older one is finished
-        first.
+        `taken` are the inodes of others. Of a generation that has ended the file that is it. Else its inode among the
+        rotated, then of those that are no other generation the oldest, then the path: two generations may well begin
+        alike, and the older one is finished first.
         """
         matched = self.match(rotated)
         if record.closed:
@@ -82,13 +85,19 @@ class Register:
         return None
 
     def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
-        """The file that was copied of what `at` describes, in its place: of no other generation, nor of this inode."""
+        """Finds the file that was copied of the generation which `at` describes, and places its reader there.
+
+        None when there is none: a file of another generation, or of the inode `but`, is not it.
+        """
         matched = self.match(rotated) if at.head_len else {}
         free = [file for file in rotated if at.head_len and file not in matched and file.identity != but]
         return next((file for file in free if file.place(at)), None)
 
     def _recognised(self, one: Generation, record: Known) -> Known:
-        """A closed generation was compressed: the next look knows it without unpacking it."""
+        """Notes that a closed generation was found compressed: the next look knows its file without unpacking it.
+
+        Returns the generation's record.
+        """
         if one.packed is not None and not _remembered(one, record):
             record = replace(record, device=one.identity[0], inode=one.identity[1], packed=one.packed)
             self.known[record.number] = record
@@ -111,7 +120,10 @@ def _in_place(one: Generation, record: Known) -> bool:
 
 
 def _whole(one: Generation, record: Known) -> bool:
-    """A compressed file may hold more: what was carried of it may have been cut short."""
+    """Whether a file holds all that was carried of a closed generation, and no more.
+
+    A compressed file may hold more: what was carried of it may have been cut short.
+    """
     if one.packed is None:
         return one.size() == record.at.offset and one.holds(record.at)
     return one.holds(record.at) and (record.at.offset >= HEAD or not one.read(1, record.at.offset))

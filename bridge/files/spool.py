@@ -1,4 +1,4 @@
-"""A folder with one file per message: what is in it, whether a file is complete, and new files put into it whole.
+"""Reads a folder with one file per message: what is in it, and whether a file is complete.
 
 Names are bytes, as the file system has them: any byte but `/` and NUL may stand in one.
 """
@@ -21,16 +21,16 @@ from bridge.globs import is_glob, translated
 from bridge.model import shown_name
 
 TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".swp", b".swx", b".crdownload", b".download", b"~")
-"""How names end that editors and downloads give to what is not complete."""
+"""The endings of names that editors and downloads give to files which are not complete."""
 
 AT_ONCE = 1000
-"""Files that a scan gives at once."""
+"""How many files a scan of a folder gives at once."""
 
 BUSY = 60.0
-"""Seconds that a file which did not change is given while a program has it open for writing."""
+"""Seconds for which a file that did not change is left alone while a program has it open for writing."""
 
 LAST = (1 << 63) - 1
-"""The latest time of writing, in ns since 1970: in the year 2262."""
+"""The latest time of writing that the facts of a file hold, in ns since 1970: in the year 2262."""
 
 FRESH = 1.0
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
@@ -46,25 +46,27 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> Facts:
-        """From a stat."""
+        """Makes the facts of a file from its stat."""
         written = max(-LAST, min(LAST, found.st_mtime_ns))  # a file system may hold times that the ledger cannot
         return cls(found.st_size, written, found.st_dev, found.st_ino)
 
     def age(self, now: float, since: float) -> float:
-        """Seconds that the file did not change, seen so `since`; its time of writing may lie in the future."""
+        """For how many seconds a file, seen so `since`, did not change; its time of writing may lie in the future."""
         return max(now - self.written / 1e9, now - since)
 
 
 class Found(NamedTuple):
-    """A regular file: its path below the root, and its facts."""
+    """A regular file that was found in a folder: its path below the root, and its facts."""
 
     name: bytes
     facts: Facts
 
 
 class Taken(NamedTuple):
-    """A file that was read: its facts, its bytes (of one over the limit the first `limit`). `busy`: somebody has it
-    open for writing."""
+    """A file of a folder that was read: its facts, and its bytes (of one over the limit the first `limit`).
+
+    `busy`: somebody has it open for writing.
+    """
 
     facts: Facts
     raw: bytes
@@ -88,31 +90,31 @@ class Folder:
         self._seen: dict[bytes, tuple[int, float]] = {}
         self._real = b""
         self.removed: set[bytes] = set()
-        """Files that somebody was seen to take away, be there others of their names by now."""
+        """Names of files that the watcher saw taken away, be there others of these names by now."""
         self.watched = True
-        """Whether somebody tells what happens here; else only a scan finds what was rewritten in place."""
+        """Whether a watcher tells what happens in the folder; else only a scan finds what was rewritten in place."""
         self.unreadable: list[SourceError] = []
         """Folders below the first one that the last scan could not read."""
 
     @property
     def folders(self) -> set[Path]:
-        """The folders that the last scan found, and the one where it begins."""
+        """The paths of the folders that the last scan found, and of the one where a scan begins."""
         return {Path(os.fsdecode(_below(self.root, name))) for name in {self._base, *self._seen}}
 
     def has(self, name: bytes) -> bool:
-        """Whether a file of this path below the root would be one of these."""
+        """Whether a file of this path below the root would be one of the folder's messages, by its name."""
         last = name.rpartition(b"/")[2]
         if last.startswith(b".") or last.lower().endswith(TEMPORARY) or self._wanted.fullmatch(name) is None:
             return False
         return not any(one.fullmatch(name) for one in self._unwanted)
 
     def below(self, path: str) -> bytes | None:
-        """An absolute path as one below the root; None when it is elsewhere."""
+        """Turns an absolute path into one below the folder's root; None when it lies elsewhere."""
         raw = os.fsencode(path)
         return raw[len(self.root) + 1 :] if raw.startswith(self.root + b"/") else None
 
     def was_removed(self, path: str) -> None:
-        """Somebody took the file of this absolute path away, or moved it."""
+        """Notes that somebody took the file of this absolute path away from the folder, or moved it."""
         name = self.below(path)
         if name is not None and self.has(name):
             self.removed.add(name)
@@ -132,7 +134,10 @@ class Folder:
             return None
 
     def scan(self) -> Iterator[list[Found]]:
-        """All of them, some at a time, in no order. Raises SourceError when the first folder cannot be read."""
+        """Lists all files of the folder that its glob matches, some at a time, in no order.
+
+        Raises SourceError when the first folder cannot be read.
+        """
         some: list[Found] = []
         seen: dict[bytes, tuple[int, float]] = {}
         self.unreadable = []
@@ -169,7 +174,7 @@ class Folder:
             yield some
 
     def find(self, name: bytes) -> Found | None:
-        """The file of this name, if it is one of these and there."""
+        """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages."""
         if not self.has(name):
             return None
         try:
@@ -179,7 +184,7 @@ class Folder:
         return Found(name, Facts.of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def exists(self, name: str) -> bool:
-        """Whether there is anything of this name."""
+        """Whether there is anything of this name below the folder's root."""
         return os.path.lexists(_below(self.root, os.fsencode(name)))
 
     def busy(self, name: bytes) -> bool:
@@ -202,7 +207,7 @@ class Folder:
         return where == _below(self._real, rest)
 
     def digest(self, name: bytes) -> str:
-        """BLAKE2b-128 of all of a file, in hex; empty where it cannot be read."""
+        """BLAKE2b-128 of all of a file in the folder, in hex; empty where it cannot be read."""
         hasher = hashlib.blake2b(digest_size=16)
         try:
             fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -216,7 +221,7 @@ class Folder:
         return hasher.hexdigest()
 
     def read(self, name: bytes, limit: int) -> Taken | None:
-        """A file's bytes, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
+        """Reads a file of the folder, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
 
         Raises SourceError when it may not be read.
         """

@@ -1,4 +1,4 @@
-"""All files of one source at one moment."""
+"""A survey finds all files of one source, as they lie at one moment."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bridge.files.listing import Listing
 from bridge.globs import is_glob
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What says that there is no file of a name; anything else says that nobody could look."""
+"""The error numbers which say that there is no file of a name; any other says that nobody could look."""
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
 
 
 def matches(root: Path, pattern: str) -> list[Path]:
-    """What a glob finds below the root. Raises SourceError."""
+    """Lists the paths that a glob finds below the root. Raises SourceError."""
     try:
         return [*root.glob(pattern)]
     except OSError as error:
@@ -33,7 +33,7 @@ def matches(root: Path, pattern: str) -> list[Path]:
 
 
 def leads_out(path: Path, root: Path) -> bool:
-    """Whether this is a link to somewhere outside the root."""
+    """Whether a path is a link to somewhere outside the root."""
     try:
         return path.is_symlink() and not path.resolve().is_relative_to(root)
     except (OSError, RuntimeError):
@@ -61,7 +61,7 @@ class Survey:
         self._listing = listing
 
     def take(self) -> tuple[list[Generation], Generation | None]:
-        """All files of the source, open: the rotated ones, oldest first, and the one at the path.
+        """Opens all files of a source: returns the rotated ones, oldest first, and the one at its path.
 
         A rotation renames one file after the other. The survey is taken again until nothing moved while it was taken:
         else a file could slip from a name that is yet to be looked at to one that was.
@@ -79,7 +79,7 @@ class Survey:
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
 
     def holds(self, identity: tuple[int, int], head: bytes, start: int, data: bytes) -> bool:
-        """Whether a file that begins with `head`, and is not the one of this identity, holds `data` at `start`.
+        """Whether a file of the source that begins with `head`, and has not this identity, holds `data` at `start`.
 
         Raises SourceError.
         """
@@ -98,7 +98,7 @@ class Survey:
     def without_copies(
         self, files: list[Generation], fresh: Generation | None, held: list[Generation]
     ) -> list[Generation]:
-        """The rotated files but those that merely repeat the beginning of another, as `cp log log.bak` makes them.
+        """Closes rotated files that merely repeat the beginning of another, as `cp log log.bak` makes; returns others.
 
         Of two that are alike the one whose name ends in a number or a date stays. Two generations may well begin with
         the same line, so a short file of such a name is no copy. `held` are the generations that are open already.
@@ -134,7 +134,7 @@ class Survey:
         return any(is_copy(content, other.content, longer=True) for other in older if other.content)
 
     def _names(self) -> dict[Path, tuple[int, int]]:
-        """Every name of a piece of this source, and the device and inode behind it."""
+        """Maps the path of every piece of a source that lies there now to the device and inode behind it."""
         paths = {path for pattern in self._rotated for path in self._matches(pattern)}
         if self._one_of_many:  # a glob of rotated names serves every source: its own begin with its name
             paths = {path for path in paths if path.name.startswith((self._path.name + ".", self._path.name + "-"))}
@@ -154,7 +154,7 @@ class Survey:
         return names
 
     def _matches(self, pattern: str) -> list[Path]:
-        """What a glob of rotated names finds; beside a file of many only among names that begin with the file's own."""
+        """Lists what a glob of rotated names finds; beside a file of many only names that begin with the file's own."""
         folder, _, last = pattern.rpartition("/")
         if is_glob(folder) or (self._one_of_many and self._root / folder != self._path.parent):
             return matches(self._root, pattern)
@@ -173,5 +173,5 @@ class Survey:
         return tuple(0 if is_glob(folder) else self._listing.changed(self._root / folder) for folder in sorted(folders))
 
     def rotated_names(self) -> dict[tuple[int, int], Path]:
-        """Where each rotated piece lies, by device and inode. Raises SourceError."""
+        """Maps the device and inode of each rotated piece of a source to where the piece lies. Raises SourceError."""
         return {identity: path for path, identity in self._names().items() if path != self._path}

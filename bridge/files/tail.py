@@ -1,8 +1,8 @@
-"""Following one source through its generations: rotation, truncation, replacement, restart.
+"""A tail follows one source through its generations: rotation, truncation, replacement, restart.
 
-The chain holds the generations that are not carried to their end, oldest first, each with its descriptor open;
-the last one is the file at the source's path. Events are only reasons to look; what is true is size against
-offset and content against what was read.
+The chain holds the generations that are not carried to their end, oldest first, each with its descriptor open; the last
+one is the file at the source's path. Events are only reasons to look; what is true is size against offset and content
+against what was read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bridge.model import Fingerprint
 
 
 class Tail:
-    """One source. Thread-safe through `lock`; `news` and `notices` are taken by whoever called."""
+    """Follows one source. Thread-safe through `lock`; `news` and `notices` are taken by whoever called."""
 
     def __init__(
         self, root: Path, name: str, rotated: tuple[str, ...], known: list[Known], *, one_of_many: bool = False,
@@ -45,18 +45,18 @@ class Tail:
 
     @property
     def _late(self) -> list[Generation]:
-        """The finished generations that are open."""
+        """The finished generations of the source that are open."""
         return self._finished.held
 
     @property
     def news(self) -> list[Known]:
-        """Generations that are new, or known by more than before: for the ledger, and then to be cleared."""
+        """Records of generations that are new, or known by more than before: for the ledger, and then to be cleared."""
         return self._register.news
 
     # -- what is there ---------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Compares the files with the chain and takes in what changed. Raises SourceError; look again later."""
+        """Compares a source's files with its chain and takes in what changed. Raises SourceError; look again later."""
         with self.lock:
             if not self._chain:
                 with self._wholly():
@@ -91,22 +91,20 @@ class Tail:
         return self._chain[-1] if self._chain else None
 
     def first(self) -> Generation | None:
-        """The oldest generation that is not carried to its end."""
+        """The oldest generation of the source that is not carried to its end; None when there is none."""
         return self._chain[0] if self._chain else None
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """The open generation with this device and inode; sound, because the descriptor holds the inode."""
-        for generation in (*self._chain, *self._late):
-            if generation.content is not None and generation.identity == identity:
-                return generation
-        return None
+        opened = (one for one in (*self._chain, *self._late) if one.content is not None)
+        return next((one for one in opened if one.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
-        """The open generation of this number, or None."""
+        """The open generation of the source that has this number, or None."""
         return next((one for one in (*self._chain, *self._late) if one.number == number), None)
 
     def reopen(self, number: int) -> Generation | None:
-        """A known generation that is not open, found by its content and kept among the finished ones; None if gone."""
+        """Opens a known generation, found by its content, and keeps it among the finished ones; None if it is gone."""
         with self.lock:
             found = self._find(self._register.known[number]) if number in self._register.known else None
             if found is not None:
@@ -114,13 +112,13 @@ class Tail:
             return found
 
     def lies_elsewhere(self, identity: tuple[int, int], start: int, data: bytes) -> bool:
-        """Whether a copy of the open file of this inode, which was deleted, holds these bytes. Raises SourceError."""
+        """Whether a copy of this inode's open file, which was deleted, holds these bytes. Raises SourceError."""
         with self.lock:
             generation = self.of_identity(identity)
             return self._survey.holds(identity, generation.head if generation is not None else b"", start, data)
 
     def pending(self) -> list[Generation]:
-        """Generations not carried to their end, oldest first."""
+        """The source's generations that are not carried to their end, oldest first."""
         return list(self._chain)
 
     def late(self) -> list[Generation]:
@@ -131,18 +129,18 @@ class Tail:
         return grown
 
     def watch_finished(self) -> None:
-        """As `Finished.watch`. Under the lock."""
+        """Opens finished generations whose files have grown, over any number of rotations. Called under the lock."""
         self._finished.watch({generation.number for generation in self._chain}, self._inodes())
 
     def introduce(self, one: Generation, *, closed: bool = False) -> None:
-        """What was empty when it was numbered is known by its first bytes from now on: before a line of it is sent."""
+        """Notes the first bytes of a generation that was empty when it was numbered, before a line of it is sent."""
         if not self._register.known[one.number].at.head_len:
             one.extend_head()
             if one.head:
                 self._register.note(one, closed=closed)
 
     def close(self) -> None:
-        """Closes every descriptor."""
+        """Closes every file of the source that is open."""
         with self.lock:
             shut([*self._chain, *self._late])
             self._chain, self._finished.held = [], []
@@ -150,10 +148,7 @@ class Tail:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def peek(self, generation: Generation, limit: int) -> bytes:
-        """Up to `limit` bytes from the reader's place, after the bytes before it were found unchanged.
-
-        Empty when there is nothing new, or when the content is another now: the next look sorts that out.
-        """
+        """Reads up to `limit` bytes behind a generation's reader; none where the content is another: look again."""
         with self.lock:
             if generation.content is None:
                 return b""
@@ -165,22 +160,23 @@ class Tail:
             return raw[back:]
 
     def read(self, generation: Generation, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`. Raises SourceError, also where the file was replaced meanwhile."""
+        """Reads up to `size` bytes of a generation. Raises SourceError, also where the file was replaced meanwhile."""
         with self.lock:
             if generation.content is None:
                 raise SourceError("was replaced while it was read", where=str(generation.path))
             return generation.read(size, offset)
 
     def pass_over(self, generation: Generation, end: int) -> None:
-        """Moves the reader to `end`, over bytes that `read` returned, if the file is still the one they came from."""
+        """Moves a generation's reader to `end`, over bytes that `read` returned, if the file has not changed."""
         with self.lock:
-            if generation.content is not None and generation.changed() is None:
-                back = min(TAIL, end)
-                generation.read_to, generation.tail = end, generation.read(back, end - back)
+            back = min(TAIL, end)
+            tail = generation.read(back, end - back)
+            if generation.content is not None and generation.changed() is None:  # asked behind the read
+                generation.read_to, generation.tail = end, tail
                 generation.extend_head()
 
     def advance(self, generation: Generation, consumed: bytes) -> None:
-        """Moves the reader over bytes that `peek` returned. Under the lock: a look compares place and tail."""
+        """Moves a generation's reader over bytes `peek` returned. Under the lock: a look compares place and tail."""
         with self.lock:
             generation.read_to += len(consumed)
             generation.tail = (generation.tail + consumed[-TAIL:])[-TAIL:]
@@ -188,7 +184,7 @@ class Tail:
                 generation.extend_head()
 
     def finish(self) -> Known | None:
-        """Ends the chain's first generation when another follows it; returns its record, or None."""
+        """Ends the oldest generation that is not finished, when another follows it; returns its record, or None."""
         with self.lock:
             if len(self._chain) < 2:
                 return None
@@ -200,7 +196,7 @@ class Tail:
         return record
 
     def seek(self, number: int, at: Fingerprint) -> None:
-        """Puts the reader at a place that Redis confirmed: later generations are read from their beginning.
+        """Puts the source's reader at a place that Redis confirmed: later generations are read from their beginning.
 
         Where the content there is another, that is noticed and the next generation is read from 0.
         """
@@ -234,29 +230,28 @@ class Tail:
                     one.read_to, one.tail, one.checked = 0, b"", (-1, -1)
 
     def seek_offset(self, number: int, offset: int) -> bool:
-        """Puts the reader at a place whose digests nobody wrote down; False when that generation was never known."""
+        """Puts the source's reader at a place of which nobody wrote down digests; False: the generation is unknown."""
         with self.lock:
             if number not in self._register.known:
                 return False
             self.seek(number, self._register.known[number].at)
-            first = self.first()
+            first, back = self.first(), min(TAIL, offset)
             if first is not None and first.number == number:
-                first.read_to = offset
-                first.tail = first.read(min(TAIL, offset), max(0, offset - TAIL))
+                first.read_to, first.tail = offset, first.read(back, offset - back)
             return True
 
     def seek_late(self, number: int, at: Fingerprint) -> None:
-        """The same for a finished generation that has grown since."""
+        """Moves the reader of a finished generation that has grown since to `at`; closes one of other content."""
         for one in [one for one in self._late if one.number == number and not one.place(at)]:
             self._late.remove(one)
             one.close()
 
     def amend(self, number: int, at: Fingerprint) -> None:
-        """A generation is known by more than was written down of it here."""
+        """Writes down that a generation is known by more than its record here said, as news for the ledger."""
         self._register.amend(number, at)
 
     def record(self, number: int) -> Known:
-        """What is remembered of this generation."""
+        """What is remembered of the source's generation of this number."""
         return self._register.known[number]
 
     def records(self) -> list[Known]:
@@ -267,7 +262,7 @@ class Tail:
 
     @contextmanager
     def _wholly(self) -> Iterator[None]:
-        """Half a chain is none: its last generation would be taken for the newest, and others be numbered again."""
+        """Drops half a chain if the block fails: its last generation would pass for the newest, others be met anew."""
         try:
             yield
         except BaseException:
@@ -276,7 +271,7 @@ class Tail:
             raise
 
     def _start(self) -> None:
-        """The first look of this process: finds the generations the ledger knows, then what came since."""
+        """The first look of a process at a source: finds the generations the ledger knows, then what came since."""
         held, met = {one.number for one in self._late}, bool(self._register.known)
         newest = max(self._register.known, default=0)
         for record in self.records():
@@ -306,29 +301,33 @@ class Tail:
             self._finished.mend({generation.identity for generation in self._chain}, self._say_once)
 
     def _skipped(self, last: Generation) -> bool:
-        """Whether a rotated file holds lines, and is younger than all that are known but this one."""
+        """Whether a rotated file of the source holds lines, and is younger than all generations known but `last`."""
         rotated, fresh = self._files()
         found = self._register.has_newer(rotated, [*self._chain, *self._late], last.identity)
         shut(rotated, fresh)
         return found
 
     def _files(self) -> tuple[list[Generation], Generation | None]:
-        """The rotated files, oldest first, without mere copies; and the one at the path."""
+        """Opens the source's rotated files, oldest first, without mere copies; and the one at the path."""
         rotated, fresh = self._survey.take()
+        self._finished.drop_replaced()
         return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
         return {generation.identity for generation in (*self._chain, *self._late)}
 
     def _find(self, record: Known) -> Generation | None:
-        """The file that holds what the record says, open and in its place; None when it is gone."""
-        rotated, fresh = self._files()
-        chosen = self._register.find(record, rotated, fresh, self._inodes())
-        shut(rotated, fresh, but=chosen)
-        return chosen
+        """Opens the file that holds what a generation's record says, placed there; None when it is gone."""
+        for _ in range(2):  # behind the back of one survey it may have been copied and emptied
+            rotated, fresh = self._files()
+            chosen = self._register.find(record, rotated, fresh, self._inodes())
+            shut(rotated, fresh, but=chosen)
+            if chosen is not None:
+                return chosen
+        return None
 
     def _moved_on(self, current: Generation) -> None:
-        """Another file stands at the path: the same content saved anew, or the next generation."""
+        """Takes in another file at the source's path: the same content saved anew, or the next generation."""
         rotated, fresh = self._survey.take()
         aside = {one.identity for one in rotated}
         shut(rotated)
@@ -339,8 +338,7 @@ class Tail:
         if current.head and current.identity not in aside and fresh.holds(at):
             unread = current.size() - at.offset if current.content is not None else 0
             if unread <= 0 or fresh.read(unread, at.offset) == current.read(unread, at.offset):
-                current.close()
-                current.content, current.path, current.identity = fresh.content, self.path, fresh.identity
+                current.take_over(fresh, self.path)
                 current.checked = (-1, -1)
                 self._register.note(current)
                 return
@@ -371,7 +369,7 @@ class Tail:
             self._register.note(file)
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
-        """The same file with other content (truncated, copied and truncated, rewritten): a new generation from 0."""
+        """Begins a new generation at 0 of a file with other content (truncated, copied and truncated, rewritten)."""
         at = at or current.fingerprint()
         rotated, now = self._survey.take()
         copy = self._register.copy_of(at, rotated, but=current.identity)
@@ -383,7 +381,7 @@ class Tail:
         current.close()
         current.identity, current.checked = (-1, -1), (-1, -1)
         if copy is not None:
-            current.content, current.path, current.identity = copy.content, copy.path, copy.identity
+            current.take_over(copy, copy.path)
             current.read_to, current.tail, current.head = copy.read_to, copy.tail, copy.head
         elif not at.head_len:
             self._chain.remove(current)

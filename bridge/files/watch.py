@@ -47,7 +47,7 @@ class Watcher:
         self._refused = ""
 
     def tend(self) -> None:
-        """Starts the observer, replaces it when one of its threads died or a watched folder was replaced."""
+        """Starts the file watcher, and replaces it when one of its threads died or a watched folder was replaced."""
         now = {folder: _identity(folder) for folder in self.folders}
         present = {folder: identity for folder, identity in now.items() if identity is not None}
         if self._observer is not None:
@@ -70,7 +70,7 @@ class Watcher:
         self._observer, self._watched = observer, present
 
     def close(self) -> None:
-        """Stops the observer's threads."""
+        """Stops the threads of the file watcher."""
         observer, self._observer, self._watched = self._observer, None, {}
         if observer is not None and observer.is_alive():
             try:

@@ -9,9 +9,9 @@ KEPT = 1000
 
 
 def place_of(ledger: Ledger) -> str:
-    """The inodes of the ledger and its folder: a copy, or one that was put back from a backup, has others.
+    """Tells which file the ledger is, by the inodes of the ledger and its folder. Raises OSError.
 
-    Raises OSError.
+    A copy, or one that was put back from a backup, has others.
     """
     return f"{ledger.path.parent.stat().st_ino}.{ledger.path.stat().st_ino}"
 
@@ -23,7 +23,7 @@ def nonces(ledger: Ledger, stream: str) -> dict[str, str]:
 
 
 def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
-    """A process begins to carry, before Redis is told."""
+    """Notes in the ledger that the process of this nonce begins to carry the stream, before Redis is told."""
     with ledger.transaction():
         ledger.write("DELETE FROM nonces WHERE stream = ? AND nonce = ?", (stream, nonce))
         ledger.write("INSERT INTO nonces (stream, nonce, place) VALUES (?, ?, ?)", (stream, nonce, place))
@@ -34,5 +34,5 @@ def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
 
 
 def forget_nonces(ledger: Ledger, stream: str) -> None:
-    """Inside a transaction: nothing is known of who carried it."""
+    """Deletes from the ledger, inside a transaction, who carried a stream: nothing is known of that any more."""
     ledger.write("DELETE FROM nonces WHERE stream = ?", (stream,))

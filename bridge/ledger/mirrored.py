@@ -1,4 +1,4 @@
-"""What the mirror is about to write (intents) and what it wrote (ranges)."""
+"""The ledger remembers what the mirror is about to write (intents) and what it wrote (ranges)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, EntryId, Position
 
 LARGEST = (1 << 63) - 1
-"""Of SQLite's integers; an entry ID's milliseconds may be larger."""
+"""The largest of SQLite's integers; an entry ID's milliseconds may be larger."""
 
 Written = tuple[EntryId, int]
-"""An entry's ID and the length of its line, newline included."""
+"""An entry that the mirror writes: its ID, and the length of its line in bytes, newline included."""
 
 
 def pack_written(written: Sequence[Written]) -> bytes:
-    """20 bytes an entry, as columns: all milliseconds, all sequences, all lengths; in this machine's byte order."""
+    """Packs IDs of entries and lengths of their lines into 20 bytes an entry, as columns, in this machine's byte order.
+
+    All milliseconds come first, then all sequences, then all lengths.
+    """
     if not written:
         return b""
     ids, lengths = zip(*written, strict=True)
@@ -27,7 +30,7 @@ def pack_written(written: Sequence[Written]) -> bytes:
 
 
 def unpack_written(blob: bytes) -> list[Written]:
-    """The inverse."""
+    """Unpacks the 20 bytes an entry that `pack_written` made into IDs of entries and lengths of their lines."""
     n = len(blob) // 20
     ids, lengths = array("Q", blob[: 16 * n]), array("I", blob[16 * n :])
     return list(zip(zip(ids[:n], ids[n:], strict=True), lengths, strict=True))
@@ -40,7 +43,7 @@ def range_digest(content: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Whole lines that are about to be appended to a file that had `size` bytes then."""
+    """Whole lines that the mirror is about to append to a file that had `size` bytes then."""
 
     id: int
     name: str
@@ -65,7 +68,7 @@ class Range:
 def add_intent(
     ledger: Ledger, stream: str, name: str, generation: int, size: int, content: bytes, entries: Sequence[Written]
 ) -> int:
-    """Notes an intent; returns its number."""
+    """Notes an intent in the ledger: what the mirror is about to write, and where; returns the intent's number."""
     rows = ledger.rows(
         "INSERT INTO intents (stream, name, generation, size, content, entries) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
         (stream, name, generation, size, content, pack_written(entries)),
@@ -74,7 +77,7 @@ def add_intent(
 
 
 def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
-    """The intents that are not resolved, oldest first."""
+    """The intents of a stream's mirror that are not resolved, oldest first."""
     rows = ledger.rows(
         "SELECT id, name, generation, size, content, entries FROM intents WHERE stream = ? ORDER BY id", (stream,)
     )
@@ -82,7 +85,7 @@ def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
 
 
 def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
-    """Files and contents of the open intents."""
+    """The names of the files that a stream's open intents are about, and what is to stand in them."""
     return [
         (str(name), bytes(content))
         for name, content in ledger.rows("SELECT name, content FROM intents WHERE stream = ?", (stream,))
@@ -90,14 +93,17 @@ def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
 
 
 def drop_intent(ledger: Ledger, number: int) -> None:
-    """The intent is resolved."""
+    """Deletes an intent from the ledger, as it is resolved."""
     ledger.write("DELETE FROM intents WHERE id = ?", (number,))
 
 
 def move_intent(
     ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[Written]
 ) -> None:
-    """The intent is about another place now, and these lines: its file was replaced, or what stood was followed."""
+    """Notes that an intent is about another place now, and these lines.
+
+    Its file was replaced, or what stood was followed.
+    """
     ledger.write(
         "UPDATE intents SET generation = ?, size = ?, content = ?, entries = ? WHERE id = ?",
         (generation, size, content, pack_written(entries), number),
@@ -105,12 +111,12 @@ def move_intent(
 
 
 def rename_intent(ledger: Ledger, number: int, name: str) -> None:
-    """The intent is about a file of this name: the one before was taken."""
+    """Notes that an intent is about a file of this name now, as the name before was taken."""
     ledger.write("UPDATE intents SET name = ? WHERE id = ?", (name, number))
 
 
 def add_range(ledger: Ledger, stream: str, one: Range) -> None:
-    """Notes bytes that were written."""
+    """Notes a range in the ledger: bytes of a file that the mirror wrote."""
     ledger.write(
         "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries, last_ms)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -120,7 +126,7 @@ def add_range(ledger: Ledger, stream: str, one: Range) -> None:
 
 
 def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
-    """The bytes were sent as file-born lines: they are the mirror's no more."""
+    """Deletes a range from the ledger, as lines in it are the mirror's no more but are sent as file-born ones."""
     ledger.write(
         "DELETE FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start = ?",
         (stream, one.name, one.generation, one.start),
@@ -128,7 +134,7 @@ def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
 
 
 def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, start: int, end: int) -> list[Range]:
-    """The ranges that touch bytes `start` to `end`, in file order, without their entries.
+    """The mirror's ranges that touch bytes `start` to `end` of a generation, in file order, without their entries.
 
     Ranges do not overlap, so of those that begin before `start` only the last can reach it.
     """
@@ -156,7 +162,10 @@ def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | No
 
 
 def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
-    """Redis lost entries of an open intent: `entries` holds 0-0 in their place, their lines will be the file's own."""
+    """Notes which entries of an open intent Redis lost: `entries` holds 0-0 in their place.
+
+    Their lines will be the file's own.
+    """
     ledger.write("UPDATE intents SET entries = ? WHERE id = ?", (pack_written(entries), number))
 
 
@@ -175,7 +184,7 @@ def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
 
 
 def last_mirrored(ledger: Ledger, stream: str) -> list[EntryId]:
-    """The entries of the ranges that were noted last."""
+    """The IDs, ascending, of the entries in the ranges that were noted last."""
     rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ? ORDER BY rowid DESC LIMIT 8", (stream,))
     return sorted(entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob)[-64:] if entry_id != ZERO_ID)
 
@@ -196,7 +205,7 @@ def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> P
 
 
 def last_end(ledger: Ledger, stream: str, name: str) -> Position | None:
-    """Behind the last line, in file order, that the mirror made."""
+    """The position behind the last line, in file order, that the mirror wrote into a file; None when it wrote none."""
     rows = ledger.rows(
         "SELECT generation, end FROM ranges WHERE stream = ? AND name = ? ORDER BY generation DESC, end DESC LIMIT 1",
         (stream, name),
@@ -205,7 +214,10 @@ def last_end(ledger: Ledger, stream: str, name: str) -> Position | None:
 
 
 def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
-    """The bytes stay the mirror's; their entries were trimmed, and none of these IDs is looked for any more."""
+    """Takes the IDs of entries below `floor`, which were trimmed, out of a stream's ranges: none is looked for again.
+
+    The bytes stay the mirror's.
+    """
     rows = ledger.rows(
         "SELECT rowid, entries FROM ranges WHERE stream = ? AND last_ms BETWEEN 1 AND ?",
         (stream, min(floor[0], LARGEST)),
@@ -221,13 +233,13 @@ def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
 
 
 def all_ranges(ledger: Ledger, stream: str) -> list[Range]:
-    """Every range that holds entries."""
+    """Every range of a stream's mirror that holds entries."""
     rows = ledger.rows("SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ?", (stream,))
     return [Range(name, g, a, b, digest, unpack_written(blob)) for name, g, a, b, digest, blob in rows if blob]
 
 
 def ranges_of(ledger: Ledger, stream: str, name: str) -> list[Range]:
-    """The ranges of one file, with their entries."""
+    """The ranges that the mirror wrote into one file, with their entries."""
     rows = ledger.rows(
         "SELECT generation, start, end, digest, entries FROM ranges WHERE stream = ? AND name = ?", (stream, name)
     )
@@ -235,7 +247,7 @@ def ranges_of(ledger: Ledger, stream: str, name: str) -> list[Range]:
 
 
 def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: int) -> Range | None:
-    """The range that this byte is in, with its entries."""
+    """The mirror's range that holds the byte at this offset of a generation, with its entries; None where none does."""
     rows = ledger.rows(
         "SELECT start, end, digest, entries FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start <= ?"
         " AND end > ? ORDER BY start DESC LIMIT 1",

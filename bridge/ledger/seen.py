@@ -1,4 +1,7 @@
-"""Entries that were really seen in a stream, and mirrored lines whose entries it lost: what a fork of it is told by."""
+"""The ledger remembers entries that were really seen in a stream, and mirrored lines whose entries the stream lost.
+
+By both the bridge tells that the stream is a fork.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,20 @@ from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 
 Seen = tuple[EntryId, bytes]
-"""An entry's ID and the digest of its fields."""
+"""An entry that was seen in a stream: its ID and the digest of its fields."""
 
 
 def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[Seen]) -> None:
-    """Remembers the last entries that this direction saw, instead of those before."""
+    """Notes in the ledger the last entries that one direction saw in the stream, instead of those before."""
     told = json.dumps([[format_id(entry_id).decode(), digest.hex()] for entry_id, digest in entries])
     ledger.write("INSERT OR REPLACE INTO seen (stream, way, entries) VALUES (?, ?, ?)", (stream, way, told))
 
 
 def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
-    """What both directions saw last, and what was mirrored last, whose digests nobody noted: empty."""
+    """The entries of a stream that both directions saw last, and those that were mirrored last, or are about to be.
+
+    Of the latter nobody noted digests: they are empty.
+    """
     rows = ledger.rows("SELECT entries FROM seen WHERE stream = ?", (stream,))
     told = [sighting for (some,) in rows for sighting in json.loads(some)]
     seen = {(parse_id(entry.encode()), bytes.fromhex(digest)) for entry, digest in told}
@@ -40,9 +46,9 @@ class Released(NamedTuple):
     length: int
 
 
-def note_released(ledger: Ledger, stream: str, ones: Iterable[Released]) -> None:
-    """Inside a transaction: remembers them, in case the entries come back."""
-    for line in ones:
+def note_released(ledger: Ledger, stream: str, lines: Iterable[Released]) -> None:
+    """Notes, in a transaction, mirrored lines whose entries Redis lost, in case the entries come back."""
+    for line in lines:
         ledger.write(
             "INSERT OR REPLACE INTO released (stream, entry, digest, name, generation, start, length)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -51,7 +57,7 @@ def note_released(ledger: Ledger, stream: str, ones: Iterable[Released]) -> None
 
 
 def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequence[Released]]:
-    """All of them, some at a time."""
+    """Reads from the ledger all mirrored lines of a stream whose entries Redis lost, some at a time."""
     last = 0
     while True:
         rows = ledger.rows(
@@ -66,6 +72,9 @@ def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequen
 
 
 def forget_released(ledger: Ledger, stream: str, entries: Iterable[EntryId]) -> None:
-    """Inside a transaction: their entries stand again, or were trimmed on purpose."""
+    """Deletes mirrored lines from the ledger's list of those whose entries Redis lost, inside a transaction.
+
+    Their entries stand again, or were trimmed on purpose.
+    """
     for entry_id in entries:
         ledger.write("DELETE FROM released WHERE stream = ? AND entry = ?", (stream, format_id(entry_id).decode()))

@@ -15,10 +15,10 @@ from bridge.files.spool import Facts
 from bridge.ledger.store import Ledger
 
 SECOND = 1_000_000_000
-"""In ns."""
+"""One second, in ns."""
 
 STALE = "-1"
-"""The inode of a message that is due and whose file holds another one by now."""
+"""The inode that is noted of a message which is due and whose file holds another one by now."""
 
 MIRRORED = 0
 """The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
@@ -26,9 +26,10 @@ MIRRORED = 0
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A message that is to be sent. `time` in ms since 1970; `raw` None: too much was kept, it is read again.
+    """A message of a spool that forward is to send.
 
-    `batch` and `place` are 0 until it is on its way; then the batch is sent again as it was, if it must be.
+    `time` in ms since 1970; `raw` None: too much was kept, it is read again. `batch` and `place` are 0 until the
+    message is on its way; then the batch is sent again as it was, if it must be.
     """
 
     key: bytes
@@ -43,7 +44,10 @@ class Due:
 
 
 def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, tuple[Facts, bytes]]:
-    """Of these files, those that were read: their facts then, and the key of their message. At most 1000 names."""
+    """Of these spool files, those that were read: their facts then, and the key of their message.
+
+    At most 1000 names.
+    """
     found: dict[bytes, tuple[Facts, bytes]] = {}
     marks = ",".join("?" * len(names))
     for table in ("spool_files", "spool_due"):
@@ -61,7 +65,7 @@ def _facts(row: Sequence[object]) -> Facts:
 
 
 def note_file(ledger: Ledger, stream: str, name: bytes, facts: Facts, key: bytes) -> None:
-    """Remembers which message a file holds."""
+    """Notes in the ledger which message a spool file holds, and the facts of that file."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -70,7 +74,7 @@ def note_file(ledger: Ledger, stream: str, name: bytes, facts: Facts, key: bytes
 
 
 def standing(ledger: Ledger, stream: str, key: bytes) -> str:
-    """What is known of a message: `carried`, one way or the other, `sent` or `due`; empty: it was never met."""
+    """What the ledger knows of a spool message: `carried`, one way or the other, `sent` or `due`; empty: nothing."""
     rows = ledger.rows(
         "SELECT 'carried' FROM spool_messages WHERE stream = ? AND key = ? UNION ALL"
         " SELECT iif(batch, 'sent', 'due') FROM spool_due WHERE stream = ? AND key = ?",
@@ -80,7 +84,7 @@ def standing(ledger: Ledger, stream: str, key: bytes) -> str:
 
 
 def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[bytes]:
-    """Keys of the messages without identity that hold this content and were written then, carried or due.
+    """Keys of the spool's messages without identity that hold this content and were written then, carried or due.
 
     A time in whole seconds, as copies have it, is any time within that second.
     """
@@ -97,7 +101,10 @@ def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[byt
 
 
 class Last(NamedTuple):
-    """The message that a file was last known to hold, sent or due: its key and content, and the file's inode then."""
+    """What the ledger last knew a spool file to hold, sent or due.
+
+    That is the message's key and content, and the file's inode then.
+    """
 
     key: bytes
     alike: bytes
@@ -105,7 +112,7 @@ class Last(NamedTuple):
 
 
 def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
-    """Of this file; None: it was never met."""
+    """What the ledger last knew this spool file to hold; None: the file was never met."""
     rows = ledger.rows(
         "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? AND inode != ?", (stream, name, STALE)
     )
@@ -118,7 +125,7 @@ def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
 
 
 def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
-    """The file holds what it held, at another time or in another place."""
+    """Notes new facts of a spool file which holds what it held, at another time or in another place."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
             f"UPDATE {table} SET size = ?, written = ?, device = ?, inode = ?"
@@ -128,7 +135,7 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
 
 
 def touched(ledger: Ledger, stream: str, key: bytes, facts: Facts) -> None:
-    """The message is in a file of these facts now: by them it is known when that is moved."""
+    """Notes the facts of the file that a spool message is in now: by them it is known when the file is moved."""
     ledger.write(
         "UPDATE spool_messages SET written = ?, inode = ? WHERE stream = ? AND key = ? AND written != ?",
         (facts.written, str(facts.inode), stream, key, facts.written),
@@ -136,7 +143,7 @@ def touched(ledger: Ledger, stream: str, key: bytes, facts: Facts) -> None:
 
 
 def gone(ledger: Ledger, stream: str, name: bytes) -> None:
-    """The file was seen to be gone: another of its name is another, be it on the same inode."""
+    """Notes that a spool file was seen to be gone: one of its name is another file, be it on the same inode."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
             f"UPDATE {table} SET inode = '0' WHERE stream = ? AND name = ? AND inode != ?", (stream, name, STALE)
@@ -144,7 +151,7 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
 
 
 def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
-    """The files that are known to hold this message, and what they were."""
+    """The spool files that are known to hold this message, and their facts as they were."""
     return [
         (row[0], _facts(row[1:5]))
         for table in ("spool_files", "spool_due")
@@ -155,7 +162,7 @@ def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts
 
 
 def add_due(ledger: Ledger, stream: str, one: Due) -> None:
-    """A message to be sent, or what became of one that is not on its way yet."""
+    """Notes in the ledger a spool message to be sent, or what became of one that is not on its way yet."""
     # One whose bytes are kept is sent, although another message took its file. The plus keeps SQLite from looking for
     # the name among all that is in no batch yet.
     ledger.write(
@@ -176,12 +183,12 @@ def add_due(ledger: Ledger, stream: str, one: Due) -> None:
 
 
 def drop_due(ledger: Ledger, stream: str, key: bytes) -> None:
-    """Its file is gone or another by now."""
+    """Deletes a message that is due and not on its way from the ledger: its spool file is gone or another by now."""
     ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ? AND +batch = 0", (stream, key))
 
 
 def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]:
-    """The next messages in the order of their times, then of their names; or those of a batch that is on its way."""
+    """The spool's next messages to be sent, in the order of their times, then names; or those of a batch on its way."""
     order = "place" if batch else "time, name"
     rows = ledger.rows(
         "SELECT key, alike, name, size, written, device, inode, time, raw, digest, batch, place FROM spool_due"
@@ -192,7 +199,7 @@ def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]
 
 
 def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-    """In a transaction: these messages, as key, bytes and digest of the row, are on their way in this batch."""
+    """Notes in a transaction that these spool messages (key, bytes, row's digest) are on their way in this batch."""
     for place, (key, raw, digest) in enumerate(messages):
         ledger.write(
             "UPDATE spool_due SET batch = ?, place = ?, raw = ?, digest = ? WHERE stream = ? AND key = ?",
@@ -201,7 +208,7 @@ def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes
 
 
 def batches(ledger: Ledger, stream: str) -> dict[int, int]:
-    """The batches that are on their way, ascending, and how many messages each has."""
+    """The spool's batches that are on their way, ascending, and how many messages each has."""
     rows = ledger.rows(
         "SELECT batch, count(*) FROM spool_due WHERE stream = ? AND batch > 0 GROUP BY batch ORDER BY batch", (stream,)
     )
@@ -209,7 +216,7 @@ def batches(ledger: Ledger, stream: str) -> dict[int, int]:
 
 
 def last_batch(ledger: Ledger, stream: str) -> int:
-    """The highest batch number that was ever given and is still known."""
+    """The highest number that a batch of the spool's messages was ever given and that is still known."""
     rows = ledger.rows(
         "SELECT max(n) FROM (SELECT max(batch) AS n FROM spool_messages WHERE stream = ?"
         " UNION ALL SELECT max(batch) FROM spool_due WHERE stream = ?)",
@@ -219,7 +226,7 @@ def last_batch(ledger: Ledger, stream: str) -> int:
 
 
 def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
-    """In a transaction: the batch is in the stream, its messages are known. Returns the names of their files."""
+    """Notes in a transaction that a spool's batch is in the stream, its messages known. Returns their files' names."""
     names = [
         row[0] for row in ledger.rows("SELECT name FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
     ]
@@ -240,14 +247,14 @@ def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
 
 
 def unsend(ledger: Ledger, stream: str) -> None:
-    """What was on its way is due again, in the order of its time."""
+    """Makes all spool messages that were on their way due again, in the order of their time."""
     ledger.write("UPDATE spool_due SET batch = 0, place = 0 WHERE stream = ?", (stream,))
 
 
 def mirrored(
     ledger: Ledger, stream: str, key: bytes, content: bytes, name: bytes, facts: Facts, mark: str,
 ) -> None:  # fmt: skip
-    """In a transaction: the mirror put this message into the folder, as this file. `mark` tells its range."""
+    """Notes in a transaction that the mirror put this message into the spool, as this file. `mark` tells its range."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
         " VALUES (?, ?, ?, 0, 0, x'', ?, ?, ?)",
@@ -260,7 +267,7 @@ def mirrored(
 def save_carried(
     ledger: Ledger, stream: str, key: bytes, content: bytes, batch: int, place: int, digest: bytes, facts: Facts
 ) -> None:  # fmt: skip
-    """This message stands in the stream as that place of that batch."""
+    """Notes in the ledger that this spool message stands in the stream as that place of that batch."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')",
@@ -269,13 +276,13 @@ def save_carried(
 
 
 def forget_all(ledger: Ledger, stream: str) -> None:
-    """Nothing is known of the folder any more."""
+    """Deletes from the ledger all that it knows of the messages and files of a spool's folder."""
     for table in ("spool_messages", "spool_files", "spool_due"):
         ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
 
 
 def forget_file(ledger: Ledger, stream: str, name: bytes) -> None:
-    """The message in this file is to be sent, as if it was never met."""
+    """The ledger forgets the message in this spool file, so that it is sent as if it was never met."""
     with ledger.transaction():
         ledger.write(
             "DELETE FROM spool_messages WHERE stream = ? AND key IN"
@@ -286,17 +293,17 @@ def forget_file(ledger: Ledger, stream: str, name: bytes) -> None:
 
 
 def forget_aside(ledger: Ledger, stream: str) -> None:
-    """The files that were set aside are read again."""
+    """The ledger forgets the spool files that were set aside, so that they are read again."""
     ledger.write("DELETE FROM spool_files WHERE stream = ? AND key = x''", (stream,))
 
 
 def mirrored_as(name: str, generation: int) -> str:
-    """How a message tells its range."""
+    """Makes the mark by which a mirrored message of a spool tells the range that it is in."""
     return f"{generation}:{name}"
 
 
 def forget_mirrored(ledger: Ledger, stream: str) -> None:
-    """Messages whose range is no more: Redis lost their entries, so they are the folder's own to send."""
+    """Forgets mirrored messages whose range is no more: Redis lost their entries, so the folder is to send them."""
     _forget(
         ledger, stream,
         "batch = 0 AND NOT EXISTS (SELECT 1 FROM ranges WHERE ranges.stream = spool_messages.stream"
@@ -305,7 +312,10 @@ def forget_mirrored(ledger: Ledger, stream: str) -> None:
 
 
 def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, set[int]]) -> None:
-    """Redis lost the batches above this one, but for what still stands, as places by batch: the rest is sent again."""
+    """Forgets spool messages that Redis lost, so that they are sent again.
+
+    Those are of the batches above this one, but for what still stands, as places by batch.
+    """
     with ledger.transaction():
         ledger.write(
             "CREATE TEMP TABLE IF NOT EXISTS standing (batch INTEGER, place INTEGER, PRIMARY KEY (batch, place))"
@@ -331,7 +341,7 @@ def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -
 
 
 def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | None:
-    """The digest of the row that was sent as this place of this batch, or is on its way; None: nothing was."""
+    """The digest of the row that the spool sent as this place of this batch, or has on its way; None: nothing was."""
     for table in ("spool_messages", "spool_due"):
         rows = ledger.rows(
             f"SELECT digest FROM {table} WHERE stream = ? AND batch = ? AND place = ?", (stream, batch, place)
@@ -342,19 +352,19 @@ def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | No
 
 
 def totals(ledger: Ledger, stream: str) -> tuple[int, int, int, int | None]:
-    """Bytes of the files that were carried; number, bytes and earliest time in ms of what is due."""
+    """Counts a spool: bytes of the files that were carried; number, bytes and earliest time in ms of what is due."""
     carried = ledger.rows("SELECT coalesce(sum(size), 0) FROM spool_files WHERE stream = ? AND key != x''", (stream,))
     rows = ledger.rows("SELECT count(*), coalesce(sum(size), 0), min(time) FROM spool_due WHERE stream = ?", (stream,))
     return int(carried[0][0]), int(rows[0][0]), int(rows[0][1]), rows[0][2]
 
 
 def kept_bytes(ledger: Ledger, stream: str) -> int:
-    """Bytes of messages that are due and whose content is kept."""
+    """How many bytes the ledger keeps as content of spool messages that are due."""
     return int(ledger.rows("SELECT coalesce(sum(length(raw)), 0) FROM spool_due WHERE stream = ?", (stream,))[0][0])
 
 
 def files_of(ledger: Ledger, stream: str, batch: int, place: int, mark: str = "") -> list[bytes]:
-    """The files that are known to hold the message of this place of a batch; or, with batch 0, of this range."""
+    """The spool files that are known to hold the message of this place of a batch; or, with batch 0, of this range."""
     rows = ledger.rows(
         "SELECT name FROM spool_files JOIN spool_messages USING (stream, key)"
         " WHERE stream = ? AND batch = ? AND place = ? AND mirrored = ? ORDER BY name",
@@ -364,13 +374,13 @@ def files_of(ledger: Ledger, stream: str, batch: int, place: int, mark: str = ""
 
 
 def in_parts(names: Sequence[bytes], size: int = 1000) -> Iterator[Sequence[bytes]]:
-    """Some of them at a time."""
+    """Cuts a list of file names into parts of `size` names at most."""
     for at in range(0, len(names), size):
         yield names[at : at + size]
 
 
 def carried(ledger: Ledger, stream: str, name: bytes) -> tuple[int, int, str] | None:
-    """Of the message that a file is known to hold: its batch and place, and its range if it was mirrored.
+    """Says how the message that a spool file is known to hold was carried: batch, place, and range if it was mirrored.
 
     None: it was not carried, as far as the ledger knows.
     """

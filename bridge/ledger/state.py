@@ -1,4 +1,7 @@
-"""What was last carried of each state, the digest and the time of its value; and which side owns them by now."""
+"""The ledger remembers what was last carried of each state, and which side owns the values by now.
+
+Of a value, those are its digest and its time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from bridge.ledger.store import Ledger
 
 
 def values(ledger: Ledger, stream: str) -> dict[bytes, tuple[bytes, bytes]]:
-    """SHA-256 in hex and timestamp of the value that both sides held last, by name."""
+    """SHA-256 in hex and timestamp of the value of each state that both sides held last, by name."""
     rows = ledger.rows("SELECT name, sha256, timestamp FROM state_values WHERE stream = ?", (stream,))
     return {name: (sha.encode(), stamp) for name, sha, stamp in rows}
 
@@ -16,7 +19,10 @@ def values(ledger: Ledger, stream: str) -> dict[bytes, tuple[bytes, bytes]]:
 def save_value(
     ledger: Ledger, stream: str, name: bytes, sha256: bytes, timestamp: bytes, version: int = 0
 ) -> None:  # fmt: skip
-    """Both sides hold this value, of this version; a lower one than before leaves that as it is."""
+    """Notes in the ledger that both sides hold this value of a state, of this version.
+
+    A lower version than one before leaves that as it is.
+    """
     ledger.write(
         "INSERT INTO state_values (stream, name, sha256, timestamp, version) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (stream, name) DO UPDATE SET sha256 = excluded.sha256, timestamp = excluded.timestamp,"
@@ -33,7 +39,7 @@ def version_of(ledger: Ledger, stream: str, name: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Which side's values count, `file` or `redis`, and the component that was switched last and so said it.
+    """Which side's values of a state count, `file` or `redis`, and the component that was switched last and so said it.
 
     `asked`: a switch has been asked for and not made, and nothing is carried until then; `token` is its.
     """
@@ -43,13 +49,13 @@ class Owner:
     asked: bool = False
     token: str = ""
     since: float = 0.0
-    """When it was asked, in seconds since 1970."""
+    """When the switch was asked for, in seconds since 1970."""
     noted: bool = False
-    """Whether the bridge knows that something is asked."""
+    """Whether the running bridge knows that a switch is asked for."""
 
 
 def owner_of(ledger: Ledger | None, stream: str, declared: str) -> Owner:
-    """Of the values of a stream: as the mapping declares it, until a component that writes them is switched."""
+    """Says which side owns a stream's values: the declared one, until a component that writes them is switched."""
     sql = "SELECT owner, component, token, asked_at, noted FROM state_owners WHERE stream = ?"
     for side, component, token, since, noted in ledger.rows(sql, (stream,)) if ledger else []:
         return Owner(side or declared, component or "", token is not None, token or "", since or 0.0, bool(noted))
@@ -57,9 +63,10 @@ def owner_of(ledger: Ledger | None, stream: str, declared: str) -> Owner:
 
 
 def ask_owner(ledger: Ledger, stream: str, component: str, side: str, token: str, now: float) -> bool:
-    """Asks the bridge to carry nothing, until that side owns them or does not. False: another component's switch asks.
+    """Asks the bridge, through the ledger, to carry no values of a stream until a switch settles which side owns them.
 
-    What was asked for this component before is void: who asks now has it to himself.
+    Returns False when another component's switch asks. What was asked for this component before is void: who asks now
+    has it to himself.
     """
     ledger.write(
         "INSERT INTO state_owners (stream, component, asked, token, asked_at, noted) VALUES (?, ?, ?, ?, ?, 0)"
@@ -71,12 +78,15 @@ def ask_owner(ledger: Ledger, stream: str, component: str, side: str, token: str
 
 
 def note_asked(ledger: Ledger, stream: str, token: str) -> None:
-    """The bridge knows, and carries nothing."""
+    """The bridge notes in the ledger that it knows of the switch which was asked for, and carries nothing."""
     ledger.write("UPDATE state_owners SET noted = 1 WHERE stream = ? AND token = ?", (stream, token))
 
 
 def set_owner(ledger: Ledger, stream: str, component: str, side: str, token: str) -> None:
-    """The component was switched: that side owns them. What another switch has asked for meanwhile stays asked."""
+    """Notes in the ledger that the component was switched and that side owns the values of a stream.
+
+    What another switch has asked for meanwhile stays asked.
+    """
     ledger.write(
         "INSERT INTO state_owners (stream, component, owner, noted) VALUES (?1, ?2, ?3, 0)"
         " ON CONFLICT DO UPDATE SET owner = ?3, component = ?2,"
@@ -88,15 +98,15 @@ def set_owner(ledger: Ledger, stream: str, component: str, side: str, token: str
 
 
 def unask_owner(ledger: Ledger, token: str) -> None:
-    """It was not switched."""
+    """Takes back what the switch of this token asked for, as the component was not switched."""
     ledger.write("UPDATE state_owners SET asked = NULL, token = NULL, asked_at = NULL WHERE token = ?", (token,))
 
 
 def asked_owners(ledger: Ledger, before: float) -> list[str]:
-    """The switches that asked before then, seconds since 1970, and are not settled: their tokens."""
+    """The tokens of the switches that asked to own values before then, seconds since 1970, and are not settled."""
     return [str(token) for (token,) in ledger.rows("SELECT token FROM state_owners WHERE asked_at < ?", (before,))]
 
 
 def forget_value(ledger: Ledger, stream: str, name: bytes) -> None:
-    """Nobody knows any more what both sides held."""
+    """The ledger forgets what value of a state both sides held."""
     ledger.write("DELETE FROM state_values WHERE stream = ? AND name = ?", (stream, name))

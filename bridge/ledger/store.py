@@ -1,4 +1,4 @@
-"""Opening the ledger: WAL, migrations, and clear errors when it is damaged, locked, full or of a newer version.
+"""Opens the ledger: WAL, migrations, and clear errors when it is damaged, locked, full or of a newer version.
 
 A damaged ledger is never overwritten: without it forward would carry mirrored lines back.
 """
@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 
 VERSION = 9
-"""Of the layout; in SQLite's user_version, so that an older bridge can tell that it must not write."""
+"""The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
 
@@ -166,19 +166,22 @@ def _ninth(db: sqlite_utils.Database) -> None:
 
 
 LOOKS, LOOK = 20, 0.05
-"""How often, and after how many seconds, a ledger is looked at that has nothing in it yet."""
+"""How often, and after how many seconds, the ledger's file is looked at again while it has nothing in it yet."""
 
 CACHE, LARGE = 1 << 10, 16 << 10
-"""KiB of pages that a connection keeps in memory, at most; and one that carries a folder.
+"""KiB of the ledger's pages that a connection keeps in memory, at most; and one that carries a folder.
 
-The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections;
-what they free at once, among what stays, is not given back to the system.
+The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections; what
+they free at once, among what stays, is not given back to the system.
 """
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into the bridge's, with what to do; and what it cannot hold, a name or a number."""
+    """Turns SQLite's errors about the ledger, in the block, into the bridge's, with what to do.
+
+    And what SQLite cannot hold, a name or a number.
+    """
     try:
         yield
     except (UnicodeEncodeError, OverflowError) as error:
@@ -261,7 +264,10 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and errors as LedgerError. Transactions do not nest."""
+        """Runs the block as one transaction of the ledger: all or nothing, and errors as LedgerError.
+
+        Transactions do not nest.
+        """
         with translated(self.path):
             self.conn.execute("BEGIN IMMEDIATE")
             try:
@@ -273,15 +279,15 @@ class Ledger:
                 raise
 
     def rows(self, sql: str, args: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query."""
+        """Runs a query on the ledger and returns all its rows."""
         with translated(self.path):
             return self.conn.execute(sql, tuple(args)).fetchall()
 
     def write(self, sql: str, args: Iterable[Any] = ()) -> None:
-        """One statement: inside a transaction part of it, else committed at once."""
+        """Runs one statement that writes to the ledger: inside a transaction as part of it, else committed at once."""
         with translated(self.path):
             self.conn.execute(sql, tuple(args))
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes this connection to the ledger."""
         self.conn.close()

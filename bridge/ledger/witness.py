@@ -1,4 +1,7 @@
-"""What the mirror has put out, in bytes, for each file or folder: counted as it left the process (DESIGN §6.5)."""
+"""The ledger keeps what the mirror has put out, in bytes, for each file or folder: counted as it left the process.
+
+DESIGN §6.5.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from bridge.model import EntryId, format_id, parse_id
 
 
 class Put(NamedTuple):
-    """`put` bytes of lines since entry `base`. `removed`: how many entries had been removed from the stream then."""
+    """What the mirror has put out into a file or folder: `put` bytes of lines since entry `base`.
+
+    `removed`: how many entries had been removed from the stream then.
+    """
 
     put: int
     base: EntryId
@@ -17,13 +23,13 @@ class Put(NamedTuple):
 
 
 def puts_of(ledger: Ledger, stream: str) -> dict[str, Put]:
-    """By file or folder."""
+    """How many bytes the mirror of a stream has put out since which entry, by file or folder."""
     rows = ledger.rows("SELECT label, put, base, removed FROM witness WHERE stream = ?", (stream,))
     return {label: Put(put, parse_id(base.encode()), removed) for label, put, base, removed in rows}
 
 
 def save_put(ledger: Ledger, stream: str, label: str, account: Put) -> None:
-    """Notes it; inside the transaction that notes the ranges."""
+    """Notes in the ledger what the mirror has put out into a file or folder; inside the ranges' transaction."""
     ledger.write(
         "INSERT OR REPLACE INTO witness (stream, label, put, base, removed) VALUES (?, ?, ?, ?, ?)",
         (stream, label, account.put, format_id(account.base).decode(), account.removed),
@@ -31,5 +37,5 @@ def save_put(ledger: Ledger, stream: str, label: str, account: Put) -> None:
 
 
 def forget_puts(ledger: Ledger, stream: str) -> None:
-    """Nothing is counted any more: it begins anew from where the mirror is."""
+    """Deletes from the ledger what the mirror has put out: the count begins anew from where the mirror is."""
     ledger.write("DELETE FROM witness WHERE stream = ?", (stream,))

@@ -1,4 +1,7 @@
-"""Reads both sides and compares them (DESIGN §6.5). Holds no lock, writes nothing but the ledger's note of the run."""
+"""Parity of one mapping reads both sides and compares them (DESIGN §6.5).
+
+A check holds no lock, and writes nothing but the ledger's note of the run.
+"""
 
 from __future__ import annotations
 
@@ -34,31 +37,31 @@ from bridge.streams.keys import Keys
 from bridge.streams.trim import read_trimmed
 
 PAGE, PAGE_BYTES = 500, 1 << 20
-"""Entries, and about the bytes, that one command reads: a few milliseconds of the server's time."""
+"""Entries, and about the bytes, that parity reads with one command: a few milliseconds of the server's time."""
 
 POINTS, CLOSEST, WIDEST = 200, 20, 5000
-"""Into so many parts a stream is divided by the positions that are noted on the way; and how many entries one has.
+"""Into how many parts a stream is divided by the positions that parity notes, and how many entries a part has.
 
-What goes is read from one to another, and is in memory as a whole.
+What is trimmed is read from one position to another, and is in memory as a whole.
 """
 
 LOOKS = 5
-"""How often at most it is looked again where the stream was trimmed meanwhile."""
+"""How often at most parity looks at a mapping whose stream is trimmed meanwhile."""
 
 AGAIN = 8
-"""How often at most it is looked again where each look finds something else."""
+"""How often at most parity looks again where each look finds something else."""
 
 NEVER_AT_REST = "each look found other differences: files were rotated, or the stream filled, all the time"
 
 SETTLING = 1.0
-"""Seconds after which a difference is looked at once more before it is called one."""
+"""Seconds after which parity looks at a difference once more before it is called one."""
 
 Tell = Callable[[int, int], None]
-"""How many entries were read, of how many."""
+"""Called with how many entries parity has read, and of how many."""
 
 
 class Interrupted(Exception):
-    """The stop event was set."""
+    """The stop event was set while parity compared."""
 
 
 @dataclass(slots=True)
@@ -72,16 +75,16 @@ class Result:
     files: dict[str, int] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
     unit: str = "byte"
-    """What the positions in `files` count."""
+    """What the positions in `files` count: byte, batch or value."""
     notes: list[str] = field(default_factory=list)
     artifacts: dict[str, int] | None = None
-    """Of a folder of artifacts: how many are present as announced, changed or gone since, or were never announced."""
+    """How many artifacts are present as announced, changed or gone since, or never announced; None: there are none."""
     cut: dict[str, Cut] = field(default_factory=dict)
     """Sources whose current file is not as the bridge left it."""
     alive: bool = False
     """Whether a bridge runs."""
     too_much: list[str] = field(default_factory=list)
-    """What the witness says: more of ours was put into a file than was born for it."""
+    """What the witness says in words: more of ours was put into a file than was born for it."""
     lost: str = ""
     """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
     began: float = 0.0
@@ -89,32 +92,32 @@ class Result:
     stats: Stats | None = None
     onwards: bool = False
     until: Since | None = None
-    """From where the next look may go on."""
+    """The position from which the next comparison may go on, where this one found both sides equal."""
     length: int = 0
     """Entries that stand in the stream."""
     points: list[Since] = field(default_factory=list)
-    """Positions on the way, and that one: entries up to any of them may be trimmed. `added` counts up to there."""
+    """Positions on the way, and `until`: entries up to any of them may be trimmed. `added` counts up to there."""
 
     def add(self, since: Since | None) -> None:
-        """What was counted the last time is part of this one's."""
+        """Adds what the comparison before counted, from whose end this one went on, to this one's counts."""
         for name, number in (since.totals if since is not None else {}).items():
             setattr(self.tally, name, getattr(self.tally, name) + number)
         if since is not None and self.until is not None:
             self.tally.digest = self.until.digest
 
     def warnings(self) -> list[str]:
-        """What is to be known before anything is done."""
+        """Says in words what is to be known before anything is done: entries Redis lost, files that were cut."""
         lost = f"Redis lost entries ({self.lost}): start `bridge run`, it fills it again from the files"
         cuts = [f"do not start the bridge yet: {cut.in_words(name)}" for name, cut in self.cut.items()]
         return [lost] * bool(self.lost) + cuts
 
     def counts(self) -> dict[str, int]:
-        """Differences of each kind."""
+        """Counts the differences of each kind that parity found, also those that it does not list."""
         found = counts(self.tally.differences)
         return {kind: n + self.tally.uncounted.get(kind, 0) for kind, n in found.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """As DESIGN §5.4 has it."""
+        """The result of parity as `--json` prints it (DESIGN §5.4)."""
         tally = self.tally
         return {
             "mapping": self.mapping, "stream": self.stream, "verdict": self.verdict, "compared": tally.compared,
@@ -127,7 +130,10 @@ class Result:
 
 
 def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
-    """`entries` counts what stands in the stream, `before` what had agreed already. Pure."""
+    """The verdict on what a comparison counted: equal, differs or inconclusive. Pure.
+
+    `entries` counts what stands in the stream, `before` what had agreed already.
+    """
     if tally.differences or (tally.uncounted and not tally.marked):
         return "differs"
     if tally.uncounted:
@@ -140,7 +146,7 @@ def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
 
 
 def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
-    """Of an entry's `fields`, name by value: its origin as it stands, its origin read, and its message.
+    """Reads an entry's `fields` (name, value, name …): its origin as it stands, its origin parsed, its message.
 
     The first is None of an entry born in Redis; the others are None where they cannot be read.
     """
@@ -151,7 +157,7 @@ def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
 
 
 def verdict_of_all(results: Iterable[Result]) -> str:
-    """The whole differs if one mapping does, and is inconclusive if one is, or if nothing at all was compared. Pure."""
+    """The verdict on all mappings: differs if one does, inconclusive if one is or nothing was compared. Pure."""
     found = list(results)
     for verdict in ("differs", "inconclusive"):
         if any(one.verdict == verdict for one in found):
@@ -160,12 +166,12 @@ def verdict_of_all(results: Iterable[Result]) -> str:
 
 
 def spacing(length: int) -> int:
-    """Entries between two positions that are noted, of a stream of this length. Pure."""
+    """Entries between two positions that parity notes, of a stream of this length. Pure."""
     return max(CLOSEST, min(WIDEST, length // POINTS))
 
 
 def _removed(since: Since, view: View, entries: int) -> bool:
-    """Whether anything was removed since then, but on purpose; `entries` came. Pure."""
+    """Whether entries were removed since `since`, other than on purpose; `entries` came meanwhile. Pure."""
     trimmed = view.trimmed.count - since.trimmed
     if view.added != since.added + entries or view.length != since.length + entries - trimmed:
         return True
@@ -173,7 +179,7 @@ def _removed(since: Since, view: View, entries: int) -> bool:
 
 
 class Check:
-    """One mapping. `dial` connects: once to read the stream, and once more to look things up meanwhile."""
+    """The comparison of one mapping. `dial` connects: to read the stream, and once more to look things up meanwhile."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, dial: Callable[[], Connection], ledger: Ledger | None, stop: Event,
@@ -191,7 +197,7 @@ class Check:
         self._keys = Keys.of(mapping.stream.key)
 
     def run(self, since: Since | None = None) -> Result:
-        """Both sides; where they do not agree, once more after the settling time.
+        """Compares both sides of the mapping; where they do not agree, once more after the settling time.
 
         With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
         Raises Interrupted, SourceError, RedisLost, RedisRefused.
@@ -221,7 +227,7 @@ class Check:
         return result
 
     def _stands(self, before: list[Difference], result: Result) -> bool:
-        """Whether what was found is still what was found before: what is under way differs from look to look.
+        """Whether any difference of this look was found before as well: what is under way differs from look to look.
 
         A rotation, or a stream that is being filled again, is met by one look here and by the next there.
         """
@@ -247,7 +253,7 @@ class Check:
         return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
 
     def _once(self, since: Since | None) -> Result | None:
-        """None where what was before `since` is not as it was."""
+        """Compares both sides once, again where the stream was trimmed; None: what was before `since` changed."""
         began, steady = time.time(), time.monotonic()
         with closing(self._dial()) as connection, closing(self._dial()) as marks:
             for _ in range(LOOKS):
@@ -336,12 +342,12 @@ class Check:
                 raise Interrupted
 
     def _history(self, connection: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
-        """Entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
+        """Reads entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
         archive = Archive(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
         return history(connection, self._keys, archive, start, last, PAGE, PAGE_BYTES)
 
     def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
-        """The whole stream up to `last`, a page at a time. Raises Interrupted."""
+        """Reads the whole stream up to `last`, a page at a time, and tells how far it is. Raises Interrupted."""
         if last == ZERO_ID:
             return
         read = 0
@@ -353,7 +359,7 @@ class Check:
                 raise Interrupted
 
     def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:
-        """Whether the ledger keeps it in quarantine; its mapping may have been mended since."""
+        """Makes the test whether the ledger keeps a line or an entry in quarantine; its mapping may be mended since."""
         if self._ledger is None:
             return lambda one: False
         ledger, stream = self._ledger, self._mapping.stream.key
@@ -371,14 +377,14 @@ class Check:
 
 
 class Late:
-    """Which origins and entry IDs stand out of order and may: what `bridge:{S}:late` says, asked as they come."""
+    """Asks `bridge:{S}:late` which origins and entry IDs stand out of order and may, as they come."""
 
     def __init__(self, connection: Connection, key: bytes) -> None:
         self._connection = connection
         self._key = key
 
     def __call__(self, fields: list[bytes]) -> set[bytes]:
-        """Those of these that are marked."""
+        """Returns those of these origins and entry IDs that are marked as standing out of order."""
         found = set()
         for at in range(0, len(fields), 500):
             part = fields[at : at + 500]

@@ -1,4 +1,4 @@
-"""What is left when all agreeing lines and entries are gone: which kind of difference each of them is. Pure."""
+"""Tells of each line and entry that is left, when all that agree are gone, which kind of difference it is. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reorder
 
 LIKE = 0.5
 NEAR, LOOKED_AT = 8, 256
-"""So much of the longer one must stand in the other, to count as the same line altered; so many lines are tried, and so
-many bytes of each end of a line are looked at."""
+"""How much of the longer of two lines must stand in the other, to count as the same line altered (`LIKE`); how many
+lines are tried (`NEAR`), and how many bytes of each end of a line are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Difference:
     """The file's path as the file system has it, of a folder with a file per message."""
 
     def to_json(self) -> dict[str, Any]:
-        """As DESIGN §5.4 has it."""
+        """One difference as `--json` prints it (DESIGN §5.4)."""
         facts: dict[str, Any] = {name: getattr(self, name) for name in ("kind", "file", "line", "offset", "entry")}
         for name in ("expected", "actual"):
             raw = getattr(self, name)
@@ -58,7 +58,10 @@ class Difference:
 
 @dataclass(slots=True)
 class Sorted:
-    """The differences, and what turned out to be none: `late` ones stand out of order and say so."""
+    """What became of the lines and entries that were left: the differences, and what turned out to be none.
+
+    `late` messages stand out of order and say so.
+    """
 
     differences: list[Difference] = field(default_factory=list)
     late: int = 0
@@ -66,7 +69,7 @@ class Sorted:
     """Messages of components that write both sides themselves."""
     file_born: int = 0
     redis_born: int = 0
-    """Of those two, by where they were first written."""
+    """Messages that turned out to be no differences, by where they were first written: `file_born`, `redis_born`."""
     altered_broken: int = 0
     """Lines that are no messages, which were taken for altered ones."""
     foreign: int = 0
@@ -81,9 +84,10 @@ def classify(
     extras: Sequence[Extra], absent: Sequence[Missing], codec: Callable[[str], Codec], *,
     aside: Callable[[Extra | Missing], bool], both: frozenset[bytes], seen: Look,
 ) -> Sorted:  # fmt: skip
-    """Pairs what is left by content, then by place, then within each gap; what stays alone is missing, or too many.
+    """Pairs the lines and entries that are left by content, then by place, then within each gap.
 
-    What stays alone may be `aside`, in quarantine. `seen` is asked only when something stays alone even so.
+    What stays alone is missing, or too many; it may be `aside`, in quarantine. `seen` is asked only when something
+    stays alone even so.
     """
     found = Sorted()
     rows = _rows_of(extras, codec)
@@ -134,7 +138,7 @@ def classify(
 def _repeated(
     extras: Sequence[Extra], alone: dict[int, None], known: Seen, found: Sorted, codec: Callable[[str], Codec]
 ) -> None:
-    """A line that repeats an earlier one which has its entry is a duplicate."""
+    """Sorts out as a duplicate each line that repeats an earlier line of its file which has its entry."""
     for n in [*alone]:
         one = extras[n]
         first = known.first.get(one.line)
@@ -146,9 +150,10 @@ def _repeated(
 def _behind_torn(
     extras: Sequence[Extra], alone: dict[int, None], entries: list[Missing], found: Sorted
 ) -> list[Missing]:
-    """A line that begins in the middle of another, as its entry's origin says, stands behind a torn piece of ours.
+    """Pairs entries that begin in the middle of a line, as their origins say, with that line; returns the others.
 
-    A full disk cut that off, and another program's line followed it: forward reads the line without the piece.
+    Such a line stands behind a torn piece of ours: a full disk cut that off, and another program's line followed it.
+    Forward reads the line without the piece.
     """
     by_file: dict[tuple[str, int], list[int]] = defaultdict(list)
     for n in alone:
@@ -172,7 +177,10 @@ def _without_line(
     extras: Sequence[Extra], absent: Sequence[Missing], alone: list[Missing], known: Seen, found: Sorted,
     codec: Callable[[str], Codec],
 ) -> None:  # fmt: skip
-    """An entry whose line belongs to another entry too is a duplicate: both name the same origin."""
+    """Makes a difference of each entry that has no line: missing in the file, or a duplicate.
+
+    It is a duplicate where its line belongs to another entry too: both name the same origin.
+    """
     left_over = {(one.file.source, one.place) for one in extras}
     here = Counter((one.name, one.home) for one in alone)
     named = {at for at, n in Counter((one.name, one.home) for one in absent).items() if n > here[at]}
@@ -188,7 +196,8 @@ def _without_line(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Where lines of these bytes stand first, besides those that were left over; and what stands at these places."""
+    """What another look at the files found: where lines of the bytes asked for stand first, besides those that were
+    left over; and what stands at the places asked for."""
 
     first: dict[bytes, tuple[str, int]]
     at: dict[tuple[str, int], bytes]
@@ -208,7 +217,7 @@ def _rows_of(extras: Sequence[Extra], codec: Callable[[str], Codec]) -> list[Row
 def _by_place(
     extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
 ) -> list[Missing]:
-    """A line at the very place that an entry names, of other bytes: altered."""
+    """Pairs entries with lines of other bytes at the very place that they name, as altered; returns the others."""
     at = {(extras[n].file.source, extras[n].home): n for n in alone}
     still = []
     for missing in rest:
@@ -225,7 +234,10 @@ def _by_place(
 def _by_gap(
     extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
 ) -> list[Missing]:
-    """Of Redis-born entries nobody knows the place: a line much alike, in the same gap, is one of them altered."""
+    """Pairs Redis-born entries, whose place nobody knows, with lines much alike in the same gap, as altered.
+
+    Returns the entries that found none.
+    """
     gaps: dict[tuple[str, int], deque[int]] = defaultdict(deque)
     for n in alone:
         if extras[n].gap:
@@ -249,7 +261,7 @@ def _by_gap(
 
 
 def likeness(a: bytes, b: bytes) -> float:
-    """How much of the longer one stands in the other at the same place, from the beginning or the end: 0 to 1. Pure."""
+    """How much of the longer of two lines stands at the same place in the other, from either end: 0 to 1. Pure."""
     a, b = _ends(a), _ends(b)
     longer = max(len(a), len(b))
     head = sum(map(eq, a, b))
@@ -291,11 +303,11 @@ def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: 
 
 
 def _as_line(missing: Missing, codec: Callable[[str], Codec]) -> bytes:
-    """The entry as a line; where its fields make none, with bars between them."""
+    """An entry as a line; where its fields make none, the fields with bars between them."""
     return missing.line if missing.line is not None else b"|".join(missing.row)
 
 
 def counts(differences: Iterable[Difference]) -> dict[str, int]:
-    """How many of each kind."""
+    """Counts the differences of each kind, 0 where there is none of a kind."""
     found = Counter(one.kind for one in differences)
     return {kind: found[kind] for kind in KINDS}

@@ -26,13 +26,13 @@ from bridge.parity.tally import Due, Tally
 from bridge.parity.witness import Witness
 
 MOST = 10_000
-"""So many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
+"""How many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
 
 
 class Comparison:
-    """One mapping. `files` are each source's, by name; `numbers` the sources' names by number; `rest` the mirror's own.
+    """Compares one mapping's stream with its files: `feed` it every page of the stream, then `finish`.
 
-    `feed` it every page of the stream, then `finish`.
+    `files` are each source's, by name; `numbers` the sources' names by number; `rest` the mirror's own.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Comparison:
         self._ended = max(ended, floor)  # below it nothing stands that could be cut
         self._noted, self._noted_at = 0, self._since.resume
         self.fed = 0
-        """Entries it was given."""
+        """How many entries the comparison was given."""
         self.points: list[tuple[Since, int]] = []
-        """Positions on the way up to which all agreed, about `every` so many entries, and how many were fed by then."""
+        """Positions on the way up to which all agreed, one about every `every` entries, and how many were fed then."""
 
     def _codec_of(self, name: str) -> Codec:
         if name not in self._codecs:
@@ -80,7 +80,7 @@ class Comparison:
     # -- the stream ------------------------------------------------------------------------------------------
 
     def feed(self, rows: Rows) -> None:
-        """The next entries."""
+        """Takes the next entries of the stream, and lays them beside the lines of the files."""
         self.fed += len(rows)
         newest = parse_id(rows[-1][0]) if rows else ZERO_ID
         self.tally.entries += len(rows)
@@ -107,7 +107,7 @@ class Comparison:
             self._note_point(newest)
 
     def _note_point(self, last: EntryId) -> None:
-        """If nothing is in disagreement here, nor waits for what comes, the next comparison may begin here."""
+        """Notes `last` as where a later comparison may begin, if nothing here disagrees or waits for what comes."""
         if self._extras or self._missing or self.tally.uncounted:
             return
         if not all(claims.settle() for claims in self._claims.values()):
@@ -120,7 +120,7 @@ class Comparison:
             self._noted, self._noted_at = self.fed, last
 
     def _late_of(self, rows: Rows) -> set[bytes]:
-        """The IDs of those entries that are marked late, by their ID or their origin."""
+        """The IDs of those entries that are marked as standing out of order, by their ID or their origin."""
         marks = []
         for entry_id, fields in rows:
             names = fields[0::2] if fields is not None else []
@@ -172,7 +172,8 @@ class Comparison:
             self._matches_of(name).entries.push(ids, texts)
 
     def without_line(self, entry_id: bytes) -> None:
-        """A Redis-born entry that can be no line is in quarantine, when the mirror has come by."""
+        """Counts a Redis-born entry that can be no line: quarantined if the mirror came by, else waiting, or not
+        mirrored."""
         if not self._due.mirrored:
             self.tally.not_mirrored += 1
         elif parse_id(entry_id) > self._due.entry and not self._due.aside(Missing("", entry_id, (), None)):
@@ -192,7 +193,10 @@ class Comparison:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self) -> Tally:
-        """No more entries. Reads the files to their ends; raises what reading them raises."""
+        """Reads the files to their ends, as no more entries come, and returns what was counted.
+
+        Raises what reading them raises.
+        """
         for claims in self._claims.values():
             claims.finish()
         for name in {*self._rest} | {*self._matches}:
@@ -219,7 +223,7 @@ class Comparison:
         return {name: claims.claimed_to for name, claims in self._claims.items()}
 
     def until(self, last: EntryId, length: int, due: EntryId) -> Since:
-        """From where the next comparison may go on, when this one found all equal."""
+        """Makes the position from which the next comparison may go on, when this one found all equal."""
         places, totals = {}, {name: getattr(self.tally, name) for name in TOTALS}
         ends = {name: claims.settled for name, claims in self._claims.items()}
         ends |= {name: self._matches[name].settled for name in self._rest if name in self._matches}
@@ -244,7 +248,7 @@ class Comparison:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Forgets what is spooled."""
+        """Forgets the lines and entries that the comparison spooled."""
         for matches in self._matches.values():
             matches.entries.close()
         self._digest.close()
@@ -288,7 +292,7 @@ class Comparison:
         return False
 
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
-        """Reads the files once more for these."""
+        """Reads the files once more, for lines of these bytes and for the lines at these places."""
         wanted, asked = set(lines), set(places)
         left_over = {(one.file.source, one.place) for one in self._extras}
         seen = Seen({}, {})
@@ -316,7 +320,7 @@ class Comparison:
     # -- what claims and matches say (`Sink`) ----------------------------------------------------------------
 
     def claimed(self, file: File, lines: list[bytes], places: list[int], count: int) -> None:
-        """These lines agree with the entries that name them."""
+        """Counts and hashes lines of a source that agree with the file-born entries that name them."""
         if (matches := self._matches.get(file.source)) is not None:
             matches.due_again()
         self.tally.file_born += count
@@ -325,25 +329,25 @@ class Comparison:
         self._digest.file_born(file, lines, places)
 
     def passed(self, passed: Passed) -> None:
-        """Lines that no file-born entry claims: Redis-born, or too many."""
+        """Takes lines that no file-born entry claims: they are matched with Redis-born entries, or are too many."""
         self._matches_of(passed.file.source).passed(passed)
 
     def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
-        """These lines agree with Redis-born entries."""
+        """Counts and hashes lines of a file that agree with Redis-born entries."""
         self.tally.redis_born += len(ids)
         if self._stats is not None:
             self._stats.add(self._codec_of(name), lines)
         self._digest.redis_born(name, ids, lines)
 
     def extra(self, one: Extra) -> None:
-        """A line without an entry, so far."""
+        """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
         if len(self._extras) < MOST:
             self._extras.append(one)
         elif not (one.file.foreign or one.broken):
             self.tally.uncounted["missing_in_redis"] = self.tally.uncounted.get("missing_in_redis", 0) + 1
 
     def missing(self, one: Missing) -> None:
-        """An entry without a line, so far."""
+        """Keeps an entry that has no line so far, to be told apart at the end; beyond `MOST` it is only counted."""
         if one.excused and one.line is not None and not self._at_the_end and self._late < MOST:
             self._late += 1
             self._matches_of(one.name).late.setdefault(one.line, []).append(one)
@@ -354,22 +358,22 @@ class Comparison:
             self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1
 
     def came_late(self, one: Missing) -> None:
-        """An entry that is marked late, and its line."""
+        """Counts an entry that is marked as standing out of order, and whose line was found."""
         self.tally.late += 1
         self.tally.redis_born += one.home < 0
         self.tally.file_born += one.home >= 0
 
     def unverifiable(self, count: int, why: str) -> None:
-        """Entries whose lines cannot be looked at."""
+        """Counts entries whose lines cannot be looked at, and says `why`."""
         self.tally.unverifiable += count
         self.tally.why[why] = self.tally.why.get(why, 0) + count
 
     def aside(self, count: int) -> None:
-        """Lines that are no messages."""
+        """Counts lines that are no messages as quarantined."""
         self.tally.quarantined += count
 
     def waiting(self, entry: EntryId) -> None:
-        """A Redis-born entry that the mirror has not come to; or never will, where there is none."""
+        """Counts a Redis-born entry that the mirror has not come to; or never will, where there is no mirror."""
         self._first_waiting = min(self._first_waiting or entry, entry)
         if self._due.dual:
             self.in_flight(1, entry[0])
@@ -377,7 +381,7 @@ class Comparison:
             self.tally.not_mirrored += 1
 
     def in_flight(self, count: int, oldest_ms: int) -> None:
-        """Messages that are not due on the other side yet."""
+        """Counts messages that are not due on the other side yet, and keeps the time of the oldest."""
         self.tally.in_flight += count
         if oldest_ms and (not self.tally.oldest_ms or oldest_ms < self.tally.oldest_ms):
             self.tally.oldest_ms = oldest_ms

@@ -1,4 +1,4 @@
-"""A folder with a file per message against its stream: each message by what it says, wherever its file lies by now.
+"""Parity of a folder (a file per message) with its stream: each message by what it says, wherever its file lies now.
 
 Both sides are read anew. What the ledger says is asked only of what does not agree: a file may have been rewritten or
 taken away since, and then the digest of what was sent tells whether the entry is what the file was.
@@ -28,11 +28,12 @@ from bridge.parity.since import Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors
+from bridge.parity.witness import Witness
 from bridge.streams.connect import Connection
 
 
 class FolderCheck(Check):
-    """One mapping whose source is a folder."""
+    """The comparison of one mapping whose source is a folder with a file per message."""
 
     def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         if since is not None:
@@ -45,11 +46,14 @@ class FolderCheck(Check):
             for rows in self._entries(connection, cursors.last, cursors.length):
                 one.feed(rows)
             one.finish()
-        verdict = verdict_of(one.tally, cursors.length)
+        too_much = one.witness.too_much()
+        verdict = "differs" if too_much else verdict_of(one.tally, cursors.length)
         result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
+        result.too_much = too_much
         result.files, result.entry, result.unit = {self._mapping.source.path: one.batch}, cursors.last, "batch"
         result.alive = cursors.alive
-        result.notes, result.lost, result.stats = cursors.notes, cursors.lost, one.stats if self._stats else None
+        result.notes, result.lost = cursors.notes + too_much, cursors.lost
+        result.stats = one.stats if self._stats else None
         return result
 
     def _pause(self) -> None:
@@ -58,7 +62,7 @@ class FolderCheck(Check):
 
 
 class _Comparison:
-    """Files are read first into a table, then entries claim them."""
+    """Compares a folder with its stream: files are read first into a table, then the stream's entries claim them."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: Late | None
@@ -79,15 +83,16 @@ class _Comparison:
         self._first: Origin | None = None
         self._last: Origin | None = None
         self._trimmed = cursors.added > cursors.length
+        self.witness = Witness(cursors.books.mirror, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
 
     def close(self) -> None:
-        """Forgets what was read."""
+        """Forgets what the comparison read of the folder."""
         self._documents.close()
 
     # -- the folder ------------------------------------------------------------------------------------------
 
     def read_folder(self, pause: Callable[[], None]) -> None:
-        """All files into the table; those that are no message, or not complete, are counted."""
+        """Reads all files of the folder into the table; those that are no message, or not complete, are counted."""
         for some in self._folder.scan():
             self._documents.add(self._read(found.name for found in some))
             pause()
@@ -118,7 +123,7 @@ class _Comparison:
     # -- the stream ------------------------------------------------------------------------------------------
 
     def feed(self, rows: list[Any]) -> None:
-        """A page of the stream."""
+        """Takes a page of the stream: each entry claims the file that says the same."""
         for raw_id, fields in rows:
             if fields is None:
                 continue
@@ -154,7 +159,7 @@ class _Comparison:
         self._agree(self._born, name, row)
 
     def _touched(self, origin: Origin, row: Row) -> bytes | None:
-        """The file of a message whose time is its file's, where only that changed."""
+        """Finds the file of a message whose time is its file's, where only that time changed; None: there is none."""
         if self._ledger is None or self._mapping.message.id is not None or not self._whole:
             return None
         for name in memory.files_of(self._ledger, self._stream, origin.generation, origin.offset):
@@ -169,9 +174,10 @@ class _Comparison:
         self.stats.add(self._mapping.document(os.fsdecode(name)), [row[3]])
 
     def _not_as_it_was(self, entry: bytes, row: Row, *, file_born: bool, vouched: bool) -> bytes | None:
-        """No file says just this: it was rewritten or taken away since, which the ledger can vouch for; or it differs.
+        """Tells what became of an entry's file, as no file says just what the entry says.
 
-        Returns the file's name where it is the same message all the same.
+        The file was rewritten or taken away since, which the ledger can vouch for; or it differs. Returns the file's
+        name where it is the same message all the same.
         """
         identity = self._identity(row)
         found = self._documents.same(identity, digest(*row))
@@ -206,6 +212,9 @@ class _Comparison:
     def _redis_born(self, entry: bytes, row: Row | None) -> None:
         entry_id = parse_id(entry)
         mirrored = self._cursors.mirrored
+        content = self._expected(row) if row is not None and mirrored else None
+        if content is not None:
+            self.witness.born(self._mapping.source.path, [entry], [content], 0)
         name = self._documents.claim(digest(*row)) if row is not None and mirrored else None
         if name is None:
             if mirrored and self._aside(entry):
@@ -215,10 +224,10 @@ class _Comparison:
             if held is None and (not mirrored or entry_id > self._cursors.mirrored_to):
                 self._waiting(entry_id)
                 return
-            if row is None or self._expected(row) is None:
+            if row is None or content is None:
                 self.tally.quarantined += 1
                 return
-            vouched = held is not None and held[0].digest == range_digest(self._expected(row) or b"")
+            vouched = held is not None and held[0].digest == range_digest(content)
             name = self._not_as_it_was(entry, row, file_born=False, vouched=vouched)
             if name is None:
                 return
@@ -240,7 +249,7 @@ class _Comparison:
         return found is not None and not found.retried
 
     def _expected(self, row: Row) -> bytes | None:
-        """What the file of a Redis-born entry holds, as far as its name does not matter."""
+        """What the file of a Redis-born entry holds, as far as its name does not matter; None: it can be no file."""
         if self._mapping.format.pattern is not None:
             return row[3]
         content = self._mapping.document("x").encode(row)
@@ -249,7 +258,7 @@ class _Comparison:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """What no entry claimed: not due yet, set aside, or missing."""
+        """Ends the comparison: files no entry claimed are copies, not due yet, unverifiable or missing in Redis."""
         for one in self._documents.left():
             if one.identity and self._documents.claimed(one.identity):
                 self.tally.copies += 1  # another file with the same identity is the message

@@ -28,14 +28,14 @@ from bridge.streams.keys import Keys
 from bridge.words import duration
 
 MUCH = 1000
-"""So many messages in flight are more than what is always under way."""
+"""How many messages in flight are more than what is always under way."""
 
 Tell = Callable[[Mapping, int, int], None]
-"""Of which mapping how many entries were read, of how many."""
+"""Called with the mapping that parity reads, how many of its entries were read, and of how many."""
 
 
 def check_of(mapping: Mapping) -> type[Check]:
-    """How a mapping's two sides are compared: as its kind of source has it."""
+    """Returns the class that compares a mapping's two sides, by its kind of source."""
     kinds: dict[str, type[Check]] = {
         "spool": FolderCheck,
         "context": ChunkCheck,
@@ -46,7 +46,7 @@ def check_of(mapping: Mapping) -> type[Check]:
 
 
 class Proof:
-    """The mappings of one command. `who` runs it; `ledger` may be None: then the run is not kept."""
+    """Parity of the mappings of one command. `who` runs it; `ledger` may be None: then the run is not kept."""
 
     def __init__(
         self, settings: Settings, mappings: list[Mapping], ledger: Ledger | None, stop: Event, tell: Tell, who: str, *,
@@ -62,12 +62,13 @@ class Proof:
         self._settling = settling
         self._stats = stats
         self.unkept = ""
-        """Why the ledger did not take the run."""
+        """Why the ledger did not take the run of parity; empty where it took the run, or where there is no ledger."""
 
     def run(self, dial: Callable[[], Connection], *, onwards: bool = False) -> list[Result]:
-        """Each mapping's result. `onwards`: from where it was found equal the last time, where it was.
+        """Compares each mapping and returns its result.
 
-        Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
+        `onwards`: from where it was found equal the last time, where it was. Raises RedisLost when Redis is not reached
+        at all, RedisRefused, Interrupted.
         """
         dial().close()
         results = []
@@ -97,7 +98,7 @@ class Proof:
         return result
 
     def _artifacts(self, mapping: Mapping, dial: Callable[[], Connection], result: Result) -> None:
-        """What became of the artifacts that lines named."""
+        """Adds to a mapping's result what became of the artifacts that its lines named."""
         with closing(dial()) as connection:
             key = Keys.of(mapping.stream.key).artifacts
             told = of_lines(connection, key, self._settings, self._stop.is_set)
@@ -106,7 +107,7 @@ class Proof:
             result.notes += said
 
     def _note_growth(self, result: Result) -> None:
-        """Says when much more is in flight than at the last look, although a bridge runs."""
+        """Notes in a mapping's result that much more is in flight than at the last look, although a bridge runs."""
         last = next(iter(runs(self._ledger, result.stream, 1)), None) if self._ledger is not None else None
         if last is None or NOT_RUNNING in result.notes:
             return
@@ -123,7 +124,10 @@ class Proof:
             return None  # of another version: it is made anew
 
     def _keep_points(self, ledger: Ledger, result: Result) -> None:
-        """Inside a ledger transaction. Those that are close to one that is known are left out."""
+        """Saves, inside a ledger transaction, the points of an equal result up to which entries may be trimmed.
+
+        Points that are close to one that is known are left out.
+        """
         if result.verdict != "equal":
             return
         if not result.points:  # of files in no order: any entry will do, up to the last
@@ -139,7 +143,8 @@ class Proof:
                 save_points(ledger, result.stream, [Point(one.resume, one.added, json.dumps(one.to_json()))])
 
     def _keep(self, result: Result) -> None:
-        """Notes the run. One that found what the one before it found, going on from there, takes its place."""
+        """Notes a run of parity in the ledger. A run that found what the one before it found, equal, going on from
+        there, takes its place."""
         if self._ledger is None:
             return
         report = {name: value for name, value in result.to_json().items() if name != "differences"}

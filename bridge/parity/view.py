@@ -1,4 +1,4 @@
-"""What both sides hold at one moment: the cursors, the stream's end, and every file of every source, open."""
+"""Parity's view of what both sides hold at one moment: the cursors, the stream's end, and every file, open."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from bridge.streams.writer import Books, read_books
 
 NOT_RUNNING = "the bridge is not running"
 LOOKS = 20
-"""How often the files are looked for again while they are being renamed."""
+"""How often at most parity looks for the files while they are being renamed."""
 
 
 class Cursors:
-    """How far each direction came, read before either side is: what is above it is under way."""
+    """How far each direction of a mapping came, read before either side is: what is above it is under way."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
@@ -66,7 +66,7 @@ class Cursors:
         self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
 
     def say_who(self) -> None:
-        """Notes whether a bridge runs."""
+        """Notes for parity whether a bridge runs, by its last heartbeat."""
         beat = self.beat
         if beat is None:
             self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
@@ -100,7 +100,10 @@ class View(Cursors):
         self._say()
 
     def _open_all(self) -> None:
-        """Again until no file was renamed meanwhile: it may have slipped from one name to another."""
+        """Opens every file of the mapping, again until no file was renamed meanwhile. Raises SourceError.
+
+        A file that is renamed may have slipped from one name to another.
+        """
         for _ in range(LOOKS):
             before = self._stamps()
             self._open(before)
@@ -112,7 +115,8 @@ class View(Cursors):
         raise SourceError("its files are renamed faster than they can be looked at", where=self._mapping.source.path)
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
-        """Every file that may be a piece of a source, and the device and inode behind its name."""
+        """Maps every file below the root that may be a piece of one of this mapping's sources to the device and inode
+        behind its name."""
         root, found = self._settings.root, {}
         globs = (self._mapping.source.path, *self._mapping.source.rotated)
         paths = {path for name in globs for path in root.glob(name)} | {root / name for name in self.numbers.values()}
@@ -146,7 +150,7 @@ class View(Cursors):
             raise
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
-        """Files that only the mirror writes."""
+        """Opens the files, with their rotated pieces, that only the mirror writes."""
         mirror = self._mapping.mirror
         if mirror is None:
             return
@@ -182,7 +186,10 @@ class View(Cursors):
         return self._known[name]
 
     def base(self) -> Since | None:
-        """Where both sides begin, where what was before is trimmed; None: at their beginnings."""
+        """The position where both sides begin, where what was before is trimmed; None: they begin at their beginnings.
+
+        Raises SourceError: nobody noted what stood there.
+        """
         if self.trimmed.floor == ZERO_ID:
             return None
         chain = self._archive.chain(self.trimmed.floor) if self._archive is not None else []
@@ -211,14 +218,14 @@ class View(Cursors):
         return found
 
     def close(self) -> None:
-        """Closes every file."""
+        """Closes every file that the view has open."""
         for found in [*self.sources.values(), *self.targets.values()]:
             for one in found.held:
                 one.close()
 
 
 def _generations(books: Books, name: str, number: int) -> dict[int, Generation]:
-    """What Redis holds of a source's generations, and of the one that its checkpoint is in."""
+    """What Redis holds of a source's generations, by number: the closed ones, and the one that its checkpoint is in."""
     found = {}
     for key, raw in books.generations.items():
         source, _, which = key.partition(b".")
@@ -238,14 +245,14 @@ def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
 
 
 def _pieces(mapping: Mapping, path: Path, rotated: list[Path]) -> list[Path]:
-    """The rotated files of one source: of many only those whose names begin with its own."""
+    """Picks the rotated files of one source: where a glob names many, only those whose names begin with its own."""
     many = is_glob(mapping.source.path)
     own = (f"{path.name}.", f"{path.name}-")
     return [one for one in rotated if one != path and (not many or one.name.startswith(own))]
 
 
 def _names(mapping: Mapping, root: Path, rotated: list[Path]) -> set[str]:
-    """The sources there are: a path without a glob always, else every match that is no rotated piece."""
+    """Names the sources of a mapping: a path without a glob always, else every match that is no rotated piece."""
     if not is_glob(mapping.source.path):
         return {mapping.source.path}
     aside = set(rotated)
@@ -258,7 +265,7 @@ def _carried(path: Path, root: Path, aside: set[Path]) -> bool:
 
 
 def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
-    """The roles of components that write both sides themselves."""
+    """The roles of the components that write both sides of a mapping themselves."""
     stored = connection.call("HGETALL", "bridge:components")
     roles: set[bytes] = set()
     for key, raw in zip(stored[0::2], stored[1::2], strict=True):

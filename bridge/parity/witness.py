@@ -1,4 +1,4 @@
-"""What the mirror says it put out, held against what was born for each file (DESIGN §6.5). Pure."""
+"""The witness holds what the mirror says it put out against what was born for each file (DESIGN §6.5). Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from bridge.model import EntryId, parse_id
 
 @dataclass(slots=True)
 class Account:
-    """One file's: `put` bytes for the entries behind `base` and up to `upto`, and the bytes that those make."""
+    """What the witness knows of one file: the mirror put `put` bytes into it for the entries behind `base` and up to
+    `upto`; `born` are the bytes that those entries make."""
 
     put: int
     base: EntryId
@@ -21,9 +22,13 @@ class Account:
 
 
 class Witness:
-    """`said` is `bridge:{S}:mirror`; `removed` entries were removed from the stream by now, `since` is read from."""
+    """Tells whether the mirror put more into a file than was born for it.
 
-    def __init__(self, said: Mapping[bytes, bytes], removed: int, since: EntryId) -> None:
+    `said` is `bridge:{S}:mirror`; `removed` entries were removed from the stream by now, and `since` is where it is
+    read from. `whole`: its folders are one account under this name, as parity does not ask which one a file went to.
+    """
+
+    def __init__(self, said: Mapping[bytes, bytes], removed: int, since: EntryId, *, whole: str | None = None) -> None:
         self._accounts: dict[str, Account] = {}
         for label, raw in said.items():
             word = json.loads(raw)
@@ -32,24 +37,35 @@ class Witness:
             base = parse_id(str(word["base"]).encode())
             if base >= since:
                 account = Account(int(word["put"]), base, parse_id(word["id"].encode()))
-                self._accounts[os.fsdecode(label)] = account
+                name = os.fsdecode(label) if whole is None else whole
+                self._accounts[name] = _joined(account, self._accounts.get(name))
 
-    def born(self, name: str, ids: Sequence[bytes], lines: Sequence[bytes]) -> None:
-        """Redis-born entries, in stream order, and their lines in this file, without newlines."""
+    def born(self, name: str, ids: Sequence[bytes], lines: Sequence[bytes], ending: int = 1) -> None:
+        """Counts the lines of Redis-born entries for the file they belong to, in stream order.
+
+        Each of them is followed by `ending` more bytes: its newline.
+        """
         account = self._accounts.get(name)
         if account is None or not ids:
             return
         if parse_id(ids[0]) > account.base and parse_id(ids[-1]) <= account.upto:
-            account.born += sum(map(len, lines)) + len(lines)
+            account.born += sum(map(len, lines)) + len(lines) * ending
             return
         for entry, line in zip(ids, lines, strict=True):
             if account.base < parse_id(entry) <= account.upto:
-                account.born += len(line) + 1
+                account.born += len(line) + ending
 
     def too_much(self) -> list[str]:
-        """In words, for each file: more bytes of ours were put into it than were born for it."""
+        """Says in words, for each file where it is so, that the mirror put more bytes into it than were born for it."""
         return [
             f"the mirror put {account.put:,} bytes into {name}, and entries for {account.born:,} were born:"
-            " lines stand twice"
+            " messages stand twice"
             for name, account in self._accounts.items() if account.put > account.born
         ]  # fmt: skip
+
+
+def _joined(one: Account, other: Account | None) -> Account:
+    """One account of two folders. Nothing was put into the one that is counted later before its base. Pure."""
+    if other is None:
+        return one
+    return Account(one.put + other.put, min(one.base, other.base), max(one.upto, other.upto))

@@ -33,7 +33,7 @@ from bridge.server.binary import Binary, find
 from bridge.streams.connect import Budget, Connection
 
 SOCKET_LIMIT = 100
-"""A Unix socket's path may have 103 bytes on macOS and 107 on Linux."""
+"""Characters of a Unix socket's path at most: it may have 103 bytes on macOS and 107 on Linux."""
 
 _log = logging.getLogger("bridge")
 _children: list[subprocess.Popen[bytes]] = []
@@ -41,7 +41,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The server of a state directory: how to reach it."""
+    """The embedded server of a state directory, and how to reach it."""
 
     state_dir: Path
     port: int
@@ -52,22 +52,25 @@ class Embedded:
 
     @property
     def home(self) -> Path:
-        """Its own folder below the state directory."""
+        """The embedded server's own folder below the state directory."""
         return self.state_dir / "server"
 
     @property
     def url(self) -> str:
-        """For other programs."""
+        """The embedded server's URL for other programs, with its password."""
         return f"redis://default:{self.password}@127.0.0.1:{self.port}/0"
 
     @property
     def socket_url(self) -> str:
-        """For the bridge itself: the socket is quicker."""
+        """The embedded server's URL for the bridge itself: the socket is quicker."""
         return f"unix://default:{self.password}@{self.socket}?db=0"
 
 
 def known(state_dir: Path) -> Embedded | None:
-    """The server that belongs to this state directory, running or not; None when there never was one."""
+    """Finds the embedded server that belongs to this state directory, running or not; None when there never was one.
+
+    Raises ServerError.
+    """
     try:
         facts = json.loads((state_dir / "server" / "server.json").read_text())
         # In a copy of the folder these are another server's: nothing of this one's may go there.
@@ -81,7 +84,7 @@ def known(state_dir: Path) -> Embedded | None:
 
 
 def pid_of(server: Embedded) -> int | None:
-    """The process that is meant to be the server; None when it was stopped, or never started."""
+    """The number of the process that is meant to be the embedded server; None when it was stopped or never started."""
     try:
         return int((server.home / "pid").read_text())
     except (OSError, ValueError):
@@ -89,7 +92,10 @@ def pid_of(server: Embedded) -> int | None:
 
 
 def alive(server: Embedded) -> bool:
-    """Whether its process lives, answering or not; a process it left behind to rewrite its data counts as well."""
+    """Whether the embedded server's process lives, answering or not.
+
+    A process that it left behind to rewrite its data counts as well.
+    """
     for child in _children:
         child.poll()  # or it stays as a zombie of this process
     try:
@@ -103,13 +109,13 @@ def alive(server: Embedded) -> bool:
 
 
 def running(state_dir: Path) -> bool:
-    """Whether this state directory's server lives."""
+    """Whether this state directory's embedded server lives."""
     server = known(state_dir)
     return server is not None and alive(server)
 
 
 def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
-    """The server of this state directory, started if it must be; one that lives may be slow to answer.
+    """Returns the embedded server of this state directory, started if it must be; one that lives may be slow to answer.
 
     Raises ServerError.
     """
@@ -143,7 +149,7 @@ def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
 
 
 def stop(state_dir: Path) -> bool:
-    """Stops the server, with its data on disk; False when it was not running. Raises ServerError."""
+    """Stops the embedded server, with its data on disk; False when it was not running. Raises ServerError."""
     server = known(state_dir)
     if server is None:
         return False
@@ -170,7 +176,10 @@ def stop(state_dir: Path) -> bool:
 
 
 def kill(server: Embedded) -> None:
-    """SIGKILL, for tests and the demo; the server is still meant to run. Returns when the process is gone."""
+    """Kills the embedded server with SIGKILL, for tests and the demo; it is still meant to run.
+
+    Returns when the process is gone.
+    """
     pid = pid_of(server)
     if pid is not None and alive(server):
         os.kill(pid, signal.SIGKILL)
@@ -179,7 +188,7 @@ def kill(server: Embedded) -> None:
 
 
 def dial(state_dir: Path, timeout: float, budget: Budget | None = None) -> Connection:
-    """A connection to the server; one that died is started again, one that was stopped on purpose is not.
+    """Connects to the embedded server; one that died is started again, one that was stopped on purpose is not.
 
     Raises RedisLost, RedisRefused, ServerError.
     """
@@ -192,7 +201,7 @@ def dial(state_dir: Path, timeout: float, budget: Budget | None = None) -> Conne
 
 
 def private(folder: Path) -> Path:
-    """The folder, made if it must be, for this user only. Raises ServerError."""
+    """Makes a folder, if it must be made, opens it to this user only, and returns it. Raises ServerError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -203,16 +212,17 @@ def private(folder: Path) -> Path:
 
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    """Two commands that need the server at once start one."""
+    """Holds the lock for starting and stopping the embedded server: two commands that need it at once start one."""
     with (home / "starting").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _settings(state_dir: Path, old: Embedded | None, *, taken: bool) -> Embedded:
-    """Port, password and socket; kept over restarts, so that the programs that know them go on.
+    """Chooses the embedded server's port, password and socket.
 
-    `taken`: somebody else took the port meanwhile, and there is another one; who uses the socket goes on all the same.
+    They are kept over restarts, so that the programs that know them go on. `taken`: somebody else took the port
+    meanwhile, and there is another one; who uses the socket goes on all the same.
     """
     good = old is not None and not old.copied and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir()
     if old is not None and good and not taken:
@@ -249,7 +259,7 @@ def _socket_path(state_dir: Path) -> str:
 
 
 def _launch(server: Embedded, binary: Binary) -> str | None:
-    """Starts the process and waits until it answers; else what it said last."""
+    """Starts the embedded server's process and waits until it answers (None); else returns what it said last."""
     home = server.home
     config = home / "server.conf"
     lines = (
@@ -284,7 +294,10 @@ def _launch(server: Embedded, binary: Binary) -> str | None:
 
 
 def _answers(server: Embedded) -> bool:
-    """Whether it serves commands: while it loads its data it takes connections and passwords, but no more."""
+    """Whether the embedded server serves commands.
+
+    While it loads its data it takes connections and passwords, but no more.
+    """
     try:
         connection = Connection(server.socket_url, timeout=5)
     except (RedisLost, RedisRefused):
@@ -317,7 +330,10 @@ def _write_stamp(data: Path, binary: Binary) -> None:
 
 
 def _opens(binary: Binary, stamp: Stamp | None) -> bool:
-    """An older server opens a newer one's data silently empty: another flavour and an older version do not do."""
+    """Whether a server program may open data of this stamp: another flavour and an older version do not do.
+
+    An older server opens a newer one's data silently empty.
+    """
     return stamp is None or (binary.flavour == stamp[0] and binary.version >= stamp[1])
 
 
@@ -332,7 +348,10 @@ def _check_stamp(data: Path, stamp: Stamp | None, binary: Binary) -> None:
 
 
 def _cut_torn_transaction(data: Path, binary: Binary) -> None:
-    """Redis 7.0 leaves a transaction that a kill tore in its AOF, and loses what follows at the second restart."""
+    """Cuts the transaction that a kill left torn at the end of the embedded server's AOF.
+
+    Redis 7.0 leaves it there, and loses what follows at the second restart.
+    """
     manifests = sorted((data / "appendonlydir").glob("*.manifest"))
     if manifests:
         # The server program is the checker too, under this name.

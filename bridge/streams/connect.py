@@ -1,4 +1,4 @@
-"""Connections: redis-py dials, authenticates and speaks TLS; after that the bridge owns the socket.
+"""Connections to Redis: redis-py dials, authenticates and speaks TLS; after that the bridge owns the socket.
 
 redis-py would retry a write on its own and so write it twice, and a silent reconnect would lose a WATCH. So a
 connection here is used once, read with hiredis directly, and closed after any exception.
@@ -40,13 +40,13 @@ HINTS = {
 }
 
 CLIENT_NAME = "hestai-bridge"
-"""Of every connection, in the server's list of clients and in its slow log."""
+"""The name of every connection of the bridge, in the server's list of clients and in its slow log."""
 
 NEEDED = ("XADD", "XREAD", "XRANGE", "XREVRANGE", "XINFO", "WATCH", "MULTI", "EXEC", "EVAL", "HSET", "HGETALL")
 
 
 def refused(error: Exception | str, where: str) -> RedisRefused:
-    """A server's error reply as a RedisRefused with its hint."""
+    """Turns a server's error reply into a RedisRefused with its hint."""
     text = str(error)
     if text.startswith("EXECABORT"):  # what matters is why: it may be room that ran out between queueing and EXEC
         text = text.partition("because of: ")[2] or text
@@ -57,6 +57,10 @@ def refused(error: Exception | str, where: str) -> RedisRefused:
         if sign in lowered:
             code = name
     return RedisRefused(f"Redis refused: {text}", code=code, where=where, hint=HINTS.get(code, ""))
+
+
+CUTS = b"client_output_buffer_limit_disconnections:"
+"""The field of INFO stats that counts connections closed for their output buffers, where the server counts them."""
 
 
 class Budget:
@@ -72,20 +76,23 @@ class Budget:
     def __init__(self) -> None:
         self.most = 1 << 20
         self._cuts = 0
-        """How many connections the server had closed so, at the last look."""
+        """How many connections the server had closed as their output buffer was over its limit, at the last look."""
         self._lost = 0
-        """The entries of the page in which the last connection was lost; 0: it was not lost so."""
+        """The entries of the page in which the last connection was lost; 0: no page was lost."""
 
     def first(self, page: int) -> int:
-        """Entries of a first page, of `page` at most."""
+        """How many entries to ask for with a first page, `page` at most."""
         return max(1, min(page, self.most, self.FIRST))
 
     def next(self, page: int, most_bytes: int, asked: int, rows: int, size: int) -> int:
-        """Entries of the page behind one that came through: `asked` gave so many rows of `size` bytes."""
+        """How many entries to ask for behind a page that came through: `asked` gave so many rows of `size` bytes."""
         return max(1, min(page, self.most, asked * self.GROWTH, most_bytes * rows // max(1, size)))
 
     def lost(self, asked: int, error: RedisLost) -> RedisLost:
-        """The connection was lost in reading a page of so many; the error, in plainer words where it was one entry."""
+        """Notes that the connection was lost in reading a page of `asked` entries, and returns the error.
+
+        It is in plainer words where the page was one entry.
+        """
         self._lost = asked
         if asked > 1 or self.most > 1:
             return error
@@ -93,7 +100,10 @@ class Budget:
         return RedisLost(f"the connection is lost in reading one entry: {error.what}", where=error.where, hint=hint)
 
     def met(self, connection: Connection) -> None:
-        """Asks the next connection why the one before was lost. Raises RedisLost."""
+        """Asks the next connection why the one before was lost, and halves the pages if they were too large.
+
+        Raises RedisLost.
+        """
         if not self._lost:
             return
         try:
@@ -113,11 +123,11 @@ class Budget:
         return b"normal" in limits and limits[limits.index(b"normal") + 1 :][:2] != [b"0", b"0"]
 
 
-CUTS = b"client_output_buffer_limit_disconnections:"
-
-
 class Connection:
-    """One connected socket. `timeout` bounds every read and write, in seconds; `budget` every page of entries."""
+    """One connected socket to Redis.
+
+    `timeout` bounds every read and write, in seconds; `budget` every page of entries.
+    """
 
     def __init__(self, url: str, *, timeout: float = 5.0, budget: Budget | None = None) -> None:
         self.budget = budget or Budget()
@@ -158,7 +168,7 @@ class Connection:
         self._reader = hiredis.Reader()
         self._unfed = bytearray()
         self.received = 0
-        """Bytes read so far."""
+        """Bytes read from the connection so far."""
         try:
             self.send(pack("CLIENT", "SETNAME", CLIENT_NAME))
             self.read()  # may be refused: then nobody can tell in the server's list of clients who we are
@@ -171,11 +181,11 @@ class Connection:
             raise RedisLost(error.what, where=self.shown, hint=hint) from None
 
     def close(self) -> None:
-        """Closes the socket; never raises."""
+        """Closes the connection's socket; never raises."""
         self._dialled.disconnect()
 
     def closed(self) -> bool:
-        """Whether the server has closed it while nothing was asked: something is to be read, or the socket is gone."""
+        """Whether the server closed the connection while nothing was asked: something is to be read, or it is gone."""
         poll = select.poll()
         try:
             poll.register(self._sock, select.POLLIN)
@@ -191,14 +201,17 @@ class Connection:
             return
 
     def send(self, buffer: bytes) -> None:
-        """Writes the whole buffer. Raises RedisLost."""
+        """Writes the whole buffer to the server. Raises RedisLost."""
         try:
             self._sock.sendall(buffer)
         except OSError as error:
             raise self._lost("while writing", error) from None
 
     def read(self) -> Reply:
-        """The next reply: bytes, int, list, None; an error reply is returned as a `Refusal`. Raises RedisLost."""
+        """Reads the server's next reply: bytes, int, list, None; an error reply is returned as a `Refusal`.
+
+        Raises RedisLost.
+        """
         reply = self._reader.gets()
         while reply is False:
             self._reader.feed(bytes(self._unfed or self._receive()))
@@ -207,7 +220,8 @@ class Connection:
         return reply
 
     def read_small(self) -> Reply:
-        """As `read`, parsing no byte more than this reply's: for the few that stand before ones to be compared."""
+        """Reads the server's next reply, parsing no byte more than its own: for the few that stand before ones to be
+        compared."""
         if self._reader.has_data():
             return self.read()
         line = self._line()
@@ -228,7 +242,7 @@ class Connection:
         return rest if kind == b"+" else Refusal(rest.decode(errors="replace"))
 
     def read_array_lines(self, bulks: int, lines: int) -> list[bytes] | None:
-        """The lines of an array of `bulks` short bulk strings and then `lines` integers, unparsed.
+        """Reads the lines of an array reply of `bulks` short bulk strings and then `lines` integers, unparsed.
 
         None, with nothing taken, when the reply is another or holds an error: `read_small` tells what it is.
         """
@@ -268,11 +282,17 @@ class Connection:
         return [reply for reply in (self.read() for _ in range(replies)) if isinstance(reply, Refusal)]
 
     def call(self, *args: bytes | str | int) -> Reply:
-        """One command and its reply. Raises RedisRefused for an error reply, RedisLost for a lost connection."""
+        """Sends one command and returns its reply.
+
+        Raises RedisRefused for an error reply, RedisLost for a lost connection.
+        """
         return self.calls(pack(*args))[0]
 
     def calls(self, *packed: bytes) -> list[Reply]:
-        """Several packed commands in one write. Raises RedisRefused for the first error reply, after reading all."""
+        """Sends several packed commands in one write and returns their replies.
+
+        Raises RedisRefused for the first error reply, after reading all.
+        """
         self.send(b"".join(packed))
         replies = [self.read() for _ in packed]
         for reply in replies:

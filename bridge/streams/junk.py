@@ -1,4 +1,4 @@
-"""What the bridge keeps in Redis, checked as it is read: anybody may write into its keys."""
+"""Checks what the bridge keeps in Redis as it is read: anybody may write into the bridge's keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bridge.model import Checkpoint, parse_id, shown
 
 T = TypeVar("T")
 WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What parsing raises of what is not as it should be."""
+"""What parsing raises for a value that is not as it should be."""
 
 
 def junk(key: bytes, field: bytes | None, raw: bytes) -> RedisRefused:
-    """The error for a value that the bridge never wrote, with its key and field named."""
+    """Makes the error for a value in Redis that the bridge never wrote, with its key and field named."""
     where = shown(key) + (f" field {shown(field)}" if field is not None else "")
     verb = f"HDEL {shown(key)} {shown(field)}" if field is not None else f"DEL {shown(key)}"
     hint = f"`{verb}` removes it: what it said is found again by comparing stream and files"
@@ -23,7 +23,7 @@ def junk(key: bytes, field: bytes | None, raw: bytes) -> RedisRefused:
 
 
 def checked(key: bytes, found: Mapping[bytes, bytes], parse: Callable[[bytes], object]) -> None:
-    """Raises RedisRefused for the first field of a hash that `parse` does not take."""
+    """Raises RedisRefused, with key and field named, for the first field of a hash that `parse` does not take."""
     for field, raw in found.items():
         try:
             parse(raw)
@@ -32,7 +32,7 @@ def checked(key: bytes, found: Mapping[bytes, bytes], parse: Callable[[bytes], o
 
 
 def parsed(key: bytes, raw: bytes, parse: Callable[[], T]) -> T:
-    """What `parse` makes of a string's value. Raises RedisRefused where it makes nothing of it."""
+    """Returns what `parse` makes of the value of a Redis string. Raises RedisRefused where it makes nothing of it."""
     try:
         return parse()
     except WRONG:
@@ -40,17 +40,26 @@ def parsed(key: bytes, raw: bytes, parse: Callable[[], T]) -> T:
 
 
 def a_checkpoint(raw: bytes) -> object:
-    """As a field of `checkpoint`, which may be a folder's."""
+    """Parses a field of the Redis hash `bridge:{S}:checkpoint`, which may be a folder's.
+
+    Raises one of `WRONG` for a value that is none.
+    """
     return Checkpoint.from_json(raw)
 
 
 def a_generation(raw: bytes) -> object:
-    """As a field of `generations`."""
+    """Parses a field of the Redis hash `bridge:{S}:generations` into size and fingerprint of a closed generation.
+
+    Raises one of `WRONG` for a value that is none.
+    """
     facts = json.loads(raw)
     return int(facts["size"]), int(facts["head_len"]), str(facts["head"]), str(facts["tail"])
 
 
 def a_target(raw: bytes) -> object:
-    """As a field of `mirror`."""
+    """Parses a field of the Redis hash `bridge:{S}:mirror`: the last entry mirrored into a file, generation and end.
+
+    Raises one of `WRONG` for a value that is none.
+    """
     facts: dict[str, Any] = json.loads(raw)
     return parse_id(facts["id"].encode()), int(facts["generation"]), int(facts["end"])

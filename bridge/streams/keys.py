@@ -10,7 +10,7 @@ FORMAT = b"1"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one stream, as bytes."""
+    """The Redis keys of one stream and of what the bridge keeps about it, as bytes."""
 
     stream: bytes
     meta: bytes
@@ -28,7 +28,7 @@ class Keys:
 
     @classmethod
     def of(cls, stream: str) -> Keys:
-        """The table for stream `stream`."""
+        """Makes the table of Redis keys for stream `stream`."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
                  "producers", "trimmed", "lease")  # fmt: skip
@@ -36,10 +36,10 @@ class Keys:
 
     @property
     def own(self) -> tuple[bytes, ...]:
-        """The bridge's own keys, without the stream."""
+        """The bridge's own keys of one stream, without the stream."""
         return tuple(getattr(self, one.name) for one in fields(self) if one.name != "stream")
 
 
 def health(instance: str) -> bytes:
-    """The heartbeat's key."""
+    """The Redis key of an instance's heartbeat."""
     return f"bridge:health:{instance}".encode()

@@ -1,4 +1,4 @@
-"""Who carries a stream just now: one process, which says so for ten seconds at a time (DESIGN §5.3, `lease`).
+"""The lease says who carries a stream just now: one process, for ten seconds at a time (DESIGN §5.3, `lease`).
 
 `meta.nonce` is this process's: what it writes is guarded by it, so a process that slept while another took over writes
 nothing any more, whatever its clock says.
@@ -23,7 +23,7 @@ from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
 
 LASTS_MS = 10_000
-"""Milliseconds that a lease holds; it is renewed every two seconds."""
+"""Milliseconds that a lease holds; the process that carries renews it every two seconds."""
 
 _TAKE = b"""if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -40,7 +40,7 @@ return redis.call('DEL', KEYS[1])"""
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that carries: where it runs, and on which state directory (device and inode)."""
+    """A process that carries a stream: where it runs, and on which state directory (device and inode)."""
 
     nonce: str
     host: str
@@ -51,13 +51,13 @@ class Holder:
 
     @classmethod
     def of(cls, nonce: str, state_dir: Path) -> Holder:
-        """This process, on this state directory. Raises OSError."""
+        """Describes this process, on this state directory, as the holder of a lease. Raises OSError."""
         there = os.stat(state_dir)
         return cls(nonce, socket.gethostname(), boot_id(), there.st_dev, there.st_ino, os.getpid())
 
     @classmethod
     def parsed(cls, raw: bytes) -> Holder | None:
-        """As `to_json` wrote it; None for anything else."""
+        """Parses the holder of a lease, as `to_json` wrote it; None for anything else."""
         try:
             facts = json.loads(raw)
             return cls(str(facts["nonce"]), str(facts["host"]), str(facts["boot"]), int(facts["device"]),
@@ -66,22 +66,22 @@ class Holder:
             return None
 
     def to_json(self) -> bytes:
-        """As the lease holds it."""
+        """The holder of a lease as the lease in Redis holds it."""
         return json.dumps(asdict(self)).encode()
 
     def same_place(self, other: Holder) -> bool:
-        """Whether both work on one state directory: whoever holds its lock knows that the other has ended."""
+        """Whether two holders work on one state directory: whoever has its lock knows that the other has ended."""
         return (self.host, self.boot, self.device, self.inode) == (other.host, other.boot, other.device, other.inode)
 
     @property
     def shown(self) -> str:
-        """For people."""
+        """The holder of a lease in words, for people."""
         return f"process {self.pid} on {self.host}"
 
 
 @functools.cache
 def boot_id() -> str:
-    """Which start of this machine it is; empty where the system does not tell."""
+    """Tells which start of this machine it is; empty where the system does not tell."""
     try:
         if sys.platform == "darwin":
             asked = ["sysctl", "-n", "kern.bootsessionuuid"]
@@ -93,7 +93,7 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What Redis says of who carries: the lease and its holder, `meta`'s nonce, what was mirrored, the last ID."""
+    """What Redis says of who carries a stream: lease and holder, `meta`'s nonce, what was mirrored, the last ID."""
 
     lease: bytes
     holder: Holder | None
@@ -103,7 +103,7 @@ class Standing:
 
 
 def standing(connection: Connection, keys: Keys) -> Standing:
-    """The same, read in one go. Raises RedisLost, RedisRefused."""
+    """Reads what Redis says of who carries the stream, in one go. Raises RedisLost, RedisRefused."""
     connection.send(
         pack("GET", keys.lease) + pack("HGET", keys.meta, "nonce") + pack("HGETALL", keys.mirror)
         + pack("XINFO", "STREAM", keys.stream)
@@ -120,7 +120,10 @@ def standing(connection: Connection, keys: Keys) -> Standing:
 
 
 def take(connection: Connection, keys: Keys, mine: Holder, found: bytes) -> bool:
-    """Takes the lease, if it is still as it was `found`. Raises RedisLost, RedisRefused."""
+    """Takes the lease on the stream, if it is still as it was `found`; else returns False.
+
+    Raises RedisLost, RedisRefused.
+    """
     done = connection.call(
         "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode()
     )
@@ -128,12 +131,15 @@ def take(connection: Connection, keys: Keys, mine: Holder, found: bytes) -> bool
 
 
 def renew(connection: Connection, keys: Keys, mine: Holder) -> bool:
-    """Holds it for ten seconds more; False when another process took over. Raises RedisLost, RedisRefused."""
+    """Holds the lease on the stream for ten seconds more; False when another process took over.
+
+    Raises RedisLost, RedisRefused.
+    """
     return bool(
         connection.call("EVAL", _RENEW, 2, keys.lease, keys.meta, mine.nonce.encode(), mine.to_json(), LASTS_MS)
     )
 
 
 def release(connection: Connection, keys: Keys, nonce: str) -> None:
-    """Gives it back, if it is ours. Raises RedisLost, RedisRefused."""
+    """Gives the lease on the stream back, if this process's nonce is still there. Raises RedisLost, RedisRefused."""
     connection.call("EVAL", _RELEASE, 2, keys.lease, keys.meta, nonce.encode())

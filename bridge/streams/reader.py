@@ -24,17 +24,17 @@ from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
 PAGE_BYTES, AT_ONCE = 1 << 20, 500
-"""Bytes of a page, about; and entries that are asked for by their IDs at once."""
+"""About how many bytes a page of entries has; and how many entries are asked for by their IDs at once."""
 
 
 class Entry(NamedTuple):
-    """One entry: its ID, and field, value, field, value … as they stand."""
+    """One entry of a stream: its ID, and field, value, field, value … as they stand."""
 
     id: EntryId
     fields: list[bytes]
 
     def origin(self) -> bytes | None:
-        """The `origin` field's value; None for a Redis-born entry. The bridge writes it last."""
+        """The value of an entry's `origin` field, which the bridge writes last; None for a Redis-born entry."""
         names = self.fields[0::2]
         return self.fields[2 * names.index(ORIGIN_FIELD) + 1] if ORIGIN_FIELD in names else None
 
@@ -52,17 +52,17 @@ class StreamInfo:
     length: int
     first_id: EntryId = ZERO_ID
     deleted: EntryId = ZERO_ID
-    """The highest ID of those that were deleted or trimmed."""
+    """The highest ID of the entries that were deleted or trimmed."""
 
 
 def stream_info(connection: Connection, stream: bytes) -> StreamInfo:
-    """What the server says about the stream. Raises RedisRefused (WRONGTYPE) when the key is no stream."""
+    """Asks the server what it knows about a stream. Raises RedisRefused (WRONGTYPE) when the key is no stream."""
     connection.send(pack("XINFO", "STREAM", stream))
     return to_info(connection.read(), stream)
 
 
 def to_info(reply: Reply, stream: bytes) -> StreamInfo:
-    """An XINFO STREAM reply as facts; "no such key" is an answer, not an error."""
+    """Turns an XINFO STREAM reply into facts; "no such key" is an answer, not an error."""
     if isinstance(reply, Refusal):
         if "no such key" in str(reply):
             return StreamInfo(False, ZERO_ID, 0, 0)
@@ -98,7 +98,7 @@ class GroupInfo(NamedTuple):
 
 
 def groups_of(connection: Connection, stream: bytes) -> list[GroupInfo]:
-    """The groups of a stream; none where it does not exist. Raises RedisLost, RedisRefused."""
+    """Reads the consumer groups of a stream; none where it does not exist. Raises RedisLost, RedisRefused."""
     connection.send(pack("XINFO", "GROUPS", stream))
     groups = connection.read()
     if isinstance(groups, Refusal):
@@ -114,13 +114,13 @@ def groups_of(connection: Connection, stream: bytes) -> list[GroupInfo]:
 
 
 def server_info(connection: Connection, *sections: str) -> dict[str, str]:
-    """INFO's sections as facts by name. Raises RedisLost, RedisRefused."""
+    """Reads sections of the server's INFO as facts by name. Raises RedisLost, RedisRefused."""
     text = connection.call("INFO", *sections).decode(errors="replace")
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
 
 
 def room(connection: Connection) -> Room:
-    """What INFO says about it. Raises RedisLost, RedisRefused."""
+    """Reads what INFO says about the server's memory. Raises RedisLost, RedisRefused."""
     facts = server_info(connection, "memory")
     return Room(
         int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0)), int(facts.get("total_system_memory", 0)),
@@ -138,7 +138,7 @@ class Durability:
 
 
 def durability(connection: Connection) -> Durability:
-    """What INFO says about it. Raises RedisLost, RedisRefused."""
+    """Reads what INFO says about how the server keeps its data. Raises RedisLost, RedisRefused."""
     memory, facts = room(connection), server_info(connection, "persistence")
     statuses = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
     failing = [f"{name} is {facts[name]}" for name in statuses if facts.get(name, "ok") != "ok"]
@@ -147,14 +147,15 @@ def durability(connection: Connection) -> Durability:
 
 
 def to_entries(rows: Reply) -> list[Entry]:
-    """An XRANGE reply as entries; one that was deleted while it was read has no fields and is left out."""
+    """Turns an XRANGE reply into entries; one that was deleted while it was read has no fields and is left out."""
     whole = [row for row in rows or () if row[1] is not None]
     return list(map(Entry, parse_ids([row[0] for row in whole]), [row[1] for row in whole]))
 
 
 @dataclass(slots=True)
 class Beside:
-    """A packed command that goes with each page's; `reply` is its answer, as of just after the page was read."""
+    """A packed command sent along with the request for each page; `reply` is its answer, as of just after the page was
+    read."""
 
     command: bytes
     reply: Reply = None
@@ -170,10 +171,11 @@ def pages(
     most_bytes: int = 0,
     beside: Beside | None = None,
 ) -> Generator[list[Reply], None, None]:
-    """XRANGE replies of `page` entries. The next one is asked for before this one is looked at, so that the server
-    works meanwhile; the connection is of no other use until the iteration is over.
+    """Reads a stream in XRANGE replies of `page` entries.
 
-    A reply has about `most_bytes` at most (a megabyte, where none are said): where entries are long, it has fewer.
+    The next reply is asked for before this one is looked at, so that the server works meanwhile; the connection is of
+    no other use until the iteration is over. A reply has about `most_bytes` at most (a megabyte, where none are said):
+    where entries are long, it has fewer.
     """
     budget, most_bytes = connection.budget, most_bytes or PAGE_BYTES
     asked, also = budget.first(page), beside.command if beside else b""
@@ -209,7 +211,7 @@ def pages(
 def entries(
     connection: Connection, stream: bytes, start: bytes = b"-", end: bytes = b"+", *, page: int = 1000
 ) -> Iterator[Entry]:
-    """The entries from `start` to `end`, in order, a page at a time."""
+    """Reads the entries of a stream from `start` to `end`, in order, a page at a time."""
     for rows in pages(connection, stream, start, end, page):
         yield from to_entries(rows)
 
@@ -217,7 +219,7 @@ def entries(
 def entries_back(
     connection: Connection, stream: bytes, end: bytes = b"+", start: bytes = b"-", *, page: int = 200
 ) -> Iterator[Entry]:
-    """The entries from `end` back to `start`, newest first, a page at a time."""
+    """Reads the entries of a stream from `end` back to `start`, newest first, a page at a time."""
     budget = connection.budget
     asked = budget.first(page)
     while True:
@@ -236,7 +238,7 @@ def entries_back(
 def file_born(
     connection: Connection, stream: bytes, start: bytes = b"-", *, page: int = 1000
 ) -> Iterator[tuple[Entry, Origin]]:
-    """The file-born entries from `start` on, in order, with their origins; quick over all the others."""
+    """Reads the file-born entries of a stream from `start` on, in order, with their origins; quick over the others."""
     for rows in pages(connection, stream, start, b"+", page):
         for raw_id, fields in rows:
             if fields is not None and ORIGIN_FIELD in fields:
@@ -248,7 +250,7 @@ def file_born(
 
 
 def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
-    """Those of these IDs that stand in the stream, with the fields that stand there."""
+    """Finds which of these entry IDs stand in the stream; returns the fields that stand there by ID."""
     standing: dict[EntryId, list[bytes]] = {}
     budget, at = connection.budget, 0
     asked = budget.first(AT_ONCE)
@@ -265,7 +267,10 @@ def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[
 
 
 class BlockingReader:
-    """XREAD BLOCK after a cursor. Who carries is read in the same buffer, so it is known as of these entries."""
+    """Reads a stream with XREAD BLOCK after a cursor.
+
+    Who carries the stream is read in the same buffer, so it is known as of these entries.
+    """
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
@@ -275,14 +280,14 @@ class BlockingReader:
 
     @property
     def asked(self) -> bool:
-        """Whether a request is under way."""
+        """Whether a request for entries is under way."""
         return bool(self._owed)
 
     def ask(self, cursor: EntryId, *, count: int, block_ms: int, before: list[bytes]) -> None:
-        """Asks for entries after the cursor; `answer` waits for them up to `block_ms`, 0: takes what is there.
+        """Asks for the stream's entries after the cursor.
 
-        `before` is packed commands that go out in the same write. The connection's timeout must exceed `block_ms`.
-        Raises RedisLost.
+        `answer` waits for them up to `block_ms`, 0: takes what is there. `before` is packed commands that go out in the
+        same write. The connection's timeout must exceed `block_ms`. Raises RedisLost.
         """
         count = self._asked = min(count, self._connection.budget.most)
         head: tuple[bytes | str | int, ...] = ("XREAD", "COUNT", count)
@@ -293,8 +298,9 @@ class BlockingReader:
         self._owed = len(before) + 2
 
     def answer(self) -> tuple[list[Entry], tuple[bytes | None, bytes | None], int]:
-        """Entries, the ledger that owns the stream and the nonce of who carries it, and the answer's size in bytes.
+        """Waits for the entries that were asked for.
 
+        Returns them, the ledger that owns the stream and the nonce of who carries it, and the answer's size in bytes.
         Raises RedisRefused, RedisLost.
         """
         begun = self._connection.received

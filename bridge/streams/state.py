@@ -1,4 +1,4 @@
-"""The hash that holds a state's latest value: all of it changes at once, and only from what was seen."""
+"""The Redis hash that holds a state's latest value: all of it changes at once, and only from what was seen."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
 LIMIT = 1 << 28
-"""Bytes of the largest value."""
+"""Bytes of the largest value that a state may have."""
 
 IN_PASSING = 1 << 16
-"""Bytes of data that the server hashes for us: other clients wait meanwhile, a fifth of a millisecond."""
+"""Bytes of data that the server hashes for us at most: other clients wait meanwhile, a fifth of a millisecond."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A state's value."""
+    """The value of a state: its data, timestamp and role."""
 
     data: bytes
     timestamp: bytes
@@ -31,19 +31,20 @@ class Value:
 
     @cached_property
     def sha256(self) -> bytes:
-        """Of the data, in hex."""
+        """The SHA-256 of a value's data, in hex."""
         return hashlib.sha256(self.data).hexdigest().encode()
 
     @cached_property
     def sha1(self) -> bytes:
-        """Of the data, in hex, as the server takes it."""
+        """The SHA-1 of a value's data, in hex, as the server takes it."""
         return hashlib.sha1(self.data, usedforsecurity=False).hexdigest().encode()
 
 
 class Seen(NamedTuple):
-    """What a hash says of itself. `kind` is its type, `none` where there is none; `size` that of its data, or -1.
+    """What the hash of a state says of itself.
 
-    `sha1` of the data is empty where it was not asked for, or they are too long to be hashed in passing.
+    `kind` is its type, `none` where there is none; `size` that of its data, or -1. `sha1` of the data is empty where it
+    was not asked for, or they are too long to be hashed in passing.
     """
 
     kind: bytes
@@ -54,21 +55,21 @@ class Seen(NamedTuple):
     sha1: bytes = b""
 
     def says(self, value: Value) -> bool:
-        """Whether this is what a hash of this value says, as far as it was asked."""
+        """Whether the hash of a state says what a hash of this value does, as far as the hash was asked."""
         said = (self.sha256, self.timestamp, self.role, self.size)
         if said != (value.sha256, value.timestamp, value.role, len(value.data)):
             return False
         return not self.sha1 or self.sha1 == value.sha1
 
     def differs(self, before: Seen, *, deep: bool) -> bool:
-        """Whether it may be of another value than before; long data that are due are read to know."""
+        """Whether the hash of a state may hold another value than before; long data that are due are read to know."""
         if self.sha1 and before.sha1 and self.sha1 != before.sha1:
             return True
         return self[:-1] != before[:-1] or (deep and not self.sha1)
 
 
 def key_of(keys: Keys, name: bytes) -> bytes:
-    """The hash of the state of this name."""
+    """The key of the Redis hash that holds the state of this name."""
     return b"bridge:{%b}:state:%b" % (keys.stream, name)
 
 
@@ -82,7 +83,7 @@ return {kind, said[1] or '', said[2] or '', said[3] or '', size, sha1}"""
 
 
 def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]) -> dict[bytes, Seen]:
-    """What the hashes of these states say; of those with True, the digest of their data too, if they are short.
+    """Reads what the hashes of these states say; of those with True, the digest of their data too, if they are short.
 
     Raises RedisRefused, RedisLost.
     """
@@ -93,7 +94,10 @@ def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]
 
 
 def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes] | None:
-    """The value, and what the hash says its SHA-256 is (of its data, where it says nothing); None: there is none."""
+    """Reads a state's value, and what its hash says the SHA-256 is; None: there is no value.
+
+    Where the hash says nothing, that is the SHA-256 of its data.
+    """
     raw = connection.call("HGETALL", key_of(keys, name))
     found = paired(raw)
     if b"data" not in found:
@@ -106,7 +110,7 @@ def put(
     connection: Connection, keys: Keys, mine: tuple[bytes, bytes], name: bytes, value: Value, notify: bytes, *,
     fields: list[bytes] | None = None, only_entry: bool = False, above: int = 0,
 ) -> tuple[bool, EntryId | None, int]:  # fmt: skip
-    """Sets the hash to `value`, with an entry of these fields if there are any, in one transaction.
+    """Sets the hash of a state to `value`, with an entry of these fields if there are any, in one transaction.
 
     Nothing is done where the hash is so already; an entry that was added says so in the hash, so it is added once.
     `only_entry`: the hash is the owner's and stays as it is, but for that word. `\\0version` in a field is this write's

@@ -63,7 +63,8 @@ return gone"""
 
 
 class Gone(NamedTuple):
-    """What went of one source: mirrored lines before `stays`, its own up to the one at `low`, and those at `beyond`.
+    """What went of one source in trims: mirrored lines before `stays`, its own up to the one at `low`, and those at
+    `beyond`.
 
     The sides interleave differently: `low` is before `stays`, and behind that stand some whose entries went earlier.
     """
@@ -74,25 +75,28 @@ class Gone(NamedTuple):
 
     @classmethod
     def of(cls, positions: Iterable[Position], stays: Position | None, end: Position | None = None) -> Gone:
-        """Of lines that went, where the first mirrored one that stays is this one; None: all went up to `end`."""
+        """Sums up the lines of a source that went in a trim.
+
+        `stays`: the first mirrored line that stays; None: all went up to `end`.
+        """
         low = [one for one in positions if stays is None or one < stays]
         beyond = sorted(one for one in positions if stays is not None and one >= stays)
         return cls(max(low, default=None), tuple(beyond), stays if stays is not None else end)
 
     def has(self, at: Position) -> bool:
-        """Whether the line there is among them, if no entry that stands claims it."""
+        """Whether the line at this position went in a trim, if no entry that stands claims it."""
         own = self.low is not None and at <= self.low
         return own or (self.stays is not None and at < self.stays) or at in self.beyond
 
     @property
     def positions(self) -> list[Position]:
-        """All of them that are named."""
+        """All positions of a source's own lines that are named as gone: `low`, and `beyond`."""
         return [*([self.low] if self.low is not None else []), *self.beyond]
 
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """What was trimmed on purpose: all below `floor` (0-0: nothing), `count` entries so far.
+    """What was trimmed of a stream on purpose: all below `floor` (0-0: nothing), `count` entries so far.
 
     `origins`: which lines of each source, by number, went with their entries. `base`: the position on both sides that
     the floor stands for, as parity noted it; None of a stream whose files have no order.
@@ -104,16 +108,16 @@ class Trimmed:
     base: dict[str, Any] | None = None
 
     def origins_json(self) -> str:
-        """As Redis and the ledger keep them."""
+        """The lines of each source that were trimmed, as Redis and the ledger keep them."""
         return json.dumps({str(number): [one.low, one.beyond, one.stays] for number, one in self.origins.items()})
 
     def base_json(self) -> str:
-        """As they keep it; empty: none."""
+        """The position that a stream's floor stands for, as Redis and the ledger keep it; empty: none."""
         return json.dumps(self.base) if self.base is not None else ""
 
     @classmethod
     def of(cls, floor: bytes | None, count: bytes | None, origins: bytes | None, base: bytes | None) -> Trimmed:
-        """As it is kept. Raises ValueError for what is none."""
+        """Parses what Redis or the ledger keep of what was trimmed. Raises ValueError for what is none."""
         ends = {
             int(number): Gone(_place(low), tuple(Position(*at) for at in beyond), _place(stays))
             for number, (low, beyond, stays) in json.loads(origins or b"{}").items()
@@ -122,7 +126,7 @@ class Trimmed:
 
 
 def read_trimmed(connection: Connection, keys: Keys) -> Trimmed:
-    """What Redis says of it. Raises RedisLost, RedisRefused."""
+    """Reads what Redis says was trimmed of a stream on purpose. Raises RedisLost, RedisRefused."""
     floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
     parsed(keys.floor, floor or b"", lambda: parse_id(floor) if floor else ZERO_ID)
     return parsed(keys.trimmed, b" ".join(part or b"" for part in rest), lambda: Trimmed.of(floor, *rest))
@@ -142,15 +146,15 @@ class Held:
 
 
 class Moved(Exception):
-    """Somebody else set the floor meanwhile, or took the stream over."""
+    """Somebody else set the stream's floor meanwhile, or took the stream over."""
 
 
 def set_floor(
     connection: Connection, keys: Keys, owner: bytes, now: Trimmed, upto: EntryId, then: Trimmed
 ) -> Held | None:
-    """Sets the floor behind `upto`, unless a group still needs something up to there; returns that one.
+    """Sets a stream's floor behind `upto`, unless a consumer group still needs something up to there; returns that one.
 
-    Raises Moved where the floor is not `now`'s any more, RedisLost, RedisRefused.
+    Raises Moved where the floor is not `now`'s any more or the stream another's, RedisLost, RedisRefused.
     """
     expected = format_id(now.floor) if now.floor > ZERO_ID else b""
     reply = connection.call(
@@ -165,7 +169,7 @@ def set_floor(
 
 
 def put_floor(connection: Connection, keys: Keys, now: Trimmed) -> None:
-    """Says this of the stream, in one go: of one that begins anew. Raises RedisLost, RedisRefused."""
+    """Writes what was trimmed into Redis in one go, for a stream that begins anew. Raises RedisLost, RedisRefused."""
     facts = ("count", now.count, "origins", now.origins_json(), "base", now.base_json())
     replies = connection.calls(
         pack("MULTI"), pack("SET", keys.floor, format_id(now.floor)), pack("HSET", keys.trimmed, *facts), pack("EXEC")
@@ -193,7 +197,8 @@ def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held
 def step(connection: Connection, keys: Keys) -> int | Held:
     """Removes about `STEP` entries that stand below the floor; returns how many. 0: at most a part of a node is left.
 
-    A group that was made since and was given one of them holds them all. Raises RedisLost, RedisRefused.
+    A group that was made since and was given one of them holds them all, and is returned. Raises RedisLost,
+    RedisRefused.
     """
     gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, "")
     if isinstance(gone, list):

@@ -56,13 +56,14 @@ class Cursor:
     value: bytes
 
     def stored(self, last: EntryId | None) -> bytes:
-        """What Redis holds after the batch."""
+        """The value of a cursor that Redis holds after a batch with this last entry; None: with no entries."""
         return self.value if last is None else self.value[:-1] + b',"entry":"%d-%d"}' % last
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed XADDs and their count, the origin of the last of them, and the cursors that go with them, all of one key.
+    """A batch for one transaction: packed XADDs and their count, the origin of the last of them, and the cursors that
+    go with them, all of one key.
 
     `watch_stream` is for explicit IDs: the stream must not hold an ID above `first_ms`, and nobody may write meanwhile.
     `closing` holds fields of the generations hash that are set alongside, `late` origins that stand out of order.
@@ -79,13 +80,13 @@ class Batch:
 
     @property
     def arm(self) -> Arm:
-        """What it has to be sent under."""
+        """The WATCH that a batch has to be sent under."""
         return Arm(self.cursors[0].key, tuple(cursor.field for cursor in self.cursors), self.watch_stream)
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A batch that is in: first and last entry ID, None when it held no entries."""
+    """A batch that is in the stream: first and last entry ID, None when it held no entries."""
 
     first: EntryId | None
     last: EntryId | None
@@ -93,20 +94,20 @@ class Landed:
 
 
 class Arm(NamedTuple):
-    """Which cursors are read under WATCH, and whether the stream is watched as well as their key."""
+    """A WATCH for a batch: which cursors are read under it, and whether the stream is watched as well as their key."""
 
     key: bytes
     fields: tuple[bytes, ...]
     watches_stream: bool
 
     def serves(self, wanted: Arm) -> bool:
-        """Whether a batch that needs `wanted` can go on this, if other fields are read again."""
+        """Whether a batch that needs the WATCH `wanted` can be sent under this one, if other fields are read again."""
         return self.key == wanted.key and self.watches_stream >= wanted.watches_stream
 
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """What was read under WATCH: the cursors' stored values, owner and nonce of `meta`, the stream's last ID."""
+    """What the writer read under WATCH: the cursors' stored values, owner and nonce of `meta`, the stream's last ID."""
 
     stored: tuple[bytes | None, ...]
     holder: tuple[bytes | None, ...]
@@ -148,7 +149,7 @@ class StreamWriter:
         self._owed = 0
 
     def stage(self, batch: Batch) -> None:
-        """Sends all of the batch but EXEC; the batch before it may still be under way."""
+        """Sends all of a batch's transaction but EXEC; the batch before it may still be under way."""
         cursors, keys = batch.cursors, self._keys
         wanted, commands = batch.arm, []
         if self._arm is None or not self._arm.serves(wanted):
@@ -175,9 +176,9 @@ class StreamWriter:
         return self._executed is None or (self._arm is not None and self._arm.serves(batch.arm))
 
     def execute(self, expected: tuple[bytes | None, ...]) -> None:
-        """EXEC for the staged batch, if the cursors are as `expected` and this process carries the stream.
+        """Sends EXEC for the staged batch, if the cursors are as `expected` and this process carries the stream.
 
-        They are watched and read again in the same write, for the batch after it. Raises Overtaken when one is
+        The cursors are watched and read again in the same write, for the batch after it. Raises Overtaken when one is
         another, Newer when an explicit ID would stand below another producer's entry.
         """
         batch, self._staged = self._staged, None
@@ -200,7 +201,10 @@ class StreamWriter:
         self._connection.send(b"".join((pack("EXEC"), again, *self._waiting())))
 
     def finish(self) -> Landed:
-        """Waits for the executed batch. Raises Overtaken, RedisRefused, RedisLost; then discard the connection."""
+        """Waits until the executed batch has landed, and returns it.
+
+        Raises Overtaken, RedisRefused, RedisLost; then discard the connection.
+        """
         batch, self._executed = self._executed, None
         if batch is None:
             raise AssertionError("nothing is under way")
@@ -224,7 +228,7 @@ class StreamWriter:
         raise RedisRefused("the guard found another entry at the stream's end", code="GUARD")
 
     def rest(self, cursor: Cursor | None) -> None:
-        """Nothing more to send for now: what waits goes out, and the next batch for `cursor` finds its WATCH ready.
+        """Sends what waits, as no batch follows for now, and arms a WATCH for the next batch for `cursor`.
 
         The stream is not watched meanwhile: others write into it.
         """
@@ -236,7 +240,7 @@ class StreamWriter:
             self.quiet()
 
     def quiet(self) -> None:
-        """Sends what waits and reads what is owed, so that the connection can be used for something else."""
+        """Sends what waits and reads all that is owed, so that the connection can be used for something else."""
         if self._unsent:
             self._connection.send(b"".join(self._waiting()))
         if self._arm is not None:
@@ -244,7 +248,7 @@ class StreamWriter:
         self._settle()
 
     def publish(self, channel: bytes, landed: Landed) -> None:
-        """Announces a batch, best effort, with the next write. The reply is not looked at."""
+        """Announces a batch that landed, best effort, with the next write. The reply is not looked at."""
         if landed.first is None or landed.last is None:
             return
         word = json.dumps({
@@ -254,7 +258,7 @@ class StreamWriter:
         self._unsent.append(pack("PUBLISH", channel, word))
 
     def _waiting(self) -> list[bytes]:
-        """What goes out with the next write, behind it; its replies are owed from now on."""
+        """Takes the commands that go out with the next write, behind it; their replies are owed from now on."""
         waiting, self._unsent = self._unsent, []
         self._owed += len(waiting)
         return waiting
@@ -269,7 +273,10 @@ class StreamWriter:
         return self._connection.read_expected(b"+OK\r\n" + b"+QUEUED\r\n" * queued, queued + 1)
 
     def _arming(self, arm: Arm) -> bytes:
-        """UNWATCH first where less is to be watched than before; the reads come after the WATCH, so they hold."""
+        """Packs UNWATCH, WATCH and reads for `arm`.
+
+        UNWATCH comes first, as less may have to be watched than before; the reads come after the WATCH, so they hold.
+        """
         keys = self._keys
         watched = (keys.meta, keys.checkpoint, keys.generations) + ((keys.stream,) if arm.watches_stream else ())
         watched += (arm.key,) if arm.key not in watched else ()
@@ -283,7 +290,10 @@ class StreamWriter:
         return reads
 
     def _read_armed(self) -> Armed:
-        """The answer to the last arming, and whatever was sent along with it; or to the reads that came after it."""
+        """Returns what was read under the last WATCH, or read again since, and reads it first if it was not.
+
+        The replies to whatever was sent along with the WATCH are read as well.
+        """
         if self._armed is None:
             if self._arm is None:
                 raise AssertionError("not armed")
@@ -315,13 +325,16 @@ class Books:
     floor: EntryId | None
 
     def batch(self, path: str) -> int:
-        """The number of the last batch of a folder's messages; 0 when there was none."""
+        """The number of the last batch of a folder's messages that Redis holds; 0 when there was none."""
         stored = self.checkpoint.get(os.fsencode(path))
         return Checkpoint.from_json(stored).generation if stored else 0
 
 
 def read_books(connection: Connection, keys: Keys) -> Books:
-    """The bridge's own keys. Raises RedisRefused when one of them has another type, or holds what it never wrote."""
+    """Reads the books that the bridge keeps in Redis about a stream.
+
+    Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
+    """
     hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
     replies = connection.calls(*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor))
     meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
@@ -335,7 +348,7 @@ def read_books(connection: Connection, keys: Keys) -> Books:
 
 
 def claim(connection: Connection, keys: Keys, owner: bytes, instance: str) -> bytes:
-    """Makes `owner` the stream's owner if it has none; returns who owns it now. Raises RedisRefused."""
+    """Makes the ledger `owner` the stream's owner if it has none; returns who owns it now. Raises RedisRefused."""
     connection.call("HSETNX", keys.meta, "owner", owner)
     holder = connection.call("HGET", keys.meta, "owner")
     if holder == owner:

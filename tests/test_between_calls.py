@@ -1,0 +1,209 @@
+"""A log that is rotated between any two system calls of a look, a seek or a read: each line is read once, in its order."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.files.generation import Known
+from bridge.files.tail import Tail
+from tests.test_half_looked import CALLS
+
+Act = Callable[[Path], None]
+
+
+def lines(*numbers: int) -> bytes:
+    return b"".join(b"agent|t|turn|%04d\n" % n for n in numbers)
+
+
+def copied(log: Path) -> None:
+    """Copied to a new rotated name and emptied, and written to."""
+    shift(log)
+    shutil.copy2(log, log.with_name("l.1"))
+    os.truncate(log, 0)
+    with log.open("ab") as file:
+        file.write(lines(*range(30, 33)))
+
+
+def copied_and_filled(log: Path) -> None:
+    """The same, with more behind it than stood there before."""
+    copied(log)
+    with log.open("ab") as file:
+        file.write(lines(*range(33, 90)))
+
+
+def copied_twice(log: Path) -> None:
+    """The same again, so that a whole generation stood in the file in between."""
+    copied(log)
+    shift(log)
+    shutil.copy2(log, log.with_name("l.1"))
+    os.truncate(log, 0)
+    with log.open("ab") as file:
+        file.write(lines(33, 34))
+
+
+def renamed(log: Path) -> None:
+    """Renamed, and begun anew."""
+    shift(log)
+    log.rename(log.with_name("l.1"))
+    log.write_bytes(lines(*range(30, 33)))
+
+
+def renamed_late(log: Path) -> None:
+    """Renamed, and written to under its new name; the new log is not there yet."""
+    shift(log)
+    log.rename(log.with_name("l.1"))
+    with log.with_name("l.1").open("ab") as file:
+        file.write(lines(30))
+
+
+def saved(log: Path) -> None:
+    """Saved by an editor, with a line more: the same content under another inode."""
+    hidden = log.with_name(".new")
+    hidden.write_bytes(log.read_bytes() + lines(30))
+    hidden.rename(log)
+
+
+def copied_over(log: Path) -> None:
+    """Copied over the rotated file that was there, into its inode, and emptied, and written to."""
+    log.with_name("l.1").write_bytes(log.read_bytes())
+    os.truncate(log, 0)
+    with log.open("ab") as file:
+        file.write(lines(*range(30, 90)))
+
+
+def packed(log: Path) -> None:
+    """Renamed and begun anew, and the oldest compressed."""
+    renamed(log)
+    oldest = log.with_name("l.2")
+    hidden = log.with_name(".packing")
+    hidden.write_bytes(gzip.compress(oldest.read_bytes()))
+    hidden.rename(log.with_name("l.2.gz"))
+    oldest.unlink()
+
+
+def shift(log: Path) -> None:
+    for path in sorted(log.parent.glob("l.?"), key=lambda path: -int(path.name[2:])):
+        path.rename(log.with_name(f"l.{int(path.name[2:]) + 1}"))
+
+
+AFTER: dict[Act, int] = {
+    copied: 33,
+    copied_and_filled: 90,
+    copied_twice: 35,
+    renamed: 33,
+    renamed_late: 31,
+    saved: 31,
+    copied_over: 90,
+    packed: 33,
+}
+"""Which number the first line has that is not written."""
+
+
+class Amid:
+    """Acts before one of the calls that `bridge.files` makes: the one of this number, counted from 1."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made, self._at = 0, 0
+        self._act: Callable[[], None] = lambda: None
+        for name in CALLS:
+            monkeypatch.setattr(os, name, self._wrapped(getattr(os, name)))
+
+    def _wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if self._at and "/bridge/files/" in sys._getframe(1).f_code.co_filename:
+                self.made += 1
+                if self.made == self._at:
+                    self._act()
+            return real(*args, **more)
+
+        return call
+
+    def arm(self, at: int, act: Callable[[], None]) -> None:
+        self.made, self._at, self._act = 0, at, act
+
+    def disarm(self) -> int:
+        """Returns how many calls were made."""
+        self._at = 0
+        return self.made
+
+
+def read(tail: Tail) -> bytes:
+    """All that a reader takes until it comes to rest, as forward does: a generation ends when another follows it."""
+    found, idle = b"", 0
+    while idle < 3:
+        tail.look()
+        idle += 1
+        while (generation := tail.first()) is not None:
+            raw = tail.peek(generation, 1 << 16)
+            if raw:
+                tail.advance(generation, raw)
+                found, idle = found + raw, 0
+            elif tail.finish() is None:
+                break
+    return found
+
+
+def met(folder: Path, upto: bytes) -> list[Known]:
+    """The records of a reader that stopped behind these lines of the log."""
+    tail = Tail(folder, "l", ("l.*",), [])
+    tail.look()
+    while (generation := tail.first()) is not None and generation.path.name != "l":
+        tail.advance(generation, tail.peek(generation, 1 << 16))
+        assert tail.finish() is not None
+    assert generation is not None
+    tail.advance(generation, tail.peek(generation, 1 << 16)[: len(upto)])
+    records = [*tail.records()[:-1], generation.known()]
+    tail.close()
+    return records
+
+
+def first_look(tail: Tail, known: list[Known]) -> None:
+    tail.look()
+
+
+def seek(tail: Tail, known: list[Known]) -> None:
+    tail.look()
+    tail.seek(known[-1].number, known[-1].at)
+
+
+def next_look(tail: Tail, known: list[Known]) -> None:
+    tail.look()
+    if tail.path.exists():
+        os.utime(tail.path)
+    tail.look()
+
+
+@pytest.mark.parametrize("act", [*AFTER], ids=lambda act: act.__name__)
+@pytest.mark.parametrize("op", [first_look, seek, next_look], ids=lambda op: op.__name__)
+def test_rotated_between_two_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: Callable[[Tail, list[Known]], None], act: Act
+) -> None:
+    """Whatever happens to the log before whichever call: what is behind the reader's place comes once, in order."""
+    amid, number, reached = Amid(monkeypatch), 0, 0
+    while reached >= number:
+        number += 1
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        log = folder / "l"
+        (folder / "l.1").write_bytes(lines(*range(10)))
+        log.write_bytes(lines(*range(10, 30)))
+        known = met(folder, lines(*range(10, 20)))
+        tail = Tail(folder, "l", ("l.*",), known)
+        amid.arm(number, partial(act, log))
+        op(tail, known)
+        found = read(tail)
+        reached = amid.disarm()
+        found += read(tail)
+        wanted = lines(*range(20, AFTER[act] if reached >= number else 30))
+        said = f"{act.__name__} before call {number} of {op.__name__}: {[*tail.notices]}"
+        assert found == wanted, f"{said}\n{found.decode()}"
+        tail.close()
