@@ -16,10 +16,11 @@ from bridge.streams.keys import Keys, health
 CONNECT = ("client|setname", "ping", "select", "time")
 
 BRIDGE = (
-    "del", "discard", "eval", "exec", "exists", "get", "hdel", "hexists", "hget", "hgetall", "hincrby", "hkeys", "hlen",
-    "hmget", "hscan", "hset", "hsetnx", "hstrlen", "hvals", "info", "memory|usage", "multi", "publish", "set", "type",
-    "unwatch", "watch", "xack", "xadd", "xclaim", "xgroup|create", "xgroup|destroy", "xinfo|groups", "xinfo|stream",
-    "xpending", "xrange", "xread", "xreadgroup", "xrevrange", "xtrim", "command|info",
+    "client|tracking", "del", "discard", "eval", "exec", "exists", "get", "hdel", "hello", "hexists", "hget",
+    "hgetall", "hincrby", "hkeys", "hlen", "hmget", "hscan", "hset", "hsetnx", "hstrlen", "hvals", "info",
+    "memory|usage", "multi", "publish", "set", "type", "unwatch", "watch", "xack", "xadd", "xclaim", "xgroup|create",
+    "xgroup|destroy", "xinfo|groups", "xinfo|stream", "xpending", "xrange", "xread", "xreadgroup", "xrevrange",
+    "xtrim", "command|info",
 )  # fmt: skip
 
 COMPONENT = (

@@ -176,22 +176,22 @@ class Nemesis:
             rotate(self._rig)
 
     @contextmanager
-    def _nobody_writes(self) -> Iterator[None]:
-        """What is written to a file while it is copied is lost by that, whoever writes."""
+    def _nobody_writes(self) -> Iterator[bool]:
+        """Whether there is a log, to which nobody writes for a while: that would be lost as it is copied."""
         others = [self.child, self._cast.children["ui"]]
         with self._station.turn:
             for other in others:
                 other.send_signal(signal.SIGSTOP)
             try:
-                if self._rig.log.exists():
-                    yield
+                yield self._rig.log.exists()
             finally:
                 for other in others:
                     other.send_signal(signal.SIGCONT)
 
     def copytruncate(self) -> None:
-        with self._nobody_writes():
-            copytruncate(self._rig)
+        with self._nobody_writes() as there:
+            if there:
+                copytruncate(self._rig)
 
     def pack(self) -> None:
         with self._nobody_writes():
@@ -201,10 +201,11 @@ class Nemesis:
 
     def save(self) -> None:
         """As an editor saves: the same content under another inode."""
-        with self._nobody_writes():
-            hidden = self._rig.root / ".saved"
-            shutil.copy2(self._rig.log, hidden)
-            hidden.rename(self._rig.log)
+        hidden = self._rig.root / ".saved"
+        with self._nobody_writes() as there:
+            if there:
+                shutil.copy2(self._rig.log, hidden)
+                hidden.rename(self._rig.log)
 
     # -- who looks -----------------------------------------------------------------------------------------------
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
+from bridge.carry import append as append_module
 from bridge.carry.append import Target
 from bridge.carry.deliver import Delivery
 from bridge.carry.pieces import Write
 from bridge.errors import TargetError
 from bridge.files.append import Appender
+from bridge.ledger.mirrored import move_intent
 from bridge.ledger.store import Ledger
 from bridge.run import Process
 from tests.inbox import INBOX, Inbox
@@ -95,6 +98,38 @@ def test_a_fault_put_back(rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Bre
     if broken is forgets_what_it_wrote:
         assert not result.tally.differences  # each has its partner
         assert len(said) == 1
+
+
+def test_a_move_that_is_not_committed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short write, another's line, and a ledger that rolls back what was noted of that: each line stands once."""
+    append, move, seen, failed = Appender.append, move_intent, list[int](), list[str]()
+
+    def short(self: Appender, data: bytes) -> int:
+        seen.append(len(data))
+        return append(self, data[: len(data) // 2] if len(seen) == 1 else data)
+
+    def rolled_back(*args: Any) -> None:
+        move(*args)
+        if not failed:
+            failed.append("once")
+            raise TargetError("the ledger's disk is full", where="ledger.db")
+
+    monkeypatch.setattr(Appender, "append", short)
+    monkeypatch.setattr(append_module, "move_intent", rolled_back)
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        for n in range(4):
+            rig.add(f"r-{n}")
+        mirrors(both, rig)
+        rig.add("r-last")
+        mirrors(both, rig)
+    finally:
+        both.close()
+    assert failed
+    rig.check([b"f-0", b"between"], [b"r-0", b"r-1", b"r-2", b"r-3", b"r-last"])
+    assert rig.parity().verdict == "equal"
 
 
 def test_it_does_not_cry_wolf(rig: Rig) -> None:

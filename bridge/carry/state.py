@@ -7,9 +7,10 @@ the owner's wins. A value that lasted less than the settling time may never be s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from bridge.carry.claim import own
+from bridge.carry.hashes import VERIFY, Hashes
 from bridge.carry.owner import Owned
 from bridge.carry.shared import Shared
 from bridge.carry.values import File, Values, numbered
@@ -30,11 +31,8 @@ from bridge.streams.reader import stream_info
 from bridge.streams.state import IN_PASSING, Seen, Value
 from bridge.streams.writer import Overtaken
 
-LOOK, VERIFY = 0.1, 1.0
-"""Seconds between two looks at latest values that Redis owns, and at whether the other side still holds what it got."""
-
-SLOWLY = 1.0
-"""Seconds for each MiB of a latest value that is too long to be hashed in passing, and is read to be compared."""
+LOOK = 0.1
+"""Seconds between two looks at what changed of latest values that Redis owns."""
 
 ODD = 5.0
 """Seconds after which the carrier of latest values reports a hash whose digest is not that of its data."""
@@ -67,9 +65,8 @@ class State:
         self._connection: Connection | None = None
         self._blind: SourceError | None = None
         """Why the last look at the folder of latest values failed; None: it did not."""
+        self._hashes = Hashes(self._values, shared.keys, clock, self._note, self._fine)
         self._verify_at = 0.0
-        self._slow_at = 0.0
-        """When the next value that is too long to be hashed in passing is looked at."""
 
     # -- the files -------------------------------------------------------------------------------------------
 
@@ -138,6 +135,7 @@ class State:
                 file = self._values.file(name)
                 file.both, file.both_at = sha256, at
             self.owned.look(connection, self._forget_taken_away)
+            self._hashes.attach(self._dial)
             self._look_anew()
         except BaseException:
             connection.close()
@@ -151,6 +149,7 @@ class State:
             self._values.file(os.fsencode(self._path))
         for file in self.sources:
             file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
+        self._hashes.anew()
         self._verify_at = 0.0
 
     def _carries(self, connection: Connection) -> bool:
@@ -183,6 +182,7 @@ class State:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+        self._hashes.detach()
 
     def tell(self, wait: Callable[[float], object]) -> None:
         """Does nothing: with latest values there is nothing found out aside that Redis is to be told."""
@@ -231,39 +231,15 @@ class State:
             self._values.take(file)
         return self._from_files(connection) if self.owned.by_file else self._from_redis(connection)
 
-    def _looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
-        """Yields latest values' files with what their hashes say; True: the data are due too. Notes what is no hash."""
-        now = self._clock()
-        due = {file.raw_name: now >= file.deep_at and file.size <= IN_PASSING for file in self.sources}
-        large = [file for file in self.sources if file.size > IN_PASSING]
-        if large and now >= self._slow_at:  # one after the other: they go over the connection
-            one = min(large, key=lambda file: file.deep_at)
-            due[one.raw_name], self._slow_at = True, now + SLOWLY * one.size / (1 << 20)
-        for name, seen in state.look(connection, self.shared.keys, [*due.items()]).items():
-            file = self._values.files[name]
-            before, file.barred = file.barred, seen.kind not in (b"hash", b"none")
-            if due[name]:
-                file.deep_at = now + VERIFY
-            file.size = seen.size
-            if file.barred and not before:
-                said, hint = f"holds a {seen.kind.decode()}, and no hash", "rename it: the bridge keeps the state there"
-                self._note(file, RedisRefused(said, code="WRONGTYPE", where=self._where(file), hint=hint))
-            elif not file.barred:
-                if before:
-                    self._fine(file)
-                yield file, seen, due[name]
-
-    def _where(self, file: File) -> str:
-        return shown(state.key_of(self.shared.keys, file.raw_name))
-
     # -- the file owns it ------------------------------------------------------------------------------------
 
     def _from_files(self, connection: Connection) -> bool:
         if self._clock() >= self._verify_at:
             self._verify_at = self._clock() + VERIFY
-            for file, seen, deep in self._looked(connection):
+            for file, seen, deep in self._hashes.looked(connection):
                 if file.value is not None:
                     file.told = self._holds(connection, file, file.value, seen, deep=deep)
+                    file.agrees = file.told and deep
         moved = False
         for file in self.sources:
             if file.value is None or file.barred or (file.told and file.value.sha256 == file.both):
@@ -316,18 +292,19 @@ class State:
 
     def _from_redis(self, connection: Connection) -> bool:
         moved = False
-        for file, seen, deep in self._looked(connection):
+        for file, seen, deep in self._hashes.looked(connection):
             if file.settling or self._clock() < file.again:
                 continue
             if seen.size < 0:
                 if seen.kind == b"none" and file.value is not None and file.value.sha256 == file.both:
                     self._put_back(file, file.value)
+                file.agrees = True
                 continue
-            if file.seen is not None and not seen.differs(file.seen, deep=deep):
-                continue
-            found = state.read(connection, self.shared.keys, file.raw_name)
-            if found is not None and self._compared(connection, file, *found, seen):
-                moved = True
+            if file.seen is None or seen.differs(file.seen, deep=deep):
+                found = state.read(connection, self.shared.keys, file.raw_name)
+                if found is not None and self._compared(connection, file, *found, seen):
+                    moved = True
+            file.agrees = deep and file.seen is not None and not seen.differs(file.seen, deep=False)
         return moved
 
     def _compared(self, connection: Connection, file: File, value: Value, said: bytes, seen: Seen) -> bool:
@@ -341,7 +318,7 @@ class State:
             if file.both != value.sha256 and older(value.timestamp, file.both_at):
                 said_so = f"Redis holds an older value ({shown(value.timestamp, 40)}) than the file"
                 hint = "the file is left alone; a value that is to count needs a timestamp that is not older"
-                self._note(file, SourceError(said_so, where=self._where(file), hint=hint))
+                self._note(file, SourceError(said_so, where=self._hashes.where(file), hint=hint))
                 file.seen = seen
                 return False
             if not self._write(file, value):
@@ -357,7 +334,9 @@ class State:
         file.odd = file.odd or self._clock()
         if self._clock() - file.odd >= ODD:
             hint = "set data and sha256 (of the data, in hex) with one HSET, or remove sha256"
-            self._note(file, SourceError("its sha256 is not that of its data", where=self._where(file), hint=hint))
+            self._note(
+                file, SourceError("its sha256 is not that of its data", where=self._hashes.where(file), hint=hint)
+            )
             file.seen = seen
 
     def _put_back(self, file: File, value: Value) -> None:

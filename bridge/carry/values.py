@@ -45,6 +45,8 @@ class File:
     """Whether the Redis key of the value's hash holds something that is no hash."""
     seen: Seen | None = None
     """What the value's hash in Redis said of itself when both sides were last laid beside each other."""
+    agrees: bool = False
+    """Whether the file and the value's hash were seen to agree, and neither changed since, as far as was told."""
     size: int = 0
     """How many bytes the data in the value's hash had when Redis was last asked."""
     deep_at: float = 0.0
@@ -126,7 +128,7 @@ class Values:
 
     def _gone(self, file: File) -> None:
         if file.facts is not None:
-            file.facts, file.value, file.settling, file.seen = None, None, False, None
+            file.facts, file.value, file.settling, file.seen, file.agrees = None, None, False, None, False
             self._fine(file)
 
     def take(self, file: File) -> None:
@@ -155,7 +157,7 @@ class Values:
                 file.facts, file.since = found.facts, now
         elif not taken.busy or age >= BUSY:
             file.value, file.settling = Value(taken.raw, moment(taken.facts.written), file.role), False
-            file.told, file.seen = False, None
+            file.told, file.seen, file.agrees = False, None, False
             self._fine(file)
 
     @property

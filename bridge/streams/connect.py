@@ -219,6 +219,18 @@ class Connection:
             reply = self._reader.gets()
         return reply
 
+    def pushes(self) -> list[Reply]:
+        """Reads what the server sent without being asked, as far as it is here: nothing is waited for.
+
+        Raises RedisLost.
+        """
+        found: list[Reply] = []
+        while self.closed():
+            self._reader.feed(self._receive())
+            while (push := self._reader.gets()) is not False:
+                found.append(push)
+        return found
+
     def read_small(self) -> Reply:
         """Reads the server's next reply, parsing no byte more than its own: for the few that stand before ones to be
         compared."""
