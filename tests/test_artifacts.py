@@ -66,6 +66,40 @@ def one(one_rig: Rig) -> Artifacts:
     return Artifacts(one_rig)
 
 
+def test_a_removed_file_that_is_made_again_is_new(one: Artifacts) -> None:
+    """It is announced anew, with the bytes and the time that it had; one that is replaced by the same bytes is not."""
+    path = one.save("wind/plot.png", PNG)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    child = one.rig.ready(one.rig.start())
+    one.until(1)
+    wait_until(lambda: removed(one), one.rig.said)
+    one.save("wind/plot.png", PNG)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    first, second = one.until(2)
+    assert (first["path"], first["sha256"]) == (second["path"], second["sha256"])
+    one.save("wind/plot.png", PNG)
+    one.save("wind/other.png", PNG)
+    assert [told["path"][-9:] for told in one.until(3)] == [b"/plot.png", b"/plot.png", b"other.png"]
+    one.rig.stop(child)
+    assert not one.rig.once().forwarded
+    result = one.parity()
+    assert (result.verdict, len(one.found())) == ("equal", 3), result.tally
+
+
+def removed(one: Artifacts) -> bool:
+    """Removes the file, and puts it back if nobody saw that: a new folder is watched a moment later."""
+    ledger = Ledger(one.rig.state / "ledger.db")
+    (one.folder / "wind" / "plot.png").unlink()
+    try:
+        wait_until(lambda: ledger.rows("SELECT 1 FROM spool_files WHERE inode = '0'", ()), "the removal", 1)
+    except AssertionError:
+        one.save("wind/plot.png", PNG)
+        return False
+    finally:
+        ledger.close()
+    return True
+
+
 def test_new_and_replaced_files_are_announced(artifacts: Artifacts) -> None:
     """An entry for each new file and each new content of it; touching or moving nothing says nothing."""
     path = artifacts.save("wind/plot.png", PNG)

@@ -427,6 +427,26 @@ def test_retry(one: Inbox) -> None:
     one.check(["bad"], ["theirs"])
 
 
+def test_retry_of_a_file_that_is_gone(one: Inbox) -> None:
+    """It says so, instead of the reason of before; put back as it was kept, the message goes over."""
+    one.move_in("bad.json", document("bad").replace(b"doc_type", b"kind"))
+    assert one.rig.once().quarantined == 1
+    raw = (one.folder / "bad.json").read_bytes()
+    (one.folder / "bad.json").unlink()
+    mapping = deep(one.rig)
+    mapping.write_text(mapping.read_text().replace("/doc_type", "/kind"))
+    one.rig.write_config(mapping=str(mapping))
+    retry = ("quarantine", "retry", "--redis", one.rig.server.socket_url)
+    done = one.rig.run(*retry)
+    assert done.returncode == 3
+    assert "its file is gone: all of it was kept" in done.stdout + done.stderr
+    [kept] = [json.loads(row) for row in one.rig.run("quarantine", "export").stdout.splitlines()]
+    assert kept["raw"].encode() == raw
+    one.move_in("bad.json", kept["raw"].encode())
+    assert one.rig.run(*retry).returncode == 0
+    one.check(["bad"], [])
+
+
 def test_lost_ledger(inbox: Inbox) -> None:
     """Without its ledger the bridge carries nothing; repair rebuilds it, and nothing goes over twice."""
     for n in range(3):

@@ -78,7 +78,9 @@ class ArtifactIntake(Intake):
         self.waiting.pop(name, None)
         last, now = memory.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
         key = digest(name, sha256, b"%d" % taken.facts.written)
-        if last is not None and last.alike == sha256:
+        if last is not None and last.alike == sha256 and last.removed:  # saved anew, with what it held before
+            key = digest(key, b"%d" % now)
+        elif last is not None and last.alike == sha256:
             memory.touch(self._ledger, self._stream, name, taken.facts)
             return 0
         # What replaces a file comes after it, be its own time what it may.

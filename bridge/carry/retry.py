@@ -133,7 +133,16 @@ class Retry:
         self._late.carry_files()
         for one in wanted:
             now = self._whole(one)
-            yield Retried(one.number, now.retried) if now.retried else Retried(one.number, reason=now.reason)
+            reason = "" if now.retried else self._gone(now) or now.reason
+            yield Retried(one.number, now.retried, reason)
+
+    def _gone(self, one: Quarantined) -> str:
+        """Says that a file which was set aside is not there any more, so that its mapping was not asked again."""
+        folder = self._shared.folder
+        if folder is None or folder.exists(one.name):
+            return ""
+        kept = "all of it" if len(one.raw) == one.length else f"only its first {len(one.raw):,} bytes"
+        return f"its file is gone: {kept} was kept, put that into the folder again (`bridge quarantine export` has it)"
 
     def _row(self, one: Quarantined, codec: Codec) -> Row | str:
         """The line's row, or why it is none."""

@@ -110,6 +110,11 @@ class Last(NamedTuple):
     alike: bytes
     inode: int
 
+    @property
+    def removed(self) -> bool:
+        """Whether the spool file was seen to be gone since."""
+        return self.inode == 0
+
 
 def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
     """What the ledger last knew this spool file to hold; None: the file was never met."""
