@@ -182,12 +182,14 @@ def next_look(tail: Tail, known: list[Known]) -> None:
     tail.look()
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "unread"])
 @pytest.mark.parametrize("act", [*AFTER], ids=lambda act: act.__name__)
 @pytest.mark.parametrize("op", [first_look, seek, next_look], ids=lambda op: op.__name__)
 def test_rotated_between_two_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: Callable[[Tail, list[Known]], None], act: Act
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: Callable[[Tail, list[Known]], None], act: Act, begun: bool
 ) -> None:
     """Whatever happens to the log before whichever call: what is behind the reader's place comes once, in order."""
+    place = 20 if begun else 10
     amid, number, reached = Amid(monkeypatch), 0, 0
     while reached >= number:
         number += 1
@@ -196,14 +198,14 @@ def test_rotated_between_two_calls(
         log = folder / "l"
         (folder / "l.1").write_bytes(lines(*range(10)))
         log.write_bytes(lines(*range(10, 30)))
-        known = met(folder, lines(*range(10, 20)))
+        known = met(folder, lines(*range(10, place)))
         tail = Tail(folder, "l", ("l.*",), known)
         amid.arm(number, partial(act, log))
         op(tail, known)
         found = read(tail)
         reached = amid.disarm()
         found += read(tail)
-        wanted = lines(*range(20, AFTER[act] if reached >= number else 30))
+        wanted = lines(*range(place, AFTER[act] if reached >= number else 30))
         said = f"{act.__name__} before call {number} of {op.__name__}: {[*tail.notices]}"
         assert found == wanted, f"{said}\n{found.decode()}"
         tail.close()

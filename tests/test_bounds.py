@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bridge.carry import append
 from bridge.errors import ConfigError
 from bridge.files.artifacts import hashed
 from tests.inbox import Inbox, document
-from tests.rig import Rig, wait_until
+from tests.rig import STREAM, Rig, wait_until
 from tests.test_state import Values
 
 
@@ -101,3 +105,65 @@ def test_a_folder_becomes_a_link_before_a_file_is_hashed(tmp_path: Path) -> None
     inside.rmdir()
     inside.symlink_to(outside)
     assert hashed(path) is None
+
+
+def deleted(rig: Rig) -> None:
+    rig.log.unlink()
+
+
+def saved(rig: Rig) -> None:
+    """As an editor does: the same content under another inode."""
+    hidden = rig.root / ".saved"
+    shutil.copy2(rig.log, hidden)
+    hidden.rename(rig.log)
+
+
+def packed(rig: Rig) -> None:
+    """As gzip does, which deletes what it has read."""
+    rig.log.with_name("messages.log.1.gz").write_bytes(gzip.compress(rig.log.read_bytes()))
+    rig.log.unlink()
+
+
+@pytest.mark.parametrize("act", [deleted, saved, packed], ids=lambda act: act.__name__)
+def test_a_file_that_loses_its_name_before_the_write(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, act: Callable[[Rig], None]
+) -> None:
+    """Lines that the mirror writes to a file which nobody can open any more are written again, to one that has a name."""
+    rig = one_rig
+    rig.append("f-0", "f-1")
+    assert not rig.once().errors
+    left = [act]
+
+    def reached(point: str) -> None:
+        if point == "mirror.write.before" and left:
+            left.pop()(rig)
+
+    monkeypatch.setattr(append, "reached", reached)
+    rig.add("r-0")
+    rig.add("r-1")
+    assert not rig.once().errors
+    rig.append("f-2")
+    assert not rig.once().errors
+    assert not left
+    assert [line[-3:] for line in rig.lines() if line[-3:-1] == b"r-"] == [b"r-0", b"r-1"]
+    assert sorted(rig.datas()) == [b"f-0", b"f-1", b"f-2", b"r-0", b"r-1"]
+
+
+@pytest.mark.parametrize("direction", ["forward", "mirror"])
+def test_a_server_that_cuts_long_replies(rig: Rig, direction: str) -> None:
+    """Where the server gives only so many bytes at once, pages become small enough; nobody starves, and all is carried."""
+    for n in range(100):
+        if direction == "mirror":
+            rig.add(f"r-{n}-" + "x" * 50_000)
+        else:
+            rig.append(f"f-{n}-" + "x" * 50_000)
+    if direction == "forward":  # it compares what stands beyond a checkpoint that was lost
+        assert not rig.once().errors
+        rig.redis.call("DEL", f"bridge:{{{STREAM}}}:checkpoint")
+    rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 500kb 0 0")
+    rig.append("f-last")
+    child = rig.start()
+    wait_until(lambda: len(rig.lines()) == 101 and rig.redis.call("XLEN", STREAM) == 101, lambda: rig.said()[-3000:])
+    rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
+    rig.stop(child)
+    assert rig.parity().verdict == "equal"

@@ -295,6 +295,60 @@ def test_trimmed(one: Context) -> None:
     assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1, 1)
 
 
+@pytest.mark.parametrize("left", range(8))
+def test_trimmed_across_a_beginning(one: Context, left: int) -> None:
+    """Wherever a stream of contexts that began anew is cut: equal, and what was cut is unverifiable, no difference."""
+    for whole in ((b"one ", b"two ", b"three " + b"x" * 200), (b"four ", b"five"), (b"six",)):
+        if one.path.exists():
+            os.truncate(one.path, 0)
+            one.rig.once()
+        for data in whole:
+            one.write(data)
+            one.rig.once()
+    assert len(one.entries()) == 8  # six chunks, and two that say that the file began anew
+    assert one.parity().verdict == "equal"
+    one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", left)
+    result = one.parity()
+    assert not result.tally.differences, result.tally
+    assert result.verdict == ("equal" if left else "inconclusive"), (result.tally, result.notes)
+    assert bool(result.tally.unverifiable) == (left < 8)
+
+
+def test_an_emptied_one_that_is_not_as_it_was_noted(one: Context) -> None:
+    """Chunks of a context that was emptied are held against what was noted of it, although the first were trimmed."""
+    for data in (b"one ", b"two " + b"x" * 200, b"three"):
+        one.write(data)
+        one.rig.once()
+    os.truncate(one.path, 0)
+    one.rig.once()
+    one.write(b"four")
+    one.rig.once()
+    entries = one.entries()
+    assert one.parity().verdict == "equal"
+    one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 4)
+    assert one.parity().verdict == "equal"
+    one.rig.redis.call("XDEL", CONTEXT, b"%d-%d" % entries[2].id)
+    result = one.parity()
+    assert (result.verdict, result.tally.why["generation 1 of context/wind.ctx is gone"]) == ("inconclusive", 1)
+
+
+@pytest.mark.parametrize("point", ["forward.send.after", "forward.reply.after", "forward.checkpoint.before"])
+def test_emptied_behind_a_kill(one: Context, point: str) -> None:
+    """A context that is emptied while the bridge is dead, before the ledger knew of its last chunks, stays comparable."""
+    one.write(b"one ")
+    one.rig.once()
+    one.write(b"two")
+    child = one.rig.start(crash=point)
+    wait_until(lambda: child.poll() is not None, one.rig.said)
+    os.truncate(one.path, 0)
+    one.write(b"three")
+    child = one.rig.start()
+    one.until(2, b"three")
+    one.rig.stop(child)
+    result = one.parity()
+    assert result.verdict == "equal", (result.tally, result.notes)
+
+
 def test_locate(one: Context) -> None:
     """A byte of a context is in the chunk that holds it, and an entry is the chunk from its byte."""
     for data in (b"one ", b"two"):

@@ -348,6 +348,29 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
             assert [*archive.entries(read_trimmed(rig.redis, own).floor), *left] == whole
 
 
+def test_a_context_that_begins_anew(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream is trimmed on and on, although what the first chunks were made of is gone."""
+    rig = one_rig
+    keep(rig, name="hestai-context", keep_entries=10)
+    monkeypatch.setattr(check, "CLOSEST", 5)
+    monkeypatch.setattr("bridge.retention.trim.SPACING", 5)
+    rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "5")
+    path = rig.root / "context" / "a.ctx"
+    path.parent.mkdir()
+    for turn in range(4):
+        path.write_bytes(b"")
+        for n in range(30):
+            with path.open("a") as file:
+                file.write(f"word {turn}.{n} ")
+            rig.once(dual=False)
+        result = prove(rig)
+        assert result.verdict == "equal", (turn, result.tally, result.notes)
+        trim(rig)
+        assert 10 <= rig.redis.call("XLEN", "hestai:context") <= 25
+        result = prove(rig)
+        assert result.verdict == "equal", (turn, result.tally, result.notes)
+
+
 @pytest.mark.parametrize(("length", "wide"), [(0, 20), (100, 20), (20_000, 100), (10_000_000, 5000)])
 def test_places_are_neither_many_nor_far_apart(length: int, wide: int) -> None:
     """About two hundred in a stream; what lies between two is archived as a whole, and stays of a size."""

@@ -199,15 +199,23 @@ class Target:
         if last.start == UNPLACED:
             last.start = file.position() - (last.b - last.a)
         data = write.content[last.a : last.b]
+        gone = self._gone(file, last.start, data)
+        one = self._tail.of_identity(file.identity)
+        if gone and one is not None and one.content is not None:  # before a look at what came instead
+            one.content.disown(last.start, last.start + len(data))
         self._look(ledger)
         now_known = self._number(file)
         if now_known not in (last.generation, -1) and file.holds(last.start, data):
             last.generation = now_known  # it was emptied between our look and our write
-        if file.nameless and not self._tail.lies_elsewhere(file.identity, last.start, data):
+        if gone or self._gone(file, last.start, data):
             log.warning("%s: the file was deleted as lines were written to it; they are written again", write.name)
             for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
                 piece.torn = piece.torn or piece.generation == last.generation
         last.sure = True
+
+    def _gone(self, file: Appender, start: int, data: bytes) -> bool:
+        """Whether the mirrored file lost its name, and no copy of it holds what was written to it."""
+        return file.nameless and not self._tail.lies_elsewhere(file.identity, start, data)
 
     def _move(self, write: Write, ledger: Ledger, number: int, size: int) -> None:
         """Makes ranges of what stands of a write in the file; its intent is about the rest, which will stand elsewhere.

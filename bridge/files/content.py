@@ -64,6 +64,10 @@ class Content(Protocol):
         """How many bytes on disk a reader at `offset` of a source's file has before it; of a compressed file about."""
         ...
 
+    def disown(self, start: int, end: int) -> None:
+        """What stands between these offsets of a source's file is nobody's: the mirror wrote it to a deleted file."""
+        ...
+
     def damage(self) -> str:
         """Says what is wrong with a source's file, as far as it was read; empty: nothing."""
         ...
@@ -84,6 +88,14 @@ class Plain:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+        self._void: tuple[int, int] | None = None
+
+    def disown(self, start: int, end: int) -> None:
+        """An uncompressed file that was deleted ends at `start`, as long as nothing stands behind `end`.
+
+        In between stands what the mirror wrote to it behind its back, and writes again elsewhere.
+        """
+        self._void = start, end
 
     def stat(self) -> os.stat_result:
         """Asks the system for the stat of the open, uncompressed file. Raises SourceError."""
@@ -91,11 +103,14 @@ class Plain:
 
     def read(self, size: int, offset: int) -> bytes:
         """Reads up to `size` bytes of an uncompressed file at `offset`, in one read. Raises SourceError."""
-        return self._handle.read(size, offset)
+        if self._void is None:
+            return self._handle.read(size, offset)
+        return self._handle.read(max(0, min(size, self.size() - offset)), offset)
 
     def size(self) -> int:
         """The size in bytes that an uncompressed file has now. Raises SourceError."""
-        return self._handle.stat().st_size
+        size = self._handle.stat().st_size
+        return self._void[0] if self._void is not None and size <= self._void[1] else size
 
     def left(self, offset: int) -> int:
         """How many bytes an uncompressed file holds behind the offset. Raises SourceError."""
@@ -206,6 +221,9 @@ class Packed:
         if self._length is not None and offset >= self._length:
             return 0
         return self._stat[0] - (self._raw_at if offset else 0)
+
+    def disown(self, start: int, end: int) -> None:
+        """Does nothing: the mirror writes to no compressed file."""
 
     def damage(self) -> str:
         """Says where a compressed file is damaged, and how; empty: it is not, as far as it was read."""

@@ -23,8 +23,15 @@ class Register:
 
     def note(self, one: Generation, *, closed: bool = False) -> None:
         """Writes down what a generation is known by now, as news for the ledger."""
-        record = self.known[one.number] = one.known(closed=closed)
-        self.news.append(record)
+        self.news.append(self.record(one, closed=closed))
+
+    def record(self, one: Generation, *, closed: bool = False) -> Known:
+        """Returns what a generation is known by now, and remembers it: of one that is gone, what was known before."""
+        record, before = one.known(closed=closed), self.known.get(one.number)
+        if one.content is None and before is not None and before.at.offset > record.at.offset:
+            record = replace(record, at=before.at)
+        self.known[one.number] = record
+        return record
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """Writes down that a generation is known by more than its record here said, as news for the ledger."""

@@ -191,7 +191,7 @@ class Tail:
             return self._end(self._chain.pop(0))
 
     def _end(self, done: Generation) -> Known:
-        record = self._register.known[done.number] = done.known(closed=True)
+        record = self._register.record(done, closed=True)
         self._finished.add(done)
         return record
 
@@ -217,17 +217,18 @@ class Tail:
                 if found is not None:
                     self._chain.append(found)
                 elif exact or not record.closed:
+                    if exact and at.offset > record.at.offset:  # Redis knew more of it than the ledger
+                        self.amend(number, at)
                     self._say(f"generation {record.number} is not to be found any more")
             self._chain.sort(key=lambda one: one.number)
             for one in self._chain:
-                if one.number == number:
-                    if not one.place(at):
-                        if one is self._chain[-1] and one.content is not None:
-                            self._replaced_in_place(one, f"it is not what was read up to offset {at.offset}", at)
-                        else:
-                            one.close()
-                else:
+                if one.number != number:
                     one.read_to, one.tail, one.checked = 0, b"", (-1, -1)
+                elif not one.place(at):
+                    if one is self._chain[-1] and one.content is not None:
+                        self._replaced_in_place(one, f"it is not what was read up to offset {at.offset}", at)
+                    else:
+                        one.close()
 
     def seek_offset(self, number: int, offset: int) -> bool:
         """Puts the source's reader at a place of which nobody wrote down digests; False: the generation is unknown."""
@@ -347,8 +348,7 @@ class Tail:
 
     def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
         """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age."""
-        files, fresh = self._files()
-        start = 0
+        (files, fresh), start = self._files(), 0
         if last is not None:
             own = [i for i, one in enumerate(files) if one.identity == last.identity]
             copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
@@ -387,6 +387,8 @@ class Tail:
             self._chain.remove(current)
         if current in self._chain:
             self._register.note(current)
+        if copy is None and at.offset > current.read_to:
+            self.amend(current.number, at)
         self._append_newer(current, last_written)
 
     def _say_once(self, name: str, what: str) -> None:

@@ -60,6 +60,8 @@ class _Joined:
         self.head = b""
         self.tail = b""
         self.broken = False
+        self.cut = False
+        """Whether the entries before the first chunk that is there were trimmed."""
         self.began = False
         """Whether an entry said that it begins."""
 
@@ -70,15 +72,16 @@ class _Joined:
         self.at += len(data)
         self.count += 1
 
-    def vouched(self) -> bool:
-        """Whether all of them are what was noted of the generation."""
+    def vouched(self) -> bool | None:
+        """Whether they are what was noted of the generation, to its end; None: too few are left to tell."""
         at = self.known.at if self.known is not None else None
         if at is None or self.broken or self.at != at.offset:
             return False
-        return (
-            hex_digest(self.head[: at.head_len]) == at.head
-            and hex_digest(self.tail[-min(TAIL, at.offset) :]) == at.tail
-        )
+        back = min(TAIL, at.offset)
+        if self.cut and len(self.tail) < back:
+            return None
+        begins = self.cut or hex_digest(self.head[: at.head_len]) == at.head
+        return begins and hex_digest(self.tail[-back:] if back else b"") == at.tail
 
 
 class _Comparison:
@@ -145,8 +148,8 @@ class _Comparison:
         data = row[3]
         if joined.source not in self._first:
             self._first[joined.source] = joined.number
-            if self._trimmed and offset > joined.at:  # what was before it was removed
-                joined.at, joined.broken = offset, True
+            if self._trimmed and (offset > joined.at or (data and joined.number > 1)):  # what was before it was removed
+                joined.at, joined.cut, joined.began = offset, True, True
                 self._was_trimmed()
         latest = self._latest.setdefault(joined.source, joined.number)
         self._latest[joined.source] = max(latest, joined.number)
@@ -220,8 +223,12 @@ class _Comparison:
         self.tally.why[why] = self.tally.why.get(why, 0) + 1
 
     def _gone(self, joined: _Joined, due: int) -> None:
-        if joined.vouched():
+        whole = self._trimmed and not joined.count and joined.number < self._first.get(joined.source, 1 << 60)
+        vouched = joined.vouched()
+        if vouched and not whole:
             self.tally.taken_away += joined.count
+        elif vouched is None or (whole and due):
+            self._was_trimmed()
         elif joined.count or due:
             why = f"generation {joined.number} of {joined.name} is gone"
             self.tally.unverifiable += joined.count or 1
