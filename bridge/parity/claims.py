@@ -19,7 +19,7 @@ from bridge.codecs.continued import Continued
 from bridge.model import Row
 from bridge.parity.align import align, ascending
 from bridge.parity.columns import Odd
-from bridge.parity.lines import Lines
+from bridge.parity.lines import Lines, around
 from bridge.parity.sides import LONG, SHIFT, Extra, File, Missing, Passed, Sink
 
 HELD = 8
@@ -381,7 +381,7 @@ class Claims:
             broken: set[int] = set()
             for k in range(begun, j):
                 self._missing(k)
-                unit = at.get(self._places[k] + self._shift)
+                unit = around(at, self._places[k] + self._shift, self._rows[k], self._codec)
                 if unit is not None and unit[2] and isinstance(self._codec.decode(unit[2:]).rows[0], str):
                     self._extra(here, unit)  # no line the mirror would write: this may be what became of the entry's
                     broken |= {*range(*unit[:2])}

@@ -170,6 +170,7 @@ def _behind_torn(
             continue
         del alone[at]
         found.file_born += 1
+        found.altered_broken += extras[at].broken
     return still
 
 

@@ -7,7 +7,11 @@ from itertools import pairwise
 
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
+from bridge.model import Row
 from bridge.parity.sides import LONG, File
+
+Unit = tuple[int, int, bytes]
+"""A message of a file: the numbers of its first line and of the one behind its last, and its text."""
 
 
 def messages(file: File, codec: Codec) -> Iterator[tuple[int, bytes]]:
@@ -100,3 +104,11 @@ class Lines:
     def number(self, i: int) -> int:
         """The line number of the i-th line that is held."""
         return self._number + i
+
+
+def around(at: dict[int, Unit], place: int, row: Row, codec: Codec) -> Unit | None:
+    """The line at a place, by places; or the one that holds this row from there on, behind a torn piece of ours."""
+    before = max((one for one in at if one < place), default=None) if place not in at else None
+    if before is None:
+        return at.get(place)
+    return at[before] if codec.decode((at[before][2][place - before :],)).rows[0] == row else None
