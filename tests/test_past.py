@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.server.binary import Binary
-from tests.inbox import Inbox
+from tests.inbox import INBOX, Inbox
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_artifacts import Artifacts
 
@@ -142,6 +142,42 @@ def test_killed_and_started_at_once(rig: Rig) -> None:
         child.kill()
         child.wait()
     rig.settle(file_born, redis_born)
+
+
+@pytest.mark.parametrize("kind", ["log", "inbox"])
+def test_lines_that_a_killed_process_had_written(one_rig: Rig, kind: str) -> None:
+    """Killed before and after they were found again, and at once: nobody takes the ledger for an older one."""
+    rig = one_rig
+    inbox = Inbox(rig) if kind == "inbox" else None
+
+    def add(n: int) -> None:
+        if inbox is not None:
+            inbox.add(f"r-{n}")
+        else:
+            rig.add(f"r-{n}")
+
+    rig.log.touch()
+    add(0)
+    assert not rig.once().errors
+    key = f"bridge:{{{INBOX if inbox is not None else STREAM}}}:mirror"
+
+    def mirrored() -> list[bytes]:
+        return [json.loads(word)["id"] for word in rig.redis.call("HVALS", key)]
+
+    for n in range(1, 4):
+        before = mirrored()
+        add(n)
+        child = rig.start(crash="mirror.range.before")
+        wait_until(lambda: child.poll() is not None, rig.said)
+        child = rig.start(crash="mirror.checkpoint.after")
+        wait_until(lambda: child.poll() is not None, rig.said)
+        assert mirrored() != before
+    assert not rig.once().errors
+    assert "older one" not in rig.said()
+    if inbox is not None:
+        inbox.check([], [f"r-{n}" for n in range(4)])
+    else:
+        rig.check([], [b"r-%d" % n for n in range(4)])
 
 
 def test_redis_held_other_data_for_a_moment(rig: Rig) -> None:

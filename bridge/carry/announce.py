@@ -28,16 +28,12 @@ class Announced:
         """Whether the mirror has anything to tell Redis of how far it came in its files."""
         return bool(self._due)
 
-    def written(self, label: str, entry: EntryId, generation: int, end: int, put: Mapping[str, object]) -> None:
-        """Notes for Redis that the mirror wrote all entries up to this one into this file, or folder.
-
-        The last write ended at byte `end` of `generation`; `put` is the witness's word, which goes with it.
-        """
+    def ends(self, label: str, generation: int, end: int) -> None:
+        """Notes that the last write into this file, or folder, ended at byte `end` of `generation`."""
         self._place[label] = generation, end
-        self.passed(label, entry, put)
 
     def passed(self, label: str, entry: EntryId, put: Mapping[str, object]) -> None:
-        """Notes for Redis that the mirror is done with all entries up to this one in this file; the last made no line.
+        """Notes for Redis that the mirror is done with all entries up to this one in this file, or folder.
 
         `put` is the witness's word, which goes with it.
         """

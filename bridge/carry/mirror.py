@@ -288,11 +288,12 @@ class Mirror:
             self.shared.sighted.note("mirror", last, found[-1].fields)
             self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
             self.finish()
-            if len(carried) < len(found) and self.caught_up():
+            met = bool(self._already) and max(self._already) <= self._cursor  # lines of before, said nowhere yet
+            if (met or len(carried) < len(found)) and self.caught_up():
                 self.keep()  # the ledger first: what Redis says beyond it would tell of an older ledger
                 path = self._section.path
                 self._announced.passed(path, last, self._witness.word(path))
-            if self._already and max(self._already) <= self._cursor:
+            if met:
                 self._already.clear()
         self._keep_cursor()
         return bool(found or self._announced.waits)
@@ -342,7 +343,6 @@ class Mirror:
 
     def _record(self, taken: Pass) -> None:
         """Replaces a pass's intents by ranges and moves the cursor, in one ledger transaction. Then memory follows."""
-        memory = stream_memory(self._ledger, self._stream) if taken.epoch == FOREIGN else None
         moves = taken.epoch == self.shared.cursor_epoch
         noted = bool(taken.writes or taken.aside)
         entries = [write.entries if moves else entries_of(self._ledger, write.intent) for write in taken.writes]
@@ -365,10 +365,10 @@ class Mirror:
         if taken.epoch != FOREIGN:
             self._cursor = max(self._cursor, taken.last)
         for write, written in zip(taken.writes, entries, strict=True):
-            newest = max(written)[0]
-            if memory is None or newest > memory.mirror_cursor:  # what comes late stays unsaid
-                label = self._files.of(write).label
-                self._announced.written(label, newest, write.generation, write.end, self._witness.word(label))
+            label = self._files.of(write).label
+            self._announced.ends(label, write.generation, write.end)
+            if moves:  # else the ledger's cursor is not there yet, and what Redis says would tell of an older ledger
+                self._announced.passed(label, max(written)[0], self._witness.word(label))
         now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
         for write, written in zip(taken.writes, entries, strict=True):
             flow.carried(len(written), len(write.content))
