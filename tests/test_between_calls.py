@@ -72,6 +72,14 @@ def saved(log: Path) -> None:
     hidden.rename(log)
 
 
+def saved_and_renamed(log: Path) -> None:
+    """The same, and renamed then, and begun anew."""
+    saved(log)
+    shift(log)
+    log.rename(log.with_name("l.1"))
+    log.write_bytes(lines(31, 32))
+
+
 def copied_over(log: Path) -> None:
     """Copied over the rotated file that was there, into its inode, and emptied, and written to."""
     log.with_name("l.1").write_bytes(log.read_bytes())
@@ -102,6 +110,7 @@ AFTER: dict[Act, int] = {
     renamed: 33,
     renamed_late: 31,
     saved: 31,
+    saved_and_renamed: 33,
     copied_over: 90,
     packed: 33,
 }

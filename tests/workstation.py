@@ -21,10 +21,10 @@ MAPPINGS = ("hestai-message", "hestai-inbox", "hestai-context", "hestai-state", 
 
 
 def not_once(wanted: Iterable[bytes], found: list[bytes]) -> list[bytes]:
-    """What is missing, there twice, or of nobody."""
+    """What is missing, there twice, or of nobody; each with how often it is there."""
     wanted = Counter(wanted)
     counts = Counter(found)
-    return [data for data in wanted | counts if counts[data] != wanted[data]]
+    return [b"%b: %d" % (data, counts[data]) for data in wanted | counts if counts[data] != wanted[data]]
 
 
 class Producer:

@@ -22,6 +22,9 @@ RESERVED, FEWEST = 40, 8
 `FEWEST`: how many the files of sources have at least.
 """
 
+LISTINGS = 50
+"""How often the folder of a parked file that is to be opened again is listed, until nothing moves in it."""
+
 MOST = 1 << 16
 """How many descriptors this process asks of the system, where it gives so many."""
 
@@ -157,8 +160,21 @@ class Handle:
     def _reopen(self) -> int:
         if self._closed:
             raise SourceError("is closed")
+        fd, listed = self._opened(self.path), list[tuple[str, int]]()
+        for _ in range(LISTINGS):
+            if fd is not None:
+                return fd
+            before, listed = listed, self._listed()
+            fd = self._found([name for name, inode in listed if inode == self.identity[1]])
+            if fd is None and listed == before:
+                raise Deleted("was deleted while more files were to be followed than may be open",
+                              hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
+        raise SourceError("is renamed faster than it can be opened", where=str(self.path))
+
+    def _found(self, names: list[str]) -> int | None:
+        """Opens the parked file under one of these names beside it; None: none of them leads to it by now."""
         refusal: SourceError | None = None
-        for path in self._places():
+        for path in map(self.path.with_name, names):
             try:
                 fd = self._opened(path)
             except SourceError as error:  # it may be there, or under the next name
@@ -167,18 +183,17 @@ class Handle:
             if fd is not None:
                 self.path = path
                 return fd
-        raise refusal or Deleted("was deleted while more files were to be followed than may be open",
-                                 hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
+        if refusal is not None:
+            raise refusal
+        return None
 
-    def _places(self) -> Iterator[Path]:
-        """Where the parked file may lie: where it was found last, and under any name beside it."""
-        yield self.path
+    def _listed(self) -> list[tuple[str, int]]:
+        """Lists the names beside the parked file, with their inodes; two that are alike tell that nothing moved."""
         try:
             with os.scandir(self.path.parent) as found:
-                names = [listed.name for listed in found if listed.inode() == self.identity[1]]
+                return sorted((listed.name, listed.inode()) for listed in found)
         except OSError as error:
             raise SourceError(f"cannot be listed: {error.strerror}", where=str(self.path.parent)) from None
-        yield from map(self.path.with_name, names)
 
     def _opened(self, path: Path) -> int | None:
         try:

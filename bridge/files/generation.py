@@ -138,6 +138,13 @@ class Generation:
             return False
         return is_copy(self.content, other.content)
 
+    def goes_on_in(self, other: Generation) -> bool:
+        """Whether another file holds all that a generation's own holds: it was saved anew, or its own is gone."""
+        if not self.head or not other.holds(at := self.fingerprint()):
+            return False
+        unread = self.size() - at.offset if self.content is not None else 0
+        return unread <= 0 or other.read(unread, at.offset) == self.read(unread, at.offset)
+
     def extend_head(self) -> None:
         """Reads more of a generation's first bytes while fewer than 1 KiB of them are known."""
         if len(self.head) < HEAD:

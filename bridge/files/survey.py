@@ -78,6 +78,15 @@ class Survey:
                 one.close()
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
 
+    def at_path(self) -> os.stat_result | None:
+        """What stat says of the file at the source's path; None: there is none. Raises SourceError."""
+        try:
+            return os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self._path)) from None
+
     def holds(self, identity: tuple[int, int], head: bytes, start: int, data: bytes) -> bool:
         """Whether a file of the source that begins with `head`, and has not this identity, holds `data` at `start`.
 

@@ -7,7 +7,6 @@ against what was read.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,12 +62,7 @@ class Tail:
                     self._start()
                 return
             current = self._chain[-1]
-            try:
-                found: os.stat_result | None = os.stat(self.path)
-            except (FileNotFoundError, NotADirectoryError):
-                found = None  # moved away or deleted, nothing in its place yet: the descriptor still reads
-            except OSError as error:
-                raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self.path)) from None
+            found = self._survey.at_path()  # None: moved away or deleted; the descriptor still reads
             here = found is not None and (found.st_dev, found.st_ino) == current.identity
             if found is not None and here and (found.st_size, found.st_mtime_ns) == current.checked:
                 return
@@ -123,8 +117,7 @@ class Tail:
 
     def late(self) -> list[Generation]:
         """Finished generations that have grown since: a writer still held the old descriptor."""
-        grown = [one for one in self._late if one.grown()]
-        for one in grown:
+        for one in (grown := [one for one in self._late if one.grown()]):
             self.introduce(one, closed=True)
         return grown
 
@@ -162,9 +155,9 @@ class Tail:
     def read(self, generation: Generation, size: int, offset: int) -> bytes:
         """Reads up to `size` bytes of a generation. Raises SourceError, also where the file was replaced meanwhile."""
         with self.lock:
-            if generation.content is None:
-                raise SourceError("was replaced while it was read", where=str(generation.path))
-            return generation.read(size, offset)
+            if generation.content is not None:
+                return generation.read(size, offset)
+        raise SourceError("was replaced while it was read", where=str(generation.path))
 
     def pass_over(self, generation: Generation, end: int) -> None:
         """Moves a generation's reader to `end`, over bytes that `read` returned, if the file has not changed."""
@@ -330,21 +323,20 @@ class Tail:
     def _moved_on(self, current: Generation) -> None:
         """Takes in another file at the source's path: the same content saved anew, or the next generation."""
         rotated, fresh = self._survey.take()
-        aside = {one.identity for one in rotated}
         shut(rotated)
         self.introduce(current)
         if fresh is None:
             return
-        at = current.fingerprint()
-        if current.head and current.identity not in aside and fresh.holds(at):
-            unread = current.size() - at.offset if current.content is not None else 0
-            if unread <= 0 or fresh.read(unread, at.offset) == current.read(unread, at.offset):
-                current.take_over(fresh, self.path)
-                current.checked = (-1, -1)
-                self._register.note(current)
-                return
-        fresh.close()
-        self._append_newer(current)
+        if current.identity not in {one.identity for one in rotated} and current.goes_on_in(fresh):
+            self._take_over(current, fresh)
+        else:
+            fresh.close()
+            self._append_newer(current)
+
+    def _take_over(self, current: Generation, file: Generation) -> None:
+        current.take_over(file, file.path)
+        current.checked = (-1, -1)
+        self._register.note(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
         """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age."""
@@ -353,6 +345,11 @@ class Tail:
             own = [i for i, one in enumerate(files) if one.identity == last.identity]
             copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
             start = copies[-1] + 1 if copies else sum(file.written() < last_written for file in files)
+            if copies and not own and not files[copies[-1]].packed and (last.content is None or last.nameless):
+                if last.goes_on_in(files[copies[-1]]):  # saved anew, and renamed
+                    self._take_over(last, files[copies[-1]])
+                else:
+                    start -= 1
         matched = self._register.match(files)
         known = [i for i, file in enumerate(files) if file in matched or file.identity in self._inodes()]
         for i, file in enumerate([*files, *([fresh] if fresh else [])]):
