@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bridge.files.descriptors import POOL
 from bridge.files.generation import Known
 from bridge.files.tail import Tail
 from tests.test_half_looked import CALLS
@@ -191,14 +192,22 @@ def next_look(tail: Tail, known: list[Known]) -> None:
     tail.look()
 
 
+@pytest.mark.parametrize("parked", [False, True], ids=["open", "parked"])
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "unread"])
 @pytest.mark.parametrize("act", [*AFTER], ids=lambda act: act.__name__)
 @pytest.mark.parametrize("op", [first_look, seek, next_look], ids=lambda op: op.__name__)
 def test_rotated_between_two_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: Callable[[Tail, list[Known]], None], act: Act, begun: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    op: Callable[[Tail, list[Known]], None],
+    act: Act,
+    begun: bool,
+    parked: bool,
 ) -> None:
     """Whatever happens to the log before whichever call: what is behind the reader's place comes once, in order."""
     place = 20 if begun else 10
+    if parked:  # one file may be open at a time
+        monkeypatch.setattr(POOL, "_most", 1)
     amid, number, reached = Amid(monkeypatch), 0, 0
     while reached >= number:
         number += 1
