@@ -16,9 +16,11 @@ import pytest
 from bridge.files.descriptors import POOL
 from bridge.files.generation import Known
 from bridge.files.tail import Tail
-from tests.test_half_looked import CALLS
 
 Act = Callable[[Path], None]
+
+CALLS = ("pread", "fstat", "stat", "open", "scandir")
+"""The system calls that `bridge.files` makes."""
 
 
 def lines(*numbers: int) -> bytes:

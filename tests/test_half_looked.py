@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +17,7 @@ import pytest
 from bridge.errors import SourceError
 from bridge.files.tail import Tail
 from bridge.model import Fingerprint, hex_digest
-
-CALLS = ("pread", "fstat", "stat", "open", "scandir")
+from tests.test_between_calls import CALLS, lines, read, shift
 
 
 class Failing:
@@ -87,3 +87,33 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tail.close()
         assert _open_files() == opened, "a file stays open that nobody has any more"
     assert failed > 10
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_generation_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Filled, copied, emptied and filled again, once or twice, while a look fails at whichever call: nothing is lost."""
+    failing, number, reached = Failing(monkeypatch), 0, 0
+    while reached >= number:
+        number += 1
+        log = tmp_path / f"{number}" / "l"
+        log.parent.mkdir()
+        (log.parent / "l.1").write_bytes(lines(0, 1))
+        log.touch()
+        tail = Tail(log.parent, "l", ("l.*",), [])
+        assert read(tail) == lines(0, 1)
+        for turn in range(1, times + 1):
+            log.write_bytes(lines(10 * turn, 10 * turn + 1))
+            shift(log)
+            shutil.copy2(log, log.with_name("l.1"))
+            os.truncate(log, 0)
+        with log.open("ab") as file:
+            file.write(lines(90))
+        failing.arm(number)
+        _failed(tail.look)
+        reached = failing.made
+        failing.arm(0)
+        found = read(tail)
+        wanted = [n for turn in range(1, times + 1) for n in (10 * turn, 10 * turn + 1)]
+        assert found == lines(*wanted, 90), f"call {number}: {found!r} {[*tail.notices]}"
+        tail.close()
+    assert number > 10

@@ -68,8 +68,14 @@ class Tail:
                 return
             empty, before = not current.head, current.checked
             why = current.changed()  # also where it was moved: it may have been copied and emptied before
-            if here and empty and current.head and self._skipped(current):  # nothing proves that this came first
-                why, current.head, current.checked = "it was filled, copied and emptied", b"", before
+            if here and empty and current.head:  # nothing proves that this came first
+                met = current.head, current.checked
+                current.head, current.checked = b"", before
+                if self._skipped(current):
+                    why = "it was filled, copied and emptied"
+                else:
+                    current.head, current.checked = met
+                    self.introduce(current)
             elif current.content is not None:
                 self.introduce(current)
             if why:
@@ -143,8 +149,6 @@ class Tail:
     def peek(self, generation: Generation, limit: int) -> bytes:
         """Reads up to `limit` bytes behind a generation's reader; none where the content is another: look again."""
         with self.lock:
-            if generation.content is None:
-                return b""
             back = len(generation.tail)
             raw = generation.read(back + limit, generation.read_to - back)
             if raw[:back] != generation.tail or not generation.begins_as_it_did():
@@ -179,9 +183,7 @@ class Tail:
     def finish(self) -> Known | None:
         """Ends the oldest generation that is not finished, when another follows it; returns its record, or None."""
         with self.lock:
-            if len(self._chain) < 2:
-                return None
-            return self._end(self._chain.pop(0))
+            return self._end(self._chain.pop(0)) if len(self._chain) > 1 else None
 
     def _end(self, done: Generation) -> Known:
         record = self._register.record(done, closed=True)
