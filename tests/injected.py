@@ -28,10 +28,10 @@ CALLS = (
     "open", "read", "pread", "write", "lseek", "fstat", "stat", "lstat", "rename", "replace", "link", "unlink", "fsync",
     "scandir", "listdir", "mkdir", "readlink", "chmod",
 )  # fmt: skip
+KINDS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ESTALE)
 SHORT = -1
-"""No error: the half of what was to be written is, as on a disk that becomes full."""
+"""No error: the half of what was to be written is, as on a disk that becomes full. For who wants one more than KINDS."""
 
-KINDS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ESTALE, SHORT)
 EVERY = 0.02
 """Seconds between two errors, at least: what failed is tried again, and must have a chance."""
 
@@ -76,7 +76,7 @@ class Injector:
                     return 0
                 site = f"{call} {place}"
                 if site not in self._left:
-                    kinds = [kind for kind in KINDS if kind != SHORT or call == "write"]
+                    kinds = [*KINDS, SHORT] if call == "write" and self._kinds > len(KINDS) else [*KINDS]
                     self._left[site] = self._dice.sample(kinds, min(self._kinds, len(kinds)))
                     self._new = now
                 left = self._left[site]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.files.content import HEAD
@@ -68,6 +69,43 @@ class Register:
         ]  # fmt: skip
         newer = files[known[-1] + 1 :] if known else files
         return any(file.read(1, 0) for file in newer if file.identity != but)
+
+    def behind(self, last: Generation, files: list[Generation], last_written: int) -> tuple[int, Generation | None]:
+        """Where among these rotated files, oldest first, those begin that are younger than `last`.
+
+        And the one in which it goes on, where that was saved anew and renamed since; else None. Where it is in none of
+        them, those are younger that were written to after `last_written`, in ns.
+        """
+        own = [i for i, one in enumerate(files) if one.identity == last.identity]
+        copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
+        if not copies:
+            return sum(file.written() < last_written for file in files), None
+        copy = files[copies[-1]]
+        if own or copy.packed or not (last.content is None or last.nameless):
+            return copies[-1] + 1, None
+        return (copies[-1] + 1, copy) if last.goes_on_in(copy) else (copies[-1], None)
+
+    def newer(
+        self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],
+        say_once: Callable[[str, str], None] | None,
+    ) -> list[Generation]:  # fmt: skip
+        """Which files are generations nobody has met: `fresh`, and those of `files` from `start` on. Closes the others.
+
+        Not those that are `opened`, by inode. Where `say_once` is given, none that is older than one that is known
+        either, and that is said. Raises SourceError.
+        """
+        matched, found = self.match(files), list[Generation]()
+        known = [i for i, file in enumerate(files) if file in matched or file.identity in opened]
+        for i, file in enumerate([*files, *([fresh] if fresh else [])]):
+            if i < start or file in matched or file.identity in opened:
+                file.close()
+            elif say_once is not None and file is not fresh and known and i < known[-1]:
+                say_once(file.path.name, "is older than what was carried; it is left alone")
+                file.close()
+            else:
+                file.begin()
+                found.append(file)
+        return found
 
     def find(
         self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]

@@ -80,12 +80,7 @@ class Survey:
 
     def at_path(self) -> os.stat_result | None:
         """What stat says of the file at the source's path; None: there is none. Raises SourceError."""
-        try:
-            return os.stat(self._path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise SourceError(f"cannot be looked at: {error.strerror}", where=str(self._path)) from None
+        return _stat(self._path)
 
     def holds(self, identity: tuple[int, int], head: bytes, start: int, data: bytes) -> bool:
         """Whether a file of the source that begins with `head`, and has not this identity, holds `data` at `start`.
@@ -152,13 +147,8 @@ class Survey:
             kept = [path.with_name(bare(path.name) + suffix) for suffix in ("", *COMPRESSED)]
             if path.suffix in COMPRESSED and any(one in paths for one in kept[: kept.index(path)]):
                 continue  # it is being compressed, or compressed anew, or was and the other was kept
-            try:
-                now = os.stat(path)
-            except OSError as error:
-                if error.errno in ABSENT:
-                    continue
-                raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
-            if path == self._path or stat.S_ISREG(now.st_mode):
+            now = _stat(path)
+            if now is not None and (path == self._path or stat.S_ISREG(now.st_mode)):
                 names[path] = (now.st_dev, now.st_ino)
         return names
 
@@ -181,6 +171,23 @@ class Survey:
         folders = {pattern.rpartition("/")[0] for pattern in self._rotated}
         return tuple(0 if is_glob(folder) else self._listing.changed(self._root / folder) for folder in sorted(folders))
 
+    def stamps(self) -> dict[Path, tuple[int, int, int, int]]:
+        """Maps the path of each rotated piece to its device, inode, size and time of writing. Raises SourceError."""
+        found = {}
+        for path in self._names():
+            if path != self._path and (now := _stat(path)) is not None:
+                found[path] = now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
+        return found
+
     def rotated_names(self) -> dict[tuple[int, int], Path]:
         """Maps the device and inode of each rotated piece of a source to where the piece lies. Raises SourceError."""
         return {identity: path for path, identity in self._names().items() if path != self._path}
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None

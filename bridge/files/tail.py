@@ -18,7 +18,7 @@ from bridge.files.finished import KEPT_LATE, Finished
 from bridge.files.generation import TAIL, Generation, Known, shut
 from bridge.files.listing import Listing
 from bridge.files.register import Register
-from bridge.files.survey import Survey
+from bridge.files.survey import SURVEYS, Survey
 from bridge.model import Fingerprint
 
 
@@ -147,11 +147,14 @@ class Tail:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def peek(self, generation: Generation, limit: int) -> bytes:
-        """Reads up to `limit` bytes behind a generation's reader; none where the content is another: look again."""
+        """Reads up to `limit` bytes behind a generation's reader; none where the content is another: look again.
+
+        None either of one that was empty at the last look: nothing proves yet that these are its first.
+        """
         with self.lock:
             back = len(generation.tail)
             raw = generation.read(back + limit, generation.read_to - back)
-            if raw[:back] != generation.tail or not generation.begins_as_it_did():
+            if raw[:back] != generation.tail or not (generation.head and generation.begins_as_it_did()):
                 generation.checked = (-1, -1)
                 return b""
             return raw[back:]
@@ -341,29 +344,25 @@ class Tail:
         self._register.note(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
-        """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age."""
-        (files, fresh), start = self._files(), 0
-        if last is not None:
-            own = [i for i, one in enumerate(files) if one.identity == last.identity]
-            copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
-            start = copies[-1] + 1 if copies else sum(file.written() < last_written for file in files)
-            if copies and not own and not files[copies[-1]].packed and (last.content is None or last.nameless):
-                if last.goes_on_in(files[copies[-1]]):  # saved anew, and renamed
-                    self._take_over(last, files[copies[-1]])
-                else:
-                    start -= 1
-        matched = self._register.match(files)
-        known = [i for i, file in enumerate(files) if file in matched or file.identity in self._inodes()]
-        for i, file in enumerate([*files, *([fresh] if fresh else [])]):
-            if i < start or file in matched or file.identity in self._inodes():
-                file.close()
-                continue
-            if last is None and file is not fresh and known and i < known[-1]:
-                self._say_once(file.path.name, "is older than what was carried; it is left alone")
-                file.close()
-                continue
+        """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age.
+
+        Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now.
+        """
+        for _ in range(SURVEYS):
+            before = self._survey.stamps()
+            (files, fresh), start = self._files(), 0
+            if last is not None:
+                start, anew = self._register.behind(last, files, last_written)
+                if anew is not None:
+                    self._take_over(last, anew)
+            newer = self._register.newer(files, fresh, start, self._inodes(), None if last else self._say_once)
+            if self._survey.stamps() == before:
+                break
+            shut(newer)
+        else:
+            raise SourceError("its files change faster than they can be met", where=str(self.path))
+        for file in newer:
             file.number = max([0, *self._register.known]) + 1
-            file.begin()
             self._chain.append(file)
             self._register.note(file)
 
