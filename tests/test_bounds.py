@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from bridge.carry import append
 from bridge.errors import ConfigError
 from bridge.files.artifacts import hashed
+from bridge.files.descriptors import Deleted, Handle, Pool
 from tests.inbox import Inbox, document
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_state import Values
@@ -167,3 +169,33 @@ def test_a_server_that_cuts_long_replies(rig: Rig, direction: str) -> None:
     rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
     rig.stop(child)
     assert rig.parity().verdict == "equal"
+
+
+def test_a_parked_file_that_is_renamed_as_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found under the name that it has then, and counts as deleted only when nothing moved."""
+    pool = Pool(1)
+    for name in ("l.1", "other"):
+        (tmp_path / name).write_bytes(name.encode())
+    parked = Handle(os.open(tmp_path / "l.1", os.O_RDONLY), tmp_path / "l.1", pool)
+    other = Handle(os.open(tmp_path / "other", os.O_RDONLY), tmp_path / "other", pool)
+    (tmp_path / "l.1").rename(tmp_path / "l.2")
+    real, left = os.scandir, [(4, 5), (3, 4), (2, 3)]
+
+    @contextmanager
+    def scandir(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with real(folder) as found:
+            listed = [*found]
+        if left:
+            before, after = left.pop()
+            (tmp_path / f"l.{before}").rename(tmp_path / f"l.{after}")
+        yield listed
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert parked.read(10, 0) == b"l.1"
+    assert not left
+    assert other.read(10, 0) == b"other"
+    (tmp_path / "l.5").unlink()
+    with pytest.raises(Deleted):
+        parked.read(10, 0)
+    parked.close()
+    other.close()
