@@ -186,10 +186,10 @@ class Matches:
 
     def _differ(self, *, final: bool) -> None:
         """The first line is not what the first entry makes: finds the place at which they agree again."""
-        whole = final and len(self._lines) <= self._window
         lines = self._lines[: self._window]
         texts = [line[1] for line in lines]
         ids, wanted = self.entries.peek(4 * self._window)
+        whole = final and len(self._lines) <= self._window and len(ids) < 4 * self._window  # all of both
         pairs = align(texts, wanted)
         if not whole:
             few = FEW * len(pairs) < len(texts)
