@@ -229,6 +229,26 @@ def test_nothing_else_changes(data: bytes, name: str) -> None:
             assert moved.endswith(b', "b": "\xff"} ')
 
 
+@pytest.mark.parametrize(
+    ("data", "moved"),
+    [
+        (b'\xef\xbb\xbf{"path": "a/b"}', b'\xef\xbb\xbf{"path": "/x/a/b"}'),
+        (b'{"size": ' + b"9" * 5000 + b', "path": "a/b"}', b'{"size": ' + b"9" * 5000 + b', "path": "/x/a/b"}'),
+        (b"\xef\xbb\xbfa/b", b"\xef\xbb\xbf/x/a/b"),
+        (b'{"path": ' + b"9" * 5000 + b"}", None),
+        (b'{"path": "' + b"a" * 4097 + b'"}', None),
+    ],
+)
+def test_odd_json(data: bytes, moved: bytes | None) -> None:
+    """A mark before the JSON, and numbers of thousands of digits in it, keep no path from being found and translated."""
+    path = path_in(data)
+    if moved is None:
+        assert path is None
+    else:
+        assert path == b"a/b"
+        assert with_path(data, b"/x/a/b") == moved
+
+
 def test_parity_of_what_lines_named(one_rig: Rig) -> None:
     """Parity of a log tells how many of the artifacts its lines named are unchanged, changed since, or gone since."""
     rig = one_rig

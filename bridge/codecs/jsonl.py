@@ -17,6 +17,9 @@ from bridge.errors import ConfigError
 from bridge.model import FIELDS, Row, shown
 
 _DECODER = json.JSONDecoder()
+STRINGS = json.JSONDecoder(parse_int=len, parse_float=len)
+"""Reads JSON of which only the strings count: a number may have more digits than Python turns into one."""
+
 _SPACE = " \t\r\n"
 
 
@@ -164,7 +167,7 @@ def find_span(text: str, tokens: Sequence[str]) -> tuple[int, int] | None:
 
 
 def _end(text: str, start: int) -> int:
-    return _DECODER.raw_decode(text, start)[1]
+    return STRINGS.raw_decode(text, start)[1]
 
 
 def _members(text: str, at: int) -> list[tuple[str, int]]:

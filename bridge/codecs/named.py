@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bridge.codecs.jsonl import find_span
+from bridge.codecs.jsonl import STRINGS, find_span
 
 EXTRA = (b"path", b"artifact_type", b"artifact_status")
 """The fields that the entry of such a message has besides its own."""
@@ -13,6 +13,10 @@ PLACES = (("path",), ("artifact_path",), ("file_path",), ("artifact", "path"), (
 """Where in a JSON object the path is looked for, in this order."""
 
 LONGEST = 4096
+"""Bytes of a path: no system that the bridge runs on opens a longer one."""
+
+MARK = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8."""
 
 
 def path_in(data: bytes) -> bytes | None:
@@ -34,6 +38,9 @@ def with_path(data: bytes, path: bytes) -> bytes:
 
 def _found(data: bytes) -> tuple[bytes, int, int, bool] | None:
     """The path, the bytes it stands at, and whether it stands there as a JSON string."""
+    if data.startswith(MARK):  # a file's mark that came into the message
+        found = _found(data[len(MARK) :])
+        return (found[0], found[1] + len(MARK), found[2] + len(MARK), found[3]) if found is not None else None
     stripped = data.strip()
     if not stripped or len(stripped) > 1 << 20:
         return None
@@ -43,12 +50,12 @@ def _found(data: bytes) -> tuple[bytes, int, int, bool] | None:
         return (stripped, start, start + len(stripped), False) if plain else None
     text = data.decode("utf-8", "surrogateescape")
     try:
-        whole = json.loads(text)
+        whole = STRINGS.decode(text)
     except (ValueError, RecursionError):
         return None
     for place in PLACES if isinstance(whole, dict) else ((),):
         span = find_span(text, place)
-        value = json.loads(text[slice(*span)]) if span is not None else None
+        value = STRINGS.decode(text[slice(*span)]) if span is not None else None
         if isinstance(value, str) and value and "\0" not in value and len(value) <= LONGEST:
             start, end = (len(text[:at].encode("utf-8", "surrogateescape")) for at in span or (0, 0))
             try:
