@@ -12,6 +12,7 @@ from threading import Event
 import pytest
 
 from bridge.files.artifacts import type_of
+from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger
 from bridge.parity.check import Result
 from bridge.paths import Paths
@@ -91,7 +92,7 @@ def removed(one: Artifacts) -> bool:
     ledger = Ledger(one.rig.state / "ledger.db")
     (one.folder / "wind" / "plot.png").unlink()
     try:
-        wait_until(lambda: ledger.rows("SELECT 1 FROM spool_files WHERE inode = '0'", ()), "the removal", 1)
+        wait_until(lambda: ledger.rows("SELECT 1 FROM spool_files WHERE inode = ?", (GONE,)), "the removal", 1)
     except AssertionError:
         one.save("wind/plot.png", PNG)
         return False

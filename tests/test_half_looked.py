@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import SourceError
+from bridge.files.descriptors import POOL
 from bridge.files.tail import Tail
 from bridge.model import Fingerprint, hex_digest
 from tests.test_between_calls import CALLS, lines, read, shift
@@ -117,3 +118,70 @@ def test_a_generation_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert found == lines(*wanted, 90), f"call {number}: {found!r} {[*tail.notices]}"
         tail.close()
     assert number > 10
+
+
+def test_nothing_at_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails while nothing is at the path is made again: a whole log may have come and gone."""
+    failing, number, reached = Failing(monkeypatch), 0, 0
+    while reached >= number:
+        number += 1
+        log = tmp_path / f"{number}" / "l"
+        log.parent.mkdir()
+        log.write_bytes(lines(1))
+        tail = Tail(log.parent, "l", ("l.*",), [])
+        assert read(tail) == lines(1)
+        shift(log)
+        log.rename(log.with_name("l.1"))
+        log.write_bytes(lines(2))
+        shift(log)
+        log.rename(log.with_name("l.1"))
+        os.utime(log.parent, (1_700_000_000, 1_700_000_000))  # long ago: the folder's time tells of changes
+        failing.arm(number)
+        _failed(tail.look)
+        reached = failing.made
+        failing.arm(0)
+        assert read(tail) == lines(2), f"call {number}"
+        tail.close()
+    assert number > 5
+
+
+def test_emptied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a look fails at a log that was emptied in place: an old piece from a backup is left alone all the same."""
+    failing, number, reached = Failing(monkeypatch), 0, 0
+    while reached >= number:
+        number += 1
+        log = tmp_path / f"{number}" / "l"
+        log.parent.mkdir()
+        log.write_bytes(lines(1, 2))
+        tail = Tail(log.parent, "l", ("l.*",), [])
+        assert read(tail) == lines(1, 2)
+        old = log.with_name("l.5")
+        old.write_bytes(lines(77))
+        os.utime(old, (1_700_000_000, 1_700_000_000))
+        log.write_bytes(lines(3))
+        failing.arm(number)
+        _failed(tail.look)
+        reached = failing.made
+        failing.arm(0)
+        assert read(tail) == lines(3), f"call {number}"
+        tail.close()
+    assert number > 5
+
+
+def test_parked_and_rotated_into_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is not open, as too many are, is found again wherever its rotated names lie."""
+    monkeypatch.setattr(POOL, "_most", 1)
+    log, other = tmp_path / "l", tmp_path / "other"
+    (tmp_path / "old").mkdir()
+    log.write_bytes(lines(1))
+    other.touch()
+    tail, busy = Tail(tmp_path, "l", ("old/l.*",), []), Tail(tmp_path, "other", (), [])
+    assert read(tail) == lines(1)
+    busy.look()
+    with log.open("ab") as file:
+        file.write(lines(2))
+    log.rename(tmp_path / "old" / "l.1")
+    log.write_bytes(lines(3))
+    assert read(tail) == lines(2, 3)
+    tail.close()
+    busy.close()

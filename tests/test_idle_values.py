@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from bridge.streams.connect import Connection
 from tests.rig import Rig, wait_until
 from tests.test_state import Values
 
@@ -76,3 +79,19 @@ def test_a_server_that_does_not_tell(rig: Rig) -> None:
     values.set(b"second", "2026-03-02T09:00:01Z", "a.md")
     values.until_file(b"second", "a.md")
     rig.stop(child)
+
+
+def test_a_server_that_closes_silent_connections(rig: Rig) -> None:
+    """Whoever hears of changes is not silent for long, so it is not closed, and nothing is said."""
+    rig.redis.call("CONFIG", "SET", "timeout", "3")
+    values = Values(rig, owner="redis")
+    values.save(b"", "a.md")
+    values.set(b"first", "2026-03-02T09:00:00Z", "a.md")
+    child = rig.ready(rig.start())
+    values.until_file(b"first", "a.md")
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() > begun + 8, "more than two of the server's terms")
+    values.set(b"second", "2026-03-02T09:00:01Z", "a.md", Connection(rig.url))
+    values.until_file(b"second", "a.md")
+    rig.stop(child)
+    assert "closed by the server" not in rig.said()

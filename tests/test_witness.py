@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -260,3 +261,15 @@ def test_it_does_not_cry_wolf_of_a_folder(rig: Rig) -> None:
     assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
     inbox.add("r-repaired")
     settle()
+
+
+def test_a_mirror_that_is_taken_away(one_rig: Rig) -> None:
+    """What a mirror put into a folder is no alarm when the mapping has no mirror any more."""
+    inbox = Inbox(one_rig)
+    inbox.put("f-0")
+    inbox.add("r-0")
+    assert not one_rig.once().errors
+    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-inbox.toml").read_text()
+    (one_rig.path / "alone.toml").write_text(shipped[: shipped.index("[mirror]")])
+    one_rig.write_config(mapping="alone.toml")
+    assert not inbox.parity().too_much

@@ -100,7 +100,7 @@ class Hashes:
 
     def _hear(self, now: float) -> None:
         """Takes in which hashes the server says were changed; now and then, and where it does not tell, all."""
-        changed = self._tracking.changed() if self._tracking is not None else None
+        changed = self._tracking.changed(now) if self._tracking is not None else None
         if changed is None or now >= self._all_at:
             self._all_at = now + ALL
             for file in self._values.files.values():

@@ -292,7 +292,8 @@ class Mirror:
             if (met or len(carried) < len(found)) and self.caught_up():
                 self.keep()  # the ledger first: what Redis says beyond it would tell of an older ledger
                 path = self._section.path
-                self._announced.passed(path, last, self._witness.word(path))
+                if self._kept_cursor == self._cursor:
+                    self._announced.passed(path, last, self._witness.word(path))
             if met:
                 self._already.clear()
         self._keep_cursor()

@@ -76,6 +76,7 @@ class Finished:
         A file that holds what was carried and more is the generation, wherever it lies; none is held open for that:
         each is looked at. Raises SourceError.
         """
+        self.held = [generation for generation in self.held if generation.content is not None]
         for generation in [generation for generation in self.held[:-KEPT_LATE] if not generation.grown()]:
             self.held.remove(generation)
             generation.close()

@@ -73,17 +73,18 @@ class Register:
     def behind(self, last: Generation, files: list[Generation], last_written: int) -> tuple[int, Generation | None]:
         """Where among these rotated files, oldest first, those begin that are younger than `last`.
 
-        And the one in which it goes on, where that was saved anew and renamed since; else None. Where it is in none of
-        them, those are younger that were written to after `last_written`, in ns.
+        And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
+        None. Where it is in none of them, those are younger that were written to after `last_written`, in ns.
         """
         own = [i for i, one in enumerate(files) if one.identity == last.identity]
         copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
         if not copies:
             return sum(file.written() < last_written for file in files), None
-        copy = files[copies[-1]]
-        if own or copy.packed or not (last.content is None or last.nameless):
+        copy, gone = files[copies[-1]], last.content is None
+        if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
             return copies[-1] + 1, None
-        return (copies[-1] + 1, copy) if last.goes_on_in(copy) else (copies[-1], None)
+        goes_on = last.goes_on_in(copy) or (own and not last.head)
+        return (copies[-1] + 1, copy) if goes_on else (copies[-1], None)
 
     def newer(
         self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],

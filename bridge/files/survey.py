@@ -6,13 +6,13 @@ import errno
 import os
 import stat
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content
-from bridge.files.generation import Generation, bare, in_age_order, is_copy, open_regular, tells_age
+from bridge.files.generation import TAIL, Generation, bare, in_age_order, is_copy, open_regular, tells_age
 from bridge.files.listing import Listing
 from bridge.globs import is_glob
 
@@ -21,6 +21,19 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
+
+
+GROWING = 5
+"""How often files are met again because a rotated one was written to, which may go on for ever."""
+
+Stamps = dict[Path, tuple[int, int, int, int]]
+
+
+def same(before: Stamps, after: Stamps, *, grown: bool) -> bool:
+    """Whether the rotated pieces are as they were; with `grown`: but for those that became longer. Pure."""
+    if before == after or not grown or before.keys() != after.keys():
+        return before == after
+    return all(after[path][:2] == one[:2] and after[path][2] >= one[2] for path, one in before.items())
 
 
 def matches(root: Path, pattern: str) -> list[Path]:
@@ -110,6 +123,25 @@ class Survey:
         known = {one.identity for one in held}
         odd = {id(one) for one in files if not tells_age(one.path.name)}
         dropped: set[int] = set()
+        begins = {id(one): one.read(TAIL, 0) for one in (*files, *held, *([fresh] if fresh else []))}
+
+        def repeats(one: Generation, older: list[Generation], others: list[Generation | None]) -> bool:
+            """Whether a file is what one of these begins with; of older ones, and that goes on."""
+            first = begins[id(one)]
+
+            def alike(some: list[Generation | None]) -> Iterator[Content]:
+                return (
+                    other.content for other in some
+                    if other is not None and other.content is not None and begins[id(other)].startswith(first)
+                )  # fmt: skip
+
+            if one.content is None or not first:
+                return False
+            content = one.content
+            if any(is_copy(content, other) for other in alike(others)):
+                return True
+            return any(is_copy(content, other, longer=True) for other in alike([*older]))
+
         for one in sorted(files, key=lambda one: id(one) not in odd):
             if one.identity in known or one.content is None:
                 continue
@@ -122,20 +154,14 @@ class Survey:
             else:
                 older = []
             younger = [other for other in others if other not in older]
-            if self._repeats(one.content, older, [*younger, *held, fresh]):
+            if repeats(one, older, [*younger, *held, fresh]):
                 dropped.add(id(one))
-                if one.packed is None or not self._repeats(one.content, [], [*held]):  # what is held was compressed
+                if one.packed is None or not repeats(one, [], [*held]):  # what is held was compressed
                     self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
         for one in files:
             if id(one) in dropped:
                 one.close()
         return [one for one in files if id(one) not in dropped]
-
-    @staticmethod
-    def _repeats(content: Content, older: list[Generation], others: list[Generation | None]) -> bool:
-        if any(is_copy(content, other.content) for other in others if other and other.content):
-            return True
-        return any(is_copy(content, other.content, longer=True) for other in older if other.content)
 
     def _names(self) -> dict[Path, tuple[int, int]]:
         """Maps the path of every piece of a source that lies there now to the device and inode behind it."""
@@ -171,7 +197,7 @@ class Survey:
         folders = {pattern.rpartition("/")[0] for pattern in self._rotated}
         return tuple(0 if is_glob(folder) else self._listing.changed(self._root / folder) for folder in sorted(folders))
 
-    def stamps(self) -> dict[Path, tuple[int, int, int, int]]:
+    def stamps(self) -> Stamps:
         """Maps the path of each rotated piece to its device, inode, size and time of writing. Raises SourceError."""
         found = {}
         for path in self._names():

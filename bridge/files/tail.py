@@ -18,7 +18,7 @@ from bridge.files.finished import KEPT_LATE, Finished
 from bridge.files.generation import TAIL, Generation, Known, shut
 from bridge.files.listing import Listing
 from bridge.files.register import Register
-from bridge.files.survey import SURVEYS, Survey
+from bridge.files.survey import GROWING, SURVEYS, Survey, same
 from bridge.model import Fingerprint
 
 
@@ -83,8 +83,8 @@ class Tail:
             elif found is not None and not (here and current.content is not None):
                 self._moved_on(current)
             elif found is None and (0 in (marks := self._survey.marks()) or marks != self._absent):
-                self._absent = marks  # a whole log may have come and gone to a rotated name
-                self._append_newer(current)
+                self._append_newer(current)  # a whole log may have come and gone to a rotated name
+                self._absent = marks
 
     def current(self) -> Generation | None:
         """The generation at the source's path, as of the last look; None when there is no such file."""
@@ -313,7 +313,7 @@ class Tail:
         return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
-        return {generation.identity for generation in (*self._chain, *self._late)}
+        return {one.identity for one in (*self._chain, *self._late) if one.content is not None}
 
     def _find(self, record: Known) -> Generation | None:
         """Opens the file that holds what a generation's record says, placed there; None when it is gone."""
@@ -336,7 +336,7 @@ class Tail:
             self._take_over(current, fresh)
         else:
             fresh.close()
-            self._append_newer(current)
+            self._append_newer(current, current.checked[1] if current.content is None else -1)
 
     def _take_over(self, current: Generation, file: Generation) -> None:
         current.take_over(file, file.path)
@@ -348,7 +348,7 @@ class Tail:
 
         Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now.
         """
-        for _ in range(SURVEYS):
+        for turn in range(SURVEYS):
             before = self._survey.stamps()
             (files, fresh), start = self._files(), 0
             if last is not None:
@@ -356,7 +356,7 @@ class Tail:
                 if anew is not None:
                     self._take_over(last, anew)
             newer = self._register.newer(files, fresh, start, self._inodes(), None if last else self._say_once)
-            if self._survey.stamps() == before:
+            if same(before, self._survey.stamps(), grown=turn >= GROWING):
                 break
             shut(newer)
         else:
@@ -377,9 +377,10 @@ class Tail:
             self._say(f"{why}: the next generation begins at 0; {kept}")
         last_written = current.checked[1]
         current.close()
-        current.identity, current.checked = (-1, -1), (-1, -1)
+        current.identity = (-1, -1)
         if copy is not None:
             current.take_over(copy, copy.path)
+            current.checked = (-1, -1)
             current.read_to, current.tail, current.head = copy.read_to, copy.tail, copy.head
         elif not at.head_len:
             self._chain.remove(current)

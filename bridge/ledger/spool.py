@@ -20,6 +20,9 @@ SECOND = 1_000_000_000
 STALE = "-1"
 """The inode that is noted of a message which is due and whose file holds another one by now."""
 
+GONE = "-2"
+"""The inode that is noted of a file which was seen to be gone."""
+
 MIRRORED = 0
 """The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
 
@@ -101,34 +104,30 @@ def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[byt
 
 
 class Last(NamedTuple):
-    """What the ledger last knew a spool file to hold, sent or due.
-
-    That is the message's key and content, and the file's inode and time of writing then.
-    """
+    """What the ledger last knew a spool file to hold, sent or due: a message's key and content; and its inode then."""
 
     key: bytes
     alike: bytes
     inode: int
-    written: int
 
     @property
     def removed(self) -> bool:
-        """Whether the spool file was seen to be gone since: nothing else has a time of writing and no inode."""
-        return self.inode == 0 and self.written != 0
+        """Whether the spool file was seen to be gone since."""
+        return self.inode == int(GONE)
 
 
 def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
     """What the ledger last knew this spool file to hold; None: the file was never met."""
     rows = ledger.rows(
-        "SELECT key, alike, inode, written FROM spool_due WHERE stream = ? AND name = ? AND inode != ?",
+        "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? AND inode != ?",
         (stream, name, STALE),
     )
     rows = rows or ledger.rows(
-        "SELECT m.key, m.alike, f.inode, f.written FROM spool_files AS f JOIN spool_messages AS m USING (stream, key)"
+        "SELECT m.key, m.alike, f.inode FROM spool_files AS f JOIN spool_messages AS m USING (stream, key)"
         " WHERE stream = ? AND name = ?",
         (stream, name),
     )
-    return Last(rows[0][0], rows[0][1], int(rows[0][2]), int(rows[0][3])) if rows else None
+    return Last(rows[0][0], rows[0][1], int(rows[0][2])) if rows else None
 
 
 def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
@@ -153,7 +152,7 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
     """Notes that a spool file was seen to be gone: one of its name is another file, be it on the same inode."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
-            f"UPDATE {table} SET inode = '0' WHERE stream = ? AND name = ? AND inode != ?", (stream, name, STALE)
+            f"UPDATE {table} SET inode = ? WHERE stream = ? AND name = ? AND inode != ?", (GONE, stream, name, STALE)
         )
 
 

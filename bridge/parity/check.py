@@ -293,7 +293,8 @@ class Check:
         expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
         comparison = Comparison(
             files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length),
-            view.trimmed.floor, Witness(view.books.mirror, view.added - view.length, start),
+            view.trimmed.floor,
+            Witness(view.books.mirror if view.mirrored else {}, view.added - view.length, start),
         )  # fmt: skip
         with closing(comparison):
             self._walk(connection, comparison, view, begins)

@@ -83,7 +83,8 @@ class _Comparison:
         self._first: Origin | None = None
         self._last: Origin | None = None
         self._trimmed = cursors.added > cursors.length
-        self.witness = Witness(cursors.books.mirror, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
+        said = cursors.books.mirror if cursors.mirrored else {}
+        self.witness = Witness(said, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
 
     def close(self) -> None:
         """Forgets what the comparison read of the folder."""

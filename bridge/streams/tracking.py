@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from bridge.streams.connect import Connection
+from bridge.streams.resp import pack
+
+ASKED = 1.0
+"""Seconds between two questions whether the server is there still: it may close who is silent, or be gone unsaid."""
 
 
 class Tracking:
@@ -14,6 +18,7 @@ class Tracking:
 
     def __init__(self, connection: Connection, prefix: bytes) -> None:
         self._connection = connection
+        self._asked_at = 0.0
         try:
             connection.call("HELLO", 3)  # else a push could not be told from a reply
             connection.call("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix)
@@ -21,10 +26,16 @@ class Tracking:
             connection.close()
             raise
 
-    def changed(self) -> set[bytes] | None:
+    def changed(self, now: float) -> set[bytes] | None:
         """Returns the keys that were changed since it was asked last; None: any of them may be. Raises RedisLost."""
         found: set[bytes] | None = set()
-        for push in self._connection.pushes():
+        pushes = self._connection.pushes()
+        if now >= self._asked_at + ASKED:
+            self._asked_at = now
+            self._connection.send(pack("PING"))
+            while isinstance(told := self._connection.read(), list):
+                pushes.append(told)
+        for push in pushes:
             keys = push[1] if push and push[0] == b"invalidate" else ()
             found = None if keys is None or found is None else found | {*keys}
         return found
