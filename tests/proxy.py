@@ -71,7 +71,7 @@ class Proxy:
                 server.sendall(data)
         except OSError:
             pass
-        self._break(client, server)
+        self._ended(client, server, lost)
 
     def _replies(self, client: socket.socket, server: socket.socket, lost: list[bool]) -> None:
         try:
@@ -81,7 +81,17 @@ class Proxy:
                 client.sendall(data)
         except OSError:
             pass
+        self._ended(client, server, lost)
+
+    def _ended(self, client: socket.socket, server: socket.socket, lost: list[bool]) -> None:
+        """One of a connection's two threads ends; the second closes the sockets."""
         self._break(client, server)
+        with self._lock:
+            lost.append(True)
+            if len(lost) == 3:
+                for one in (client, server):
+                    self._open.remove(one)
+                    one.close()
 
     @staticmethod
     def _break(*sockets: socket.socket) -> None:
@@ -93,12 +103,11 @@ class Proxy:
 
     def close(self) -> None:
         """Ends every connection and thread."""
-        self._break(self._listener, *self._open)
+        with self._lock:
+            self._break(self._listener, *self._open)
         self._listener.close()
         for thread in self._threads:
             thread.join(10)
-        for one in self._open:
-            one.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge.carry import append
+from bridge.carry.forward import Forward
+from bridge.carry.shared import Shared
 from bridge.errors import ConfigError
 from bridge.files.artifacts import hashed
 from bridge.files.descriptors import Deleted, Handle, Pool
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.streams.connect import Connection
 from tests.inbox import Inbox, document
 from tests.rig import STREAM, Rig, wait_until
+from tests.test_artifacts import Artifacts
 from tests.test_state import Values
 
 
@@ -199,3 +208,32 @@ def test_a_parked_file_that_is_renamed_as_it_is_looked_for(tmp_path: Path, monke
         parked.read(10, 0)
     parked.close()
     other.close()
+
+
+def test_what_nobody_can_look_at_is_not_gone(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact of which the system does not say whether it is there is no removed one, and is announced once."""
+    artifacts = Artifacts(one_rig)
+    path = artifacts.save("wind/plot.txt", b"plot")
+    assert not one_rig.once().errors
+    settings = one_rig.settings()
+    shared, ledger = Shared(settings.mappings[0], settings), Ledger(one_rig.state / "ledger.db")
+    try:
+        forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(one_rig.url))
+        forward.look()
+        real, left = os.lstat, [errno.EIO, errno.EACCES]
+
+        def lstat(name: Any, **more: Any) -> os.stat_result:
+            if left and os.fsencode(name) == os.fsencode(path):
+                raise OSError(left.pop(), "not now")
+            return real(name, **more)
+
+        monkeypatch.setattr(os, "lstat", lstat)
+        for _ in range(2):
+            forward.look({str(path)})
+        assert not left
+        os.utime(path)
+    finally:
+        ledger.close()
+    for _ in range(2):
+        assert not one_rig.once().errors
+    assert len(artifacts.found()) == 1

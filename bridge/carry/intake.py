@@ -124,20 +124,20 @@ class Intake:
             names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
             removed = names & self._folder.removed
             self._folder.removed.difference_update(removed)  # before they are looked for: another may go meanwhile
-            found = {name: self._folder.find(name) for name in names}
-            for name in names:
-                self.waiting.pop(name, None)
-            lost = [name for name, one in found.items() if one is None or name in removed]
-            if lost:
-                try:
+            try:
+                found = {name: self._folder.find(name) for name in names}
+                lost = [name for name, one in found.items() if one is None or name in removed]
+                if lost:
                     with self._ledger.transaction():
                         for name in lost:
                             memory.gone(self._ledger, self._stream, name)
-                except BaseException:
-                    self._folder.removed.update(removed)
-                    raise
-                for name in lost:
-                    self.unreadable.pop(name, None)
+            except BaseException:
+                self._folder.removed.update(removed)
+                raise
+            for name in names:
+                self.waiting.pop(name, None)
+            for name in lost:
+                self.unreadable.pop(name, None)
             self._examine([one for one in found.values() if one is not None])
             return bool(names)
         now = time.monotonic()

@@ -10,6 +10,9 @@ from threading import Lock
 
 from bridge.errors import SourceError
 
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""The error numbers which say that there is no file of a name; any other says that nobody could look."""
+
 SURE = 0.1
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
 

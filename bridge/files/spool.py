@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.errors import SourceError
+from bridge.files.listing import ABSENT
 from bridge.globs import is_glob, translated
 from bridge.model import shown_name
 
@@ -174,13 +175,18 @@ class Folder:
             yield some
 
     def find(self, name: bytes) -> Found | None:
-        """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages."""
+        """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages.
+
+        Raises SourceError where nobody can tell.
+        """
         if not self.has(name):
             return None
         try:
             found = os.lstat(_below(self.root, name))
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise SourceError(f"cannot be looked at: {error.strerror}", where=shown_name(name)) from None
         return Found(name, Facts.of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def exists(self, name: str) -> bool:

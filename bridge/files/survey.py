@@ -13,11 +13,8 @@ from pathlib import Path
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content
 from bridge.files.generation import TAIL, Generation, bare, in_age_order, is_copy, open_regular, tells_age
-from bridge.files.listing import Listing
+from bridge.files.listing import ABSENT, Listing
 from bridge.globs import is_glob
-
-ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""The error numbers which say that there is no file of a name; any other says that nobody could look."""
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
