@@ -234,3 +234,29 @@ def test_rotated_between_two_calls(
         said = f"{act.__name__} before call {number} of {op.__name__}: {[*tail.notices]}"
         assert found == wanted, f"{said}\n{found.decode()}"
         tail.close()
+
+
+@pytest.mark.parametrize("act", [*AFTER], ids=lambda act: act.__name__)
+def test_a_file_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Act) -> None:
+    """The same of a log that is filled then as well, and was empty before, so that nothing is known of how it begins."""
+    amid, number, reached = Amid(monkeypatch), 0, 0
+
+    def filled(log: Path) -> None:
+        log.write_bytes(lines(*range(10, 30)))
+        act(log)
+
+    while reached >= number:
+        number += 1
+        log = tmp_path / f"{number}" / "l"
+        log.parent.mkdir()
+        log.with_name("l.1").write_bytes(lines(*range(10)))
+        log.touch()
+        tail = Tail(log.parent, "l", ("l.*",), [])
+        assert read(tail) == lines(*range(10))
+        amid.arm(number, partial(filled, log))
+        found = read(tail)
+        reached = amid.disarm()
+        found += read(tail)
+        wanted = lines(*range(10, AFTER[act])) if reached >= number else b""
+        assert found == wanted, f"{act.__name__} before call {number}: {[*tail.notices]}\n{found.decode()}"
+        tail.close()

@@ -76,7 +76,7 @@ class Tail:
                 else:
                     current.head, current.checked = met
                     self.introduce(current)
-            elif current.content is not None:
+            elif current.head:
                 self.introduce(current)
             if why:
                 self._replaced_in_place(current, why)
