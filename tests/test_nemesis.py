@@ -30,7 +30,7 @@ from tests.test_raised import injected
 from tests.test_rotation import copytruncate, pack, rotate
 from tests.workstation import MAPPINGS, Workstation
 
-SECONDS = float(os.environ.get("BRIDGE_NEMESIS") or ("600" if os.environ.get("BRIDGE_SOAK") else "30"))
+SECONDS = float(os.environ.get("BRIDGE_NEMESIS") or ("600" if os.environ.get("BRIDGE_SOAK") else "20"))
 FEW = 64
 """Descriptors that a bridge has, now and then."""
 

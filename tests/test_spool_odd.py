@@ -13,6 +13,7 @@ import pytest
 from bridge.config import load
 from bridge.errors import ConfigError, SourceError
 from bridge.files.spool import Folder, Taken
+from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -61,7 +62,7 @@ def test_taken_away_and_written_anew(texts: Inbox) -> None:
 
     def seen_to_be_gone(name: str) -> bool:
         found = query(texts.rig, f"SELECT inode FROM spool_files WHERE CAST(name AS TEXT) = 'inbox/{name}'")
-        return found == [("0",)]
+        return found == [(GONE,)]
 
     for n in range(4):
         path = texts.folder / ("same.txt" if n > 1 else f"{n}.txt")
