@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -15,6 +16,7 @@ from bridge.carry.deliver import Delivery
 from bridge.carry.pieces import Write
 from bridge.errors import TargetError
 from bridge.files.append import Appender
+from bridge.files.place import Place
 from bridge.ledger.mirrored import move_intent
 from bridge.ledger.store import Ledger
 from bridge.run import Process
@@ -202,7 +204,21 @@ def puts_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Delivery, "put", broken)
 
 
-@pytest.mark.parametrize("broken", [None, puts_twice])
+def cannot_sync(patch: pytest.MonkeyPatch) -> None:
+    """The folder cannot be synced once, when the new file has its name already; nobody forgets that it has."""
+    put, failed = Place.put, list[str]()
+
+    def unsynced(self: Place, mark: str, name: str) -> bool:
+        named = put(self, mark, name)
+        if named and not failed:
+            failed.append(name)
+            raise TargetError("cannot be written: Input/output error", where=name)
+        return named
+
+    patch.setattr(Place, "put", unsynced)
+
+
+@pytest.mark.parametrize("broken", [None, cannot_sync, puts_twice])
 def test_a_fault_put_back_of_a_folder(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Break | None) -> None:
     """A message that is in the folder twice is one message, and a copy of it; the witness tells who made the copy."""
     inbox = Inbox(one_rig)
@@ -222,11 +238,15 @@ def test_a_fault_put_back_of_a_folder(one_rig: Rig, monkeypatch: pytest.MonkeyPa
     finally:
         stop.set()
         bridge.join()
-    assert inbox.identities().count("r-1") == (1 if broken is None else 2)
+    whole = broken in (None, cannot_sync)
+    assert inbox.identities().count("r-1") == (1 if whole else 2)
     result = inbox.parity()
     assert not result.tally.differences
-    assert result.verdict == ("equal" if broken is None else "differs")
-    assert len([note for note in result.notes if "messages stand twice" in note]) == (broken is not None)
+    assert result.verdict == ("equal" if whole else "differs")
+    assert len([note for note in result.notes if "messages stand twice" in note]) == (not whole)
+    [word] = one_rig.redis.call("HVALS", f"bridge:{{{INBOX}}}:mirror")
+    mirrored = [path.stat().st_size for path in inbox.folder.glob("*.json") if b'"r-' in path.read_bytes()]
+    assert json.loads(word)["put"] == sum(mirrored)
 
 
 def test_it_does_not_cry_wolf_of_a_folder(rig: Rig) -> None:

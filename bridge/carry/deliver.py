@@ -16,6 +16,7 @@ from bridge.carry.pieces import Piece, Write
 from bridge.carry.translate import Pass, Translator
 from bridge.codecs import Codec
 from bridge.config import Settings
+from bridge.errors import TargetError
 from bridge.files.place import Place, another
 from bridge.files.spool import Facts, Folder
 from bridge.ledger import spool as memory
@@ -129,17 +130,29 @@ class Delivery:
             reached("mirror.write.before")
             wished, count = self._name, 1
             self._tried = place
-            while not place.put(self._mark, self._name):
+            while not self._named(place):
                 name = another(wished, self._id if count == 1 else f"{self._id}-{count}")
                 count += 1
                 log.debug("%s is taken: the mirror's file is %s", self._name, name)
                 path = f"{self._folder}/{name}" if self._folder else name
                 rename_intent(ledger, write.intent, path)
                 self._name, write.name = name, path
-            self.put_out += len(write.content)
         reached("mirror.write.after")
         write.pieces = [Piece(0, len(write.content), self._number, 0)]
         return ""
+
+    def _named(self, place: Place) -> bool:
+        """Gives the mirror's new file its name, and counts its bytes then; False when the name is taken.
+
+        Raises TargetError, also behind the name: where the folder cannot be synced.
+        """
+        try:
+            named = place.put(self._mark, self._name)
+        except TargetError:
+            self.put_out += 0 if place.waits(self._mark) else len(self._content)
+            raise
+        self.put_out += len(self._content) if named else 0
+        return named
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
         """Finds out by the hidden file whether an earlier process put an intent's new file in its place.
