@@ -47,7 +47,7 @@ class User:
 
     @property
     def shown(self) -> str:
-        """The same, as redis-cli reads it."""
+        """The rules of a Redis user as redis-cli reads them: what it would take apart is in quotes."""
         return " ".join(f"'{one}'" if re.search(r"[^\w@+:~&|./-]", one) else one for one in self.rules.split(" "))
 
 

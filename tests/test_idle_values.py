@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 
 import pytest
@@ -67,14 +68,20 @@ def test_idle_values_cost_nothing(rig: Rig, owner: str) -> None:
     rig.stop(child)
 
 
-def test_a_server_that_does_not_tell(rig: Rig) -> None:
-    """Where client tracking is refused the values are looked at again and again, and that is said."""
-    rig.redis.call("ACL", "SETUSER", "default", "-client|tracking")
+def owned_by_redis(rig: Rig) -> tuple[Values, subprocess.Popen[bytes]]:
+    """One value that Redis owns, and the bridge that has put it into its file."""
     values = Values(rig, owner="redis")
     values.save(b"", "a.md")
     values.set(b"first", "2026-03-02T09:00:00Z", "a.md")
     child = rig.ready(rig.start())
     values.until_file(b"first", "a.md")
+    return values, child
+
+
+def test_a_server_that_does_not_tell(rig: Rig) -> None:
+    """Where client tracking is refused the values are looked at again and again, and that is said."""
+    rig.redis.call("ACL", "SETUSER", "default", "-client|tracking")
+    values, child = owned_by_redis(rig)
     assert "all values are looked at again and again" in rig.said()
     values.set(b"second", "2026-03-02T09:00:01Z", "a.md")
     values.until_file(b"second", "a.md")
@@ -84,11 +91,7 @@ def test_a_server_that_does_not_tell(rig: Rig) -> None:
 def test_a_server_that_closes_silent_connections(rig: Rig) -> None:
     """Whoever hears of changes is not silent for long, so it is not closed, and nothing is said."""
     rig.redis.call("CONFIG", "SET", "timeout", "3")
-    values = Values(rig, owner="redis")
-    values.save(b"", "a.md")
-    values.set(b"first", "2026-03-02T09:00:00Z", "a.md")
-    child = rig.ready(rig.start())
-    values.until_file(b"first", "a.md")
+    values, child = owned_by_redis(rig)
     begun = time.monotonic()
     wait_until(lambda: time.monotonic() > begun + 8, "more than two of the server's terms")
     values.set(b"second", "2026-03-02T09:00:01Z", "a.md", Connection(rig.url))

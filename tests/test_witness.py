@@ -20,6 +20,7 @@ from bridge.files.place import Place
 from bridge.ledger.mirrored import move_intent
 from bridge.ledger.store import Ledger
 from bridge.run import Process
+from bridge.streams.reader import entries
 from tests.inbox import INBOX, Inbox
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_quarantine import aside, limit
@@ -103,6 +104,24 @@ def test_a_fault_put_back(rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Bre
         assert len(said) == 1
 
 
+def loses(rig: Rig, stream: str, add: Callable[[str], bytes], settle: Callable[[], None]) -> None:
+    """An entry is deleted, others are trimmed, Redis loses all, the ledger is lost and repaired; a message after each."""
+    rig.redis.call("XDEL", stream, b"%d-%d" % list(entries(rig.redis, stream.encode()))[3].id)
+    add("r-deleted")
+    settle()
+    rig.redis.call("XTRIM", stream, "MAXLEN", 10)
+    add("r-trimmed")
+    settle()
+    rig.redis.call("FLUSHALL")
+    add("r-flushed")
+    settle()
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
+    add("r-repaired")
+    settle()
+
+
 @pytest.mark.parametrize("cut", [0.5, 0.52, 0.6, 0.63])
 def test_a_move_that_is_not_committed(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, cut: float) -> None:
     """A short write, another's line, and a ledger that rolls back what was noted of that: each message is there once.
@@ -155,20 +174,7 @@ def test_it_does_not_cry_wolf(rig: Rig) -> None:
         rig.append(f"f-{n}")
         rig.add(f"r-{n}")
     settle()
-    rig.redis.call("XDEL", STREAM, b"%d-%d" % rig.entries()[3].id)
-    rig.add("r-deleted")
-    settle()
-    rig.redis.call("XTRIM", STREAM, "MAXLEN", 10)
-    rig.add("r-trimmed")
-    settle()
-    rig.redis.call("FLUSHALL")
-    rig.add("r-flushed")
-    settle()
-    for path in rig.state.glob("ledger.db*"):
-        path.unlink()
-    assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
-    rig.add("r-repaired")
-    settle()
+    loses(rig, STREAM, rig.add, settle)
 
 
 def test_a_retry_is_no_alarm(one_rig: Rig) -> None:
@@ -267,20 +273,7 @@ def test_it_does_not_cry_wolf_of_a_folder(rig: Rig) -> None:
     taken.unlink()
     inbox.add("r-taken")
     settle()
-    rig.redis.call("XDEL", INBOX, b"%d-%d" % inbox.entries()[3].id)
-    inbox.add("r-deleted")
-    settle()
-    rig.redis.call("XTRIM", INBOX, "MAXLEN", 10)
-    inbox.add("r-trimmed")
-    settle()
-    rig.redis.call("FLUSHALL")
-    inbox.add("r-flushed")
-    settle()
-    for path in rig.state.glob("ledger.db*"):
-        path.unlink()
-    assert rig.run("repair", "--execute", "--redis", rig.url).returncode in (0, 3)
-    inbox.add("r-repaired")
-    settle()
+    loses(rig, INBOX, inbox.add, settle)
 
 
 def test_a_mirror_that_is_taken_away(one_rig: Rig) -> None:

@@ -231,7 +231,7 @@ def compare(
 
 
 def data_size(fields: list[bytes]) -> int:
-    """Bytes of an entry's data; 0 where it has none."""
+    """How many bytes of data an entry of the stream has; 0 where it has none."""
     return len(paired(fields).get(FIELDS[3], b""))
 
 

@@ -84,7 +84,7 @@ class TailSource(Source):
 
     @property
     def in_history(self) -> bool:
-        """Whether the next message in the file stood there when the source was first met, or an import began."""
+        """Whether the next message of the log stood in its file when the log was first met, or when an import began."""
         first, history = self.tail.first(), self.memory.history
         return history is not None and first is not None and (first.number, first.read_to) < history
 

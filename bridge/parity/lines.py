@@ -61,7 +61,7 @@ class Lines:
         self.at = 0
 
     def ahead(self, count: int) -> None:
-        """Reads on until so many lines are here, or all."""
+        """Reads on in parity's file until so many of its lines are in the window, or all."""
         while len(self.lines) - self.at < count and self.more():
             pass
 

@@ -62,7 +62,7 @@ class Embedded:
 
     @property
     def socket_url(self) -> str:
-        """The embedded server's URL for the bridge itself: the socket is quicker."""
+        """Returns the URL by which the bridge itself reaches the embedded server: its socket is quicker than TCP."""
         return f"unix://default:{self.password}@{self.socket}?db=0"
 
 

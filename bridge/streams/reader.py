@@ -250,7 +250,7 @@ def file_born(
 
 
 def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
-    """Finds which of these entry IDs stand in the stream; returns the fields that stand there by ID."""
+    """Reads those of these entries that stand in the stream, and returns their fields by ID."""
     standing: dict[EntryId, list[bytes]] = {}
     budget, at = connection.budget, 0
     asked = budget.first(AT_ONCE)
