@@ -200,9 +200,9 @@ class Target:
             last.start = file.position() - (last.b - last.a)
         data = write.content[last.a : last.b]
         gone = self._gone(file, last.start, data)
-        one = self._tail.of_identity(file.identity)
-        if gone and one is not None and one.content is not None:  # before a look at what came instead
-            one.content.disown(last.start, last.start + len(data))
+        generation = self._tail.of_identity(file.identity)
+        if gone and generation is not None and generation.content is not None:  # before a look at what came instead
+            generation.content.disown(last.start, last.start + len(data))
         self._look(ledger)
         now_known = self._number(file)
         if now_known not in (last.generation, -1) and file.holds(last.start, data):
@@ -237,12 +237,12 @@ class Target:
 
         They may be the mirror's alone.
         """
-        one = self._tail.of_identity(self._file.identity) if self._file is not None else None
-        if one is None or len(one.head) >= HEAD or one.read_to:
+        generation = self._tail.of_identity(self._file.identity) if self._file is not None else None
+        if generation is None or len(generation.head) >= HEAD or generation.read_to:
             return
         with self._tail.lock:
-            one.extend_head()
-            save_generation(ledger, self._stream, self._tail.name, one.known())
+            generation.extend_head()
+            save_generation(ledger, self._stream, self._tail.name, generation.known())
 
     def close(self) -> None:
         """Closes the mirrored file, and gives its lock back to the other writers with it."""
@@ -269,7 +269,7 @@ class Target:
 
     def after(self, number: int) -> list[Generation]:
         """Returns the mirrored file's open generations that came after the one of this number, oldest first."""
-        return [one for one in self._tail.pending() if one.number > number]
+        return [generation for generation in self._tail.pending() if generation.number > number]
 
     def _open(self, ledger: Ledger) -> Appender:
         if self._file is not None and not self._file.still_there():
@@ -286,8 +286,8 @@ class Target:
                 log.warning("%s", notice)
 
     def _number(self, file: Appender) -> int:
-        one = self._tail.of_identity(file.identity)
-        return one.number if one is not None else -1
+        generation = self._tail.of_identity(file.identity)
+        return generation.number if generation is not None else -1
 
 
 def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
@@ -302,7 +302,7 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
     noted = target.find(intent.generation)
     places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
-    places += [(one, 0) for one in target.after(intent.generation) if one.content is not None]
+    places += [(generation, 0) for generation in target.after(intent.generation) if generation.content is not None]
     for generation, start in places:
         at = _find(generation, start, intent.content)
         if at >= 0:
@@ -317,34 +317,34 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
             return write, f"{many} had been written in part{said}"
     if noted is None or noted.content is None:
         return write, f"the file that {many} were to be written to is gone; written to its successor"
-    if any(_find(one, start, intent.content, within=True) >= 0 for one, start in places):
+    if any(_find(generation, start, intent.content, within=True) >= 0 for generation, start in places):
         return write, f"{many} stand only within a line of another program's: taken as not written before the last stop"
     return write, f"{many} had not been written before the last stop"
 
 
-def _in_part(write: Write, one: Generation, start: int, codec: Codec) -> str:
+def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> str:
     """Notes in an earlier process's write which of its bytes stand in a generation of the file from `start` on.
 
     Returns that in words; empty when none of them do.
     """
-    content, size = write.content, one.size()
-    at = _find(one, start, content[: content.index(b"\n") + 1])
+    content, size = write.content, generation.size()
+    at = _find(generation, start, content[: content.index(b"\n") + 1])
     if at < 0:  # or less than its first line, at the file's end
         begin = max(start, size - len(content))
-        end = one.read(max(0, size - begin), begin)
+        end = generation.read(max(0, size - begin), begin)
         last_line = end.rfind(b"\n") + 1
         if last_line == len(end) or (last_line == 0 and begin > start) or not content.startswith(end[last_line:]):
             return ""
         at = begin + last_line
-    there = one.read(len(content), at)
+    there = generation.read(len(content), at)
     common = next((i for i, (a, b) in enumerate(zip(content, there, strict=False)) if a != b), len(there))
     whole = content.rfind(b"\n", 0, common) + 1
     followed = at + common < size
-    next_line = one.read(WINDOW, at + whole).partition(b"\n")[0]
+    next_line = generation.read(WINDOW, at + whole).partition(b"\n")[0]
     if followed and codec.decode((next_line,)).rows[0].__class__ is tuple:
         common = whole  # what follows our whole lines is another writer's whole line that begins alike
     if common:
-        write.pieces = [Piece(0, common, one.number, at)]
+        write.pieces = [Piece(0, common, generation.number, at)]
     if not followed:
         return "; the rest is appended"
     if common > whole:
@@ -352,13 +352,13 @@ def _in_part(write: Write, one: Generation, start: int, codec: Codec) -> str:
     return " and were followed by another writer's; the rest is written whole"
 
 
-def _find(one: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
+def _find(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
     """Returns the offset where `lines` stand in a generation from `start` on, where a line begins; -1: nowhere.
 
     `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
     """
     at, before = start, b"\n"
-    while data := one.read(WINDOW + len(lines), at):
+    while data := generation.read(WINDOW + len(lines), at):
         found = (before + data).find(lines if within else b"\n" + lines)
         if found >= 0:
             return at + found - within

@@ -77,8 +77,8 @@ class Hashes:
         }  # fmt: skip
         large = [files[name] for name in deep if files[name].size > IN_PASSING]
         if large and now >= self._slow_at:  # one after the other: they go over the connection
-            one = min(large, key=lambda file: file.deep_at)
-            deep[one.raw_name], self._slow_at = True, now + SLOWLY * one.size / (1 << 20)
+            longest = min(large, key=lambda file: file.deep_at)
+            deep[longest.raw_name], self._slow_at = True, now + SLOWLY * longest.size / (1 << 20)
         for name, seen in state.look(connection, self._keys, [*deep.items()]).items():
             file = files[name]
             before, file.barred = file.barred, seen.kind not in (b"hash", b"none")

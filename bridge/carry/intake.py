@@ -106,7 +106,7 @@ class Intake:
     def soon(self) -> bool:
         """Whether a file of the folder changed so lately that it is not complete by that alone."""
         moment = self._clock() + self._settle
-        return self.stop is None and any(one.again <= moment for one in self.waiting.values())
+        return self.stop is None and any(file.again <= moment for file in self.waiting.values())
 
     def look(self, paths: set[str] | None) -> bool:
         """Takes in files at these paths; at None those of the whole folder, when its times say that something happened.
@@ -126,7 +126,7 @@ class Intake:
             self._folder.removed.difference_update(removed)  # before they are looked for: another may go meanwhile
             try:
                 found = {name: self._folder.find(name) for name in names}
-                lost = [name for name, one in found.items() if one is None or name in removed]
+                lost = [name for name, file in found.items() if file is None or name in removed]
                 if lost:
                     with self._ledger.transaction():
                         for name in lost:
@@ -138,14 +138,14 @@ class Intake:
                 self.waiting.pop(name, None)
             for name in lost:
                 self.unreadable.pop(name, None)
-            self._examine([one for one in found.values() if one is not None])
+            self._examine([file for file in found.values() if file is not None])
             return bool(names)
         now = time.monotonic()
         if now >= self._scanned_at + self._took * SELDOM and (
             now >= self._scanned_at + AT_LEAST or self._folder.changed()
         ):
             for some in self._folder.scan():
-                self._examine([one for one in some if one.name not in self.waiting])
+                self._examine([file for file in some if file.name not in self.waiting])
             self._scanned_at = time.monotonic()
             self._took = self._scanned_at - now
         self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
@@ -158,8 +158,8 @@ class Intake:
             memory.forget_mirrored(self._ledger, self._stream)
         if not found:
             return
-        known = memory.files_known(self._ledger, self._stream, [one.name for one in found])
-        fresh = [one for one in found if one.name not in known or known[one.name][0] != one.facts]
+        known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
+        fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
         complete = []
         for file in fresh:
             try:
@@ -209,30 +209,30 @@ class Intake:
         elif not tight:
             self.tight = None
 
-    def _taken(self, one: Found) -> Taken | None:
+    def _taken(self, file: Found) -> Taken | None:
         """Reads a file of the folder, if it is complete by its times; else the file waits, and None is returned."""
-        now, before = self._clock(), self.waiting.get(one.name)
-        since = before.since if before is not None and before.facts == one.facts else now
-        age = one.facts.age(now, since)
+        now, before = self._clock(), self.waiting.get(file.name)
+        since = before.since if before is not None and before.facts == file.facts else now
+        age = file.facts.age(now, since)
         if age < self._settle:
-            self.wait(one, since, now + self._settle - age)
+            self.wait(file, since, now + self._settle - age)
             return None
-        return self._content(one, since, age)
+        return self._content(file, since, age)
 
-    def _content(self, one: Found, since: float, age: float) -> Taken | None:
+    def _content(self, file: Found, since: float, age: float) -> Taken | None:
         """Reads a file that did not change for `age` seconds; None, and a later look, if it is written still."""
-        now, taken = self._clock(), self._folder.read(one.name, self._limit + 1)
-        if taken is None or taken.facts != one.facts:
-            self.wait(one, now, now + self._settle)
+        now, taken = self._clock(), self._folder.read(file.name, self._limit + 1)
+        if taken is None or taken.facts != file.facts:
+            self.wait(file, now, now + self._settle)
             return None
         if taken.busy and age < BUSY:
-            self.wait(one, since, now + max(self._settle, age / 10))
+            self.wait(file, since, now + max(self._settle, age / 10))
             return None
         return taken
 
-    def wait(self, one: Found, since: float, again: float) -> None:
+    def wait(self, file: Found, since: float, again: float) -> None:
         """Has a file looked at again at `again`; it was last seen to change at `since`. Seconds since 1970."""
-        self.waiting[one.name] = Waiting(one.facts, since, again)
+        self.waiting[file.name] = Waiting(file.facts, since, again)
 
     def _barred(self) -> set[bytes]:
         """Returns the identities, or contents, of messages that the mirror is about to put into the folder."""
@@ -337,18 +337,18 @@ class Intake:
         whole = ""
         if size > KEPT:
             whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= HASHED else ""
-        one = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
+        rejected = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
             self.stop = Found(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
             return
         self.waiting.pop(name, None)
         memory.note_file(self._ledger, self._stream, name, taken.facts, b"")
-        if rename_aside(self._ledger, self._stream, one, lambda other: not self._folder.exists(other)):
+        if rename_aside(self._ledger, self._stream, rejected, lambda other: not self._folder.exists(other)):
             return
-        add_quarantined(self._ledger, self._stream, [one], self._clock())
+        add_quarantined(self._ledger, self._stream, [rejected], self._clock())
         self.rejected += 1
-        self._kinds.tell([one])
+        self._kinds.tell([rejected])
 
     def look_again(self) -> None:
         """Looks at the folder's files that waited long enough; after a loss at all of them, so that they go in order.
@@ -368,14 +368,14 @@ class Intake:
 
     def _look_at_waiting(self) -> None:
         now = self._clock()
-        names = [name for name, one in self.waiting.items() if one.again <= now]
+        names = [name for name, file in self.waiting.items() if file.again <= now]
         for part in memory.in_parts(names):
             found = [(name, self._folder.find(name)) for name in part]
-            for name, one in found:
-                if one is None:
+            for name, file in found:
+                if file is None:
                     self.waiting.pop(name, None)
                     self.unreadable.pop(name, None)
-            self._examine([one for _, one in found if one is not None])
+            self._examine([file for _, file in found if file is not None])
 
 
 def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:

@@ -68,11 +68,11 @@ class Retry:
         self._late = Late(self._shared, self._ledger, connection, RETRIED, self._dial, self._clock, self._settle)
         try:
             self._late.own()
-            lines = [one for one in wanted if one.direction == "forward"]
+            lines = [kept for kept in wanted if kept.direction == "forward"]
             for done in self._lines(connection, lines) if self._shared.folder is None else self._files(lines):
                 yield self._noted(done)
-            entries = [one for one in wanted if one.direction == "mirror"]
-            entries.sort(key=lambda one: parse_id(one.entry_id.encode()))
+            entries = [kept for kept in wanted if kept.direction == "mirror"]
+            entries.sort(key=lambda kept: parse_id(kept.entry_id.encode()))
             mirrored = self._shared.mapping.mirror is not None
             if mirrored and not entries and intents_of(self._ledger, self._stream):
                 self._late.finished().close()
@@ -82,20 +82,20 @@ class Retry:
         finally:
             connection.close()
 
-    def _whole(self, one: Quarantined) -> Quarantined:
-        found = quarantined_number(self._ledger, one.number)
-        return found[1] if found is not None else one
+    def _whole(self, kept: Quarantined) -> Quarantined:
+        found = quarantined_number(self._ledger, kept.number)
+        return found[1] if found is not None else kept
 
     def _noted(self, done: Retried) -> Retried:
         if done.reason:
             note_reason(self._ledger, done.number, done.reason)
         return done
 
-    def _left(self, one: Quarantined, where: str) -> Retried:
+    def _left(self, kept: Quarantined, where: str) -> Retried:
         reached("retry.mark.before")
-        mark_retried(self._ledger, one.number, where, self._clock())
+        mark_retried(self._ledger, kept.number, where, self._clock())
         reached("retry.mark.after")
-        return Retried(one.number, where)
+        return Retried(kept.number, where)
 
     # -- lines -----------------------------------------------------------------------------------------------
 
@@ -104,26 +104,30 @@ class Retry:
             return
         stream, sources = self._shared.keys.stream, sources_of(self._ledger, self._stream)
         origins = {
-            Origin(sources[one.name].number, one.generation, one.offset): one for one in wanted if one.name in sources
+            Origin(sources[kept.name].number, kept.generation, kept.offset): kept
+            for kept in wanted
+            if kept.name in sources
         }
-        yield from (Retried(one.number, reason="its source is not known") for one in wanted if one.name not in sources)
+        yield from (
+            Retried(kept.number, reason="its source is not known") for kept in wanted if kept.name not in sources
+        )
         standing = {origin for _, origin in file_born(connection, stream) if origin in origins}
         books = read_books(connection, self._shared.keys)
         codecs: dict[str, Codec] = {}
-        for origin, one in origins.items():
+        for origin, kept in origins.items():
             text = b"%d.%d:%d" % origin
             mark = self._late.mark(text)
             if mark is not None or origin in standing:  # sent, by a retry or by forward, be it removed since or not
-                yield self._left(one, str(json.loads(mark or b"{}").get("entry", f"origin {text.decode()}")))
+                yield self._left(kept, str(json.loads(mark or b"{}").get("entry", f"origin {text.decode()}")))
                 continue
-            codec = codecs.setdefault(one.name, self._shared.mapping.codec(one.name))
-            row = self._row(self._whole(one), codec)
-            if not isinstance(row, str) and not _passed(books, one.name, origin):
+            codec = codecs.setdefault(kept.name, self._shared.mapping.codec(kept.name))
+            row = self._row(self._whole(kept), codec)
+            if not isinstance(row, str) and not _passed(books, kept.name, origin):
                 row = "the bridge has not passed it yet: `bridge run` meets it again"
             if isinstance(row, str):
-                yield Retried(one.number, reason=row)
+                yield Retried(kept.number, reason=row)
                 continue
-            yield self._left(one, self._late.send(origin, one.name, row, codec, mark))
+            yield self._left(kept, self._late.send(origin, kept.name, row, codec, mark))
 
     def _files(self, wanted: list[Quarantined]) -> Iterator[Retried]:
         """Files that were set aside are read again, and go over with what else is due."""
@@ -131,37 +135,41 @@ class Retry:
             return
         forget_aside(self._ledger, self._stream)
         self._late.carry_files()
-        for one in wanted:
-            now = self._whole(one)
+        for kept in wanted:
+            now = self._whole(kept)
             reason = "" if now.retried else self._gone(now) or now.reason
-            yield Retried(one.number, now.retried, reason)
+            yield Retried(kept.number, now.retried, reason)
 
-    def _gone(self, one: Quarantined) -> str:
+    def _gone(self, quarantined: Quarantined) -> str:
         """Says that a file which was set aside is not there any more, so that its mapping was not asked again."""
         folder = self._shared.folder
-        if folder is None or folder.exists(one.name):
+        if folder is None or folder.exists(quarantined.name):
             return ""
-        kept = "all of it" if len(one.raw) == one.length else f"only its first {len(one.raw):,} bytes"
+        kept = (
+            "all of it"
+            if len(quarantined.raw) == quarantined.length
+            else f"only its first {len(quarantined.raw):,} bytes"
+        )
         return f"its file is gone: {kept} was kept, put that into the folder again (`bridge quarantine export` has it)"
 
-    def _row(self, one: Quarantined, codec: Codec) -> Row | str:
+    def _row(self, kept: Quarantined, codec: Codec) -> Row | str:
         """The line's row, or why it is none."""
         limit = self._shared.mapping.format.max_line_bytes
-        if one.length > limit:
-            return f"over max_line_bytes: a line of {one.length} bytes, the limit is {limit}"
-        raw = one.raw
-        if len(raw) < one.length:
-            raw = self._from_file(one)
-            if hex_digest(raw) != one.digest:
+        if kept.length > limit:
+            return f"over max_line_bytes: a line of {kept.length} bytes, the limit is {limit}"
+        raw = kept.raw
+        if len(raw) < kept.length:
+            raw = self._from_file(kept)
+            if hex_digest(raw) != kept.digest:
                 return "only its first bytes were kept, and its file does not hold it any more"
         return codec.decode((raw,)).rows[0]
 
-    def _from_file(self, one: Quarantined) -> bytes:
-        tail = self._shared.tail(one.name, self._ledger)
+    def _from_file(self, kept: Quarantined) -> bytes:
+        tail = self._shared.tail(kept.name, self._ledger)
         try:
             tail.look()
-            found = tail.of_number(one.generation) or tail.reopen(one.generation)
-            return tail.read(found, one.length, one.offset) if found is not None else b""
+            found = tail.of_number(kept.generation) or tail.reopen(kept.generation)
+            return tail.read(found, kept.length, kept.offset) if found is not None else b""
         except SourceError:
             return b""
 
@@ -169,58 +177,58 @@ class Retry:
 
     def _entries(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
         if self._shared.mapping.mirror is None:
-            yield from (Retried(one.number, reason="this mapping has no [mirror]") for one in wanted)
+            yield from (Retried(kept.number, reason="this mapping has no [mirror]") for kept in wanted)
             return
         mirror = self._late.finished()
         try:
-            by_id = {parse_id(one.entry_id.encode()): one for one in wanted}
+            by_id = {parse_id(kept.entry_id.encode()): kept for kept in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
             floor = read_books(connection, self._shared.keys).floor or ZERO_ID
             lines: dict[tuple[str, bytes], tuple[list[bytes], list[Written], list[Quarantined]]] = {}
             ending = mirror.translator.ending
             for entry_id in sorted(by_id):
-                one = by_id[entry_id]
+                kept = by_id[entry_id]
                 if entry_id in written:  # the mirror has met it again since
                     found = range_of(self._ledger, self._stream, entry_id)
-                    yield self._left(one, found[0].name if found is not None else self._shared.mapping.mirror.path)
+                    yield self._left(kept, found[0].name if found is not None else self._shared.mapping.mirror.path)
                     continue
                 fields = standing.get(entry_id)
                 if entry_id < floor:
-                    yield Retried(one.number, reason="its entry was trimmed since: its line would be without one")
+                    yield Retried(kept.number, reason="its entry was trimmed since: its line would be without one")
                     continue
-                name, line, reason = self._line(mirror, entry_id, fields, self._whole(one))
+                name, line, reason = self._line(mirror, entry_id, fields, self._whole(kept))
                 if reason:
-                    yield Retried(one.number, reason=reason)
+                    yield Retried(kept.number, reason=reason)
                     continue
-                own = b"" if ending else one.entry_id.encode()
+                own = b"" if ending else kept.entry_id.encode()
                 whole, entries, ones = lines.setdefault((name, own), ([], [], []))
                 whole.append(line + ending)
-                lost = fields is None and one.lost  # its line will be the file's own, and forward sends it
+                lost = fields is None and kept.lost  # its line will be the file's own, and forward sends it
                 entries.append((ZERO_ID if lost else entry_id, len(line + ending)))
-                ones.append(one)
+                ones.append(kept)
             for (name, _), (whole, entries, ones) in lines.items():
-                self._late.write(mirror, name, b"".join(whole), entries, [one.number for one in ones])
-                yield from (Retried(one.number, name) for one in ones)
+                self._late.write(mirror, name, b"".join(whole), entries, [kept.number for kept in ones])
+                yield from (Retried(kept.number, name) for kept in ones)
         finally:
             mirror.close()
 
     def _line(
-        self, mirror: Mirror, entry_id: EntryId, fields: list[bytes] | None, one: Quarantined
+        self, mirror: Mirror, entry_id: EntryId, fields: list[bytes] | None, kept: Quarantined
     ) -> tuple[str, bytes, str]:
-        if fields is None and len(one.raw) < one.length:
+        if fields is None and len(kept.raw) < kept.length:
             return "", b"", "only its first bytes were kept, and the stream does not hold it any more"
-        return mirror.translator.line(Entry(entry_id, unpack_fields(one.raw) if fields is None else fields))
+        return mirror.translator.line(Entry(entry_id, unpack_fields(kept.raw) if fields is None else fields))
 
 
 def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
     """As many at once as one intent may hold."""
     some: list[Quarantined] = []
-    for one in entries:
-        if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + one.length > BYTES_AT_ONCE):
+    for kept in entries:
+        if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):
             yield some
             some = []
-        some.append(one)
+        some.append(kept)
     if some:
         yield some
 

@@ -43,9 +43,9 @@ class Finished:
 
         The file may be another generation. Raises SourceError.
         """
-        for one in [one for one in self.held if one.changed() is not None]:
-            self.held.remove(one)
-            one.close()
+        for generation in [generation for generation in self.held if generation.changed() is not None]:
+            self.held.remove(generation)
+            generation.close()
 
     def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
         """Opens a finished generation whose compressed file was damaged and is whole now, to go on where it ended.

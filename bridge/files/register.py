@@ -17,21 +17,21 @@ class Register:
     """
 
     def __init__(self, known: list[Known]) -> None:
-        self.known = {one.number: one for one in known}
+        self.known = {record.number: record for record in known}
         self.news: list[Known] = []
         self.anew: set[int] = set()
         """The numbers of closed generations that were recognised in a compressed file, and were not before."""
 
-    def note(self, one: Generation, *, closed: bool = False) -> None:
+    def note(self, generation: Generation, *, closed: bool = False) -> None:
         """Writes down what a generation is known by now, as news for the ledger."""
-        self.news.append(self.record(one, closed=closed))
+        self.news.append(self.record(generation, closed=closed))
 
-    def record(self, one: Generation, *, closed: bool = False) -> Known:
+    def record(self, generation: Generation, *, closed: bool = False) -> Known:
         """Returns what a generation is known by now, and remembers it: of one that is gone, what was known before."""
-        record, before = one.known(closed=closed), self.known.get(one.number)
-        if one.content is None and before is not None and before.at.offset > record.at.offset:
+        record, before = generation.known(closed=closed), self.known.get(generation.number)
+        if generation.content is None and before is not None and before.at.offset > record.at.offset:
             record = replace(record, at=before.at)
-        self.known[one.number] = record
+        self.known[generation.number] = record
         return record
 
     def amend(self, number: int, at: Fingerprint) -> None:
@@ -45,13 +45,13 @@ class Register:
         A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
         by inode and content; any other by all of its content alone.
         """
-        free = {number: one for number, one in self.known.items() if one.closed and one.at.head_len}
+        free = {number: record for number, record in self.known.items() if record.closed and record.at.head_len}
         found: dict[Generation, Known] = {}
         for fits in (_remembered, _in_place, _whole):
-            for one in files:
-                record = None if one in found else next((r for r in free.values() if fits(one, r)), None)
+            for generation in files:
+                record = None if generation in found else next((r for r in free.values() if fits(generation, r)), None)
                 if record is not None:
-                    found[one] = self._recognised(one, free.pop(record.number))
+                    found[generation] = self._recognised(generation, free.pop(record.number))
         return found
 
     def has_newer(self, files: list[Generation], held: list[Generation], but: tuple[int, int]) -> bool:
@@ -76,8 +76,8 @@ class Register:
         And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
         None. Where it is in none of them, those are younger that were written to after `last_written`, in ns.
         """
-        own = [i for i, one in enumerate(files) if one.identity == last.identity]
-        copies = own or [i for i, one in enumerate(files) if last.head and one.holds(last.fingerprint())]
+        own = [i for i, generation in enumerate(files) if generation.identity == last.identity]
+        copies = own or [i for i, generation in enumerate(files) if last.head and generation.holds(last.fingerprint())]
         if not copies:
             return sum(file.written() < last_written for file in files), None
         copy, gone = files[copies[-1]], last.content is None
@@ -119,15 +119,18 @@ class Register:
         """
         matched = self.match(rotated)
         if record.closed:
-            order = [one for one, known in matched.items() if known.number == record.number]
+            order = [generation for generation, known in matched.items() if known.number == record.number]
         else:
-            order = sorted((one for one in rotated if one not in matched), key=lambda one: not same_inode(one, record))
+            order = sorted(
+                (generation for generation in rotated if generation not in matched),
+                key=lambda generation: not same_inode(generation, record),
+            )
             order += [fresh] if fresh else []
-        for one in order:
-            weak = record.at.head_len == 0 and not same_inode(one, record)
-            if not weak and one.identity not in taken and one.place(record.at):
-                one.number = record.number
-                return one
+        for generation in order:
+            weak = record.at.head_len == 0 and not same_inode(generation, record)
+            if not weak and generation.identity not in taken and generation.place(record.at):
+                generation.number = record.number
+                return generation
         return None
 
     def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
@@ -139,37 +142,42 @@ class Register:
         free = [file for file in rotated if at.head_len and file not in matched and file.identity != but]
         return next((file for file in free if file.place(at)), None)
 
-    def _recognised(self, one: Generation, record: Known) -> Known:
+    def _recognised(self, generation: Generation, record: Known) -> Known:
         """Notes that a closed generation was found compressed: the next look knows its file without unpacking it.
 
         Returns the generation's record.
         """
-        if one.packed is not None and not _remembered(one, record):
-            record = replace(record, device=one.identity[0], inode=one.identity[1], packed=one.packed)
+        if generation.packed is not None and not _remembered(generation, record):
+            record = replace(
+                record, device=generation.identity[0], inode=generation.identity[1], packed=generation.packed
+            )
             self.known[record.number] = record
             self.news.append(record)
             self.anew.add(record.number)
         return record
 
 
-def _remembered(one: Generation, record: Known) -> bool:
-    return bool(one.packed) and (one.packed, one.identity) == (record.packed, (record.device, record.inode))
+def _remembered(generation: Generation, record: Known) -> bool:
+    return bool(generation.packed) and (generation.packed, generation.identity) == (
+        record.packed,
+        (record.device, record.inode),
+    )
 
 
-def same_inode(one: Generation, record: Known) -> bool:
+def same_inode(generation: Generation, record: Known) -> bool:
     """Whether a file has the inode of the record; compressing it gives it another, which may have been any file's."""
-    return one.identity == (record.device, record.inode) and bool(one.packed) == bool(record.packed)
+    return generation.identity == (record.device, record.inode) and bool(generation.packed) == bool(record.packed)
 
 
-def _in_place(one: Generation, record: Known) -> bool:
-    return same_inode(one, record) and one.holds(record.at)
+def _in_place(generation: Generation, record: Known) -> bool:
+    return same_inode(generation, record) and generation.holds(record.at)
 
 
-def _whole(one: Generation, record: Known) -> bool:
+def _whole(generation: Generation, record: Known) -> bool:
     """Whether a file holds all that was carried of a closed generation, and no more.
 
     A compressed file may hold more: what was carried of it may have been cut short.
     """
-    if one.packed is None:
-        return one.size() == record.at.offset and one.holds(record.at)
-    return one.holds(record.at) and (record.at.offset >= HEAD or not one.read(1, record.at.offset))
+    if generation.packed is None:
+        return generation.size() == record.at.offset and generation.holds(record.at)
+    return generation.holds(record.at) and (record.at.offset >= HEAD or not generation.read(1, record.at.offset))

@@ -30,7 +30,7 @@ def same(before: Stamps, after: Stamps, *, grown: bool) -> bool:
     """Whether the rotated pieces are as they were; with `grown`: but for those that became longer. Pure."""
     if before == after or not grown or before.keys() != after.keys():
         return before == after
-    return all(after[path][:2] == one[:2] and after[path][2] >= one[2] for path, one in before.items())
+    return all(after[path][:2] == facts[:2] and after[path][2] >= facts[2] for path, facts in before.items())
 
 
 def matches(root: Path, pattern: str) -> list[Path]:
@@ -79,13 +79,13 @@ class Survey:
         for _ in range(SURVEYS):
             before = self._names()
             aside = in_age_order([path for path in before if path != self._path])
-            rotated = [one for path in aside if (one := open_regular(path)) is not None]
+            rotated = [file for path in aside if (file := open_regular(path)) is not None]
             fresh = open_regular(self._path)
-            seen = {one.path: one.identity for one in (*rotated, *([fresh] if fresh else []))}
+            seen = {file.path: file.identity for file in (*rotated, *([fresh] if fresh else []))}
             if seen == before == self._names():
                 return rotated, fresh
-            for one in (*rotated, *([fresh] if fresh else [])):
-                one.close()
+            for file in (*rotated, *([fresh] if fresh else [])):
+                file.close()
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
 
     def at_path(self) -> os.stat_result | None:
@@ -117,14 +117,14 @@ class Survey:
         Of two that are alike the one whose name ends in a number or a date stays. Two generations may well begin with
         the same line, so a short file of such a name is no copy. `held` are the generations that are open already.
         """
-        known = {one.identity for one in held}
-        odd = {id(one) for one in files if not tells_age(one.path.name)}
+        known = {file.identity for file in held}
+        odd = {id(file) for file in files if not tells_age(file.path.name)}
         dropped: set[int] = set()
-        begins = {id(one): one.read(TAIL, 0) for one in (*files, *held, *([fresh] if fresh else []))}
+        begins = {id(file): file.read(TAIL, 0) for file in (*files, *held, *([fresh] if fresh else []))}
 
-        def repeats(one: Generation, older: list[Generation], others: list[Generation | None]) -> bool:
+        def repeats(file: Generation, older: list[Generation], others: list[Generation | None]) -> bool:
             """Whether a file is what one of these begins with; of older ones, and that goes on."""
-            first = begins[id(one)]
+            first = begins[id(file)]
 
             def alike(some: list[Generation | None]) -> Iterator[Content]:
                 return (
@@ -132,33 +132,33 @@ class Survey:
                     if other is not None and other.content is not None and begins[id(other)].startswith(first)
                 )  # fmt: skip
 
-            if one.content is None or not first:
+            if file.content is None or not first:
                 return False
-            content = one.content
+            content = file.content
             if any(is_copy(content, other) for other in alike(others)):
                 return True
             return any(is_copy(content, other, longer=True) for other in alike([*older]))
 
-        for one in sorted(files, key=lambda one: id(one) not in odd):
-            if one.identity in known or one.content is None:
+        for file in sorted(files, key=lambda file: id(file) not in odd):
+            if file.identity in known or file.content is None:
                 continue
-            place = next(i for i, other in enumerate(files) if other is one)
-            others = [other for other in files if other is not one and id(other) not in dropped]
-            if id(one) not in odd:
-                if len(one.read(HEAD, 0)) < HEAD:
+            place = next(i for i, other in enumerate(files) if other is file)
+            others = [other for other in files if other is not file and id(other) not in dropped]
+            if id(file) not in odd:
+                if len(file.read(HEAD, 0)) < HEAD:
                     continue
                 older = [other for other in files[:place] if other in others]
             else:
                 older = []
             younger = [other for other in others if other not in older]
-            if repeats(one, older, [*younger, *held, fresh]):
-                dropped.add(id(one))
-                if one.packed is None or not repeats(one, [], [*held]):  # what is held was compressed
-                    self._say_once(one.path.name, "repeats lines of another file of this source; it is left alone")
-        for one in files:
-            if id(one) in dropped:
-                one.close()
-        return [one for one in files if id(one) not in dropped]
+            if repeats(file, older, [*younger, *held, fresh]):
+                dropped.add(id(file))
+                if file.packed is None or not repeats(file, [], [*held]):  # what is held was compressed
+                    self._say_once(file.path.name, "repeats lines of another file of this source; it is left alone")
+        for file in files:
+            if id(file) in dropped:
+                file.close()
+        return [file for file in files if id(file) not in dropped]
 
     def _names(self) -> dict[Path, tuple[int, int]]:
         """Maps the path of every piece of a source that lies there now to the device and inode behind it."""
@@ -168,7 +168,7 @@ class Survey:
         names = {}
         for path in paths | {self._path}:
             kept = [path.with_name(bare(path.name) + suffix) for suffix in ("", *COMPRESSED)]
-            if path.suffix in COMPRESSED and any(one in paths for one in kept[: kept.index(path)]):
+            if path.suffix in COMPRESSED and any(plain in paths for plain in kept[: kept.index(path)]):
                 continue  # it is being compressed, or compressed anew, or was and the other was kept
             now = _stat(path)
             if now is not None and (path == self._path or stat.S_ISREG(now.st_mode)):

@@ -96,12 +96,12 @@ class Tail:
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """The open generation with this device and inode; sound, because the descriptor holds the inode."""
-        opened = (one for one in (*self._chain, *self._late) if one.content is not None)
-        return next((one for one in opened if one.identity == identity), None)
+        opened = (generation for generation in (*self._chain, *self._late) if generation.content is not None)
+        return next((generation for generation in opened if generation.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
         """The open generation of the source that has this number, or None."""
-        return next((one for one in (*self._chain, *self._late) if one.number == number), None)
+        return next((generation for generation in (*self._chain, *self._late) if generation.number == number), None)
 
     def reopen(self, number: int) -> Generation | None:
         """Opens a known generation, found by its content, and keeps it among the finished ones; None if it is gone."""
@@ -123,20 +123,20 @@ class Tail:
 
     def late(self) -> list[Generation]:
         """Finished generations that have grown since: a writer still held the old descriptor."""
-        for one in (grown := [one for one in self._late if one.grown()]):
-            self.introduce(one, closed=True)
+        for generation in (grown := [generation for generation in self._late if generation.grown()]):
+            self.introduce(generation, closed=True)
         return grown
 
     def watch_finished(self) -> None:
         """Opens finished generations whose files have grown, over any number of rotations. Called under the lock."""
         self._finished.watch({generation.number for generation in self._chain}, self._inodes())
 
-    def introduce(self, one: Generation, *, closed: bool = False) -> None:
+    def introduce(self, generation: Generation, *, closed: bool = False) -> None:
         """Notes the first bytes of a generation that was empty when it was numbered, before a line of it is sent."""
-        if not self._register.known[one.number].at.head_len:
-            one.extend_head()
-            if one.head:
-                self._register.note(one, closed=closed)
+        if not self._register.known[generation.number].at.head_len:
+            generation.extend_head()
+            if generation.head:
+                self._register.note(generation, closed=closed)
 
     def close(self) -> None:
         """Closes every file of the source that is open."""
@@ -199,13 +199,13 @@ class Tail:
         Where the content there is another, that is noticed and the next generation is read from 0.
         """
         with self.lock, self._wholly():
-            for one in [one for one in self._chain if one.number < number]:  # ended, as Redis knows and the ledger not
-                self._chain.remove(one)
-                self.news.append(self._end(one))
-            back = [one for one in self._late if one.number >= number]
+            for ended in [g for g in self._chain if g.number < number]:  # as Redis knows and the ledger not
+                self._chain.remove(ended)
+                self.news.append(self._end(ended))
+            back = [generation for generation in self._late if generation.number >= number]
             self._finished.held = [generation for generation in self._late if generation.number < number]
             self._chain += back
-            held = {one.number for one in self._chain}
+            held = {generation.number for generation in self._chain}
             for record in self.records():
                 if record.number < number or record.number in held:
                     continue
@@ -218,15 +218,15 @@ class Tail:
                     if exact and at.offset > record.at.offset:  # Redis knew more of it than the ledger
                         self.amend(number, at)
                     self._say(f"generation {record.number} is not to be found any more")
-            self._chain.sort(key=lambda one: one.number)
-            for one in self._chain:
-                if one.number != number:
-                    one.read_to, one.tail, one.checked = 0, b"", (-1, -1)
-                elif not one.place(at):
-                    if one is self._chain[-1] and one.content is not None:
-                        self._replaced_in_place(one, f"it is not what was read up to offset {at.offset}", at)
+            self._chain.sort(key=lambda generation: generation.number)
+            for generation in self._chain:
+                if generation.number != number:
+                    generation.read_to, generation.tail, generation.checked = 0, b"", (-1, -1)
+                elif not generation.place(at):
+                    if generation is self._chain[-1] and generation.content is not None:
+                        self._replaced_in_place(generation, f"it is not what was read up to offset {at.offset}", at)
                     else:
-                        one.close()
+                        generation.close()
 
     def seek_offset(self, number: int, offset: int) -> bool:
         """Puts the source's reader at a place of which nobody wrote down digests; False: the generation is unknown."""
@@ -241,9 +241,9 @@ class Tail:
 
     def seek_late(self, number: int, at: Fingerprint) -> None:
         """Moves the reader of a finished generation that has grown since to `at`; closes one of other content."""
-        for one in [one for one in self._late if one.number == number and not one.place(at)]:
-            self._late.remove(one)
-            one.close()
+        for other in [g for g in self._late if g.number == number and not g.place(at)]:
+            self._late.remove(other)
+            other.close()
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """Writes down that a generation is known by more than its record here said, as news for the ledger."""
@@ -271,7 +271,7 @@ class Tail:
 
     def _start(self) -> None:
         """The first look of a process at a source: finds the generations the ledger knows, then what came since."""
-        held, met = {one.number for one in self._late}, bool(self._register.known)
+        held, met = {generation.number for generation in self._late}, bool(self._register.known)
         newest = max(self._register.known, default=0)
         for record in self.records():
             empty = record.at.head_len == 0  # nothing but its inode to know it by
@@ -313,7 +313,7 @@ class Tail:
         return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
-        return {one.identity for one in (*self._chain, *self._late) if one.content is not None}
+        return {generation.identity for generation in (*self._chain, *self._late) if generation.content is not None}
 
     def _find(self, record: Known) -> Generation | None:
         """Opens the file that holds what a generation's record says, placed there; None when it is gone."""
@@ -332,7 +332,7 @@ class Tail:
         self.introduce(current)
         if fresh is None:
             return
-        if current.identity not in {one.identity for one in rotated} and current.goes_on_in(fresh):
+        if current.identity not in {generation.identity for generation in rotated} and current.goes_on_in(fresh):
             self._take_over(current, fresh)
         else:
             fresh.close()

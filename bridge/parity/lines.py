@@ -108,7 +108,7 @@ class Lines:
 
 def around(at: dict[int, Unit], place: int, row: Row, codec: Codec) -> Unit | None:
     """The line at a place, by places; or the one that holds this row from there on, behind a torn piece of ours."""
-    before = max((one for one in at if one < place), default=None) if place not in at else None
+    before = max((start for start in at if start < place), default=None) if place not in at else None
     if before is None:
         return at.get(place)
     return at[before] if codec.decode((at[before][2][place - before :],)).rows[0] == row else None

@@ -64,8 +64,8 @@ class Witness:
         ]  # fmt: skip
 
 
-def _joined(one: Account, other: Account | None) -> Account:
+def _joined(account: Account, other: Account | None) -> Account:
     """One account of two folders. Nothing was put into the one that is counted later before its base. Pure."""
     if other is None:
-        return one
-    return Account(one.put + other.put, min(one.base, other.base), max(one.upto, other.upto))
+        return account
+    return Account(account.put + other.put, min(account.base, other.base), max(account.upto, other.upto))
