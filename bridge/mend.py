@@ -101,6 +101,8 @@ def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
 def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
     if result.unit == "batch":
         return _of_folder(one)
+    if result.unit == "value" and one.entry is not None:
+        return Act("", one, "an entry of its history that no value made: XDEL it")
     if result.unit == "value":
         return Act(
             "", one, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"

@@ -11,9 +11,9 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from bridge.carry.intake import Intake
+from bridge.carry.intake import Intake, Waiting
 from bridge.carry.spool import SpoolSource
-from bridge.codecs.artifact import Artifact
+from bridge.codecs.artifact import Artifact, announcement
 from bridge.codecs.document import Message, moment
 from bridge.errors import SourceError
 from bridge.files.artifacts import INLINE, Hasher, Known, hashed
@@ -22,7 +22,7 @@ from bridge.ledger import spool as memory
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import digest, shown_name
+from bridge.model import shown_name
 from bridge.paths import Paths
 from bridge.streams.keys import Keys
 
@@ -77,11 +77,13 @@ class ArtifactIntake(Intake):
         sha256 = json.loads(taken.raw)["sha256"].encode()
         self.waiting.pop(name, None)
         last, now = memory.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
-        key = digest(name, sha256, b"%d" % taken.facts.written)
-        if last is not None and last.alike == sha256 and last.removed:  # saved anew, with what it held before
-            key = digest(key, b"%d" % now)
-        elif last is not None and last.alike == sha256:
+        key = announcement(name, moment(taken.facts.written), sha256)
+        # Not one that was moved away and back either: two announcements that say the same would be one, sent twice.
+        if last is not None and last.alike == sha256 and (not last.removed or last.key == key):
             memory.touch(self._ledger, self._stream, name, taken.facts)
+            return 0
+        if memory.standing(self._ledger, self._stream, key) == "sent":  # of an older file, put back into its place
+            self.waiting[name] = Waiting(taken.facts, self._clock(), self._clock() + AGAIN)
             return 0
         # What replaces a file comes after it, be its own time what it may.
         at = now if last is not None else min(now, taken.facts.written // 1_000_000)

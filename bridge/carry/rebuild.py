@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from bridge.carry.deliver import number_of
 from bridge.carry.intake import keys_of, read_document
 from bridge.carry.shared import Shared
+from bridge.codecs.artifact import announcement
 from bridge.codecs.document import Message
 from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
@@ -80,7 +81,7 @@ def read_announced(connection: Connection, shared: Shared, number: int) -> Folde
             continue
         path, sha256 = shared.settings.paths.back(values[b"path"]), values[b"sha256"]
         name = shared.folder.below(os.fsdecode(path)) if shared.folder is not None else None
-        key = digest(path, sha256, values[b"timestamp"])
+        key = announcement(name if name is not None else path, values[b"timestamp"], sha256)
         row = tuple(values[name] for name in fields)
         found.born.append((Held(key, sha256, name or b""), origin, digest(*row)))
     return found
@@ -91,14 +92,14 @@ def _files(shared: Shared) -> tuple[dict[bytes, Held], dict[bytes, list[Held]]]:
     by_key: dict[bytes, Held] = {}
     by_row: dict[bytes, list[Held]] = {}
     for some in folder.scan() if folder is not None else ():
-        for one in some:
-            taken = folder.read(one.name, mapping.format.max_line_bytes) if folder is not None else None
+        for file in some:
+            taken = folder.read(file.name, mapping.format.max_line_bytes) if folder is not None else None
             if taken is None:
                 continue
-            message = mapping.document(os.fsdecode(one.name), taken.facts.written).read(taken.raw)
+            message = mapping.document(os.fsdecode(file.name), taken.facts.written).read(taken.raw)
             if isinstance(message.row, str) or not taken.raw:
                 continue
-            held = Held(*keys_of(message, taken.raw, taken.facts), one.name, taken.facts)
+            held = Held(*keys_of(message, taken.raw, taken.facts), file.name, taken.facts)
             by_key[held.key] = held
             by_row.setdefault(digest(*message.row), []).append(held)
     return by_key, by_row
@@ -124,8 +125,8 @@ def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, c
     name = os.fsdecode(held.name)
     name = name if name and name.isprintable() else made[0]  # the range's is a text; where the file is, is noted beside
     written = [(entry.id, len(made[1]))]
-    one = Range(name, number_of(entry.id, made[1]), 0, len(made[1]), range_digest(made[1]), written)
-    found.mirrored.append((held, one))
+    span = Range(name, number_of(entry.id, made[1]), 0, len(made[1]), range_digest(made[1]), written)
+    found.mirrored.append((held, span))
 
 
 def write(ledger: Ledger, stream: str, found: Folders) -> None:
@@ -135,7 +136,7 @@ def write(ledger: Ledger, stream: str, found: Folders) -> None:
         memory.save_carried(ledger, stream, held.key, held.alike, origin.generation, origin.offset, sent, held.facts)
         if held.name:
             memory.note_file(ledger, stream, held.name, held.facts, held.key)
-    for held, one in found.mirrored:
-        add_range(ledger, stream, one)
-        mark = memory.mirrored_as(one.name, one.generation)
+    for held, mirrored in found.mirrored:
+        add_range(ledger, stream, mirrored)
+        mark = memory.mirrored_as(mirrored.name, mirrored.generation)
         memory.mirrored(ledger, stream, held.key, held.alike, held.name, held.facts, mark)

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 from bridge.codecs import Codec, Decoded, FieldRule
 from bridge.codecs.chunk import no_pointers
 from bridge.errors import ConfigError
-from bridge.model import FIELDS, Row
+from bridge.model import FIELDS, Row, digest
 
 FACTS = (b"path", b"artifact_type", b"size", b"sha256")
+
+
+def announcement(name: bytes, written: bytes, sha256: bytes) -> bytes:
+    """The identity of an artifact's announcement: a file of this name that was written then, and holds this. Pure.
+
+    `written` is the time of writing as the announcement says it, and `sha256` the digest in hexadecimal digits. One
+    announcement with it follows another only where a file of other content lay there between them.
+    """
+    return digest(name, written, sha256)
 
 
 class Artifact(Codec):

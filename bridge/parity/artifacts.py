@@ -111,16 +111,17 @@ class ArtifactCheck(Check):
                     tally.not_mirrored += 1
                     continue
                 row = tuple(values[name] for name in fields)
-                if (origin, values[b"path"]) in seen:
+                before = found.get(path := self._settings.paths.back(values[b"path"]))
+                if (origin, path) in seen or (before is not None and before.row == row):
                     name, entry = shown_name(values[b"path"]), raw_id.decode()
                     tally.differences.append(Difference("duplicate", name, None, None, entry, None, None, row=row))
                     continue
-                seen.add((origin, values[b"path"]))
+                seen.add((origin, path))
                 stream = self._mapping.stream.key
                 sent = (
                     memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
                 )
-                found[self._settings.paths.back(values[b"path"])] = Announced(raw_id, row, origin, sent)
+                found[path] = Announced(raw_id, row, origin, sent)
         return found
 
     def _outcome(self, folder: Folder, path: bytes, one: Announced, batch: int) -> tuple[str, bytes | None]:

@@ -41,19 +41,19 @@ class FolderCheck(Check):
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
         late = Late(marks, self._keys.late) if cursors.marked else None
-        with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as one:
-            one.read_folder(self._pause)
+        with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as comparison:
+            comparison.read_folder(self._pause)
             for rows in self._entries(connection, cursors.last, cursors.length):
-                one.feed(rows)
-            one.finish()
-        too_much = one.witness.too_much()
-        verdict = "differs" if too_much else verdict_of(one.tally, cursors.length)
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
+                comparison.feed(rows)
+            comparison.finish()
+        too_much = comparison.witness.too_much()
+        verdict = "differs" if too_much else verdict_of(comparison.tally, cursors.length)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
         result.too_much = too_much
-        result.files, result.entry, result.unit = {self._mapping.source.path: one.batch}, cursors.last, "batch"
+        result.files, result.entry, result.unit = {self._mapping.source.path: comparison.batch}, cursors.last, "batch"
         result.alive = cursors.alive
         result.notes, result.lost = cursors.notes + too_much, cursors.lost
-        result.stats = one.stats if self._stats else None
+        result.stats = comparison.stats if self._stats else None
         return result
 
     def _pause(self) -> None:
@@ -146,16 +146,19 @@ class _Comparison:
         if name is not None and sent is not None and sent != digest(*row):  # another's place: it was sent elsewhere
             self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
             return
+        behind = self._last is not None and origin <= self._last and not (self._late and self._late([raw]))
         if name is None:
             vouched = sent == digest(*row)
             name = self._touched(origin, row) if vouched else None
-            name = name or self._not_as_it_was(entry, row, file_born=True, vouched=vouched)
+            name = name or self._not_as_it_was(entry, row, file_born=True, vouched=vouched, behind=behind)
+            if name is None and not vouched:
+                return
+        self._last = max(origin, self._last or origin)
         if name is None:
             return
-        if self._last is not None and origin < self._last and not (self._late and self._late([raw])):
+        if behind:
             self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
             return
-        self._last = max(origin, self._last or origin)
         self.tally.file_born += 1
         self._agree(self._born, name, row)
 
@@ -174,18 +177,20 @@ class _Comparison:
         hasher.update(row[3] + b"\n")
         self.stats.add(self._mapping.document(os.fsdecode(name)), [row[3]])
 
-    def _not_as_it_was(self, entry: bytes, row: Row, *, file_born: bool, vouched: bool) -> bytes | None:
+    def _not_as_it_was(
+        self, entry: bytes, row: Row, *, file_born: bool, vouched: bool, behind: bool = False
+    ) -> bytes | None:
         """Tells what became of an entry's file, as no file says just what the entry says.
 
         The file was rewritten or taken away since, which the ledger can vouch for; or it differs. Returns the file's
-        name where it is the same message all the same.
+        name where it is the same message all the same. `behind`: its place, or a later one, has an entry already.
         """
         identity = self._identity(row)
         found = self._documents.same(identity, digest(*row))
-        if found is not None and found[1] and (identity or not vouched):
-            self._differ(
-                Difference("duplicate", shown_name(found[0]), None, None, entry.decode(), row[3], row[3], row=row)
-            )
+        claimed = found is not None and found[1]
+        if (claimed and (identity or not vouched)) or (vouched and behind and (found is None or claimed)):
+            name = shown_name(found[0]) if found is not None else None
+            self._differ(Difference("duplicate", name, None, None, entry.decode(), row[3], row[3], row=row))
         elif found is not None and not found[1] and vouched:
             self._documents.take(found[0])
             self.tally.rewritten += 1
@@ -260,11 +265,11 @@ class _Comparison:
 
     def finish(self) -> None:
         """Ends the comparison: files no entry claimed are copies, not due yet, unverifiable or missing in Redis."""
-        for one in self._documents.left():
-            if one.identity and self._documents.claimed(one.identity):
+        for file in self._documents.left():
+            if file.identity and self._documents.claimed(file.identity):
                 self.tally.copies += 1  # another file with the same identity is the message
                 continue
-            known = memory.carried(self._ledger, self._stream, one.name) if self._ledger is not None else None
+            known = memory.carried(self._ledger, self._stream, file.name) if self._ledger is not None else None
             if known is None or known[0] > self.batch or self._under_way(known[2]):
                 self.tally.in_flight += 1
             elif self._trimmed and known[0] and (self._first is None or known[:2] < self._first[1:]):
@@ -272,13 +277,13 @@ class _Comparison:
                 why = "trimmed: entries were removed from the stream"
                 self.tally.why[why] = self.tally.why.get(why, 0) + 1
             else:
-                taken = self._folder.read(one.name, self._limit)
+                taken = self._folder.read(file.name, self._limit)
                 raw = taken.raw if taken is not None else None
-                message = self._mapping.document(os.fsdecode(one.name)).read(raw or b"")
+                message = self._mapping.document(os.fsdecode(file.name)).read(raw or b"")
                 row = message.row if isinstance(message.row, tuple) else ()
                 self._differ(
-                    Difference("missing_in_redis", shown_name(one.name), None, None, None, raw, None, row=row,
-                               raw_name=one.name)
+                    Difference("missing_in_redis", shown_name(file.name), None, None, None, raw, None, row=row,
+                               raw_name=file.name)
                 )  # fmt: skip
         self.tally.digest = hashlib.blake2b(self._born.digest() + self._mirrored.digest(), digest_size=16).hexdigest()
 
@@ -287,12 +292,12 @@ class _Comparison:
         if not mark or self._ledger is None:
             return False
         generation, _, path = mark.partition(":")
-        held = [one for one in ranges_of(self._ledger, self._stream, path) if one.generation == int(generation)]
-        ids = [entry_id for one in held for entry_id, _ in one.entries]
+        held = [span for span in ranges_of(self._ledger, self._stream, path) if span.generation == int(generation)]
+        ids = [entry_id for span in held for entry_id, _ in span.entries]
         return max(ids, default=ZERO_ID) > self._cursors.last
 
-    def _differ(self, one: Difference) -> None:
+    def _differ(self, difference: Difference) -> None:
         if len(self.tally.differences) < MOST:
-            self.tally.differences.append(one)
+            self.tally.differences.append(difference)
         else:
-            self.tally.uncounted[one.kind] = self.tally.uncounted.get(one.kind, 0) + 1
+            self.tally.uncounted[difference.kind] = self.tally.uncounted.get(difference.kind, 0) + 1

@@ -11,7 +11,7 @@ from bridge.codecs.document import moment
 from bridge.codecs.timestamps import older
 from bridge.files.spool import Folder, Taken
 from bridge.ledger.state import owner_of, values
-from bridge.model import shown_name
+from bridge.model import FIELDS, Row, digest, paired, parse_origin, shown_name
 from bridge.parity.check import Check, Interrupted, Result, verdict_of
 from bridge.parity.classify import Difference
 from bridge.parity.since import Since
@@ -79,10 +79,46 @@ class StateCheck(Check):
             self._count(tally, name, both, outcome)
             if outcome == "equal":
                 hasher.update(name + b"\0" + (both.file or b"") + b"\0")
+        if self._mapping.stream.history:
+            self._check_history(connection, cursors, tally)
         tally.digest = hasher.hexdigest()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
         result.entry, result.notes, result.unit = cursors.last, cursors.notes, "value"
         return result
+
+    def _check_history(self, connection: Connection, cursors: Cursors, tally: Tally) -> None:
+        """Finds values that forward entered twice: again with a version that was reached, or with one never reached.
+
+        What is entered again with a higher version is none: somebody had deleted the hash.
+        """
+        names = {int(number): name for name, number in cursors.books.sources.items()}
+        newest: dict[int, tuple[int, bytes, Row]] = {}
+        seen: set[tuple[int, bytes]] = set()
+
+        def tell(kind: str, source: int, entry: bytes, row: Row) -> None:
+            name = names.get(source, b"?")
+            tally.differences.append(
+                Difference(kind, shown_name(name), None, None, entry.decode(), None, row[3], row=row, raw_name=name)
+            )
+
+        for rows in self._entries(connection, cursors.last, cursors.length):
+            for entry, pairs in rows:
+                values = paired(pairs or [])
+                origin = parse_origin(values.get(b"origin", b""))
+                if origin is None or any(name not in values for name in FIELDS):
+                    continue
+                tally.entries += 1
+                row = tuple(values[name] for name in FIELDS)
+                reached = newest[origin.source][0] if origin.source in newest else -1
+                if origin.generation <= reached and (origin.source, digest(*row)) in seen:
+                    tell("duplicate", origin.source, entry, row)
+                seen.add((origin.source, digest(*row)))
+                newest[origin.source] = (origin.generation, entry, row)
+        for source, (version, entry, row) in newest.items():
+            key = state.key_of(self._keys, names.get(source, b""))
+            there = connection.call("HGET", key, "version") or b""
+            if there.isdigit() and version > int(there):
+                tell("missing_in_file", source, entry, row)
 
     def _known(self) -> dict[bytes, tuple[bytes, bytes]]:
         return values(self._ledger, self._mapping.stream.key) if self._ledger is not None else {}
