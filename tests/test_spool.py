@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.errors import TargetError
 from bridge.files.place import Place
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
@@ -688,3 +689,33 @@ def test_every_way_to_put_a_file_in_place(tmp_path: Path, monkeypatch: pytest.Mo
     assert {path.name: path.read_bytes() for path in (tmp_path / "folder/deep").iterdir()} == {
         "taken": b"theirs", "free": b"ours",
     }  # fmt: skip
+
+
+def test_a_hidden_file_stays_until_another_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it is gone says that it has its name, so an error in writing it again leaves it alone, and nothing beside."""
+    place = Place(tmp_path, "folder")
+    first = place.write("mark", b"whole")
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "write", full)
+        with pytest.raises(TargetError, match="No space left"):
+            place.write("mark", b"again")
+    assert place.waits("mark")
+    assert place.facts_of_hidden("mark") == first
+    assert place.marks() == ["mark"]
+    place.close()
+
+
+def test_a_file_that_waits_for_its_name_is_not_written_again(one: Inbox) -> None:
+    """A process that ended behind its intents left whole files: the next one gives those their names."""
+    one.add("r-0")
+    child = one.rig.start(crash="mirror.intent.after")
+    wait_until(lambda: child.poll() is not None, one.rig.said)
+    [hidden] = one.folder.glob(".bridge-*")
+    inode = hidden.stat().st_ino
+    assert not one.rig.once().errors
+    [name] = one.files()
+    assert (one.folder / name).stat().st_ino == inode

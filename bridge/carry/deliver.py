@@ -163,6 +163,7 @@ class Delivery:
         place = Place(self._common.settings.root, self._folder)
         try:
             if place.waits(self._mark):
+                self._facts = place.facts_of_hidden(self._mark)
                 return write, "not put in place before the last stop, and is now"
             # Its file may be taken by now: what its time of writing was is of no matter then.
             self._facts = place.facts(self._name) or Facts(len(intent.content), 0, 0, 0)

@@ -48,24 +48,27 @@ class Place:
     def write(self, mark: str, data: bytes) -> Facts:
         """Writes a new file under the hidden name of its mark, whole and synced, and returns its facts.
 
-        Raises TargetError, with nothing left of it.
+        A hidden file that is there already stays until the new one is whole: its absence would say that it has its
+        name. Raises TargetError, with nothing left of the new one.
         """
-        hidden = PREFIX + mark + SUFFIX
-        self.forget(mark)
+        hidden, begun = PREFIX + mark + SUFFIX, mark + "-begun"
+        self.forget(begun)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(hidden, flags, 0o644, dir_fd=self._fd)
+            fd = os.open(PREFIX + begun + SUFFIX, flags, 0o644, dir_fd=self._fd)
             try:
                 left = data
                 while left:
                     left = left[os.write(fd, left) :]
                 os.fsync(fd)
-                return Facts.of(os.fstat(fd))
+                facts = Facts.of(os.fstat(fd))
             finally:
                 os.close(fd)
+            os.rename(PREFIX + begun + SUFFIX, hidden, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError as error:
-            self.forget(mark)
+            self.forget(begun)
             raise link_or(error, self.path / hidden) from None
+        return facts
 
     def put(self, mark: str, name: str) -> bool:
         """Gives the hidden file of this mark its name in the folder; False when that name is taken.
@@ -140,6 +143,10 @@ class Place:
             return None
         except OSError as error:
             raise link_or(error, self.path / name) from None
+
+    def facts_of_hidden(self, mark: str) -> Facts | None:
+        """The facts of the hidden file of this mark in the folder; None when there is none."""
+        return self.facts(PREFIX + mark + SUFFIX)
 
     def holds(self, name: str, data: bytes) -> bool:
         """Whether a file of this name is in the folder and holds just these bytes."""
