@@ -16,9 +16,9 @@ from bridge.carry.provenance import release
 from bridge.carry.shared import Shared
 from bridge.errors import SourceError
 from bridge.files.generation import TAIL
+from bridge.ledger.forgotten import forget_file
 from bridge.ledger.journal import note
 from bridge.ledger.mirrored import range_at
-from bridge.ledger.spool import forget_file
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping as BridgeMapping
 from bridge.model import FIELDS, Origin, hex_digest, parse_id

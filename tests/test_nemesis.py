@@ -11,17 +11,20 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from contextlib import closing, contextmanager
+from pathlib import Path
+from threading import Event, Lock, Thread
 
 import pytest
 
 from bridge.errors import BridgeError
 from bridge.server.embedded import pid_of
+from bridge.streams.connect import Connection
 from tests.cast import Cast
 from tests.proxy import Proxy
 from tests.rig import Rig, wait_until
@@ -40,32 +43,53 @@ class Switcher:
 
     def __init__(self, cast: Cast) -> None:
         self.made = 0
+        self.turn = Lock()
+        """Held while a component is switched, and while nobody may be."""
         self._cast = cast
         self._stop = Event()
         self._thread = Thread(target=self._work)
+
+    def start(self) -> None:
         self._thread.start()
 
     def _work(self) -> None:
         while not self._stop.wait(1.0):
-            try:
-                with self._cast.operator() as operator:
-                    list(operator.complete())
-                self._cast.switch(*ROUND[self.made % len(ROUND)])
-            except BridgeError:
-                continue
-            except ValueError:  # no step was left: the one before had been made
-                pass
-            self.made += 1
+            with self.turn:
+                self._switch()
+
+    def _switch(self) -> None:
+        try:
+            with self._cast.operator() as operator:
+                list(operator.complete())
+            self._cast.switch(*ROUND[self.made % len(ROUND)])
+        except BridgeError:
+            return
+        except ValueError:  # no step was left: the one before had been made
+            pass
+        self.made += 1
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
 
 
+def suspended(child: subprocess.Popen[bytes]) -> None:
+    """Suspends a process, and returns once all its threads stand still: until then one may write."""
+    child.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{child.pid}/task")
+
+    def stands() -> bool:
+        return child.poll() is not None or all(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] in "TZ" for task in tasks.iterdir()
+        )
+
+    wait_until(stands, "the suspension")
+
+
 class Nemesis:
     """What goes wrong. `faults` counts what it did."""
 
-    def __init__(self, rig: Rig, station: Workstation, cast: Cast, dice: random.Random) -> None:
+    def __init__(self, rig: Rig, station: Workstation, cast: Cast, switcher: Switcher, dice: random.Random) -> None:
         self.faults: Counter[str] = Counter()
         self.looks: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -73,6 +97,8 @@ class Nemesis:
         self._rig = rig
         self._station = station
         self._cast = cast
+        self._switcher = switcher
+        self._backup = rig.path / "backup.db"
         self._inject = rig.path / "inject"
         self._ill = 0
         """Replies that are still to be lost."""
@@ -94,7 +120,8 @@ class Nemesis:
         acts = {
             self.kill: 8, self.suspend: 3, self.kill_server: 1, self.kill_both: 1, self.suspend_server: 1, self.cut: 4,
             self.lose_replies: 3, self.fails: 5, self.rename: 4, self.copytruncate: 4, self.pack: 3, self.save: 1,
-            self.rewrite: 1, self.pause: 1, self.full: 1, self.small_buffer: 1, self.look: 2,
+            self.rewrite: 1, self.pause: 1, self.full: 1, self.small_buffer: 1, self.look: 2, self.back_up: 1,
+            self.put_back: 1, self.swap: 1, self.fall_back: 1,
         }  # fmt: skip
         [act] = self.dice.choices([*acts], [*acts.values()])
         act()
@@ -181,7 +208,7 @@ class Nemesis:
         others = [self.child, self._cast.children["ui"]]
         with self._station.turn:
             for other in others:
-                other.send_signal(signal.SIGSTOP)
+                suspended(other)
             try:
                 yield self._rig.log.exists()
             finally:
@@ -207,6 +234,84 @@ class Nemesis:
                 shutil.copy2(self._rig.log, hidden)
                 hidden.rename(self._rig.log)
 
+    # -- time that goes back -----------------------------------------------------------------------------------
+
+    def back_up(self) -> None:
+        """A copy of the ledger, as the book says."""
+        self._copy(self._ledger, self._backup)
+
+    def put_back(self) -> None:
+        """The ledger as it was at the last backup; where files and stream do not prove it, the newer one again."""
+        if not self._backup.exists():
+            return
+        newer = self._rig.path / "newer.db"
+        with self._switcher.turn:  # an operator has the ledger open as well
+            self._rig.stop(self.child)
+            self._copy(self._ledger, newer)
+            self._use(self._backup)
+        before = self._unproved()
+        self.child = self._rig.beats(self._started())
+        self._station.write_on(40)
+        if self._unproved() > before:
+            self.faults["put back in vain"] += 1
+            with self._switcher.turn:
+                self._rig.stop(self.child)
+                self._use(newer)
+            self.child = self._started()
+
+    @staticmethod
+    def _copy(ledger: Path, to: Path) -> None:
+        with closing(sqlite3.connect(ledger)) as whole, closing(sqlite3.connect(to)) as copy:
+            whole.backup(copy)
+
+    @property
+    def _ledger(self) -> Path:
+        return self._rig.state / "ledger.db"
+
+    def _use(self, ledger: Path) -> None:
+        for suffix in ("-wal", "-shm"):
+            self._ledger.with_name(self._ledger.name + suffix).unlink(missing_ok=True)
+        shutil.copy(ledger, self._ledger)
+
+    def _unproved(self) -> int:
+        return self._rig.said().count("do not show what was carried")
+
+    @contextmanager
+    def _nobody_adds(self) -> Iterator[None]:
+        """Programs neither add to Redis nor read there, nor is one switched: what they did there would be lost."""
+        station, others = self._station, [*self._cast.children.values()]
+        with self._switcher.turn, station.messages.turn, station.letters.turn:
+            for other in others:
+                suspended(other)
+            try:
+                yield
+            finally:
+                for other in others:
+                    other.send_signal(signal.SIGCONT)
+
+    def swap(self) -> None:
+        """Redis is empty for a moment, and then it is as it was: a server that was started without its data."""
+        with self._nobody_adds():
+            self._rig.redis.call("SWAPDB", 0, 5)
+            self._station.write_on(self.dice.randrange(60))
+            self._rig.redis.call("SWAPDB", 0, 5)
+        with closing(Connection(self._rig.url.replace("db=0", "db=5"))) as other:
+            other.call("FLUSHDB")
+
+    def fall_back(self) -> None:
+        """Redis is as it was a moment ago: a failover to a replica that was behind."""
+        data = self._rig.path / "server-state" / "server"
+        behind = self._rig.path / "behind"
+        with self._nobody_adds():
+            self._rig.kill_server()
+            shutil.copytree(data, behind)
+            self._rig.start_server()
+            self._station.write_on(self.dice.randrange(100))
+            self._rig.kill_server()
+            shutil.rmtree(data)
+            behind.rename(data)
+            self._rig.start_server()
+
     # -- who looks -----------------------------------------------------------------------------------------------
 
     def look(self) -> None:
@@ -225,11 +330,12 @@ def test_nemesis(rig: Rig) -> None:
     seed = int(os.environ.get("BRIDGE_SEED") or random.randrange(1 << 30))
     cast = Cast(rig, '", "'.join(MAPPINGS))
     station = Workstation(rig)
-    nemesis = Nemesis(rig, station, cast, random.Random(seed))
+    switcher = Switcher(cast)
+    nemesis = Nemesis(rig, station, cast, switcher, random.Random(seed))
     rig.beats(nemesis.child)
     cast.start("write", "ui", 0.05)
     cast.start("read", "viewer", 0)
-    switcher = Switcher(cast)
+    switcher.start()
     until = time.monotonic() + SECONDS
     try:
         while time.monotonic() < until:

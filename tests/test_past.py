@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from bridge.ledger.store import Ledger
 from bridge.server.binary import Binary
+from bridge.streams.connect import Connection
 from tests.inbox import INBOX, Inbox
+from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_artifacts import Artifacts
+from tests.test_rotation import rotate
 
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
 KEYS = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "trimmed", "lease")
 
 
@@ -257,3 +263,262 @@ def test_one_entry_with_the_origin_of_a_later_line(rig: Rig) -> None:
     assert not rig.once().errors
     assert sorted(rig.datas()) == [b"f-0", b"f-1", b"f-2", b"f-3", b"f-4"]
     assert rig.parity().verdict == "equal"
+
+
+class Exchange:
+    """A mapping of a rig, of one kind; both sides write what `put` and `add` are given."""
+
+    def __init__(self, rig: Rig, kind: str) -> None:
+        self.rig = rig
+        self.kind = kind
+        self.inbox = Inbox(rig)
+        if kind == "log":
+            self.inbox.stream = STREAM
+            rig.log.touch()
+            rig.write_config()
+        if kind == "texts":
+            mapping = rig.path / "texts.toml"
+            mapping.write_text(TEXTS)
+            rig.write_config(mapping=str(mapping))
+        if kind == "artifacts":
+            self.inbox.stream = "hestai:artifacts"
+            self.inbox.folder = rig.root / "artifacts"
+            self.inbox.folder.mkdir()
+            rig.write_config(mapping="hestai-artifacts")
+        self.wanted: list[bytes] = []
+
+    def put(self, name: str) -> None:
+        """A file, or a line."""
+        if self.kind == "log":
+            self.rig.append(name)
+        elif self.kind == "inbox":
+            self.inbox.put(name)
+        else:
+            self.inbox.move_in(f"1772442001_wind-{name}.txt", name.encode())
+        self.wanted.append(name.encode())
+
+    def add(self, name: str) -> None:
+        """An entry; artifacts are born as files only."""
+        if self.kind == "artifacts":
+            return
+        if self.kind == "log":
+            self.rig.add(name)
+        elif self.kind == "inbox":
+            self.inbox.add(name)
+        else:
+            facts = ("role", "ui", "timestamp", "1772442001", "type", "note")
+            self.rig.redis.call("XADD", INBOX, "*", *facts, "data", name)
+        self.wanted.append(name.encode())
+
+    def both(self, n: int) -> None:
+        """One of each."""
+        self.put(f"f-{n}")
+        self.add(f"r-{n}")
+
+    def sides(self) -> list[list[bytes]]:
+        """What each side holds, sorted: entries, then files; artifacts by their paths."""
+        found = [entry.fields[7] for entry in self.inbox.entries()]
+        files = [*self.inbox.files().values()]
+        if self.kind == "log":
+            files = [raw.split(b"|", 3)[3] for raw in self.rig.lines()]
+        if self.kind == "inbox":
+            found, files = [[json.loads(raw)["uuid"].encode() for raw in side] for side in (found, files)]
+        if self.kind == "artifacts":
+            found = [Path(raw.decode()).stem.removeprefix("1772442001_wind-").encode() for raw in found]
+        return [sorted(found), sorted(files)]
+
+    def settled(self) -> None:
+        """Waits until each message stands once on both sides."""
+        wait_until(lambda: self.sides() == [sorted(self.wanted)] * 2, lambda: f"{self.sides()} {self.rig.said()}", 30)
+
+    def check(self) -> None:
+        """That it is so, and stays so; parity says it."""
+        for _ in range(2):
+            assert not self.rig.once().errors
+            assert self.sides() == [sorted(self.wanted)] * 2, self.rig.said()
+        assert self.inbox.parity().verdict == "equal"
+
+
+TEXTS = """name = "texts"
+[source]
+kind = "spool"
+path = "inbox/*.txt"
+settle_ms = 20
+[format]
+codec = "document"
+pattern = '(?P<timestamp>[0-9]+)_(?P<role>[a-z]+)(-.*)?[.]txt'
+timestamp = "epoch_s"
+[message]
+type = { const = "note" }
+[stream]
+key = "hestai:inbox"
+[mirror]
+path = "inbox"
+name = "{timestamp}_{role}-{id}.txt"
+"""
+KINDS = pytest.mark.parametrize("kind", ["log", "inbox", "texts", "artifacts"])
+
+
+@KINDS
+@pytest.mark.parametrize("refilled", [False, True], ids=["at-once", "refilled"])
+def test_each_kind_whose_redis_held_other_data_for_a_moment(rig: Rig, kind: str, refilled: bool) -> None:
+    """An empty database in the place of the stream, filled or not, and then the old data again: nothing is doubled."""
+    exchange = Exchange(rig, kind)
+    child = rig.start()
+    for n in range(4):
+        exchange.both(n)
+    exchange.settled()
+    rig.redis.call("SWAPDB", 0, 5)
+    if refilled:
+        exchange.settled()
+        exchange.both(4)
+        exchange.settled()
+    else:
+        wait_until(lambda: rig.redis.call("EXISTS", f"bridge:{{{exchange.inbox.stream}}}:meta"), rig.said)
+    rig.redis.call("SWAPDB", 0, 5)
+    exchange.both(5)
+    exchange.settled()
+    rig.stop(child)
+    exchange.check()
+
+
+@KINDS
+def test_each_kind_between_two_forks(rig: Rig, kind: str) -> None:
+    """Masters that take turns, each with a past of its own: what one of them lacks is sent, and nothing twice."""
+    exchange = Exchange(rig, kind)
+    child = rig.start()
+    exchange.both(0)
+    exchange.settled()
+    stream = exchange.inbox.stream
+    keys = [stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)]
+    for n in range(1, 6):
+        for key in keys:
+            rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+        exchange.put(f"f-{n}")
+        exchange.settled()
+        rig.redis.call("SWAPDB", 0, 5)
+        for more in range(n % 4):  # its counters are as high as before, or higher
+            exchange.add(f"r-{n}-{more}")
+        exchange.settled()
+    exchange.both(6)
+    exchange.settled()
+    rig.stop(child)
+    exchange.check()
+
+
+@KINDS
+def test_each_kind_whose_redis_comes_back_between_two_requests(rig: Rig, kind: str) -> None:
+    """The old data comes back before the n-th request behind the loss, whichever that is: nothing is lost or doubled."""
+    exchange, left, swaps = Exchange(rig, kind), [-1], Connection(rig.url)
+    other = Connection(rig.url.replace("db=0", "db=5"))
+
+    def fault(piece: bytes, number: int) -> str:
+        if left[0] > 0:
+            left[0] -= 1
+            if not left[0]:
+                swaps.call("SWAPDB", 0, 5)
+        return "pass"
+
+    with Proxy(rig.server, fault) as proxy:
+        child = rig.start(url=proxy.url)
+        exchange.both(0)
+        exchange.settled()
+        for n in range(1, 45, 1 if SOAK else 6):
+            swaps.call("SWAPDB", 0, 5)
+            left[0] = n
+            wait_until(lambda: left[0] == 0, rig.said)
+            exchange.both(n)
+            exchange.settled()
+            other.call("FLUSHDB")
+        rig.stop(child)
+    swaps.close()
+    other.close()
+    exchange.check()
+
+
+@KINDS
+def test_each_kind_that_is_due_as_its_ledger_is_put_back(rig: Rig, kind: str) -> None:
+    """What a ledger from a backup has as due, and is in the stream by now, is not sent again."""
+    exchange = Exchange(rig, kind)
+    exchange.both(0)
+    for _ in range(2):
+        wait_until(lambda: not rig.once().errors, rig.said)
+    child = rig.ready(rig.start())
+    rig.kill_server()
+    for n in range(1, 4):
+        exchange.put(f"f-{n}")
+    ledger = Ledger(rig.state / "ledger.db")
+    due = "SELECT 1 FROM spool_due"
+    wait_until(lambda: kind == "log" or len(ledger.rows(due)) == 3, rig.said)
+    ledger.close()
+    child.kill()
+    child.wait()
+    backup = shutil.copytree(rig.state, rig.path / "backup")
+    rig.start_server()
+    exchange.put("f-4")
+    child = rig.start()
+    exchange.settled()
+    rig.stop(child)
+    put_back(rig, backup)
+    child = rig.start()
+    exchange.both(5)
+    exchange.settled()
+    rig.stop(child)
+    exchange.check()
+
+
+@pytest.mark.parametrize("rotations", [1, 2, 3])
+def test_a_ledger_from_a_backup_as_the_log_is_rotated(rig: Rig, rotations: int) -> None:
+    """Put back while the log was rotated behind what Redis knows, and the mirror had written into the newest file."""
+    first = both(rig, 0, 3)
+    assert not rig.once().errors
+    backup = shutil.copytree(rig.state, rig.path / "backup")
+    child = rig.start()
+    more = both(rig, 3, 8)
+    file_born, redis_born = [*first[0], *more[0]], [*first[1], *more[1]]
+    wait_until(lambda: rig.equal(file_born, redis_born), rig.said)
+    rig.stop(child)
+    put_back(rig, backup)
+    for n in range(rotations):
+        rotate(rig)
+        rig.append(f"f-{8 + n}")
+        file_born.append(b"f-%d" % (8 + n))
+    result = rig.once()
+    assert not result.errors, result.errors
+    rig.check(file_born, redis_born)
+    assert (rig.once().forwarded, rig.once().mirrored) == (0, 0)
+
+
+def noted(rig: Rig) -> dict[str, list[tuple[object, ...]]]:
+    """What the ledger has of streams and their checkpoints, by table."""
+    ledger = Ledger(rig.state / "ledger.db")
+    try:
+        return {table: ledger.rows(f"SELECT * FROM {table}") for table in ("streams", "seen", "sources")}
+    finally:
+        ledger.close()
+
+
+@KINDS
+def test_each_kind_whose_loss_no_counter_tells(rig: Rig, kind: str) -> None:
+    """What was sent last, and lost with Redis before the ledger noted the stream's counters, is sent again."""
+    exchange = Exchange(rig, kind)
+    exchange.both(0)
+    for _ in range(2):
+        wait_until(lambda: not rig.once().errors, rig.said)
+    stream, before = exchange.inbox.stream, noted(rig)
+    for key in (stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)):
+        rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+    exchange.put("f-1")
+    wait_until(lambda: not rig.once().errors and len(exchange.inbox.entries()) == len(exchange.wanted), rig.said)
+    rig.redis.call("SWAPDB", 0, 5)
+    ledger = Ledger(rig.state / "ledger.db")
+    with ledger.transaction():  # as if it had been killed behind the note that the batch is in
+        for table, rows in before.items():
+            ledger.write(f"DELETE FROM {table}")
+            for row in rows:
+                ledger.write(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    ledger.close()
+    child = rig.start()
+    exchange.settled()
+    rig.stop(child)
+    exchange.check()

@@ -34,6 +34,8 @@ class Producer:
         self.sure: list[bytes] = []
         self.unsure: set[bytes] = set()
         self._rig = rig
+        self.turn = Lock()
+        """Held while something is added, and while nobody may add."""
         self._stream = stream
         self._data = data
         self._facts = facts
@@ -46,15 +48,16 @@ class Producer:
             n += 1
             values = [*(fact.encode() for fact in self._facts), data]
             pairs = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
-            try:
-                connection = connection or Connection(self._rig.url, timeout=2)
-                connection.call("XADD", self._stream, "*", *pairs)
-                self.sure.append(data)
-            except BridgeError:
-                self.unsure.add(data)
-                if connection is not None:
-                    connection.close()
-                connection = None
+            with self.turn:
+                try:
+                    connection = connection or Connection(self._rig.url, timeout=2)
+                    connection.call("XADD", self._stream, "*", *pairs)
+                    self.sure.append(data)
+                except BridgeError:
+                    self.unsure.add(data)
+                    if connection is not None:
+                        connection.close()
+                    connection = None
         if connection is not None:
             connection.close()
 

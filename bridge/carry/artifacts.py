@@ -82,8 +82,12 @@ class ArtifactIntake(Intake):
         if last is not None and last.alike == sha256 and (not last.removed or last.key == key):
             memory.touch(self._ledger, self._stream, name, taken.facts)
             return 0
-        if memory.standing(self._ledger, self._stream, key) == "sent":  # of an older file, put back into its place
+        standing = memory.standing(self._ledger, self._stream, key)
+        if standing == "sent":  # of an older file, put back into its place
             self.waiting[name] = Waiting(taken.facts, self._clock(), self._clock() + AGAIN)
+            return 0
+        if standing == "carried" and last is None:  # announced, and its file was not known to hold it
+            memory.note_file(self._ledger, self._stream, name, taken.facts, key)
             return 0
         # What replaces a file comes after it, be its own time what it may.
         at = now if last is not None else min(now, taken.facts.written // 1_000_000)

@@ -119,6 +119,26 @@ class Hold:
             raise NotYet("another process reached for the stream in this moment", where=stream)
         self._taken = True
 
+    def write(self, connection: Connection, command: str, key: bytes, *args: bytes | str) -> None:
+        """Runs a command on one of the bridge's keys, if this process carries the stream still.
+
+        Raises NotYet where it does not, or where Redis holds other data by now; RedisLost, RedisRefused.
+        """
+        if not connection.calls(lease.writing(self._keys, self.nonce, command, key, *args))[0]:
+            raise NotYet("the stream became another one", where=self._keys.stream.decode(errors="replace"))
+
+    def take_anew(self, connection: Connection, ledger: Ledger, books: Books) -> None:
+        """Takes the stream under another nonce, as it lost entries: what anybody read of its past counts no more.
+
+        `books` are those that were compared. Raises NotYet where it became another one meanwhile, RedisLost,
+        RedisRefused, LedgerError.
+        """
+        stream, nonce = self._keys.stream.decode(), secrets.token_hex(8)
+        note_nonce(ledger, stream, nonce, place_of(ledger))
+        if not lease.take_anew(connection, self._keys, Holder.of(nonce, self._state_dir), books):
+            raise NotYet("the stream became another one while it was compared", where=stream)
+        self.nonce = nonce
+
     def _standing(self, connection: Connection) -> Standing:
         there, self._found = lease.standing(connection, self._keys), None
         mine, holder = Holder.of(self.nonce, self._state_dir), there.holder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bridge.errors import NotYet
 from bridge.ledger.mirrored import forget_entries_below
 from bridge.ledger.retention import drop_points, save_trimmed, trimmed_of
 from bridge.ledger.store import Ledger
@@ -29,8 +30,10 @@ def remember(ledger: Ledger, stream: str, now: Trimmed) -> None:
     save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
 
 
-def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId) -> Trimmed:
-    """Tells Redis, whose stream begins anew, what was trimmed of the one before. Raises RedisLost, RedisRefused.
+def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId, nonce: str) -> Trimmed:
+    """Tells Redis, whose stream begins anew, what was trimmed of the one before.
+
+    Raises NotYet where the process of this nonce does not carry the stream any more, RedisLost, RedisRefused.
 
     The floor stays: what comes now gets IDs above it. Only what somebody added below it, from `first` on, lowers it.
     """
@@ -39,7 +42,8 @@ def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId) -
         begins = _text(before(floor))
         base = base | {"resume": begins, "due": begins, "first": "0-0", "last": _text(HIGHEST_ID), "targets": {}}
     now = replace(was, floor=floor, base=base)
-    put_floor(connection, keys, now)
+    if not put_floor(connection, keys, now, nonce):
+        raise NotYet("the stream became another one", where=keys.stream.decode(errors="replace"))
     return now
 
 

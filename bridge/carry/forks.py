@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Lock
 
 from bridge.ledger.mirrored import Range, add_range, range_digest
-from bridge.ledger.seen import Seen, forget_released, released_of
+from bridge.ledger.seen import Released, Seen, forget_released, released_of
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, digest, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import StreamInfo, existing
+from bridge.streams.reader import StreamInfo, existing, stream_info
 from bridge.streams.writer import Books
 
 LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
@@ -26,8 +26,11 @@ LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
 Offsets = Mapping[tuple[int, int], Collection[int]]
 """The offsets of lines whose entries stand in the stream, by source number and generation."""
 
-KEPT = 64
-"""Entries of the stream that each direction remembers having seen."""
+Standing = tuple[Released, bytes]
+"""A mirrored line whose entry Redis had lost and holds again, and its bytes."""
+
+KEPT, FEW = 64, 8
+"""Entries of the stream that each direction remembers having seen, and so many of them that are looked for live."""
 
 
 class Sighted:
@@ -52,6 +55,11 @@ class Sighted:
         """ID and digest of the last entries that forward and mirror saw in the stream, oldest first."""
         return sorted({*self.of("forward"), *self.of("mirror")})
 
+    @property
+    def newest(self) -> list[Seen]:
+        """The same of a few of them: where nobody was disconnected, these are looked for now and then."""
+        return sorted({*self.of("forward")[-FEW:], *self.of("mirror")[-FEW:]})
+
     def keep(self, standing: set[EntryId]) -> None:
         """Forgets all entries seen in the stream but those in `standing`, which it still holds."""
         with self._lock:
@@ -74,11 +82,12 @@ def missing(
         if entry in found and entry not in standing:
             return f"{format_id(entry).decode()} is another entry by now", standing
     gone = [entry for entry, _ in seen if entry not in found and entry >= max(floor, info.first_id)]
-    if not gone or not info.exists or (standing and max(standing) > max(gone)):
+    if not gone or not info.exists:
         return "", standing
     removed = info.added - info.length
-    if removed == 0 or info.deleted < max(gone):
-        if info.length == 0 and removed:  # XTRIM took all
+    if removed == 0 or info.deleted < max(gone):  # be there newer ones or not: others add, and the mirror reads on
+        begins = stream_info(connection, keys.stream).first_id  # a producer may trim meanwhile
+        if (info.length == 0 and removed) or max(gone) < begins:  # XTRIM took them all
             return "", standing
         return f"{format_id(max(gone)).decode()} had been seen, and is not in it", standing
     if not standing and removed < len(gone):
@@ -130,22 +139,27 @@ def restore(
     Returns how many. Raises RedisLost, RedisRefused.
     """
     stream, back = keys.stream.decode(), list[EntryId]()
-    for some in released_of(ledger, stream):
+    for line, content in standing_again(connection, keys, ledger, line_of):
+        if line.start in offsets.get((numbers.get(line.name, 0), line.generation), ()):
+            continue
+        end, written = line.start + line.length, [(line.entry, line.length)]
+        add_range(ledger, stream, Range(line.name, line.generation, line.start, end, range_digest(content), written))
+        back.append(line.entry)
+    forget_released(ledger, stream, back)
+    return len(back)
+
+
+def standing_again(connection: Connection, keys: Keys, ledger: Ledger, line_of: LineOf) -> list[Standing]:
+    """Finds mirrored lines whose entries Redis had lost and holds again. Raises RedisLost, RedisRefused."""
+    back = list[Standing]()
+    for some in released_of(ledger, keys.stream.decode()):
         found = existing(connection, keys.stream, [line.entry for line in some])
         for line in some:
             fields = found.get(line.entry)
             made = line_of(fields) if fields is not None else None
-            if made is None or digest(made[1]) != line.digest:
-                continue
-            if line.start in offsets.get((numbers.get(line.name, 0), line.generation), ()):
-                continue
-            end, written = line.start + line.length, [(line.entry, line.length)]
-            add_range(
-                ledger, stream, Range(line.name, line.generation, line.start, end, range_digest(made[1]), written)
-            )
-            back.append(line.entry)
-    forget_released(ledger, stream, back)
-    return len(back)
+            if made is not None and line.digest in (digest(made[1]), range_digest(made[1])):
+                back.append((line, made[1]))
+    return back
 
 
 def _shown(entry_id: EntryId) -> str:

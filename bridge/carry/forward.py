@@ -9,16 +9,9 @@ from dataclasses import replace
 from bridge.carry import floor
 from bridge.carry.claim import own
 from bridge.carry.draft import Batcher, Draft, Parcel
-from bridge.carry.forks import what_was_lost
+from bridge.carry.forks import missing, what_was_lost
 from bridge.carry.reconcile import catch_up, settle_loss
-from bridge.carry.refill import (
-    Compared,
-    Resume,
-    compare,
-    in_words,
-    number_for,
-    put_back,
-)
+from bridge.carry.refill import Compared, Resume, compare, in_words, number_for, put_back
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
@@ -77,8 +70,7 @@ class Forward:
         self.span: tuple[EntryId, EntryId] | None = None
         """First and last ID of the entries that forward sent."""
         self._memory = StreamMemory()
-        self._since = 0
-        self._remember_at = 0.0
+        self._since, self._remember_at = 0, 0.0
         self._dirty = False
         self._unlisted: BridgeError | None = None
         """Why forward could not list the mapping's files, the last time."""
@@ -140,19 +132,21 @@ class Forward:
         self.detach()
         connection = self._connection = self._dial()
         log.debug("%s: connected to %s", self.worker, connection.shown)
-        known, instance = stream_memory(self._ledger, self._stream), self.shared.settings.instance
-        own(connection, self.shared.keys, self._ledger, known, instance)
+        known = stream_memory(self._ledger, self._stream)
+        own(connection, self.shared.keys, self._ledger, known, self.shared.settings.instance)
         if catch_up(connection, self.shared, self._ledger):
             self._sources.clear()
             self.look()
         self.shared.hold.take(connection, self._ledger)
         seconds, micros = connection.call("TIME")
         self._batcher.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
-        notify = self.shared.mapping.notify.encode()
-        mine = self.shared.hold.holder(self._ledger)
-        self._sender = Sender(connection, self.shared.keys, mine, self._batcher, self._landed, notify)
-        self._compare()
+        self._compare(connection)
         self.shared.forward.connections += 1
+
+    def _begin_sending(self, connection: Connection) -> Sender:
+        notify, mine = self.shared.mapping.notify.encode(), self.shared.hold.holder(self._ledger)
+        self._sender = Sender(connection, self.shared.keys, mine, self._batcher, self._landed, notify)
+        return self._sender
 
     def release(self) -> None:
         """Gives the stream's lease back for another process; only while attached. Raises RedisLost, RedisRefused."""
@@ -171,9 +165,10 @@ class Forward:
             raise AssertionError("not attached")
         return self._connection, self._sender
 
-    def _compare(self) -> None:
-        connection, sender = self._live
-        sender.quiet()
+    def _compare(self, connection: Connection) -> None:
+        if self._sender is not None:
+            self._sender.quiet()
+        sender = self._begin_sending(connection)
         self.look()
         memory = stream_memory(self._ledger, self._stream)
         if memory is not None:
@@ -188,10 +183,14 @@ class Forward:
         kept = floor.remembered(self._ledger, self._stream)
         seen = [*self.shared.sighted.all, *all_seen(self._ledger, self._stream)]
         self.shared.compare_again = False
-        compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept, seen)
+        known = {name: source.knows for name, source in self._sources.items()}
+        compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept, seen, known)
+        if compared.lost:  # before anything is changed by what was found
+            self.shared.hold.take_anew(connection, self._ledger, compared.books)
+            sender = self._begin_sending(connection)
         for said in in_words(compared, self._stream):
             log.warning("%s", said)
-        put_back(connection, self.shared.keys, self._ledger, compared)
+        put_back(connection, self.shared.keys, self._ledger, compared, self.shared.hold)
         for source in self._sources.values():
             try:
                 draft = self._resume(source, compared, remembered.get(source.name))
@@ -246,12 +245,11 @@ class Forward:
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
-        _, sender = self._live
         if any(
             name not in self._placed and source.present and source.trouble is None
             for name, source in self._sources.items()
         ):
-            self._compare()
+            self._compare(self._live[0])
         if self.shared.compare_again:
             raise Overtaken
         if self._clock() >= self._remember_at:
@@ -259,6 +257,7 @@ class Forward:
         parcel = self._turns.next(self.batch)
         if parcel is None:
             parcel = self._skipped()
+        _, sender = self._live
         for source in self._sources.values():
             if source.notices:
                 self._say(source)
@@ -283,14 +282,12 @@ class Forward:
         """Forward moves the cursors over what holds no entries, now. False when there was nothing to move."""
         _, sender = self._live
         sender.complete()
-        moved = False
-        for source in self._sources.values():
-            draft = source.flush() if source.name in self._placed else None
-            if draft is not None:
-                sender.set(draft)
-                moved = True
+        drafts = [source.flush() for source in self._sources.values() if source.name in self._placed]
+        moved = [draft for draft in drafts if draft is not None]
+        for draft in moved:
+            sender.set(draft)
         self._remember()
-        return moved
+        return bool(moved)
 
     def tell(self, wait: Callable[[float], object]) -> None:
         """Waits a while until artifacts that lines named are hashed, and tells Redis the digests. Raises as `step`."""
@@ -386,9 +383,12 @@ class Forward:
             raise Overtaken
         info = stream_info(connection, self.shared.keys.stream)
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)
-        if what_was_lost(seen, {}, info, None):
+        quiet, newest = not self._dirty and info.last_id == self._memory.last_id, self.shared.sighted.newest
+        if what_was_lost(seen, {}, info, None) or (
+            not quiet and missing(connection, self.shared.keys, newest, info, ZERO_ID)[0]
+        ):
             raise Overtaken
-        if not self._dirty and info.last_id == self._memory.last_id:
+        if quiet:
             return
         reached("forward.checkpoint.before")
         with self._ledger.transaction():

@@ -18,6 +18,7 @@ from bridge.codecs.document import Message
 from bridge.errors import RejectStop, SourceError
 from bridge.files.spool import BUSY, Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
+from bridge.ledger.forgotten import forget_mirrored
 from bridge.ledger.mirrored import contents_of_intents
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
 from bridge.ledger.spool import Due
@@ -92,7 +93,7 @@ class Intake:
         self._kinds = Kinds(mapping.source.path, notices.append)
         self._scanned_at, self._took = -inf, 0.0
         """When the last scan of the folder ended, by a steady clock, and how many seconds it took."""
-        self._lost = False
+        self._lost, self._told = False, set[tuple[bytes, bytes]]()
         self._kept, self._count_at = -1, 0.0
         self._room = KEEP_BYTES
         self.tight: SourceError | None = None
@@ -155,7 +156,7 @@ class Intake:
         """Takes those of these files into the ledger that are complete and were not read before."""
         if self._lost:
             self._lost = False
-            memory.forget_mirrored(self._ledger, self._stream)
+            forget_mirrored(self._ledger, self._stream)
         if not found:
             return
         known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
@@ -326,8 +327,10 @@ class Intake:
         """Says that another file in the folder has the same identity: which of the two counts nobody knows."""
         for other, facts in memory.names_of(self._ledger, self._stream, key):
             if other != name and self._is_there(other, facts):
-                both = f"{shown_name(name)} has the identity of {shown_name(other)}"
-                self._notices.append(f"{both}, which is there too: they are taken for one message")
+                if (name, other) not in self._told:
+                    self._told.add((name, other))
+                    both = f"{shown_name(name)} has the identity of {shown_name(other)}"
+                    self._notices.append(f"{both}, which is there too: they are taken for one message")
                 return
 
     def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:

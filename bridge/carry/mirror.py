@@ -87,7 +87,7 @@ class Mirror:
         self._epoch = 0
         self._count = 64
         self._books_epoch = shared.books_epoch
-        self._announced = Announced(shared.keys)
+        self._announced = Announced(shared.keys, shared.hold)
         self._witness = Witness(ledger, self._stream)
         self._own = OwnEntries(ledger, self._stream)
         self.waits_for: tuple[TargetError, float] | None = None
@@ -178,7 +178,7 @@ class Mirror:
             return
         self._books_epoch, under_way, self._pass = self.shared.books_epoch, self._pass, None
         self._files.forget_books()
-        self._announced = Announced(self.shared.keys)
+        self._announced = Announced(self.shared.keys, self.shared.hold)
         if under_way is not None:
             raise NotYet("the ledger was made anew")
 
@@ -272,9 +272,9 @@ class Mirror:
         asked = self._count
         found, holder, size = self._reader.answer()
         reached("mirror.read.after")
+        self.shared.hold.check_read(holder, self._ledger)
         if self._announced.confirmed():
             reached("mirror.checkpoint.after")
-        self.shared.hold.check_read(holder, self._ledger)
         if self.shared.cursor_epoch != self._epoch:
             raise NotYet("the mirror's cursor was taken back")
         self._own.look(self._cursor)

@@ -50,12 +50,15 @@ def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[
     may come back.
     """
     drop_range(ledger, stream, span)
-    at, released = 0, 0
+    at, released, whole = 0, 0, range_digest(content) == span.digest
     for entry_id, length in span.entries:
         line = content[at : at + length]
         if entry_id in gone:
             released += 1
-            left = Released(entry_id, digest(line), span.name, span.generation, span.start + at, length)
+            told = (
+                digest(line) if whole or len(span.entries) > 1 else span.digest
+            )  # its file is another by now, or gone
+            left = Released(entry_id, told, span.name, span.generation, span.start + at, length)
             note_released(ledger, stream, [left])
         else:
             part = Range(

@@ -7,18 +7,21 @@ that it is not carried again when its file comes back.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bridge.carry.deliver import number_of
+from bridge.carry.forks import Standing
 from bridge.carry.intake import keys_of, read_document
 from bridge.carry.shared import Shared
 from bridge.codecs.artifact import announcement
 from bridge.codecs.document import Message
 from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
-from bridge.ledger.mirrored import Range, add_range, range_digest
+from bridge.ledger.forgotten import forget_all, learn
+from bridge.ledger.mirrored import Range, add_range, range_digest, range_of
 from bridge.ledger.store import Ledger
-from bridge.model import FIELDS, EntryId, Origin, Row, digest, paired, parse_origin
+from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, digest, paired, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 
@@ -131,12 +134,45 @@ def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, c
 
 def write(ledger: Ledger, stream: str, found: Folders) -> None:
     """In a transaction: the ledger knows what is in the folder and in the stream, and nothing else."""
-    memory.forget_all(ledger, stream)
+    forget_all(ledger, stream)
+    _learn(ledger, stream, found)
+
+
+def recall(connection: Connection, shared: Shared, ledger: Ledger, number: int, back: Sequence[Standing]) -> int:
+    """Learns again, in a ledger transaction, what a stream that lost entries holds of a folder; returns how many.
+
+    It may be another past of it, of which the ledger forgot what was sent. `back` are mirrored lines whose entries it
+    had lost and holds again. Raises SourceError, RedisLost, RedisRefused.
+    """
+    artifacts = shared.mapping.source.kind == "artifacts"
+    found = read_announced(connection, shared, number) if artifacts else read_both(connection, shared, number, ZERO_ID)
+    lines, born = {line.entry: (line, content) for line, content in back}, {held.key for held, _, _ in found.born}
+    again = [(held, span) for held, span in found.mirrored if held.key not in born]
+    found.mirrored = [(held, span) for held, span in again if span.entries[0][0] in lines or not held.alike]
+    with_file = {span.entries[0][0] for _, span in found.mirrored}
+    for entry, (line, content) in lines.items():
+        if entry not in with_file:  # it was taken since
+            message = read_document(shared.mapping, os.fsencode(line.name), content)
+            key, alike = keys_of(message, content, NOWHERE)
+            if key not in born:
+                digest = range_digest(content)
+                span = Range(line.name, line.generation, 0, line.length, digest, [(entry, line.length)])
+                found.mirrored.append((Held(key, alike), span))
+    return _learn(ledger, shared.mapping.stream.key, found)
+
+
+def _learn(ledger: Ledger, stream: str, found: Folders) -> int:
+    """Writes into the ledger what stands in the stream of a folder; returns how many messages were not known."""
+    last, fresh = {held.name: held.key for held, _, _ in found.born}, 0
     for held, origin, sent in found.born:
-        memory.save_carried(ledger, stream, held.key, held.alike, origin.generation, origin.offset, sent, held.facts)
-        if held.name:
-            memory.note_file(ledger, stream, held.name, held.facts, held.key)
-    for held, mirrored in found.mirrored:
-        add_range(ledger, stream, mirrored)
-        mark = memory.mirrored_as(mirrored.name, mirrored.generation)
-        memory.mirrored(ledger, stream, held.key, held.alike, held.name, held.facts, mark)
+        name = held.name if last[held.name] == held.key else b""  # an earlier announcement of what was replaced since
+        place = origin.generation, origin.offset
+        fresh += learn(ledger, stream, held.key, held.alike, *place, sent, held.facts, name)
+    for held, span in found.mirrored:
+        mark = memory.mirrored_as(span.name, span.generation)
+        if range_of(ledger, stream, span.entries[0][0]) is None:
+            add_range(ledger, stream, span)
+            memory.mirrored(ledger, stream, held.key, held.alike, held.name, held.facts, mark)
+            memory.drop_due(ledger, stream, held.key)
+            fresh += 1
+    return fresh

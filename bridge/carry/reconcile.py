@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 
 from bridge.carry import floor
-from bridge.carry.forks import restore
+from bridge.carry.forks import restore, standing_again
+from bridge.carry.rebuild import recall
 from bridge.carry.refill import Compared, forget_lost
 from bridge.carry.repair import execute, plan
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range
+from bridge.ledger.seen import forget_released
 from bridge.ledger.sources import save_mirror_cursor
 from bridge.ledger.store import Ledger
 from bridge.ledger.witness import forget_puts
@@ -36,9 +38,10 @@ def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
         made = plan(connection, shared, ledger.uuid, take_over=False, anew=True)
         if made is None:
             return False
-        if not made.proved:
+        if made.unproved:
             hint = "put the newer state directory back; or, if the files are right, `bridge repair` tells what would be"
-            said = f"this ledger may be an older one ({doubt}), and the files do not show what was carried"
+            said = f"this ledger may be an older one ({doubt}), and the files do not show what was carried: "
+            said += ", ".join(made.unproved)
             raise NotOwner(said, where=stream, hint=hint)
         execute(connection, shared, ledger, made)
         shared.forget_books()
@@ -58,21 +61,29 @@ def settle_loss(
     stream, keys, line_of = shared.mapping.stream.key, shared.keys, shared.line_of
 
     def read(span: Range) -> bytes:
-        return sources[span.name].content_of(span) if span.name in sources else b""
+        source = sources.get(span.name if shared.folder is None else shared.mapping.source.path)
+        return source.content_of(span) if source is not None else b""
 
     info = stream_info(connection, keys.stream)
     was, first = compared.trimmed, compared.info.first_id
-    now = floor.put_back(connection, keys, was, first) if compared.began_behind else was
+    now = floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
     refilled = None
     with shared.cursor_lock:
         if compared.lost:
             shared.sighted.keep(compared.seen)
         with ledger.transaction():
             if compared.lost:
+                for source in sources.values():
+                    source.forget_lost(compared)
                 numbers = {name: source.memory.number for name, source in sources.items()}
-                back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
+                if shared.folder is None:
+                    back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
+                else:
+                    lines = standing_again(connection, keys, ledger, line_of)
+                    back = recall(connection, shared, ledger, numbers.get(shared.mapping.source.path, 0), lines)
+                    forget_released(ledger, stream, [line.entry for line, _ in lines])
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
-                _take_back(connection, keys.mirror, refilled.mirror_cursor)  # first: it may say less than is true
+                _take_back(connection, shared, refilled.mirror_cursor)  # first: it may say less than is true
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
                 forget_puts(ledger, stream)
             save(info)
@@ -80,19 +91,24 @@ def settle_loss(
         shared.cursor_epoch += refilled is not None
     if refilled is not None:
         if back:
-            log.warning("%s: %d entries that Redis had lost are back: their lines stand", stream, back)
+            log.warning(
+                "%s: %d messages are in the stream that Redis had lost or the ledger forgotten: they stand",
+                stream,
+                back,
+            )
         log.warning("%s: %s", stream, refilled.in_words())
     return info
 
 
-def _take_back(connection: Connection, key: bytes, cursor: EntryId) -> None:
+def _take_back(connection: Connection, shared: Shared, cursor: EntryId) -> None:
     """Lowers what Redis says of the mirror to `cursor`, which is true: else the ledger would look older than it is.
 
     The witness's word goes: what it counted was born in a stream that is not this one any more.
     """
-    for label, raw in paired(connection.call("HGETALL", key)).items():
+    mirror = shared.keys.mirror
+    for label, raw in paired(connection.call("HGETALL", mirror)).items():
         word = json.loads(raw)
         upto = format_id(min(cursor, parse_id(word["id"].encode()))).decode()
         said = {"id": upto, "generation": word["generation"], "end": word["end"]}
         if said != word:
-            connection.call("HSET", key, label, json.dumps(said))
+            shared.hold.write(connection, "HSET", mirror, label, json.dumps(said))

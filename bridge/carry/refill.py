@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+from bridge.carry.claim import Hold
 from bridge.carry.floor import last_of, passed_over
 from bridge.carry.forks import LineOf, began_anew, missing, what_was_lost
 from bridge.carry.provenance import release
@@ -36,9 +38,9 @@ from bridge.model import (
 )
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import StreamInfo, entries, existing, file_born, stream_info, to_entries
+from bridge.streams.reader import StreamInfo, entries, existing, file_born, to_entries
 from bridge.streams.trim import Gone, Trimmed, read_trimmed
-from bridge.streams.writer import Books, read_books
+from bridge.streams.writer import Books, read_stream
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
 """(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""
@@ -121,6 +123,13 @@ def _copied(
     return any(one < floor for one in known) or bool(existing(connection, keys.stream, known))
 
 
+class Known(Protocol):
+    """What tells whether a source can have sent what a checkpoint says."""
+
+    def __call__(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
+        """Whether it can have sent just that; `seen`: the ledger has this checkpoint."""
+
+
 Vouch = Callable[[Origin, list[bytes]], bool]
 """Tells whether an entry's origin can be true: its source's file holds there the line that the entry was made of."""
 
@@ -128,6 +137,7 @@ Vouch = Callable[[Origin, list[bytes]], bool]
 def compare(
     connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch,
     kept: Trimmed | None = None, seen: Sequence[Seen] = (),
+    known: Mapping[str, Known] | None = None,
 ) -> Compared:  # fmt: skip
     """Reads the stream and Redis's books of it anew, finds out what Redis lost, and decides where each source goes on.
 
@@ -136,13 +146,12 @@ def compare(
     behind its highest origin that still stands; or, where the stream began anew and others wrote into it before that
     was seen, from the beginning, passing over what stands. Anybody can write an origin, so one that moves the cursor
     has to be vouched for. `kept` is what was trimmed on purpose, as the ledger has it: never is anything sent from
-    below that.
+    below that. `known`, by names, tells whether a source knows what its checkpoint says was sent.
     """
-    info = stream_info(connection, keys.stream)
-    books = read_books(connection, keys)
+    info, books = read_stream(connection, keys)
     now = read_trimmed(connection, keys)
     forked, standing_seen = missing(connection, keys, seen, info, now.floor)
-    lost = what_was_lost(memory, sources, info, books) or forked
+    lost = what_was_lost(memory, sources, info, books) or forked or _unknown(sources, books, known or {})
     anew = bool(lost) and memory is not None and not _copied(connection, keys, memory, info, books, now.floor)
     filling = any(source.refill is not None for source in sources.values())
     start = b"-" if lost or filling or memory is None else after(memory.last_id)
@@ -233,6 +242,16 @@ def compare(
 def data_size(fields: list[bytes]) -> int:
     """How many bytes of data an entry of the stream has; 0 where it has none."""
     return len(paired(fields).get(FIELDS[3], b""))
+
+
+def _unknown(sources: dict[str, SourceMemory], books: Books, known: Mapping[str, Known]) -> str:
+    """Says in words that the stream's checkpoints tell of a past that is not the ledger's; empty: they do not."""
+    for name, knows in known.items():
+        raw = books.checkpoint.get(os.fsencode(name))
+        checkpoint = Checkpoint.from_json(raw) if raw else Checkpoint(0, Fingerprint(0, 0, "", ""))
+        if not knows(checkpoint, seen=name in sources and sources[name].stored == raw):
+            return f"its checkpoint of {name} is not of what the ledger knows to have been sent"
+    return ""
 
 
 def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
@@ -328,7 +347,7 @@ def forget_lost(
     return Refilled(released, cursor)
 
 
-def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared) -> None:
+def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, hold: Hold) -> None:
     """Puts lines that a retry had sent, and whose entries Redis lost, into quarantine again, before forward goes on.
 
     The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
@@ -354,13 +373,13 @@ def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compa
             whole = compared.anew or not info.exists
             if entry_id is None and not one.retried:
                 if whole and mark is not None:  # of a line that forward sent: it meets it again
-                    connection.call("HDEL", keys.late, origin)
+                    hold.write(connection, "HDEL", keys.late, origin)
                 continue
             sent = mark is not None if entry_id is None else not whole and entry_id <= info.last_id
             if stands or sent:
                 continue
             if mark is not None and not one.entry_id:
-                connection.call("HDEL", keys.late, origin)
+                hold.write(connection, "HDEL", keys.late, origin)
             mark_lost(ledger, one.number)
             back += bool(one.retried)
     if back:

@@ -21,7 +21,7 @@ from bridge.errors import BridgeError, NotOwner
 from bridge.files.generation import Generation, Known, in_age_order, open_regular
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
-from bridge.ledger.attached import forget_nonces
+from bridge.ledger.attached import adopt_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
 from bridge.ledger.state import save_value, set_owner
@@ -78,11 +78,12 @@ class Plan:
     """The side to which each component writes that was ever switched, by the component's name."""
 
     @property
-    def proved(self) -> bool:
-        """Whether each source's file is the one that Redis knows: then what is in both was carried."""
+    def unproved(self) -> list[str]:
+        """Says which sources' files are not those that Redis knows; empty: what is in both was carried."""
         carried = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
                    if known and not known[-1].closed]  # fmt: skip
-        return not self.strangers and not any(generation in self.missing for generation in carried)
+        gone = [f"{generation} is not to be found" for generation in carried if generation in self.missing]
+        return [*(f"{name} is no generation that was carried" for name in self.strangers), *gone]
 
     def component_that_owns(self, shared: Shared) -> str:
         """The switched component that decides which side owns the mapping's latest values; empty: nobody was switched.
@@ -187,7 +188,7 @@ def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[byt
 
 def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
     """Writes the plan of a repair into the ledger, then makes that ledger the stream's owner in Redis."""
-    stream = made.stream
+    stream, last = made.stream, connection.call("HGET", shared.keys.meta, "nonce") or b""
     with ledger.transaction():
         for table in TABLES:
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
@@ -203,7 +204,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_value(ledger, stream, *value)
         if made.folder is not None:
             rebuild.write(ledger, stream, made.folder)
-        forget_nonces(ledger, stream)
+        adopt_nonces(ledger, stream, last.decode(errors="replace"))
         _restore_switches(ledger, shared, made)
     instance = shared.settings.instance
     connection.calls(
@@ -274,10 +275,34 @@ def _source(
         codec = shared.mapping.codec(name)
         lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()), codec)
     if current is not None and current.identity not in taken and current.size():
-        made.strangers.append(name)
+        newest = max(wanted, default=0)
+        found = newest in wanted and f"{name} generation {newest}" not in made.missing
+        if not (found and _take_newer(shared, made, name, current.identity, lines)):
+            made.strangers.append(name)
     for one in [*files, *([current] if current else [])]:
         one.close()
     return lines
+
+
+def _take_newer(shared: Shared, made: Plan, name: str, current: tuple[int, int], lines: list[Line]) -> bool:
+    """Takes into a repair's plan the generations that came behind the last one that Redis knows, and their lines.
+
+    The log was rotated since, and nothing of them is in the stream but what the mirror wrote into them. False where the
+    file at the source's path is none of them, and nothing is taken.
+    """
+    known = made.generations[name]
+    tail = shared.new_tail(name, known)
+    try:
+        tail.look()
+        newer = [generation for generation in tail.pending() if generation.number > known[-1].number]
+        if not any(generation.identity == current for generation in newer):
+            return False
+        for generation in newer:
+            lines += _unclaimed(generation, name, generation.number, set(), shared.mapping.codec(name))
+            known.append(generation.known(closed=False))
+    finally:
+        tail.close()
+    return True
 
 
 def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:

@@ -20,10 +20,10 @@ from bridge.carry.shared import Shared
 from bridge.carry.translate import unpack_fields
 from bridge.codecs import Codec
 from bridge.errors import SourceError
+from bridge.ledger.forgotten import forget_aside
 from bridge.ledger.mirrored import Written, intents_of, range_of, written_above
 from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
 from bridge.ledger.sources import sources_of
-from bridge.ledger.spool import forget_aside
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, hex_digest, parse_id
 from bridge.points import reached

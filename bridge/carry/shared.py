@@ -209,6 +209,8 @@ class Shared:
         values = paired(fields)
         if any(name not in values for name in codec.fields):
             return None
+        if self.folder is not None and self.mapping.format.pattern is not None:  # the name says the rest
+            return section.path, values[b"data"]
         path = section.path.replace("{role}", values[b"role"].decode("utf-8", "replace"))
         if path != section.path:  # whose name may be a field's value
             codec = self.mapping.codec(path)

@@ -118,6 +118,14 @@ class Source(ABC):
     def end(self) -> Position | None:
         """The position at which what is in the source now ends; None when there is nothing."""
 
+    def forget_lost(self, compared: Compared) -> None:
+        """Forgets, inside a ledger transaction, what of this source Redis lost; nothing where its cursor tells that."""
+        return
+
+    def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
+        """Whether this source can have sent just what a checkpoint of it says: a file tells by itself, so always."""
+        return True
+
     @abstractmethod
     def content_of(self, one: Range) -> bytes:
         """Reads the bytes of a range that the mirror wrote to the source; empty when they are gone."""

@@ -22,6 +22,7 @@ from bridge.codecs.document import Message
 from bridge.errors import SourceError
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
+from bridge.ledger.forgotten import forget_above
 from bridge.ledger.mirrored import Range
 from bridge.ledger.quarantine import anything_aside, find_quarantined, mark_retried
 from bridge.ledger.spool import Due
@@ -140,11 +141,8 @@ class SpoolSource(Source):
 
     def place(self, resume: Resume, compared: Compared) -> None:
         """The spool goes on behind the batch that Redis names, which is in the stream; later ones are sent again."""
-        mine = self.memory.number
-        numbers = {number for source, number in compared.standing if source == mine}
-        stands = {number: places for (source, number), places in compared.offsets.items() if source == mine}
-        kept = resume.checkpoint.generation if resume.checkpoint is not None else 0
-        kept = 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0)
+        numbers = {number for source, number in compared.standing if source == self.memory.number}
+        kept, stands = self._standing(resume, compared)
         self._sending.clear()
         self._ahead.clear()
         self._landed.clear()
@@ -155,13 +153,33 @@ class SpoolSource(Source):
             if number <= kept or whole:
                 self._landed.append(number)
         self._note_landed()
-        if compared.lost:
-            memory.unsend(self._ledger, self._stream)
-            memory.forget_above(self._ledger, self._stream, kept, stands)
-            self._intake.forget()
         if not self.memory.live:
             self._patient = self._clock() + PATIENCE
-        self._unsure = [*memory.batches(self._ledger, self._stream)]
+        self._unsure = [] if compared.lost else [*memory.batches(self._ledger, self._stream)]
+
+    def _standing(self, resume: Resume, compared: Compared) -> tuple[int, dict[int, set[int]]]:
+        """Returns the last batch of the spool that is in the stream as a whole, and which places stand, by batch."""
+        stands = {number: places for (source, number), places in compared.offsets.items()
+                  if source == self.memory.number}  # fmt: skip
+        kept = resume.checkpoint.generation if resume.checkpoint is not None else 0
+        return 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0), stands
+
+    def forget_lost(self, compared: Compared) -> None:
+        """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
+        kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
+        memory.unsend(self._ledger, self._stream)
+        forget_above(self._ledger, self._stream, kept, stands)
+        self._intake.forget()
+
+    def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
+        """Whether the ledger knows the batch that a checkpoint of the spool names, and none behind it to be in.
+
+        A batch has its number in the ledger before it goes, and is known to be in when Redis has said so.
+        """
+        number = checkpoint.generation
+        if memory.last_landed(self._ledger, self._stream) > number:
+            return False
+        return seen or not number or memory.has_batch(self._ledger, self._stream, number)
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the ledger knows that the spool sent a message of these fields as this origin's batch and place."""
@@ -224,7 +242,7 @@ class SpoolSource(Source):
         waiting = memory.due(self._ledger, self._stream, limit)
         if not waiting:
             return
-        number, size = self._next, 0
+        number, size = max(self._next, memory.last_batch(self._ledger, self._stream) + 1), 0
         made: list[tuple[int, list[tuple[Row, int]], float]] = []
         reached("spool.batch.before")
         with self._ledger.transaction():

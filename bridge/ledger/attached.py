@@ -33,6 +33,13 @@ def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
         )
 
 
-def forget_nonces(ledger: Ledger, stream: str) -> None:
-    """Deletes from the ledger, inside a transaction, who carried a stream: nothing is known of that any more."""
-    ledger.write("DELETE FROM nonces WHERE stream = ?", (stream,))
+def adopt_nonces(ledger: Ledger, stream: str, nonce: str) -> None:
+    """Notes in the ledger, inside a transaction, that it is the one with which these processes carried a stream.
+
+    It was made anew from what they left. `nonce` is that of the last of them, empty: none. Redis may go back to what
+    any of them wrote.
+    """
+    ledger.write("UPDATE nonces SET place = '' WHERE stream = ?", (stream,))
+    if nonce:
+        ledger.write("DELETE FROM nonces WHERE stream = ? AND nonce = ?", (stream, nonce))
+        ledger.write("INSERT INTO nonces (stream, nonce, place) VALUES (?, ?, '')", (stream, nonce))

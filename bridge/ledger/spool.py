@@ -23,6 +23,9 @@ STALE = "-1"
 GONE = "-2"
 """The inode that is noted of a file which was seen to be gone."""
 
+NOWHERE = -1
+"""The place of what is no message in any batch."""
+
 MIRRORED = 0
 """The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
 
@@ -231,6 +234,21 @@ def last_batch(ledger: Ledger, stream: str) -> int:
     return int(rows[0][0] or 0)
 
 
+def last_landed(ledger: Ledger, stream: str) -> int:
+    """The highest number of a batch of the spool's messages that is known to be in the stream; 0: none is."""
+    rows = ledger.rows(f"SELECT max(batch) FROM spool_messages WHERE stream = ? AND place != {NOWHERE}", (stream,))
+    return int(rows[0][0] or 0)
+
+
+def has_batch(ledger: Ledger, stream: str, batch: int) -> bool:
+    """Whether any of the spool's messages is known to have been sent in this batch."""
+    which = f"stream = ? AND batch = ? AND place != {NOWHERE}"
+    return any(
+        ledger.rows(f"SELECT 1 FROM {table} WHERE {which} LIMIT 1", (stream, batch))
+        for table in ("spool_messages", "spool_due")
+    )
+
+
 def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
     """Notes in a transaction that a spool's batch is in the stream, its messages known. Returns their files' names."""
     names = [
@@ -281,69 +299,9 @@ def save_carried(
     )
 
 
-def forget_all(ledger: Ledger, stream: str) -> None:
-    """Deletes from the ledger all that it knows of the messages and files of a spool's folder."""
-    for table in ("spool_messages", "spool_files", "spool_due"):
-        ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
-
-
-def forget_file(ledger: Ledger, stream: str, name: bytes) -> None:
-    """The ledger forgets the message in this spool file, so that it is sent as if it was never met."""
-    with ledger.transaction():
-        ledger.write(
-            "DELETE FROM spool_messages WHERE stream = ? AND key IN"
-            " (SELECT key FROM spool_files WHERE stream = ? AND name = ?)",
-            (stream, stream, name),
-        )
-        ledger.write("DELETE FROM spool_files WHERE stream = ? AND name = ?", (stream, name))
-
-
-def forget_aside(ledger: Ledger, stream: str) -> None:
-    """The ledger forgets the spool files that were set aside, so that they are read again."""
-    ledger.write("DELETE FROM spool_files WHERE stream = ? AND key = x''", (stream,))
-
-
 def mirrored_as(name: str, generation: int) -> str:
     """Makes the mark by which a mirrored message of a spool tells the range that it is in."""
     return f"{generation}:{name}"
-
-
-def forget_mirrored(ledger: Ledger, stream: str) -> None:
-    """Forgets mirrored messages whose range is no more: Redis lost their entries, so the folder is to send them."""
-    _forget(
-        ledger, stream,
-        "batch = 0 AND NOT EXISTS (SELECT 1 FROM ranges WHERE ranges.stream = spool_messages.stream"
-        " AND ranges.generation || ':' || ranges.name = spool_messages.mirrored)", (),
-    )  # fmt: skip
-
-
-def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, set[int]]) -> None:
-    """Forgets spool messages that Redis lost, so that they are sent again.
-
-    Those are of the batches above this one, but for what still stands, as places by batch.
-    """
-    with ledger.transaction():
-        ledger.write(
-            "CREATE TEMP TABLE IF NOT EXISTS standing (batch INTEGER, place INTEGER, PRIMARY KEY (batch, place))"
-        )
-        ledger.write("DELETE FROM standing")
-        for number, places in standing.items():
-            for place in places:
-                ledger.write("INSERT INTO standing VALUES (?, ?)", (number, place))
-        gone = (
-            "batch > ? AND NOT EXISTS (SELECT 1 FROM standing AS s"
-            " WHERE s.batch = spool_messages.batch AND s.place = spool_messages.place)"
-        )
-        _forget(ledger, stream, gone, (batch,))
-
-
-def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -> None:
-    ledger.write(
-        "DELETE FROM spool_files WHERE stream = ? AND key IN"
-        f" (SELECT key FROM spool_messages WHERE stream = ? AND {which})",
-        (stream, stream, *args),
-    )
-    ledger.write(f"DELETE FROM spool_messages WHERE stream = ? AND {which}", (stream, *args))
 
 
 def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | None:

@@ -91,7 +91,7 @@ class ArtifactCheck(Check):
         tally.digest = hasher.hexdigest()
         result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
-        result.artifacts, result.lost = counts, cursors.lost
+        result.artifacts, result.lost, result.alive = counts, cursors.lost, cursors.alive
         result.notes = [*in_words(counts), *cursors.notes]
         return result
 

@@ -39,6 +39,7 @@ class ChunkCheck(Check):
         result.files, result.entry = view.positions(one.places()), view.last
         gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
         result.notes, result.lost = [note for note in view.notes if note not in gone], view.lost
+        result.alive = view.alive
         if one.tally.taken_away:
             many = counted(one.tally.taken_away, "chunk")
             result.notes.append(f"{many} of contexts that were emptied since; they are what stood there")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from bridge.carry.archive import Archive
 from bridge.carry.draft import closed_fingerprint
-from bridge.carry.forks import what_was_lost
+from bridge.carry.forks import missing, what_was_lost
 from bridge.config import Settings
 from bridge.errors import SourceError
 from bridge.files.survey import leads_out
 from bridge.globs import is_glob
 from bridge.ledger.health import heartbeat
+from bridge.ledger.seen import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import roles_of
@@ -56,11 +57,20 @@ class Cursors:
         self.notes: list[str] = []
         self.alive = False
         """Whether a bridge runs, as far as its heartbeat tells."""
-        self.beat = json.loads(pulse) if pulse else heartbeat(ledger, settings.instance) if ledger is not None else None
+        beats = [
+            json.loads(pulse) if pulse else None,
+            heartbeat(ledger, settings.instance) if ledger is not None else None,
+        ]
+        self.beat = max(
+            filter(None, beats), key=lambda beat: float(beat["at"]), default=None
+        )  # Redis may have gone back
         announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
         self.mirrored_to = max(announced, default=ZERO_ID)
         self.mirrored = mapping.mirror is not None
-        self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) if ledger is not None else ""
+        self.lost = ""
+        if ledger is not None:
+            forked, _ = missing(connection, own, all_seen(ledger, stream), info, self.trimmed.floor)
+            self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) or forked
         self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
         self.numbers = {int(n): os.fsdecode(raw) for raw, n in books.sources.items()}
         self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}

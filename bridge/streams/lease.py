@@ -21,6 +21,7 @@ from bridge.streams.junk import a_target, checked
 from bridge.streams.keys import Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
+from bridge.streams.writer import Books, read_books
 
 LASTS_MS = 10_000
 """Milliseconds that a lease holds; the process that carries renews it every two seconds."""
@@ -36,6 +37,11 @@ return 1"""
 
 _RELEASE = b"""if redis.call('HGET', KEYS[2], 'nonce') ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])"""
+
+
+_WRITE = b"""if redis.call('HGET', KEYS[1], 'nonce') ~= ARGV[1] then return 0 end
+redis.call(ARGV[2], KEYS[2], unpack(ARGV, 3))
+return 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,30 @@ def take(connection: Connection, keys: Keys, mine: Holder, found: bytes) -> bool
         "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode()
     )
     return bool(done)
+
+
+def writing(keys: Keys, nonce: str, command: str, key: bytes, *args: bytes | str | int) -> bytes:
+    """Packs a command on one of the bridge's keys that does nothing, and answers 0, unless this process's nonce stands.
+
+    It does not where another process took over, or where Redis holds other data than those this process compared.
+    """
+    return pack("EVAL", _WRITE, 2, keys.meta, key, nonce, command, *args)
+
+
+def take_anew(connection: Connection, keys: Keys, mine: Holder, books: Books) -> bool:
+    """Takes the lease on the stream under another nonce, if the bridge's books of it are still these; else False.
+
+    Raises RedisLost, RedisRefused.
+    """
+    connection.calls(pack("WATCH", keys.meta, keys.checkpoint, keys.generations))
+    if not read_books(connection, keys).of_the_same(books):
+        connection.call("UNWATCH")
+        return False
+    done = connection.calls(
+        pack("MULTI"), pack("SET", keys.lease, mine.to_json(), "PX", LASTS_MS),
+        pack("HSET", keys.meta, "nonce", mine.nonce), pack("EXEC"),
+    )[-1]  # fmt: skip
+    return done is not None
 
 
 def renew(connection: Connection, keys: Keys, mine: Holder) -> bool:

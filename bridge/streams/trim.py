@@ -15,6 +15,7 @@ from bridge.model import ZERO_ID, EntryId, Position, after, before, format_id, p
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.junk import parsed
 from bridge.streams.keys import Keys
+from bridge.streams.lease import writing
 from bridge.streams.reader import groups_of
 from bridge.streams.resp import pack
 
@@ -168,15 +169,20 @@ def set_floor(
     return Held(reply[1].decode(errors="replace"), parse_id(reply[2]), reply[0] == b"pending")
 
 
-def put_floor(connection: Connection, keys: Keys, now: Trimmed) -> None:
-    """Writes what was trimmed into Redis in one go, for a stream that begins anew. Raises RedisLost, RedisRefused."""
+def put_floor(connection: Connection, keys: Keys, now: Trimmed, nonce: str) -> bool:
+    """Writes what was trimmed into Redis in one go, for a stream that begins anew; False: this process is not its own.
+
+    Raises RedisLost, RedisRefused.
+    """
     facts = ("count", now.count, "origins", now.origins_json(), "base", now.base_json())
     replies = connection.calls(
-        pack("MULTI"), pack("SET", keys.floor, format_id(now.floor)), pack("HSET", keys.trimmed, *facts), pack("EXEC")
-    )
-    for reply in replies[-1] or ():
+        pack("MULTI"), writing(keys, nonce, "SET", keys.floor, format_id(now.floor)),
+        writing(keys, nonce, "HSET", keys.trimmed, *facts), pack("EXEC"),
+    )[-1]  # fmt: skip
+    for reply in replies or ():
         if isinstance(reply, Refusal):
             raise refused(reply, keys.stream.decode(errors="replace"))
+    return bool(replies and all(replies))
 
 
 def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held]:

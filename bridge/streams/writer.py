@@ -21,7 +21,7 @@ from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.junk import a_checkpoint, a_generation, a_target, checked, parsed
 from bridge.streams.keys import FORMAT, Keys
-from bridge.streams.reader import to_info
+from bridge.streams.reader import StreamInfo, to_info
 from bridge.streams.resp import pack
 
 GUARD = b"""local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -324,6 +324,11 @@ class Books:
     mirror: dict[bytes, bytes]
     floor: EntryId | None
 
+    def of_the_same(self, other: Books) -> bool:
+        """Whether these are what forward alone writes of the same stream: the mirror and trimming go on meanwhile."""
+        mine, theirs = ((books.meta, books.checkpoint, books.generations) for books in (self, other))
+        return mine == theirs
+
     def batch(self, path: str) -> int:
         """The number of the last batch of a folder's messages that Redis holds; 0 when there was none."""
         stored = self.checkpoint.get(os.fsencode(path))
@@ -335,8 +340,28 @@ def read_books(connection: Connection, keys: Keys) -> Books:
 
     Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
     """
+    return _books(keys, connection.calls(*_reads_of_books(keys)))
+
+
+def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, Books]:
+    """Reads, at one moment, what the server knows of a stream and what the bridge keeps in Redis about it.
+
+    What the connection watched is watched no more. Raises as `read_books`.
+    """
+    asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))
+    found = connection.calls(pack("UNWATCH"), pack("MULTI"), *asked, pack("EXEC"))[-1]
+    for reply in found[1:]:
+        if isinstance(reply, Refusal):
+            raise refused(reply, keys.stream.decode(errors="replace"))
+    return to_info(found[0], keys.stream), _books(keys, found[1:])
+
+
+def _reads_of_books(keys: Keys) -> list[bytes]:
     hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
-    replies = connection.calls(*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor))
+    return [*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor)]
+
+
+def _books(keys: Keys, replies: list[Reply]) -> Books:
     meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
     checked(keys.checkpoint, checkpoint, a_checkpoint)
     checked(keys.sources, sources, int)
