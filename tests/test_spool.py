@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
-from bridge.errors import TargetError
+from bridge.carry.intake import Intake
+from bridge.errors import LedgerError, TargetError
 from bridge.files.place import Place
+from bridge.files.spool import Folder
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -719,3 +723,32 @@ def test_a_file_that_waits_for_its_name_is_not_written_again(one: Inbox) -> None
     assert not one.rig.once().errors
     [name] = one.files()
     assert (one.folder / name).stat().st_ino == inode
+
+
+def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(one: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the next try, not for the next scan of the whole folder: that may be a minute away."""
+    settings = one.rig.settings()
+    [mapping] = settings.mappings
+    one.rig.once()
+    one.put("n-0")
+    ledger = Ledger(one.rig.state / "ledger.db")
+    folder = Folder(settings.root, mapping.files, mapping.source.exclude)
+    intake = Intake(mapping, folder, ledger, time.time, deque())
+    intake.look(None)
+    assert list(intake.waiting) == [b"inbox/n-0.json"]  # it was written just now
+
+    def full(*args: object) -> None:
+        raise LedgerError("the disk is full")
+
+    def refused() -> bool:
+        try:
+            intake.look_again()
+        except LedgerError:
+            return True
+        return False
+
+    with monkeypatch.context() as failing:
+        failing.setattr("bridge.ledger.spool.add_due", full)
+        wait_until(refused, "the error")
+    wait_until(lambda: not refused() and len(ledger.rows("SELECT 1 FROM spool_due")) == 1, "the second try", 5)
+    ledger.close()

@@ -11,7 +11,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from bridge.carry.intake import keys_of, read_document
+from bridge.carry.identity import keys_of, read_document
 from bridge.carry.pieces import Piece, Write
 from bridge.carry.translate import Pass, Translator
 from bridge.codecs import Codec

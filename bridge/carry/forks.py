@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Lock
 
 from bridge.ledger.mirrored import Range, add_range, range_digest
@@ -60,11 +61,23 @@ class Sighted:
         """The same of a few of them: where nobody was disconnected, these are looked for now and then."""
         return sorted({*self.of("forward")[-FEW:], *self.of("mirror")[-FEW:]})
 
-    def keep(self, standing: set[EntryId]) -> None:
-        """Forgets all entries seen in the stream but those in `standing`, which it still holds."""
+    @contextmanager
+    def keeping(self, standing: set[EntryId] | None) -> Iterator[None]:
+        """Forgets all entries seen in the stream but those in `standing`, which it still holds; None: nothing.
+
+        What the block raises brings them back.
+        """
         with self._lock:
-            for way, seen in self._by_way.items():
-                self._by_way[way] = deque((sighting for sighting in seen if sighting[0] in standing), maxlen=KEPT)
+            before = dict(self._by_way)
+            if standing is not None:
+                kept = {way: [sighting for sighting in seen if sighting[0] in standing] for way, seen in before.items()}
+                self._by_way = {way: deque(seen, maxlen=KEPT) for way, seen in kept.items()}
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._by_way = before
+            raise
 
 
 def missing(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
+from bridge.carry.identity import identity_of, keys_of, read_document
 from bridge.carry.rejects import Kinds
 from bridge.codecs.document import Message
 from bridge.errors import RejectStop, SourceError
@@ -155,8 +156,8 @@ class Intake:
     def _examine(self, found: list[Found]) -> None:
         """Takes those of these files into the ledger that are complete and were not read before."""
         if self._lost:
-            self._lost = False
             forget_mirrored(self._ledger, self._stream)
+            self._lost = False
         if not found:
             return
         known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
@@ -178,12 +179,17 @@ class Intake:
         self._still.clear()
         kept = self._kept_bytes()
         reached("spool.due.before")
-        with self._ledger.transaction():
-            for file, taken in complete:
-                if self.stop is not None:
-                    self.wait(file, self._clock(), self._clock() + UNREADABLE)
-                    continue
-                kept += self._take_in(file.name, taken, barred, keep=kept < self._room)
+        try:
+            with self._ledger.transaction():
+                for file, taken in complete:
+                    if self.stop is not None:
+                        self.wait(file, self._clock(), self._clock() + UNREADABLE)
+                        continue
+                    kept += self._take_in(file.name, taken, barred, keep=kept < self._room)
+        except BaseException:  # none of them was taken in: no scan may come for long
+            for file, _ in complete:
+                self.wait(file, self._clock(), self._clock())
+            raise
         self._kept = kept
         reached("spool.due.after")
 
@@ -238,7 +244,7 @@ class Intake:
     def _barred(self) -> set[bytes]:
         """Returns the identities, or contents, of messages that the mirror is about to put into the folder."""
         return {
-            _identity(read_document(self._mapping, os.fsencode(name), content), content)
+            identity_of(read_document(self._mapping, os.fsencode(name), content), content)
             for name, content in contents_of_intents(self._ledger, self._stream)
         }
 
@@ -259,7 +265,7 @@ class Intake:
             else:
                 self._set_aside(name, taken, message.row)
             return 0
-        if barred and _identity(message, taken.raw) in barred:
+        if barred and identity_of(message, taken.raw) in barred:
             self.wait(Found(name, facts), now, now + 0.05)
             return 0
         self.waiting.pop(name, None)
@@ -379,22 +385,3 @@ class Intake:
                     self.waiting.pop(name, None)
                     self.unreadable.pop(name, None)
             self._examine([file for _, file in found if file is not None])
-
-
-def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:
-    """Reads the message in the content of a file that lies at this path below the root."""
-    return mapping.document(os.fsdecode(name)).read(content)
-
-
-def keys_of(message: Message, raw: bytes, facts: Facts) -> tuple[bytes, bytes]:
-    """Returns a message's key, and the digest of its content where it has no identity of its own, else nothing."""
-    identity = _identity(message, raw)
-    return (identity, b"") if message.identity is not None else (digest(identity, b"%d" % facts.written), identity)
-
-
-def _identity(message: Message, raw: bytes) -> bytes:
-    """Digests what a message is known by: its identity, or else its content.
-
-    That holds for as long as nobody rewrites a file that has no identity of its own.
-    """
-    return digest(b"content", raw, message.named) if message.identity is None else digest(b"id", message.identity)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from bridge.carry.deliver import number_of
 from bridge.carry.forks import Standing
-from bridge.carry.intake import keys_of, read_document
+from bridge.carry.identity import keys_of, read_document
 from bridge.carry.shared import Shared
 from bridge.codecs.artifact import announcement
 from bridge.codecs.document import Message
@@ -135,14 +135,13 @@ def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, c
 def write(ledger: Ledger, stream: str, found: Folders) -> None:
     """In a transaction: the ledger knows what is in the folder and in the stream, and nothing else."""
     forget_all(ledger, stream)
-    _learn(ledger, stream, found)
+    learn_all(ledger, stream, found)
 
 
-def recall(connection: Connection, shared: Shared, ledger: Ledger, number: int, back: Sequence[Standing]) -> int:
-    """Learns again, in a ledger transaction, what a stream that lost entries holds of a folder; returns how many.
+def read_back(connection: Connection, shared: Shared, number: int, back: Sequence[Standing]) -> Folders:
+    """Reads what a stream that lost entries holds of a folder: it may be another past of it, which the ledger forgot.
 
-    It may be another past of it, of which the ledger forgot what was sent. `back` are mirrored lines whose entries it
-    had lost and holds again. Raises SourceError, RedisLost, RedisRefused.
+    `back` are mirrored lines whose entries it had lost and holds again. Raises SourceError, RedisLost, RedisRefused.
     """
     artifacts = shared.mapping.source.kind == "artifacts"
     found = read_announced(connection, shared, number) if artifacts else read_both(connection, shared, number, ZERO_ID)
@@ -158,11 +157,11 @@ def recall(connection: Connection, shared: Shared, ledger: Ledger, number: int, 
                 digest = range_digest(content)
                 span = Range(line.name, line.generation, 0, line.length, digest, [(entry, line.length)])
                 found.mirrored.append((Held(key, alike), span))
-    return _learn(ledger, shared.mapping.stream.key, found)
+    return found
 
 
-def _learn(ledger: Ledger, stream: str, found: Folders) -> int:
-    """Writes into the ledger what stands in the stream of a folder; returns how many messages were not known."""
+def learn_all(ledger: Ledger, stream: str, found: Folders) -> int:
+    """In a transaction: the ledger knows what stands in the stream of a folder; returns how many it had not known."""
     last, fresh = {held.name: held.key for held, _, _ in found.born}, 0
     for held, origin, sent in found.born:
         name = held.name if last[held.name] == held.key else b""  # an earlier announcement of what was replaced since

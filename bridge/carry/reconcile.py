@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 
 from bridge.carry import floor
-from bridge.carry.forks import restore, standing_again
-from bridge.carry.rebuild import recall
+from bridge.carry.forks import Standing, restore, standing_again
+from bridge.carry.rebuild import learn_all, read_back
 from bridge.carry.refill import Compared, forget_lost
 from bridge.carry.repair import execute, plan
 from bridge.carry.shared import Shared
@@ -69,18 +69,20 @@ def settle_loss(
     now = floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
     refilled = None
     with shared.cursor_lock:
-        if compared.lost:
-            shared.sighted.keep(compared.seen)
-        with ledger.transaction():
+        lines, found = list[Standing](), None
+        if compared.lost and shared.folder is not None:  # before the ledger is locked: there may be many files
+            lines = standing_again(connection, keys, ledger, line_of)
+            number = next((source.memory.number for source in sources.values()), 0)
+            found = read_back(connection, shared, number, lines)
+        with shared.sighted.keeping(compared.seen if compared.lost else None), ledger.transaction():
             if compared.lost:
                 for source in sources.values():
                     source.forget_lost(compared)
                 numbers = {name: source.memory.number for name, source in sources.items()}
-                if shared.folder is None:
+                if found is None:
                     back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
                 else:
-                    lines = standing_again(connection, keys, ledger, line_of)
-                    back = recall(connection, shared, ledger, numbers.get(shared.mapping.source.path, 0), lines)
+                    back = learn_all(ledger, stream, found)
                     forget_released(ledger, stream, [line.entry for line, _ in lines])
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
                 _take_back(connection, shared, refilled.mirror_cursor)  # first: it may say less than is true
@@ -91,11 +93,7 @@ def settle_loss(
         shared.cursor_epoch += refilled is not None
     if refilled is not None:
         if back:
-            log.warning(
-                "%s: %d messages are in the stream that Redis had lost or the ledger forgotten: they stand",
-                stream,
-                back,
-            )
+            log.warning("%s: %d messages stand that Redis had lost or the ledger forgotten", stream, back)
         log.warning("%s: %s", stream, refilled.in_words())
     return info
 
