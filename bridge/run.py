@@ -196,7 +196,9 @@ class Process:
     def _supervise(self, watcher: Watcher | None) -> None:
         """Tends the watcher and sends the heartbeat until the stop event."""
         connection: Connection | None = None
-        ledger, dial, due, given = Ledger(self._ledger_path), dialler(self._settings), 0.0, time.monotonic()
+        dial, due, given = dialler(self._settings), 0.0, time.monotonic()
+        if (ledger := self._opened(CACHE)) is None:
+            return
         while not self._stop.is_set():
             self._tell("WATCHDOG=1")
             if watcher is not None:
@@ -274,7 +276,7 @@ class Process:
             self._stop.set()
 
     def _opened(self, cache: int) -> Ledger | None:
-        """Opens the ledger for a worker, once it can be opened; None when the process ends before."""
+        """Opens the ledger for a thread, once it can be opened; None when the process ends before."""
         while not self._stop.wait(0.0):
             try:
                 return Ledger(self._ledger_path, cache=cache)

@@ -423,7 +423,7 @@ def test_each_kind_whose_redis_comes_back_between_two_requests(rig: Rig, kind: s
         child = rig.start(url=proxy.url)
         exchange.both(0)
         exchange.settled()
-        for n in range(1, 45, 1 if SOAK else 6):
+        for n in range(1, 45, 1 if SOAK else 11):
             swaps.call("SWAPDB", 0, 5)
             left[0] = n
             wait_until(lambda: left[0] == 0, rig.said)

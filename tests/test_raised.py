@@ -5,6 +5,7 @@ A kill throws memory away and an exception keeps it, so these are other tests th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge.errors import LedgerError
+from bridge.ledger.store import Ledger
+from bridge.run import Process
 from bridge.streams.reader import entries
 from tests import zygote
 from tests.inbox import Inbox
@@ -175,3 +179,32 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
 def _datas(rig: Rig, stream: str) -> list[bytes]:
     return [dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True))[b"data"]
             for entry in entries(rig.redis, stream.encode())]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), LedgerError("the disk is full")])
+def test_a_ledger_that_no_thread_can_open_at_first(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Whichever thread it is, it tries again, and the process goes on."""
+    rig, stop, opened, tries = one_rig, Event(), Ledger, [0]
+
+    def at_first(path: Path, *, create: bool = False, cache: int = 0) -> Ledger:
+        tries[0] += not create
+        if not create and tries[0] <= 3:
+            raise error
+        return opened(path, create=create)
+
+    monkeypatch.setattr("bridge.run.Ledger", at_first)
+    rig.append("f-0")
+    rig.add("r-0")
+    done: list[int] = []
+    process = Process(rig.settings(), dual=True, poll=False, stop=stop)
+    thread = Thread(target=lambda: done.append(process.run()))
+    thread.start()
+    try:
+        rig.settle([b"f-0"], [b"r-0"])
+        assert tries[0] > 3
+    finally:
+        stop.set()
+        thread.join()
+    assert done == [0]
