@@ -76,7 +76,7 @@ class Plan:
 
 
 def plan(result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str]) -> Plan:
-    """What can be done about each difference; `numbers` are the sources'. Pure."""
+    """Plans what a repair does about each difference that parity found, or advises; `numbers`: the sources'. Pure."""
     made = Plan(result.mapping, result.stream)
     made.untold = sum(result.counts().values()) - len(result.tally.differences)
     restored: set[int] = set()
@@ -86,9 +86,9 @@ def plan(result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], rol
             made.restores.append(restore[0])
             restored |= restore[1]
     targets = _targets(mapping, roles)
-    for n, one in enumerate(result.tally.differences):
+    for n, difference in enumerate(result.tally.differences):
         if n not in restored:
-            made.acts.append(_act(one, result, numbers, targets))
+            made.acts.append(_act(difference, result, numbers, targets))
     return made
 
 
@@ -98,56 +98,66 @@ def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
     return frozenset(path.replace("{role}", name) for name in names if name)
 
 
-def _act(one: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
+def _act(difference: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
     if result.unit == "batch":
-        return _of_folder(one)
-    if result.unit == "value" and one.entry is not None:
-        return Act("", one, "an entry of its history that no value made: XDEL it")
+        return _of_folder(difference)
+    if result.unit == "value" and difference.entry is not None:
+        return Act("", difference, "an entry of its history that no value made: XDEL it")
     if result.unit == "value":
         return Act(
-            "", one, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"
+            "", difference, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"
         )
-    if one.kind == "missing_in_redis":
-        if one.source not in numbers:
-            return Act("", one, "its file has no number in Redis yet: `bridge run` gives it one")
-        if one.shift:
-            said = f"bytes were put in or cut out before it ({one.shift:+}), so its place is not its origin any more"
-            return Act("", one, f"{said}: append it anew, or bring the file back from a copy")
-        return Act("send", one)
-    if one.kind == "missing_in_file":
-        if one.expected is None or not one.whole:
-            return Act("", one, "its fields make no line: write it by hand")
-        if not one.file_born and one.source not in targets:
-            return Act("", one, "the mirror does not write this file: append it by hand")
-        if one.source in result.cut:
-            return Act("", one, f"{one.source} was cut or changed: bring it back from a copy first")
-        if one.file_born:  # a line that the file never had cannot be told from one that was taken out of an older piece
-            return Act("", one, "no file holds a line where its origin says: bring its file back from a copy")
-        return Act("append", one)
-    return Act("", one, ADVICE[one.kind])
+    if difference.kind == "missing_in_redis":
+        if difference.source not in numbers:
+            return Act("", difference, "its file has no number in Redis yet: `bridge run` gives it one")
+        if difference.shift:
+            shift = f"({difference.shift:+})"
+            said = f"bytes were put in or cut out before it {shift}, so its place is not its origin any more"
+            return Act("", difference, f"{said}: append it anew, or bring the file back from a copy")
+        return Act("send", difference)
+    if difference.kind == "missing_in_file":
+        if difference.expected is None or not difference.whole:
+            return Act("", difference, "its fields make no line: write it by hand")
+        if not difference.file_born and difference.source not in targets:
+            return Act("", difference, "the mirror does not write this file: append it by hand")
+        if difference.source in result.cut:
+            return Act("", difference, f"{difference.source} was cut or changed: bring it back from a copy first")
+        # A line that the file never had cannot be told from one that was taken out of an older piece.
+        if difference.file_born:
+            return Act("", difference, "no file holds a line where its origin says: bring its file back from a copy")
+        return Act("append", difference)
+    return Act("", difference, ADVICE[difference.kind])
 
 
-def _of_folder(one: Difference) -> Act:
+def _of_folder(difference: Difference) -> Act:
     """The same for a folder with a file per message."""
-    if one.kind == "missing_in_redis":
-        return Act("send", one)
-    if one.kind == "missing_in_file" and not one.file_born:
-        return Act("append", one)
+    if difference.kind == "missing_in_redis":
+        return Act("send", difference)
+    if difference.kind == "missing_in_file" and not difference.file_born:
+        return Act("append", difference)
     missing = "the file that it was made of is gone, and was not seen by this bridge: bring it back from a copy"
-    return Act("", one, missing if one.kind == "missing_in_file" else ADVICE[one.kind])
+    return Act("", difference, missing if difference.kind == "missing_in_file" else ADVICE[difference.kind])
 
 
 def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore, set[int]] | None:
     """The missing end of a file, if lines that are known fill it to the byte, and its digest is the one noted."""
-    mine = [(n, one) for n, one in enumerate(differences) if one.kind == "missing_in_file" and one.source == source]
-    by_offset = {one.place & OFFSETS: (n, one) for n, one in mine if one.place >> SHIFT == cut.generation}
-    others = iter([(n, one) for n, one in mine if one.place < 0])
+    mine = [
+        (n, difference)
+        for n, difference in enumerate(differences)
+        if difference.kind == "missing_in_file" and difference.source == source
+    ]
+    by_offset = {
+        difference.place & OFFSETS: (n, difference)
+        for n, difference in mine
+        if difference.place >> SHIFT == cut.generation
+    }
+    others = iter([(n, difference) for n, difference in mine if difference.place < 0])
     at, raw, used = cut.whole, b"", set[int]()
     while at < cut.offset:
-        n, one = by_offset.get(at) or next(others, (-1, None))
-        if one is None or one.expected is None or not one.whole:
+        n, difference = by_offset.get(at) or next(others, (-1, None))
+        if difference is None or difference.expected is None or not difference.whole:
             return None
-        raw += one.expected + b"\n"
+        raw += difference.expected + b"\n"
         used.add(n)
         at = cut.whole + len(raw)
     if not used:
@@ -171,17 +181,17 @@ class Mender:
     def _note(self, what: str, facts: Facts) -> None:
         note(self._ledger, self._clock(), self._who, what, self._shared.mapping.stream.key, facts)
 
-    def restore(self, one: Restore) -> None:
+    def restore(self, end: Restore) -> None:
         """Puts back the end of a file. Raises SourceError: somebody writes into it, or it cannot be written."""
-        path = self._shared.settings.root / one.source
+        path = self._shared.settings.root / end.source
         hint = "stop the programs that write it, and run it again"
         try:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                left = memoryview(one.raw)
+                left = memoryview(end.raw)
                 while left:
                     reached("repair.restore.before")
-                    if os.fstat(fd).st_size != one.offset + len(one.raw) - len(left):
+                    if os.fstat(fd).st_size != end.offset + len(end.raw) - len(left):
                         raise SourceError("was written to meanwhile", where=str(path), hint=hint)
                     left = left[os.write(fd, left[:PIECE]) :]
                     reached("repair.restore.after")
@@ -189,7 +199,15 @@ class Mender:
                 os.close(fd)
         except OSError as error:
             raise SourceError(f"cannot be written: {error.strerror}", where=str(path)) from None
-        self._note("restored", {"file": one.source, "offset": one.offset, "bytes": len(one.raw), "lines": one.lines})
+        self._note(
+            "restored",
+            {
+                "file": end.source,
+                "offset": end.offset,
+                "bytes": len(end.raw),
+                "lines": end.lines,
+            },
+        )
 
     def run(self, made: Plan, numbers: Mapping[str, int]) -> Iterator[tuple[Act, str]]:
         """Sends and appends; yields each act when it is done, and where the message is now.
@@ -200,14 +218,24 @@ class Mender:
             yield from self._files(made)
             return
         for act in made.of("send"):
-            one = act.difference
-            origin = Origin(numbers[one.source], one.place >> SHIFT, one.place & OFFSETS)
+            difference = act.difference
+            origin = Origin(numbers[difference.source], difference.place >> SHIFT, difference.place & OFFSETS)
             text = b"%d.%d:%d" % origin
             entry = self._late.send(
-                origin, one.source, one.row, self._shared.mapping.codec(one.source), self._late.mark(text)
+                origin,
+                difference.source,
+                difference.row,
+                self._shared.mapping.codec(difference.source),
+                self._late.mark(text),
             )
-            self._leave_range(one)
-            facts = {"file": one.file, "line": one.line, "offset": one.offset, "origin": text.decode(), "entry": entry}
+            self._leave_range(difference)
+            facts = {
+                "file": difference.file,
+                "line": difference.line,
+                "offset": difference.offset,
+                "origin": text.decode(),
+                "entry": entry,
+            }
             self._noted("sent", facts)
             yield act, f"entry {entry}"
         appends = made.of("append")
@@ -216,11 +244,13 @@ class Mender:
         mirror = self._late.finished()
         try:
             for act in appends:
-                one = act.difference
-                line = (one.expected or b"") + b"\n"
-                self._late.write(mirror, one.source, line, [(parse_id((one.entry or "").encode()), len(line))], [])
-                self._noted("appended", {"file": one.source, "entry": one.entry, "bytes": len(line)})
-                yield act, one.source
+                difference = act.difference
+                line = (difference.expected or b"") + b"\n"
+                self._late.write(
+                    mirror, difference.source, line, [(parse_id((difference.entry or "").encode()), len(line))], []
+                )
+                self._noted("appended", {"file": difference.source, "entry": difference.entry, "bytes": len(line)})
+                yield act, difference.source
         finally:
             mirror.close()
 
@@ -253,19 +283,19 @@ class Mender:
         self._note(what, facts)
         reached("repair.note.after")
 
-    def _leave_range(self, one: Difference) -> None:
+    def _leave_range(self, difference: Difference) -> None:
         """A mirrored line whose entry was removed is the file's own from here on."""
         stream = self._shared.mapping.stream.key
-        held = range_at(self._ledger, stream, one.source, one.place >> SHIFT, one.place & OFFSETS)
+        held = range_at(self._ledger, stream, difference.source, difference.place >> SHIFT, difference.place & OFFSETS)
         if held is None:
             return
         at = held.start
         gone = set()
         for entry_id, length in held.entries:
-            if at == one.place & OFFSETS:
+            if at == difference.place & OFFSETS:
                 gone.add(entry_id)
             at += length
-        tail = self._shared.tail(one.source, self._ledger)
+        tail = self._shared.tail(difference.source, self._ledger)
         tail.look()
         generation = tail.of_number(held.generation) or tail.reopen(held.generation)
         content = tail.read(generation, held.end - held.start, held.start) if generation is not None else b""

@@ -89,9 +89,9 @@ class Proxy:
         with self._lock:
             lost.append(True)
             if len(lost) == 3:
-                for one in (client, server):
-                    self._open.remove(one)
-                    one.close()
+                for ended in (client, server):
+                    self._open.remove(ended)
+                    ended.close()
 
     @staticmethod
     def _break(*sockets: socket.socket) -> None:

@@ -63,49 +63,49 @@ def artifacts(rig: Rig) -> Artifacts:
 
 
 @pytest.fixture
-def one(one_rig: Rig) -> Artifacts:
+def one_artifacts(one_rig: Rig) -> Artifacts:
     return Artifacts(one_rig)
 
 
-def test_a_removed_file_that_is_made_again_is_new(one: Artifacts) -> None:
+def test_a_removed_file_that_is_made_again_is_new(one_artifacts: Artifacts) -> None:
     """It is announced anew; not so one that is replaced by the same bytes, or comes back with its bytes and its time."""
-    path = one.save("wind/plot.png", PNG)
+    path = one_artifacts.save("wind/plot.png", PNG)
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    child = one.rig.ready(one.rig.start())
-    one.until(1)
-    wait_until(lambda: removed(one), one.rig.said)
-    back = one.folder / "wind" / ".back"
+    child = one_artifacts.rig.ready(one_artifacts.rig.start())
+    one_artifacts.until(1)
+    wait_until(lambda: removed(one_artifacts), one_artifacts.rig.said)
+    back = one_artifacts.folder / "wind" / ".back"
     back.write_bytes(PNG)
     os.utime(back, (1_700_000_000, 1_700_000_000))
     back.rename(path)
-    wait_until(lambda: noted(one), one.rig.said)
-    wait_until(lambda: removed(one), one.rig.said)
-    one.save("wind/plot.png", PNG)
-    first, second = one.until(2)
+    wait_until(lambda: noted(one_artifacts), one_artifacts.rig.said)
+    wait_until(lambda: removed(one_artifacts), one_artifacts.rig.said)
+    one_artifacts.save("wind/plot.png", PNG)
+    first, second = one_artifacts.until(2)
     assert (first["path"], first["sha256"]) == (second["path"], second["sha256"])
-    one.save("wind/plot.png", PNG)
-    one.save("wind/other.png", PNG)
-    assert [told["path"][-9:] for told in one.until(3)] == [b"/plot.png", b"/plot.png", b"other.png"]
-    one.rig.stop(child)
-    assert not one.rig.once().forwarded
-    result = one.parity()
-    assert (result.verdict, len(one.found())) == ("equal", 3), result.tally
+    one_artifacts.save("wind/plot.png", PNG)
+    one_artifacts.save("wind/other.png", PNG)
+    assert [told["path"][-9:] for told in one_artifacts.until(3)] == [b"/plot.png", b"/plot.png", b"other.png"]
+    one_artifacts.rig.stop(child)
+    assert not one_artifacts.rig.once().forwarded
+    result = one_artifacts.parity()
+    assert (result.verdict, len(one_artifacts.found())) == ("equal", 3), result.tally
 
 
-def removed(one: Artifacts) -> bool:
+def removed(one_artifacts: Artifacts) -> bool:
     """Removes the file, and puts it back if nobody saw that: a new folder is watched a moment later."""
-    (one.folder / "wind" / "plot.png").unlink()
+    (one_artifacts.folder / "wind" / "plot.png").unlink()
     try:
-        wait_until(lambda: not noted(one), "the removal", 1)
+        wait_until(lambda: not noted(one_artifacts), "the removal", 1)
     except AssertionError:
-        one.save("wind/plot.png", PNG)
+        one_artifacts.save("wind/plot.png", PNG)
         return False
     return True
 
 
-def noted(one: Artifacts) -> bool:
+def noted(one_artifacts: Artifacts) -> bool:
     """Whether the ledger knows all files as being there."""
-    ledger = Ledger(one.rig.state / "ledger.db")
+    ledger = Ledger(one_artifacts.rig.state / "ledger.db")
     try:
         return not ledger.rows("SELECT 1 FROM spool_files WHERE inode = ?", (GONE,))
     finally:
@@ -136,64 +136,64 @@ def test_new_and_replaced_files_are_announced(artifacts: Artifacts) -> None:
     )  # fmt: skip
 
 
-def test_equal_contents_are_two(one: Artifacts) -> None:
+def test_equal_contents_are_two(one_artifacts: Artifacts) -> None:
     """Two artifacts of equal content are two."""
-    one.save("a.bin", b"\0\1same")
-    one.save("b.bin", b"\0\1same")
-    one.rig.once()
-    found = one.found()
+    one_artifacts.save("a.bin", b"\0\1same")
+    one_artifacts.save("b.bin", b"\0\1same")
+    one_artifacts.rig.once()
+    found = one_artifacts.found()
     assert [Path(os.fsdecode(each["path"])).name for each in found] == ["a.bin", "b.bin"]
     assert found[0]["sha256"] == found[1]["sha256"]
 
 
-def test_large_files_are_hashed_aside(one: Artifacts) -> None:
+def test_large_files_are_hashed_aside(one_artifacts: Artifacts) -> None:
     """A large file is announced when its digest is known; one that is deleted or changed before is not."""
     data = os.urandom(1 << 20) * 20
-    one.save("large.bin", data)
-    child = one.rig.ready(one.rig.start())
-    assert one.until(1)[0]["sha256"] == hashlib.sha256(data).hexdigest().encode()
-    gone = one.save("gone.bin", data + b"!")
+    one_artifacts.save("large.bin", data)
+    child = one_artifacts.rig.ready(one_artifacts.rig.start())
+    assert one_artifacts.until(1)[0]["sha256"] == hashlib.sha256(data).hexdigest().encode()
+    gone = one_artifacts.save("gone.bin", data + b"!")
     gone.unlink()
-    one.save("small.txt", b"hello")
-    assert one.until(2)[1]["artifact_type"] == b"text"
-    one.rig.stop(child)
-    assert len(one.found()) == 2
+    one_artifacts.save("small.txt", b"hello")
+    assert one_artifacts.until(2)[1]["artifact_type"] == b"text"
+    one_artifacts.rig.stop(child)
+    assert len(one_artifacts.found()) == 2
 
 
-def test_a_file_that_is_written_still_is_not_announced(one: Artifacts) -> None:
+def test_a_file_that_is_written_still_is_not_announced(one_artifacts: Artifacts) -> None:
     """A download that a program has open, or that has a temporary name, waits."""
-    child = one.rig.ready(one.rig.start())
-    (one.folder / "x.part").write_bytes(b"part")
-    with (one.folder / "video.mp4").open("wb", buffering=0) as file:
+    child = one_artifacts.rig.ready(one_artifacts.rig.start())
+    (one_artifacts.folder / "x.part").write_bytes(b"part")
+    with (one_artifacts.folder / "video.mp4").open("wb", buffering=0) as file:
         file.write(b"\x00\x00\x00\x18ftypmp42")
-        one.save("quick.txt", b"quick")
-        one.until(1)
+        one_artifacts.save("quick.txt", b"quick")
+        one_artifacts.until(1)
         file.write(b"more")
-    found = one.until(2)
-    one.rig.stop(child)
+    found = one_artifacts.until(2)
+    one_artifacts.rig.stop(child)
     assert [(each["artifact_type"], each["size"]) for each in found] == [(b"text", b"5"), (b"video", b"16")]
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 alone")
-def test_odd_names_and_no_regular_files(one: Artifacts) -> None:
+def test_odd_names_and_no_regular_files(one_artifacts: Artifacts) -> None:
     """Any name is announced byte for byte; links, FIFOs and sockets are never opened."""
-    one.save(os.fsdecode(b"caf\xe9 \n.txt"), b"x")
-    os.mkfifo(one.folder / "pipe")
-    (one.folder / "link").symlink_to("/etc/passwd")
-    (one.folder / "out").symlink_to("/etc")
-    one.rig.once()
-    assert [each["path"] for each in one.found()] == [os.fsencode(one.folder) + b"/caf\xe9 \n.txt"]
-    assert one.parity().verdict == "equal"
+    one_artifacts.save(os.fsdecode(b"caf\xe9 \n.txt"), b"x")
+    os.mkfifo(one_artifacts.folder / "pipe")
+    (one_artifacts.folder / "link").symlink_to("/etc/passwd")
+    (one_artifacts.folder / "out").symlink_to("/etc")
+    one_artifacts.rig.once()
+    assert [each["path"] for each in one_artifacts.found()] == [os.fsencode(one_artifacts.folder) + b"/caf\xe9 \n.txt"]
+    assert one_artifacts.parity().verdict == "equal"
 
 
-def test_paths_mean_the_same_to_the_reader(one: Artifacts) -> None:
+def test_paths_mean_the_same_to_the_reader(one_artifacts: Artifacts) -> None:
     """The rules of [[paths]] are applied on the way over, and undone by parity."""
-    rules = f'[[paths]]\nfrom = "{one.rig.root}"\nto = "/data/hestai"\n'
-    one.rig.write_config(mapping="hestai-artifacts", extra=rules)
-    one.save("a.txt", b"x")
-    one.rig.once()
-    assert one.found()[0]["path"] == b"/data/hestai/artifacts/a.txt"
-    assert one.parity().artifacts == {"present": 1, "changed": 0, "gone": 0, "never_announced": 0}
+    rules = f'[[paths]]\nfrom = "{one_artifacts.rig.root}"\nto = "/data/hestai"\n'
+    one_artifacts.rig.write_config(mapping="hestai-artifacts", extra=rules)
+    one_artifacts.save("a.txt", b"x")
+    one_artifacts.rig.once()
+    assert one_artifacts.found()[0]["path"] == b"/data/hestai/artifacts/a.txt"
+    assert one_artifacts.parity().artifacts == {"present": 1, "changed": 0, "gone": 0, "never_announced": 0}
 
 
 def test_rules() -> None:
@@ -221,20 +221,20 @@ def test_redis_lost_it(artifacts: Artifacts) -> None:
     assert artifacts.rig.once().forwarded == 0
 
 
-def test_parity(one: Artifacts) -> None:
+def test_parity(one_artifacts: Artifacts) -> None:
     """Changed and gone since are told; a forged announcement, and one that was removed, are differences."""
     for name in ("same", "changed", "gone", "removed"):
-        one.save(name, name.encode())
-    one.rig.once()
-    (one.folder / "changed").write_bytes(b"other")
-    (one.folder / "gone").unlink()
-    stream = list(entries(one.rig.redis, ARTIFACTS.encode()))
+        one_artifacts.save(name, name.encode())
+    one_artifacts.rig.once()
+    (one_artifacts.folder / "changed").write_bytes(b"other")
+    (one_artifacts.folder / "gone").unlink()
+    stream = list(entries(one_artifacts.rig.redis, ARTIFACTS.encode()))
     removed = next(each for each in stream if each.fields[7].endswith(b"removed"))
-    one.rig.redis.call("XDEL", ARTIFACTS, b"%d-%d" % removed.id)
+    one_artifacts.rig.redis.call("XDEL", ARTIFACTS, b"%d-%d" % removed.id)
     fields = [*stream[0].fields]
     fields[7] = fields[9] = b"/etc/passwd"
-    one.rig.redis.call("XADD", ARTIFACTS, "*", *fields)
-    result = one.parity()
+    one_artifacts.rig.redis.call("XADD", ARTIFACTS, "*", *fields)
+    result = one_artifacts.parity()
     assert result.artifacts == {"present": 1, "changed": 1, "gone": 1, "never_announced": 1}
     kinds = sorted((each.kind, Path(each.file or "").name) for each in result.tally.differences)
     assert (result.verdict, kinds) == ("differs", [("missing_in_file", "passwd"), ("missing_in_redis", "removed")])
@@ -265,23 +265,25 @@ def test_killed_at(rig: Rig, point: str, when: str) -> None:
     assert artifacts.parity().verdict == "equal"
 
 
-def test_a_folder_that_is_a_link_elsewhere(one: Artifacts) -> None:
+def test_a_folder_that_is_a_link_elsewhere(one_artifacts: Artifacts) -> None:
     """Artifacts that a link leads to outside the root are not read."""
-    outside = one.rig.path / "outside"
+    outside = one_artifacts.rig.path / "outside"
     outside.mkdir()
     (outside / "secret.txt").write_text("secret")
-    one.folder.rmdir()
-    one.folder.symlink_to(outside)
-    done = one.rig.once()
+    one_artifacts.folder.rmdir()
+    one_artifacts.folder.symlink_to(outside)
+    done = one_artifacts.rig.once()
     assert (done.forwarded, len(done.errors)) == (0, 1)
 
 
-def test_a_rule_that_comes_later(one: Artifacts) -> None:
+def test_a_rule_that_comes_later(one_artifacts: Artifacts) -> None:
     """What was announced under the path of before is the same file."""
-    one.save("a.txt", b"x")
-    one.rig.once()
-    one.rig.write_config(mapping="hestai-artifacts", extra=f'[[paths]]\nfrom = "{one.rig.root}"\nto = "/data"\n')
-    result = one.parity()
+    one_artifacts.save("a.txt", b"x")
+    one_artifacts.rig.once()
+    one_artifacts.rig.write_config(
+        mapping="hestai-artifacts", extra=f'[[paths]]\nfrom = "{one_artifacts.rig.root}"\nto = "/data"\n'
+    )
+    result = one_artifacts.parity()
     assert (result.verdict, result.tally.compared) == ("equal", 1), result.tally
 
 
@@ -300,69 +302,69 @@ def test_types(name: str, head: bytes, expected: str) -> None:
     assert type_of(head, name) == expected
 
 
-def test_an_older_file_in_its_place(one: Artifacts) -> None:
+def test_an_older_file_in_its_place(one_artifacts: Artifacts) -> None:
     """What replaces a file comes after it, be its own time older; and both come once, although Redis was away."""
-    one.save("m.bin", b"first")
-    one.rig.once()
-    child = one.rig.ready(one.rig.start())
-    one.rig.kill_server()
-    one.save("m.bin", b"new")
-    wait_until(lambda: due(one) == 1, one.rig.said)
-    hidden = one.folder / ".old"
+    one_artifacts.save("m.bin", b"first")
+    one_artifacts.rig.once()
+    child = one_artifacts.rig.ready(one_artifacts.rig.start())
+    one_artifacts.rig.kill_server()
+    one_artifacts.save("m.bin", b"new")
+    wait_until(lambda: due(one_artifacts) == 1, one_artifacts.rig.said)
+    hidden = one_artifacts.folder / ".old"
     hidden.write_bytes(b"old")
     os.utime(hidden, (1_600_000_000, 1_600_000_000))
-    hidden.rename(one.folder / "m.bin")
-    wait_until(lambda: due(one) == 2, one.rig.said)
-    one.rig.start_server()
-    one.until(3)
-    one.rig.stop(child)
-    one.rig.once()
+    hidden.rename(one_artifacts.folder / "m.bin")
+    wait_until(lambda: due(one_artifacts) == 2, one_artifacts.rig.said)
+    one_artifacts.rig.start_server()
+    one_artifacts.until(3)
+    one_artifacts.rig.stop(child)
+    one_artifacts.rig.once()
     wanted = [hashlib.sha256(data).hexdigest().encode() for data in (b"first", b"new", b"old")]
-    assert [each["sha256"] for each in one.found()] == wanted
+    assert [each["sha256"] for each in one_artifacts.found()] == wanted
 
 
-def due(one: Artifacts) -> int:
+def due(one_artifacts: Artifacts) -> int:
     """How many announcements of `m.bin` are not known to be in."""
-    ledger = Ledger(one.rig.state / "ledger.db")
+    ledger = Ledger(one_artifacts.rig.state / "ledger.db")
     try:
         return len(ledger.rows("SELECT 1 FROM spool_due WHERE CAST(name AS TEXT) = 'artifacts/m.bin'"))
     finally:
         ledger.close()
 
 
-def test_planted_in_the_announcements(one: Artifacts) -> None:
+def test_planted_in_the_announcements(one_artifacts: Artifacts) -> None:
     """Parity names an announcement that is there twice, one that was altered, and a later one that is missing."""
     for name in ("a", "b", "c"):
-        one.save(name, name.encode())
-        one.rig.once()
-    one.save("c", b"anew")
-    one.rig.once()
-    assert one.parity().verdict == "equal"
-    stream = list(entries(one.rig.redis, ARTIFACTS.encode()))
-    one.rig.redis.call("DEL", ARTIFACTS)
+        one_artifacts.save(name, name.encode())
+        one_artifacts.rig.once()
+    one_artifacts.save("c", b"anew")
+    one_artifacts.rig.once()
+    assert one_artifacts.parity().verdict == "equal"
+    stream = list(entries(one_artifacts.rig.redis, ARTIFACTS.encode()))
+    one_artifacts.rig.redis.call("DEL", ARTIFACTS)
     stream[0].fields[1] = b"EVIL"
     for each in (*stream[:3], stream[1]._replace(id=(stream[3].id[0] + 1, 0))):
-        one.rig.redis.call("XADD", ARTIFACTS, b"%d-%d" % each.id, *each.fields)
-    result = one.parity()
+        one_artifacts.rig.redis.call("XADD", ARTIFACTS, b"%d-%d" % each.id, *each.fields)
+    result = one_artifacts.parity()
     kinds = [(each.kind, Path(each.file or "").name) for each in result.tally.differences]
     assert kinds == [("duplicate", "b"), ("altered", "a"), ("missing_in_redis", "c")]
 
 
-def test_a_time_to_come(one: Artifacts) -> None:
+def test_a_time_to_come(one_artifacts: Artifacts) -> None:
     """A file whose time of writing is to come is announced before what replaces it."""
-    child = one.rig.ready(one.rig.start())
-    one.save("first", b"")
-    one.until(1)
-    one.rig.kill_server()
-    hidden = one.folder / ".new"
+    child = one_artifacts.rig.ready(one_artifacts.rig.start())
+    one_artifacts.save("first", b"")
+    one_artifacts.until(1)
+    one_artifacts.rig.kill_server()
+    hidden = one_artifacts.folder / ".new"
     hidden.write_bytes(b"one")
     os.utime(hidden, (1_900_000_000, 1_900_000_000))
-    hidden.rename(one.folder / "m.bin")
-    wait_until(lambda: due(one) == 1, one.rig.said)
-    one.save("m.bin", b"two")
-    wait_until(lambda: due(one) == 2, one.rig.said)
-    one.rig.start_server()
-    one.until(3)
-    one.rig.stop(child)
+    hidden.rename(one_artifacts.folder / "m.bin")
+    wait_until(lambda: due(one_artifacts) == 1, one_artifacts.rig.said)
+    one_artifacts.save("m.bin", b"two")
+    wait_until(lambda: due(one_artifacts) == 2, one_artifacts.rig.said)
+    one_artifacts.rig.start_server()
+    one_artifacts.until(3)
+    one_artifacts.rig.stop(child)
     wanted = [hashlib.sha256(data).hexdigest().encode() for data in (b"", b"one", b"two")]
-    assert [each["sha256"] for each in one.found()] == wanted
+    assert [each["sha256"] for each in one_artifacts.found()] == wanted

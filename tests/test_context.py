@@ -75,7 +75,7 @@ def context(rig: Rig) -> Context:
 
 
 @pytest.fixture
-def one(one_rig: Rig) -> Context:
+def one_context(one_rig: Rig) -> Context:
     return Context(one_rig)
 
 
@@ -133,31 +133,31 @@ def test_truncation_begins_a_new_context(context: Context) -> None:
     assert (result.verdict, sum(result.tally.why.values())) == ("inconclusive", 1), (result.tally, result.notes)
 
 
-def test_large_contexts_come_in_pieces(one: Context) -> None:
+def test_large_contexts_come_in_pieces(one_context: Context) -> None:
     """A chunk has at most 64 KiB, and ends between two characters."""
     text = "a" + "世" * 100_000
-    one.write(text.encode())
-    one.rig.once()
-    datas = [entry.fields[7] for entry in one.entries()]
+    one_context.write(text.encode())
+    one_context.rig.once()
+    datas = [entry.fields[7] for entry in one_context.entries()]
     assert b"".join(datas) == text.encode()
     assert max(map(len, datas)) <= 1 << 16
     assert [data.decode() for data in datas]
-    assert one.parity().tally.compared == len(datas)
+    assert one_context.parity().tally.compared == len(datas)
 
 
-def test_several_files(one: Context) -> None:
+def test_several_files(one_context: Context) -> None:
     """Each file is its own source, its role from its name; a file that is saved anew whole goes on where it was."""
-    other = one.folder / "wall.ctx"
-    one.write(b"one")
-    one.write(b"two", other)
-    one.rig.once()
-    fresh = one.folder / ".tmp"
+    other = one_context.folder / "wall.ctx"
+    one_context.write(b"one")
+    one_context.write(b"two", other)
+    one_context.rig.once()
+    fresh = one_context.folder / ".tmp"
     fresh.write_bytes(b"two anew")
     fresh.rename(other)
-    one.rig.once()
-    found = [(entry.fields[1], entry.fields[7]) for entry in one.entries()]
+    one_context.rig.once()
+    found = [(entry.fields[1], entry.fields[7]) for entry in one_context.entries()]
     assert sorted(found) == [(b"wall", b" anew"), (b"wall", b"two"), (b"wind", b"one")]
-    assert one.parity().verdict == "equal"
+    assert one_context.parity().verdict == "equal"
 
 
 def test_redis_lost_its_tail(context: Context) -> None:
@@ -190,19 +190,19 @@ def test_evicted_checkpoint(context: Context) -> None:
     assert context.generations() == {1: b"one two"}
 
 
-def test_planted_differences(one: Context) -> None:
+def test_planted_differences(one_context: Context) -> None:
     """Parity names chunks that are altered, missing, twice, or of no place."""
     for n in range(6):
-        one.write(b"chunk %d. " % n)
-        one.rig.once()
-    found, redis = one.entries(), one.rig.redis
+        one_context.write(b"chunk %d. " % n)
+        one_context.rig.once()
+    found, redis = one_context.entries(), one_context.rig.redis
     redis.call("XDEL", CONTEXT, b"%d-%d" % found[1].id)
     redis.call("XADD", CONTEXT, "*", *found[3].fields)
-    raw = one.path.read_bytes()
-    with one.path.open("r+b") as file:
+    raw = one_context.path.read_bytes()
+    with one_context.path.open("r+b") as file:
         file.seek(raw.index(b"chunk 4") + 2)
         file.write(b"X")
-    result = one.parity()
+    result = one_context.parity()
     assert result.verdict == "differs"
     assert sorted((d.kind, d.offset) for d in result.tally.differences) == [
         ("altered", 36), ("duplicate", 27), ("missing_in_redis", 9),
@@ -258,25 +258,25 @@ def test_whole_characters(text: str, more: bytes, cut: int) -> None:
         data[:size].decode()
 
 
-def test_planted_in_the_stream(one: Context) -> None:
+def test_planted_in_the_stream(one_context: Context) -> None:
     """Parity names a beginning that is missing or there twice, a role that was altered, and contexts out of order."""
-    child = one.rig.ready(one.rig.start())
+    child = one_context.rig.ready(one_context.rig.start())
     for n, data in enumerate((b"first", b"second", b"third")):
-        one.path.write_bytes(data)
-        one.until(n + 1, data)
-    one.rig.stop(child)
-    stream = one.entries()
+        one_context.path.write_bytes(data)
+        one_context.until(n + 1, data)
+    one_context.rig.stop(child)
+    stream = one_context.entries()
     assert [each.fields[7] for each in stream] == [b"first", b"", b"second", b"", b"third"]
 
     def planted(wanted: list[int], role: int = -1) -> list[str]:
         """What parity says of a stream of these entries, one of which has another role."""
-        one.rig.redis.call("DEL", CONTEXT)
+        one_context.rig.redis.call("DEL", CONTEXT)
         for n, which in enumerate(wanted):
             fields = [*stream[which].fields]
             if n == role:
                 fields[1] = b"EVIL"
-            one.rig.redis.call("XADD", CONTEXT, f"{n + 1}-0", *fields)
-        return [each.kind for each in one.parity().tally.differences]
+            one_context.rig.redis.call("XADD", CONTEXT, f"{n + 1}-0", *fields)
+        return [each.kind for each in one_context.parity().tally.differences]
 
     assert planted([0, 1, 2, 3, 4]) == []
     assert planted([0, 2, 3, 4]) == ["missing_in_redis"]
@@ -285,79 +285,79 @@ def test_planted_in_the_stream(one: Context) -> None:
     assert planted([1, 2, 0, 3, 4]) == ["reordered"]
 
 
-def test_trimmed(one: Context) -> None:
+def test_trimmed(one_context: Context) -> None:
     """What was trimmed cannot be compared, and is no difference; the rest is."""
     for data in (b"one ", b"two ", b"three"):
-        one.write(data)
-        one.rig.once()
-    one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 1)
-    result = one.parity()
+        one_context.write(data)
+        one_context.rig.once()
+    one_context.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 1)
+    result = one_context.parity()
     assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1, 1)
 
 
 @pytest.mark.parametrize("left", range(8))
-def test_trimmed_across_a_beginning(one: Context, left: int) -> None:
+def test_trimmed_across_a_beginning(one_context: Context, left: int) -> None:
     """Wherever a stream of contexts that began anew is cut: equal, and what was cut is unverifiable, no difference."""
     for whole in ((b"one ", b"two ", b"three " + b"x" * 200), (b"four ", b"five"), (b"six",)):
-        if one.path.exists():
-            os.truncate(one.path, 0)
-            one.rig.once()
+        if one_context.path.exists():
+            os.truncate(one_context.path, 0)
+            one_context.rig.once()
         for data in whole:
-            one.write(data)
-            one.rig.once()
-    assert len(one.entries()) == 8  # six chunks, and two that say that the file began anew
-    assert one.parity().verdict == "equal"
-    one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", left)
-    result = one.parity()
+            one_context.write(data)
+            one_context.rig.once()
+    assert len(one_context.entries()) == 8  # six chunks, and two that say that the file began anew
+    assert one_context.parity().verdict == "equal"
+    one_context.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", left)
+    result = one_context.parity()
     assert not result.tally.differences, result.tally
     assert result.verdict == ("equal" if left else "inconclusive"), (result.tally, result.notes)
     assert bool(result.tally.unverifiable) == (left < 8)
 
 
-def test_an_emptied_one_that_is_not_as_it_was_noted(one: Context) -> None:
+def test_an_emptied_one_that_is_not_as_it_was_noted(one_context: Context) -> None:
     """Chunks of a context that was emptied are held against what was noted of it, although the first were trimmed."""
     for data in (b"one ", b"two " + b"x" * 200, b"three"):
-        one.write(data)
-        one.rig.once()
-    os.truncate(one.path, 0)
-    one.rig.once()
-    one.write(b"four")
-    one.rig.once()
-    entries = one.entries()
-    assert one.parity().verdict == "equal"
-    one.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 4)
-    assert one.parity().verdict == "equal"
-    one.rig.redis.call("XDEL", CONTEXT, b"%d-%d" % entries[2].id)
-    result = one.parity()
+        one_context.write(data)
+        one_context.rig.once()
+    os.truncate(one_context.path, 0)
+    one_context.rig.once()
+    one_context.write(b"four")
+    one_context.rig.once()
+    entries = one_context.entries()
+    assert one_context.parity().verdict == "equal"
+    one_context.rig.redis.call("XTRIM", CONTEXT, "MAXLEN", 4)
+    assert one_context.parity().verdict == "equal"
+    one_context.rig.redis.call("XDEL", CONTEXT, b"%d-%d" % entries[2].id)
+    result = one_context.parity()
     assert (result.verdict, result.tally.why["generation 1 of context/wind.ctx is gone"]) == ("inconclusive", 1)
 
 
 @pytest.mark.parametrize("point", ["forward.send.after", "forward.reply.after", "forward.checkpoint.before"])
-def test_emptied_behind_a_kill(one: Context, point: str) -> None:
+def test_emptied_behind_a_kill(one_context: Context, point: str) -> None:
     """A context that is emptied while the bridge is dead, before the ledger knew of its last chunks, stays comparable."""
-    one.write(b"one ")
-    one.rig.once()
-    one.write(b"two")
-    child = one.rig.start(crash=point)
-    wait_until(lambda: child.poll() is not None, one.rig.said)
-    os.truncate(one.path, 0)
-    one.write(b"three")
-    child = one.rig.start()
-    one.until(2, b"three")
-    one.rig.stop(child)
-    result = one.parity()
+    one_context.write(b"one ")
+    one_context.rig.once()
+    one_context.write(b"two")
+    child = one_context.rig.start(crash=point)
+    wait_until(lambda: child.poll() is not None, one_context.rig.said)
+    os.truncate(one_context.path, 0)
+    one_context.write(b"three")
+    child = one_context.rig.start()
+    one_context.until(2, b"three")
+    one_context.rig.stop(child)
+    result = one_context.parity()
     assert result.verdict == "equal", (result.tally, result.notes)
 
 
-def test_locate(one: Context) -> None:
+def test_locate(one_context: Context) -> None:
     """A byte of a context is in the chunk that holds it, and an entry is the chunk from its byte."""
     for data in (b"one ", b"two"):
-        one.write(data)
-        one.rig.once()
-    second = format_id(one.entries()[1].id).decode()
+        one_context.write(data)
+        one_context.rig.once()
+    second = format_id(one_context.entries()[1].id).decode()
 
     def located(what: str) -> dict[str, object]:
-        done = one.rig.run("locate", what, "--json", "--redis", one.rig.server.socket_url)
+        done = one_context.rig.run("locate", what, "--json", "--redis", one_context.rig.server.socket_url)
         assert done.returncode == 0, done.stderr
         [found] = json.loads(done.stdout)
         return dict(found)
@@ -365,5 +365,5 @@ def test_locate(one: Context) -> None:
     found = located("context/wind.ctx@5")
     assert (found["entry"], found["file"], found["origin"]) == (second, "context/wind.ctx", "1.1:4")
     assert located(second)["said"] == "it is the chunk from byte 4 of context/wind.ctx"
-    one.write(b" more")
+    one_context.write(b" more")
     assert "not carried yet" in str(located("context/wind.ctx@9")["said"])

@@ -120,13 +120,32 @@ def test_a_generation_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert number > 10
 
 
-def test_nothing_at_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that fails while nothing is at the path is made again: a whole log may have come and gone."""
+def at_each_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arranged: Callable[[Path], Tail], wanted: bytes
+) -> int:
+    """Fails each system call of one look in turn, at a log that is arranged anew; returns how many there were.
+
+    After that the tail must read just the bytes `wanted`.
+    """
     failing, number, reached = Failing(monkeypatch), 0, 0
     while reached >= number:
         number += 1
         log = tmp_path / f"{number}" / "l"
         log.parent.mkdir()
+        tail = arranged(log)
+        failing.arm(number)
+        _failed(tail.look)
+        reached = failing.made
+        failing.arm(0)
+        assert read(tail) == wanted, f"call {number}"
+        tail.close()
+    return number
+
+
+def test_nothing_at_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails while nothing is at the path is made again: a whole log may have come and gone."""
+
+    def arranged(log: Path) -> Tail:
         log.write_bytes(lines(1))
         tail = Tail(log.parent, "l", ("l.*",), [])
         assert read(tail) == lines(1)
@@ -136,22 +155,15 @@ def test_nothing_at_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         shift(log)
         log.rename(log.with_name("l.1"))
         os.utime(log.parent, (1_700_000_000, 1_700_000_000))  # long ago: the folder's time tells of changes
-        failing.arm(number)
-        _failed(tail.look)
-        reached = failing.made
-        failing.arm(0)
-        assert read(tail) == lines(2), f"call {number}"
-        tail.close()
-    assert number > 5
+        return tail
+
+    assert at_each_call(tmp_path, monkeypatch, arranged, lines(2)) > 5
 
 
 def test_emptied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However a look fails at a log that was emptied in place: an old piece from a backup is left alone all the same."""
-    failing, number, reached = Failing(monkeypatch), 0, 0
-    while reached >= number:
-        number += 1
-        log = tmp_path / f"{number}" / "l"
-        log.parent.mkdir()
+
+    def arranged(log: Path) -> Tail:
         log.write_bytes(lines(1, 2))
         tail = Tail(log.parent, "l", ("l.*",), [])
         assert read(tail) == lines(1, 2)
@@ -159,13 +171,9 @@ def test_emptied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         old.write_bytes(lines(77))
         os.utime(old, (1_700_000_000, 1_700_000_000))
         log.write_bytes(lines(3))
-        failing.arm(number)
-        _failed(tail.look)
-        reached = failing.made
-        failing.arm(0)
-        assert read(tail) == lines(3), f"call {number}"
-        tail.close()
-    assert number > 5
+        return tail
+
+    assert at_each_call(tmp_path, monkeypatch, arranged, lines(3)) > 5
 
 
 def test_parked_and_rotated_into_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

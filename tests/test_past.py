@@ -315,6 +315,13 @@ class Exchange:
         self.put(f"f-{n}")
         self.add(f"r-{n}")
 
+    def begun(self) -> Exchange:
+        """The same, once one message of each side was carried."""
+        self.both(0)
+        for _ in range(2):
+            wait_until(lambda: not self.rig.once().errors, self.rig.said)
+        return self
+
     def sides(self) -> list[list[bytes]]:
         """What each side holds, sorted: entries, then files; artifacts by their paths."""
         found = [entry.fields[7] for entry in self.inbox.entries()]
@@ -439,10 +446,7 @@ def test_each_kind_whose_redis_comes_back_between_two_requests(rig: Rig, kind: s
 @KINDS
 def test_each_kind_that_is_due_as_its_ledger_is_put_back(rig: Rig, kind: str) -> None:
     """What a ledger from a backup has as due, and is in the stream by now, is not sent again."""
-    exchange = Exchange(rig, kind)
-    exchange.both(0)
-    for _ in range(2):
-        wait_until(lambda: not rig.once().errors, rig.said)
+    exchange = Exchange(rig, kind).begun()
     child = rig.ready(rig.start())
     rig.kill_server()
     for n in range(1, 4):
@@ -501,10 +505,7 @@ def noted(rig: Rig) -> dict[str, list[tuple[object, ...]]]:
 @KINDS
 def test_each_kind_whose_loss_no_counter_tells(rig: Rig, kind: str) -> None:
     """What was sent last, and lost with Redis before the ledger noted the stream's counters, is sent again."""
-    exchange = Exchange(rig, kind)
-    exchange.both(0)
-    for _ in range(2):
-        wait_until(lambda: not rig.once().errors, rig.said)
+    exchange = Exchange(rig, kind).begun()
     stream, before = exchange.inbox.stream, noted(rig)
     for key in (stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)):
         rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")

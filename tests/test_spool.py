@@ -28,7 +28,7 @@ def inbox(rig: Rig) -> Inbox:
 
 
 @pytest.fixture
-def one(one_rig: Rig) -> Inbox:
+def one_inbox(one_rig: Rig) -> Inbox:
     return Inbox(one_rig)
 
 
@@ -127,36 +127,36 @@ def test_a_mirrored_file_may_be_taken_at_once(inbox: Inbox) -> None:
     assert (result.verdict, result.tally.compared) == ("equal", 21), result.tally
 
 
-def test_half_written_waits(one: Inbox) -> None:
+def test_half_written_waits(one_inbox: Inbox) -> None:
     """JSON that breaks off is no entry until it is whole; nor is a file that a program still has open."""
-    child = one.rig.ready(one.rig.start())
+    child = one_inbox.rig.ready(one_inbox.rig.start())
     whole = document("slow")
-    writer = (one.folder / "slow.json").open("wb", buffering=0)
+    writer = (one_inbox.folder / "slow.json").open("wb", buffering=0)
     writer.write(whole[:20])
-    one.put("quick", at=1)
-    one.until(1)
+    one_inbox.put("quick", at=1)
+    one_inbox.until(1)
     writer.write(whole[20:])
-    one.put("other", at=2)
-    one.until(2)
-    assert one.ids() == ["quick", "other"]
+    one_inbox.put("other", at=2)
+    one_inbox.until(2)
+    assert one_inbox.ids() == ["quick", "other"]
     writer.close()
-    assert one.until(3) == ["quick", "other", "slow"]
-    one.rig.stop(child)
-    one.check(["quick", "other", "slow"], [])
+    assert one_inbox.until(3) == ["quick", "other", "slow"]
+    one_inbox.rig.stop(child)
+    one_inbox.check(["quick", "other", "slow"], [])
 
 
-def test_temporary_and_excluded_names_are_not_read(one: Inbox) -> None:
+def test_temporary_and_excluded_names_are_not_read(one_inbox: Inbox) -> None:
     """Hidden and temporary files, what `exclude` matches, links and folders are no messages."""
-    one = Inbox(one.rig, mapping=str(deep(one.rig)))
+    one_inbox = Inbox(one_inbox.rig, mapping=str(deep(one_inbox.rig)))
     for name in (".hidden.json", "index.json", "x.json.tmp", "sub/index.json"):
-        one.move_in(name, document("no"))
-    one.move_in("folder.json/inside.json", document("yes"))
-    outside = one.rig.path / "outside.json"
+        one_inbox.move_in(name, document("no"))
+    one_inbox.move_in("folder.json/inside.json", document("yes"))
+    outside = one_inbox.rig.path / "outside.json"
     outside.write_bytes(document("no"))
-    (one.folder / "link.json").symlink_to(outside)
-    os.mkfifo(one.folder / "pipe.json")
-    assert one.rig.once().forwarded == 1
-    assert one.ids() == ["yes"]
+    (one_inbox.folder / "link.json").symlink_to(outside)
+    os.mkfifo(one_inbox.folder / "pipe.json")
+    assert one_inbox.rig.once().forwarded == 1
+    assert one_inbox.ids() == ["yes"]
 
 
 ODD = [
@@ -170,13 +170,13 @@ ODD = [
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 alone")
-def test_any_name(one: Inbox) -> None:
+def test_any_name(one_inbox: Inbox) -> None:
     """Names may hold spaces, newlines and bytes that are no UTF-8; each is its own file."""
     for n, raw in enumerate(ODD):
-        one.move_in(os.fsdecode(raw), document(f"odd-{n}", at=n))
-    assert one.rig.once().forwarded == len(ODD)
-    one.check([f"odd-{n}" for n in range(len(ODD))], [])
-    assert one.rig.once().forwarded == 0
+        one_inbox.move_in(os.fsdecode(raw), document(f"odd-{n}", at=n))
+    assert one_inbox.rig.once().forwarded == len(ODD)
+    one_inbox.check([f"odd-{n}" for n in range(len(ODD))], [])
+    assert one_inbox.rig.once().forwarded == 0
 
 
 def test_a_thousand_at_once(inbox: Inbox) -> None:
@@ -191,110 +191,112 @@ def test_a_thousand_at_once(inbox: Inbox) -> None:
     assert inbox.parity().verdict == "equal"
 
 
-def test_folder_deleted_and_made_again(one: Inbox) -> None:
+def test_folder_deleted_and_made_again(one_inbox: Inbox) -> None:
     """The folder may go and come back, with old messages and new ones in it."""
-    one.put("first", at=0)
-    child = one.rig.ready(one.rig.start())
-    one.until(1)
-    aside = one.rig.path / "aside"
-    one.folder.rename(aside)
-    one.folder.mkdir()
-    one.put("first", at=0)
-    one.put("second", at=1)
-    assert one.until(2) == ["first", "second"]
-    one.add("theirs", at=2)
-    one.until_files(3)
-    one.rig.stop(child)
-    one.check(["first", "second"], ["theirs"])
+    one_inbox.put("first", at=0)
+    child = one_inbox.rig.ready(one_inbox.rig.start())
+    one_inbox.until(1)
+    aside = one_inbox.rig.path / "aside"
+    one_inbox.folder.rename(aside)
+    one_inbox.folder.mkdir()
+    one_inbox.put("first", at=0)
+    one_inbox.put("second", at=1)
+    assert one_inbox.until(2) == ["first", "second"]
+    one_inbox.add("theirs", at=2)
+    one_inbox.until_files(3)
+    one_inbox.rig.stop(child)
+    one_inbox.check(["first", "second"], ["theirs"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_permission_lost_and_regained(one: Inbox) -> None:
+def test_permission_lost_and_regained(one_inbox: Inbox) -> None:
     """A file that may not be read is said, holds up no other, and is carried when it may."""
-    path = one.put("locked")
+    path = one_inbox.put("locked")
     path.chmod(0)
-    one.put("other", at=1)
-    done = one.rig.once()
+    one_inbox.put("other", at=1)
+    done = one_inbox.rig.once()
     assert (done.forwarded, len(done.errors)) == (1, 1)
     path.chmod(0o600)
-    assert not one.rig.once().errors
-    one.check(["other", "locked"], [])
+    assert not one_inbox.rig.once().errors
+    one_inbox.check(["other", "locked"], [])
 
 
-def test_broken_files_are_set_aside_and_come_when_they_are_mended(one: Inbox) -> None:
+def test_broken_files_are_set_aside_and_come_when_they_are_mended(one_inbox: Inbox) -> None:
     """A file without a type is quarantined, once, and its message goes over when somebody mends the file."""
-    one.move_in("bad.json", b'{"uuid": "bad", "timestamp": "2026-03-02T09:00:00"}')
-    one.put("good")
-    done = one.rig.once()
+    one_inbox.move_in("bad.json", b'{"uuid": "bad", "timestamp": "2026-03-02T09:00:00"}')
+    one_inbox.put("good")
+    done = one_inbox.rig.once()
     assert (done.forwarded, done.quarantined) == (1, 1)
-    assert one.rig.once().quarantined == 1
-    one.move_in("bad.json", document("bad", at=3))
-    done = one.rig.once()
+    assert one_inbox.rig.once().quarantined == 1
+    one_inbox.move_in("bad.json", document("bad", at=3))
+    done = one_inbox.rig.once()
     assert (done.forwarded, done.quarantined) == (1, 0)
-    one.check(["good", "bad"], [])
+    one_inbox.check(["good", "bad"], [])
 
 
-def test_too_large_is_set_aside(one: Inbox) -> None:
+def test_too_large_is_set_aside(one_inbox: Inbox) -> None:
     """A file over `max_line_bytes` is kept as its first bytes, its length and its digest."""
-    one.move_in("big.json", document("big", text="x" * (1 << 20)))
-    assert one.rig.once().quarantined == 1
-    ledger = Ledger(one.rig.state / "ledger.db")
+    one_inbox.move_in("big.json", document("big", text="x" * (1 << 20)))
+    assert one_inbox.rig.once().quarantined == 1
+    ledger = Ledger(one_inbox.rig.state / "ledger.db")
     [(length, kept)] = ledger.rows("SELECT length, length(raw) FROM quarantine")
     ledger.close()
     assert (length > 1 << 20, kept) == (True, 1 << 16)
 
 
-def test_an_entry_that_is_no_document_is_set_aside(one: Inbox) -> None:
+def test_an_entry_that_is_no_document_is_set_aside(one_inbox: Inbox) -> None:
     """An entry whose data is no JSON, or says another role, makes no file, and its neighbours go on."""
-    one.rig.redis.call(
+    one_inbox.rig.redis.call(
         "XADD", INBOX, "*", "role", "ui", "timestamp", "2026-03-02T09:00:00", "type", "note", "data", "hi"
     )
-    one.rig.redis.call("XADD", INBOX, "*", "role", "ui", "timestamp", "2026-03-02T09:00:00", "type", "note", "data",
+    one_inbox.rig.redis.call("XADD", INBOX, "*", "role", "ui", "timestamp", "2026-03-02T09:00:00", "type", "note", "data",
                        document("x"))  # fmt: skip
-    one.add("fine")
-    done = one.rig.once()
+    one_inbox.add("fine")
+    done = one_inbox.rig.once()
     assert (done.mirrored, done.quarantined) == (1, 2)
-    assert one.identities() == ["fine"]
+    assert one_inbox.identities() == ["fine"]
 
 
-def test_without_identity_the_content_tells(one: Inbox) -> None:
+def test_without_identity_the_content_tells(one_inbox: Inbox) -> None:
     """Without `message.id` a moved file is the same message, and two files that are alike are two."""
-    one = Inbox(one.rig, mapping=str(deep(one.rig, identity=False)))
-    one.put("a", name="1.json")
-    one.put("a", name="2.json")
-    assert one.rig.once().forwarded == 2
-    (one.folder / "done").mkdir()
-    (one.folder / "1.json").rename(one.folder / "done" / "1.json")
-    assert one.rig.once().forwarded == 0
-    one.put("a", name="1.json")
-    assert one.rig.once().forwarded == 1
-    one.add("a")
-    assert one.rig.once().mirrored == 1
-    assert one.rig.once().forwarded == 0
-    assert one.ids() == ["a"] * 4
-    assert one.parity().tally.compared == 4
+    one_inbox = Inbox(one_inbox.rig, mapping=str(deep(one_inbox.rig, identity=False)))
+    one_inbox.put("a", name="1.json")
+    one_inbox.put("a", name="2.json")
+    assert one_inbox.rig.once().forwarded == 2
+    (one_inbox.folder / "done").mkdir()
+    (one_inbox.folder / "1.json").rename(one_inbox.folder / "done" / "1.json")
+    assert one_inbox.rig.once().forwarded == 0
+    one_inbox.put("a", name="1.json")
+    assert one_inbox.rig.once().forwarded == 1
+    one_inbox.add("a")
+    assert one_inbox.rig.once().mirrored == 1
+    assert one_inbox.rig.once().forwarded == 0
+    assert one_inbox.ids() == ["a"] * 4
+    assert one_inbox.parity().tally.compared == 4
 
 
-def test_text_files(one: Inbox) -> None:
+def test_text_files(one_inbox: Inbox) -> None:
     """A text file is its own data; its name tells role, type and time, and the mirror's names do too."""
-    path = one.rig.path / "text.toml"
+    path = one_inbox.rig.path / "text.toml"
     path.write_text(
         'name = "text"\n[source]\nkind = "spool"\npath = "inbox/*.txt"\n[format]\ncodec = "document"\n'
         "pattern = '(?P<timestamp>\\d+)_(?P<role>\\w+)_(?P<type>\\w+)(-[\\d-]+)?\\.txt'\ntimestamp = \"epoch_s\"\n"
         '[stream]\nkey = "hestai:inbox"\n[mirror]\npath = "inbox"\nname = "{timestamp}_{role}_{type}.txt"\n'
     )
-    one = Inbox(one.rig, mapping=str(path))
-    one.move_in("1772442001_wind_say.txt", b"hello\nthere\xff")
-    one.move_in("noname.txt", b"?")
-    one.rig.redis.call("XADD", INBOX, "*", "role", "ui", "timestamp", "1772442002", "type", "ask", "data", b"how\n")
-    done = one.rig.once()
+    one_inbox = Inbox(one_inbox.rig, mapping=str(path))
+    one_inbox.move_in("1772442001_wind_say.txt", b"hello\nthere\xff")
+    one_inbox.move_in("noname.txt", b"?")
+    one_inbox.rig.redis.call(
+        "XADD", INBOX, "*", "role", "ui", "timestamp", "1772442002", "type", "ask", "data", b"how\n"
+    )
+    done = one_inbox.rig.once()
     assert (done.forwarded, done.mirrored, done.quarantined) == (1, 1, 1)
-    assert one.entries()[1].fields[:8] == [
+    assert one_inbox.entries()[1].fields[:8] == [
         b"role", b"wind", b"timestamp", b"1772442001", b"type", b"say", b"data", b"hello\nthere\xff",
     ]  # fmt: skip
-    assert one.files()["1772442002_ui_ask.txt"] == b"how\n"
-    assert one.rig.once().forwarded == 0
-    assert (one.parity().verdict, one.parity().tally.compared) == ("equal", 2)
+    assert one_inbox.files()["1772442002_ui_ask.txt"] == b"how\n"
+    assert one_inbox.rig.once().forwarded == 0
+    assert (one_inbox.parity().verdict, one_inbox.parity().tally.compared) == ("equal", 2)
 
 
 def test_redis_lost_all(inbox: Inbox) -> None:
@@ -329,127 +331,127 @@ def test_redis_lost_its_tail(inbox: Inbox) -> None:
     inbox.check(["a-0", "a-1", "a-2", "b-0", "b-1", "b-2", "theirs"], [])
 
 
-def test_trimmed_is_not_lost(one: Inbox) -> None:
+def test_trimmed_is_not_lost(one_inbox: Inbox) -> None:
     """What somebody trimmed on purpose stays away."""
     for n in range(4):
-        one.put(f"n-{n}", at=n)
-    one.rig.once()
-    one.rig.redis.call("XTRIM", INBOX, "MAXLEN", 1)
-    one.put("new", at=9)
-    one.rig.once()
-    assert one.ids() == ["n-3", "new"]
+        one_inbox.put(f"n-{n}", at=n)
+    one_inbox.rig.once()
+    one_inbox.rig.redis.call("XTRIM", INBOX, "MAXLEN", 1)
+    one_inbox.put("new", at=9)
+    one_inbox.rig.once()
+    assert one_inbox.ids() == ["n-3", "new"]
 
 
-def test_kept_while_redis_is_away(one: Inbox) -> None:
+def test_kept_while_redis_is_away(one_inbox: Inbox) -> None:
     """A message whose file is taken away while Redis is down is sent all the same, and after a kill of the bridge."""
-    one.put("before", at=0)
-    child = one.rig.ready(one.rig.start())
-    one.until(1)
-    one.rig.kill_server()
-    path = one.put("meanwhile", at=1)
+    one_inbox.put("before", at=0)
+    child = one_inbox.rig.ready(one_inbox.rig.start())
+    one_inbox.until(1)
+    one_inbox.rig.kill_server()
+    path = one_inbox.put("meanwhile", at=1)
 
     def known() -> bool:
-        ledger = Ledger(one.rig.state / "ledger.db")
+        ledger = Ledger(one_inbox.rig.state / "ledger.db")
         try:
             return bool(ledger.rows("SELECT 1 FROM spool_due WHERE CAST(name AS TEXT) LIKE '%meanwhile%'"))
         finally:
             ledger.close()
 
-    wait_until(known, lambda: f"the bridge sees it: {one.rig.said()}")
+    wait_until(known, lambda: f"the bridge sees it: {one_inbox.rig.said()}")
     path.unlink()
     child.kill()
     child.wait()
-    one.rig.start_server()
-    one.rig.once()
-    assert one.ids() == ["before", "meanwhile"]
-    assert (one.parity().verdict, one.parity().tally.taken_away) == ("equal", 1)
+    one_inbox.rig.start_server()
+    one_inbox.rig.once()
+    assert one_inbox.ids() == ["before", "meanwhile"]
+    assert (one_inbox.parity().verdict, one_inbox.parity().tally.taken_away) == ("equal", 1)
 
 
-def test_planted_differences(one: Inbox) -> None:
+def test_planted_differences(one_inbox: Inbox) -> None:
     """Parity names what is altered, missing on either side, twice, or out of order."""
     for n in range(8):
-        one.put(f"n-{n}", at=n)
-    one.rig.once()
-    one.add("theirs", at=20)
-    one.rig.once()
-    found = one.entries()
-    redis = one.rig.redis
+        one_inbox.put(f"n-{n}", at=n)
+    one_inbox.rig.once()
+    one_inbox.add("theirs", at=20)
+    one_inbox.rig.once()
+    found = one_inbox.entries()
+    redis = one_inbox.rig.redis
     redis.call("XDEL", INBOX, b"%d-%d" % found[2].id)
     redis.call("XADD", INBOX, "*", *found[0].fields)
-    one.move_in("n-5.json", document("n-5", at=5, text="altered"))
-    ledger = Ledger(one.rig.state / "ledger.db")
+    one_inbox.move_in("n-5.json", document("n-5", at=5, text="altered"))
+    ledger = Ledger(one_inbox.rig.state / "ledger.db")
     ledger.write("UPDATE spool_messages SET digest = x'00' WHERE place = 5")
     ledger.close()
     forged = document("never", at=30)
     redis.call("XADD", INBOX, "*", *found[0].fields[:6], "data", forged, "origin", "1.7:0")
-    result = one.parity()
+    result = one_inbox.parity()
     assert result.verdict == "differs"
-    kinds = sorted((one.kind, one.file) for one in result.tally.differences)
+    kinds = sorted((one_inbox.kind, one_inbox.file) for one_inbox in result.tally.differences)
     assert kinds == [
         ("altered", "inbox/n-5.json"), ("duplicate", "inbox/n-0.json"), ("missing_in_file", None),
         ("missing_in_redis", "inbox/n-2.json"),
     ]  # fmt: skip
 
 
-def test_files_read_only_once(one: Inbox) -> None:
+def test_files_read_only_once(one_inbox: Inbox) -> None:
     """Our own reading wakes nobody: a bridge that has nothing to do reads no file again."""
     if subprocess.run(["which", "strace"], capture_output=True, check=False).returncode:
         pytest.skip("needs strace")
     for n in range(5):
-        one.put(f"n-{n}", at=n)
-    child = one.rig.ready(one.rig.start())
-    one.until(5)
-    trace = one.rig.path / "trace"
+        one_inbox.put(f"n-{n}", at=n)
+    child = one_inbox.rig.ready(one_inbox.rig.start())
+    one_inbox.until(5)
+    trace = one_inbox.rig.path / "trace"
     tracer = subprocess.Popen(
         ["strace", "-f", "-qq", "-e", "trace=openat", "-o", str(trace), "-p", str(child.pid)], stderr=subprocess.DEVNULL
     )
     wait_until(lambda: trace.exists(), "strace")
-    one.put("last", at=9)
-    one.until(6)
-    one.rig.stop(child)
+    one_inbox.put("last", at=9)
+    one_inbox.until(6)
+    one_inbox.rig.stop(child)
     tracer.wait(30)
     opened = [row for row in trace.read_text().splitlines() if ".json" in row and "O_RDONLY" in row]
     assert len([row for row in opened if "/n-" in row]) == 0, opened
     assert len([row for row in opened if "/last" in row]) <= 2, opened
 
 
-def test_retry(one: Inbox) -> None:
+def test_retry(one_inbox: Inbox) -> None:
     """`quarantine retry` reads mended files again, and writes the files of entries that the mapping knows by now."""
-    mapping = deep(one.rig, more='name = "{id}.json"\n')
-    one = Inbox(one.rig, mapping=str(mapping))
-    one.move_in("bad.json", document("bad").replace(b"doc_type", b"kind"))
+    mapping = deep(one_inbox.rig, more='name = "{id}.json"\n')
+    one_inbox = Inbox(one_inbox.rig, mapping=str(mapping))
+    one_inbox.move_in("bad.json", document("bad").replace(b"doc_type", b"kind"))
     data = document("theirs", kind="x").replace(b"doc_type", b"kind")
-    entry = one.rig.redis.call(
+    entry = one_inbox.rig.redis.call(
         "XADD", INBOX, "*", "role", "agent", "timestamp", "2026-03-02T09:00:00", "type", "x", "data", data
     )
-    assert one.rig.once().quarantined == 2
-    assert one.rig.run("quarantine", "retry", "--redis", one.rig.server.socket_url).returncode == 3
+    assert one_inbox.rig.once().quarantined == 2
+    assert one_inbox.rig.run("quarantine", "retry", "--redis", one_inbox.rig.server.socket_url).returncode == 3
     mapping.write_text(mapping.read_text().replace("/doc_type", "/kind"))
-    done = one.rig.run("quarantine", "retry", "--redis", one.rig.server.socket_url)
+    done = one_inbox.rig.run("quarantine", "retry", "--redis", one_inbox.rig.server.socket_url)
     assert done.returncode == 0, done.stderr
-    assert one.files()[f"{entry.decode()}.json"] == data
-    assert one.rig.once().quarantined == 0
-    one.check(["bad"], ["theirs"])
+    assert one_inbox.files()[f"{entry.decode()}.json"] == data
+    assert one_inbox.rig.once().quarantined == 0
+    one_inbox.check(["bad"], ["theirs"])
 
 
-def test_retry_of_a_file_that_is_gone(one: Inbox) -> None:
+def test_retry_of_a_file_that_is_gone(one_inbox: Inbox) -> None:
     """It says so, instead of the reason of before; put back as it was kept, the message goes over."""
-    one.move_in("bad.json", document("bad").replace(b"doc_type", b"kind"))
-    assert one.rig.once().quarantined == 1
-    raw = (one.folder / "bad.json").read_bytes()
-    (one.folder / "bad.json").unlink()
-    mapping = deep(one.rig)
+    one_inbox.move_in("bad.json", document("bad").replace(b"doc_type", b"kind"))
+    assert one_inbox.rig.once().quarantined == 1
+    raw = (one_inbox.folder / "bad.json").read_bytes()
+    (one_inbox.folder / "bad.json").unlink()
+    mapping = deep(one_inbox.rig)
     mapping.write_text(mapping.read_text().replace("/doc_type", "/kind"))
-    one.rig.write_config(mapping=str(mapping))
-    retry = ("quarantine", "retry", "--redis", one.rig.server.socket_url)
-    done = one.rig.run(*retry)
+    one_inbox.rig.write_config(mapping=str(mapping))
+    retry = ("quarantine", "retry", "--redis", one_inbox.rig.server.socket_url)
+    done = one_inbox.rig.run(*retry)
     assert done.returncode == 3
     assert "its file is gone: all of it was kept" in done.stdout + done.stderr
-    [kept] = [json.loads(row) for row in one.rig.run("quarantine", "export").stdout.splitlines()]
+    [kept] = [json.loads(row) for row in one_inbox.rig.run("quarantine", "export").stdout.splitlines()]
     assert kept["raw"].encode() == raw
-    one.move_in("bad.json", kept["raw"].encode())
-    assert one.rig.run(*retry).returncode == 0
-    one.check(["bad"], [])
+    one_inbox.move_in("bad.json", kept["raw"].encode())
+    assert one_inbox.rig.run(*retry).returncode == 0
+    one_inbox.check(["bad"], [])
 
 
 def test_lost_ledger(inbox: Inbox) -> None:
@@ -498,30 +500,32 @@ def test_repair_sends_and_writes(inbox: Inbox) -> None:
     assert "nothing to repair" in inbox.rig.run(*args).stdout
 
 
-def test_status_and_import(one: Inbox) -> None:
+def test_status_and_import(one_inbox: Inbox) -> None:
     """Status counts the files that are not carried; import-history brings them over, by their times."""
     for n in range(3):
-        one.put(f"n-{n}", at=9 - n)
-    one.rig.once()
-    one.put("late", at=30)
-    url = ("--redis", one.rig.server.socket_url)
-    told = json.loads(one.rig.run("status", "--json", *url).stdout)
+        one_inbox.put(f"n-{n}", at=9 - n)
+    one_inbox.rig.once()
+    one_inbox.put("late", at=30)
+    url = ("--redis", one_inbox.rig.server.socket_url)
+    told = json.loads(one_inbox.rig.run("status", "--json", *url).stdout)
     assert told["mappings"][0]["forward"][0]["behind_lines"] == 1
     assert "1 file waiting" in told["headline"]
-    dry = json.loads(one.rig.run("import-history", "--dry-run", "--json", *url).stdout)["mappings"][0]
+    dry = json.loads(one_inbox.rig.run("import-history", "--dry-run", "--json", *url).stdout)["mappings"][0]
     assert (dry["entries"], dry["rejected"]) == (1, 0)
-    done = one.rig.run("import-history", *url)
+    done = one_inbox.rig.run("import-history", *url)
     assert "1 file" in done.stdout, done.stderr
-    assert one.ids() == ["n-2", "n-1", "n-0", "late"]
-    assert json.loads(one.rig.run("status", "--json", *url).stdout)["mappings"][0]["forward"][0]["behind_lines"] == 0
+    assert one_inbox.ids() == ["n-2", "n-1", "n-0", "late"]
+    assert (
+        json.loads(one_inbox.rig.run("status", "--json", *url).stdout)["mappings"][0]["forward"][0]["behind_lines"] == 0
+    )
 
 
-def test_check_looks_at_whole_files(one: Inbox) -> None:
+def test_check_looks_at_whole_files(one_inbox: Inbox) -> None:
     """`mapping check` tells how many files of the folder translate, and which do not."""
-    one.put("good")
-    one.move_in("bad.json", b"{}")
+    one_inbox.put("good")
+    one_inbox.move_in("bad.json", b"{}")
     done = subprocess.run(
-        [sys.executable, "-m", "bridge", "mapping", "check", "hestai-inbox"], cwd=one.rig.root, text=True,
+        [sys.executable, "-m", "bridge", "mapping", "check", "hestai-inbox"], cwd=one_inbox.rig.root, text=True,
         capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 3
@@ -529,18 +533,18 @@ def test_check_looks_at_whole_files(one: Inbox) -> None:
     assert "inbox/bad.json" in done.stdout
 
 
-def test_locate(one: Inbox) -> None:
+def test_locate(one_inbox: Inbox) -> None:
     """A file is found in the stream, and an entry in the folder, wherever its file was moved to."""
-    one = Inbox(one.rig, mapping=str(deep(one.rig)))
-    one.put("mine")
-    entry = one.add("theirs", at=5).decode()
-    one.rig.once()
-    (one.folder / "done").mkdir()
-    (one.folder / "mine.json").rename(one.folder / "done" / "mine.json")
-    one.rig.once()
+    one_inbox = Inbox(one_inbox.rig, mapping=str(deep(one_inbox.rig)))
+    one_inbox.put("mine")
+    entry = one_inbox.add("theirs", at=5).decode()
+    one_inbox.rig.once()
+    (one_inbox.folder / "done").mkdir()
+    (one_inbox.folder / "mine.json").rename(one_inbox.folder / "done" / "mine.json")
+    one_inbox.rig.once()
 
     def located(what: str) -> dict[str, str]:
-        done = one.rig.run("locate", what, "--json", "--redis", one.rig.server.socket_url)
+        done = one_inbox.rig.run("locate", what, "--json", "--redis", one_inbox.rig.server.socket_url)
         assert done.returncode == 0, done.stderr
         [found] = json.loads(done.stdout)
         return dict(found)
@@ -552,53 +556,53 @@ def test_locate(one: Inbox) -> None:
     theirs = located(entry)
     assert (theirs["born"], theirs["file"]) == ("Redis", "inbox/2026-03-02T09-00-05-agent-note.json")
     assert located(theirs["file"])["entry"] == entry
-    one.move_in("bad.json", b"{}")
-    one.rig.once()
+    one_inbox.move_in("bad.json", b"{}")
+    one_inbox.rig.once()
     assert "in quarantine" in located("inbox/bad.json")["said"]
-    (one.folder / "done" / "mine.json").unlink()
+    (one_inbox.folder / "done" / "mine.json").unlink()
     gone = located("inbox/done/mine.json")
     assert gone["entry"] == mine["entry"]
     assert "no such file any more" in gone["said"]
 
 
-def test_copies_in_one_moment(one: Inbox) -> None:
+def test_copies_in_one_moment(one_inbox: Inbox) -> None:
     """Files of equal content that lie side by side are as many messages, be their times equal, as after a copy."""
-    one = Inbox(one.rig, mapping=str(deep(one.rig, identity=False)))
+    one_inbox = Inbox(one_inbox.rig, mapping=str(deep(one_inbox.rig, identity=False)))
     for name in ("1.json", "2.json", "3.json"):
-        os.utime(one.put("a", name=name), (1_700_000_000, 1_700_000_000))
-    assert one.rig.once().forwarded == 3
-    (one.folder / "1.json").rename(one.folder / "moved.json")
-    assert one.rig.once().forwarded == 0
-    assert one.parity().verdict == "equal"
+        os.utime(one_inbox.put("a", name=name), (1_700_000_000, 1_700_000_000))
+    assert one_inbox.rig.once().forwarded == 3
+    (one_inbox.folder / "1.json").rename(one_inbox.folder / "moved.json")
+    assert one_inbox.rig.once().forwarded == 0
+    assert one_inbox.parity().verdict == "equal"
 
 
-def test_an_empty_identity_is_none(one: Inbox) -> None:
+def test_an_empty_identity_is_none(one_inbox: Inbox) -> None:
     """Messages whose identity is empty are known by their content."""
     for name in ("a", "b"):
-        one.move_in(f"{name}.json", document("", note=name))
-    assert one.rig.once().forwarded == 2
+        one_inbox.move_in(f"{name}.json", document("", note=name))
+    assert one_inbox.rig.once().forwarded == 2
 
 
-def test_stopped_by_a_reject(one: Inbox) -> None:
+def test_stopped_by_a_reject(one_inbox: Inbox) -> None:
     """With `on_reject = "stop"` nothing goes on before the file is mended or taken away, and status says why."""
-    one = Inbox(one.rig, mapping=str(deep(one.rig, more='[policy]\non_reject = "stop"\n')))
-    one.move_in("bad.json", b"{}")
-    assert one.rig.once().errors
-    one.put("later", at=9)
-    done = one.rig.once()
+    one_inbox = Inbox(one_inbox.rig, mapping=str(deep(one_inbox.rig, more='[policy]\non_reject = "stop"\n')))
+    one_inbox.move_in("bad.json", b"{}")
+    assert one_inbox.rig.once().errors
+    one_inbox.put("later", at=9)
+    done = one_inbox.rig.once()
     assert (done.forwarded, len(done.errors)) == (0, 1)
-    one.move_in("bad.json", document("bad", at=1))
-    assert (one.rig.once().forwarded, one.ids()) == (2, ["bad", "later"])
+    one_inbox.move_in("bad.json", document("bad", at=1))
+    assert (one_inbox.rig.once().forwarded, one_inbox.ids()) == (2, ["bad", "later"])
 
 
-def test_names_that_the_source_does_not_read(one: Inbox) -> None:
+def test_names_that_the_source_does_not_read(one_inbox: Inbox) -> None:
     """An entry whose file the source would not see is set aside: nobody could tell that it is there."""
-    mapping = deep(one.rig)
+    mapping = deep(one_inbox.rig)
     mapping.write_text(mapping.read_text().replace('"inbox/**/index.json"', '"inbox/**/*-index.json"'))
-    one = Inbox(one.rig, mapping=str(mapping))
-    one.add("theirs", kind="index")
-    done = one.rig.once()
-    assert (done.mirrored, done.quarantined, one.files()) == (0, 1, {})
+    one_inbox = Inbox(one_inbox.rig, mapping=str(mapping))
+    one_inbox.add("theirs", kind="index")
+    done = one_inbox.rig.once()
+    assert (done.mirrored, done.quarantined, one_inbox.files()) == (0, 1, {})
 
 
 def test_two_mappings_put_files_into_one_folder(rig: Rig) -> None:
@@ -612,43 +616,43 @@ def test_two_mappings_put_files_into_one_folder(rig: Rig) -> None:
     assert one.hidden() == [other.name]
 
 
-def test_hostile_names_in_the_log(one: Inbox) -> None:
+def test_hostile_names_in_the_log(one_inbox: Inbox) -> None:
     """Control characters and newlines of a file's name are escaped wherever it is said."""
-    one.move_in("\x1b[31mred\nforged.json", b"{}")
-    done = one.rig.run("run", "--once", "--redis", one.rig.server.socket_url)
-    listed = one.rig.run("quarantine", "list")
+    one_inbox.move_in("\x1b[31mred\nforged.json", b"{}")
+    done = one_inbox.rig.run("run", "--once", "--redis", one_inbox.rig.server.socket_url)
+    listed = one_inbox.rig.run("quarantine", "list")
     for said in (done.stderr, listed.stdout):
         assert "\x1b" not in said
         assert "red\\nforged" in said
 
 
-def test_an_empty_file_in_quarantine(one: Inbox) -> None:
+def test_an_empty_file_in_quarantine(one_inbox: Inbox) -> None:
     """An empty file that stays empty is listed like any other."""
-    path = one.move_in("empty.json", b"")
+    path = one_inbox.move_in("empty.json", b"")
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    assert one.rig.once().quarantined == 1
-    done = one.rig.run("quarantine", "list")
+    assert one_inbox.rig.once().quarantined == 1
+    done = one_inbox.rig.run("quarantine", "list")
     assert done.returncode == 0, done.stderr
     assert "an empty file" in done.stdout
 
 
-def test_lost_ledger_with_odd_names(one: Inbox) -> None:
+def test_lost_ledger_with_odd_names(one_inbox: Inbox) -> None:
     """Repair rebuilds what it knew of mirrored files that were renamed to names that are no UTF-8."""
-    one.add("theirs")
-    one.rig.once()
-    [path] = one.folder.glob("2026*.json")
-    path.rename(one.folder / os.fsdecode(b"caf\xe9.json"))
-    for found in one.rig.state.glob("ledger.db*"):
+    one_inbox.add("theirs")
+    one_inbox.rig.once()
+    [path] = one_inbox.folder.glob("2026*.json")
+    path.rename(one_inbox.folder / os.fsdecode(b"caf\xe9.json"))
+    for found in one_inbox.rig.state.glob("ledger.db*"):
         found.unlink()
-    done = one.rig.run("repair", "--execute", "--redis", one.rig.server.socket_url)
+    done = one_inbox.rig.run("repair", "--execute", "--redis", one_inbox.rig.server.socket_url)
     assert done.returncode == 0, done.stderr
-    assert (one.rig.once().forwarded, one.ids()) == (0, ["theirs"])
+    assert (one_inbox.rig.once().forwarded, one_inbox.ids()) == (0, ["theirs"])
 
 
-def test_a_single_file_is_checked_whole(one: Inbox) -> None:
+def test_a_single_file_is_checked_whole(one_inbox: Inbox) -> None:
     """`mapping check MAPPING FILE` takes the file as one message."""
-    path = one.put("good")
-    done = one.rig.run("mapping", "check", "hestai-inbox", str(path))
+    path = one_inbox.put("good")
+    done = one_inbox.rig.run("mapping", "check", "hestai-inbox", str(path))
     assert (done.returncode, "1 of 1 files translate" in done.stdout) == (0, True), done.stdout
 
 
@@ -713,25 +717,27 @@ def test_a_hidden_file_stays_until_another_is_whole(tmp_path: Path, monkeypatch:
     place.close()
 
 
-def test_a_file_that_waits_for_its_name_is_not_written_again(one: Inbox) -> None:
+def test_a_file_that_waits_for_its_name_is_not_written_again(one_inbox: Inbox) -> None:
     """A process that ended behind its intents left whole files: the next one gives those their names."""
-    one.add("r-0")
-    child = one.rig.start(crash="mirror.intent.after")
-    wait_until(lambda: child.poll() is not None, one.rig.said)
-    [hidden] = one.folder.glob(".bridge-*")
+    one_inbox.add("r-0")
+    child = one_inbox.rig.start(crash="mirror.intent.after")
+    wait_until(lambda: child.poll() is not None, one_inbox.rig.said)
+    [hidden] = one_inbox.folder.glob(".bridge-*")
     inode = hidden.stat().st_ino
-    assert not one.rig.once().errors
-    [name] = one.files()
-    assert (one.folder / name).stat().st_ino == inode
+    assert not one_inbox.rig.once().errors
+    [name] = one_inbox.files()
+    assert (one_inbox.folder / name).stat().st_ino == inode
 
 
-def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(one: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
+    one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It waits for the next try, not for the next scan of the whole folder: that may be a minute away."""
-    settings = one.rig.settings()
+    settings = one_inbox.rig.settings()
     [mapping] = settings.mappings
-    one.rig.once()
-    one.put("n-0")
-    ledger = Ledger(one.rig.state / "ledger.db")
+    one_inbox.rig.once()
+    one_inbox.put("n-0")
+    ledger = Ledger(one_inbox.rig.state / "ledger.db")
     folder = Folder(settings.root, mapping.files, mapping.source.exclude)
     intake = Intake(mapping, folder, ledger, time.time, deque())
     intake.look(None)

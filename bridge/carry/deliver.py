@@ -66,7 +66,7 @@ class Deliveries:
             place.close()
 
     def close(self) -> None:
-        """Closes all folders that the mirror put new files into."""
+        """The mirror closes all folders that it put new files into; it opens them again when it needs them."""
         for folder in list(self._places):
             self.lost(folder)
 
@@ -243,5 +243,5 @@ class DocumentTranslator(Translator):
 
 
 def safe(value: bytes) -> str:
-    """Makes a field's value a part of a file's name: what could mean something elsewhere becomes a hyphen. Pure."""
+    """Makes a part of the name of the mirror's new file of a field's value, a hyphen of all but plain letters. Pure."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.decode("utf-8", "replace"))[:LONGEST]

@@ -47,7 +47,7 @@ class Sighted:
             self._by_way[way].append((entry, digest(*fields)))
 
     def of(self, way: str) -> list[Seen]:
-        """Returns ID and digest of the last entries that this direction saw in the stream, in the order it saw them."""
+        """Returns ID and digest of the last entries that forward, or the mirror, saw in the stream, in that order."""
         with self._lock:
             return list(self._by_way[way])
 

@@ -29,7 +29,10 @@ SLOWLY = 1.0
 
 
 class Hashes:
-    """See the module. `note` tells of a value's trouble, `fine` that it has none."""
+    """Finds out which hashes of one mapping's latest values are to be looked at, and reads what they say.
+
+    `note` is called with the trouble of a value, `fine` where it has none.
+    """
 
     def __init__(
         self, values: Values, keys: Keys, clock: Callable[[], float], note: Callable[[File, BridgeError], None],

@@ -330,7 +330,7 @@ class Intake:
         )
 
     def _tell_twice(self, name: bytes, key: bytes) -> None:
-        """Says that another file in the folder has the same identity: which of the two counts nobody knows."""
+        """Warns once of two files in a spool's folder with one identity: which of the two counts nobody knows."""
         for other, facts in memory.names_of(self._ledger, self._stream, key):
             if other != name and self._is_there(other, facts):
                 if (name, other) not in self._told:

@@ -222,7 +222,7 @@ class Retry:
 
 
 def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
-    """As many at once as one intent may hold."""
+    """Cuts quarantined entries that a retry gives to the mirror into parts that one intent may hold."""
     some: list[Quarantined] = []
     for kept in entries:
         if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):

@@ -47,7 +47,7 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> Facts:
-        """Makes the facts of a file from its stat."""
+        """Makes the facts that a spool's file is known by from what stat says of it."""
         written = max(-LAST, min(LAST, found.st_mtime_ns))  # a file system may hold times that the ledger cannot
         return cls(found.st_size, written, found.st_dev, found.st_ino)
 

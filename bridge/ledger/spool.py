@@ -144,7 +144,7 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
 
 
 def touched(ledger: Ledger, stream: str, key: bytes, facts: Facts) -> None:
-    """Notes the facts of the file that a spool message is in now: by them it is known when the file is moved."""
+    """Notes in the ledger the facts of the file that holds a spool message now, to know it by when that is moved."""
     ledger.write(
         "UPDATE spool_messages SET written = ?, inode = ? WHERE stream = ? AND key = ? AND written != ?",
         (facts.written, str(facts.inode), stream, key, facts.written),

@@ -96,7 +96,10 @@ class ArtifactCheck(Check):
         return result
 
     def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
-        """The last announcement of each path, as the files' side names it; earlier ones were of what it held before."""
+        """Reads for parity the last announcement of each artifact's path, as the files' side names it.
+
+        Earlier ones were of what it held before; one that says the same as the one before it is a difference.
+        """
         found: dict[bytes, Announced] = {}
         seen: set[tuple[Origin, bytes]] = set()
         fields = self._mapping.codec("x").fields

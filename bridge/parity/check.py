@@ -227,9 +227,10 @@ class Check:
         return result
 
     def _stands(self, before: list[Difference], result: Result) -> bool:
-        """Whether any difference of this look was found before as well: what is under way differs from look to look.
+        """Whether any difference that parity found in this look was found in the look before as well.
 
-        A rotation, or a stream that is being filled again, is met by one look here and by the next there.
+        What is under way differs from look to look: a rotation, or a stream that is being filled again, is met by one
+        look here and by the next there.
         """
         if result.lost and result.alive:
             return False

@@ -88,7 +88,7 @@ class Lines:
         return self.lines[found[0]] if len(found) == 1 else b"\n".join([self.lines[k] for k in found])
 
     def units(self, count: int, continued: Continued | None) -> list[tuple[int, int, bytes]]:
-        """The next `count` lines as messages: from which line to which, and their text."""
+        """Takes the next `count` lines of a file as messages: from which line to which each goes, and its text."""
         end = min(len(self.lines), self.at + count)
         starts = list(range(self.at, end))
         if continued is not None:
