@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.files.spool import Facts
+from bridge.ledger.forgotten import forget_above, forget_all
+from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.store import Ledger
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
@@ -523,3 +526,18 @@ def test_each_kind_whose_loss_no_counter_tells(rig: Rig, kind: str) -> None:
     exchange.settled()
     rig.stop(child)
     exchange.check()
+
+
+def test_a_batch_number_is_given_once(tmp_path: Path) -> None:
+    """Whatever the ledger forgets of a folder, it knows the highest number: another past of the stream has it."""
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    with ledger.transaction():
+        save_carried(ledger, "s", b"key", b"", 7, 0, b"digest", Facts(0, 0, 0, 0))
+    for whole in (False, True):
+        with ledger.transaction():
+            if whole:
+                forget_all(ledger, "s")
+            else:
+                forget_above(ledger, "s", 0, {})
+        assert (last_batch(ledger, "s"), last_landed(ledger, "s"), has_batch(ledger, "s", 7)) == (7, 0, False)
+    ledger.close()
