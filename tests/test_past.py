@@ -15,6 +15,7 @@ from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.store import Ledger
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
+from bridge.streams.resp import pack
 from tests.inbox import INBOX, Inbox
 from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, wait_until
@@ -387,6 +388,25 @@ def test_each_kind_whose_redis_held_other_data_for_a_moment(rig: Rig, kind: str,
         wait_until(lambda: rig.redis.call("EXISTS", f"bridge:{{{exchange.inbox.stream}}}:meta"), rig.said)
     rig.redis.call("SWAPDB", 0, 5)
     exchange.both(5)
+    exchange.settled()
+    rig.stop(child)
+    exchange.check()
+
+
+@pytest.mark.parametrize("kind", ["log", "inbox"])
+def test_redis_held_other_data_before_it_was_told_what_was_mirrored(rig: Rig, kind: str) -> None:
+    """The old data come back, and do not say that anything was mirrored: what was lost is the mirror's once more."""
+    exchange = Exchange(rig, kind)
+    child = rig.start()
+    for n in range(4):
+        exchange.both(n)
+    exchange.settled()
+    stream = exchange.inbox.stream
+    rig.redis.call("SWAPDB", 0, 5)
+    wait_until(lambda: "the mirror goes on" in rig.said(), rig.said)
+    rig.redis.calls(pack("SELECT", 5), pack("DEL", f"bridge:{{{stream}}}:mirror"), pack("SELECT", 0))
+    rig.redis.call("SWAPDB", 0, 5)
+    exchange.both(4)
     exchange.settled()
     rig.stop(child)
     exchange.check()

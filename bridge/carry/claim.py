@@ -109,13 +109,16 @@ class Hold:
     def take(self, connection: Connection, ledger: Ledger) -> None:
         """Takes the lease on the stream in Redis: from here on this process carries.
 
-        What `doubt` found must stand there still. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
+        What `doubt` found must stand there still. Of a timeline that the ledger does not know, only `take_anew` lets
+        it write, once that is compared. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
         """
         found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
         stream = self._keys.stream.decode()
         if not self._taken:
             note_nonce(ledger, stream, self.nonce, place_of(ledger))
-        if not lease.take(connection, self._keys, Holder.of(self.nonce, self._state_dir), found):
+        memory = stream_memory(ledger, stream)
+        timeline = memory.timeline if memory is not None else None
+        if not lease.take(connection, self._keys, Holder.of(self.nonce, self._state_dir), found, timeline):
             raise NotYet("another process reached for the stream in this moment", where=stream)
         self._taken = True
 

@@ -124,6 +124,8 @@ def what_was_lost(
         return f"it began anew with {_shown(info.first_id)}, after {_shown(memory.last_id)} had been seen"
     if books is None:
         return ""
+    if books.timeline != memory.timeline:
+        return "it holds other data than those that were settled when it had lost entries"
     sent = [entry for raw in books.checkpoint.values() if (entry := Checkpoint.from_json(raw).entry) is not None]
     if max(sent, default=ZERO_ID) > info.last_id:
         return f"entries up to {_shown(max(sent))} had been sent, and its last ID is {_shown(info.last_id)}"

@@ -25,9 +25,8 @@ from bridge.log import Troubles
 from bridge.model import ZERO_ID, EntryId, Origin, Row, format_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
-from bridge.streams.reader import stream_info
 from bridge.streams.resp import entry_packer, pack
-from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter
+from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter, read_stream
 
 
 class Late:
@@ -63,9 +62,9 @@ class Late:
             hint = "let `bridge run` compare it with stream and files first"
             raise NotOwner(f"this ledger may be an older one: {doubt}", where=stream, hint=hint)
         self._shared.hold.take(self._connection, self._ledger)
-        info = stream_info(self._connection, keys.stream)
+        info, books = read_stream(self._connection, keys)
         self._exists = info.exists
-        lost = what_was_lost(known, {}, info, None)
+        lost = what_was_lost(known, {}, info, books)
         if lost:
             hint = "let `bridge run` fill it again first"
             raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=stream, hint=hint)

@@ -15,7 +15,7 @@ from bridge.carry.source import Source
 from bridge.errors import NotOwner
 from bridge.ledger.mirrored import Range
 from bridge.ledger.seen import forget_released
-from bridge.ledger.sources import save_mirror_cursor
+from bridge.ledger.sources import save_mirror_cursor, save_timeline
 from bridge.ledger.store import Ledger
 from bridge.ledger.witness import forget_puts
 from bridge.log import log
@@ -89,6 +89,8 @@ def settle_loss(
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
                 forget_puts(ledger, stream)
             save(info)
+            save_timeline(ledger, stream, shared.hold.nonce if compared.lost else compared.books.timeline)
+            shared.hold.check(connection)  # all of this was read of the data that were compared
             floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
         shared.cursor_epoch += refilled is not None
     if refilled is not None:

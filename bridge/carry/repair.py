@@ -23,7 +23,14 @@ from bridge.files.spool import Folder
 from bridge.ledger import twofold
 from bridge.ledger.attached import adopt_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
-from bridge.ledger.sources import SourceMemory, save_generation, save_mirror_cursor, save_source, save_stream
+from bridge.ledger.sources import (
+    SourceMemory,
+    save_generation,
+    save_mirror_cursor,
+    save_source,
+    save_stream,
+    save_timeline,
+)
 from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, parse_origin
@@ -188,12 +195,14 @@ def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[byt
 
 def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
     """Writes the plan of a repair into the ledger, then makes that ledger the stream's owner in Redis."""
-    stream, last = made.stream, connection.call("HGET", shared.keys.meta, "nonce") or b""
+    stream, asked = made.stream, connection.call("HMGET", shared.keys.meta, "nonce", "timeline")
+    last, timeline = ((found or b"").decode(errors="replace") for found in asked)
     with ledger.transaction():
         for table in TABLES:
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
         save_stream(ledger, stream, made.info.last_id, made.info.added, made.info.first_id)
         save_mirror_cursor(ledger, stream, made.cursor)
+        save_timeline(ledger, stream, timeline)
         for name, memory in made.sources.items():
             save_source(ledger, stream, name, memory)
             for known in made.generations[name]:
@@ -204,7 +213,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_value(ledger, stream, *value)
         if made.folder is not None:
             rebuild.write(ledger, stream, made.folder)
-        adopt_nonces(ledger, stream, last.decode(errors="replace"))
+        adopt_nonces(ledger, stream, last)
         _restore_switches(ledger, shared, made)
     instance = shared.settings.instance
     connection.calls(

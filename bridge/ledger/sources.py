@@ -11,12 +11,17 @@ from bridge.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, par
 
 @dataclass(frozen=True, slots=True)
 class StreamMemory:
-    """What was last seen of a stream: the newest ID, how many were ever added, the oldest; and the mirror's cursor."""
+    """What was last seen of a stream: the newest ID, how many were ever added, the oldest; and the mirror's cursor.
+
+    `timeline` is `meta.timeline` of the data that all this is true of: the nonce under which its last loss was settled,
+    empty before any.
+    """
 
     last_id: EntryId = ZERO_ID
     added: int = 0
     mirror_cursor: EntryId = ZERO_ID
     first_id: EntryId = ZERO_ID
+    timeline: str = ""
 
     def and_seen(self, last_id: EntryId, added: int) -> StreamMemory:
         """The same, with what was seen since."""
@@ -42,12 +47,15 @@ class SourceMemory:
 def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
     """What is remembered of the stream; None when it was never carried."""
     rows = ledger.rows(
-        "SELECT last_id, added, mirror_cursor, coalesce(first_id, '0-0') FROM streams WHERE stream = ?", (stream,)
+        "SELECT last_id, added, mirror_cursor, coalesce(first_id, '0-0'), coalesce(timeline, '') FROM streams"
+        " WHERE stream = ?",
+        (stream,),
     )
     if not rows:
         return None
-    last_id, added, cursor, first_id = rows[0]
-    return StreamMemory(parse_id(last_id.encode()), added, parse_id(cursor.encode()), parse_id(first_id.encode()))
+    last_id, added, cursor, first_id, timeline = rows[0]
+    ids = [parse_id(told.encode()) for told in (last_id, cursor, first_id)]
+    return StreamMemory(ids[0], added, ids[1], ids[2], timeline)
 
 
 def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first_id: EntryId = ZERO_ID) -> None:
@@ -58,6 +66,11 @@ def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first
         " first_id = excluded.first_id",
         (stream, format_id(last_id).decode(), added, format_id(first_id).decode()),
     )
+
+
+def save_timeline(ledger: Ledger, stream: str, timeline: str) -> None:
+    """Notes which timeline of the stream the ledger knows; inside the transaction that settles a loss."""
+    ledger.write("UPDATE streams SET timeline = ? WHERE stream = ?", (timeline, stream))
 
 
 def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId) -> None:

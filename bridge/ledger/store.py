@@ -165,6 +165,11 @@ def _ninth(db: sqlite_utils.Database) -> None:
     db.table("released").create({"stream": str, "entry": str, "digest": bytes, **span}, pk=("stream", "entry"))
 
 
+@migrations(name="010_timeline")
+def _tenth(db: sqlite_utils.Database) -> None:
+    db.table("streams").add_column("timeline", str)
+
+
 LOOKS, LOOK = 20, 0.05
 """How often, and after how many seconds, the ledger's file is looked at again while it has nothing in it yet."""
 

@@ -28,7 +28,9 @@ LASTS_MS = 10_000
 
 _TAKE = b"""if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('HSET', KEYS[2], 'nonce', ARGV[4])
+if not ARGV[5] or (redis.call('HGET', KEYS[2], 'timeline') or '') == ARGV[5] then
+  redis.call('HSET', KEYS[2], 'nonce', ARGV[4])
+end
 return 1"""
 
 _RENEW = b"""if redis.call('HGET', KEYS[2], 'nonce') ~= ARGV[1] then return 0 end
@@ -125,13 +127,15 @@ def standing(connection: Connection, keys: Keys) -> Standing:
     return Standing(bytes(raw or b""), holder, bytes(nonce or b""), mirrored, to_info(about, keys.stream).last_id)
 
 
-def take(connection: Connection, keys: Keys, mine: Holder, found: bytes) -> bool:
+def take(connection: Connection, keys: Keys, mine: Holder, found: bytes, timeline: str | None) -> bool:
     """Takes the lease on the stream, if it is still as it was `found`; else returns False.
 
-    Raises RedisLost, RedisRefused.
+    The nonce is left alone, so that nothing is written, where Redis holds another timeline than the one that the
+    ledger knows; None: it knows none. Raises RedisLost, RedisRefused.
     """
+    known = [timeline] if timeline is not None else []
     done = connection.call(
-        "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode()
+        "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode(), *known
     )
     return bool(done)
 
@@ -147,6 +151,7 @@ def writing(keys: Keys, nonce: str, command: str, key: bytes, *args: bytes | str
 def take_anew(connection: Connection, keys: Keys, mine: Holder, books: Books) -> bool:
     """Takes the lease on the stream under another nonce, if the bridge's books of it are still these; else False.
 
+    The nonce names the timeline that begins here: data without it are of before, or of beside, and are compared anew.
     Raises RedisLost, RedisRefused.
     """
     connection.calls(pack("WATCH", keys.meta, keys.checkpoint, keys.generations))
@@ -155,7 +160,7 @@ def take_anew(connection: Connection, keys: Keys, mine: Holder, books: Books) ->
         return False
     done = connection.calls(
         pack("MULTI"), pack("SET", keys.lease, mine.to_json(), "PX", LASTS_MS),
-        pack("HSET", keys.meta, "nonce", mine.nonce), pack("EXEC"),
+        pack("HSET", keys.meta, "nonce", mine.nonce, "timeline", mine.nonce), pack("EXEC"),
     )[-1]  # fmt: skip
     return done is not None
 

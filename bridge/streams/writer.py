@@ -324,6 +324,11 @@ class Books:
     mirror: dict[bytes, bytes]
     floor: EntryId | None
 
+    @property
+    def timeline(self) -> str:
+        """The nonce under which the last loss of these data was settled, as `meta` has it; empty before any."""
+        return self.meta.get(b"timeline", b"").decode(errors="replace")
+
     def of_the_same(self, other: Books) -> bool:
         """Whether these are what forward alone writes of the same stream: the mirror and trimming go on meanwhile."""
         mine, theirs = ((books.meta, books.checkpoint, books.generations) for books in (self, other))
