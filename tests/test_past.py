@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -409,6 +410,48 @@ def test_redis_held_other_data_before_it_was_told_what_was_mirrored(rig: Rig, ki
     exchange.both(4)
     exchange.settled()
     rig.stop(child)
+    exchange.check()
+
+
+@pytest.mark.parametrize("what", ["redis", "ledger"])
+@pytest.mark.parametrize("kind", ["inbox", "texts"])
+def test_a_file_that_cannot_be_read_as_time_goes_back_holds_up_only_itself(
+    rig: Rig, kind: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis loses all and gets it back, or the ledger is put back, while two files cannot be read: nothing is doubled.
+
+    The others go on meanwhile.
+    """
+    exchange = Exchange(rig, kind).begun()
+    backup = shutil.copytree(rig.state, rig.path / "backup")
+    exchange.both(1)
+    assert not rig.once().errors
+    locked = [os.fsencode(path) for path in exchange.inbox.folder.iterdir() if b"-1" in path.read_bytes()]
+    assert len(locked) == 2, locked
+    real = os.open
+
+    def refused(path: object, *args: int, **more: int) -> int:
+        if path in locked:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *args, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        for n in (2, 3):
+            if what == "redis":
+                rig.redis.call("SWAPDB", 0, 5)
+            elif n == 2:
+                put_back(rig, backup)
+            exchange.both(n)
+            for _ in range(2):
+                said = [str(error) for error in rig.once().errors]
+                assert any("cannot be read" in error for error in said), said
+            new = {f"f-{n}".encode(), f"r-{n}".encode()}
+            assert all(new <= set(side) for side in exchange.sides()), (exchange.sides(), said)
+    for _ in range(3):
+        last = rig.once().errors
+    assert not last
+    exchange.settled()
     exchange.check()
 
 

@@ -739,7 +739,7 @@ def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
     one_inbox.put("n-0")
     ledger = Ledger(one_inbox.rig.state / "ledger.db")
     folder = Folder(settings.root, mapping.files, mapping.source.exclude)
-    intake = Intake(mapping, folder, ledger, time.time, deque())
+    intake = Intake(mapping, folder, ledger, time.time, deque(), lambda: None)
     intake.look(None)
     assert list(intake.waiting) == [b"inbox/n-0.json"]  # it was written just now
 

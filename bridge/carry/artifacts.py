@@ -37,7 +37,7 @@ class ArtifactIntake(Intake):
         self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str],
         hasher: Hasher,
     ) -> None:  # fmt: skip
-        super().__init__(mapping, folder, ledger, clock, notices)
+        super().__init__(mapping, folder, ledger, clock, notices, lambda: None)
         self._hasher = hasher
 
     def _content(self, found: Found, since: float, age: float) -> Taken | None:
@@ -105,7 +105,7 @@ class ArtifactSource(SpoolSource):
         self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float], hasher: Hasher,
         paths: Paths,
     ) -> None:  # fmt: skip
-        super().__init__(mapping, keys, folder, ledger, clock)
+        super().__init__(mapping, keys, folder, ledger, clock, lambda: None)
         self._paths = paths
         self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
 

@@ -19,7 +19,7 @@ from bridge.codecs.document import Message
 from bridge.errors import RejectStop, SourceError
 from bridge.files.spool import BUSY, Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
-from bridge.ledger.forgotten import forget_mirrored
+from bridge.ledger.forgotten import forget_mirrored, unread
 from bridge.ledger.mirrored import contents_of_intents
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
 from bridge.ledger.spool import Due
@@ -68,12 +68,13 @@ class Waiting:
 class Intake:
     """Takes the complete files of one folder into the ledger as due messages, each message once.
 
-    `notices` takes what is to be said in the log.
+    `notices` takes what is to be said in the log; `compare` has files and stream laid beside each other again.
     """
 
     def __init__(
-        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str]
-    ) -> None:
+        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str],
+        compare: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.waiting: dict[bytes, Waiting] = {}
         """Files of the folder that are not complete, by name."""
         self.rejected = 0
@@ -89,6 +90,7 @@ class Intake:
         self._settle = mapping.source.settle_ms / 1000
         self._limit = mapping.format.max_line_bytes
         self._notices = notices
+        self._compare = compare
         self._still: dict[bytes, bool] = {}
         """Whether the files of a message lie in the folder as they were, by key, of messages asked for by now."""
         self._kinds = Kinds(mapping.source.path, notices.append)
@@ -162,7 +164,7 @@ class Intake:
             return
         known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
         fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
-        complete = []
+        complete, doubtful = [], unread(self._ledger, self._stream) if fresh else set[bytes]()
         for file in fresh:
             try:
                 taken = self._taken(file)
@@ -171,7 +173,10 @@ class Intake:
                 self.wait(file, self._clock(), self._clock() + UNREADABLE)
                 continue
             self.unreadable.pop(file.name, None)
-            if taken is not None:
+            if taken is not None and file.name in doubtful:  # it can be read by now: is its message in the stream?
+                self.wait(file, self._clock(), self._clock() + UNREADABLE)
+                self._compare()
+            elif taken is not None:
                 complete.append((file, taken))
         if not complete:
             return

@@ -147,7 +147,7 @@ class Mirror:
         info = stream_info(connection, self.shared.keys.stream)
         gone, _ = missing(connection, self.shared.keys, self.shared.sighted.all, info, ZERO_ID)
         if gone or what_was_lost(memory, {}, info, None):
-            self.shared.compare_again = True
+            self.shared.ask_to_compare()
             raise NotYet("forward refills the stream first")
         if self._history is None:
             self._history = info.last_id if memory.mirror_cursor == ZERO_ID else ZERO_ID

@@ -16,26 +16,16 @@ from bridge.carry.identity import keys_of, read_document
 from bridge.carry.shared import Shared
 from bridge.codecs.artifact import announcement
 from bridge.codecs.document import Message
+from bridge.errors import SourceError
 from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
-from bridge.ledger.forgotten import forget_all, learn
-from bridge.ledger.mirrored import Range, add_range, range_digest, range_of
+from bridge.ledger.forgotten import NOBODY, Held, forget_all, kept_due, learn, messages_known, save_unread, unread
+from bridge.ledger.mirrored import Range, add_range, all_ranges, range_digest
+from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, digest, paired, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
-
-NOWHERE = Facts(0, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A message of the folder: its file, or nothing where that is gone."""
-
-    key: bytes
-    alike: bytes
-    name: bytes = b""
-    facts: Facts = NOWHERE
 
 
 @dataclass(slots=True)
@@ -45,15 +35,19 @@ class Folders:
     born: list[tuple[Held, Origin, bytes]] = field(default_factory=list)
     mirrored: list[tuple[Held, Range]] = field(default_factory=list)
     unmatched: int = 0
+    unread: list[bytes] = field(default_factory=list)
+    """Names of files that could not be read: their messages may stand in the stream."""
 
 
-def read_both(connection: Connection, shared: Shared, number: int, cursor: EntryId) -> Folders:
+def read_both(
+    connection: Connection, shared: Shared, ledger: Ledger | None, number: int, cursor: EntryId
+) -> Folders:  # fmt: skip
     """Lays files beside entries. Entries up to `cursor` were mirrored, be their files there or not.
 
-    Raises SourceError, RedisLost, RedisRefused.
+    Raises SourceError, RedisLost, RedisRefused, LedgerError.
     """
-    by_key, by_row = _files(shared)
-    found = Folders()
+    by_key, by_row, unreadable = _files(shared, ledger)
+    found = Folders(unread=unreadable)
     for entry in entries(connection, shared.keys.stream):
         values = paired(entry.fields)
         if any(name not in values for name in FIELDS):
@@ -90,29 +84,55 @@ def read_announced(connection: Connection, shared: Shared, number: int) -> Folde
     return found
 
 
-def _files(shared: Shared) -> tuple[dict[bytes, Held], dict[bytes, list[Held]]]:
-    mapping, folder = shared.mapping, shared.folder
+def _files(shared: Shared, ledger: Ledger | None) -> tuple[dict[bytes, Held], dict[bytes, list[Held]], list[bytes]]:
+    """The folder's messages by key, and by their rows' digests; and the names of files that could not be read.
+
+    A file that is as the ledger knows it is not read again. What is due with its bytes counts, be its file gone.
+    """
+    mapping, folder, stream = shared.mapping, shared.folder, shared.mapping.stream.key
     by_key: dict[bytes, Held] = {}
     by_row: dict[bytes, list[Held]] = {}
+    unreadable: list[bytes] = []
+
+    def add(held: Held) -> None:
+        by_key[held.key] = held
+        by_row.setdefault(held.digest, []).append(held)
+
+    kept: dict[bytes, Facts] = {}
+    for waiting in kept_due(ledger, stream) if ledger is not None else ():
+        for due in waiting:
+            row = mapping.document(os.fsdecode(due.name or b"x"), due.facts.written).read(due.raw or b"").row
+            if isinstance(row, tuple):
+                kept[due.name] = due.facts
+                add(Held(due.key, due.alike, due.name, due.facts, digest(*row)))
     for some in folder.scan() if folder is not None else ():
+        known = messages_known(ledger, stream, [file.name for file in some]) if ledger is not None else {}
         for file in some:
-            taken = folder.read(file.name, mapping.format.max_line_bytes) if folder is not None else None
+            if kept.get(file.name) == file.facts:
+                continue
+            before = known.get(file.name)
+            if before is not None and before.digest and before.facts == file.facts:
+                add(before)
+                continue
+            try:
+                taken = folder.read(file.name, mapping.format.max_line_bytes) if folder is not None else None
+            except SourceError:
+                unreadable.append(file.name)
+                continue
             if taken is None:
                 continue
             message = mapping.document(os.fsdecode(file.name), taken.facts.written).read(taken.raw)
             if isinstance(message.row, str) or not taken.raw:
                 continue
-            held = Held(*keys_of(message, taken.raw, taken.facts), file.name, taken.facts)
-            by_key[held.key] = held
-            by_row.setdefault(digest(*message.row), []).append(held)
-    return by_key, by_row
+            add(Held(*keys_of(message, taken.raw, taken.facts), file.name, taken.facts, digest(*message.row)))
+    return by_key, by_row, unreadable
 
 
 def _held(shared: Shared, row: Row, by_key: dict[bytes, Held], by_row: dict[bytes, list[Held]]) -> Held | None:
     """The file of an entry's message, used once; or what is known of it without one."""
     message = read_document(shared.mapping, b"x", row[3]) if shared.mapping.message.data is None else Message("")
     if message.identity is not None:
-        key, _ = keys_of(message, row[3], NOWHERE)
+        key, _ = keys_of(message, row[3], NOBODY)
         return by_key.get(key) or Held(key, b"")
     alike = by_row.get(digest(*row))
     return alike.pop(0) if alike else None
@@ -138,21 +158,33 @@ def write(ledger: Ledger, stream: str, found: Folders) -> None:
     learn_all(ledger, stream, found)
 
 
-def read_back(connection: Connection, shared: Shared, number: int, back: Sequence[Standing]) -> Folders:
+def read_back(
+    connection: Connection, shared: Shared, ledger: Ledger, number: int, back: Sequence[Standing]
+) -> Folders:  # fmt: skip
     """Reads what a stream that lost entries holds of a folder: it may be another past of it, which the ledger forgot.
 
-    `back` are mirrored lines whose entries it had lost and holds again. Raises SourceError, RedisLost, RedisRefused.
+    `back` are mirrored lines whose entries it had lost and holds again. Raises SourceError, RedisLost, RedisRefused,
+    LedgerError.
     """
-    artifacts = shared.mapping.source.kind == "artifacts"
-    found = read_announced(connection, shared, number) if artifacts else read_both(connection, shared, number, ZERO_ID)
+    if shared.mapping.source.kind == "artifacts":
+        return read_announced(connection, shared, number)
+    stream, before = shared.mapping.stream.key, stream_memory(ledger, shared.mapping.stream.key)
+    cursor = before.mirror_cursor if before is not None else ZERO_ID
+    found = read_both(connection, shared, ledger, number, ZERO_ID)
     lines, born = {line.entry: (line, content) for line, content in back}, {held.key for held, _, _ in found.born}
+    doubtful, ranges = unread(ledger, stream), _entries(ledger, stream)
+
+    def mirrored(held: Held, entry: EntryId) -> bool:
+        """Whether the mirror made the file of the entry: else it is another one that says the same."""
+        return not held.alike or entry in lines or entry in ranges or (held.name in doubtful and entry <= cursor)
+
     again = [(held, span) for held, span in found.mirrored if held.key not in born]
-    found.mirrored = [(held, span) for held, span in again if span.entries[0][0] in lines or not held.alike]
+    found.mirrored = [(held, span) for held, span in again if mirrored(held, span.entries[0][0])]
     with_file = {span.entries[0][0] for _, span in found.mirrored}
     for entry, (line, content) in lines.items():
         if entry not in with_file:  # it was taken since
             message = read_document(shared.mapping, os.fsencode(line.name), content)
-            key, alike = keys_of(message, content, NOWHERE)
+            key, alike = keys_of(message, content, NOBODY)
             if key not in born:
                 digest = range_digest(content)
                 span = Range(line.name, line.generation, 0, line.length, digest, [(entry, line.length)])
@@ -167,11 +199,26 @@ def learn_all(ledger: Ledger, stream: str, found: Folders) -> int:
         name = held.name if last[held.name] == held.key else b""  # an earlier announcement of what was replaced since
         place = origin.generation, origin.offset
         fresh += learn(ledger, stream, held.key, held.alike, *place, sent, held.facts, name)
+    ranges = _entries(ledger, stream)
     for held, span in found.mirrored:
-        mark = memory.mirrored_as(span.name, span.generation)
-        if range_of(ledger, stream, span.entries[0][0]) is None:
+        known = ranges.get(span.entries[0][0])
+        if known is not None and (not held.name or memory.carried(ledger, stream, held.name) is not None):
+            continue
+        if known is None:
             add_range(ledger, stream, span)
-            memory.mirrored(ledger, stream, held.key, held.alike, held.name, held.facts, mark)
-            memory.drop_due(ledger, stream, held.key)
-            fresh += 1
+        memory.mirrored(
+            ledger, stream, held.key, held.alike, held.name, held.facts,
+            known or memory.mirrored_as(span.name, span.generation),
+        )  # fmt: skip
+        memory.drop_due(ledger, stream, held.key)
+        fresh += known is None
+    save_unread(ledger, stream, found.unread)
     return fresh
+
+
+def _entries(ledger: Ledger, stream: str) -> dict[EntryId, str]:
+    """The marks of all mirrored messages of a spool, by their entries."""
+    return {
+        entry: memory.mirrored_as(span.name, span.generation)
+        for span in all_ranges(ledger, stream) for entry, _ in span.entries
+    }  # fmt: skip

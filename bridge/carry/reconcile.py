@@ -13,6 +13,7 @@ from bridge.carry.repair import execute, plan
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.errors import NotOwner
+from bridge.ledger.forgotten import unread
 from bridge.ledger.mirrored import Range
 from bridge.ledger.seen import forget_released
 from bridge.ledger.sources import save_mirror_cursor, save_timeline
@@ -35,7 +36,7 @@ def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
         return False
     log.warning("%s: this ledger may be an older one: %s", stream, doubt)
     with shared.cursor_lock:  # a mirror that slept as well writes nothing meanwhile
-        made = plan(connection, shared, ledger.uuid, take_over=False, anew=True)
+        made = plan(connection, shared, ledger, take_over=False, anew=True)
         if made is None:
             return False
         if made.unproved:
@@ -69,21 +70,23 @@ def settle_loss(
     now = floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
     refilled = None
     with shared.cursor_lock:
-        lines, found = list[Standing](), None
-        if compared.lost and shared.folder is not None:  # before the ledger is locked: there may be many files
+        lines, found, back = list[Standing](), None, 0
+        if shared.folder is not None and (compared.lost or unread(ledger, stream)):
+            # Before the ledger is locked: there may be many files.
             lines = standing_again(connection, keys, ledger, line_of)
             number = next((source.memory.number for source in sources.values()), 0)
-            found = read_back(connection, shared, number, lines)
+            found = read_back(connection, shared, ledger, number, lines)
         with shared.sighted.keeping(compared.seen if compared.lost else None), ledger.transaction():
             if compared.lost:
                 for source in sources.values():
                     source.forget_lost(compared)
+            if found is not None:
+                back = learn_all(ledger, stream, found)
+                forget_released(ledger, stream, [line.entry for line, _ in lines])
+            elif compared.lost:
                 numbers = {name: source.memory.number for name, source in sources.items()}
-                if found is None:
-                    back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
-                else:
-                    back = learn_all(ledger, stream, found)
-                    forget_released(ledger, stream, [line.entry for line, _ in lines])
+                back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
+            if compared.lost:
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
                 _take_back(connection, shared, refilled.mirror_cursor)  # first: it may say less than is true
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
@@ -93,9 +96,9 @@ def settle_loss(
             shared.hold.check(connection)  # all of this was read of the data that were compared
             floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
         shared.cursor_epoch += refilled is not None
+    if back:
+        log.warning("%s: %d messages stand that Redis had lost or the ledger forgotten", stream, back)
     if refilled is not None:
-        if back:
-            log.warning("%s: %d messages stand that Redis had lost or the ledger forgotten", stream, back)
         log.warning("%s: %s", stream, refilled.in_words())
     return info
 

@@ -314,7 +314,7 @@ def forget_lost(
     verified: set[EntryId] = set()
     released = 0
 
-    def lost(content: bytes, written: list[Written]) -> set[EntryId]:
+    def lost(content: bytes, written: list[Written], alone: bytes = b"") -> set[EntryId]:
         gone: set[EntryId] = set()
         noted = [entry_id for entry_id, _ in written if entry_id != ZERO_ID]
         standing, at = existing(connection, keys.stream, noted), 0
@@ -322,8 +322,9 @@ def forget_lost(
             line, at = content[at : at + length], at + length
             fields = standing.get(entry_id)
             made = line_of(fields) if fields is not None else None  # its path may be another one by now
-            same = made is not None and made[1] == line
-            if fields is not None and (same or not (compared.anew or compared.forked) or not content):
+            same = made is not None and (range_digest(made[1]) == alone if alone else made[1] == line)
+            told = content or alone
+            if fields is not None and (same or not (compared.anew or compared.forked) or not told):
                 verified.add(entry_id)
             elif entry_id >= trimmed and entry_id != ZERO_ID:
                 gone.add(entry_id)
@@ -335,8 +336,9 @@ def forget_lost(
             released += len(gone)
             disown(ledger, intent.id, [(ZERO_ID if i in gone else i, length) for i, length in intent.entries])
     for one in all_ranges(ledger, stream):
-        content = read(one)
-        gone = lost(content if range_digest(content) == one.digest else b"", one.entries)
+        alone = one.digest if len(one.entries) == 1 else b""  # then its digest tells all: no file has to be read
+        content = read(one) if not alone else b""
+        gone = lost(content if range_digest(content) == one.digest else b"", one.entries, alone)
         if gone:
             released += release(ledger, stream, one, content, gone)
     cursor = max(verified, default=before(compared.trimmed.floor))

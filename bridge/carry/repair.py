@@ -121,7 +121,7 @@ class Plan:
 
 
 def plan(
-    connection: Connection, shared: Shared, ledger_uuid: bytes, *, take_over: bool, anew: bool = False
+    connection: Connection, shared: Shared, ledger: Ledger | None, *, take_over: bool, anew: bool = False
 ) -> Plan | None:
     """Plans a repair from stream and files; None when this ledger owns the stream, or nobody does: nothing to repair.
 
@@ -129,7 +129,7 @@ def plan(
     another bridge and `take_over` was not said.
     """
     books = read_books(connection, shared.keys)
-    owner = books.meta.get(b"owner")
+    owner, ledger_uuid = books.meta.get(b"owner"), ledger.uuid if ledger is not None else b""
     if (owner == ledger_uuid and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
         return None
     instance = books.meta.get(b"instance", b"").decode(errors="replace")
@@ -141,7 +141,7 @@ def plan(
     made.writes = {name: one.writes for (name, its), one in modes.items() if its == shared.mapping.name and one.epoch}
     made.component_that_owns(shared)
     if shared.folder is not None or shared.values is not None:
-        return _folder(connection, shared, books, made)
+        return _folder(connection, shared, ledger, books, made)
     claimed: dict[tuple[int, int], set[int]] = {}
     born: list[tuple[EntryId, str, bytes]] = []
     trimmed = read_trimmed(connection, shared.keys)
@@ -164,7 +164,7 @@ def plan(
     return made
 
 
-def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) -> Plan:
+def _folder(connection: Connection, shared: Shared, ledger: Ledger | None, books: Books, made: Plan) -> Plan:
     """Fills the plan of a repair for a mapping whose files each hold a message, an artifact or a latest value."""
     made.cursor = announced(books)
     for raw, number in books.sources.items():
@@ -178,7 +178,7 @@ def _folder(connection: Connection, shared: Shared, books: Books, made: Plan) ->
         elif shared.mapping.source.kind == "artifacts":
             made.folder = rebuild.read_announced(connection, shared, int(number))
         elif shared.folder is not None:
-            made.folder = rebuild.read_both(connection, shared, int(number), made.cursor)
+            made.folder = rebuild.read_both(connection, shared, ledger, int(number), made.cursor)
             made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
     return made
 

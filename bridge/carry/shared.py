@@ -102,7 +102,7 @@ class Shared:
         self.sighted = Sighted()
         """The entries that forward and mirror saw last in the stream."""
         self.compare_again = False
-        """Whether the mirror found a loss that forward has to settle: then forward compares ledger and stream again."""
+        """Whether forward compares ledger and stream again: the mirror found a loss, or a file can be read by now."""
         self.books_epoch = 0
         """Counts how often the ledger was rebuilt since this process began: what was read of it before is void."""
         self._tails: dict[str, Tail] = {}
@@ -227,6 +227,10 @@ class Shared:
         except SourceError:
             names = []  # forward meets the same, and tells of it
         return {(root / name).parent for name in names} | {(root / self.mapping.source.path).parent}
+
+    def ask_to_compare(self) -> None:
+        """Has forward compare ledger and stream again before it sends any more."""
+        self.compare_again = True
 
     def forget_books(self) -> None:
         """Forgets what is known of the mapping's generations, as the ledger was rebuilt: it is read again."""

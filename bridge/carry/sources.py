@@ -21,7 +21,7 @@ def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], flo
             shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths
         )
     if shared.folder is not None:
-        return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock)
+        return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock, shared.ask_to_compare)
     if shared.mapping.source.kind == "context":
         return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
     log_source = LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)

@@ -45,14 +45,15 @@ class SpoolSource(Source):
     """A source that is one folder with a file per message; forward sends them in batches that the ledger numbers."""
 
     def __init__(
-        self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float]
-    ) -> None:
+        self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float],
+        compare: Callable[[], None],
+    ) -> None:  # fmt: skip
         super().__init__(mapping, mapping.source.path, deque(), ledger, clock)
         self._mapping = mapping
         self._keys = keys
         self._folder = folder
         self._limit = mapping.format.max_line_bytes
-        self._intake = Intake(mapping, folder, ledger, clock, self.notices)
+        self._intake = Intake(mapping, folder, ledger, clock, self.notices, compare)
         self._sending: set[int] = set()
         self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
         """Batches of the spool that have their numbers and were not handed out as drafts yet."""

@@ -100,7 +100,7 @@ class _Repair:
         keys, anew = self.shared.keys, False
         if ledger is not None and self._connection.call("HGET", keys.meta, "owner") == uuid:
             anew = bool(self.shared.hold.doubt(self._connection, ledger))
-        self.rebuilt = repair.plan(self._connection, self.shared, uuid, take_over=self._take_over, anew=anew)
+        self.rebuilt = repair.plan(self._connection, self.shared, ledger, take_over=self._take_over, anew=anew)
         if self.rebuilt is not None and (not self._execute or ledger is None):
             return  # what parity finds without a ledger is another matter
         if self.rebuilt is not None and ledger is not None:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
 from bridge.files.spool import Facts
-from bridge.ledger.spool import NOWHERE, last_batch, note_file, save_carried, unsend
+from bridge.ledger.spool import NOWHERE, STALE, Due, facts_of, last_batch, note_file, save_carried, unsend
 from bridge.ledger.store import Ledger
+
+NOBODY = Facts(0, 0, 0, 0)
+"""The facts that are noted of a spool's message without a file."""
 
 HIGHEST = b"highest"
 """The key under which the highest number of a spool's batch is noted: no message's, those are digests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A spool's message, with the file that holds it, or nothing where that is gone.
+
+    `digest` is that of the row it is sent as, empty where that is not known.
+    """
+
+    key: bytes
+    alike: bytes
+    name: bytes = b""
+    facts: Facts = NOBODY
+    digest: bytes = b""
 
 
 def forget_all(ledger: Ledger, stream: str) -> None:
@@ -25,7 +45,7 @@ def forget_all(ledger: Ledger, stream: str) -> None:
 def _keep_highest(ledger: Ledger, stream: str) -> None:
     """Notes the highest number of a spool's batch: another past of the stream has it, so it is given to no other."""
     highest = last_batch(ledger, stream)
-    save_carried(ledger, stream, HIGHEST, b"", highest, NOWHERE, b"", Facts(0, 0, 0, 0))
+    save_carried(ledger, stream, HIGHEST, b"", highest, NOWHERE, b"", NOBODY)
 
 
 def learn(
@@ -89,6 +109,47 @@ def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, se
         " WHERE s.batch = spool_messages.batch AND s.place = spool_messages.place)"
     )
     _forget(ledger, stream, gone, (batch,))
+
+
+def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, Held]:
+    """Of these spool files, those whose messages were carried, with what is known of each; at most 1000 names."""
+    marks = ",".join("?" * len(names))
+    rows = ledger.rows(
+        "SELECT f.name, f.size, f.written, f.device, f.inode, m.key, m.alike, m.digest FROM spool_files AS f"
+        f" JOIN spool_messages AS m USING (stream, key) WHERE stream = ? AND f.name IN ({marks})",
+        (stream, *names),
+    )
+    return {row[0]: Held(row[5], row[6], row[0], facts_of(row[1:5]), row[7]) for row in rows}
+
+
+def unread(ledger: Ledger, stream: str) -> set[bytes]:
+    """The spool files that could not be read when they were laid beside a stream that had lost entries.
+
+    Their messages may stand in it: each is laid beside it before it is taken for one that was never sent.
+    """
+    return {row[0] for row in ledger.rows("SELECT name FROM spool_unread WHERE stream = ?", (stream,))}
+
+
+def save_unread(ledger: Ledger, stream: str, names: Iterable[bytes]) -> None:
+    """Notes in a transaction which spool files could not be read, instead of those before; none of them is due."""
+    ledger.write("DELETE FROM spool_unread WHERE stream = ?", (stream,))
+    for name in names:
+        ledger.write("INSERT INTO spool_unread VALUES (?, ?)", (stream, name))
+        ledger.write(
+            "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, name)
+        )
+
+
+def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[Due]]:
+    """The spool's messages that are due or on their way and whose bytes the ledger keeps, some at a time."""
+    last = b""
+    while rows := ledger.rows(
+        "SELECT key, alike, iif(inode = ?, x'', name), size, written, device, inode, time, raw, digest, batch, place"
+        " FROM spool_due WHERE stream = ? AND raw IS NOT NULL AND key > ? ORDER BY key LIMIT ?",
+        (STALE, stream, last, size),
+    ):
+        last = rows[-1][0]
+        yield [Due(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
 
 
 def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -> None:

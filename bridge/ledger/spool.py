@@ -62,11 +62,12 @@ def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[byt
             " AND inode != ?",
             (stream, *names, STALE),
         )
-        found.update((row[0], (_facts(row[1:5]), row[5])) for row in rows)
+        found.update((row[0], (facts_of(row[1:5]), row[5])) for row in rows)
     return found
 
 
-def _facts(row: Sequence[object]) -> Facts:
+def facts_of(row: Sequence[object]) -> Facts:
+    """Makes the facts of a spool file from the ledger's columns: size, written, device, inode."""
     return Facts(int(str(row[0])), int(str(row[1])), int(str(row[2])), int(str(row[3])))
 
 
@@ -162,7 +163,7 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
 def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
     """The spool files that are known to hold this message, and their facts as they were."""
     return [
-        (row[0], _facts(row[1:5]))
+        (row[0], facts_of(row[1:5]))
         for table in ("spool_files", "spool_due")
         for row in ledger.rows(
             f"SELECT name, size, written, device, inode FROM {table} WHERE stream = ? AND key = ?", (stream, key)
@@ -204,7 +205,7 @@ def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]
         f" WHERE stream = ? AND batch = ? ORDER BY {order} LIMIT ?",
         (stream, batch, count),
     )
-    return [Due(r[0], r[1], r[2], _facts(r[3:7]), *r[7:]) for r in rows]
+    return [Due(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
 
 
 def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:

@@ -168,6 +168,7 @@ def _ninth(db: sqlite_utils.Database) -> None:
 @migrations(name="010_timeline")
 def _tenth(db: sqlite_utils.Database) -> None:
     db.table("streams").add_column("timeline", str)
+    db.table("spool_unread").create({"stream": str, "name": bytes}, pk=("stream", "name"))
 
 
 LOOKS, LOOK = 20, 0.05
