@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from bridge.carry.forward import Forward
 from bridge.carry.intake import Intake
+from bridge.carry.shared import Shared
 from bridge.errors import LedgerError, TargetError
 from bridge.files.place import Place
 from bridge.files.spool import Folder
+from bridge.ledger import spool as memory
 from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.streams.connect import Connection
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
 
@@ -727,6 +732,71 @@ def test_a_file_that_waits_for_its_name_is_not_written_again(one_inbox: Inbox) -
     assert not one_inbox.rig.once().errors
     [name] = one_inbox.files()
     assert (one_inbox.folder / name).stat().st_ino == inode
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
+    """Paths of files that cannot be opened, whoever asks: put them in and take them out."""
+    real, paths = os.open, set[bytes]()
+
+    def opened(path: object, *args: int, **more: int) -> int:
+        if path in paths:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", opened)
+    return paths
+
+
+def test_a_file_that_cannot_be_read_does_not_keep_a_failure_going(
+    one_inbox: Inbox, unreadable: set[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's disk is full for once, and one file of the folder cannot be read all the time: the others go on."""
+    rig = one_inbox.rig
+    rig.once()
+    unreadable.add(os.fsencode(one_inbox.put("locked")))
+    one_inbox.put("other")
+    settings = rig.settings()
+    [mapping] = settings.mappings
+    ledger = Ledger(rig.state / "ledger.db")
+    forward = Forward(Shared(mapping, settings), ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+    forward.look()
+    wait_until(lambda: forward.look() or not forward.waits, "complete files")
+    forward.attach()
+    with monkeypatch.context() as patch:
+
+        def full(*args: object) -> None:
+            raise LedgerError("the disk is full")
+
+        patch.setattr(memory, "send", full)
+        assert not forward.step()
+    forward.look()
+    assert forward.step()
+    while forward.step():
+        pass
+    forward.detach()
+    assert one_inbox.ids() == ["other"]
+
+
+def test_a_file_that_the_mirror_noted_since_is_unreadable_no_more(one_inbox: Inbox, unreadable: set[bytes]) -> None:
+    """Its message is known, so nobody has to read it."""
+    settings = one_inbox.rig.settings()
+    [mapping] = settings.mappings
+    one_inbox.rig.once()
+    path = os.fsencode(one_inbox.put("n-0"))
+    unreadable.add(path)
+    ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
+    now = [time.time() + 1]
+    intake = Intake(mapping, folder, ledger, lambda: now[0], deque(), lambda: None)
+    intake.look(None)
+    [(name, _)] = intake.unreadable.items()
+    found = folder.find(name)
+    assert found is not None
+    memory.mirrored(ledger, mapping.stream.key, b"its key", b"", name, found.facts, "0:it")
+    now[0] += 10
+    intake.look(None)
+    assert not intake.unreadable
+    assert not intake.waiting
 
 
 def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(

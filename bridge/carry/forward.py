@@ -246,7 +246,7 @@ class Forward:
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
         if any(
-            name not in self._placed and source.present and source.trouble is None
+            name not in self._placed and source.present and source.trouble in (None, source.unreadable)
             for name, source in self._sources.items()
         ):
             self._compare(self._live[0])

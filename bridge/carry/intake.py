@@ -164,6 +164,9 @@ class Intake:
             return
         known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
         fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
+        for name in {file.name for file in found}.difference(file.name for file in fresh):  # the mirror may have put it
+            self.waiting.pop(name, None)
+            self.unreadable.pop(name, None)
         complete, doubtful = [], unread(self._ledger, self._stream) if fresh else set[bytes]()
         for file in fresh:
             try:
