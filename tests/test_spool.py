@@ -760,8 +760,12 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_failure_going(
     [mapping] = settings.mappings
     ledger = Ledger(rig.state / "ledger.db")
     forward = Forward(Shared(mapping, settings), ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
-    forward.look()
-    wait_until(lambda: forward.look() or not forward.waits, "complete files")
+
+    def complete() -> bool:
+        forward.look()
+        return not forward.waits
+
+    wait_until(complete, "complete files")
     forward.attach()
     with monkeypatch.context() as patch:
 
