@@ -41,6 +41,7 @@ def test_from_version_1(tmp_path: Path) -> None:
     ledger.close()
     ledger = Ledger(path)
     assert ledger.rows("PRAGMA user_version") == [(VERSION,)]
+    assert ledger.rows("SELECT count(*) FROM _sqlite_migrations") == [(VERSION,)]  # else older ones are not brought up
     ledger.close()
 
 

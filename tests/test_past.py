@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -506,6 +508,71 @@ def test_each_kind_whose_redis_comes_back_between_two_requests(rig: Rig, kind: s
         rig.stop(child)
     swaps.close()
     other.close()
+    exchange.check()
+
+
+@KINDS
+def test_each_kind_whose_redis_is_elsewhere_for_some_requests_behind_a_loss(rig: Rig, kind: str) -> None:
+    """Redis lost its tail, and holds nothing from the n-th request behind that on, for a few: what is read is not mixed.
+
+    What was read of nothing is not taken for lost of the data that come back.
+    """
+    exchange, left, swaps = Exchange(rig, kind), [0, 0], Connection(rig.url)
+
+    def fault(piece: bytes, number: int) -> str:
+        for which, counted in enumerate(left):
+            if counted > 0:
+                left[which] -= 1
+                if counted == 1:
+                    swaps.call("SWAPDB", 0, 5)
+        return "pass"
+
+    stream = exchange.inbox.stream
+    keys = [stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS if name != "lease")]
+    with Proxy(rig.server, fault) as proxy:
+        child = rig.start(url=proxy.url)
+        for n in range(-4, 0):
+            exchange.both(n)
+        exchange.settled()
+        for n in range(1, 45, 1 if SOAK else 11):
+            swaps.calls(*(pack("COPY", key, f"behind:{key}", "REPLACE") for key in keys))
+            exchange.both(n)
+            exchange.settled()
+            lost = [pack("MULTI"), *(pack("COPY", f"behind:{key}", key, "REPLACE") for key in keys), pack("EXEC")]
+            swaps.calls(*lost)
+            left[:] = n, n + 1 + n % 3
+            wait_until(lambda: left == [0, 0], rig.said)
+            exchange.settled()
+        rig.stop(child)
+    swaps.close()
+    exchange.check()
+
+
+@pytest.mark.parametrize("kind", ["log", "inbox", "texts"])
+def test_each_kind_whose_ledger_is_put_back_before_redis_was_told(rig: Rig, kind: str) -> None:
+    """A copy that one process made lacks what that mirrored since, and Redis was not told of it: nothing is doubled."""
+    exchange = Exchange(rig, kind)
+    child = rig.start()
+    exchange.both(0)
+    exchange.settled()
+    with (
+        closing(sqlite3.connect(rig.state / "ledger.db")) as whole,
+        closing(sqlite3.connect(rig.path / "copy")) as copy,
+    ):
+        whole.backup(copy)
+    for n in range(1, 4):
+        exchange.add(f"r-{n}")
+    exchange.settled()
+    child.kill()
+    child.wait()
+    for suffix in ("-wal", "-shm"):
+        (rig.state / f"ledger.db{suffix}").unlink(missing_ok=True)
+    shutil.copy(rig.path / "copy", rig.state / "ledger.db")
+    rig.redis.call("DEL", f"bridge:{{{exchange.inbox.stream}}}:mirror")
+    again = rig.start()
+    exchange.both(4)
+    exchange.settled()
+    rig.stop(again)
     exchange.check()
 
 

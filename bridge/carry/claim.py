@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bridge.errors import LeaseHeld, NotOwner, NotYet
 from bridge.ledger.attached import nonces, note_nonce, place_of
+from bridge.ledger.mark import read_mark
 from bridge.ledger.sources import StreamMemory, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, EntryId, parse_id
@@ -96,6 +97,7 @@ class Hold:
         """
         there = self._standing(connection)  # before the ledger is read, which is always ahead of what it says
         stream, nonce = self._keys.stream.decode(), there.nonce.decode(errors="replace")
+        marked = read_mark(ledger.path, ledger.uuid, stream)
         known = nonces(ledger, stream)
         if nonce and nonce not in known:
             return "a process carried the stream of which it knows nothing"
@@ -104,6 +106,8 @@ class Hold:
         memory = stream_memory(ledger, stream)
         if memory is not None and memory.mirror_cursor < there.mirrored <= there.last:
             return "Redis says that more was mirrored than it knows of"
+        if memory is not None and memory.commits < marked:
+            return "its mark says that more was mirrored than it knows of"
         return ""
 
     def take(self, connection: Connection, ledger: Ledger) -> None:
@@ -129,6 +133,19 @@ class Hold:
         """
         if not connection.calls(lease.writing(self._keys, self.nonce, command, key, *args))[0]:
             raise NotYet("the stream became another one", where=self._keys.stream.decode(errors="replace"))
+
+    def watch(self, connection: Connection) -> None:
+        """Begins to read data on which something is to be decided: `confirm` tells whether it stayed the same.
+
+        Raises NotYet where it is not what this process carries.
+        """
+        lease.watch(connection, self._keys)
+        self.check(connection)
+
+    def confirm(self, connection: Connection) -> None:
+        """Raises NotYet where Redis held other data, for a moment at least, since `watch`, or since it was compared."""
+        if not lease.unchanged(connection, self._keys):
+            raise NotYet("the stream became another one as it was read", where=self._keys.stream.decode())
 
     def take_anew(self, connection: Connection, ledger: Ledger, books: Books) -> None:
         """Takes the stream under another nonce, as it lost entries: what anybody read of its past counts no more.

@@ -10,8 +10,8 @@ from bridge.carry import floor
 from bridge.carry.claim import own
 from bridge.carry.draft import Batcher, Draft, Parcel
 from bridge.carry.forks import missing, what_was_lost
-from bridge.carry.reconcile import catch_up, settle_loss
-from bridge.carry.refill import Compared, Resume, compare, in_words, number_for, put_back
+from bridge.carry.reconcile import catch_up, put_back, settle_loss
+from bridge.carry.refill import Compared, Resume, compare, in_words, number_for
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
@@ -188,9 +188,11 @@ class Forward:
         if compared.lost:  # before anything is changed by what was found
             self.shared.hold.take_anew(connection, self._ledger, compared.books)
             sender = self._begin_sending(connection)
+        else:
+            self.shared.hold.confirm(connection)
         for said in in_words(compared, self._stream):
             log.warning("%s", said)
-        put_back(connection, self.shared.keys, self._ledger, compared, self.shared.hold)
+        put_back(connection, self.shared, self._ledger, compared)
         for source in self._sources.values():
             try:
                 draft = self._resume(source, compared, remembered.get(source.name))
@@ -254,9 +256,7 @@ class Forward:
             raise Overtaken
         if self._clock() >= self._remember_at:
             self._remember()
-        parcel = self._turns.next(self.batch)
-        if parcel is None:
-            parcel = self._skipped()
+        parcel = self._turns.next(self.batch) or self._skipped()
         _, sender = self._live
         for source in self._sources.values():
             if source.notices:

@@ -324,7 +324,7 @@ class Mirror:
         places = [self._files.of(write).place() for write in taken.writes]
         intents: list[int] = []
         reached("mirror.intent.before")
-        with self._ledger.transaction():
+        with self._ledger.transaction(marked=self._stream):
             add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
             for number, where in (*taken.retried, *back.values()):
                 mark_retried(self._ledger, number, where, self._clock())
@@ -350,7 +350,7 @@ class Mirror:
         if noted:
             reached("mirror.range.before")
             self._witness.rolled_back()
-            with self._ledger.transaction():
+            with self._ledger.transaction(marked=self._stream):
                 for write, written in zip(taken.writes, entries, strict=True):
                     for span in write.ranges(written):
                         add_range(self._ledger, self._stream, span)

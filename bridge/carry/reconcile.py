@@ -15,14 +15,15 @@ from bridge.carry.source import Source
 from bridge.errors import NotOwner
 from bridge.ledger.forgotten import unread
 from bridge.ledger.mirrored import Range
+from bridge.ledger.quarantine import in_doubt, mark_lost
 from bridge.ledger.seen import forget_released
-from bridge.ledger.sources import save_mirror_cursor, save_timeline
+from bridge.ledger.sources import save_mirror_cursor, save_timeline, sources_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.witness import forget_puts
 from bridge.log import log
 from bridge.model import EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection
-from bridge.streams.reader import StreamInfo, stream_info
+from bridge.streams.reader import StreamInfo, existing, stream_info
 
 
 def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
@@ -65,9 +66,10 @@ def settle_loss(
         source = sources.get(span.name if shared.folder is None else shared.mapping.source.path)
         return source.content_of(span) if source is not None else b""
 
-    info = stream_info(connection, keys.stream)
     was, first = compared.trimmed, compared.info.first_id
     now = floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
+    shared.hold.watch(connection)
+    info = stream_info(connection, keys.stream)
     refilled = None
     with shared.cursor_lock:
         lines, found, back = list[Standing](), None, 0
@@ -93,7 +95,7 @@ def settle_loss(
                 forget_puts(ledger, stream)
             save(info)
             save_timeline(ledger, stream, shared.hold.nonce if compared.lost else compared.books.timeline)
-            shared.hold.check(connection)  # all of this was read of the data that were compared
+            shared.hold.confirm(connection)
             floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
         shared.cursor_epoch += refilled is not None
     if back:
@@ -115,3 +117,46 @@ def _take_back(connection: Connection, shared: Shared, cursor: EntryId) -> None:
         said = {"id": upto, "generation": word["generation"], "end": word["end"]}
         if said != word:
             shared.hold.write(connection, "HSET", mirror, label, json.dumps(said))
+
+
+def put_back(connection: Connection, shared: Shared, ledger: Ledger, compared: Compared) -> None:
+    """Puts lines that a retry had sent, and whose entries Redis lost, into quarantine again, before forward goes on.
+
+    The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
+    With it, and of an entry that is still in quarantine, the stream itself tells: what it cannot have had is lost, what
+    is missing otherwise was removed on purpose, and stays away. Raises NotYet, RedisLost, RedisRefused, LedgerError.
+    """
+    keys, hold = shared.keys, shared.hold
+    stream, back, info = shared.mapping.stream.key, 0, compared.info
+    whole = compared.anew or not info.exists
+    numbers = {name: one.number for name, one in sources_of(ledger, stream).items()}
+    rows = [one for one in in_doubt(ledger, stream, lost=bool(compared.lost)) if not one.name or one.name in numbers]
+    for at in range(0, len(rows), 500):
+        part = rows[at : at + 500]
+        origins = [b"%d.%d:%d" % (numbers.get(one.name, 0), one.generation, one.offset) for one in part]
+        hold.watch(connection)
+        marks = connection.call("HMGET", keys.late, *origins)
+        ids = [
+            parse_id(one.entry_id.encode()) if one.entry_id
+            else parse_id(json.loads(mark)["entry"].encode()) if mark and b'"entry"' in mark else None
+            for one, mark in zip(part, marks, strict=True)
+        ]  # fmt: skip
+        standing = existing(connection, keys.stream, [entry_id for entry_id in ids if entry_id is not None])
+        hold.confirm(connection)
+        for one, origin, mark, entry_id in zip(part, origins, marks, ids, strict=True):
+            fields = standing.get(entry_id, []) if entry_id is not None else []
+            stands = bool(fields) and (bool(one.entry_id) or origin in fields)
+            if entry_id is None and not one.retried:
+                if whole and mark is not None:  # of a line that forward sent: it meets it again
+                    hold.write(connection, "HDEL", keys.late, origin)
+                continue
+            sent = mark is not None if entry_id is None else not whole and entry_id <= info.last_id
+            if stands or sent:
+                continue
+            if mark is not None and not one.entry_id:
+                hold.write(connection, "HDEL", keys.late, origin)
+            mark_lost(ledger, one.number)
+            back += bool(one.retried)
+    if back:
+        many = "1 line" if back == 1 else f"{back} lines"
+        log.warning("%s: Redis lost %s that a retry had sent: in quarantine again", stream, many)

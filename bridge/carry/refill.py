@@ -12,16 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from bridge.carry.claim import Hold
 from bridge.carry.floor import last_of, passed_over
 from bridge.carry.forks import LineOf, began_anew, missing, what_was_lost
 from bridge.carry.provenance import release
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
-from bridge.ledger.quarantine import in_doubt, mark_lost
 from bridge.ledger.seen import Seen
-from bridge.ledger.sources import SourceMemory, StreamMemory, sources_of
+from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
-from bridge.log import log
 from bridge.model import (
     FIELDS,
     ZERO_ID,
@@ -347,46 +344,6 @@ def forget_lost(
             if entry.id not in verified and entry.origin() is None:
                 return Refilled(released, before(entry.id))
     return Refilled(released, cursor)
-
-
-def put_back(connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, hold: Hold) -> None:
-    """Puts lines that a retry had sent, and whose entries Redis lost, into quarantine again, before forward goes on.
-
-    The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
-    With it, and of an entry that is still in quarantine, the stream itself tells: what it cannot have had is lost, what
-    is missing otherwise was removed on purpose, and stays away.
-    """
-    stream, back, info = keys.stream.decode(), 0, compared.info
-    numbers = {name: one.number for name, one in sources_of(ledger, stream).items()}
-    rows = [one for one in in_doubt(ledger, stream, lost=bool(compared.lost)) if not one.name or one.name in numbers]
-    for at in range(0, len(rows), 500):
-        part = rows[at : at + 500]
-        origins = [b"%d.%d:%d" % (numbers.get(one.name, 0), one.generation, one.offset) for one in part]
-        marks = connection.call("HMGET", keys.late, *origins)
-        ids = [
-            parse_id(one.entry_id.encode()) if one.entry_id
-            else parse_id(json.loads(mark)["entry"].encode()) if mark and b'"entry"' in mark else None
-            for one, mark in zip(part, marks, strict=True)
-        ]  # fmt: skip
-        standing = existing(connection, keys.stream, [entry_id for entry_id in ids if entry_id is not None])
-        for one, origin, mark, entry_id in zip(part, origins, marks, ids, strict=True):
-            fields = standing.get(entry_id, []) if entry_id is not None else []
-            stands = bool(fields) and (bool(one.entry_id) or origin in fields)
-            whole = compared.anew or not info.exists
-            if entry_id is None and not one.retried:
-                if whole and mark is not None:  # of a line that forward sent: it meets it again
-                    hold.write(connection, "HDEL", keys.late, origin)
-                continue
-            sent = mark is not None if entry_id is None else not whole and entry_id <= info.last_id
-            if stands or sent:
-                continue
-            if mark is not None and not one.entry_id:
-                hold.write(connection, "HDEL", keys.late, origin)
-            mark_lost(ledger, one.number)
-            back += bool(one.retried)
-    if back:
-        many = "1 line" if back == 1 else f"{back} lines"
-        log.warning("%s: Redis lost %s that a retry had sent: in quarantine again", stream, many)
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:

@@ -17,7 +17,7 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
-from bridge.errors import BridgeError, NotOwner
+from bridge.errors import BridgeError, NotOwner, NotYet
 from bridge.files.generation import Generation, Known, in_age_order, open_regular
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
@@ -25,6 +25,7 @@ from bridge.ledger.attached import adopt_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.sources import (
     SourceMemory,
+    agree_with_mark,
     save_generation,
     save_mirror_cursor,
     save_source,
@@ -38,6 +39,7 @@ from bridge.streams import keys, state
 from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT, Keys
+from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import StreamInfo, entries, stream_info
 from bridge.streams.resp import pack
 from bridge.streams.trim import Gone, read_trimmed
@@ -128,6 +130,7 @@ def plan(
     `anew`: also where this ledger owns it, as it may be an older one. Raises NotOwner when the owner is alive, or is
     another bridge and `take_over` was not said.
     """
+    watch(connection, shared.keys)
     books = read_books(connection, shared.keys)
     owner, ledger_uuid = books.meta.get(b"owner"), ledger.uuid if ledger is not None else b""
     if (owner == ledger_uuid and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
@@ -203,6 +206,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
         save_stream(ledger, stream, made.info.last_id, made.info.added, made.info.first_id)
         save_mirror_cursor(ledger, stream, made.cursor)
         save_timeline(ledger, stream, timeline)
+        agree_with_mark(ledger, stream)
         for name, memory in made.sources.items():
             save_source(ledger, stream, name, memory)
             for known in made.generations[name]:
@@ -215,6 +219,8 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             rebuild.write(ledger, stream, made.folder)
         adopt_nonces(ledger, stream, last)
         _restore_switches(ledger, shared, made)
+        if not unchanged(connection, shared.keys):
+            raise NotYet("the stream became another one as it was read", where=stream, hint="run it again")
     instance = shared.settings.instance
     connection.calls(
         pack("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance),

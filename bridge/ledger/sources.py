@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bridge.files.generation import Known
+from bridge.ledger.mark import read_mark
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
 
@@ -14,7 +15,7 @@ class StreamMemory:
     """What was last seen of a stream: the newest ID, how many were ever added, the oldest; and the mirror's cursor.
 
     `timeline` is `meta.timeline` of the data that all this is true of: the nonce under which its last loss was settled,
-    empty before any.
+    empty before any. `commits` is how often the mirror noted its work, to lay beside the ledger's mark.
     """
 
     last_id: EntryId = ZERO_ID
@@ -22,6 +23,7 @@ class StreamMemory:
     mirror_cursor: EntryId = ZERO_ID
     first_id: EntryId = ZERO_ID
     timeline: str = ""
+    commits: int = 0
 
     def and_seen(self, last_id: EntryId, added: int) -> StreamMemory:
         """The same, with what was seen since."""
@@ -47,15 +49,16 @@ class SourceMemory:
 def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
     """What is remembered of the stream; None when it was never carried."""
     rows = ledger.rows(
-        "SELECT last_id, added, mirror_cursor, coalesce(first_id, '0-0'), coalesce(timeline, '') FROM streams"
+        "SELECT last_id, added, mirror_cursor, coalesce(first_id, '0-0'), coalesce(timeline, ''), coalesce(commits, 0)"
+        " FROM streams"
         " WHERE stream = ?",
         (stream,),
     )
     if not rows:
         return None
-    last_id, added, cursor, first_id, timeline = rows[0]
+    last_id, added, cursor, first_id, timeline, commits = rows[0]
     ids = [parse_id(told.encode()) for told in (last_id, cursor, first_id)]
-    return StreamMemory(ids[0], added, ids[1], ids[2], timeline)
+    return StreamMemory(ids[0], added, ids[1], ids[2], timeline, commits)
 
 
 def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first_id: EntryId = ZERO_ID) -> None:
@@ -71,6 +74,12 @@ def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first
 def save_timeline(ledger: Ledger, stream: str, timeline: str) -> None:
     """Notes which timeline of the stream the ledger knows; inside the transaction that settles a loss."""
     ledger.write("UPDATE streams SET timeline = ? WHERE stream = ?", (timeline, stream))
+
+
+def agree_with_mark(ledger: Ledger, stream: str) -> None:
+    """Notes in a transaction that a ledger which was made anew has all that its mark tells of the stream."""
+    marked = read_mark(ledger.path, ledger.uuid, stream)
+    ledger.write("UPDATE streams SET commits = ? WHERE stream = ?", (marked, stream))
 
 
 def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId) -> None:

@@ -17,8 +17,9 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from bridge.errors import LedgerError, LedgerFull
+from bridge.ledger.mark import write_mark
 
-VERSION = 9
+VERSION = 10
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -168,6 +169,7 @@ def _ninth(db: sqlite_utils.Database) -> None:
 @migrations(name="010_timeline")
 def _tenth(db: sqlite_utils.Database) -> None:
     db.table("streams").add_column("timeline", str)
+    db.table("streams").add_column("commits", int)
     db.table("spool_unread").create({"stream": str, "name": bytes}, pk=("stream", "name"))
 
 
@@ -269,20 +271,25 @@ class Ledger:
         self.uuid: bytes = str(row[0]).encode()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, marked: str = "") -> Iterator[None]:
         """Runs the block as one transaction of the ledger: all or nothing, and errors as LedgerError.
 
-        Transactions do not nest.
+        `marked` is a stream whose mark beside the ledger moves with it. Transactions do not nest.
         """
+        count = "UPDATE streams SET commits = coalesce(commits, 0) + 1 WHERE stream = ? RETURNING commits"
+        counted: list[tuple[int]] = []
         with translated(self.path):
             self.conn.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                counted = self.conn.execute(count, (marked,)).fetchall() if marked else []
                 self.conn.execute("COMMIT")
             except BaseException:
                 if self.conn.in_transaction:
                     self.conn.execute("ROLLBACK")
                 raise
+        for (commits,) in counted:
+            write_mark(self.path, self.uuid, marked, commits)
 
     def rows(self, sql: str, args: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Runs a query on the ledger and returns all its rows."""

@@ -148,6 +148,19 @@ def writing(keys: Keys, nonce: str, command: str, key: bytes, *args: bytes | str
     return pack("EVAL", _WRITE, 2, keys.meta, key, nonce, command, *args)
 
 
+def watch(connection: Connection, keys: Keys) -> None:
+    """Watches `meta`, so that `unchanged` tells whether all that is read until then is of the same data.
+
+    A server that holds other data for a moment (SWAPDB, FLUSHALL, a resynchronisation) touches what is watched.
+    """
+    connection.calls(pack("UNWATCH"), pack("WATCH", keys.meta))
+
+
+def unchanged(connection: Connection, keys: Keys) -> bool:
+    """Whether Redis held the same data all the time since `meta` was watched; it is watched no more."""
+    return connection.calls(pack("MULTI"), pack("HGET", keys.meta, "nonce"), pack("EXEC"))[-1] is not None
+
+
 def take_anew(connection: Connection, keys: Keys, mine: Holder, books: Books) -> bool:
     """Takes the lease on the stream under another nonce, if the bridge's books of it are still these; else False.
 

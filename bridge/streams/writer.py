@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.errors import RedisRefused
+from bridge.errors import NotYet, RedisRefused
 from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.junk import a_checkpoint, a_generation, a_target, checked, parsed
@@ -351,14 +351,20 @@ def read_books(connection: Connection, keys: Keys) -> Books:
 def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, Books]:
     """Reads, at one moment, what the server knows of a stream and what the bridge keeps in Redis about it.
 
-    What the connection watched is watched no more. Raises as `read_books`.
+    `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
+    the same data. Raises NotYet where it became other data at once, and as `read_books`.
     """
+    where = keys.stream.decode(errors="replace")
     asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))
-    found = connection.calls(pack("UNWATCH"), pack("MULTI"), *asked, pack("EXEC"))[-1]
+    watch = (pack("WATCH", keys.meta), pack("HGETALL", keys.meta))
+    *_, found, _, meta = connection.calls(pack("UNWATCH"), pack("MULTI"), *asked, pack("EXEC"), *watch)
     for reply in found[1:]:
         if isinstance(reply, Refusal):
-            raise refused(reply, keys.stream.decode(errors="replace"))
-    return to_info(found[0], keys.stream), _books(keys, found[1:])
+            raise refused(reply, where)
+    books = _books(keys, found[1:])
+    if paired(meta) != books.meta:
+        raise NotYet("the stream became another one as it was read", where=where)
+    return to_info(found[0], keys.stream), books
 
 
 def _reads_of_books(keys: Keys) -> list[bytes]:

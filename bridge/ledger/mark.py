@@ -1,0 +1,41 @@
+"""A mark beside the ledger says how often the mirror noted its work on a stream: one that noted less is an older copy.
+
+What the mirror wrote last Redis may not have been told yet; then nothing else tells that a ledger was put back. A mark
+is written behind the commit, so it is never ahead of its ledger; where a power failure takes the last commits from the
+ledger and not from the mark, that is found as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from bridge.model import hex_digest
+
+
+def path_of(ledger: Path, stream: str) -> Path:
+    """Returns the path of a stream's mark, in a folder beside the ledger."""
+    return ledger.with_name("marks") / hex_digest(stream.encode())
+
+
+def write_mark(ledger: Path, uuid: bytes, stream: str, count: int) -> None:
+    """Notes beside the ledger of this identity how often the mirror noted its work on a stream."""
+    path = path_of(ledger, stream)
+    # The commit stands, so nothing may fail behind it: a mark that stays behind finds less, and says nothing wrong.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, b"%s %020d %s\n" % (uuid, count, stream.encode()), 0)
+        finally:
+            os.close(fd)
+
+
+def read_mark(ledger: Path, uuid: bytes, stream: str) -> int:
+    """Reads how often the mirror noted its work on a stream in this ledger, at least; 0 where nothing tells."""
+    try:
+        said, _, rest = path_of(ledger, stream).read_bytes().partition(b" ")
+        return int(rest[:20]) if said == uuid else 0
+    except (OSError, ValueError):
+        return 0
