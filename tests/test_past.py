@@ -292,6 +292,13 @@ class Exchange:
             self.inbox.folder = rig.root / "artifacts"
             self.inbox.folder.mkdir()
             rig.write_config(mapping="hestai-artifacts")
+        if kind == "context":
+            self.inbox.stream = "hestai:context"
+            self.inbox.folder = rig.root / "context"
+            self.inbox.folder.mkdir()
+            mapping = rig.path / "context.toml"
+            mapping.write_text(CONTEXT)
+            rig.write_config(mapping=str(mapping))
         self.wanted: list[bytes] = []
 
     def put(self, name: str) -> None:
@@ -300,13 +307,16 @@ class Exchange:
             self.rig.append(name)
         elif self.kind == "inbox":
             self.inbox.put(name)
+        elif self.kind == "context":
+            with (self.inbox.folder / "wind.ctx").open("a") as file:
+                file.write(f"{name}\n")
         else:
             self.inbox.move_in(f"1772442001_wind-{name}.txt", name.encode())
         self.wanted.append(name.encode())
 
     def add(self, name: str) -> None:
-        """An entry; artifacts are born as files only."""
-        if self.kind == "artifacts":
+        """An entry; artifacts and contexts are born as files only."""
+        if self.kind in ("artifacts", "context"):
             return
         if self.kind == "log":
             self.rig.add(name)
@@ -337,6 +347,8 @@ class Exchange:
             files = [raw.split(b"|", 3)[3] for raw in self.rig.lines()]
         if self.kind == "inbox":
             found, files = [[json.loads(raw)["uuid"].encode() for raw in side] for side in (found, files)]
+        if self.kind == "context":
+            found, files = b"".join(found).split(), b"".join(files).split()
         if self.kind == "artifacts":
             found = [Path(raw.decode()).stem.removeprefix("1772442001_wind-").encode() for raw in found]
         return [sorted(found), sorted(files)]
@@ -370,7 +382,17 @@ key = "hestai:inbox"
 path = "inbox"
 name = "{timestamp}_{role}-{id}.txt"
 """
-KINDS = pytest.mark.parametrize("kind", ["log", "inbox", "texts", "artifacts"])
+CONTEXT = """name = "context"
+[source]
+kind = "context"
+path = "context/*.ctx"
+idle_ms = 20
+[message]
+role = { name = "stem" }
+[stream]
+key = "hestai:context"
+"""
+KINDS = pytest.mark.parametrize("kind", ["log", "inbox", "texts", "artifacts", "context"])
 
 
 @KINDS
@@ -576,7 +598,7 @@ def test_each_kind_whose_ledger_is_put_back_before_redis_was_told(rig: Rig, kind
     exchange.check()
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["log", "inbox", "texts", "artifacts"])
 def test_each_kind_that_is_due_as_its_ledger_is_put_back(rig: Rig, kind: str) -> None:
     """What a ledger from a backup has as due, and is in the stream by now, is not sent again."""
     exchange = Exchange(rig, kind).begun()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.carry.deliver import Deliveries, Delivery
 from bridge.carry.forward import Forward
 from bridge.carry.intake import Intake
 from bridge.carry.shared import Shared
@@ -801,6 +802,23 @@ def test_a_file_that_the_mirror_noted_since_is_unreadable_no_more(one_inbox: Inb
     intake.look(None)
     assert not intake.unreadable
     assert not intake.waiting
+
+
+def test_a_hidden_file_without_its_intent_stays_where_its_folder_is_opened_again(
+    one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its absence would say that it has its name: the message would be lost with the process."""
+    settings = one_inbox.rig.settings()
+    [mapping] = settings.mappings
+    one_inbox.rig.once()
+    ledger, common = Ledger(one_inbox.rig.state / "ledger.db"), Deliveries(mapping, settings)
+    first, second = (Delivery(common, f"inbox/r-{n}.json", b"{}", (n, 0)) for n in (1, 2))
+    first.take(ledger, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "still_there", lambda self: False)
+        second.take(ledger, 0.0)
+    assert len(one_inbox.hidden()) == 2
+    common.close()
 
 
 def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(

@@ -44,20 +44,27 @@ class Deliveries:
         self.prefix = hex_digest(mapping.stream.key.encode())[:8] + "-"
         """How the marks of this mirror's hidden files begin: another mapping may put files into the same folder."""
         self._places: dict[str, Place] = {}
+        self._tidied: set[str] = set()
 
-    def place(self, folder: str, ledger: Ledger) -> Place:
-        """Opens a folder that the mirror puts new files into, or returns it open.
-
-        Removes hidden files of the mirror's that an earlier process left there and no intent needs. Raises TargetError.
-        """
+    def place(self, folder: str) -> Place:
+        """Opens a folder that the mirror puts new files into, or returns it open. Raises TargetError."""
         if folder not in self._places:
-            place = self._places[folder] = Place(self.settings.root, folder)
-            intents = intents_of(ledger, self.mapping.stream.key)
-            wanted = {f"{self.prefix}{one.generation:x}" for one in intents}
-            for mark in place.marks():
-                if mark.startswith(self.prefix) and mark not in wanted:
-                    place.forget(mark)
+            self._places[folder] = Place(self.settings.root, folder)
         return self._places[folder]
+
+    def tidy(self, folder: str, ledger: Ledger) -> None:
+        """Removes hidden files that an earlier process left in a folder and no intent needs. Raises TargetError.
+
+        Once, before the mirror's first new file: from then on there are some whose intents are not noted yet.
+        """
+        if folder in self._tidied:
+            return
+        place, intents = self.place(folder), intents_of(ledger, self.mapping.stream.key)
+        wanted = {f"{self.prefix}{one.generation:x}" for one in intents}
+        for mark in place.marks():
+            if mark.startswith(self.prefix) and mark not in wanted:
+                place.forget(mark)
+        self._tidied.add(folder)
 
     def lost(self, folder: str) -> None:
         """Closes a folder of the mirror's whose path may name another one by now, so that it is opened again."""
@@ -103,15 +110,21 @@ class Delivery:
 
         From then on the hidden file's absence says that the new file has its name. Returns an empty string: no waiting.
         """
-        place = self._common.place(self._folder, ledger)
+        self._common.tidy(self._folder, ledger)
+        self._hide()
+        return ""
+
+    def _hide(self) -> Place:
+        """Writes the mirror's new file under a hidden name, unless it waits there; returns the folder."""
+        place = self._common.place(self._folder)
         if not place.still_there():
             self._common.lost(self._folder)
-            place = self._common.place(self._folder, ledger)
+            place = self._common.place(self._folder)
         if self._facts is None or not place.waits(self._mark):
             reached("mirror.hidden.before")
             self._facts = place.write(self._mark, self._content)
             reached("mirror.hidden.after")
-        return ""
+        return place
 
     def place(self) -> tuple[int, int]:
         """Returns the number that tells the mirror's new file from all that ever had its name, and 0: its beginning."""
@@ -125,8 +138,7 @@ class Delivery:
         if write.done:
             return ""
         if self._tried is None or self._tried.closed or self._tried.waits(self._mark):
-            self.take(ledger, now)
-            place = self._common.place(self._folder, ledger)
+            place = self._hide()
             reached("mirror.write.before")
             wished, count = self._name, 1
             self._tried = place

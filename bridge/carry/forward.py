@@ -69,8 +69,7 @@ class Forward:
         """Entries that forward sends in a transaction, at most."""
         self.span: tuple[EntryId, EntryId] | None = None
         """First and last ID of the entries that forward sent."""
-        self._memory = StreamMemory()
-        self._since, self._remember_at = 0, 0.0
+        self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
         self._unlisted: BridgeError | None = None
         """Why forward could not list the mapping's files, the last time."""
@@ -202,7 +201,9 @@ class Forward:
                 continue
             if draft is not None:
                 sender.set(draft)
+        sender.quiet()
         self._settle_loss(compared)
+        sender = self._begin_sending(connection)  # what the one before watched is watched no more
         sender.exists = compared.info.last_id > ZERO_ID
         self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
 
@@ -283,8 +284,7 @@ class Forward:
         _, sender = self._live
         sender.complete()
         drafts = [source.flush() for source in self._sources.values() if source.name in self._placed]
-        moved = [draft for draft in drafts if draft is not None]
-        for draft in moved:
+        for draft in (moved := [draft for draft in drafts if draft is not None]):
             sender.set(draft)
         self._remember()
         return bool(moved)
