@@ -534,6 +534,31 @@ def test_each_kind_whose_redis_comes_back_between_two_requests(rig: Rig, kind: s
 
 
 @KINDS
+def test_each_kind_whose_redis_comes_back_as_the_first_batch_goes(rig: Rig, kind: str) -> None:
+    """The old data comes back between the settling of the loss and the first batch behind it: that goes nowhere."""
+    exchange, armed, swaps = Exchange(rig, kind), [False], Connection(rig.url)
+
+    def fault(piece: bytes, number: int) -> str:
+        if armed[0] and b"XADD" in piece:
+            armed[0] = False
+            swaps.call("SWAPDB", 0, 5)
+        return "pass"
+
+    with Proxy(rig.server, fault) as proxy:
+        child = rig.start(url=proxy.url)
+        exchange.both(0)
+        exchange.settled()
+        armed[0] = True
+        swaps.call("SWAPDB", 0, 5)
+        wait_until(lambda: not armed[0], rig.said)
+        exchange.both(1)
+        exchange.settled()
+        rig.stop(child)
+    swaps.close()
+    exchange.check()
+
+
+@KINDS
 def test_each_kind_whose_redis_is_elsewhere_for_some_requests_behind_a_loss(rig: Rig, kind: str) -> None:
     """Redis lost its tail, and holds nothing from the n-th request behind that on, for a few: what is read is not mixed.
 
