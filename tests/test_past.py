@@ -7,15 +7,23 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bridge.carry import forward as forward_module
+from bridge.carry import mirror as mirror_module
+from bridge.carry.forward import Forward
+from bridge.carry.mirror import Mirror
+from bridge.carry.shared import Shared
+from bridge.errors import NotYet
 from bridge.files.spool import Facts
 from bridge.ledger.forgotten import forget_above, forget_all
 from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.store import Ledger
+from bridge.log import Troubles
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
@@ -530,6 +538,163 @@ def test_each_kind_whose_redis_comes_back_between_two_requests(rig: Rig, kind: s
         rig.stop(child)
     swaps.close()
     other.close()
+    exchange.check()
+
+
+def keep(rig: Rig, stream: str) -> None:
+    """Keeps the stream and the bridge's books of it as they are, for `fall_back`."""
+    keys = [stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS if name != "lease")]
+    rig.redis.calls(*(pack("COPY", key, f"kept:{key}", "REPLACE") for key in keys))
+
+
+def fall_back(rig: Rig, stream: str) -> None:
+    """Redis is as it was when `keep` was called: a failover to a replica that was behind."""
+    keys = [stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS if name != "lease")]
+    rig.redis.calls(*(pack("COPY", f"kept:{key}", key, "REPLACE") for key in keys))
+
+
+def twice(rig: Rig) -> None:
+    """Two runs without an error."""
+    for _ in range(2):
+        assert not rig.once().errors
+
+
+@pytest.mark.parametrize("born", ["redis", "file"])
+@pytest.mark.parametrize("taken", [False, True], ids=["there", "taken"])
+def test_a_text_that_says_the_same_as_another_comes_as_redis_lost_its_tail(rig: Rig, born: str, taken: bool) -> None:
+    """It is a message of its own, be the file of the other there or taken by its reader."""
+    exchange = Exchange(rig, "texts").begun()
+    if born == "redis":
+        exchange.add("same")
+    else:
+        exchange.inbox.move_in("1772442001_ui-first.txt", b"same")
+    twice(rig)
+    keep(rig, INBOX)
+    exchange.both(1)
+    twice(rig)
+    for path in exchange.inbox.folder.iterdir() if taken else ():
+        if path.read_bytes() == b"same":
+            path.unlink()
+    twice(rig)
+    exchange.inbox.move_in("1772442001_ui-aaa.txt", b"same")
+    fall_back(rig, INBOX)
+    twice(rig)
+    twice(rig)
+    assert [entry.fields[7] for entry in exchange.inbox.entries()].count(b"same") == 2, rig.said()
+
+
+@pytest.mark.parametrize("between", ["compare", "put_back", "settle_loss"])
+def test_the_mirror_reads_nothing_before_a_loss_is_settled(
+    one_rig: Rig, between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork has entries below and above what was mirrored: those below are mirrored too, whenever the mirror tries."""
+    rig = one_rig
+    rig.log.touch()
+    both(rig, 0, 1)
+    twice(rig)
+    keep(rig, STREAM)
+    last = rig.entries()[-1].id
+    wait_until(lambda: int(rig.redis.call("TIME")[0]) * 1000 > last[0] + 1000, "another second")
+    both(rig, 1, 2)
+    twice(rig)
+    fall_back(rig, STREAM)
+    facts = ("role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data")
+    for n in (1, 2):
+        rig.redis.call("XADD", STREAM, f"{last[0] + n}-0", *facts, f"b-{n}")
+    for n in range(3, 7):
+        rig.add(f"b-{n}")
+    settings = rig.settings()
+    [mapping] = settings.mappings
+    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+    way = (shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+    forward, mirror = Forward(*way), Mirror(*way)
+    real = getattr(forward_module, between)
+
+    def tried(*args: object, **more: object) -> object:
+        """What the mirror's thread does in this moment."""
+        with pytest.raises(NotYet):
+            mirror.attach()
+        mirror.detach()
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forward_module, between, tried)
+        forward.look()
+        forward.attach()
+    mirror.attach()
+    while mirror.step(0):
+        mirror.finish()
+    forward.detach()
+    mirror.close()
+    ledger.close()
+    shared.close()
+    twice(rig)
+    wanted = sorted([b"f-0", b"f-1", b"r-0", b"r-1", *(b"b-%d" % n for n in range(1, 7))])
+    assert sorted(raw.split(b"|", 3)[3] for raw in rig.lines()) == sorted(rig.datas()) == wanted
+
+
+def test_a_ledger_that_is_put_back_has_begun_a_line(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had begun is taken up before anybody asks what it lacks; that it lacks anything is seen all the same."""
+    rig = one_rig
+    rig.log.touch()
+    both(rig, 0, 1)
+    twice(rig)
+    rig.add("r-1")
+    copied: list[str] = []
+
+    def copies(point: str) -> None:
+        if point == "mirror.intent.after" and not copied:
+            copied.append(point)
+            with (
+                closing(sqlite3.connect(rig.state / "ledger.db")) as whole,
+                closing(sqlite3.connect(rig.path / "copy")) as copy,
+            ):
+                whole.backup(copy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror_module, "reached", copies)
+        twice(rig)
+    assert copied
+    rig.add("r-2")
+    rig.add("r-3")
+    twice(rig)
+    for suffix in ("-wal", "-shm"):
+        (rig.state / f"ledger.db{suffix}").unlink(missing_ok=True)
+    shutil.copy(rig.path / "copy", rig.state / "ledger.db")
+    rig.redis.call("DEL", f"bridge:{{{STREAM}}}:mirror")
+    twice(rig)
+    wanted = [b"f-0", b"r-0", b"r-1", b"r-2", b"r-3"]
+    assert [sorted(rig.datas()), sorted(raw.split(b"|", 3)[3] for raw in rig.lines())] == [wanted, wanted]
+
+
+def test_a_subfolder_that_cannot_be_listed_as_a_ledger_is_put_back(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are laid beside the stream when they can be seen again, and nothing is doubled."""
+    exchange = Exchange(one_rig, "texts")
+    mapping = one_rig.path / "texts.toml"
+    mapping.write_text(TEXTS.replace('"inbox/*.txt"', '"inbox/**/*.txt"'))
+    (exchange.inbox.folder / "sub").mkdir()
+    exchange.begun()
+    backup = shutil.copytree(one_rig.state, one_rig.path / "backup")
+    exchange.inbox.move_in("sub/1772442001_wind-x.txt", b"x")
+    exchange.wanted.append(b"x")
+    twice(one_rig)
+    put_back(one_rig, backup)
+    real = os.scandir
+
+    def refused(path: bytes) -> object:
+        if os.fsencode(path).endswith(b"/sub"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refused)
+        assert [error for error in one_rig.once().errors if "cannot be read" in str(error)]
+    for _ in range(3):
+        last = one_rig.once().errors
+    assert not last
+    exchange.settled()
     exchange.check()
 
 

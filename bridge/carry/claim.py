@@ -84,6 +84,8 @@ class Hold:
         self._found: bytes | None = None
         """The lease on the stream as Redis had it at this process's last look."""
         self._taken = False
+        self._settled = ""
+        """The nonce under which forward has compared ledger and stream, and settled it: the mirror may read."""
         self._renew_at = 0.0
 
     def holder(self, ledger: Ledger) -> tuple[bytes, bytes]:
@@ -117,7 +119,7 @@ class Hold:
         it write, once that is compared. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
         """
         found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
-        stream = self._keys.stream.decode()
+        stream, self._settled = self._keys.stream.decode(), ""
         if not self._taken:
             note_nonce(ledger, stream, self.nonce, place_of(ledger))
         memory = stream_memory(ledger, stream)
@@ -140,7 +142,8 @@ class Hold:
         Raises NotYet where it is not what this process carries.
         """
         lease.watch(connection, self._keys)
-        self.check(connection)
+        if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
+            raise NotYet("the stream became another one", where=self._keys.stream.decode())
 
     def confirm(self, connection: Connection) -> None:
         """Raises NotYet where Redis held other data, for a moment at least, since `watch`, or since it was compared."""
@@ -157,7 +160,11 @@ class Hold:
         note_nonce(ledger, stream, nonce, place_of(ledger))
         if not lease.take_anew(connection, self._keys, Holder.of(nonce, self._state_dir), books):
             raise NotYet("the stream became another one while it was compared", where=stream)
-        self.nonce = nonce
+        self.nonce, self._settled = nonce, ""
+
+    def settle(self) -> None:
+        """Lets the mirror read: ledger and stream agree, as far as this process carries the stream."""
+        self._settled = self.nonce
 
     def _standing(self, connection: Connection) -> Standing:
         there, self._found = lease.standing(connection, self._keys), None
@@ -173,11 +180,11 @@ class Hold:
         return there
 
     def check(self, connection: Connection) -> None:
-        """Lets the mirror begin only when this process has taken the stream: forward compares ledger and stream first.
+        """Lets the mirror begin only when this process carries the stream, and forward has settled what it compared.
 
         Raises NotYet.
         """
-        if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
+        if not self._settled or connection.call("HGET", self._keys.meta, "nonce") != self._settled.encode():
             raise NotYet("forward compares ledger and stream first")
 
     def check_read(self, holder: tuple[bytes | None, bytes | None], ledger: Ledger) -> None:
@@ -190,8 +197,8 @@ class Hold:
             raise NotYet("the bridge's keys are gone: forward claims the stream first")
         if owner != ledger.uuid:
             raise NotOwner("the stream was taken over by another bridge", where=self._keys.stream.decode())
-        if nonce != self.nonce.encode():
-            raise NotYet("another process took over")
+        if nonce != self._settled.encode():
+            raise NotYet("another process took over, or forward compares ledger and stream first")
 
     def renewed(self, connection: Connection, now: float) -> bool:
         """Renews this process's lease on the stream in Redis, every two seconds at most.

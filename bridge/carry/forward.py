@@ -56,8 +56,7 @@ class Forward:
         self.worker = f"forward {shared.mapping.name}"
         self._ledger = ledger
         self._troubles = troubles
-        self._clock = clock
-        self._dial = dial
+        self._clock, self._dial = clock, dial
         self._stream = shared.mapping.stream.key
         self._sources: dict[str, Source] = {}
         self._placed: set[str] = set()
@@ -204,6 +203,7 @@ class Forward:
         sender.quiet()
         self._settle_loss(compared)
         sender = self._begin_sending(connection)  # what the one before watched is watched no more
+        self.shared.hold.settle()
         sender.exists = compared.info.last_id > ZERO_ID
         self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
 
@@ -309,9 +309,9 @@ class Forward:
 
     def failures(self) -> list[BridgeError]:
         """Returns the errors that keep the mapping's sources from being carried to their end."""
-        troubles = [source.trouble for source in self._sources.values() if source.trouble is not None]
-        unlisted = [self._unlisted] if self._unlisted is not None else []
-        return [*unlisted, *troubles, *(error for source in self._sources.values() for error in source.damage.values())]
+        troubles = [self._unlisted, *(source.trouble for source in self._sources.values())]
+        damage = [error for source in self._sources.values() for error in source.damage.values()]
+        return [*(error for error in troubles if error is not None), *damage]
 
     @property
     def waits(self) -> bool:

@@ -19,7 +19,7 @@ from bridge.codecs.document import Message
 from bridge.errors import RejectStop, SourceError
 from bridge.files.spool import BUSY, Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
-from bridge.ledger.forgotten import forget_mirrored, unread
+from bridge.ledger.forgotten import forget_mirrored, is_among, unread
 from bridge.ledger.mirrored import contents_of_intents
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
 from bridge.ledger.spool import Due
@@ -176,7 +176,7 @@ class Intake:
                 self.wait(file, self._clock(), self._clock() + UNREADABLE)
                 continue
             self.unreadable.pop(file.name, None)
-            if taken is not None and file.name in doubtful:  # it can be read by now: is its message in the stream?
+            if taken is not None and is_among(file.name, doubtful):  # is its message in the stream?
                 self.wait(file, self._clock(), self._clock() + UNREADABLE)
                 self._compare()
             elif taken is not None:

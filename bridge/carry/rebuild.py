@@ -19,7 +19,19 @@ from bridge.codecs.document import Message
 from bridge.errors import SourceError
 from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
-from bridge.ledger.forgotten import NOBODY, Held, forget_all, kept_due, learn, messages_known, save_unread, unread
+from bridge.ledger.forgotten import (
+    NOBODY,
+    Held,
+    forget_all,
+    is_among,
+    kept_due,
+    learn,
+    messages_at,
+    messages_known,
+    messages_mirrored,
+    save_unread,
+    unread,
+)
 from bridge.ledger.mirrored import Range, add_range, all_ranges, range_digest
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
@@ -46,8 +58,9 @@ def read_both(
 
     Raises SourceError, RedisLost, RedisRefused, LedgerError.
     """
+    stream = shared.mapping.stream.key
     by_key, by_row, unreadable = _files(shared, ledger)
-    found = Folders(unread=unreadable)
+    found, put = Folders(unread=unreadable), _mirrored_by_entry(ledger, stream) if ledger is not None else {}
     for entry in entries(connection, shared.keys.stream):
         values = paired(entry.fields)
         if any(name not in values for name in FIELDS):
@@ -55,7 +68,10 @@ def read_both(
         row = tuple(values[name] for name in FIELDS)
         raw = entry.origin()
         origin = parse_origin(raw) if raw is not None else None
-        held = _held(shared, row, by_key, by_row)
+        known = put.get(entry.id, []) if raw is None else []
+        if origin is not None and ledger is not None:
+            known = messages_at(ledger, stream, origin.generation, origin.offset, digest(*row))
+        held = _known(known, by_key, by_row) if known else _held(shared, row, by_key, by_row)
         if origin is not None and origin.source == number and held is not None:
             found.born.append((held, origin, digest(*row)))
         elif raw is None:
@@ -125,7 +141,17 @@ def _files(shared: Shared, ledger: Ledger | None) -> tuple[dict[bytes, Held], di
             if isinstance(message.row, str) or not taken.raw:
                 continue
             add(Held(*keys_of(message, taken.raw, taken.facts), file.name, taken.facts, digest(*message.row)))
+    unreadable += [name + b"/" for name in folder.unlisted] if folder is not None else []
     return by_key, by_row, unreadable
+
+
+def _known(known: list[Held], by_key: dict[bytes, Held], by_row: dict[bytes, list[Held]]) -> Held:
+    """The message as which the ledger knows an entry, with its file where that lies there still."""
+    held = next((by_key[message.key] for message in known if message.key in by_key), known[0])
+    alike = by_row.get(held.digest, [])
+    if held in alike:
+        alike.remove(held)
+    return held
 
 
 def _held(shared: Shared, row: Row, by_key: dict[bytes, Held], by_row: dict[bytes, list[Held]]) -> Held | None:
@@ -176,7 +202,9 @@ def read_back(
 
     def mirrored(held: Held, entry: EntryId) -> bool:
         """Whether the mirror made the file of the entry: else it is another one that says the same."""
-        return not held.alike or entry in lines or entry in ranges or (held.name in doubtful and entry <= cursor)
+        return (
+            not held.alike or entry in lines or entry in ranges or (is_among(held.name, doubtful) and entry <= cursor)
+        )
 
     again = [(held, span) for held, span in found.mirrored if held.key not in born]
     found.mirrored = [(held, span) for held, span in again if mirrored(held, span.entries[0][0])]
@@ -214,6 +242,12 @@ def learn_all(ledger: Ledger, stream: str, found: Folders) -> int:
         fresh += known is None
     save_unread(ledger, stream, found.unread)
     return fresh
+
+
+def _mirrored_by_entry(ledger: Ledger, stream: str) -> dict[EntryId, list[Held]]:
+    """The mirrored messages of a spool of which the ledger knows a file, by their entries."""
+    by_mark = messages_mirrored(ledger, stream)
+    return {entry: by_mark[mark] for entry, mark in _entries(ledger, stream).items() if mark in by_mark}
 
 
 def _entries(ledger: Ledger, stream: str) -> dict[EntryId, str]:

@@ -95,7 +95,9 @@ class Folder:
         self.watched = True
         """Whether a watcher tells what happens in the folder; else only a scan finds what was rewritten in place."""
         self.unreadable: list[SourceError] = []
-        """Folders below the first one that the last scan could not read."""
+        """Why folders below the first one could not be read by the last scan."""
+        self.unlisted: list[bytes] = []
+        """The paths of these folders below the root."""
 
     @property
     def folders(self) -> set[Path]:
@@ -141,15 +143,12 @@ class Folder:
         """
         some: list[Found] = []
         seen: dict[bytes, tuple[int, float]] = {}
-        self.unreadable = []
+        self.unreadable, self.unlisted = [], []
         waiting = [(self._base, 0)]
         while waiting:
             name, deep = waiting.pop()
-            at = self._time_of(name)
-            if at is None:
-                continue
-            seen[name] = (at, time.time())
             try:
+                seen[name] = (os.stat(_below(self.root, name)).st_mtime_ns, time.time())
                 with os.scandir(_below(self.root, name)) as listed:
                     for one in listed:
                         path = _below(name, one.name)
@@ -165,11 +164,12 @@ class Folder:
                                 yield some
                                 some = []
             except FileNotFoundError:
-                del seen[name]
+                seen.pop(name, None)
             except OSError as error:
                 if name == self._base:
                     raise _unreadable(error, _below(self.root, name)) from None
                 self.unreadable.append(_unreadable(error, _below(self.root, name)))
+                self.unlisted.append(name)
         self._seen = seen
         if some:
             yield some

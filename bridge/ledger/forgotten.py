@@ -122,10 +122,32 @@ def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[
     return {row[0]: Held(row[5], row[6], row[0], facts_of(row[1:5]), row[7]) for row in rows}
 
 
+def messages_at(ledger: Ledger, stream: str, batch: int, place: int, digest: bytes) -> list[Held]:
+    """The spool's message that was sent as this place of this batch, with a row of this digest: one, or none."""
+    rows = ledger.rows(
+        "SELECT key, alike, digest FROM spool_messages WHERE stream = ? AND batch = ? AND place = ? AND digest = ?",
+        (stream, batch, place, digest),
+    )
+    return [Held(key, alike, digest=row) for key, alike, row in rows]
+
+
+def messages_mirrored(ledger: Ledger, stream: str) -> dict[str, list[Held]]:
+    """The spool's mirrored messages of which a file is known, be it there or not, by the marks of their ranges."""
+    found: dict[str, list[Held]] = {}
+    for mark, key, alike in ledger.rows(
+        "SELECT mirrored, key, alike FROM spool_messages AS m WHERE stream = ? AND batch = 0 AND mirrored != ''"
+        " AND EXISTS (SELECT 1 FROM spool_files AS f WHERE f.stream = m.stream AND f.key = m.key)",
+        (stream,),
+    ):
+        found.setdefault(mark, []).append(Held(key, alike))
+    return found
+
+
 def unread(ledger: Ledger, stream: str) -> set[bytes]:
     """The spool files that could not be read when they were laid beside a stream that had lost entries.
 
-    Their messages may stand in it: each is laid beside it before it is taken for one that was never sent.
+    Their messages may stand in it: each is laid beside it before it is taken for one that was never sent. A name that
+    ends with a slash is a folder's, and stands for all files in it.
     """
     return {row[0] for row in ledger.rows("SELECT name FROM spool_unread WHERE stream = ?", (stream,))}
 
@@ -136,8 +158,15 @@ def save_unread(ledger: Ledger, stream: str, names: Iterable[bytes]) -> None:
     for name in names:
         ledger.write("INSERT INTO spool_unread VALUES (?, ?)", (stream, name))
         ledger.write(
-            "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, name)
+            "DELETE FROM spool_due WHERE stream = ? AND (name = ? OR (? AND substr(name, 1, ?) = ?))"
+            " AND +batch = 0 AND raw IS NULL",
+            (stream, name, name.endswith(b"/"), len(name), name),
         )
+
+
+def is_among(name: bytes, unread: set[bytes]) -> bool:
+    """Whether a spool file is one of those that could not be read, or lies in a folder that could not."""
+    return name in unread or any(name.startswith(folder) for folder in unread if folder.endswith(b"/"))
 
 
 def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[Due]]:

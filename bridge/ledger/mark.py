@@ -20,8 +20,11 @@ def path_of(ledger: Path, stream: str) -> Path:
 
 
 def write_mark(ledger: Path, uuid: bytes, stream: str, count: int) -> None:
-    """Notes beside the ledger of this identity how often the mirror noted its work on a stream."""
-    path = path_of(ledger, stream)
+    """Notes beside the ledger of this identity how often the mirror noted its work on a stream; never less than before.
+
+    An older copy may work on what it had begun before anybody asks what it lacks.
+    """
+    path, count = path_of(ledger, stream), max(count, read_mark(ledger, uuid, stream))
     # The commit stands, so nothing may fail behind it: a mark that stays behind finds less, and says nothing wrong.
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
