@@ -2,7 +2,7 @@
 
 Run as a child process, as `python -m tests.injected run --dual`. INJECT is a folder: the file `go` in it lets errors
 come, INJECT_KINDS of them at each place in the order of INJECT_SEED; `told` gets a line for each, and `done` appears
-once nothing new was left to inject for a while. INJECT_FILES: so many descriptors are all it has; 0: as many as may be.
+once nothing new was left to inject for a while. The file `over` ends them. INJECT_FILES: so many descriptors are all it has; 0: as many as may be.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Injector:
         self._dice = random.Random(seed)
         self._inside = threading.local()
         self._go = False
+        self._over = False
         self._told = os.open(folder / "told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def due(self, call: str) -> int:
@@ -81,7 +82,10 @@ class Injector:
                     self._left[site] = self._dice.sample(kinds, min(self._kinds, len(kinds)))
                     self._new = now
                 left = self._left[site]
-                if now >= self._next and left and self._dice.random() < 0.5:
+                if now >= self._next and left and not self._over and self._dice.random() < 0.5:
+                    self._over = (self._folder / "over").exists()
+                    if self._over:
+                        return 0
                     self._next = now + EVERY
                     self._new = now
                     code = left.pop()

@@ -201,6 +201,10 @@ class Nemesis:
         after = len(told.read_text().splitlines()) if told.exists() else 0
         self.faults["errors injected"] += after - before
 
+    def ends(self) -> None:
+        """No call fails any more."""
+        (self._inject / "over").touch()
+
     def rename(self) -> None:
         with self._station.turn:
             rotate(self._rig)
@@ -345,6 +349,7 @@ def test_nemesis(rig: Rig) -> None:
             nemesis.strike()
             station.write_on(nemesis.dice.randrange(20))
     finally:
+        nemesis.ends()
         switcher.stop()
         station.stop()
         cast.stop("ui")
