@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -38,6 +38,9 @@ from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, entries, existing, file_born, to_entries
 from bridge.streams.trim import Gone, Trimmed, read_trimmed
 from bridge.streams.writer import Books, read_stream
+
+AT_ONCE = 1000
+"""Entries of the mirror's that are looked for in the stream at once, about so many."""
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
 """(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""
@@ -311,10 +314,15 @@ def forget_lost(
     verified: set[EntryId] = set()
     released = 0
 
-    def lost(content: bytes, written: list[Written], alone: bytes = b"") -> set[EntryId]:
+    def standing_of(written: Iterable[list[Written]]) -> dict[EntryId, list[bytes]]:
+        noted = [entry_id for some in written for entry_id, _ in some if entry_id != ZERO_ID]
+        return existing(connection, keys.stream, noted)
+
+    def lost(
+        content: bytes, written: list[Written], standing: dict[EntryId, list[bytes]], alone: bytes = b""
+    ) -> set[EntryId]:
         gone: set[EntryId] = set()
-        noted = [entry_id for entry_id, _ in written if entry_id != ZERO_ID]
-        standing, at = existing(connection, keys.stream, noted), 0
+        at = 0
         for entry_id, length in written:
             line, at = content[at : at + length], at + length
             fields = standing.get(entry_id)
@@ -328,22 +336,37 @@ def forget_lost(
         return gone
 
     for intent in intents_of(ledger, stream):
-        gone = lost(intent.content, intent.entries)
+        gone = lost(intent.content, intent.entries, standing_of([intent.entries]))
         if gone:
             released += len(gone)
             disown(ledger, intent.id, [(ZERO_ID if i in gone else i, length) for i, length in intent.entries])
-    for one in all_ranges(ledger, stream):
-        alone = one.digest if len(one.entries) == 1 else b""  # then its digest tells all: no file has to be read
-        content = read(one) if not alone else b""
-        gone = lost(content if range_digest(content) == one.digest else b"", one.entries, alone)
-        if gone:
-            released += release(ledger, stream, one, content, gone)
+    for some in _together(all_ranges(ledger, stream)):
+        standing = standing_of(span.entries for span in some)
+        for span in some:
+            alone = span.digest if len(span.entries) == 1 else b""  # then its digest tells all: no file has to be read
+            content = read(span) if not alone else b""
+            gone = lost(content if range_digest(content) == span.digest else b"", span.entries, standing, alone)
+            if gone:
+                released += release(ledger, stream, span, content, gone)
     cursor = max(verified, default=before(compared.trimmed.floor))
     if compared.anew:
         for entry in entries(connection, keys.stream, end=format_id(cursor)):
             if entry.id not in verified and entry.origin() is None:
                 return Refilled(released, before(entry.id))
     return Refilled(released, cursor)
+
+
+def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
+    """Cuts ranges into parts of about a thousand entries: the ledger is locked, and each question takes a while."""
+    some, count = list[Range](), 0
+    for span in spans:
+        some.append(span)
+        count += len(span.entries)
+        if count >= AT_ONCE:
+            yield some
+            some, count = [], 0
+    if some:
+        yield some
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
