@@ -643,21 +643,23 @@ def test_a_ledger_that_is_put_back_has_begun_a_line(one_rig: Rig, monkeypatch: p
     copied: list[str] = []
 
     def copies(point: str) -> None:
+        """A copy with an open intent, and more to be mirrored by the same process."""
         if point == "mirror.intent.after" and not copied:
-            copied.append(point)
             with (
                 closing(sqlite3.connect(rig.state / "ledger.db")) as whole,
                 closing(sqlite3.connect(rig.path / "copy")) as copy,
             ):
                 whole.backup(copy)
+            copied.append(point)
+        elif point == "mirror.range.after" and len(copied) == 1:
+            copied.append(point)
+            rig.add("r-2")
+            rig.add("r-3")
 
     with monkeypatch.context() as patch:
         patch.setattr(mirror_module, "reached", copies)
-        twice(rig)
-    assert copied
-    rig.add("r-2")
-    rig.add("r-3")
-    twice(rig)
+        assert not rig.once().errors
+    assert (len(copied), len(rig.lines())) == (2, 5)
     for suffix in ("-wal", "-shm"):
         (rig.state / f"ledger.db{suffix}").unlink(missing_ok=True)
     shutil.copy(rig.path / "copy", rig.state / "ledger.db")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -819,6 +820,32 @@ def test_a_hidden_file_without_its_intent_stays_where_its_folder_is_opened_again
         second.take(ledger, 0.0)
     assert len(one_inbox.hidden()) == 2
     common.close()
+
+
+def test_a_scan_is_not_put_off_by_the_work_of_the_one_before(one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To take a file in lasted half a minute: another, of which no event told, is met two seconds later all the same."""
+    settings = one_inbox.rig.settings()
+    [mapping] = settings.mappings
+    one_inbox.rig.once()
+    ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
+    now, steady, real = time.time() + 1, [1000.0], memory.add_due
+    intake = Intake(mapping, folder, ledger, lambda: now, deque(), lambda: None)
+
+    def slow(*args: Any) -> None:
+        steady[0] += 30
+        real(*args)
+
+    def due() -> list[bytes]:
+        return [name for (name,) in ledger.rows("SELECT name FROM spool_due ORDER BY name")]
+
+    monkeypatch.setattr(memory, "add_due", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: steady[0])
+    one_inbox.put("n-0")
+    intake.look(None)
+    one_inbox.put("n-1")
+    steady[0] += 2
+    intake.look(None)
+    assert due() == [b"inbox/n-0.json", b"inbox/n-1.json"]
 
 
 def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(

@@ -148,20 +148,23 @@ class Intake:
         if now >= self._scanned_at + self._took * SELDOM and (
             now >= self._scanned_at + AT_LEAST or self._folder.changed()
         ):
+            worked = 0.0
             for some in self._folder.scan():
-                self._examine([file for file in some if file.name not in self.waiting])
+                began = time.monotonic()
+                if self._examine([file for file in some if file.name not in self.waiting]):
+                    worked += time.monotonic() - began  # that, and waiting for the ledger, is no looking
             self._scanned_at = time.monotonic()
-            self._took = self._scanned_at - now
+            self._took = self._scanned_at - now - worked
         self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
         return True
 
-    def _examine(self, found: list[Found]) -> None:
-        """Takes those of these files into the ledger that are complete and were not read before."""
+    def _examine(self, found: list[Found]) -> bool:
+        """Takes those of these files into the ledger that are complete and were not read before; False: none is."""
         if self._lost:
             forget_mirrored(self._ledger, self._stream)
             self._lost = False
         if not found:
-            return
+            return False
         known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
         fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
         for name in {file.name for file in found}.difference(file.name for file in fresh):  # the mirror may have put it
@@ -182,7 +185,7 @@ class Intake:
             elif taken is not None:
                 complete.append((file, taken))
         if not complete:
-            return
+            return False
         barred = self._barred()
         self._still.clear()
         kept = self._kept_bytes()
@@ -200,6 +203,7 @@ class Intake:
             raise
         self._kept = kept
         reached("spool.due.after")
+        return True
 
     def _kept_bytes(self) -> int:
         """Returns how many bytes of due messages the ledger keeps, counted seldom, as there may be many."""
