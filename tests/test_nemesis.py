@@ -251,6 +251,7 @@ class Nemesis:
         """The ledger as it was at the last backup; where files and stream do not prove it, the newer one again."""
         if not self._backup.exists():
             return
+        self._rig.ready(self.child)  # before that a signal ends it as the system does
         newer = self._rig.path / "newer.db"
         with self._switcher.turn:  # an operator has the ledger open as well
             self._rig.stop(self.child)
