@@ -350,3 +350,14 @@ def test_impossible_port(tmp_path: Path) -> None:
         result = bridge(tmp_path, *args)
         assert result.returncode == 2, result.stderr
         bridge(tmp_path, "init")
+
+
+def test_what_the_system_refuses_is_said_without_a_trace(tmp_path: Path) -> None:
+    """As on a full disk: here the lock of the state directory is a folder."""
+    (tmp_path / "messages.log").touch()
+    (tmp_path / "bridge.toml").write_text('mappings = ["hestai-message"]\n')
+    (tmp_path / ".bridge" / "lock").mkdir(parents=True)
+    result = bridge(tmp_path, "run", "--once")
+    assert result.returncode == 1
+    assert "the system refused: Is a directory" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -112,6 +112,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        hint = "is the disk full, or was a folder taken away? Nothing is lost by it: run it again"
+        common.complain(
+            BridgeError(f"the system refused: {error.strerror}", where=str(error.filename or ""), hint=hint)
+        )
+        code = 1
     except KeyboardInterrupt:
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
