@@ -355,7 +355,7 @@ def test_impossible_port(tmp_path: Path) -> None:
 def test_what_the_system_refuses_is_said_without_a_trace(tmp_path: Path) -> None:
     """As on a full disk: here the lock of the state directory is a folder."""
     (tmp_path / "messages.log").touch()
-    (tmp_path / "bridge.toml").write_text('mappings = ["hestai-message"]\n')
+    (tmp_path / "bridge.toml").write_text('instance = "i"\nmappings = ["hestai-message"]\n')
     (tmp_path / ".bridge" / "lock").mkdir(parents=True)
     result = bridge(tmp_path, "run", "--once")
     assert result.returncode == 1
