@@ -19,6 +19,7 @@ from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.errors import NotYet
+from bridge.files.finished import KEPT_LATE
 from bridge.files.spool import Facts
 from bridge.ledger.forgotten import forget_above, forget_all
 from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
@@ -29,7 +30,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 from tests.inbox import INBOX, Inbox
 from tests.proxy import Proxy
-from tests.rig import STREAM, Rig, wait_until
+from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_artifacts import Artifacts
 from tests.test_rotation import rotate
 
@@ -581,6 +582,67 @@ def test_a_text_that_says_the_same_as_another_comes_as_redis_lost_its_tail(rig: 
     twice(rig)
     twice(rig)
     assert [entry.fields[7] for entry in exchange.inbox.entries()].count(b"same") == 2, rig.said()
+
+
+@pytest.mark.parametrize("more", [False, True], ids=["alone", "among-others"])
+def test_a_late_line_that_redis_lost(rig: Rig, more: bool) -> None:
+    """Redis falls back behind what was added to a piece that was rotated away: it is carried again."""
+    rig.append("f-0")
+    twice(rig)
+    rotate(rig)
+    rig.append("f-1")
+    twice(rig)
+    keep(rig, STREAM)
+    with rig.log.with_name("messages.log.1").open("ab") as piece:
+        piece.write(line("late"))
+    if more:
+        rig.append("f-2")
+    twice(rig)
+    assert b"late" in rig.datas()
+    fall_back(rig, STREAM)
+    twice(rig)
+    assert sorted(rig.datas()) == sorted([b"f-0", b"f-1", b"late", *[b"f-2"] * more]), rig.said()
+    assert rig.parity().verdict == "equal"
+
+
+def test_a_late_line_of_long_ago_that_redis_lost(rig: Rig) -> None:
+    """It was added to a piece that is so old that it is not held open; it is carried again all the same."""
+    wanted = []
+    for n in range(KEPT_LATE + 3):
+        rig.append(f"f-{n:03}")
+        wanted.append(f"f-{n:03}".encode())
+        assert not rig.once().errors
+        rotate(rig)
+    rig.append("last")
+    twice(rig)
+    keep(rig, STREAM)
+    oldest = rig.log.with_name(f"messages.log.{KEPT_LATE + 3}")
+    with oldest.open("ab") as piece:
+        piece.write(line("late"))
+    twice(rig)
+    assert b"late" in rig.datas()
+    fall_back(rig, STREAM)
+    for _ in range(3):
+        twice(rig)
+    assert sorted(rig.datas()) == [*wanted, b"last", b"late"], rig.said()
+    assert rig.parity().verdict == "equal"
+
+
+def test_a_late_line_that_other_data_had(rig: Rig) -> None:
+    """It was carried with all of its file into other data, which were there for a moment: the old ones get it too."""
+    rig.append("f-0")
+    twice(rig)
+    rotate(rig)
+    rig.append("f-1")
+    twice(rig)
+    rig.redis.call("SWAPDB", 0, 5)
+    with rig.log.with_name("messages.log.1").open("ab") as piece:
+        piece.write(line("late"))
+    twice(rig)
+    rig.redis.call("SWAPDB", 0, 5)
+    twice(rig)
+    assert sorted(rig.datas()) == [b"f-0", b"f-1", b"late"], rig.said()
+    assert rig.parity().verdict == "equal"
 
 
 @pytest.mark.parametrize("between", ["compare", "put_back", "settle_loss"])

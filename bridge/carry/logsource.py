@@ -98,8 +98,10 @@ class LogSource(TailSource):
         for known in [known for known in tail.records() if known.closed]:
             stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
             self.late_stored[known.number] = stored
-            if stored and closed_fingerprint(stored).offset > known.at.offset:  # it ended without the ledger's knowing
-                tail.amend(known.number, closed_fingerprint(stored))
+            end = closed_fingerprint(stored) if stored else known.at
+            # It ended without the ledger's knowing; or what was added to it later is lost.
+            if end.offset > known.at.offset or (compared.lost and end.offset < known.at.offset):
+                tail.amend(known.number, end)
             one = tail.of_number(known.number)
             if one is None or one in tail.pending():
                 continue
