@@ -10,6 +10,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -19,6 +20,7 @@ from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.errors import NotYet
+from bridge.files.append import Appender
 from bridge.files.finished import KEPT_LATE
 from bridge.files.spool import Facts
 from bridge.ledger.forgotten import forget_above, forget_all
@@ -582,6 +584,52 @@ def test_a_text_that_says_the_same_as_another_comes_as_redis_lost_its_tail(rig: 
     twice(rig)
     twice(rig)
     assert [entry.fields[7] for entry in exchange.inbox.entries()].count(b"same") == 2, rig.said()
+
+
+def test_forward_looks_between_the_mirrors_write_and_what_is_known_of_it(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is saved anew just before the write, which goes into a deleted file: the saved one is no other log."""
+    rig = one_rig
+    both(rig, 0, 2)
+    twice(rig)
+    rig.add("r-2")
+    settings = rig.settings()
+    [mapping] = settings.mappings
+    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+    way = (shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+    forward, mirror = Forward(*way), Mirror(*way)
+    forward.look()
+    forward.attach()
+    mirror.attach()
+    real, looks = Appender.append, list[Thread]()
+
+    def saved(self: Appender, data: bytes) -> int:
+        if not looks:
+            shutil.copy2(rig.log, rig.root / ".saved")
+            (rig.root / ".saved").rename(rig.log)
+        written = real(self, data)
+        if not looks:
+            looks.append(Thread(target=shared.tail("messages.log", ledger).look))
+            looks[0].start()
+            looks[0].join(0.3)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Appender, "append", saved)
+        mirror.step(0)
+    looks[0].join()
+    forward.look()
+    while forward.step():
+        pass
+    forward.detach()
+    mirror.close()
+    ledger.close()
+    shared.close()
+    twice(rig)
+    wanted = [b"f-0", b"f-1", b"r-0", b"r-1", b"r-2"]
+    assert [sorted(rig.datas()), sorted(raw.split(b"|", 3)[3] for raw in rig.lines())] == [wanted, wanted]
+    assert rig.parity().verdict == "equal"
 
 
 @pytest.mark.parametrize("more", [False, True], ids=["alone", "among-others"])

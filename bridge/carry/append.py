@@ -172,11 +172,12 @@ class Target:
                 self._move(write, ledger, number, size)
             reached("mirror.write.before")
             data = write.content[write.done :]
-            written = file.append(data)
-            self.put_out += written
-            write.pieces.append(Piece(write.done, write.done + written, number, UNPLACED, sure=False))
-            reached("mirror.write.after")
-            self._ascertain(write, ledger)
+            with self._tail.lock:  # a look in between would take what a deleted file got for the log's
+                written = file.append(data)
+                self.put_out += written
+                write.pieces.append(Piece(write.done, write.done + written, number, UNPLACED, sure=False))
+                reached("mirror.write.after")
+                self._ascertain(write, ledger)
             if written < len(data):
                 raise TargetError(
                     f"only {written} of {len(data)} bytes could be written, is the disk full?",
