@@ -368,6 +368,14 @@ class Exchange:
         """Waits until each message stands once on both sides."""
         wait_until(lambda: self.sides() == [sorted(self.wanted)] * 2, lambda: f"{self.sides()} {self.rig.said()}", 30)
 
+    def mended(self) -> None:
+        """What was wrong is over: a few runs, and each message stands once on both sides."""
+        for _ in range(3):
+            last = self.rig.once().errors
+        assert not last
+        self.settled()
+        self.check()
+
     def check(self) -> None:
         """That it is so, and stays so; parity says it."""
         for _ in range(2):
@@ -483,11 +491,7 @@ def test_a_file_that_cannot_be_read_as_time_goes_back_holds_up_only_itself(
                 assert any("cannot be read" in error for error in said), said
             new = {f"f-{n}".encode(), f"r-{n}".encode()}
             assert all(new <= set(side) for side in exchange.sides()), (exchange.sides(), said)
-    for _ in range(3):
-        last = rig.once().errors
-    assert not last
-    exchange.settled()
-    exchange.check()
+    exchange.mended()
 
 
 @KINDS
@@ -803,11 +807,7 @@ def test_a_subfolder_that_cannot_be_listed_as_a_ledger_is_put_back(
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refused)
         assert [error for error in one_rig.once().errors if "cannot be read" in str(error)]
-    for _ in range(3):
-        last = one_rig.once().errors
-    assert not last
-    exchange.settled()
-    exchange.check()
+    exchange.mended()
 
 
 @KINDS

@@ -18,12 +18,14 @@ from bridge.carry.deliver import Deliveries, Delivery
 from bridge.carry.forward import Forward
 from bridge.carry.intake import Intake
 from bridge.carry.shared import Shared
+from bridge.config import Settings
 from bridge.errors import LedgerError, TargetError
 from bridge.files.place import Place
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
+from bridge.mapping import Mapping
 from bridge.streams.connect import Connection
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -736,6 +738,14 @@ def test_a_file_that_waits_for_its_name_is_not_written_again(one_inbox: Inbox) -
     assert (one_inbox.folder / name).stat().st_ino == inode
 
 
+def met(inbox: Inbox) -> tuple[Settings, Mapping]:
+    """The settings and the mapping of a bridge that has met the folder."""
+    settings = inbox.rig.settings()
+    [mapping] = settings.mappings
+    inbox.rig.once()
+    return settings, mapping
+
+
 @pytest.fixture
 def unreadable(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """Paths of files that cannot be opened, whoever asks: put them in and take them out."""
@@ -786,9 +796,7 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_failure_going(
 
 def test_a_file_that_the_mirror_noted_since_is_unreadable_no_more(one_inbox: Inbox, unreadable: set[bytes]) -> None:
     """Its message is known, so nobody has to read it."""
-    settings = one_inbox.rig.settings()
-    [mapping] = settings.mappings
-    one_inbox.rig.once()
+    settings, mapping = met(one_inbox)
     path = os.fsencode(one_inbox.put("n-0"))
     unreadable.add(path)
     ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
@@ -809,9 +817,7 @@ def test_a_hidden_file_without_its_intent_stays_where_its_folder_is_opened_again
     one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its absence would say that it has its name: the message would be lost with the process."""
-    settings = one_inbox.rig.settings()
-    [mapping] = settings.mappings
-    one_inbox.rig.once()
+    settings, mapping = met(one_inbox)
     ledger, common = Ledger(one_inbox.rig.state / "ledger.db"), Deliveries(mapping, settings)
     first, second = (Delivery(common, f"inbox/r-{n}.json", b"{}", (n, 0)) for n in (1, 2))
     first.take(ledger, 0.0)
@@ -824,9 +830,7 @@ def test_a_hidden_file_without_its_intent_stays_where_its_folder_is_opened_again
 
 def test_a_scan_is_not_put_off_by_the_work_of_the_one_before(one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """To take a file in lasted half a minute: another, of which no event told, is met two seconds later all the same."""
-    settings = one_inbox.rig.settings()
-    [mapping] = settings.mappings
-    one_inbox.rig.once()
+    settings, mapping = met(one_inbox)
     ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
     now, steady, real = time.time() + 1, [1000.0], memory.add_due
     intake = Intake(mapping, folder, ledger, lambda: now, deque(), lambda: None)
@@ -852,9 +856,7 @@ def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
     one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for the next try, not for the next scan of the whole folder: that may be a minute away."""
-    settings = one_inbox.rig.settings()
-    [mapping] = settings.mappings
-    one_inbox.rig.once()
+    settings, mapping = met(one_inbox)
     one_inbox.put("n-0")
     ledger = Ledger(one_inbox.rig.state / "ledger.db")
     folder = Folder(settings.root, mapping.files, mapping.source.exclude)

@@ -46,7 +46,7 @@ class Destination(Protocol):
         ...
 
     def place(self) -> tuple[int, int]:
-        """Returns generation and size of a destination of the mirror, for an intent; after `take`."""
+        """Tells where the mirror is about to write: the file's generation, and its size in bytes. Call `take` first."""
         ...
 
     def put(self, write: Write, ledger: Ledger, now: float) -> str:

@@ -60,7 +60,7 @@ class Deliveries:
         if folder in self._tidied:
             return
         place, intents = self.place(folder), intents_of(ledger, self.mapping.stream.key)
-        wanted = {f"{self.prefix}{one.generation:x}" for one in intents}
+        wanted = {f"{self.prefix}{intent.generation:x}" for intent in intents}
         for mark in place.marks():
             if mark.startswith(self.prefix) and mark not in wanted:
                 place.forget(mark)
@@ -106,7 +106,7 @@ class Delivery:
         return f"{self._folder}/{self._name}" if self._folder else self._name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """Writes the mirror's new file under a hidden name, before the intent.
+        """The mirror writes an entry's new file under a hidden name, before its intent is noted in the ledger.
 
         From then on the hidden file's absence says that the new file has its name. Returns an empty string: no waiting.
         """
@@ -115,7 +115,7 @@ class Delivery:
         return ""
 
     def _hide(self) -> Place:
-        """Writes the mirror's new file under a hidden name, unless it waits there; returns the folder."""
+        """The mirror writes an entry's new file under a hidden name, unless it waits there; returns the folder."""
         place = self._common.place(self._folder)
         if not place.still_there():
             self._common.lost(self._folder)

@@ -373,7 +373,7 @@ class Forward:
                 source.remembered()
 
     def _remember(self) -> None:
-        """Forward looks at the server's side of the stream, and notes in the ledger what is confirmed up to there."""
+        """Forward asks Redis what the stream holds, and saves in the ledger how far that confirms what was sent."""
         connection, sender = self._live
         sender.quiet()
         self._remember_at = self._clock() + REMEMBERED

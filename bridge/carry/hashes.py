@@ -29,7 +29,7 @@ SLOWLY = 1.0
 
 
 class Hashes:
-    """Finds out which hashes of one mapping's latest values are to be looked at, and reads what they say.
+    """Reads from Redis the hashes of a state mapping's values that may have changed since the last look.
 
     `note` is called with the trouble of a value, `fine` where it has none.
     """

@@ -342,7 +342,7 @@ class Intake:
         )
 
     def _tell_twice(self, name: bytes, key: bytes) -> None:
-        """Warns once of two files in a spool's folder with one identity: which of the two counts nobody knows."""
+        """Forward warns, once, that two files of a spool have the same identity and are taken for one message."""
         for other, facts in memory.names_of(self._ledger, self._stream, key):
             if other != name and self._is_there(other, facts):
                 if (name, other) not in self._told:

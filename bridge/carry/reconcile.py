@@ -129,34 +129,36 @@ def put_back(connection: Connection, shared: Shared, ledger: Ledger, compared: C
     keys, hold = shared.keys, shared.hold
     stream, back, info = shared.mapping.stream.key, 0, compared.info
     whole = compared.anew or not info.exists
-    numbers = {name: one.number for name, one in sources_of(ledger, stream).items()}
-    rows = [one for one in in_doubt(ledger, stream, lost=bool(compared.lost)) if not one.name or one.name in numbers]
+    numbers = {name: source.number for name, source in sources_of(ledger, stream).items()}
+    rows = [
+        line for line in in_doubt(ledger, stream, lost=bool(compared.lost)) if not line.name or line.name in numbers
+    ]
     for at in range(0, len(rows), 500):
         part = rows[at : at + 500]
-        origins = [b"%d.%d:%d" % (numbers.get(one.name, 0), one.generation, one.offset) for one in part]
+        origins = [b"%d.%d:%d" % (numbers.get(line.name, 0), line.generation, line.offset) for line in part]
         hold.watch(connection)
         marks = connection.call("HMGET", keys.late, *origins)
         ids = [
-            parse_id(one.entry_id.encode()) if one.entry_id
+            parse_id(line.entry_id.encode()) if line.entry_id
             else parse_id(json.loads(mark)["entry"].encode()) if mark and b'"entry"' in mark else None
-            for one, mark in zip(part, marks, strict=True)
+            for line, mark in zip(part, marks, strict=True)
         ]  # fmt: skip
         standing = existing(connection, keys.stream, [entry_id for entry_id in ids if entry_id is not None])
         hold.confirm(connection)
-        for one, origin, mark, entry_id in zip(part, origins, marks, ids, strict=True):
+        for line, origin, mark, entry_id in zip(part, origins, marks, ids, strict=True):
             fields = standing.get(entry_id, []) if entry_id is not None else []
-            stands = bool(fields) and (bool(one.entry_id) or origin in fields)
-            if entry_id is None and not one.retried:
+            stands = bool(fields) and (bool(line.entry_id) or origin in fields)
+            if entry_id is None and not line.retried:
                 if whole and mark is not None:  # of a line that forward sent: it meets it again
                     hold.write(connection, "HDEL", keys.late, origin)
                 continue
             sent = mark is not None if entry_id is None else not whole and entry_id <= info.last_id
             if stands or sent:
                 continue
-            if mark is not None and not one.entry_id:
+            if mark is not None and not line.entry_id:
                 hold.write(connection, "HDEL", keys.late, origin)
-            mark_lost(ledger, one.number)
-            back += bool(one.retried)
+            mark_lost(ledger, line.number)
+            back += bool(line.retried)
     if back:
         many = "1 line" if back == 1 else f"{back} lines"
         log.warning("%s: Redis lost %s that a retry had sent: in quarantine again", stream, many)

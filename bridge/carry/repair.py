@@ -335,7 +335,10 @@ def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int], c
 
 
 def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId]:
-    """The entries among `ids` whose lines a retry wrote out of order, as marks in the Redis hash `key` (`late`) say."""
+    """Asks Redis which of these entries have their lines out of order in a file, as a retry from quarantine wrote them.
+
+    `key` is the hash `bridge:{S}:late`, which marks them.
+    """
     late: set[EntryId] = set()
     for at in range(0, len(ids), 500):
         part = ids[at : at + 500]

@@ -193,7 +193,7 @@ class Shared:
         return PurePath(name).match(path) and ("**" in path or name.count("/") == path.count("/"))
 
     def _piece_of(self, name: str) -> str | None:
-        """The source, the longest name, that a rotated file is a piece of, be there a file of that name or not."""
+        """Finds the source that a rotated file belongs to, by name: the longest that its own begins with."""
         parts = re.split(r"(?=[.-])", name)
         shorter = ("".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
         rotated = self.mapping.source.rotated

@@ -38,7 +38,7 @@ FRESH = 1.0
 
 
 class Facts(NamedTuple):
-    """What tells a file from what it was: size in bytes, time of writing in ns since 1970, device and inode."""
+    """A spool file's size in bytes, time of writing in ns since 1970, device and inode: any of them tells a change."""
 
     size: int
     written: int

@@ -17,7 +17,7 @@ def place_of(ledger: Ledger) -> str:
 
 
 def nonces(ledger: Ledger, stream: str) -> dict[str, str]:
-    """The nonces of the processes that carried this stream with this ledger, oldest first, and its place then."""
+    """Reads which processes carried a stream with this ledger, by their nonces, oldest first; and where it lay then."""
     rows = ledger.rows("SELECT nonce, place FROM nonces WHERE stream = ? ORDER BY id", (stream,))
     return {str(nonce): str(place) for nonce, place in rows}
 

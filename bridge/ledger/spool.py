@@ -72,7 +72,7 @@ def facts_of(row: Sequence[object]) -> Facts:
 
 
 def note_file(ledger: Ledger, stream: str, name: bytes, facts: Facts, key: bytes) -> None:
-    """Notes in the ledger which message a spool file holds, and the facts of that file."""
+    """Writes into the ledger that a file of a spool, with these facts, holds the message of this key."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -161,7 +161,7 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
 
 
 def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
-    """The spool files that are known to hold this message, and their facts as they were."""
+    """Reads from the ledger which files of a spool hold a message, due or carried, and the facts each had when read."""
     return [
         (row[0], facts_of(row[1:5]))
         for table in ("spool_files", "spool_due")

@@ -87,7 +87,7 @@ class Cursors:
 
 
 class View(Cursors):
-    """What both sides hold at the moment of the comparison: cursors first, then the stream's end, then the files."""
+    """What parity compares: cursors, the stream's end and the files, read in this order, so that nothing is missed."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
