@@ -19,7 +19,7 @@ from bridge.carry import mirror as mirror_module
 from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.errors import NotYet
+from bridge.errors import NotYet, SourceError, TargetError
 from bridge.files.append import Appender
 from bridge.files.finished import KEPT_LATE
 from bridge.files.spool import Facts
@@ -590,10 +590,14 @@ def test_a_text_that_says_the_same_as_another_comes_as_redis_lost_its_tail(rig: 
     assert [entry.fields[7] for entry in exchange.inbox.entries()].count(b"same") == 2, rig.said()
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["at-once", "that-cannot-be-asked"])
 def test_forward_looks_between_the_mirrors_write_and_what_is_known_of_it(
-    one_rig: Rig, monkeypatch: pytest.MonkeyPatch
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """The log is saved anew just before the write, which goes into a deleted file: the saved one is no other log."""
+    """The log is saved anew just before the write, which goes into a deleted file: the saved one is no other log.
+
+    Also where the system does not tell the mirror at once whether the file has a name.
+    """
     rig = one_rig
     both(rig, 0, 2)
     twice(rig)
@@ -606,23 +610,39 @@ def test_forward_looks_between_the_mirrors_write_and_what_is_known_of_it(
     forward.look()
     forward.attach()
     mirror.attach()
-    real, looks = Appender.append, list[Thread]()
+    append, position, looks = Appender.append, Appender.position, list[Thread]()
 
     def saved(self: Appender, data: bytes) -> int:
         if not looks:
             shutil.copy2(rig.log, rig.root / ".saved")
             (rig.root / ".saved").rename(rig.log)
-        written = real(self, data)
+        written = append(self, data)
         if not looks:
             looks.append(Thread(target=shared.tail("messages.log", ledger).look))
-            looks[0].start()
-            looks[0].join(0.3)
+            if not fails:
+                looks[0].start()
+                looks[0].join(0.3)
         return written
+
+    def asked(self: Appender) -> int:
+        if fails and looks[0].ident is None:
+            raise TargetError("cannot be asked: Input/output error")
+        return position(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Appender, "append", saved)
-        mirror.step(0)
-    looks[0].join()
+        patch.setattr(Appender, "position", asked)
+        if fails:
+            with pytest.raises(SourceError, match="cannot be asked"):
+                mirror.step(0)
+            with pytest.raises(SourceError, match="cannot be asked"):
+                shared.tail("messages.log", ledger).look()
+            looks[0].start()
+        else:
+            mirror.step(0)
+        looks[0].join()
+    while not mirror.finish():
+        pass
     forward.look()
     while forward.step():
         pass

@@ -5,12 +5,19 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bridge.carry.forward import Forward
+from bridge.carry.shared import Shared
+from bridge.files.generation import Generation
+from bridge.files.tail import Tail
 from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.streams.connect import Connection
 from tests.rig import STREAM, Rig, line, wait_until
 
 Act = Callable[[Rig], None]
@@ -110,6 +117,39 @@ def test_writer_still_on_the_old_descriptor(rig: Rig, follow: Follow) -> None:
         assert sorted(rig.datas()[20:]) == sorted(names("d", 5) + names("later", 5))
     else:
         follow.carried(wanted + names("d", 5) + names("later", 5))
+
+
+@pytest.mark.parametrize("how", [rotate, copytruncate])
+def test_rotated_behind_a_read_that_found_nothing(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, how: Act) -> None:
+    """The mirror looks while forward is at the end: lines that came just before the rotation are not carried late."""
+    rig = one_rig
+    rig.append(*names("a", 5))
+    rig.once()
+    [mapping] = rig.settings().mappings
+    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, rig.settings())
+    forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+    peek, acted = Tail.peek, list[Act]()
+
+    def rotated(tail: Tail, generation: Generation, limit: int) -> bytes:
+        found = peek(tail, generation, limit)
+        if not found and not acted:
+            acted.append(how)
+            rig.append(*names("b", 5))
+            how(rig)
+            rig.append(*names("c", 5))
+            tail.look()
+        return found
+
+    forward.look()
+    forward.attach()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tail, "peek", rotated)
+        while forward.step() or not acted:
+            pass
+    forward.detach()
+    shared.close()
+    ledger.close()
+    assert rig.datas() == names("a", 5) + names("b", 5) + names("c", 5)
 
 
 def test_several_rotations_at_once(rig: Rig, follow: Follow) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from bridge.carry.pieces import UNPLACED, Piece, Write
 from bridge.carry.shared import keep_news
 from bridge.codecs import Codec
-from bridge.errors import NotYet, TargetError
+from bridge.errors import NotYet, SourceError, TargetError
 from bridge.files.append import Appender
 from bridge.files.content import HEAD
 from bridge.files.generation import Generation
@@ -175,9 +176,10 @@ class Target:
             with self._tail.lock:  # a look in between would take what a deleted file got for the log's
                 written = file.append(data)
                 self.put_out += written
-                write.pieces.append(Piece(write.done, write.done + written, number, UNPLACED, sure=False))
-                reached("mirror.write.after")
-                self._ascertain(write, ledger)
+                write.pieces.append(piece := Piece(write.done, write.done + written, number, UNPLACED, sure=False))
+                self._tail.owed = partial(self._disown, file, piece, data[:written])
+            reached("mirror.write.after")
+            self._ascertain(write, ledger)
             if written < len(data):
                 raise TargetError(
                     f"only {written} of {len(data)} bytes could be written, is the disk full?",
@@ -196,14 +198,8 @@ class Target:
             return
         if self._file is None:
             raise AssertionError("the file was closed before it was known what stands in it")
-        file = self._file
-        if last.start == UNPLACED:
-            last.start = file.position() - (last.b - last.a)
-        data = write.content[last.a : last.b]
-        gone = self._gone(file, last.start, data)
-        generation = self._tail.of_identity(file.identity)
-        if gone and generation is not None and generation.content is not None:  # before a look at what came instead
-            generation.content.disown(last.start, last.start + len(data))
+        file, data = self._file, write.content[last.a : last.b]
+        gone = self._disown(file, last, data)
         self._look(ledger)
         now_known = self._number(file)
         if now_known not in (last.generation, -1) and file.holds(last.start, data):
@@ -213,6 +209,24 @@ class Target:
             for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
                 piece.torn = piece.torn or piece.generation == last.generation
         last.sure = True
+
+    def _disown(self, file: Appender, piece: Piece, data: bytes) -> bool:
+        """Whether the mirror's last piece went into a deleted file, where nobody takes it for the log's from then on.
+
+        Asked before the next look at the log, whoever looks: where this fails, that fails. Raises SourceError.
+        """
+        with self._tail.lock:
+            try:
+                if piece.start == UNPLACED:
+                    piece.start = file.position() - len(data)
+                gone = self._gone(file, piece.start, data)
+            except TargetError as error:
+                raise SourceError(error.what, where=error.where, hint=error.hint) from None
+            generation = self._tail.of_identity(file.identity)
+            if gone and generation is not None and generation.content is not None:
+                generation.content.disown(piece.start, piece.start + len(data))
+            self._tail.owed = None
+            return gone
 
     def _gone(self, file: Appender, start: int, data: bytes) -> bool:
         """Whether the mirrored file lost its name, and no copy of it holds what was written to it."""
@@ -247,7 +261,7 @@ class Target:
 
     def close(self) -> None:
         """Closes the mirrored file, and gives its lock back to the other writers with it."""
-        file, self._file, self._locked = self._file, None, False
+        file, self._file, self._locked, self._tail.owed = self._file, None, False, None
         if file is not None:
             file.close()
 

@@ -219,13 +219,16 @@ class LogSource(TailSource):
     def _next(self, limit: int, ahead: int = 0) -> Read | None:
         """Returns lines of the log's first generation that has any left, and ends the generations before it."""
         while (generation := self.tail.first()) is not None:
+            last = self.tail.current() is generation  # asked before the read: what came until it was rotated is read
             read = self._reader.next(generation, limit, ahead)
             if read is not None:
                 return read
             if self._reader.barred == generation.number or self._reader.settling:
                 return None
+            if last and self.tail.current() is not generation:
+                continue
             self._at_end(generation)
-            if (record := self.tail.finish()) is None:
+            if last or (record := self.tail.finish()) is None:
                 return None
             left = (size := generation.size()) - generation.read_to
             if left > 0 and generation.read(1, size - 1) != b"\n":  # else whole lines came meanwhile

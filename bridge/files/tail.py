@@ -1,14 +1,13 @@
 """A tail follows one source through its generations: rotation, truncation, replacement, restart.
 
 The chain holds the generations that are not carried to their end, oldest first, each with its descriptor open; the last
-one is the file at the source's path. Events are only reasons to look; what is true is size against offset and content
-against what was read.
+one is the file at the source's path. Events are only reasons to look; what counts is its size and what stands in it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -36,11 +35,10 @@ class Tail:
         self._survey = Survey(
             root, self.path, rotated, self._say_once, one_of_many=one_of_many, listing=listing or Listing()
         )
-        self._ignored: set[str] = set()
-        self._register = Register(known)
-        self._chain: list[Generation] = []
-        self._absent: tuple[int, ...] = ()
+        self._ignored, self._register = set[str](), Register(known)
+        self._chain, self._absent = list[Generation](), tuple[int, ...]()
         self._finished = Finished(self._survey, self._register)
+        self.owed: Callable[[], object] | None = None  # what the next look must know first; raises SourceError
 
     @property
     def _late(self) -> list[Generation]:
@@ -57,6 +55,8 @@ class Tail:
     def look(self) -> None:
         """Compares a source's files with its chain and takes in what changed. Raises SourceError; look again later."""
         with self.lock:
+            if self.owed is not None:
+                self.owed()
             if not self._chain:
                 with self._wholly():
                     self._start()
