@@ -87,19 +87,6 @@ def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
         yield
 
 
-def lock_holder(state_dir: Path) -> str:
-    """Which verb and process has the state directory's lock; empty when none has."""
-    try:
-        with (state_dir / "lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return file.read().strip() or "another process"
-    except OSError:
-        pass
-    return ""
-
-
 class Process:
     """The process of `bridge run`, which carries all mappings. Each thread opens its own ledger, as SQLite wants it."""
 

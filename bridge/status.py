@@ -17,6 +17,7 @@ from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.ledger.asked import unsettled
 from bridge.ledger.health import Trouble, heartbeat, troubles
+from bridge.ledger.holder import lock_holder
 from bridge.ledger.imports import last_import
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
@@ -25,7 +26,6 @@ from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
-from bridge.run import lock_holder
 from bridge.streams.connect import Connection
 from bridge.streams.reader import GroupInfo, groups_of, stream_info
 from bridge.streams.writer import read_books

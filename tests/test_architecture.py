@@ -133,7 +133,7 @@ BELOW: dict[str, set[str]] = {
         "run",
         "server",
     },
-    "demo": {"errors", "model", "client", "streams", "server", "run"},
+    "demo": {"errors", "model", "client", "streams", "server", "ledger", "run"},
     "cli": {"*"},
 }
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -24,6 +25,8 @@ from bridge.files.append import Appender
 from bridge.files.finished import KEPT_LATE
 from bridge.files.spool import Facts
 from bridge.ledger.forgotten import forget_above, forget_all
+from bridge.ledger.health import heartbeat, save_heartbeat
+from bridge.ledger.sources import stream_memory
 from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
@@ -516,6 +519,32 @@ def test_each_kind_between_two_forks(rig: Rig, kind: str) -> None:
     exchange.settled()
     rig.stop(child)
     exchange.check()
+
+
+def test_parity_where_a_bridge_that_gives_no_heartbeat_has_to_bring_back_what_redis_lost(rig: Rig) -> None:
+    """It is under way as long as the bridge's process is there, and a difference when nobody is."""
+    first = both(rig, 0, 2)
+    child = rig.start()
+    wait_until(lambda: rig.equal(*first), rig.said)
+    for key in (STREAM, *(f"bridge:{{{STREAM}}}:{name}" for name in KEYS)):
+        rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+    more = both(rig, 2, 4)
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        wait_until(lambda: (memory := stream_memory(ledger, STREAM)) is not None and memory.added == 8, rig.said)
+    wait_until(lambda: rig.equal([*first[0], *more[0]], [*first[1], *more[1]]), rig.said)
+    child.send_signal(signal.SIGSTOP)
+    rig.redis.call("SWAPDB", 0, 5)
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        save_heartbeat(ledger, (heartbeat(ledger, "test") or {}) | {"at": time.time() - 60})
+    result = rig.parity()
+    assert (result.verdict, result.counts()["missing_in_redis"]) == ("inconclusive", 4)
+    assert any("gives no heartbeat" in note for note in result.notes), result.notes
+    child.kill()
+    child.wait()
+    assert (result := rig.parity()).verdict == "differs", result.notes
+    assert "the bridge is not running" in result.notes
+    assert not rig.once().errors
+    rig.check([*first[0], *more[0]], [*first[1], *more[1]])
 
 
 @KINDS

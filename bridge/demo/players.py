@@ -93,7 +93,7 @@ def _last_of(connection: Connection, role: str) -> bytes | None:
 
 def keep(scratch: Path) -> int:
     """Ends a bridge and a server that nobody minds any more, and removes their folder."""
-    from bridge.run import lock_holder
+    from bridge.ledger.holder import lock_holder
     from bridge.server import embedded
 
     state = scratch / ".bridge"

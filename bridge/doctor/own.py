@@ -17,12 +17,12 @@ from bridge.config import Settings
 from bridge.doctor.finding import Finding, Part, Verdict, worst
 from bridge.errors import LedgerError
 from bridge.ledger.health import heartbeat
+from bridge.ledger.holder import lock_holder
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import generations_of, sources_of
 from bridge.ledger.store import Ledger
 from bridge.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
-from bridge.run import lock_holder
 from bridge.streams.components import Modes, all_modes, announced_positions
 from bridge.streams.connect import CLIENT_NAME, Connection, Refusal, refused
 from bridge.streams.keys import Keys

@@ -16,6 +16,7 @@ from bridge.errors import SourceError
 from bridge.files.survey import leads_out
 from bridge.globs import is_glob
 from bridge.ledger.health import heartbeat
+from bridge.ledger.holder import lock_holder
 from bridge.ledger.seen import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -56,7 +57,8 @@ class Cursors:
         self.marked = int(connection.call("HLEN", own.late))
         self.notes: list[str] = []
         self.alive = False
-        """Whether a bridge runs, as far as its heartbeat tells."""
+        """Whether a bridge runs, as its heartbeat tells, or the lock that it holds."""
+        self._holder = lock_holder(settings.state_dir)
         beats = [
             json.loads(pulse) if pulse else None,
             heartbeat(ledger, settings.instance) if ledger is not None else None,
@@ -80,10 +82,13 @@ class Cursors:
         beat = self.beat
         if beat is None:
             self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
-        elif beat.get("stopped") or time.time() - float(beat["at"]) > 10:
-            self.notes.append(NOT_RUNNING)
-        else:
+        elif not beat.get("stopped") and time.time() - float(beat["at"]) <= 10:
             self.alive = True
+        elif self._holder:
+            self.alive = True
+            self.notes.append(f"{self._holder} is there, but gives no heartbeat")
+        else:
+            self.notes.append(NOT_RUNNING)
 
 
 class View(Cursors):
