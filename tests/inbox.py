@@ -48,13 +48,13 @@ class Inbox:
         hidden.rename(path)
         return path
 
-    def add(self, identity: str, **more: Any) -> bytes:
+    def add(self, identity: str, entry_id: str = "*", **more: Any) -> bytes:
         """A message that is born in Redis."""
         data = document(identity, **more)
         facts = json.loads(data)
         return bytes(self.rig.redis.call(
-            "XADD", self.stream, "*", "role", facts["role"], "timestamp", facts["timestamp"], "type", facts["doc_type"],
-            "data", data,
+            "XADD", self.stream, entry_id, "role", facts["role"], "timestamp", facts["timestamp"],
+            "type", facts["doc_type"], "data", data,
         ))  # fmt: skip
 
     def entries(self) -> list[Entry]:

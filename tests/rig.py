@@ -159,7 +159,9 @@ class Rig:
         self.server = embedded.start(self.path / "server-state", self.binary)
         self.redis.call("CONFIG", "SET", "appendfsync", "no")
 
-    def add(self, data: str | bytes, role: str = "ui", connection: Connection | None = None) -> bytes:
+    def add(
+        self, data: str | bytes, role: str = "ui", connection: Connection | None = None, entry_id: str = "*"
+    ) -> bytes:
         """A plain XADD of the four fields, as a producer in any language does it; returns the ID.
 
         `connection`: another than the test's own, in another thread.
@@ -167,7 +169,7 @@ class Rig:
         raw = data if isinstance(data, bytes) else data.encode()
         values = (role.encode(), b"2026-03-02T09:14:06Z", b"say", raw)
         pairs = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
-        return bytes((connection or self.redis).call("XADD", STREAM, "*", *pairs))
+        return bytes((connection or self.redis).call("XADD", STREAM, entry_id, *pairs))
 
     def entries(self) -> list[Entry]:
         """The whole stream."""

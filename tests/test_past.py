@@ -328,17 +328,23 @@ class Exchange:
             self.inbox.move_in(f"1772442001_wind-{name}.txt", name.encode())
         self.wanted.append(name.encode())
 
-    def add(self, name: str) -> None:
+    def keep(self) -> None:
+        """Copies what Redis holds of the mapping to database 5."""
+        stream = self.inbox.stream
+        for key in (stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)):
+            self.rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+
+    def add(self, name: str, at: str = "*") -> None:
         """An entry; artifacts and contexts are born as files only."""
         if self.kind in ("artifacts", "context"):
             return
         if self.kind == "log":
-            self.rig.add(name)
+            self.rig.add(name, entry_id=at)
         elif self.kind == "inbox":
-            self.inbox.add(name)
+            self.inbox.add(name, entry_id=at)
         else:
             facts = ("role", "ui", "timestamp", "1772442001", "type", "note")
-            self.rig.redis.call("XADD", INBOX, "*", *facts, "data", name)
+            self.rig.redis.call("XADD", INBOX, at, *facts, "data", name)
         self.wanted.append(name.encode())
 
     def both(self, n: int) -> None:
@@ -504,11 +510,8 @@ def test_each_kind_between_two_forks(rig: Rig, kind: str) -> None:
     child = rig.start()
     exchange.both(0)
     exchange.settled()
-    stream = exchange.inbox.stream
-    keys = [stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)]
     for n in range(1, 6):
-        for key in keys:
-            rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+        exchange.keep()
         exchange.put(f"f-{n}")
         exchange.settled()
         rig.redis.call("SWAPDB", 0, 5)
@@ -545,6 +548,27 @@ def test_parity_where_a_bridge_that_gives_no_heartbeat_has_to_bring_back_what_re
     assert "the bridge is not running" in result.notes
     assert not rig.once().errors
     rig.check([*first[0], *more[0]], [*first[1], *more[1]])
+
+
+@pytest.mark.parametrize("more", [1, 3])
+@KINDS
+def test_each_kind_of_which_a_fork_gave_an_id_again(rig: Rig, kind: str, more: int) -> None:
+    """What the bridge sent is lost, and at once other entries stand under its ID and the next ones: they are carried."""
+    exchange = Exchange(rig, kind)
+    child = rig.start()
+    exchange.both(0)
+    exchange.settled()
+    for n in range(1, 4):
+        exchange.keep()
+        exchange.put(f"f-{n}")
+        exchange.settled()
+        ms, number = exchange.inbox.entries()[-1].id
+        rig.redis.call("SWAPDB", 0, 5)
+        for i in range(more):
+            exchange.add(f"r-{n}-{i}", at=f"{ms}-{number + i}")
+        exchange.settled()
+    rig.stop(child)
+    exchange.check()
 
 
 @KINDS
@@ -727,6 +751,41 @@ def test_a_late_line_of_long_ago_that_redis_lost(rig: Rig) -> None:
         twice(rig)
     assert sorted(rig.datas()) == [*wanted, b"last", b"late"], rig.said()
     assert rig.parity().verdict == "equal"
+
+
+@pytest.mark.parametrize("kind", ["inbox", "texts", "artifacts"])
+def test_a_batch_of_which_nobody_heard_before_redis_was_another(one_rig: Rig, kind: str) -> None:
+    """Its number is given to no other batch: the data that have it come back, and what else was sent since is missing."""
+    rig, exchange = one_rig, Exchange(one_rig, kind).begun()
+    settings = rig.settings()
+    [mapping] = settings.mappings
+    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+    forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+
+    def sent(names: list[str]) -> bool:
+        forward.look()
+        forward.step()
+        return {name.encode() for name in names} <= set(exchange.sides()[0])
+
+    forward.look()
+    forward.attach()
+    exchange.put("f-1")
+    wait_until(lambda: sent(["f-1"]), "the batch")
+    forward.detach()
+    rig.redis.call("SWAPDB", 0, 5)
+    for _ in range(2):
+        forward.look()
+        forward.attach()
+        forward.detach()
+    exchange.put("f-2")
+    forward.attach()
+    wait_until(lambda: sent(["f-0", "f-1", "f-2"]), "all of them")
+    wait_until(lambda: not forward.step(), "rest")
+    forward.detach()
+    rig.redis.call("SWAPDB", 0, 5)
+    ledger.close()
+    shared.close()
+    exchange.mended()
 
 
 def test_a_late_line_that_other_data_had(rig: Rig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from bridge.carry import floor
 from bridge.carry.forks import Standing, restore, standing_again
@@ -24,6 +24,7 @@ from bridge.log import log
 from bridge.model import EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.reader import StreamInfo, existing, stream_info
+from bridge.streams.writer import REFILLED
 
 
 def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
@@ -91,6 +92,7 @@ def settle_loss(
             if compared.lost:
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
                 _take_back(connection, shared, refilled.mirror_cursor)  # first: it may say less than is true
+                _mark_late(connection, shared, refilled.late)
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
                 forget_puts(ledger, stream)
             save(info)
@@ -117,6 +119,13 @@ def _take_back(connection: Connection, shared: Shared, cursor: EntryId) -> None:
         said = {"id": upto, "generation": word["generation"], "end": word["end"]}
         if said != word:
             shared.hold.write(connection, "HSET", mirror, label, json.dumps(said))
+
+
+def _mark_late(connection: Connection, shared: Shared, late: Sequence[EntryId]) -> None:
+    """Marks entries in Redis whose lines stand out of order in the mirrored file, some at a time."""
+    for at in range(0, len(late), 500):
+        marks = [part for entry in late[at : at + 500] for part in (format_id(entry), REFILLED)]
+        shared.hold.write(connection, "HSET", shared.keys.late, *marks)
 
 
 def put_back(connection: Connection, shared: Shared, ledger: Ledger, compared: Compared) -> None:

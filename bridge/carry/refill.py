@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bridge.carry.floor import last_of, passed_over
-from bridge.carry.forks import LineOf, began_anew, missing, what_was_lost
+from bridge.carry.forks import KEPT, LineOf, began_anew, missing, what_was_lost
 from bridge.carry.provenance import release
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
 from bridge.ledger.seen import Seen
@@ -87,6 +87,11 @@ class Compared:
     """Whether entries that the bridge saw in the stream are not there: then an ID may stand for another entry."""
     seen: set[EntryId] = field(default_factory=set)
     """The entries that the bridge saw in the stream and that still stand."""
+    parted: EntryId | None = None
+    """The first entry that the bridge saw in the stream and that stands no more; None: none of the last ones is gone.
+
+    What stands behind the one before it may be of another past, of which the mirror passed over what has a lower ID.
+    """
 
 
 def in_words(compared: Compared, stream: str) -> list[str]:
@@ -236,6 +241,7 @@ def compare(
         behind,
         bool(forked),
         standing_seen,
+        min((entry for entry, _ in sorted(seen)[-KEPT:] if entry not in standing_seen), default=None),
     )
 
 
@@ -283,10 +289,14 @@ def number_for(name: bytes, books: Books, taken: list[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Refilled:
-    """What was taken out of the ledger after Redis lost entries: lines to send again, and where the mirror goes on."""
+    """What was taken out of the ledger after Redis lost entries: lines to send again, and where the mirror goes on.
+
+    `late`: the entries whose lines it writes behind those of entries that came after them.
+    """
 
     released: int
     mirror_cursor: EntryId
+    late: tuple[EntryId, ...] = ()
 
     def in_words(self) -> str:
         """Says for the log how many mirrored lines are sent again after a loss, and where the mirror goes on."""
@@ -305,13 +315,14 @@ def forget_lost(
     """Removes from the mirror's ranges, inside a ledger transaction, lines whose entry is gone: forward sends them.
 
     Lines of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID that
-    still exists. In a stream that began anew an ID may stand for another entry, the line tells; and entries may stand
-    in it below what the mirror had read of the old one, so the cursor falls behind the first of those.
+    still exists. In another past an ID may stand for another entry, the line tells; and entries may stand in it below
+    what the mirror had read of the old one, so the cursor falls behind the first of those.
     """
     stream = keys.stream.decode()
     removed = ZERO_ID if compared.anew else trimmed_to(connection, keys, compared.info)
     trimmed = max(removed, compared.trimmed.floor)
     verified: set[EntryId] = set()
+    parted = [compared.parted] if compared.parted is not None else []
     released = 0
 
     def standing_of(written: Iterable[list[Written]]) -> dict[EntryId, list[bytes]]:
@@ -337,6 +348,7 @@ def forget_lost(
 
     for intent in intents_of(ledger, stream):
         gone = lost(intent.content, intent.entries, standing_of([intent.entries]))
+        parted += gone
         if gone:
             released += len(gone)
             disown(ledger, intent.id, [(ZERO_ID if i in gone else i, length) for i, length in intent.entries])
@@ -346,13 +358,17 @@ def forget_lost(
             alone = span.digest if len(span.entries) == 1 else b""  # then its digest tells all: no file has to be read
             content = read(span) if not alone else b""
             gone = lost(content if range_digest(content) == span.digest else b"", span.entries, standing, alone)
+            parted += gone
             if gone:
                 released += release(ledger, stream, span, content, gone)
     cursor = max(verified, default=before(compared.trimmed.floor))
-    if compared.anew:
-        for entry in entries(connection, keys.stream, end=format_id(cursor)):
-            if entry.id not in verified and entry.origin() is None:
-                return Refilled(released, before(entry.id))
+    if compared.anew or parted:
+        known = [entry_id for entry_id in verified if parted and entry_id < min(parted)] if not compared.anew else []
+        start = after(max(known)) if known else b"-"
+        among = entries(connection, keys.stream, start, format_id(cursor))
+        late = tuple(entry.id for entry in among if entry.id not in verified and entry.origin() is None)
+        if late:
+            return Refilled(released, before(late[0]), late)
     return Refilled(released, cursor)
 
 

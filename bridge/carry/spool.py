@@ -168,7 +168,6 @@ class SpoolSource(Source):
     def forget_lost(self, compared: Compared) -> None:
         """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
         kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
-        memory.unsend(self._ledger, self._stream)
         forget_above(self._ledger, self._stream, kept, stands)
         self._intake.forget()
 

@@ -94,11 +94,12 @@ def forget_mirrored(ledger: Ledger, stream: str) -> None:
 
 
 def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, set[int]]) -> None:
-    """Forgets in a transaction the spool messages that Redis lost, so that they are sent again.
+    """Forgets in a transaction the spool messages that Redis lost, so that they are sent again, with all on their way.
 
     Those are of the batches above this one, but for what still stands, as places by batch.
     """
     _keep_highest(ledger, stream)
+    unsend(ledger, stream)
     ledger.write("CREATE TEMP TABLE IF NOT EXISTS standing (batch INTEGER, place INTEGER, PRIMARY KEY (batch, place))")
     ledger.write("DELETE FROM standing")
     for number, places in standing.items():
