@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -30,6 +31,7 @@ from bridge.ledger.sources import stream_memory
 from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
+from bridge.model import EntryId
 from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
@@ -359,6 +361,11 @@ class Exchange:
             wait_until(lambda: not self.rig.once().errors, self.rig.said)
         return self
 
+    def knows(self, ledger: Ledger, last: EntryId) -> bool:
+        """Whether this is the last entry of the stream that the ledger knows."""
+        memory = stream_memory(ledger, self.inbox.stream)
+        return memory is not None and memory.last_id == last
+
     def sides(self) -> list[list[bytes]]:
         """What each side holds, sorted: entries, then files; artifacts by their paths."""
         found = [entry.fields[7] for entry in self.inbox.entries()]
@@ -563,6 +570,8 @@ def test_each_kind_of_which_a_fork_gave_an_id_again(rig: Rig, kind: str, more: i
         exchange.put(f"f-{n}")
         exchange.settled()
         ms, number = exchange.inbox.entries()[-1].id
+        with closing(Ledger(rig.state / "ledger.db")) as ledger:  # forward is at rest, and looks for little
+            wait_until(partial(exchange.knows, ledger, (ms, number)), "the ledger's last entry")
         rig.redis.call("SWAPDB", 0, 5)
         for i in range(more):
             exchange.add(f"r-{n}-{i}", at=f"{ms}-{number + i}")

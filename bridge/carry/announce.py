@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 
-from bridge.carry.claim import Hold
 from bridge.model import EntryId, format_id
 from bridge.streams.keys import Keys
 from bridge.streams.lease import writing
@@ -18,9 +17,8 @@ class Announced:
     What Redis did not confirm is said again, to the next connection.
     """
 
-    def __init__(self, keys: Keys, hold: Hold) -> None:
+    def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._hold = hold
         self._place: dict[str, tuple[int, int]] = {}
         self._due: dict[bytes, bytes] = {}
         self._sent: dict[bytes, bytes] = {}
@@ -43,14 +41,14 @@ class Announced:
         word = {"id": format_id(entry).decode(), "generation": generation, "end": end, **put}
         self._due[os.fsencode(label)] = json.dumps(word).encode()
 
-    def commands(self) -> list[bytes]:
+    def commands(self, nonce: str) -> list[bytes]:
         """Packs what the mirror has to tell Redis of how far it came as commands, to go before its next request.
 
-        They do nothing where this process does not carry the stream any more.
+        They do nothing where the stream is not carried under this nonce any more, with which the mirror began.
         """
         self._sent, self._due = self._due, {}
-        keys, nonce = self._keys, self._hold.nonce
-        return [writing(keys, nonce, "HSET", keys.mirror, label, word) for label, word in self._sent.items()]
+        mirror = self._keys.mirror
+        return [writing(self._keys, nonce, "HSET", mirror, label, word) for label, word in self._sent.items()]
 
     def confirmed(self) -> bool:
         """Forgets what the mirror told Redis, as the request was answered; False if nothing had gone out with that."""

@@ -15,6 +15,7 @@ from bridge.files.content import HEAD
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import Intent, add_range, entries_of, move_intent
+from bridge.ledger.seen import note_released
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -238,11 +239,12 @@ class Target:
         In memory nothing changes before the ledger has it.
         """
         with ledger.transaction():
-            entries = entries_of(ledger, write.intent)
-            for span in write.ranges(entries):
+            standing = entries_of(ledger, write.intent)
+            for span in write.ranges(standing):
                 add_range(ledger, self._stream, span)
-            content, entries = write.left(entries)
-            move_intent(ledger, write.intent, number, size, content, entries)
+            note_released(ledger, self._stream, write.lost(standing))
+            content, entries = write.left(write.entries)
+            move_intent(ledger, write.intent, number, size, content, entries, write.left(standing)[1])
         write.excused += sum(piece.b - piece.a for piece in write.pieces if piece.torn)
         write.content, write.entries, write.pieces = content, entries, []
         write.generation, write.size = number, size

@@ -179,13 +179,15 @@ class Hold:
         self._found = there.lease
         return there
 
-    def check(self, connection: Connection) -> None:
+    def check(self, connection: Connection) -> str:
         """Lets the mirror begin only when this process carries the stream, and forward has settled what it compared.
 
-        Raises NotYet.
+        Returns the nonce under which that was. Raises NotYet.
         """
-        if not self._settled or connection.call("HGET", self._keys.meta, "nonce") != self._settled.encode():
+        settled = self._settled
+        if not settled or connection.call("HGET", self._keys.meta, "nonce") != settled.encode():
             raise NotYet("forward compares ledger and stream first")
+        return settled
 
     def check_read(self, holder: tuple[bytes | None, bytes | None], ledger: Ledger) -> None:
         """Lets the mirror use what it read only if this ledger and this process held the stream at that moment.

@@ -30,8 +30,8 @@ Offsets = Mapping[tuple[int, int], Collection[int]]
 Standing = tuple[Released, bytes]
 """A mirrored line whose entry Redis had lost and holds again, and its bytes."""
 
-KEPT, FEW = 64, 8
-"""Entries of the stream that each direction remembers having seen, and so many of them that are looked for live."""
+KEPT, FRESH = 64, 4096
+"""Entries of the stream that each direction remembers having seen; and those that nobody looked for since, at most."""
 
 
 class Sighted:
@@ -40,11 +40,14 @@ class Sighted:
     def __init__(self) -> None:
         self._lock = Lock()
         self._by_way: dict[str, deque[Seen]] = {"forward": deque(maxlen=KEPT), "mirror": deque(maxlen=KEPT)}
+        self._fresh: deque[Seen] = deque(maxlen=FRESH)
 
     def note(self, way: str, entry: EntryId, fields: Sequence[bytes]) -> None:
         """Remembers an entry that this direction sent to the stream, as forward, or read from it, as the mirror."""
+        sighting = entry, digest(*fields)
         with self._lock:
-            self._by_way[way].append((entry, digest(*fields)))
+            self._by_way[way].append(sighting)
+            self._fresh.append(sighting)
 
     def of(self, way: str) -> list[Seen]:
         """Returns ID and digest of the last entries that forward, or the mirror, saw in the stream, in that order."""
@@ -54,12 +57,19 @@ class Sighted:
     @property
     def all(self) -> list[Seen]:
         """ID and digest of the last entries that forward and mirror saw in the stream, oldest first."""
-        return sorted({*self.of("forward"), *self.of("mirror")})
+        return sorted({*self.of("forward"), *self.of("mirror"), *self.fresh})
 
     @property
-    def newest(self) -> list[Seen]:
-        """The same of a few of them: where nobody was disconnected, these are looked for now and then."""
-        return sorted({*self.of("forward")[-FEW:], *self.of("mirror")[-FEW:]})
+    def fresh(self) -> list[Seen]:
+        """The entries that were seen in the stream and that nobody looked for since, in the order they were seen."""
+        with self._lock:
+            return list(self._fresh)
+
+    def found(self, count: int) -> None:
+        """Notes that so many of those in `fresh` were looked for and stand in the stream."""
+        with self._lock:
+            for _ in range(min(count, len(self._fresh))):
+                self._fresh.popleft()
 
     @contextmanager
     def keeping(self, standing: set[EntryId] | None) -> Iterator[None]:
@@ -68,15 +78,16 @@ class Sighted:
         What the block raises brings them back.
         """
         with self._lock:
-            before = dict(self._by_way)
+            before, fresh = dict(self._by_way), self._fresh.copy()
             if standing is not None:
                 kept = {way: [sighting for sighting in seen if sighting[0] in standing] for way, seen in before.items()}
                 self._by_way = {way: deque(seen, maxlen=KEPT) for way, seen in kept.items()}
+                self._fresh.clear()
         try:
             yield
         except BaseException:
             with self._lock:
-                self._by_way = before
+                self._by_way, self._fresh = before, fresh
             raise
 
 
@@ -88,7 +99,6 @@ def missing(
     An entry that is gone may have been removed on purpose: trimmed, which takes the oldest, or deleted, which
     `max-deleted-entry-id` tells of one. An empty digest: any entry of that ID will do. Raises RedisLost, RedisRefused.
     """
-    seen = sorted(seen)[-KEPT:]
     found = existing(connection, keys.stream, [entry for entry, _ in seen])
     standing = {entry for entry, told in seen if entry in found and (not told or digest(*found[entry]) == told)}
     for entry, _ in seen:
@@ -172,7 +182,8 @@ def standing_again(connection: Connection, keys: Keys, ledger: Ledger, line_of: 
         for line in some:
             fields = found.get(line.entry)
             made = line_of(fields) if fields is not None else None
-            if made is not None and line.digest in (digest(made[1]), range_digest(made[1])):
+            told = made is not None and (line.digest or len(made[1]) == line.length)  # else nobody could read it
+            if made is not None and told and line.digest in (b"", digest(made[1]), range_digest(made[1])):
                 back.append((line, made[1]))
     return back
 

@@ -179,7 +179,7 @@ class Forward:
             return source is not None and source.vouches(origin, fields)
 
         kept = floor.remembered(self._ledger, self._stream)
-        seen = [*self.shared.sighted.all, *all_seen(self._ledger, self._stream)]
+        seen = sorted({*self.shared.sighted.all, *all_seen(self._ledger, self._stream)})
         self.shared.compare_again = False
         known = {name: source.knows for name, source in self._sources.items()}
         compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept, seen, known)
@@ -379,15 +379,15 @@ class Forward:
         self._remember_at = self._clock() + REMEMBERED
         for source in self._sources.values():
             source.tell(connection)
-        if not self.shared.hold.renewed(connection, self._clock()):
-            raise Overtaken
-        info = stream_info(connection, self.shared.keys.stream)
+        renewed, keys = self.shared.hold.renewed(connection, self._clock()), self.shared.keys
+        info = stream_info(connection, keys.stream)
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)
-        quiet, newest = not self._dirty and info.last_id == self._memory.last_id, self.shared.sighted.newest
-        if what_was_lost(seen, {}, info, None) or (
-            not quiet and missing(connection, self.shared.keys, newest, info, ZERO_ID)[0]
-        ):
+        fresh = (sighted := self.shared.sighted).fresh
+        quiet = not self._dirty and info.last_id == self._memory.last_id
+        wanted = sighted.all[-1:] if quiet and not fresh else sighted.all  # another past may have its last ID too
+        if not renewed or what_was_lost(seen, {}, info, None) or missing(connection, keys, wanted, info, ZERO_ID)[0]:
             raise Overtaken
+        sighted.found(len(fresh))
         if quiet:
             return
         reached("forward.checkpoint.before")

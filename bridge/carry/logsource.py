@@ -114,6 +114,17 @@ class LogSource(TailSource):
         aside = still_aside(self._ledger, self._stream, "forward", self.name)
         self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
 
+    def go_back(self, to: Position, compared: Compared) -> bytes | None:
+        """Puts the log's reader back to a line that is to be sent after all: of those behind it what stands stays.
+
+        Returns the checkpoint's value; None where the reader is before that. Raises SourceError, LedgerError.
+        """
+        if (here := self.checkpoint()) is None or here[0] <= to or not self.seek_offset(*to):
+            return None
+        self.memory = replace(self.memory, refill=max(here[0], self.memory.refill or here[0]))
+        self.standing = compared.offsets
+        return (self.checkpoint() or here)[1]
+
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the line at this origin is the one an entry of these fields was made of, as far as can be told.
 
@@ -134,8 +145,7 @@ class LogSource(TailSource):
 
         None when there is no file.
         """
-        first = self.tail.first()
-        if first is None:
+        if (first := self.tail.first()) is None:
             return None
         value = Checkpoint(first.number, first.fingerprint())
         return value.position, value.to_json()

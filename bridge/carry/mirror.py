@@ -18,6 +18,7 @@ from bridge.carry.witness import Witness
 from bridge.errors import NotYet, TargetError
 from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
+from bridge.ledger.seen import note_released
 from bridge.ledger.sources import save_mirror_cursor, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
@@ -39,7 +40,6 @@ FOREIGN = -1
 
 REMEMBERED = 1.0
 """Seconds after which the mirror keeps its cursor in the ledger although it wrote nothing."""
-
 
 PAUSE = 0.05
 PATIENCE = 200
@@ -87,7 +87,7 @@ class Mirror:
         self._epoch = 0
         self._count = 64
         self._books_epoch = shared.books_epoch
-        self._announced = Announced(shared.keys, shared.hold)
+        self._announced, self._nonce = Announced(shared.keys), ""
         self._witness = Witness(ledger, self._stream)
         self._own = OwnEntries(ledger, self._stream)
         self.waits_for: tuple[TargetError, float] | None = None
@@ -136,7 +136,7 @@ class Mirror:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
         own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
-        self.shared.hold.check(connection)
+        self._nonce = self.shared.hold.check(connection)
         with self.shared.cursor_lock:
             self._forget_books()
             anew = self._epoch != self.shared.cursor_epoch
@@ -178,14 +178,13 @@ class Mirror:
             return
         self._books_epoch, under_way, self._pass = self.shared.books_epoch, self._pass, None
         self._files.forget_books()
-        self._announced = Announced(self.shared.keys, self.shared.hold)
+        self._announced = Announced(self.shared.keys)
         if under_way is not None:
             raise NotYet("the ledger was made anew")
 
     def interrupt(self) -> None:
         """Ends the mirror's blocking read of the stream, from another thread."""
-        connection = self._connection
-        if connection is not None:
+        if (connection := self._connection) is not None:
             connection.interrupt()
 
     def close(self) -> None:
@@ -218,8 +217,7 @@ class Mirror:
 
         Raises TargetError (a full disk), LedgerError, RejectStop, NotYet (cursor or ledger changed); call again later.
         """
-        taken = self._pass
-        if taken is None:
+        if (taken := self._pass) is None:
             return True
         with self.shared.cursor_lock:
             self._forget_books()
@@ -302,7 +300,7 @@ class Mirror:
     def _ask(self, cursor: EntryId, block_ms: int) -> None:
         if self._reader is None:
             raise AssertionError("not attached")
-        self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=self._announced.commands())
+        self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=self._announced.commands(self._nonce))
 
     def caught_up(self) -> bool:
         """Whether no entry that the mirror read waits to be written to its file."""
@@ -354,8 +352,10 @@ class Mirror:
                 for write, written in zip(taken.writes, entries, strict=True):
                     for span in write.ranges(written):
                         add_range(self._ledger, self._stream, span)
+                    note_released(self._ledger, self._stream, write.lost(written))
                     drop_intent(self._ledger, write.intent)
-                    self._files.of(write).remember(self._ledger)
+                    if self.shared.folder is None or any(entry_id != ZERO_ID for entry_id, _ in written):
+                        self._files.of(write).remember(self._ledger)
                     self._witness.count(self._files.of(write), write, written)
                 if moves:
                     save_mirror_cursor(self._ledger, self._stream, taken.last)

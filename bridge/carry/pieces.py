@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bridge.ledger.mirrored import Range, Written, range_digest
-from bridge.model import ZERO_ID
+from bridge.ledger.seen import Released
+from bridge.model import ZERO_ID, digest
 
 if TYPE_CHECKING:
     from bridge.carry.append import Destination
@@ -80,6 +81,20 @@ class Write:
             at += entries[passed][1]
             passed += 1
         return self.content[done:], entries[passed:]
+
+    def lost(self, standing: list[Written]) -> list[Released]:
+        """Makes records of the lines of the write that stand in its file and whose entries Redis lost meanwhile.
+
+        `standing` are its entries with 0-0 in their place. Changes nothing.
+        """
+        found, at = [], 0
+        for (entry_id, length), (now, _) in zip(self.entries, standing, strict=True):
+            piece = next((piece for piece in self.pieces if not piece.torn and piece.a <= at < piece.b), None)
+            if now == ZERO_ID != entry_id and piece is not None:
+                line, start = self.content[at : at + length], piece.start + at - piece.a
+                found.append(Released(entry_id, digest(line), self.name, piece.generation, start, length))
+            at += length
+        return found
 
     def ranges(self, entries: list[Written]) -> list[Range]:
         """Makes ranges, with these entries, of the pieces of the write that stand in its file. Changes nothing.

@@ -51,13 +51,12 @@ def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[
     """
     drop_range(ledger, stream, span)
     at, released, whole = 0, 0, range_digest(content) == span.digest
+    unknown = b"" if len(span.entries) > 1 else span.digest  # its file is another by now, or gone
     for entry_id, length in span.entries:
         line = content[at : at + length]
         if entry_id in gone:
             released += 1
-            told = (
-                digest(line) if whole or len(span.entries) > 1 else span.digest
-            )  # its file is another by now, or gone
+            told = digest(line) if whole else unknown
             left = Released(entry_id, told, span.name, span.generation, span.start + at, length)
             note_released(ledger, stream, [left])
         else:
@@ -66,7 +65,7 @@ def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[
                 span.generation,
                 span.start + at,
                 span.start + at + length,
-                range_digest(line),
+                range_digest(line) if whole else unknown,
                 [(entry_id, length)],
             )
             add_range(ledger, stream, part)

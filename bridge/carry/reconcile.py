@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from bridge.carry import floor
 from bridge.carry.forks import Standing, restore, standing_again
+from bridge.carry.lostlines import forget_lost
 from bridge.carry.rebuild import learn_all, read_back
-from bridge.carry.refill import Compared, forget_lost
+from bridge.carry.refill import Compared
 from bridge.carry.repair import execute, plan
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
@@ -21,7 +23,7 @@ from bridge.ledger.sources import save_mirror_cursor, save_timeline, sources_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.witness import forget_puts
 from bridge.log import log
-from bridge.model import EntryId, format_id, paired, parse_id
+from bridge.model import EntryId, Position, format_id, paired, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.reader import StreamInfo, existing, stream_info
 from bridge.streams.writer import REFILLED
@@ -65,7 +67,12 @@ def settle_loss(
 
     def read(span: Range) -> bytes:
         source = sources.get(span.name if shared.folder is None else shared.mapping.source.path)
-        return source.content_of(span) if source is not None else b""
+        if source is not None or shared.folder is not None:
+            return source.content_of(span) if source is not None else b""
+        tail = shared.tail(span.name, ledger)  # only the mirror writes it
+        tail.look()
+        held = tail.of_number(span.generation) or tail.reopen(span.generation)
+        return held.read(span.end - span.start, span.start) if held is not None else b""
 
     was, first = compared.trimmed, compared.info.first_id
     now = floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
@@ -93,6 +100,7 @@ def settle_loss(
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
                 _take_back(connection, shared, refilled.mirror_cursor)  # first: it may say less than is true
                 _mark_late(connection, shared, refilled.late)
+                _go_back(connection, shared, sources, refilled.first, compared)
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
                 forget_puts(ledger, stream)
             save(info)
@@ -119,6 +127,22 @@ def _take_back(connection: Connection, shared: Shared, cursor: EntryId) -> None:
         said = {"id": upto, "generation": word["generation"], "end": word["end"]}
         if said != word:
             shared.hold.write(connection, "HSET", mirror, label, json.dumps(said))
+
+
+def _go_back(
+    connection: Connection, shared: Shared, sources: Mapping[str, Source], first: Mapping[str, Position],
+    compared: Compared,
+) -> None:  # fmt: skip
+    """Puts each source back to the first line that is to be sent again, where its cursor went over that meanwhile.
+
+    In Redis and in memory; the ledger follows with what is saved of the source.
+    """
+    for name, to in first.items():
+        source = sources.get(name)
+        value = source.go_back(to, compared) if source is not None else None
+        if source is not None and value is not None:
+            shared.hold.write(connection, "HSET", shared.keys.checkpoint, os.fsencode(name), value)
+            source.stored = value
 
 
 def _mark_late(connection: Connection, shared: Shared, late: Sequence[EntryId]) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bridge.carry.floor import last_of, passed_over
-from bridge.carry.forks import KEPT, LineOf, began_anew, missing, what_was_lost
-from bridge.carry.provenance import release
-from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
+from bridge.carry.forks import began_anew, missing, what_was_lost
 from bridge.ledger.seen import Seen
 from bridge.ledger.sources import SourceMemory, StreamMemory
-from bridge.ledger.store import Ledger
 from bridge.model import (
     FIELDS,
     ZERO_ID,
@@ -28,19 +25,14 @@ from bridge.model import (
     Origin,
     Position,
     after,
-    before,
-    format_id,
     paired,
     parse_id,
 )
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.reader import StreamInfo, entries, existing, file_born, to_entries
+from bridge.streams.reader import StreamInfo, existing, file_born, to_entries
 from bridge.streams.trim import Gone, Trimmed, read_trimmed
 from bridge.streams.writer import Books, read_stream
-
-AT_ONCE = 1000
-"""Entries of the mirror's that are looked for in the stream at once, about so many."""
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
 """(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""
@@ -241,7 +233,7 @@ def compare(
         behind,
         bool(forked),
         standing_seen,
-        min((entry for entry, _ in sorted(seen)[-KEPT:] if entry not in standing_seen), default=None),
+        min((entry for entry, _ in seen if entry not in standing_seen), default=None),
     )
 
 
@@ -287,109 +279,7 @@ def number_for(name: bytes, books: Books, taken: list[int]) -> int:
     return int(found) if found is not None else max([*taken, *map(int, books.sources.values())], default=0) + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Refilled:
-    """What was taken out of the ledger after Redis lost entries: lines to send again, and where the mirror goes on.
-
-    `late`: the entries whose lines it writes behind those of entries that came after them.
-    """
-
-    released: int
-    mirror_cursor: EntryId
-    late: tuple[EntryId, ...] = ()
-
-    def in_words(self) -> str:
-        """Says for the log how many mirrored lines are sent again after a loss, and where the mirror goes on."""
-        many = "1 mirrored line is" if self.released == 1 else f"{self.released} mirrored lines are"
-        goes_on = f"behind entry {_text(self.mirror_cursor)}" if self.mirror_cursor > ZERO_ID else "from the beginning"
-        return f"{many} sent again as the file's own; the mirror goes on {goes_on}"
-
-
-ReadRange = Callable[[Range], bytes]
-"""Reads a range's bytes as its file holds them; empty when the file is gone."""
-
-
-def forget_lost(
-    connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange, line_of: LineOf
-) -> Refilled:
-    """Removes from the mirror's ranges, inside a ledger transaction, lines whose entry is gone: forward sends them.
-
-    Lines of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID that
-    still exists. In another past an ID may stand for another entry, the line tells; and entries may stand in it below
-    what the mirror had read of the old one, so the cursor falls behind the first of those.
-    """
-    stream = keys.stream.decode()
-    removed = ZERO_ID if compared.anew else trimmed_to(connection, keys, compared.info)
-    trimmed = max(removed, compared.trimmed.floor)
-    verified: set[EntryId] = set()
-    parted = [compared.parted] if compared.parted is not None else []
-    released = 0
-
-    def standing_of(written: Iterable[list[Written]]) -> dict[EntryId, list[bytes]]:
-        noted = [entry_id for some in written for entry_id, _ in some if entry_id != ZERO_ID]
-        return existing(connection, keys.stream, noted)
-
-    def lost(
-        content: bytes, written: list[Written], standing: dict[EntryId, list[bytes]], alone: bytes = b""
-    ) -> set[EntryId]:
-        gone: set[EntryId] = set()
-        at = 0
-        for entry_id, length in written:
-            line, at = content[at : at + length], at + length
-            fields = standing.get(entry_id)
-            made = line_of(fields) if fields is not None else None  # its path may be another one by now
-            same = made is not None and (range_digest(made[1]) == alone if alone else made[1] == line)
-            told = content or alone
-            if fields is not None and (same or not (compared.anew or compared.forked) or not told):
-                verified.add(entry_id)
-            elif entry_id >= trimmed and entry_id != ZERO_ID:
-                gone.add(entry_id)
-        return gone
-
-    for intent in intents_of(ledger, stream):
-        gone = lost(intent.content, intent.entries, standing_of([intent.entries]))
-        parted += gone
-        if gone:
-            released += len(gone)
-            disown(ledger, intent.id, [(ZERO_ID if i in gone else i, length) for i, length in intent.entries])
-    for some in _together(all_ranges(ledger, stream)):
-        standing = standing_of(span.entries for span in some)
-        for span in some:
-            alone = span.digest if len(span.entries) == 1 else b""  # then its digest tells all: no file has to be read
-            content = read(span) if not alone else b""
-            gone = lost(content if range_digest(content) == span.digest else b"", span.entries, standing, alone)
-            parted += gone
-            if gone:
-                released += release(ledger, stream, span, content, gone)
-    cursor = max(verified, default=before(compared.trimmed.floor))
-    if compared.anew or parted:
-        known = [entry_id for entry_id in verified if parted and entry_id < min(parted)] if not compared.anew else []
-        start = after(max(known)) if known else b"-"
-        among = entries(connection, keys.stream, start, format_id(cursor))
-        late = tuple(entry.id for entry in among if entry.id not in verified and entry.origin() is None)
-        if late:
-            return Refilled(released, before(late[0]), late)
-    return Refilled(released, cursor)
-
-
-def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
-    """Cuts ranges into parts of about a thousand entries: the ledger is locked, and each question takes a while."""
-    some, count = list[Range](), 0
-    for span in spans:
-        some.append(span)
-        count += len(span.entries)
-        if count >= AT_ONCE:
-            yield some
-            some, count = [], 0
-    if some:
-        yield some
-
-
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
     """The ID of the first entry that stands in the stream, where some below it were trimmed; 0-0 where none were."""
     first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
     return first[0].id if first and info.added > info.length else ZERO_ID
-
-
-def _text(entry_id: EntryId) -> str:
-    return format_id(entry_id).decode()

@@ -110,6 +110,7 @@ class Shared:
         self._lock = Lock()
         self._refused: set[str] = set()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
+        self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types)
 
     def tail(self, name: str, ledger: Ledger | None) -> Tail:
         """The one `Tail` of this file, which forward and mirror share; without a ledger it knows no generation yet."""
@@ -211,6 +212,8 @@ class Shared:
             return None
         if self.folder is not None and self.mapping.format.pattern is not None:  # the name says the rest
             return section.path, values[b"data"]
+        if values.get(b"type") in self._naming:  # its data name a path
+            values[b"data"] = self.settings.paths.data_back(values[b"data"])
         path = section.path.replace("{role}", values[b"role"].decode("utf-8", "replace"))
         if path != section.path:  # whose name may be a field's value
             codec = self.mapping.codec(path)

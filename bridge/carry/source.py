@@ -122,6 +122,10 @@ class Source(ABC):
         """Forgets, inside a ledger transaction, what of this source Redis lost; nothing where its cursor tells that."""
         return
 
+    def go_back(self, to: Position, compared: Compared) -> bytes | None:
+        """Puts the source's reader back to a line that it had passed and that is to be sent; None: it need not."""
+        return None
+
     def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
         """Whether this source can have sent just what a checkpoint of it says: a file tells by itself, so always."""
         return True

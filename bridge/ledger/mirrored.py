@@ -43,7 +43,10 @@ def range_digest(content: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Whole lines that the mirror is about to append to a file that had `size` bytes then."""
+    """Whole lines that the mirror is about to append to a file that had `size` bytes then.
+
+    `standing` are the entries with 0-0 in the place of those that Redis lost since: their lines will be the file's own.
+    """
 
     id: int
     name: str
@@ -51,6 +54,7 @@ class Intent:
     size: int
     content: bytes
     entries: list[Written]
+    standing: list[Written]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,9 @@ def add_intent(
 ) -> int:
     """Notes an intent in the ledger: what the mirror is about to write, and where; returns the intent's number."""
     rows = ledger.rows(
-        "INSERT INTO intents (stream, name, generation, size, content, entries) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-        (stream, name, generation, size, content, pack_written(entries)),
+        "INSERT INTO intents (stream, name, generation, size, content, entries, noted) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " RETURNING id",
+        (stream, name, generation, size, content, pack_written(entries), pack_written(entries)),
     )
     return int(rows[0][0])
 
@@ -79,9 +84,14 @@ def add_intent(
 def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
     """The intents of a stream's mirror that are not resolved, oldest first."""
     rows = ledger.rows(
-        "SELECT id, name, generation, size, content, entries FROM intents WHERE stream = ? ORDER BY id", (stream,)
+        "SELECT id, name, generation, size, content, coalesce(noted, entries), entries FROM intents WHERE stream = ?"
+        " ORDER BY id",
+        (stream,),
     )
-    return [Intent(i, name, g, size, content, unpack_written(blob)) for i, name, g, size, content, blob in rows]
+    return [
+        Intent(i, name, g, size, content, unpack_written(noted), unpack_written(standing))
+        for i, name, g, size, content, noted, standing in rows
+    ]
 
 
 def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
@@ -98,15 +108,16 @@ def drop_intent(ledger: Ledger, number: int) -> None:
 
 
 def move_intent(
-    ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[Written]
-) -> None:
+    ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[Written],
+    standing: Sequence[Written],
+) -> None:  # fmt: skip
     """Notes that an intent is about another place now, and these lines.
 
     Its file was replaced, or what stood was followed.
     """
     ledger.write(
-        "UPDATE intents SET generation = ?, size = ?, content = ?, entries = ? WHERE id = ?",
-        (generation, size, content, pack_written(entries), number),
+        "UPDATE intents SET generation = ?, size = ?, content = ?, noted = ?, entries = ? WHERE id = ?",
+        (generation, size, content, pack_written(entries), pack_written(standing), number),
     )
 
 
@@ -162,15 +173,15 @@ def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | No
 
 
 def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
-    """Notes which entries of an open intent Redis lost: `entries` holds 0-0 in their place.
+    """Notes which entries of an open intent stand in Redis: `entries` holds 0-0 in the place of the others.
 
-    Their lines will be the file's own.
+    Their lines will be the file's own, unless the entries come back before the intent is resolved.
     """
     ledger.write("UPDATE intents SET entries = ? WHERE id = ?", (pack_written(entries), number))
 
 
 def entries_of(ledger: Ledger, number: int) -> list[Written]:
-    """The entries of an open intent as they are noted now."""
+    """The entries of an open intent, with 0-0 in the place of those that Redis lost."""
     rows = ledger.rows("SELECT entries FROM intents WHERE id = ?", (number,))
     return unpack_written(rows[0][0])
 

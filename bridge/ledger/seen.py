@@ -31,7 +31,7 @@ def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
     rows = ledger.rows("SELECT entries FROM seen WHERE stream = ?", (stream,))
     told = [sighting for (some,) in rows for sighting in json.loads(some)]
     seen = {(parse_id(entry.encode()), bytes.fromhex(digest)) for entry, digest in told}
-    under_way = {entry for intent in intents_of(ledger, stream) for entry, _ in intent.entries if entry != ZERO_ID}
+    under_way = {entry for intent in intents_of(ledger, stream) for entry, _ in intent.standing if entry != ZERO_ID}
     return sorted(seen | {(entry, b"") for entry in under_way.union(last_mirrored(ledger, stream))})
 
 

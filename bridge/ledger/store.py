@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
-VERSION = 10
+VERSION = 11
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -171,6 +171,11 @@ def _tenth(db: sqlite_utils.Database) -> None:
     db.table("streams").add_column("timeline", str)
     db.table("streams").add_column("commits", int)
     db.table("spool_unread").create({"stream": str, "name": bytes}, pk=("stream", "name"))
+
+
+@migrations(name="011_noted")
+def _eleventh(db: sqlite_utils.Database) -> None:
+    db.table("intents").add_column("noted", bytes)
 
 
 LOOKS, LOOK = 20, 0.05

@@ -1,0 +1,271 @@
+"""Redis held another past for a moment, while a direction was in the middle of something: nothing is lost or doubled.
+
+Forward and mirror run in the test's own process, step by step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bridge.carry.deliver import Delivery
+from bridge.carry.forward import Forward
+from bridge.carry.mirror import Mirror
+from bridge.carry.shared import Shared
+from bridge.errors import NotYet, TargetError
+from bridge.files.append import Appender
+from bridge.ledger.store import Ledger
+from bridge.log import Troubles
+from bridge.model import EntryId
+from bridge.streams.connect import Connection
+from bridge.streams.writer import Overtaken
+from tests.rig import STREAM, Rig, wait_until
+from tests.test_past import Exchange, fall_back, keep
+
+
+class Pair:
+    """Both directions of a rig's mapping, without threads."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig, settings = rig, rig.settings()
+        [mapping] = settings.mappings
+        self.ledger, self.shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+        way = (self.shared, self.ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+        self.forward, self.mirror = Forward(*way), Mirror(*way)
+
+    def go(self) -> None:
+        """Forward goes once until nothing is to be done, and compares first where it must."""
+        for _ in range(6):
+            try:
+                self.forward.look()
+                if not self.forward.attached:
+                    self.forward.attach()
+                while self.forward.step():
+                    pass
+                self.forward.flush()
+            except (Overtaken, NotYet):
+                self.forward.detach()
+            else:
+                return
+        raise AssertionError("forward never rests")
+
+    def reads(self) -> bool:
+        """The mirror reads once; False: it must wait for forward."""
+        try:
+            self.mirror.settle(time.sleep)
+            if not self.mirror.attached:
+                self.mirror.attach()
+            self.mirror.step(0)
+        except NotYet:
+            self.mirror.detach()
+            return False
+        return True
+
+    def both(self) -> bool:
+        """Both directions go once."""
+        self.go()
+        return self.reads()
+
+    def close(self) -> None:
+        self.forward.detach()
+        self.mirror.close()
+        self.shared.close()
+        self.ledger.close()
+
+
+@contextmanager
+def paired(rig: Rig) -> Iterator[Pair]:
+    """A pair, and none any more."""
+    pair = Pair(rig)
+    try:
+        yield pair
+    finally:
+        pair.close()
+
+
+def swap(rig: Rig) -> None:
+    """Redis has the data of database 5 in the place of its own, and the other way about."""
+    rig.redis.call("SWAPDB", 0, 5)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["stays", "comes-back"])
+@pytest.mark.parametrize("kind", ["log", "inbox", "texts"])
+def test_what_waits_to_be_written_as_redis_becomes_another(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str, back: bool
+) -> None:
+    """A message whose write fails is the files' own when Redis has lost it; and the mirror's, when Redis has it again."""
+    rig, exchange = one_rig, Exchange(one_rig, kind).begun()
+    fails = [True]
+
+    def failing(real: object) -> object:
+        def write(self: object, *args: object) -> object:
+            if fails[0]:
+                raise TargetError("cannot be written: Input/output error")
+            return real(self, *args)  # type: ignore[operator]
+
+        return write
+
+    exchange.add("r-1")
+    with paired(rig) as pair, monkeypatch.context() as patch:
+        patch.setattr(Appender, "append", failing(Appender.append))
+        patch.setattr(Delivery, "_named", failing(Delivery._named))
+        pair.go()
+        pair.mirror.attach()
+        with pytest.raises(TargetError):
+            pair.mirror.step(0)
+        swap(rig)
+        for _ in range(3):
+            pair.go()
+        fails[0] = False
+        wait_until(lambda: pair.both() and b"r-1" in exchange.sides()[0], "the lost message as the files' own")
+        exchange.put("f-1")
+        exchange.add("r-2")
+        wait_until(lambda: pair.both() and all(b"r-2" in side for side in exchange.sides()), "all of it")
+        if back:
+            swap(rig)
+            pair.both()
+    exchange.mended()
+
+
+def test_messages_that_name_paths_stay_the_mirrors_own_behind_a_fork(one_rig: Rig) -> None:
+    """Their lines have the path as the files' side names it: entries that stand are known by them."""
+    rig = one_rig
+    rig.write_config(extra=f'[[paths]]\nfrom = "{rig.root}"\nto = "/data"\n')
+    rig.append("f-0")
+    facts = ("role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "artifact_saved", "data")
+    for n in range(3):
+        rig.redis.call("XADD", STREAM, "*", *facts, f"/data/a-{n}.txt")
+    rig.add("r-0")
+    for _ in range(2):
+        assert not rig.once().errors
+    keep(rig, STREAM)
+    rig.append("f-1")
+    rig.add("r-1")
+    for _ in range(2):
+        assert not rig.once().errors
+    fall_back(rig, STREAM)
+    rig.add("r-2")
+    for _ in range(3):
+        assert not rig.once().errors
+    lines = sorted(raw.split(b"|", 3)[3] for raw in rig.lines())
+    paths = [str(rig.root / f"a-{n}.txt").encode() for n in range(3)]
+    assert lines == sorted([b"f-0", b"f-1", b"r-0", b"r-1", b"r-2", *paths]), rig.said()
+    assert rig.parity().verdict == "equal"
+
+
+def test_entries_below_the_mirrors_cursor_behind_two_losses(one_rig: Rig) -> None:
+    """A fork has entries below what was mirrored, and is lost again before they are: they are mirrored all the same."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.add("r-0")
+    for _ in range(2):
+        assert not rig.once().errors
+    with paired(rig) as pair:
+        wait_until(pair.both, "both directions")
+        keep(rig, STREAM)
+        last: EntryId = rig.entries()[-1].id
+        wait_until(lambda: int(rig.redis.call("TIME")[0]) * 1000 > last[0] + 1000, "another second")
+        rig.add("a-1")
+        wait_until(lambda: pair.both() and len(rig.lines()) == 3, "the first past")
+        pair.reads()
+        assert not pair.mirror._announced.waits
+        fall_back(rig, STREAM)
+        for n in (1, 2, 3):
+            rig.add(f"l-{n}", entry_id=f"{last[0] + n}-0")
+        rig.add("k")
+        pair.mirror.step(0)
+        keep(rig, STREAM)
+        pair.forward.detach()
+        pair.go()
+        fall_back(rig, STREAM)
+        pair.forward.detach()
+        wait_until(lambda: pair.both() and len(rig.lines()) == len(rig.entries()), "all of it")
+    assert not rig.once().errors
+    wanted = sorted([b"f-0", b"r-0", b"a-1", b"k", b"l-1", b"l-2", b"l-3"])
+    assert sorted(raw.split(b"|", 3)[3] for raw in rig.lines()) == sorted(rig.datas()) == wanted, rig.said()
+    assert rig.parity().verdict == "equal"
+
+
+def test_a_burst_in_a_file_that_only_the_mirror_writes(one_rig: Rig) -> None:
+    """Its lines are known again when Redis has their entries again, although no source reads the file."""
+    rig = one_rig
+    mapping = rig.path / "out.toml"
+    text = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    mapping.write_text(text.replace('[mirror]\npath = "messages.log"', '[mirror]\npath = "out.log"'))
+    rig.write_config(mapping=str(mapping))
+    rig.append("f-0")
+    assert not rig.once().errors
+    with paired(rig) as pair:
+        wait_until(pair.both, "both directions")
+        for n in range(3):
+            rig.add(f"r-{n}")
+        wait_until(lambda: pair.both() and (rig.root / "out.log").read_bytes().count(b"\n") == 3, "the burst")
+        swap(rig)
+        wait_until(lambda: pair.both() and b"f-0" in rig.datas(), "the other data")
+        rig.append("f-1")
+        wait_until(lambda: pair.both() and b"f-1" in rig.datas(), "more of it")
+        swap(rig)
+        wait_until(lambda: pair.both() and b"f-1" in rig.datas(), "the old data")
+        pair.both()
+    for _ in range(2):
+        assert not rig.once().errors
+    out = [raw.split(b"|", 3)[3] for raw in (rig.root / "out.log").read_bytes().splitlines()]
+    assert out == [b"r-0", b"r-1", b"r-2"], rig.said()
+    assert rig.parity().verdict == "equal"
+
+
+def test_the_mirror_tells_nothing_of_an_earlier_past(one_rig: Rig) -> None:
+    """What it wrote before a loss was settled, and had not told yet, is not told of the data that came instead."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.add("r-0")
+    for _ in range(2):
+        assert not rig.once().errors
+    with paired(rig) as pair:
+        wait_until(pair.both, "both directions")
+        keep(rig, STREAM)
+        rig.add("a-1")
+        wait_until(lambda: pair.reads() and len(rig.lines()) == 3, "the line")
+        fall_back(rig, STREAM)
+        pair.forward.detach()
+        pair.go()
+        with pytest.raises(NotYet):
+            pair.mirror.step(0)
+        pair.mirror.detach()
+        wait_until(lambda: pair.both() and len(rig.entries()) == 3, "the line as the file's own")
+        wait_until(pair.both, "rest")
+    assert rig.parity().verdict == "equal"
+
+
+def reads_on(pair: Pair, lines: int) -> bool:
+    """The mirror reads once; whether the log has so many lines by now."""
+    return pair.reads() and len(pair.rig.lines()) >= lines
+
+
+@pytest.mark.parametrize("reads", [20, 90])
+def test_a_fork_that_the_mirror_alone_met(one_rig: Rig, reads: int) -> None:
+    """The old data are back, and the mirror has read on many times, before forward looks: it sees it all the same."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.add("r-0")
+    for _ in range(2):
+        assert not rig.once().errors
+    with paired(rig) as pair:
+        wait_until(pair.both, "both directions")
+        keep(rig, STREAM)
+        rig.add("y")
+        wait_until(lambda: pair.reads() and len(rig.lines()) == 3, "the line")
+        fall_back(rig, STREAM)
+        for n in range(reads):
+            rig.add(f"z-{n}")
+            wait_until(partial(reads_on, pair, n + 4), "the next line")
+        wait_until(lambda: pair.both() and b"y" in rig.datas(), "the line as the file's own")
+        wait_until(pair.both, "rest")
+    assert not rig.once().errors
+    assert sorted(raw.split(b"|", 3)[3] for raw in rig.lines()) == sorted(rig.datas()), rig.said()
+    assert rig.parity().verdict == "equal"
