@@ -14,7 +14,7 @@ from threading import Event
 
 import pytest
 
-from bridge.carry import append, mirror
+from bridge.carry import append, mirror, unfinished
 from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
@@ -254,7 +254,7 @@ def test_much_was_appended_since(rig: Rig) -> None:
     assert not rig.once().errors
     for i in range(3):
         rig.add(f"r-{i}")
-    size = append.WINDOW - 40
+    size = unfinished.WINDOW - 40
     other = line(b"x" * (size - len(line(b""))))
     assert len(other) == size
 

@@ -269,3 +269,29 @@ def test_a_fork_that_the_mirror_alone_met(one_rig: Rig, reads: int) -> None:
     assert not rig.once().errors
     assert sorted(raw.split(b"|", 3)[3] for raw in rig.lines()) == sorted(rig.datas()), rig.said()
     assert rig.parity().verdict == "equal"
+
+
+@pytest.mark.parametrize("written", [3, 17])
+def test_a_part_of_a_line_before_anothers_and_a_kill(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """The write was short, another program's line came behind it, and the bridge ended then: both messages are carried."""
+    rig = one_rig
+    rig.append("f-0")
+    rig.add("r-0")
+    for _ in range(2):
+        assert not rig.once().errors
+    rig.add("r-1")
+    append = Appender.append
+    with paired(rig) as pair, monkeypatch.context() as patch:
+        patch.setattr(Appender, "append", lambda file, data: append(file, data[:written]))
+        pair.go()
+        pair.mirror.attach()
+        with pytest.raises(TargetError, match=f"only {written} of"):
+            pair.mirror.step(0)
+    rig.append("f-1")
+    for _ in range(3):
+        assert not rig.once().errors
+    assert sorted(rig.datas()) == [b"f-0", b"f-1", b"r-0", b"r-1"], rig.said()
+    assert sorted(raw.rpartition(b"|")[2] for raw in rig.lines()) == [b"f-0", b"f-1", b"r-0", b"r-1"]
+    assert rig.parity().verdict == "equal"

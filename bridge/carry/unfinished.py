@@ -1,0 +1,116 @@
+"""What an earlier process of the mirror wrote of an intent: all of it, a part, or nothing (DESIGN §6.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.carry.pieces import Piece, Write
+from bridge.codecs import Codec
+from bridge.files.generation import Generation
+from bridge.ledger.mirrored import Intent
+
+if TYPE_CHECKING:
+    from bridge.carry.append import Target
+
+WINDOW = 4 << 20
+"""Bytes of a file that the mirror searches at once for lines an earlier process may have written."""
+
+
+def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
+    """Finds out what an earlier process of the mirror wrote of an intent to its file (DESIGN §6.3).
+
+    Returns the write, and what became of it in words. Found: its pieces are noted. Found in part: the whole lines are
+    noted, the rest is still to be written; a torn line at the end of the file is continued. Not found: all is still to
+    be written. The lines are looked for behind the size the intent noted, and from the beginning in every generation
+    since: the file may have been emptied before the write.
+    """
+    write = Write(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
+    many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
+    noted = target.find(intent.generation)
+    places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
+    places += [(generation, 0) for generation in target.after(intent.generation) if generation.content is not None]
+    for generation, start in places:
+        at = _find(generation, start, intent.content)
+        if at >= 0:
+            write.pieces = [Piece(0, len(intent.content), generation.number, at)]
+            if target.deleted(generation, at, intent.content):
+                write.pieces[0].torn = True
+                return write, f"{many} had been written to a file that was deleted; they are written again"
+            return write, f"{many} had been written before the last stop"
+    for generation, start in places:
+        said = _in_part(write, generation, start, codec) or _torn(write, generation, start, codec)
+        if said:
+            return write, f"{many} had been written in part{said}"
+    if noted is None or noted.content is None:
+        return write, f"the file that {many} were to be written to is gone; written to its successor"
+    if any(_find(generation, start, intent.content, within=True) >= 0 for generation, start in places):
+        return write, f"{many} stand only within a line of another program's: taken as not written before the last stop"
+    return write, f"{many} had not been written before the last stop"
+
+
+def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> str:
+    """Notes in an earlier process's write which of its bytes stand in a generation of the file from `start` on.
+
+    Returns that in words; empty when none of them do.
+    """
+    content, size = write.content, generation.size()
+    at = _find(generation, start, content[: content.index(b"\n") + 1])
+    if at < 0:  # or less than its first line, at the file's end
+        begin = max(start, size - len(content))
+        end = generation.read(max(0, size - begin), begin)
+        last_line = end.rfind(b"\n") + 1
+        if last_line == len(end) or (last_line == 0 and begin > start) or not content.startswith(end[last_line:]):
+            return ""
+        at = begin + last_line
+    there = generation.read(len(content), at)
+    common = next((i for i, (a, b) in enumerate(zip(content, there, strict=False)) if a != b), len(there))
+    whole = content.rfind(b"\n", 0, common) + 1
+    followed = at + common < size
+    next_line = generation.read(WINDOW, at + whole).partition(b"\n")[0]
+    if followed and codec.decode((next_line,)).rows[0].__class__ is tuple:
+        common = whole  # what follows our whole lines is another writer's whole line that begins alike
+    if common:
+        write.pieces = [Piece(0, common, generation.number, at)]
+    if not followed:
+        return "; the rest is appended"
+    if common > whole:
+        write.tear()
+    return " and were followed by another writer's; the rest is written whole"
+
+
+def _torn(write: Write, generation: Generation, start: int, codec: Codec) -> str:
+    """Notes in an earlier process's write that a part of its first line stands before another writer's whole line.
+
+    That is a line which is no message, and which is one without the beginning that it shares with ours. Returns that
+    in words; empty where there is none.
+    """
+    ours, at = write.content.partition(b"\n")[0], start
+    for line in generation.read(WINDOW, start).split(b"\n")[:-1]:
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(ours, line, strict=False)) if a != b), min(len(ours), len(line))
+        )
+        if shared and codec.decode((line,)).rows[0].__class__ is not tuple:
+            for cut in range(shared, 0, -1):
+                if codec.decode((line[cut:],)).rows[0].__class__ is tuple:
+                    write.pieces = [Piece(0, cut, generation.number, at)]
+                    write.tear()
+                    return " and were followed by another writer's; they are written whole"
+        at += len(line) + 1
+    return ""
+
+
+def _find(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
+    """Returns the offset where `lines` stand in a generation from `start` on, where a line begins; -1: nowhere.
+
+    `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
+    """
+    at, before = start, b"\n"
+    while data := generation.read(WINDOW + len(lines), at):
+        found = (before + data).find(lines if within else b"\n" + lines)
+        if found >= 0:
+            return at + found - within
+        if len(data) < WINDOW + len(lines):
+            break
+        before = data[WINDOW - 1 : WINDOW]
+        at += WINDOW
+    return -1
