@@ -260,3 +260,23 @@ def test_a_file_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         wanted = lines(*range(10, AFTER[act])) if reached >= number else b""
         assert found == wanted, f"{act.__name__} before call {number}: {[*tail.notices]}\n{found.decode()}"
         tail.close()
+
+
+def test_a_reader_that_knows_the_last_pieces_only(tmp_path: Path) -> None:
+    """The log is deleted and begun anew: older pieces, of which a component's bookmark says nothing, are not read again."""
+    log = tmp_path / "l"
+    for n in range(12, 0, -1):
+        log.with_name(f"l.{n}").write_bytes(lines(20 - n))
+    log.write_bytes(lines(20))
+    first = Tail(tmp_path, "l", ("l.*",), [])
+    assert read(first) == lines(*range(8, 21))
+    known = [*first.records()[-5:-1], first.records()[-1]]
+    first.close()
+    tail = Tail(tmp_path, "l", ("l.*",), known)
+    tail.look()
+    tail.seek(known[-1].number, known[-1].at)
+    assert read(tail) == lines(20)
+    log.unlink()
+    log.write_bytes(lines(30))
+    assert read(tail) == lines(30)
+    tail.close()

@@ -74,12 +74,15 @@ class Register:
         """Where among these rotated files, oldest first, those begin that are younger than `last`.
 
         And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
-        None. Where it is in none of them, those are younger that were written to after `last_written`, in ns.
+        None. Where it is in none of them, those are younger that were written to after `last_written`, in ns, and stand
+        behind all that are known: somebody who knows only the last few meets none of the others anew.
         """
         own = [i for i, generation in enumerate(files) if generation.identity == last.identity]
         copies = own or [i for i, generation in enumerate(files) if last.head and generation.holds(last.fingerprint())]
         if not copies:
-            return sum(file.written() < last_written for file in files), None
+            matched = self.match(files)
+            known = max((i for i, file in enumerate(files) if file in matched), default=-1)
+            return max(known + 1, sum(file.written() < last_written for file in files)), None
         copy, gone = files[copies[-1]], last.content is None
         if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
             return copies[-1] + 1, None
