@@ -63,7 +63,7 @@ GIVE_BACK = 60.0
 
 @contextmanager
 def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
-    """Holds the state directory's lock. Raises LockHeld naming the process that has it."""
+    """Holds the state directory's lock while the block runs. Raises LockHeld, which names the process that has it."""
     path = embedded.private(state_dir) / "lock"
     with path.open("a+") as file:
         for left in range(LOCK_TRIES, -1, -1):  # `lock_holder` may have it for a moment
@@ -88,7 +88,7 @@ def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
 
 
 class Process:
-    """The process of `bridge run`, which carries all mappings. Each thread opens its own ledger, as SQLite wants it."""
+    """The process of `bridge run` carries all mappings, each direction in a thread that has a ledger of its own."""
 
     def __init__(
         self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
@@ -150,7 +150,7 @@ class Process:
         return 1 if self._crashed else 0
 
     def silent(self) -> float:
-        """Seconds since the process's last heartbeat."""
+        """The seconds since the last heartbeat of the process of `bridge run`."""
         return time.monotonic() - self._beat
 
     def flows(self) -> dict[tuple[str, str], Flow]:
@@ -181,7 +181,7 @@ class Process:
             one.wake(path)
 
     def _supervise(self, watcher: Watcher | None) -> None:
-        """Tends the watcher and sends the heartbeat until the stop event."""
+        """The process of `bridge run` tends its watcher and sends its heartbeat until the stop event."""
         connection: Connection | None = None
         dial, due, given = dialler(self._settings), 0.0, time.monotonic()
         if (ledger := self._opened(CACHE)) is None:
@@ -225,7 +225,7 @@ class Process:
         ledger.close()
 
     def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
-        """Makes the heartbeat and gives it to the ledger: it can be told when Redis is away, and after a kill."""
+        """Makes the heartbeat of `bridge run` and notes it in the ledger, which `status` asks without Redis."""
         counts: dict[str, int] = {}
         for forward in list(self._forwards):
             counts |= {forward.worker: forward.carried, **forward.counts()}
@@ -245,7 +245,7 @@ class Process:
         return pulse
 
     def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
-        """Runs a worker with its own ledger; one that fails in a way nobody thought of ends the process, loudly.
+        """Runs a worker of `bridge run` with its own ledger; an error that nobody thought of ends the process, loudly.
 
         Half a bridge is none.
         """
@@ -263,7 +263,7 @@ class Process:
             self._stop.set()
 
     def _opened(self, cache: int) -> Ledger | None:
-        """Opens the ledger for a thread, once it can be opened; None when the process ends before."""
+        """Opens the ledger for a thread of `bridge run`, once it can be opened; None when the process ends before."""
         while not self._stop.wait(0.0):
             try:
                 return Ledger(self._ledger_path, cache=cache)

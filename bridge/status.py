@@ -33,7 +33,7 @@ from bridge.streams.writer import read_books
 
 @dataclass(slots=True)
 class SourceStatus:
-    """How forward stands with one source. `rate` in lines a second, None when no bridge runs."""
+    """What `bridge status` tells of forward and one source. `rate` in lines a second, None when no bridge runs."""
 
     name: str
     position: Position | None = None
@@ -45,7 +45,7 @@ class SourceStatus:
 
 @dataclass(slots=True)
 class MirrorStatus:
-    """How the mirror of one mapping stands. `behind` is None when Redis cannot be asked."""
+    """What `bridge status` tells of one mapping's mirror. `behind` is None when Redis cannot be asked."""
 
     target: str
     cursor: EntryId = ZERO_ID
@@ -56,7 +56,7 @@ class MirrorStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamSize:
-    """What a stream takes of Redis, and who reads it. `bytes` of memory, as Redis reckons it.
+    """What `bridge status` tells of a stream's size, and of who reads it. `bytes` of memory, as Redis reckons it.
 
     None where our rights do not go so far.
     """
@@ -68,7 +68,7 @@ class StreamSize:
 
 @dataclass(slots=True)
 class MappingStatus:
-    """How one mapping stands. `quarantined`: (direction, kind of reason, count), the commonest first."""
+    """What `bridge status` tells of one mapping. `quarantined`: (direction, kind of reason, count), commonest first."""
 
     name: str
     stream: str
@@ -91,7 +91,7 @@ class MappingStatus:
 
 @dataclass(slots=True)
 class Status:
-    """Where everything stands, at one moment (`at`, seconds since 1970).
+    """What `bridge status` found at one moment (`at`, seconds since 1970).
 
     `holder` is who has the state directory's lock; `heartbeat` the last one the ledger knows, of a living process or
     not; `troubles` what a living one waits for, `earlier` what it waited for last.
@@ -125,12 +125,12 @@ class Status:
 
     @property
     def files_behind(self) -> Behind:
-        """How much of all sources is not in their streams yet: lines, bytes, and the time of the oldest."""
+        """What forward has still to carry of all mappings, for `bridge status`: lines, bytes, and the oldest's time."""
         return sum((source.behind for one in self.mappings for source in one.sources), Behind())
 
     @property
     def streams_behind(self) -> Behind:
-        """How many entries of all streams are not in their files yet, as far as Redis could be asked."""
+        """How many entries the mirrors of all mappings have still to write, as far as Redis could be asked."""
         mirrors = [one.mirror for one in self.mappings if one.mirror is not None]
         return sum((one.behind for one in mirrors if one.behind is not None), Behind())
 
@@ -145,7 +145,7 @@ LONG = 5.0
 def sample(
     settings: Settings, now: Callable[[], float], *, mirrors: bool = True, waits: dict[str, Trouble] | None = None
 ) -> Status:
-    """Samples where everything stands, once; starts nothing and changes nothing, and tells what is out of reach.
+    """Asks ledger, files and Redis once for `bridge status`; changes nothing, and tells what is out of reach.
 
     A bridge that asks of itself says what its workers wait for, and whether there are `mirrors`: else what is behind
     them is not counted.
@@ -295,7 +295,7 @@ def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | No
 
 
 def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
-    """The status as `--json` prints it, with its headline and level."""
+    """Makes what `bridge status --json` prints, with its headline and level."""
     return {
         "headline": headline,
         "level": level,

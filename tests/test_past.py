@@ -288,6 +288,12 @@ def test_one_entry_with_the_origin_of_a_later_line(rig: Rig) -> None:
     assert rig.parity().verdict == "equal"
 
 
+def put_aside(rig: Rig, stream: str) -> None:
+    """Copies the stream and the bridge's books of it to database 5."""
+    for key in (stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)):
+        rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+
+
 class Exchange:
     """A mapping of a rig, of one kind; both sides write what `put` and `add` are given."""
 
@@ -330,11 +336,11 @@ class Exchange:
             self.inbox.move_in(f"1772442001_wind-{name}.txt", name.encode())
         self.wanted.append(name.encode())
 
-    def keep(self) -> None:
-        """Copies what Redis holds of the mapping to database 5."""
-        stream = self.inbox.stream
-        for key in (stream, *(f"bridge:{{{stream}}}:{name}" for name in KEYS)):
-            self.rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+    def forks(self, n: int) -> None:
+        """One more file is carried; database 5 has Redis as it was before."""
+        put_aside(self.rig, self.inbox.stream)
+        self.put(f"f-{n}")
+        self.settled()
 
     def add(self, name: str, at: str = "*") -> None:
         """An entry; artifacts and contexts are born as files only."""
@@ -518,9 +524,7 @@ def test_each_kind_between_two_forks(rig: Rig, kind: str) -> None:
     exchange.both(0)
     exchange.settled()
     for n in range(1, 6):
-        exchange.keep()
-        exchange.put(f"f-{n}")
-        exchange.settled()
+        exchange.forks(n)
         rig.redis.call("SWAPDB", 0, 5)
         for more in range(n % 4):  # its counters are as high as before, or higher
             exchange.add(f"r-{n}-{more}")
@@ -536,8 +540,7 @@ def test_parity_where_a_bridge_that_gives_no_heartbeat_has_to_bring_back_what_re
     first = both(rig, 0, 2)
     child = rig.start()
     wait_until(lambda: rig.equal(*first), rig.said)
-    for key in (STREAM, *(f"bridge:{{{STREAM}}}:{name}" for name in KEYS)):
-        rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+    put_aside(rig, STREAM)
     more = both(rig, 2, 4)
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
         wait_until(lambda: (memory := stream_memory(ledger, STREAM)) is not None and memory.added == 8, rig.said)
@@ -566,9 +569,7 @@ def test_each_kind_of_which_a_fork_gave_an_id_again(rig: Rig, kind: str, more: i
     exchange.both(0)
     exchange.settled()
     for n in range(1, 4):
-        exchange.keep()
-        exchange.put(f"f-{n}")
-        exchange.settled()
+        exchange.forks(n)
         ms, number = exchange.inbox.entries()[-1].id
         with closing(Ledger(rig.state / "ledger.db")) as ledger:  # forward is at rest, and looks for little
             wait_until(partial(exchange.knows, ledger, (ms, number)), "the ledger's last entry")

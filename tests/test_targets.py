@@ -58,7 +58,7 @@ class Both:
     """Forward and mirror of one bridge in this thread, so that a test decides who does what in between."""
 
     def __init__(self, rig: Rig) -> None:
-        settings = rig.settings()
+        self.rig, settings = rig, rig.settings()
         [mapping] = settings.mappings
         self.shared = Shared(mapping, settings)
         self.ledgers = [Ledger(settings.state_dir / "ledger.db", create=True) for _ in range(2)]

@@ -12,7 +12,7 @@ from bridge.streams.lease import writing
 
 
 class Announced:
-    """Keeps what one mapping's mirror has to tell Redis of how far it came in each file, until Redis has confirmed it.
+    """The list of what a mapping's mirror has to tell Redis of how far it came in each file, until that is confirmed.
 
     What Redis did not confirm is said again, to the next connection.
     """
@@ -29,7 +29,7 @@ class Announced:
         return bool(self._due)
 
     def ends(self, label: str, generation: int, end: int) -> None:
-        """Notes that the last write into this file, or folder, ended at byte `end` of `generation`."""
+        """Notes where the mirror's last write into this file, or folder, ended: at byte `end` of `generation`."""
         self._place[label] = generation, end
 
     def passed(self, label: str, entry: EntryId, put: Mapping[str, object]) -> None:

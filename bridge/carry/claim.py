@@ -29,7 +29,7 @@ RENEWED = 2.0
 
 
 def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
-    """Makes sure that this ledger owns the stream, and claims a stream that has no owner.
+    """Makes sure, as a direction connects, that this ledger owns the stream, and claims one that has no owner.
 
     Raises NotOwner: another ledger owns it, or this stream's ledger was lost.
     """
@@ -106,7 +106,8 @@ class Hold:
         if nonce and nonce != self.nonce and known[nonce] not in ("", place_of(ledger)):
             return "it is another file than the one that carried the stream last"
         memory = stream_memory(ledger, stream)
-        if memory is not None and memory.mirror_cursor < there.mirrored <= there.last:
+        ours = memory is not None and memory.timeline == there.timeline  # what else was mirrored is compared as a loss
+        if memory is not None and ours and memory.mirror_cursor < there.mirrored <= there.last:
             return "Redis says that more was mirrored than it knows of"
         if memory is not None and memory.commits < marked:
             return "its mark says that more was mirrored than it knows of"
@@ -137,7 +138,7 @@ class Hold:
             raise NotYet("the stream became another one", where=self._keys.stream.decode(errors="replace"))
 
     def watch(self, connection: Connection) -> None:
-        """Begins to read data on which something is to be decided: `confirm` tells whether it stayed the same.
+        """Has Redis watch the stream's `meta` while a direction reads what it decides on: `confirm` tells of a change.
 
         Raises NotYet where it is not what this process carries.
         """

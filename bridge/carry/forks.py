@@ -61,12 +61,12 @@ class Sighted:
 
     @property
     def fresh(self) -> list[Seen]:
-        """The entries that were seen in the stream and that nobody looked for since, in the order they were seen."""
+        """The entries that forward and mirror saw in the stream and that nobody looked for since, in that order."""
         with self._lock:
             return list(self._fresh)
 
     def found(self, count: int) -> None:
-        """Notes that so many of those in `fresh` were looked for and stand in the stream."""
+        """Notes that so many of the entries in `fresh` were looked for by forward, and stand in the stream."""
         with self._lock:
             for _ in range(min(count, len(self._fresh))):
                 self._fresh.popleft()
@@ -147,7 +147,7 @@ def what_was_lost(
 
 
 def began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
-    """Whether another stream has the name of the one that the ledger saw.
+    """Whether another stream has the name of the one that the ledger saw: it began anew.
 
     Nothing was ever removed from it, and what was seen is not in it.
     """

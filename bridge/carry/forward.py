@@ -269,7 +269,7 @@ class Forward:
         return True
 
     def _skipped(self) -> Parcel | None:
-        """Makes a parcel that moves a source's cursor over bytes without entries, once they lie for a while."""
+        """Makes forward's parcel that moves a source's cursor over bytes without entries, once they lie for a while."""
         now = self._clock()
         for source in self._sources.values():
             since = source.skipped_since

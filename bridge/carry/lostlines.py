@@ -22,7 +22,7 @@ AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Refilled:
-    """What was taken out of the ledger after Redis lost entries: lines to send again, and where the mirror goes on.
+    """What `forget_lost` took out of the ledger after Redis lost entries, and where the mirror goes on.
 
     `late`: the entries whose lines it writes behind those of entries that came after them. `first`: where in each file
     the first of the lines to send again begins.
@@ -116,7 +116,7 @@ def forget_lost(
 
 
 def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
-    """Cuts ranges into parts of about a thousand entries: the ledger is locked, and each question takes a while."""
+    """Cuts the mirror's ranges into parts of about a thousand entries, to ask Redis of many at once."""
     some, count = list[Range](), 0
     for span in spans:
         some.append(span)
@@ -129,7 +129,7 @@ def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
 
 
 def _begins(span: Range, gone: set[EntryId]) -> Position:
-    """Where the first line of a range begins whose entry is gone. Pure."""
+    """Returns where the first line of a mirror's range begins whose entry Redis lost. Pure."""
     at = span.start
     for entry_id, length in span.entries:
         if entry_id in gone:

@@ -18,7 +18,7 @@ UNPLACED = -1
 
 @dataclass(slots=True)
 class Piece:
-    """Bytes `a` to `b` of a `Write`'s content, which the mirror put at `start` of a generation of the file.
+    """A piece that the mirror wrote: bytes `a` to `b` of a `Write`'s content, at `start` of a generation of the file.
 
     `torn`: no line of the piece counts, it is written again. `sure`: the file was looked at after the write, and still
     had a name; until then `generation` and `torn` may have to be corrected.
@@ -50,16 +50,16 @@ class Write:
 
     @property
     def done(self) -> int:
-        """How many bytes of the write's content stand in its file, from the first on; torn pieces do not count."""
+        """How many bytes of the mirror's write stand in its file, from the first on; torn pieces do not count."""
         return max((piece.b for piece in self.pieces if not piece.torn), default=0)
 
     @property
     def end(self) -> int:
-        """The offset at which the last piece of the write ends in its file."""
+        """The offset at which the last piece of the mirror's write ends in its file."""
         return self.pieces[-1].start + self.pieces[-1].b - self.pieces[-1].a
 
     def tear(self) -> None:
-        """Marks as torn what stands of a write's last line, which lacks its end and was followed by another writer.
+        """Marks as torn what stands of the last line of the mirror's write: another writer came in its middle.
 
         The write's last piece is cut in two there: the whole lines still count.
         """
@@ -75,7 +75,7 @@ class Write:
                 piece.torn = True
 
     def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
-        """Returns what of the write is still to be written: whole lines, and the entries of these. Changes nothing."""
+        """Returns what the mirror has still to write: whole lines, and their part of `entries`. Changes nothing."""
         done, at, passed = self.done, 0, 0
         while at < done:
             at += entries[passed][1]
@@ -83,7 +83,7 @@ class Write:
         return self.content[done:], entries[passed:]
 
     def lost(self, standing: list[Written]) -> list[Released]:
-        """Makes records of the lines of the write that stand in its file and whose entries Redis lost meanwhile.
+        """Makes the ledger's records of lines that the mirror wrote for entries which Redis lost meanwhile.
 
         `standing` are its entries with 0-0 in their place. Changes nothing.
         """
@@ -97,7 +97,7 @@ class Write:
         return found
 
     def ranges(self, entries: list[Written]) -> list[Range]:
-        """Makes ranges, with these entries, of the pieces of the write that stand in its file. Changes nothing.
+        """Makes ranges, with these entries, of the pieces of the mirror's write that stand in the file. Pure.
 
         Adjoining pieces are one range; a line whose entry Redis lost is in none of them.
         """

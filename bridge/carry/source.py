@@ -107,7 +107,7 @@ class Source(ABC):
 
     @abstractmethod
     def keep_news(self) -> list[str]:
-        """The source writes what it found into the ledger; returns what is to be said in the log, once."""
+        """The source writes what it found in its files into the ledger; returns notices for the bridge's log, once."""
 
     @property
     @abstractmethod

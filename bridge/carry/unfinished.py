@@ -100,7 +100,7 @@ def _torn(write: Write, generation: Generation, start: int, codec: Codec) -> str
 
 
 def _find(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
-    """Returns the offset where `lines` stand in a generation from `start` on, where a line begins; -1: nowhere.
+    """Returns where the mirror's `lines` stand in a generation from `start` on, at the beginning of a line; or -1.
 
     `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
     """

@@ -11,7 +11,7 @@ from bridge.model import Fingerprint
 
 
 class Register:
-    """What is known of the generations of one source.
+    """A register has what is known of the generations of one source.
 
     `known` has their records by number; `news` are those that the ledger does not know so yet.
     """
@@ -23,11 +23,11 @@ class Register:
         """The numbers of closed generations that were recognised in a compressed file, and were not before."""
 
     def note(self, generation: Generation, *, closed: bool = False) -> None:
-        """Writes down what a generation is known by now, as news for the ledger."""
+        """The register writes down what a generation is known by now, as news for the ledger."""
         self.news.append(self.record(generation, closed=closed))
 
     def record(self, generation: Generation, *, closed: bool = False) -> Known:
-        """Returns what a generation is known by now, and remembers it: of one that is gone, what was known before."""
+        """The register remembers what a generation is known by now, or was before it was gone, and returns it."""
         record, before = generation.known(closed=closed), self.known.get(generation.number)
         if generation.content is None and before is not None and before.at.offset > record.at.offset:
             record = replace(record, at=before.at)
@@ -35,12 +35,12 @@ class Register:
         return record
 
     def amend(self, number: int, at: Fingerprint) -> None:
-        """Writes down that a generation is known by more than its record here said, as news for the ledger."""
+        """The register writes down that a generation is known by more than its record said, as news for the ledger."""
         self.known[number] = replace(self.known[number], at=at)
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, Known]:
-        """Which closed generation each of these files holds, oldest first; one file for each, whatever is alike.
+        """Tells which closed generation of a source each of these files holds, oldest first; one file for each of them.
 
         A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
         by inode and content; any other by all of its content alone.
@@ -55,7 +55,7 @@ class Register:
         return found
 
     def has_newer(self, files: list[Generation], held: list[Generation], but: tuple[int, int]) -> bool:
-        """Whether one of these files, oldest first, holds something and is younger than all that are known or open.
+        """Whether one of a source's files, oldest first, holds something and is younger than all known or open ones.
 
         `held` are those that are open; one whose file was packed since is known by its content. `but` is the inode of
         one that does not count.
@@ -71,7 +71,7 @@ class Register:
         return any(file.read(1, 0) for file in newer if file.identity != but)
 
     def behind(self, last: Generation, files: list[Generation], last_written: int) -> tuple[int, Generation | None]:
-        """Where among these rotated files, oldest first, those begin that are younger than `last`.
+        """Finds where among a source's rotated files, oldest first, those begin that are younger than `last`.
 
         And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
         None. Where it is in none of them, those are younger that were written to after `last_written`, in ns, and stand
@@ -93,7 +93,7 @@ class Register:
         self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],
         say_once: Callable[[str, str], None] | None,
     ) -> list[Generation]:  # fmt: skip
-        """Which files are generations nobody has met: `fresh`, and those of `files` from `start` on. Closes the others.
+        """Tells which files of a source nobody has met: `fresh`, and of `files` those from `start` on. Closes others.
 
         Not those that are `opened`, by inode. Where `say_once` is given, none that is older than one that is known
         either, and that is said. Raises SourceError.

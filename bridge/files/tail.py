@@ -22,7 +22,7 @@ from bridge.model import Fingerprint
 
 
 class Tail:
-    """Follows one source. Thread-safe through `lock`; `news` and `notices` are taken by whoever called."""
+    """A tail follows one source's files. Thread-safe by `lock`; whoever calls takes its `news` and `notices`."""
 
     def __init__(
         self, root: Path, name: str, rotated: tuple[str, ...], known: list[Known], *, one_of_many: bool = False,
@@ -47,13 +47,13 @@ class Tail:
 
     @property
     def news(self) -> list[Known]:
-        """Records of generations that are new, or known by more than before: for the ledger, and then to be cleared."""
+        """The tail's records of generations that are new or known by more than before: the ledger takes them."""
         return self._register.news
 
     # -- what is there ---------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Compares a source's files with its chain and takes in what changed. Raises SourceError; look again later."""
+        """The tail compares its source's files with its chain and takes in changes. Raises SourceError: look again."""
         with self.lock:
             if self.owed is not None:
                 self.owed()
@@ -87,24 +87,24 @@ class Tail:
                 self._absent = marks
 
     def current(self) -> Generation | None:
-        """The generation at the source's path, as of the last look; None when there is no such file."""
+        """Returns the generation at the source's path, as of the tail's last look; None when there is no such file."""
         return self._chain[-1] if self._chain else None
 
     def first(self) -> Generation | None:
-        """The oldest generation of the source that is not carried to its end; None when there is none."""
+        """Returns the oldest generation of the source that is not carried to its end; None when there is none."""
         return self._chain[0] if self._chain else None
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
-        """The open generation with this device and inode; sound, because the descriptor holds the inode."""
+        """Returns the source's open generation of this device and inode, which an open file keeps; or None."""
         opened = (generation for generation in (*self._chain, *self._late) if generation.content is not None)
         return next((generation for generation in opened if generation.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
-        """The open generation of the source that has this number, or None."""
+        """Returns the open generation of the source that has this number, or None."""
         return next((generation for generation in (*self._chain, *self._late) if generation.number == number), None)
 
     def reopen(self, number: int) -> Generation | None:
-        """Opens a known generation, found by its content, and keeps it among the finished ones; None if it is gone."""
+        """The tail opens a generation it knows by its content, and keeps it with the finished ones; or None."""
         with self.lock:
             found = self._find(self._register.known[number]) if number in self._register.known else None
             if found is not None:
@@ -112,34 +112,34 @@ class Tail:
             return found
 
     def lies_elsewhere(self, identity: tuple[int, int], start: int, data: bytes) -> bool:
-        """Whether a copy of this inode's open file, which was deleted, holds these bytes. Raises SourceError."""
+        """Whether a file of the source is a copy of this deleted, open one, with these bytes. Raises SourceError."""
         with self.lock:
             generation = self.of_identity(identity)
             return self._survey.holds(identity, generation.head if generation is not None else b"", start, data)
 
     def pending(self) -> list[Generation]:
-        """The source's generations that are not carried to their end, oldest first."""
+        """Returns the source's generations that are not carried to their end, oldest first."""
         return list(self._chain)
 
     def late(self) -> list[Generation]:
-        """Finished generations that have grown since: a writer still held the old descriptor."""
+        """Returns the source's finished generations that have grown since: a writer still held the old descriptor."""
         for generation in (grown := [generation for generation in self._late if generation.grown()]):
             self.introduce(generation, closed=True)
         return grown
 
     def watch_finished(self) -> None:
-        """Opens finished generations whose files have grown, over any number of rotations. Called under the lock."""
+        """The tail opens finished generations whose files have grown, however long ago. Called under the lock."""
         self._finished.watch({generation.number for generation in self._chain}, self._inodes())
 
     def introduce(self, generation: Generation, *, closed: bool = False) -> None:
-        """Notes the first bytes of a generation that was empty when it was numbered, before a line of it is sent."""
+        """The tail notes the first bytes of a generation that was numbered when empty, before a line of it is sent."""
         if not self._register.known[generation.number].at.head_len:
             generation.extend_head()
             if generation.head:
                 self._register.note(generation, closed=closed)
 
     def close(self) -> None:
-        """Closes every file of the source that is open."""
+        """The tail closes every file of its source that is open."""
         with self.lock:
             shut([*self._chain, *self._late])
             self._chain, self._finished.held = [], []
@@ -147,7 +147,7 @@ class Tail:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def peek(self, generation: Generation, limit: int) -> bytes:
-        """Reads up to `limit` bytes behind a generation's reader; none where the content is another: look again.
+        """The tail reads up to `limit` bytes behind a generation's reader; none of other content: look again.
 
         None either of one that was empty at the last look: nothing proves yet that these are its first.
         """
@@ -160,14 +160,14 @@ class Tail:
             return raw[back:]
 
     def read(self, generation: Generation, size: int, offset: int) -> bytes:
-        """Reads up to `size` bytes of a generation. Raises SourceError, also where the file was replaced meanwhile."""
+        """The tail reads up to `size` bytes of a generation. Raises SourceError, also where the file was replaced."""
         with self.lock:
             if generation.content is not None:
                 return generation.read(size, offset)
         raise SourceError("was replaced while it was read", where=str(generation.path))
 
     def pass_over(self, generation: Generation, end: int) -> None:
-        """Moves a generation's reader to `end`, over bytes that `read` returned, if the file has not changed."""
+        """The tail moves a generation's reader to `end`, over what `read` returned, if the file has not changed."""
         with self.lock:
             back = min(TAIL, end)
             tail = generation.read(back, end - back)
@@ -176,7 +176,7 @@ class Tail:
                 generation.extend_head()
 
     def advance(self, generation: Generation, consumed: bytes) -> None:
-        """Moves a generation's reader over bytes `peek` returned. Under the lock: a look compares place and tail."""
+        """The tail moves a generation's reader over what `peek` returned; under the lock, as a look compares both."""
         with self.lock:
             generation.read_to += len(consumed)
             generation.tail = (generation.tail + consumed[-TAIL:])[-TAIL:]
@@ -184,7 +184,7 @@ class Tail:
                 generation.extend_head()
 
     def finish(self) -> Known | None:
-        """Ends the oldest generation that is not finished, when another follows it; returns its record, or None."""
+        """The tail ends its oldest unfinished generation, when another follows it; returns its record, or None."""
         with self.lock:
             return self._end(self._chain.pop(0)) if len(self._chain) > 1 else None
 
@@ -194,7 +194,7 @@ class Tail:
         return record
 
     def seek(self, number: int, at: Fingerprint) -> None:
-        """Puts the source's reader at a place that Redis confirmed: later generations are read from their beginning.
+        """The tail puts its reader at a place that Redis confirmed: later generations are read from their beginning.
 
         Where the content there is another, that is noticed and the next generation is read from 0.
         """
@@ -229,7 +229,7 @@ class Tail:
                         generation.close()
 
     def seek_offset(self, number: int, offset: int) -> bool:
-        """Puts the source's reader at a place of which nobody wrote down digests; False: the generation is unknown."""
+        """The tail puts its reader at a place of which nobody wrote down digests; False: the generation is unknown."""
         with self.lock:
             if number not in self._register.known:
                 return False
@@ -240,21 +240,21 @@ class Tail:
             return True
 
     def seek_late(self, number: int, at: Fingerprint) -> None:
-        """Moves the reader of a finished generation that has grown since to `at`; closes one of other content."""
+        """The tail moves the reader of a finished generation that has grown to `at`; closes one of other content."""
         for other in [g for g in self._late if g.number == number and not g.place(at)]:
             self._late.remove(other)
             other.close()
 
     def amend(self, number: int, at: Fingerprint) -> None:
-        """Writes down that a generation is known by more than its record here said, as news for the ledger."""
+        """The tail writes down that a generation is known by more than its record said, as news for the ledger."""
         self._register.amend(number, at)
 
     def record(self, number: int) -> Known:
-        """What is remembered of the source's generation of this number."""
+        """Returns what is remembered of the source's generation of this number."""
         return self._register.known[number]
 
     def records(self) -> list[Known]:
-        """All generations of this source that are known, oldest first."""
+        """Returns the records of all generations of the source that are known, oldest first."""
         return [self._register.known[number] for number in sorted(self._register.known)]
 
     # -- taking in what changed ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ HIGHEST = b"highest"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A spool's message, with the file that holds it, or nothing where that is gone.
+    """What is known of a spool's message, with the file that holds it, or nothing where that is gone.
 
     `digest` is that of the row it is sent as, empty where that is not known.
     """
@@ -43,7 +43,7 @@ def forget_all(ledger: Ledger, stream: str) -> None:
 
 
 def _keep_highest(ledger: Ledger, stream: str) -> None:
-    """Notes the highest number of a spool's batch: another past of the stream has it, so it is given to no other."""
+    """Notes in the ledger the highest number of a spool's batch: another past has it, so no other batch gets it."""
     highest = last_batch(ledger, stream)
     save_carried(ledger, stream, HIGHEST, b"", highest, NOWHERE, b"", NOBODY)
 
@@ -52,7 +52,7 @@ def learn(
     ledger: Ledger, stream: str, key: bytes, alike: bytes, batch: int, place: int, digest: bytes, facts: Facts,
     name: bytes,
 ) -> bool:  # fmt: skip
-    """Notes in a transaction that a spool's message stands in the stream as that place of that batch, and is not due.
+    """Notes in the ledger, in a transaction, that a spool's message stands in the stream as that place of that batch.
 
     What was noted of that place was sent into another past of the stream. `name`: the file that holds the message, if
     any does. Returns False where the ledger knew it.
@@ -69,7 +69,7 @@ def learn(
 
 
 def forget_file(ledger: Ledger, stream: str, name: bytes) -> None:
-    """The ledger forgets the message in this spool file, so that it is sent as if it was never met."""
+    """Deletes from the ledger the message in this spool file, so that forward sends it as if it was never met."""
     with ledger.transaction():
         ledger.write(
             "DELETE FROM spool_messages WHERE stream = ? AND key IN"
@@ -85,7 +85,7 @@ def forget_aside(ledger: Ledger, stream: str) -> None:
 
 
 def forget_mirrored(ledger: Ledger, stream: str) -> None:
-    """Forgets mirrored messages whose range is no more: Redis lost their entries, so the folder is to send them."""
+    """Deletes from the ledger a spool's mirrored messages without a range: Redis lost them, and forward sends them."""
     _forget(
         ledger, stream,
         "batch = 0 AND NOT EXISTS (SELECT 1 FROM ranges WHERE ranges.stream = spool_messages.stream"
@@ -94,7 +94,9 @@ def forget_mirrored(ledger: Ledger, stream: str) -> None:
 
 
 def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, set[int]]) -> None:
-    """Forgets in a transaction the spool messages that Redis lost, so that they are sent again, with all on their way.
+    """Deletes from the ledger, in a transaction, the spool messages that Redis lost: they are sent again.
+
+    What was on its way is due again too.
 
     Those are of the batches above this one, but for what still stands, as places by batch.
     """
@@ -113,7 +115,7 @@ def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, se
 
 
 def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, Held]:
-    """Of these spool files, those whose messages were carried, with what is known of each; at most 1000 names."""
+    """Reads from the ledger which of these spool files, at most 1000, were carried, with what is known of each."""
     marks = ",".join("?" * len(names))
     rows = ledger.rows(
         "SELECT f.name, f.size, f.written, f.device, f.inode, m.key, m.alike, m.digest FROM spool_files AS f"
@@ -124,7 +126,7 @@ def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[
 
 
 def messages_at(ledger: Ledger, stream: str, batch: int, place: int, digest: bytes) -> list[Held]:
-    """The spool's message that was sent as this place of this batch, with a row of this digest: one, or none."""
+    """Finds in the ledger the spool's message that went as this place of this batch with this row's digest, or none."""
     rows = ledger.rows(
         "SELECT key, alike, digest FROM spool_messages WHERE stream = ? AND batch = ? AND place = ? AND digest = ?",
         (stream, batch, place, digest),
@@ -133,7 +135,7 @@ def messages_at(ledger: Ledger, stream: str, batch: int, place: int, digest: byt
 
 
 def messages_mirrored(ledger: Ledger, stream: str) -> dict[str, list[Held]]:
-    """The spool's mirrored messages of which a file is known, be it there or not, by the marks of their ranges."""
+    """Reads from the ledger a spool's mirrored messages of which it knows a file, by the marks of their ranges."""
     found: dict[str, list[Held]] = {}
     for mark, key, alike in ledger.rows(
         "SELECT mirrored, key, alike FROM spool_messages AS m WHERE stream = ? AND batch = 0 AND mirrored != ''"
@@ -145,7 +147,7 @@ def messages_mirrored(ledger: Ledger, stream: str) -> dict[str, list[Held]]:
 
 
 def unread(ledger: Ledger, stream: str) -> set[bytes]:
-    """The spool files that could not be read when they were laid beside a stream that had lost entries.
+    """Reads from the ledger which spool files could not be read as they were laid beside a stream after a loss.
 
     Their messages may stand in it: each is laid beside it before it is taken for one that was never sent. A name that
     ends with a slash is a folder's, and stands for all files in it.
@@ -154,7 +156,7 @@ def unread(ledger: Ledger, stream: str) -> set[bytes]:
 
 
 def save_unread(ledger: Ledger, stream: str, names: Iterable[bytes]) -> None:
-    """Notes in a transaction which spool files could not be read, instead of those before; none of them is due."""
+    """Notes in the ledger, in a transaction, which spool files could not be read: these alone, and none is due."""
     ledger.write("DELETE FROM spool_unread WHERE stream = ?", (stream,))
     for name in names:
         ledger.write("INSERT INTO spool_unread VALUES (?, ?)", (stream, name))
@@ -171,7 +173,7 @@ def is_among(name: bytes, unread: set[bytes]) -> bool:
 
 
 def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[Due]]:
-    """The spool's messages that are due or on their way and whose bytes the ledger keeps, some at a time."""
+    """Reads from the ledger the spool's messages that are due, or on their way, with their bytes, some at a time."""
     last = b""
     while rows := ledger.rows(
         "SELECT key, alike, iif(inode = ?, x'', name), size, written, device, inode, time, raw, digest, batch, place"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def lock_holder(state_dir: Path) -> str:
-    """Which verb and process has the state directory's lock; empty when none has."""
+    """Tells which command, by verb and process, holds a state directory's lock; empty when none does."""
     try:
         with (state_dir / "lock").open() as file:
             try:

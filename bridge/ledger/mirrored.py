@@ -18,7 +18,9 @@ Written = tuple[EntryId, int]
 
 
 def pack_written(written: Sequence[Written]) -> bytes:
-    """Packs IDs of entries and lengths of their lines into 20 bytes an entry, as columns, in this machine's byte order.
+    """Packs what the mirror writes, entry IDs and lengths of lines, for the ledger: 20 bytes an entry, as columns.
+
+    In this machine's byte order.
 
     All milliseconds come first, then all sequences, then all lengths.
     """
@@ -30,20 +32,20 @@ def pack_written(written: Sequence[Written]) -> bytes:
 
 
 def unpack_written(blob: bytes) -> list[Written]:
-    """Unpacks the 20 bytes an entry that `pack_written` made into IDs of entries and lengths of their lines."""
+    """Unpacks what the mirror wrote, entry IDs and lengths of lines, from the bytes that `pack_written` made."""
     n = len(blob) // 20
     ids, lengths = array("Q", blob[: 16 * n]), array("I", blob[16 * n :])
     return list(zip(zip(ids[:n], ids[n:], strict=True), lengths, strict=True))
 
 
 def range_digest(content: bytes) -> bytes:
-    """What tells a range's bytes from others that took their place: BLAKE2b-64."""
+    """Computes the digest that tells bytes which the mirror wrote from others in their place: BLAKE2b-64."""
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Whole lines that the mirror is about to append to a file that had `size` bytes then.
+    """An intent: whole lines that the mirror is about to append to a file that had `size` bytes then.
 
     `standing` are the entries with 0-0 in the place of those that Redis lost since: their lines will be the file's own.
     """
@@ -59,7 +61,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes of a generation that the mirror wrote. A torn piece that was written again whole has no entries."""
+    """A range: bytes of a generation that the mirror wrote. A torn piece, written again whole, has no entries."""
 
     name: str
     generation: int
@@ -82,10 +84,9 @@ def add_intent(
 
 
 def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
-    """The intents of a stream's mirror that are not resolved, oldest first."""
+    """Reads from the ledger the intents of a stream's mirror that are not resolved, oldest first."""
     rows = ledger.rows(
-        "SELECT id, name, generation, size, content, coalesce(noted, entries), entries FROM intents WHERE stream = ?"
-        " ORDER BY id",
+        "SELECT id, name, generation, size, content, noted, entries FROM intents WHERE stream = ? ORDER BY id",
         (stream,),
     )
     return [
@@ -95,7 +96,7 @@ def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
 
 
 def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
-    """The names of the files that a stream's open intents are about, and what is to stand in them."""
+    """Reads from the ledger which files the mirror's open intents are about, by name, and what is to stand in them."""
     return [
         (str(name), bytes(content))
         for name, content in ledger.rows("SELECT name, content FROM intents WHERE stream = ?", (stream,))
@@ -103,7 +104,7 @@ def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
 
 
 def drop_intent(ledger: Ledger, number: int) -> None:
-    """Deletes an intent from the ledger, as it is resolved."""
+    """Deletes an intent of the mirror's from the ledger: what it was to write is written, and noted as ranges."""
     ledger.write("DELETE FROM intents WHERE id = ?", (number,))
 
 
@@ -111,7 +112,7 @@ def move_intent(
     ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[Written],
     standing: Sequence[Written],
 ) -> None:  # fmt: skip
-    """Notes that an intent is about another place now, and these lines.
+    """Notes in the ledger that an intent of the mirror's is about another place now, and these lines.
 
     Its file was replaced, or what stood was followed.
     """
@@ -122,7 +123,7 @@ def move_intent(
 
 
 def rename_intent(ledger: Ledger, number: int, name: str) -> None:
-    """Notes that an intent is about a file of this name now, as the name before was taken."""
+    """Notes in the ledger that an intent of the mirror's is about a file of this name now: the other was taken."""
     ledger.write("UPDATE intents SET name = ? WHERE id = ?", (name, number))
 
 
@@ -145,7 +146,7 @@ def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
 
 
 def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, start: int, end: int) -> list[Range]:
-    """The mirror's ranges that touch bytes `start` to `end` of a generation, in file order, without their entries.
+    """Reads from the ledger the mirror's ranges that touch these bytes of a generation, in order, without entries.
 
     Ranges do not overlap, so of those that begin before `start` only the last can reach it.
     """
@@ -160,7 +161,7 @@ def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, star
 
 
 def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | None:
-    """Where lines of an open intent stand at the earliest in this generation; None when there is no such intent.
+    """Tells from which byte of a generation on forward must not read, as an intent of the mirror's is open; None: none.
 
     An intent on an earlier one bars all of it: the file may have been emptied or replaced just before the write.
     """
@@ -173,7 +174,7 @@ def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | No
 
 
 def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
-    """Notes which entries of an open intent stand in Redis: `entries` holds 0-0 in the place of the others.
+    """Notes which entries of an open intent of the mirror's stand in Redis: `entries` has 0-0 for the others.
 
     Their lines will be the file's own, unless the entries come back before the intent is resolved.
     """
@@ -181,13 +182,13 @@ def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
 
 
 def entries_of(ledger: Ledger, number: int) -> list[Written]:
-    """The entries of an open intent, with 0-0 in the place of those that Redis lost."""
+    """Reads from the ledger the entries of an open intent of the mirror's, with 0-0 for those that Redis lost."""
     rows = ledger.rows("SELECT entries FROM intents WHERE id = ?", (number,))
     return unpack_written(rows[0][0])
 
 
 def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
-    """The mirrored entries above the cursor: none, unless the cursor was taken back behind some."""
+    """Reads from the ledger the mirrored entries above the cursor: none, unless that was taken back behind some."""
     rows = ledger.rows(
         "SELECT entries FROM ranges WHERE stream = ? AND last_ms >= ?", (stream, min(cursor[0], LARGEST))
     )
@@ -195,13 +196,13 @@ def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
 
 
 def last_mirrored(ledger: Ledger, stream: str) -> list[EntryId]:
-    """The IDs, ascending, of the entries in the ranges that were noted last."""
+    """Reads from the ledger the IDs, ascending, of the entries in the mirror's ranges that were noted last."""
     rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ? ORDER BY rowid DESC LIMIT 8", (stream,))
     return sorted(entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob)[-64:] if entry_id != ZERO_ID)
 
 
 def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> Position | None:
-    """Where the first line stands, in file order, that the mirror made of this entry or a later one."""
+    """Finds in the ledger where the first line stands, in file order, that the mirror made from this entry on."""
     rows = ledger.rows(
         "SELECT generation, start, entries FROM ranges WHERE stream = ? AND name = ? AND last_ms >= ?"
         " ORDER BY generation, start",
@@ -216,7 +217,7 @@ def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> P
 
 
 def last_end(ledger: Ledger, stream: str, name: str) -> Position | None:
-    """The position behind the last line, in file order, that the mirror wrote into a file; None when it wrote none."""
+    """Finds in the ledger the position behind the last line that the mirror wrote into a file; None: no line."""
     rows = ledger.rows(
         "SELECT generation, end FROM ranges WHERE stream = ? AND name = ? ORDER BY generation DESC, end DESC LIMIT 1",
         (stream, name),
@@ -244,13 +245,13 @@ def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
 
 
 def all_ranges(ledger: Ledger, stream: str) -> list[Range]:
-    """Every range of a stream's mirror that holds entries."""
+    """Reads from the ledger every range of a stream's mirror that holds entries."""
     rows = ledger.rows("SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ?", (stream,))
     return [Range(name, g, a, b, digest, unpack_written(blob)) for name, g, a, b, digest, blob in rows if blob]
 
 
 def ranges_of(ledger: Ledger, stream: str, name: str) -> list[Range]:
-    """The ranges that the mirror wrote into one file, with their entries."""
+    """Reads from the ledger the ranges that the mirror wrote into one file, with their entries."""
     rows = ledger.rows(
         "SELECT generation, start, end, digest, entries FROM ranges WHERE stream = ? AND name = ?", (stream, name)
     )
@@ -258,7 +259,7 @@ def ranges_of(ledger: Ledger, stream: str, name: str) -> list[Range]:
 
 
 def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: int) -> Range | None:
-    """The mirror's range that holds the byte at this offset of a generation, with its entries; None where none does."""
+    """Finds in the ledger the mirror's range that holds this byte of a generation, with its entries; or None."""
     rows = ledger.rows(
         "SELECT start, end, digest, entries FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start <= ?"
         " AND end > ? ORDER BY start DESC LIMIT 1",
@@ -270,7 +271,7 @@ def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: in
 
 
 def range_of(ledger: Ledger, stream: str, entry_id: EntryId) -> tuple[Range, int] | None:
-    """The range that holds this entry's line, and the offset at which that begins; None where none does."""
+    """Finds in the ledger the mirror's range with this entry's line, and the line's offset; None: there is none."""
     rows = ledger.rows(
         "SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ? AND last_ms >= ?"
         " ORDER BY last_ms",

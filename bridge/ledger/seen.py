@@ -24,7 +24,7 @@ def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[Seen]) ->
 
 
 def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
-    """The entries of a stream that both directions saw last, and those that were mirrored last, or are about to be.
+    """Reads from the ledger the entries of a stream that were seen last, mirrored last, or are about to be mirrored.
 
     Of the latter nobody noted digests: they are empty.
     """
@@ -36,7 +36,10 @@ def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
 
 
 class Released(NamedTuple):
-    """A mirrored line whose entry Redis lost, so that it is the file's own; `digest` is the line's."""
+    """The ledger's record of a mirrored line whose entry Redis lost: it is the file's own line now.
+
+    `digest` is the line's, empty where nobody could read it.
+    """
 
     entry: EntryId
     digest: bytes

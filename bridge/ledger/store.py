@@ -176,6 +176,7 @@ def _tenth(db: sqlite_utils.Database) -> None:
 @migrations(name="011_noted")
 def _eleventh(db: sqlite_utils.Database) -> None:
     db.table("intents").add_column("noted", bytes)
+    db.execute("UPDATE intents SET noted = entries")
 
 
 LOOKS, LOOK = 20, 0.05
@@ -224,7 +225,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 class Ledger:
-    """One connection to the ledger. SQLite ties it to the thread that made it: each thread opens its own."""
+    """A connection to the ledger, the SQLite file of what was carried; each thread of a process opens its own."""
 
     def __init__(self, path: Path, *, create: bool = False, cache: int = CACHE) -> None:
         self.path = path

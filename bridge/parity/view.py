@@ -165,7 +165,7 @@ class View(Cursors):
             raise
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
-        """Opens the files, with their rotated pieces, that only the mirror writes."""
+        """Opens for parity the files, with their rotated pieces, that only the mirror writes."""
         mirror = self._mapping.mirror
         if mirror is None:
             return
@@ -260,7 +260,7 @@ def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
 
 
 def _pieces(mapping: Mapping, path: Path, rotated: list[Path]) -> list[Path]:
-    """Picks the rotated files of one source: where a glob names many, only those whose names begin with its own."""
+    """Picks for parity the rotated files of a source: where a glob names many, those whose names begin with its own."""
     many = is_glob(mapping.source.path)
     own = (f"{path.name}.", f"{path.name}-")
     return [one for one in rotated if one != path and (not many or one.name.startswith(own))]

@@ -101,11 +101,12 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What Redis says of who carries a stream: lease and holder, `meta`'s nonce, what was mirrored, the last ID."""
+    """What Redis says of who carries a stream: lease, holder, nonce, timeline, what was mirrored, and the last ID."""
 
     lease: bytes
     holder: Holder | None
     nonce: bytes
+    timeline: str
     mirrored: EntryId
     last: EntryId
 
@@ -113,18 +114,20 @@ class Standing:
 def standing(connection: Connection, keys: Keys) -> Standing:
     """Reads what Redis says of who carries the stream, in one go. Raises RedisLost, RedisRefused."""
     connection.send(
-        pack("GET", keys.lease) + pack("HGET", keys.meta, "nonce") + pack("HGETALL", keys.mirror)
+        pack("GET", keys.lease) + pack("HMGET", keys.meta, "nonce", "timeline") + pack("HGETALL", keys.mirror)
         + pack("XINFO", "STREAM", keys.stream)
     )  # fmt: skip
-    raw, nonce, mirror, about = [connection.read() for _ in range(4)]
-    for reply, key in ((raw, keys.lease), (nonce, keys.meta), (mirror, keys.mirror)):
+    raw, meta, mirror, about = [connection.read() for _ in range(4)]
+    for reply, key in ((raw, keys.lease), (meta, keys.meta), (mirror, keys.mirror)):
         if isinstance(reply, Refusal):
             raise refused(reply, key.decode(errors="replace"))
+    nonce, timeline = (bytes(value or b"") for value in meta)
     said = paired(mirror)
     checked(keys.mirror, said, a_target)
     mirrored = max((parse_id(json.loads(word)["id"].encode()) for word in said.values()), default=ZERO_ID)
     holder = Holder.parsed(raw) if raw else None
-    return Standing(bytes(raw or b""), holder, bytes(nonce or b""), mirrored, to_info(about, keys.stream).last_id)
+    last = to_info(about, keys.stream).last_id
+    return Standing(bytes(raw or b""), holder, nonce, timeline.decode(errors="replace"), mirrored, last)
 
 
 def take(connection: Connection, keys: Keys, mine: Holder, found: bytes, timeline: str | None) -> bool:
