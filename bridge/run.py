@@ -30,6 +30,7 @@ from bridge.errors import (
     TargetError,
     as_bridge_error,
 )
+from bridge.files.descriptors import POOL
 from bridge.files.watch import Watcher
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.parity import runs
@@ -126,6 +127,7 @@ class Process:
                    for one in self._shared]  # fmt: skip
         threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
                     for one in self._shared if one.mapping.mirror]  # fmt: skip
+        POOL.carriers = len(threads)
         threads += [Thread(target=one, args=(self._settings, self._stop), name=one.__name__) for one in beside]
         watcher = None
         if not self._poll:

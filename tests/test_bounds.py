@@ -26,6 +26,10 @@ from bridge.streams.connect import Connection
 from tests.inbox import Inbox, document
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_artifacts import Artifacts
+from tests.test_everything import MAPPINGS
+from tests.test_past import put_back
+from tests.test_raised import injected
+from tests.test_rotation import rotate
 from tests.test_state import Values
 
 
@@ -237,3 +241,26 @@ def test_what_nobody_can_look_at_is_not_gone(one_rig: Rig, monkeypatch: pytest.M
     for _ in range(2):
         assert not one_rig.once().errors
     assert len(artifacts.found()) == 1
+
+
+def test_more_mappings_and_pieces_than_descriptors(one_rig: Rig) -> None:
+    """A ledger from a backup is made anew from 60 pieces where seven mappings share 80 descriptors with them."""
+    rig, lines = one_rig, [b"%d" % n for n in range(60)]
+    rig.write_config(mapping='", "'.join(MAPPINGS))
+    for data in lines:
+        rig.append(data.decode())
+        rotate(rig)
+    child = rig.start()
+    wait_until(lambda: rig.redis.call("XLEN", STREAM) == 60, rig.said)
+    rig.stop(child)
+    backup = rig.path / "backup"
+    shutil.copytree(rig.state, backup)
+    child = rig.beats(rig.start())
+    rig.add("r-1")
+    wait_until(lambda: len(rig.lines()) == 61, rig.said)
+    rig.stop(child)
+    put_back(rig, backup)
+    child, _ = injected(rig, 0, 0, files=80)
+    rig.append("f-more")
+    rig.settle([*lines, b"f-more"], [b"r-1"])
+    rig.stop(child)

@@ -5,6 +5,7 @@ A kill throws memory away and an exception keeps it, so these are other tests th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -161,6 +162,7 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
 
     wait_until(lambda: set(verdicts().values()) == {("equal", 0)}, lambda: f"{verdicts()} {rig.said()[-3000:]}")
     assert child.poll() is None, rig.said()[-3000:]
+    wait_until(lambda: not left_open(rig, child), lambda: f"never closed: {left_open(rig, child)}")
     rig.stop(child)
     for stream in ("hestai:messages", "hestai:roles", "hestai:debates"):
         told_twice = [data for data, n in Counter(_datas(rig, stream)).items() if n > 1]
@@ -174,6 +176,16 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
     artifacts = sorted(path.name for path in (rig.root / "artifacts" / "wind").iterdir())
     assert sorted(Path(data.decode()).name for data in _datas(rig, "hestai:artifacts")) == artifacts
     assert len(told) > 60, told
+
+
+def left_open(rig: Rig, child: subprocess.Popen[bytes]) -> list[str]:
+    """The files of kinds that are read whole, and closed then, which a process has open."""
+    found: list[str] = []
+    for fd in Path(f"/proc/{child.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(fd.readlink()))
+    whole = [str(rig.root / folder) for folder in ("artifacts", "inbox", "state")]
+    return [path for path in found if path.startswith((*whole,)) and Path(path).is_file()]
 
 
 def _datas(rig: Rig, stream: str) -> list[bytes]:

@@ -97,10 +97,13 @@ def open_inside(path: bytes) -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if stat.S_ISREG(os.fstat(fd).st_mode) and path_of(fd, path) == path:
-        return fd
-    os.close(fd)
-    return None
+    meant = False
+    try:
+        meant = stat.S_ISREG(os.fstat(fd).st_mode) and path_of(fd, path) == path
+    finally:
+        if not meant:
+            os.close(fd)
+    return fd if meant else None
 
 
 def inside(root: bytes, path: bytes) -> bytes | None:

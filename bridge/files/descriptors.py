@@ -6,6 +6,7 @@ One without a name, which could not be opened again, is never parked.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections import Counter, OrderedDict
@@ -16,9 +17,10 @@ from threading import RLock
 
 from bridge.errors import SourceError
 
-RESERVED, FEWEST = 40, 8
-"""`RESERVED`: descriptors that are left to Redis, ledger, watcher and whatever else is open.
+RESERVED, EACH, FEWEST = 20, 4, 8
+"""`RESERVED`: descriptors that are left to the watcher, the log, the lock and whatever else is open.
 
+`EACH`: how many are left to each thread that carries, for Redis, the ledger, its WAL and what the thread writes.
 `FEWEST`: how many the files of sources have at least.
 """
 
@@ -47,7 +49,7 @@ class Deleted(SourceError):
 class Pool:
     """Keeps at most `most` files open at once, and parks those that were not asked for the longest. Thread-safe.
 
-    `most` None: as the process's limit has it.
+    `most` None: as the process's limit has it. `carriers` is how many threads carry, which have theirs first.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -55,20 +57,36 @@ class Pool:
         self._open: OrderedDict[Handle, int] = OrderedDict()
         self._busy: Counter[Handle] = Counter()
         self._most = most
+        self.carriers = 2
 
     @property
     def most(self) -> int:
         """How many files the pool keeps open at once, at most."""
-        if self._most is None:
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            self._most = max(FEWEST, soft - RESERVED)
-        return self._most
+        if self._most is not None:
+            return self._most
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(FEWEST, soft - RESERVED - EACH * self.carriers)
+
+    def open(self, path: Path) -> int:
+        """Opens a file for reading and returns its descriptor; parks some of the pool's others if none is left.
+
+        The caller adds it to the pool. Raises OSError.
+        """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return os.open(path, flags)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        with self._lock:
+            self._park(FEWEST)
+        return os.open(path, flags)
 
     def add(self, handle: Handle, fd: int) -> None:
         """Takes a file that was opened just now into the pool of open files, which parks others for it."""
         with self._lock:
             self._open[handle] = fd
-            self._park(handle)
+            self._park(len(self._open) - self.most, handle)
 
     @contextmanager
     def using(self, handle: Handle, reopen: Callable[[], int]) -> Iterator[int]:
@@ -80,7 +98,7 @@ class Pool:
             fd = self._open.get(handle)
             if fd is None:
                 fd = self._open[handle] = reopen()
-                self._park(handle)
+                self._park(len(self._open) - self.most, handle)
             self._open.move_to_end(handle)
             self._busy[handle] += 1
         try:
@@ -98,14 +116,13 @@ class Pool:
             if fd is not None:
                 os.close(fd)
 
-    def _park(self, but: Handle) -> None:
-        spare = len(self._open) - self.most
+    def _park(self, surplus: int, but: Handle | None = None) -> None:
         for handle in list(self._open):
-            if spare <= 0:
+            if surplus <= 0:
                 return
             if handle is not but and handle not in self._busy and handle.may_be_parked(self._open[handle]):
                 self.drop(handle)
-                spare -= 1
+                surplus -= 1
 
 
 POOL = Pool()
@@ -197,7 +214,7 @@ class Handle:
 
     def _opened(self, path: Path) -> int | None:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = self._pool.open(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
-from bridge.files.descriptors import Deleted, Handle
+from bridge.files.descriptors import POOL, Deleted, Handle
 from bridge.model import Fingerprint, hex_digest
 
 T = TypeVar("T")
@@ -240,7 +240,7 @@ def open_regular(path: Path) -> Generation | None:
     Raises SourceError.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = POOL.open(path)
     except FileNotFoundError:
         return None
     except OSError as error:

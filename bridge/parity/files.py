@@ -71,14 +71,18 @@ class Plain:
             raise
         except OSError as error:
             raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
-        now = os.fstat(self._fd)
-        self.regular = stat.S_ISREG(now.st_mode)
         self.packed = path.suffix in COMPRESSED
-        self.size = now.st_size
-        self.written = now.st_mtime_ns
         self._limit = limit
         self._damage = ""
-        self.head = self.read(HEAD, 0) if self.regular else b""
+        try:
+            now = os.fstat(self._fd)
+            self.regular = stat.S_ISREG(now.st_mode)
+            self.size = now.st_size
+            self.written = now.st_mtime_ns
+            self.head = self.read(HEAD, 0) if self.regular else b""
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     def close(self) -> None:
         """Closes it."""
