@@ -5,9 +5,11 @@ Forward and mirror run in the test's own process, step by step.
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +18,10 @@ import pytest
 from bridge.carry.deliver import Delivery
 from bridge.errors import NotYet, TargetError
 from bridge.files.append import Appender
-from bridge.model import EntryId
+from bridge.model import EntryId, format_id
 from bridge.streams.writer import Overtaken
 from tests.rig import STREAM, Rig, wait_until
-from tests.test_past import Exchange, fall_back, keep
+from tests.test_past import KINDS, Exchange, fall_back, keep
 from tests.test_targets import Both
 
 
@@ -299,3 +301,36 @@ def test_a_part_of_a_line_before_anothers_and_a_kill(
     for _ in range(3):
         assert not rig.once().errors
     same(rig, [b"f-0", b"f-1", b"r-0", b"r-1"])
+
+
+@KINDS
+@pytest.mark.parametrize("removed", [False, True], ids=["whole", "one-removed"])
+def test_a_ledger_from_a_backup_fills_an_empty_redis_whose_data_come_back(
+    one_rig: Rig, kind: str, removed: bool
+) -> None:
+    """It gives numbers again that the data which come back hold for other messages: what went under them is sent."""
+    rig, exchange, backup = one_rig, Exchange(one_rig, kind), one_rig.path / "backup.db"
+    child = rig.start()
+    exchange.put("f-0")
+    exchange.settled()
+    with closing(sqlite3.connect(rig.state / "ledger.db")) as ledger, closing(sqlite3.connect(backup)) as copy:
+        ledger.backup(copy)
+    for n in range(1, 5):
+        exchange.put(f"f-{n}")
+        exchange.settled()
+    rig.stop(child)
+    if removed:
+        rig.redis.call("XDEL", exchange.inbox.stream, format_id(exchange.inbox.entries()[0].id))
+    shutil.copy(backup, rig.state / "ledger.db")
+    swap(rig)
+    for n in range(5, 8):
+        exchange.put(f"f-{n}")
+    assert not rig.once().errors
+    swap(rig)
+    for _ in range(3):
+        assert not rig.once().errors
+    if removed:
+        entries = exchange.sides()[0]
+        assert [data for data in entries if data != b"f-0"] == exchange.wanted[1:], rig.said()
+    else:
+        exchange.mended()

@@ -32,6 +32,7 @@ from bridge.mapping import Mapping
 from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
 from bridge.points import reached
 from bridge.streams.keys import Keys
+from bridge.streams.reader import StreamInfo
 from bridge.streams.writer import Cursor
 
 AHEAD = 10
@@ -168,7 +169,7 @@ class SpoolSource(Source):
     def forget_lost(self, compared: Compared) -> None:
         """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
         kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
-        forget_above(self._ledger, self._stream, kept, stands)
+        forget_above(self._ledger, self._stream, _removed_up_to(compared.info, kept, stands), stands)
         self._intake.forget()
 
     def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
@@ -356,6 +357,19 @@ class SpoolSource(Source):
                 if aside is not None and not aside.retried:
                     mark_retried(self._ledger, aside.number, f"origin {self.memory.number}.{number}", self._clock())
             log.debug("%s: batch %d is in", self.name, number)
+
+
+def _removed_up_to(info: StreamInfo, kept: int, stands: dict[int, set[int]]) -> int:
+    """The last batch of a spool whose messages may have been in the stream without standing in it: removed on purpose.
+
+    A checkpoint does not tell that of the others up to `kept`: an older ledger may have given their numbers again, to
+    what it sent while Redis held other data.
+    """
+    if info.added == info.length:
+        return 0  # nothing was ever removed
+    if stands and info.deleted < info.first_id:
+        return min(kept, *stands)  # only the oldest were
+    return kept
 
 
 def _checkpoint(number: int, count: int) -> bytes:
