@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -63,6 +64,9 @@ def unpacked(path: Path) -> bytes:
     """What a file holds, by the suffix of its name."""
     return UNPACK.get(path.suffix, bytes)(path.read_bytes())
 
+
+WHOLE = re.compile(rb"(?:agent|ui)\|[^|]*\|[^|]*\|[^|]*$")
+"""A line of the log; a part of another one of the mirror's may stand before it."""
 
 UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 
@@ -200,6 +204,15 @@ class Rig:
         """All lines of all pieces of the source, oldest piece first, without newlines."""
         whole = b"".join(unpacked(p) for p in [*self.pieces(), self.log] if p.exists())
         return [one for one in whole.split(b"\n") if one]
+
+    def messages(self) -> list[bytes]:
+        """The data of all lines of the source.
+
+        The end of one of the mirror's lines, whose beginning was torn off, is none as long as that stands whole as well.
+        """
+        datas = [(raw.rpartition(b"|")[2], bool(WHOLE.search(raw))) for raw in self.lines()]
+        whole = {data for data, is_whole in datas if is_whole}
+        return [data for data, is_whole in datas if is_whole or not any(message.endswith(data) for message in whole)]
 
     # -- the bridge ------------------------------------------------------------------------------------------
 

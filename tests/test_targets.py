@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -420,6 +421,52 @@ def test_a_short_write_that_ends_with_a_line(rig: Rig, monkeypatch: pytest.Monke
     rig.check([b"f-0", b"A"], [b"r-0", b"r-1"])
     result = rig.once()
     assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("cut", [4, 17, len(OURS) - 1, len(OURS) + 17])
+def test_another_line_comes_before_the_end_of_a_torn_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, cut: int, again: bool
+) -> None:
+    """Between the look at a torn line of ours and the write of its end: it is written again whole, and counts once."""
+    rig.append("f-0")
+    both = Both(rig)
+    try:
+        both.go_forward()
+        for n in range(3):
+            rig.add(f"r-{n}")
+        real, seen = Appender.append, list[int]()
+
+        def late(self: Appender, data: bytes) -> int:
+            seen.append(len(data))
+            if len(seen) == 1:
+                return real(self, data[:cut])
+            if len(seen) == 2 or (again and len(seen) == 3):
+                rig.append(f"f-{len(seen)}")
+                return real(self, data[:1] if again and len(seen) == 2 else data)
+            return real(self, data)
+
+        monkeypatch.setattr(Appender, "append", late)
+        with pytest.raises(TargetError):
+            both.go_back()
+
+        def finished() -> bool:
+            with contextlib.suppress(TargetError):
+                return both.mirror.finish()
+            return False
+
+        wait_until(finished, "the lines", 5)
+        both.go_forward()
+        both.go_back()
+    finally:
+        both.close()
+    born = [b"f-0", b"f-2", *([b"f-3"] if again else [])]
+    assert sorted(rig.datas()) == sorted([*born, b"r-0", b"r-1", b"r-2"])
+    assert sorted(rig.messages()) == sorted(rig.datas())
+    assert rig.parity().verdict == "equal"
+    assert "nothing is in quarantine" in rig.run("quarantine", "list").stdout
+    assert not rig.once().errors
+    assert sorted(rig.messages()) == sorted(rig.datas())
 
 
 @pytest.mark.parametrize("when", ["mirror.write.before", "mirror.write.after"])

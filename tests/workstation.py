@@ -186,7 +186,7 @@ class Workstation:
     def wrong(self, more: Iterable[bytes] = ()) -> str:
         """What is not as it was written, by side and kind; empty where all is. `more`: the messages of others."""
         found = self.datas("hestai:messages")
-        lines = [raw.rpartition(b"|")[2] for raw in self.rig.lines()]  # one of ours may be torn before it
+        lines = self.rig.messages()
         written = [data for some in self.appended.values() for data in some]
         wanted = [*written, *self.messages.added(found), *more]
         inbox = self.datas("hestai:inbox")

@@ -23,6 +23,8 @@ from bridge.log import log
 from bridge.points import reached
 from bridge.sections import MirrorSection
 
+TORN = "%s: a torn line of ours was followed by another's; it is written again whole"
+
 
 class Destination(Protocol):
     """What one write of the mirror goes to: a file that lines are appended to, or a new file.
@@ -163,15 +165,15 @@ class Target:
             file, (number, size) = self._file, self.place()
             if torn and last is not None:
                 if size != write.end or number != last.generation:
-                    log.warning(
-                        "%s: a torn line of ours was followed by another's; it is written again whole", write.name
-                    )
+                    log.warning(TORN, write.name)
                     write.tear()
                     continue
             elif number != write.generation or size < write.size or write.pieces:
                 self._move(write, ledger, number, size)
             reached("mirror.write.before")
             data = write.content[write.done :]
+            if torn:  # its end goes alone: only afterwards is it known whether it came behind its beginning
+                data = data[: data.index(b"\n") + 1]
             with self._tail.lock:  # a look in between would take what a deleted file got for the log's
                 written = file.append(data)
                 self.put_out += written
@@ -207,6 +209,8 @@ class Target:
             log.warning("%s: the file was deleted as lines were written to it; they are written again", write.name)
             for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
                 piece.torn = piece.torn or piece.generation == last.generation
+        if write.ends_torn():
+            log.warning(TORN, write.name)
         last.sure = True
 
     def _disown(self, file: Appender, piece: Piece, data: bytes) -> bool:

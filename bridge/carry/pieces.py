@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bridge.ledger.mirrored import Range, Written, range_digest
@@ -61,18 +62,37 @@ class Write:
     def tear(self) -> None:
         """Marks as torn what stands of the last line of the mirror's write: another writer came in its middle.
 
-        The write's last piece is cut in two there: the whole lines still count.
+        Each piece with a part of that line is cut in two there: the whole lines before it still count.
         """
-        last = self.pieces.pop()
-        whole = self.content.rfind(b"\n", 0, last.b) + 1
-        if whole > last.a:
-            self.pieces.append(Piece(last.a, whole, last.generation, last.start))
-        begin = max(whole, last.a)
-        if begin < last.b:
-            self.pieces.append(Piece(begin, last.b, last.generation, last.start + begin - last.a, torn=True))
-        for piece in self.pieces:  # an earlier piece of the same line is torn with it
-            if not piece.torn and piece.b > whole:
-                piece.torn = True
+        whole = self.content.rfind(b"\n", 0, self.pieces[-1].b) + 1
+        pieces, self.pieces = self.pieces, []
+        for piece in pieces:
+            if piece.torn or piece.b <= whole:
+                self.pieces.append(piece)
+                continue
+            if piece.a < whole:
+                self.pieces.append(Piece(piece.a, whole, piece.generation, piece.start))
+            begin = max(piece.a, whole)
+            self.pieces.append(Piece(begin, piece.b, piece.generation, piece.start + begin - piece.a, torn=True))
+
+    def ends_torn(self) -> bool:
+        """Whether the mirror's write ends a line that was begun before it, and another writer came in between.
+
+        All parts of that line are marked as torn then.
+        """
+        *begun, last = self.pieces
+        begin = self.content.rfind(b"\n", 0, last.b - 1) + 1
+        parts = [piece for piece in self.pieces if not piece.torn and piece.b > begin]
+        places = [(piece.generation, piece.start, piece.start + piece.b - piece.a) for piece in parts]
+        if self.content[last.b - 1 : last.b] != b"\n" or all(
+            (generation, start) == (before, end) for (before, _, end), (generation, start, _) in pairwise(places)
+        ):
+            return False
+        self.pieces = begun
+        self.tear()
+        last.torn = True
+        self.pieces.append(last)
+        return True
 
     def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
         """Returns what the mirror has still to write: whole lines, and their part of `entries`. Changes nothing."""
