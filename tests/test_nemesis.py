@@ -124,7 +124,7 @@ class Nemesis:
             self.kill: 8, self.suspend: 3, self.kill_server: 1, self.kill_both: 1, self.suspend_server: 1, self.cut: 4,
             self.lose_replies: 3, self.fails: 5, self.rename: 4, self.copytruncate: 4, self.pack: 3, self.save: 1,
             self.rewrite: 1, self.pause: 1, self.full: 1, self.small_buffer: 1, self.look: 2, self.back_up: PAST,
-            self.put_back: PAST, self.swap: PAST, self.fall_back: PAST,
+            self.put_back: PAST, self.swap: PAST, self.fall_back: PAST, self.take_turns: PAST,
         }  # fmt: skip
         [act] = self.dice.choices([*acts], [*acts.values()])
         act()
@@ -303,8 +303,7 @@ class Nemesis:
             self._rig.redis.call("SWAPDB", 0, 5)
             self._station.write_on(self.dice.randrange(60))
             self._rig.redis.call("SWAPDB", 0, 5)
-        with closing(Connection(self._rig.url.replace("db=0", "db=5"))) as other:
-            other.call("FLUSHDB")
+        self._forget_other()
 
     def fall_back(self) -> None:
         """Redis is as it was a moment ago: a failover to a replica that was behind."""
@@ -319,6 +318,21 @@ class Nemesis:
             shutil.rmtree(data)
             behind.rename(data)
             self._rig.start_server()
+
+    def take_turns(self) -> None:
+        """Redis is as it was a moment ago, and then as it was without that: two masters that take turns."""
+        with self._nobody_adds():
+            for key in self._rig.redis.call("KEYS", "*"):
+                self._rig.redis.call("COPY", key, key, "DB", 5, "REPLACE")
+            for _ in range(2):
+                self._station.write_on(self.dice.randrange(60))
+                self._rig.redis.call("SWAPDB", 0, 5)
+            self._station.write_on(self.dice.randrange(60))
+        self._forget_other()
+
+    def _forget_other(self) -> None:
+        with closing(Connection(self._rig.url.replace("db=0", "db=5"))) as other:
+            other.call("FLUSHDB")
 
     # -- who looks -----------------------------------------------------------------------------------------------
 
