@@ -179,6 +179,7 @@ def test_a_server_that_cuts_long_replies(rig: Rig, direction: str) -> None:
     rig.append("f-last")
     child = rig.start()
     wait_until(lambda: len(rig.lines()) == 101 and rig.redis.call("XLEN", STREAM) == 101, lambda: rig.said()[-3000:])
+    wait_until(lambda: rig.run("parity", "--redis", rig.url).returncode == 0, lambda: rig.run("parity").stdout, 20)
     rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
     rig.stop(child)
     assert rig.parity().verdict == "equal"

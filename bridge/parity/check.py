@@ -16,7 +16,7 @@ from typing import Any
 from bridge.carry.archive import Archive, history
 from bridge.carry.claim import Hold
 from bridge.config import Settings
-from bridge.errors import LeaseHeld
+from bridge.errors import LeaseHeld, RedisLost
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -29,7 +29,7 @@ from bridge.parity.files import Cut
 from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
-from bridge.parity.tally import Due, Tally
+from bridge.parity.tally import Due, Late, Tally
 from bridge.parity.view import View
 from bridge.parity.witness import Witness
 from bridge.streams.connect import Connection
@@ -254,16 +254,33 @@ class Check:
         return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
 
     def _once(self, since: Since | None) -> Result | None:
-        """Compares both sides once, again where the stream was trimmed; None: what was before `since` changed."""
+        """Compares both sides once, again where the stream was trimmed; None: what was before `since` changed.
+
+        Again also where a page was larger than what the server gives at once: pages are smaller then.
+        """
         began, steady = time.time(), time.monotonic()
-        with closing(self._dial()) as connection, closing(self._dial()) as marks:
-            for _ in range(LOOKS):
-                floor = read_trimmed(marks, self._keys).floor
-                result = self._of_both(since, connection, marks)
-                if result is None or result.verdict == "equal" or read_trimmed(marks, self._keys).floor == floor:
-                    break  # else what was to be compared was trimmed meanwhile
+        most = None
+        while True:
+            with closing(self._dial()) as connection, closing(self._dial()) as marks:
+                smaller, most = most is None or connection.budget.most < most, connection.budget.most
+                try:
+                    result = self._untrimmed(since, connection, marks)
+                    break
+                except RedisLost:
+                    if not smaller:
+                        raise
         if result is not None:
             result.began, result.seconds = began, time.monotonic() - steady
+        return result
+
+    def _untrimmed(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        """Compares both sides, again where what was to be compared was trimmed meanwhile."""
+        result = None
+        for _ in range(LOOKS):
+            floor = read_trimmed(marks, self._keys).floor
+            result = self._of_both(since, connection, marks)
+            if result is None or result.verdict == "equal" or read_trimmed(marks, self._keys).floor == floor:
+                break
         return result
 
     def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
@@ -376,20 +393,3 @@ class Check:
             return one.home < 0 and (0, 0, one.entry.decode()) in kept[""]
 
         return aside
-
-
-class Late:
-    """Asks `bridge:{S}:late` which origins and entry IDs stand out of order and may, as they come."""
-
-    def __init__(self, connection: Connection, key: bytes) -> None:
-        self._connection = connection
-        self._key = key
-
-    def __call__(self, fields: list[bytes]) -> set[bytes]:
-        """Returns those of these origins and entry IDs that are marked as standing out of order."""
-        found = set()
-        for at in range(0, len(fields), 500):
-            part = fields[at : at + 500]
-            marks = self._connection.call("HMGET", self._key, *part)
-            found |= {name for name, mark in zip(part, marks, strict=True) if mark is not None}
-        return found

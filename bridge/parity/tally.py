@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from bridge.model import EntryId
 from bridge.parity.classify import Difference
 from bridge.parity.sides import Extra, Missing
+from bridge.streams.connect import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,20 @@ class Tally:
     def compared(self) -> int:
         """Messages that were found to be the same on both sides."""
         return self.file_born + self.redis_born
+
+
+class Late:
+    """Asks `bridge:{S}:late` which origins and entry IDs stand out of order and may, as they come."""
+
+    def __init__(self, connection: Connection, key: bytes) -> None:
+        self._connection = connection
+        self._key = key
+
+    def __call__(self, fields: list[bytes]) -> set[bytes]:
+        """Returns those of these origins and entry IDs that are marked as standing out of order."""
+        found = set()
+        for at in range(0, len(fields), 500):
+            part = fields[at : at + 500]
+            marks = self._connection.call("HMGET", self._key, *part)
+            found |= {name for name, mark in zip(part, marks, strict=True) if mark is not None}
+        return found
