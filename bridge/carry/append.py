@@ -24,6 +24,7 @@ from bridge.points import reached
 from bridge.sections import MirrorSection
 
 TORN = "%s: a torn line of ours was followed by another's; it is written again whole"
+"""What the log says of a line of the mirror's in which another program wrote; with the file's name."""
 
 
 class Destination(Protocol):
@@ -209,7 +210,7 @@ class Target:
             log.warning("%s: the file was deleted as lines were written to it; they are written again", write.name)
             for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
                 piece.torn = piece.torn or piece.generation == last.generation
-        if write.ends_torn():
+        if write.tear_if_parted():
             log.warning(TORN, write.name)
         last.sure = True
 

@@ -75,10 +75,10 @@ class Write:
             begin = max(piece.a, whole)
             self.pieces.append(Piece(begin, piece.b, piece.generation, piece.start + begin - piece.a, torn=True))
 
-    def ends_torn(self) -> bool:
-        """Whether the mirror's write ends a line that was begun before it, and another writer came in between.
+    def tear_if_parted(self) -> bool:
+        """Marks all parts of the line that the mirror's write ended last as torn, if another writer came in between.
 
-        All parts of that line are marked as torn then.
+        Returns whether that is so.
         """
         *begun, last = self.pieces
         begin = self.content.rfind(b"\n", 0, last.b - 1) + 1

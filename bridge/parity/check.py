@@ -254,12 +254,13 @@ class Check:
         return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
 
     def _once(self, since: Since | None) -> Result | None:
-        """Compares both sides once, again where the stream was trimmed; None: what was before `since` changed.
+        """Compares both sides of a mapping once; None: what was before `since` changed.
 
-        Again also where a page was larger than what the server gives at once: pages are smaller then.
+        Parity begins anew where the stream was trimmed meanwhile, and where a page of it was larger than what the
+        server gives at once: pages are smaller then.
         """
         began, steady = time.time(), time.monotonic()
-        most = None
+        most: int | None = None
         while True:
             with closing(self._dial()) as connection, closing(self._dial()) as marks:
                 smaller, most = most is None or connection.budget.most < most, connection.budget.most
@@ -274,7 +275,7 @@ class Check:
         return result
 
     def _untrimmed(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
-        """Compares both sides, again where what was to be compared was trimmed meanwhile."""
+        """Compares both sides of a mapping, once more where what parity was to compare was trimmed meanwhile."""
         result = None
         for _ in range(LOOKS):
             floor = read_trimmed(marks, self._keys).floor

@@ -66,7 +66,7 @@ class Tally:
 
 
 class Late:
-    """Asks `bridge:{S}:late` which origins and entry IDs stand out of order and may, as they come."""
+    """Asks Redis for parity which origins and entry IDs stand out of order and may: those in `bridge:{S}:late`."""
 
     def __init__(self, connection: Connection, key: bytes) -> None:
         self._connection = connection
