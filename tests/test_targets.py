@@ -469,6 +469,56 @@ def test_another_line_comes_before_the_end_of_a_torn_one(
     assert sorted(rig.messages()) == sorted(rig.datas())
 
 
+@pytest.mark.parametrize("cut", [4, 17, len(OURS) - 2, len(OURS) - 1, len(OURS) + 17])
+def test_another_line_comes_before_the_end_of_a_torn_one_and_a_kill(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """Nobody had noted that our end came behind another's line: the next process finds both parts, each once."""
+    rig.append("f-0")
+    both = Both(rig)
+    with monkeypatch.context() as patch:
+        both.go_forward()
+        for n in range(3):
+            rig.add(f"r-{n}")
+        real, seen = Appender.append, list[int]()
+
+        def late(self: Appender, data: bytes) -> int:
+            seen.append(len(data))
+            if len(seen) == 1:
+                return real(self, data[:cut])
+            rig.append("f-2")
+            real(self, data)
+            raise KeyboardInterrupt
+
+        patch.setattr(Appender, "append", late)
+        with pytest.raises(TargetError):
+            both.go_back()
+        with pytest.raises(KeyboardInterrupt):
+            both.mirror.finish()
+    both.close()
+    for _ in range(2):
+        assert not rig.once().errors
+    assert sorted(rig.messages()) == sorted(rig.datas()) == [b"f-0", b"f-2", b"r-0", b"r-1", b"r-2"]
+    assert rig.parity().verdict == "equal"
+    assert "nothing is in quarantine" in rig.run("quarantine", "list").stdout
+
+
+def test_a_write_that_puts_out_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as failed; another program's line comes, and then ours."""
+    rig.append("f-0")
+    both = Both(rig)
+    both.go_forward()
+    rig.add("r-0")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: 0)
+        with pytest.raises(TargetError):
+            both.go_back()
+    rig.append("f-2")
+    assert both.mirror.finish()
+    both.close()
+    assert sorted(rig.messages()) == [b"f-0", b"f-2", b"r-0"]
+
+
 @pytest.mark.parametrize("when", ["mirror.write.before", "mirror.write.after"])
 def test_rotated_while_an_intent_is_open(rig: Rig, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """What stands behind an open intent in a rotated file goes before the lines of the next one."""

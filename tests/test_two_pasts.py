@@ -334,3 +334,24 @@ def test_a_ledger_from_a_backup_fills_an_empty_redis_whose_data_come_back(
         assert [data for data in entries if data != b"f-0"] == exchange.wanted[1:], rig.said()
     else:
         exchange.mended()
+
+
+@pytest.mark.parametrize("kind", ["inbox", "texts", "artifacts"])
+def test_a_copy_of_a_trimmed_entry_stands_as_redis_loses_its_newest(one_rig: Rig, kind: str) -> None:
+    """Somebody put the first entry in again, with its origin: what was trimmed on purpose stays away all the same."""
+    rig, exchange = one_rig, Exchange(one_rig, kind)
+    stream = exchange.inbox.stream
+    for n in range(5):
+        exchange.put(f"f-{n}")
+        assert not rig.once().errors
+    first = exchange.inbox.entries()[0]
+    rig.redis.call("XTRIM", stream, "MAXLEN", 1)
+    rig.redis.call("XADD", stream, "*", *first.fields)
+    assert not rig.once().errors
+    keep(rig, stream)
+    exchange.put("f-9")
+    assert not rig.once().errors
+    fall_back(rig, stream)
+    for _ in range(2):
+        assert not rig.once().errors
+    assert exchange.sides()[0] == [b"f-0", b"f-4", b"f-9"]

@@ -32,7 +32,6 @@ from bridge.mapping import Mapping
 from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
 from bridge.points import reached
 from bridge.streams.keys import Keys
-from bridge.streams.reader import StreamInfo
 from bridge.streams.writer import Cursor
 
 AHEAD = 10
@@ -169,7 +168,7 @@ class SpoolSource(Source):
     def forget_lost(self, compared: Compared) -> None:
         """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
         kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
-        forget_above(self._ledger, self._stream, _removed_up_to(compared.info, kept, stands), stands)
+        forget_above(self._ledger, self._stream, _removed_up_to(compared, self.memory.number, kept), stands)
         self._intake.forget()
 
     def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
@@ -359,16 +358,19 @@ class SpoolSource(Source):
             log.debug("%s: batch %d is in", self.name, number)
 
 
-def _removed_up_to(info: StreamInfo, kept: int, stands: dict[int, set[int]]) -> int:
+def _removed_up_to(compared: Compared, source: int, kept: int) -> int:
     """The last batch of a spool whose messages may have been in the stream without standing in it: removed on purpose.
 
     A checkpoint does not tell that of the others up to `kept`: an older ledger may have given their numbers again, to
     what it sent while Redis held other data.
     """
+    info = compared.info
     if info.added == info.length:
         return 0  # nothing was ever removed
-    if stands and info.deleted < info.first_id:
-        return min(kept, *stands)  # only the oldest were
+    oldest = min(((entry, batch) for (number, batch), (_, entry) in compared.standing.items() if number == source),
+                 default=None)  # fmt: skip
+    if oldest is not None and info.deleted < info.first_id:  # only the oldest were; a copy of one may stand behind
+        return min(kept, oldest[1])
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from bridge.carry.pieces import Piece, Write
@@ -11,6 +12,8 @@ from bridge.ledger.mirrored import Intent
 
 if TYPE_CHECKING:
     from bridge.carry.append import Target
+
+PARTED = " and were followed by another writer's; they are written whole"
 
 WINDOW = 4 << 20
 """Bytes of a file that the mirror searches at once for lines an earlier process may have written."""
@@ -66,7 +69,12 @@ def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> 
     common = next((i for i, (a, b) in enumerate(zip(content, there, strict=False)) if a != b), len(there))
     whole = content.rfind(b"\n", 0, common) + 1
     followed = at + common < size
-    next_line = generation.read(WINDOW, at + whole).partition(b"\n")[0]
+    next_line, *others = generation.read(WINDOW, at + whole).split(b"\n", 2)
+    ours = content[whole:].partition(b"\n")[0]
+    if len(others) == 2 and (cut := _parted(ours, next_line, others[0])):
+        write.pieces = [Piece(0, whole, generation.number, at)] if whole else []
+        write.pieces += _both_parts(whole, cut, ours, generation.number, at + whole, len(next_line))
+        return PARTED
     if followed and codec.decode((next_line,)).rows[0].__class__ is tuple:
         common = whole  # what follows our whole lines is another writer's whole line that begins alike
     if common:
@@ -85,7 +93,11 @@ def _torn(write: Write, generation: Generation, start: int, codec: Codec) -> str
     in words; empty where there is none.
     """
     ours, at = write.content.partition(b"\n")[0], start
-    for line in generation.read(WINDOW, start).split(b"\n")[:-1]:
+    lines = generation.read(WINDOW, start).split(b"\n")[:-1]
+    for line, following in zip_longest(lines, lines[1:]):
+        if following is not None and (cut := _parted(ours, line, following)):
+            write.pieces = _both_parts(0, cut, ours, generation.number, at, len(line))
+            return PARTED
         shared = next(
             (i for i, (a, b) in enumerate(zip(ours, line, strict=False)) if a != b), min(len(ours), len(line))
         )
@@ -94,9 +106,29 @@ def _torn(write: Write, generation: Generation, start: int, codec: Codec) -> str
                 if codec.decode((line[cut:],)).rows[0].__class__ is tuple:
                     write.pieces = [Piece(0, cut, generation.number, at)]
                     write.tear()
-                    return " and were followed by another writer's; they are written whole"
+                    return PARTED
         at += len(line) + 1
     return ""
+
+
+def _parted(ours: bytes, line: bytes, following: bytes) -> int:
+    """Where our line was cut in two, if another writer's came in its middle: `line` then begins with its beginning.
+
+    `following` is its end. 0: it was not cut so.
+    """
+    cut = len(ours) - len(following)
+    return cut if 0 < cut < len(line) and ours[cut:] == following and line.startswith(ours[:cut]) else 0
+
+
+def _both_parts(begin: int, cut: int, ours: bytes, generation: int, at: int, length: int) -> list[Piece]:
+    """Makes the torn pieces of our line, which is at `begin` of a write's content and was cut in two at `cut`.
+
+    `at` is where a line of `length` bytes stands that begins with our beginning; our end is the line behind it.
+    """
+    return [
+        Piece(begin, begin + cut, generation, at, torn=True),
+        Piece(begin + cut, begin + len(ours) + 1, generation, at + length + 1, torn=True),
+    ]
 
 
 def _find(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:

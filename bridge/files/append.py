@@ -82,9 +82,12 @@ class Appender:
         `position` is their end. Raises TargetError, with nothing written.
         """
         try:
-            return os.write(self.fd, data)
+            written = os.write(self.fd, data)
         except OSError as error:
             raise target_error(error, self.path) from None
+        if not written:
+            raise TargetError("cannot be written: nothing went in", where=str(self.path), hint="is the disk full?")
+        return written
 
     def position(self) -> int:
         """The offset at which the last write through this appender's descriptor ended, whoever else writes.

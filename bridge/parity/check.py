@@ -260,16 +260,17 @@ class Check:
         server gives at once: pages are smaller then.
         """
         began, steady = time.time(), time.monotonic()
-        most: int | None = None
         while True:
             with closing(self._dial()) as connection, closing(self._dial()) as marks:
-                smaller, most = most is None or connection.budget.most < most, connection.budget.most
+                most = connection.budget.most
                 try:
                     result = self._untrimmed(since, connection, marks)
                     break
-                except RedisLost:
-                    if not smaller:
-                        raise
+                except RedisLost as error:
+                    lost = error
+            with closing(self._dial()) as again:
+                if again.budget.most >= most:
+                    raise lost
         if result is not None:
             result.began, result.seconds = began, time.monotonic() - steady
         return result
