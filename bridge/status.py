@@ -120,7 +120,7 @@ class Status:
 
     @property
     def dual(self) -> bool:
-        """Whether the bridge's process, or the last one, mirrors too."""
+        """Whether the process of `bridge run` that is there, or was last, carries from stream to file as well."""
         return bool(self.heartbeat and self.heartbeat.get("dual"))
 
     @property

@@ -395,14 +395,20 @@ def test_written_up_to_the_end_of_a_line(rig: Rig, followed: str) -> None:
     rig.check(file_born, [b"r-0", b"r-1"])
 
 
-def test_a_short_write_that_ends_with_a_line(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full after the first of two lines and another program follows it: the second comes behind that."""
+def waiting(rig: Rig, count: int) -> Both:
+    """Both directions of a bridge that has carried a line, and has so many entries to mirror."""
     rig.append("f-0")
     both = Both(rig)
+    both.go_forward()
+    for n in range(count):
+        rig.add(f"r-{n}")
+    return both
+
+
+def test_a_short_write_that_ends_with_a_line(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full after the first of two lines and another program follows it: the second comes behind that."""
+    both = waiting(rig, 2)
     try:
-        both.go_forward()
-        rig.add("r-0")
-        rig.add("r-1")
         real, seen = Appender.append, list[int]()
 
         def short(self: Appender, data: bytes) -> int:
@@ -429,12 +435,8 @@ def test_another_line_comes_before_the_end_of_a_torn_one(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, cut: int, again: bool
 ) -> None:
     """Between the look at a torn line of ours and the write of its end: it is written again whole, and counts once."""
-    rig.append("f-0")
-    both = Both(rig)
+    both = waiting(rig, 3)
     try:
-        both.go_forward()
-        for n in range(3):
-            rig.add(f"r-{n}")
         real, seen = Appender.append, list[int]()
 
         def late(self: Appender, data: bytes) -> int:
@@ -474,12 +476,8 @@ def test_another_line_comes_before_the_end_of_a_torn_one_and_a_kill(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     """Nobody had noted that our end came behind another's line: the next process finds both parts, each once."""
-    rig.append("f-0")
-    both = Both(rig)
+    both = waiting(rig, 3)
     with monkeypatch.context() as patch:
-        both.go_forward()
-        for n in range(3):
-            rig.add(f"r-{n}")
         real, seen = Appender.append, list[int]()
 
         def late(self: Appender, data: bytes) -> int:
@@ -505,10 +503,7 @@ def test_another_line_comes_before_the_end_of_a_torn_one_and_a_kill(
 
 def test_a_write_that_puts_out_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts as failed; another program's line comes, and then ours."""
-    rig.append("f-0")
-    both = Both(rig)
-    both.go_forward()
-    rig.add("r-0")
+    both = waiting(rig, 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda fd, data: 0)
         with pytest.raises(TargetError):

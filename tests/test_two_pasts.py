@@ -304,7 +304,7 @@ def test_a_part_of_a_line_before_anothers_and_a_kill(
 
 
 @KINDS
-@pytest.mark.parametrize("removed", [False, True], ids=["whole", "one-removed"])
+@pytest.mark.parametrize("removed", [False, True], ids=["whole", "removed"])
 def test_a_ledger_from_a_backup_fills_an_empty_redis_whose_data_come_back(
     one_rig: Rig, kind: str, removed: bool
 ) -> None:

@@ -119,7 +119,7 @@ class Forward:
 
     @property
     def attached(self) -> bool:
-        """Whether forward is connected, so that `step` may be called."""
+        """Whether forward is connected to Redis and has compared the stream with the ledger, so that it may carry."""
         return self._sender is not None
 
     def attach(self) -> None:

@@ -93,7 +93,7 @@ class Source(ABC):
         raise AssertionError("this source is not merged with others")
 
     def flush(self) -> Draft | None:
-        """Makes a draft without entries that moves the source's cursor over what was skipped; None: nothing was."""
+        """Makes the draft, without entries, by which forward passes over what the source skipped; None: nothing was."""
         return self.here() if self.skipped_since is not None else None
 
     # -- the files -------------------------------------------------------------------------------------------

@@ -369,7 +369,7 @@ def _removed_up_to(compared: Compared, source: int, kept: int) -> int:
         return 0  # nothing was ever removed
     oldest = min(((entry, batch) for (number, batch), (_, entry) in compared.standing.items() if number == source),
                  default=None)  # fmt: skip
-    if oldest is not None and info.deleted < info.first_id:  # only the oldest were; a copy of one may stand behind
+    if oldest is not None and info.deleted < info.first_id:  # only the oldest were; copies may stand behind
         return min(kept, oldest[1])
     return kept
 

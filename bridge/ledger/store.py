@@ -278,7 +278,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self, marked: str = "") -> Iterator[None]:
-        """Runs the block as one transaction of the ledger: all or nothing, and errors as LedgerError.
+        """Runs the block as one transaction of the ledger, which has all of it or nothing; its errors are LedgerErrors.
 
         `marked` is a stream whose mark beside the ledger moves with it. Transactions do not nest.
         """

@@ -49,11 +49,11 @@ class Held(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Always true of a file that parity has open, as io asks before it reads."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """As io's."""
+        """Fills io's buffer with the next bytes of the file that parity has open; returns how many, 0 at its end."""
         part = memoryview(buffer)[: max(0, self._size - self._at)]
         got = os.preadv(self._fd, [part], self._at) if len(part) else 0
         self._at += got

@@ -201,7 +201,7 @@ class View(Cursors):
         return self._known[name]
 
     def base(self) -> Since | None:
-        """The position where both sides begin, where what was before is trimmed; None: they begin at their beginnings.
+        """Finds the position from which parity compares, where what was before is trimmed; None: from both beginnings.
 
         Raises SourceError: nobody noted what stood there.
         """

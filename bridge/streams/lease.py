@@ -65,7 +65,7 @@ class Holder:
 
     @classmethod
     def parsed(cls, raw: bytes) -> Holder | None:
-        """Parses the holder of a lease, as `to_json` wrote it; None for anything else."""
+        """Parses who holds the lease on a stream, as Redis has it in JSON; None where that is no such thing."""
         try:
             facts = json.loads(raw)
             return cls(str(facts["nonce"]), str(facts["host"]), str(facts["boot"]), int(facts["device"]),
