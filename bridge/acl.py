@@ -71,7 +71,7 @@ def _component(name: str, mappings: Iterable[Mapping]) -> User:
         own = Keys.of(one.stream.key)
         keys += [f"~{_literal(key.decode())}" for key in (own.stream, own.positions, own.producers)]
         keys += [f"~{_literal(own.meta.decode())}"]
-        keys += [f"%R~{_literal(key.decode())}" for key in (own.checkpoint, own.generations, own.late)]
+        keys += [f"%R~{_literal(key.decode())}" for key in (own.checkpoint, own.generations, own.late, own.retired)]
         channels.append(_literal(one.notify))
         if one.source.kind == "state":
             keys.append(f"~bridge:{{{_literal(one.stream.key)}}}:state:*")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 
@@ -18,8 +19,10 @@ from bridge.ledger.asked import lapse
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retired import retired
+from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import LARGE, Ledger
 from bridge.log import Troubles
+from bridge.mapping import Mapping
 from bridge.run import RETRY
 from bridge.streams.writer import Overtaken
 
@@ -63,6 +66,19 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
         troubled = {one.mapping: str(error) for one in done for error in one.errors}
         save_heartbeat(ledger, pulse | {"at": time.time(), "stopped": True, "troubles": troubled})
         return done
+    finally:
+        ledger.close()
+
+
+def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> Drained:
+    """Carries what others wrote to the files of a retired mapping to its stream: late, and once. Raises LedgerError."""
+    ledger, shared = Ledger(settings.state_dir / "ledger.db", cache=LARGE), Shared(mapping, settings)
+    memory = stream_memory(ledger, mapping.stream.key)
+    try:
+        if memory is not None and memory.timeline:  # a purge removed it: nothing was lost by that
+            with closing(dialler(settings)()) as connection:
+                connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
+        return _drain(shared, settings, ledger, Troubles(time.time), False, stop)
     finally:
         ledger.close()
 

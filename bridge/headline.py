@@ -25,6 +25,8 @@ def headline(status: Status) -> tuple[str, Level]:
         return f"The ledger {_after_path(status.ledger_error)}; {waiting}", "bad"
     if broken:
         return f"{broken[0]}{_more(broken)}", "bad"
+    if status.mappings and all(one.retired is not None for one in status.mappings):
+        return "Nothing is carried any more: every mapping is retired", "idle"
     if status.running and status.redis_error:
         began = min((one.since for one in status.troubles.values()), default=None)
         since = f" since {clock(began, status.at)}" if began is not None else ""
@@ -38,8 +40,6 @@ def headline(status: Status) -> tuple[str, Level]:
         return f"{status.holder} is there, but gave no heartbeat for {duration(status.at - float(beat['at']))}", "bad"
     if failed:
         return f"{ways}, except {failed[0]}{_more(failed)}", "bad"
-    if status.mappings and all(one.retired is not None for one in status.mappings):
-        return "Nothing is carried any more: every mapping is retired", "idle"
     stuck = [f"{worker}: {one.error}" for worker, one in status.troubles.items()]
     if stuck:
         return f"{ways}, but {stuck[0]}{_more(stuck)}", "behind"

@@ -6,15 +6,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bridge.carry.archive import Archive, history, home
+from bridge.carry.floor import remembered
 from bridge.carry.shared import Shared
 from bridge.carry.translate import told
 from bridge.errors import BridgeError
+from bridge.ledger.sources import sources_of
 from bridge.ledger.state import values
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, EntryId, paired
@@ -35,14 +37,18 @@ ENTRIES = "entries.jsonl"
 
 @dataclass(slots=True)
 class Kept:
-    """A stream as files, in a folder: how many messages, and each file's digest (BLAKE2b-128)."""
+    """A stream as files, in a folder: how many messages, up to which entry, and each file's SHA-256.
+
+    `aside`: those that make no line. `trimmed`: entries that were trimmed before, and are in no archive.
+    """
 
     folder: Path
     messages: int = 0
     aside: int = 0
     last: EntryId = (0, 0)
     trimmed: int = 0
-    """Entries that were trimmed before, and are in no archive."""
+    lines: dict[str, int] = field(default_factory=dict)
+    """How many messages each file of lines holds."""
     digests: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,7 +58,7 @@ class _Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._new = folder.with_name(f".{folder.name}.new")
-        self._digests: dict[str, hashlib.blake2b] = {}
+        self._digests: dict[str, Any] = {}
         self._last: tuple[str, IO[bytes]] | None = None
         _remove(self._new)
         self._new.mkdir(parents=True, mode=0o700)
@@ -64,7 +70,7 @@ class _Files:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._last = name, path.open("ab")
         self._last[1].write(raw)
-        self._digests.setdefault(name, hashlib.blake2b(digest_size=16)).update(raw)
+        self._digests.setdefault(name, hashlib.sha256()).update(raw)
 
     def _end(self) -> None:
         if self._last is not None:
@@ -79,11 +85,16 @@ class _Files:
         self._end()
         _remove(self._new)
 
-    def close(self) -> dict[str, str]:
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file that was written."""
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
+    def close(self) -> None:
         """On disk, read again and compared, and in place. Raises BridgeError."""
         self._end()
         for name, digest in self._digests.items():
-            again = hashlib.blake2b(digest_size=16)
+            again = hashlib.sha256()
             with (self._new / name).open("rb") as written:
                 os.fsync(written.fileno())
                 while piece := written.read(1 << 20):
@@ -92,7 +103,6 @@ class _Files:
                 raise BridgeError("does not hold what was written to it", where=str(self._new / name))
         _remove(self.folder)
         self._new.rename(self.folder)
-        return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
 
 def _remove(folder: Path) -> None:
@@ -102,16 +112,19 @@ def _remove(folder: Path) -> None:
 
 def keep(
     shared: Shared, ledger: Ledger | None, connection: Connection, folder: Path,
-    since: EntryId = ZERO_ID, until: EntryId | None = None,
+    since: EntryId = ZERO_ID, until: EntryId | None = None, *,
+    beside: Callable[[Kept], Mapping[str, bytes]] = lambda kept: {},
 ) -> Kept:  # fmt: skip
     """Writes the entries from `since` on, below `until`, as the files they would be, in stream order.
 
     Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own, with the
-    whole. A folder of that name is replaced when all is written.
+    whole. A folder of that name is replaced when all is written, what is to lie `beside` the messages as well.
     Raises BridgeError, OSError, RedisLost, RedisRefused.
     """
     books = read_books(connection, shared.keys)
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
+    if ledger is not None:  # Redis knows them no more once a retired mapping is purged
+        names = {one.number: name for name, one in sources_of(ledger, shared.mapping.stream.key).items()} | names
     kept, lines = Kept(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
     with _Files(folder) as files:
@@ -124,6 +137,7 @@ def keep(
                 files.write(ASIDE if lines else ENTRIES, told(entry) + b"\n")
             else:
                 files.write(name, line)
+                kept.lines[name] = kept.lines.get(name, 0) + 1
             kept.messages += 1
         if shared.values is not None and since == ZERO_ID and until is None:
             known = {one.name for some in shared.values.scan() for one in some}
@@ -133,13 +147,18 @@ def keep(
                 if found is not None:
                     files.write(os.fsdecode(raw), found[0].data)
                     kept.messages += 1
-        kept.last, kept.trimmed, kept.digests = last, _gone(shared, ledger, connection), files.close()
+        kept.last, kept.trimmed, kept.digests = last, _gone(shared, ledger, connection), files.digests
+        for name, raw in beside(kept).items():
+            files.write(name, raw)
+        files.close()
     return kept
 
 
 def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
     """How many entries are nowhere any more."""
     now = read_trimmed(connection, shared.keys)
+    if now.floor == ZERO_ID and ledger is not None:
+        now = remembered(ledger, shared.mapping.stream.key) or now
     archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
     chain = archive.chain(now.floor) if archive is not None else []
     if not chain:
@@ -153,7 +172,9 @@ def _history(
 ) -> Iterator[Entry]:
     """Entries from `since` to `last`; those that were trimmed as far as the archive has them."""
     archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
-    for rows in history(connection, shared.keys, archive, since, last, PAGE, PAGE_BYTES):
+    was = remembered(ledger, shared.mapping.stream.key) if ledger is not None else None
+    floor = was.floor if was is not None else ZERO_ID
+    for rows in history(connection, shared.keys, archive, since, last, PAGE, PAGE_BYTES, floor):
         yield from to_entries(rows)
 
 

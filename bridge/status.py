@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behind, values_behind
+from bridge.carry.dead import ended
 from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
 from bridge.dial import dialler
@@ -22,7 +23,6 @@ from bridge.ledger.imports import last_import
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retention import last_report
-from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
@@ -76,6 +76,8 @@ class MappingStatus:
     hint: str = ""
     retired: float | None = None
     """Since when nothing of the mapping is carried any more, in seconds since 1970."""
+    dead: dict[str, Behind] = field(default_factory=dict)
+    """What others have written to the files of a retired mapping since: nobody carries it."""
     sources: list[SourceStatus] = field(default_factory=list)
     mirror: MirrorStatus | None = None
     quarantined: list[tuple[str, str, int]] = field(default_factory=list)
@@ -211,11 +213,12 @@ def _mapping(
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
         found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))
+    over = ended(shared, ledger, connection)
+    if over is not None:
+        found.mirror, found.retired, found.dead = None, over.at, over.written
+        found.error, found.hint = over.error, over.hint
+        return found
     if ledger is not None:
-        found.retired = retired(ledger).get(found.stream)
-        if found.retired is not None:
-            found.mirror = None
-            return found
         stored = {name: memory.stored for name, memory in sources_of(ledger, found.stream).items()}
         found.quarantined = quarantine_counts(ledger, found.stream)
         found.imported = last_import(ledger, found.stream)
@@ -314,6 +317,8 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                 "mapping": one.name,
                 "stream": one.stream,
                 "retired": one.retired,
+                "dead": {name: {"messages": d.messages, "bytes": d.bytes, "more": d.more, "unfinished": d.unfinished}
+                         for name, d in one.dead.items()},
                 "owner": one.owner or None,
                 "error": one.error or None,
                 "forward": [

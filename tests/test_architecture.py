@@ -47,7 +47,7 @@ BELOW: dict[str, set[str]] = {
     "dial": {"errors", "config", "streams", "server"},
     "tune": set(),
     "run": {"tune", "errors", "config", "dial", "carry", "files", "streams", "server", "ledger", "log"},
-    "drain": {"errors", "dial", "config", "carry", "streams", "ledger", "log", "run"},
+    "drain": {"errors", "dial", "config", "mapping", "carry", "streams", "ledger", "log", "run"},
     "history": {"errors", "dial", "model", "config", "mapping", "carry", "streams", "ledger", "log", "run"},
     "preview": {
         "errors",
@@ -86,7 +86,7 @@ BELOW: dict[str, set[str]] = {
     "locate": {"errors", "check", "model", "config", "carry", "streams", "ledger", "search"},
     "check": {"errors", "model", "mapping", "codecs", "files"},
     "discover": {"errors", "files", "mapping", "check"},
-    "client": {"errors", "model", "config", "mapping", "codecs", "carry", "files", "streams", "log", "dial"},
+    "client": {"errors", "model", "config", "mapping", "codecs", "carry", "files", "streams", "ledger", "log", "dial"},
     "cutover": {
         "errors",
         "model",

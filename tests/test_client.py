@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 
 from bridge import Log, Message, open_log
 from bridge.errors import BridgeError, ConfigError, TargetError
+from bridge.ledger.retired import note_begun
+from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, make_group
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG
@@ -25,10 +27,17 @@ NOWHERE = "redis://127.0.0.1:1/0"
 """No server is ever there."""
 
 
+def vouch(rig: Rig, stream: str = STREAM) -> None:
+    """The ledger vouches for the files, as one that has carried them does."""
+    with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
+        note_begun(ledger, stream)
+
+
 @contextmanager
 def opened(rig: Rig, component: str = "ui", *, url: str = NOWHERE, **options: Any) -> Iterator[Log]:
     """A log of this rig's; without Redis, unless a url is given."""
     rig.write_config(extra=CONFIG)
+    vouch(rig)
     with open_log("hestai-message", component, config=rig.path / "bridge.toml", redis=url, **options) as log:
         yield log
 
@@ -521,6 +530,7 @@ def test_marks_of_several_files(one_rig: Rig) -> None:
     def opened_roles() -> Log:
         return open_log("hestai-roles", "ui", config=config, redis=NOWHERE)
 
+    vouch(one_rig, "hestai:roles")
     with opened_roles() as log:
         assert texts(log, 4) == ["a0", "a1", "a2", "b0"]
         assert next(log.follow()).text == "b1"

@@ -347,14 +347,15 @@ def test_retire_and_purge(quiet: Cast) -> None:
     listed = rig.run("purge", "hestai-message", "--redis", rig.url)
     assert "would be removed" in listed.stdout
     assert rig.run("purge", "hestai-message", "--execute", "--redis", rig.url).returncode == 0
-    assert [key for key in rig.redis.call("KEYS", "*") if key.startswith(b"bridge:")] == []
+    ours = [f"bridge:{{{STREAM}}}:retired".encode()]
+    assert [key for key in rig.redis.call("KEYS", "*") if key.startswith(b"bridge:")] == ours
     assert sorted(read_some(quiet, 20)) == sorted(
         [f"line {n}" for n in range(3, 10)] + [f"entry {n}" for n in range(5)]
     )
     with open_log("hestai-message", "newcomer", config=rig.path / "bridge.toml", redis=rig.url) as log:
         log.append("say", "to the stream", role="newcomer")
         assert len(list(log.follow(idle=1.0))) == 16
-    assert [key for key in rig.redis.call("KEYS", "*") if key.startswith(b"bridge:")] == []
+    assert [key for key in rig.redis.call("KEYS", "*") if key.startswith(b"bridge:")] == ours
 
 
 def test_runbook(rig: Rig) -> None:

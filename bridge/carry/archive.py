@@ -204,7 +204,7 @@ def entries_digest(found: Sequence[Entry]) -> bytes:
 
 def history(
     connection: Connection, keys: Keys, archive: Archive | None, start: EntryId, last: EntryId, page: int,
-    most_bytes: int,
+    most_bytes: int, known: EntryId = ZERO_ID,
 ) -> Iterator[list[Any]]:  # fmt: skip
     """XRANGE's replies from `start` to `last`: those below the floor from the archive, as far as that has them.
 
@@ -216,7 +216,7 @@ def history(
     floor.reply = connection.call("GET", keys.floor)
 
     def now() -> EntryId:
-        return parse_id(floor.reply) if isinstance(floor.reply, bytes) else ZERO_ID
+        return parse_id(floor.reply) if isinstance(floor.reply, bytes) else known
 
     while at <= last:
         if at < now():

@@ -118,6 +118,11 @@ def values_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Be
     """The files whose value the other side did not hold last; where Redis owns them, none. Raises SourceError."""
     if owner_of(ledger, mapping.stream.key, mapping.source.owner).side == "redis":
         return Behind()
+    return values_changed(mapping, folder, ledger)
+
+
+def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
+    """The files whose value is not the one that the ledger knows, whichever side owns them. Raises SourceError."""
     known = values(ledger, mapping.stream.key) if ledger is not None else {}
     found = [one for some in folder.scan() for one in some]
     fresh = [one for one in found if known.get(one.name, (b"",))[0] != _sha256(folder, one.name)]

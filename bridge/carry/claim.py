@@ -12,13 +12,15 @@ import secrets
 from pathlib import Path
 
 from bridge.errors import LeaseHeld, NotOwner, NotYet
-from bridge.ledger.attached import nonces, note_nonce, place_of
+from bridge.ledger.attached import nonces, note_nonce
 from bridge.ledger.mark import read_mark
+from bridge.ledger.retired import retired
 from bridge.ledger.sources import StreamMemory, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, EntryId, parse_id
 from bridge.streams import lease
 from bridge.streams.connect import Connection
+from bridge.streams.ending import ending_of
 from bridge.streams.keys import Keys
 from bridge.streams.lease import Holder, Standing
 from bridge.streams.reader import file_born
@@ -31,9 +33,17 @@ RENEWED = 2.0
 def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
     """Makes sure, as a direction connects, that this ledger owns the stream, and claims one that has no owner.
 
-    Raises NotOwner: another ledger owns it, or this stream's ledger was lost.
+    Raises NotOwner: another ledger owns it, or this stream's ledger was lost, or its migration has ended and this
+    ledger does not know.
     """
     where = keys.stream.decode(errors="replace")
+    ended = ending_of(connection, keys)
+    if ended is not None and where not in retired(ledger):
+        raise NotOwner(
+            f"the stream is retired, says Redis ({ended.said()}), and this ledger does not know: nothing is carried",
+            where=where,
+            hint="`bridge repair` lets it know; `bridge unretire` begins the mapping again",
+        )
     holder = connection.call("HGET", keys.meta, "owner")
     if holder is None:
         if memory is None and _carried(connection, keys):
@@ -103,7 +113,7 @@ class Hold:
         known = nonces(ledger, stream)
         if nonce and nonce not in known:
             return "a process carried the stream of which it knows nothing"
-        if nonce and nonce != self.nonce and known[nonce] not in ("", place_of(ledger)):
+        if nonce and nonce != self.nonce and known[nonce] not in ("", ledger.place):
             return "it is another file than the one that carried the stream last"
         memory = stream_memory(ledger, stream)
         ours = memory is not None and memory.timeline == there.timeline  # what else was mirrored is compared as a loss
@@ -122,7 +132,7 @@ class Hold:
         found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
         stream, self._settled = self._keys.stream.decode(), ""
         if not self._taken:
-            note_nonce(ledger, stream, self.nonce, place_of(ledger))
+            note_nonce(ledger, stream, self.nonce, ledger.place)
         memory = stream_memory(ledger, stream)
         timeline = memory.timeline if memory is not None else None
         if not lease.take(connection, self._keys, Holder.of(self.nonce, self._state_dir), found, timeline):
@@ -158,7 +168,7 @@ class Hold:
         RedisRefused, LedgerError.
         """
         stream, nonce = self._keys.stream.decode(), secrets.token_hex(8)
-        note_nonce(ledger, stream, nonce, place_of(ledger))
+        note_nonce(ledger, stream, nonce, ledger.place)
         if not lease.take_anew(connection, self._keys, Holder.of(nonce, self._state_dir), books):
             raise NotYet("the stream became another one while it was compared", where=stream)
         self.nonce, self._settled = nonce, ""

@@ -74,6 +74,7 @@ cli.add_command(cutover.cutover)
 cli.add_command(cutover.rollback)
 cli.add_command(retire.retire)
 cli.add_command(retire.purge)
+cli.add_command(retire.unretire)
 cli.add_command(retire.runbook)
 
 

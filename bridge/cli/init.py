@@ -102,9 +102,10 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from None
     reachable, server = _server(url)
+    begun = _begin(options, path) if reachable else []
     if options.as_json:
         emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
-              "reachable": reachable, "mappings": names, "not_understood": seen.names,
+              "reachable": reachable, "mappings": names, "not_understood": seen.names, "retired": begun,
               "sources": {one.mapping.name: _facts(one) for one in chosen},
               })  # fmt: skip
         return
@@ -118,6 +119,8 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     elif seen.names:
         _rest(out, seen)
     out.print(safe(f"redis: {server}"))
+    for name in begun:
+        out.print(safe(f"  {name} is retired, says Redis: nothing of it is carried, see `bridge status`", "yellow"))
     out.print(safe(f"wrote {path}", "bold"))
     out.print(safe("next: `bridge import-history --dry-run` tells what of this would come over"))
     out.print(
@@ -271,3 +274,33 @@ def _server(url: str) -> tuple[bool, str]:
         return True, f"{masked(url)}, it answers"
     except BridgeError as error:
         return False, f"{masked(url)}: {error.what}" + (f" (try: {error.hint})" if error.hint else "")
+
+
+def _begin(options: Options, path: Path) -> list[str]:
+    """Makes a ledger that vouches for the files of mappings which nobody has retired; returns the retired ones.
+
+    From then on programs with our client may write to the files without Redis (`bridge.client.vouched`).
+    """
+    from contextlib import closing, suppress
+
+    from bridge.config import load
+    from bridge.dial import dialler
+    from bridge.errors import BridgeError
+    from bridge.ledger.retired import note_begun
+    from bridge.ledger.store import Ledger
+    from bridge.server import embedded
+    from bridge.streams.ending import ending_of
+    from bridge.streams.keys import Keys
+
+    settings, over = load(config=str(path), redis=options.redis, env=os.environ, cwd=path.parent), list[str]()
+    with suppress(BridgeError, OSError):  # without one they ask Redis first
+        if settings.redis_url != "embedded":
+            with closing(dialler(settings, may_start=False)()) as connection:
+                over = [m.name for m in settings.mappings if ending_of(connection, Keys.of(m.stream.key)) is not None]
+        elif (settings.state_dir / "server").exists():
+            return []  # it knows, and is not started for this
+        with closing(Ledger(embedded.private(settings.state_dir) / "ledger.db", create=True)) as ledger:
+            for mapping in settings.mappings:
+                if mapping.name not in over:
+                    note_begun(ledger, mapping.stream.key)
+    return over

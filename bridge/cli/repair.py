@@ -15,7 +15,6 @@ from bridge.words import counted
 if TYPE_CHECKING:
     from bridge.carry import repair
     from bridge.carry.shared import Shared
-    from bridge.config import Settings
     from bridge.ledger.store import Ledger
     from bridge.mend import Act, Plan
     from bridge.parity.check import Result
@@ -30,10 +29,13 @@ LISTED = 20
 @verb
 def command(options: Options, execute: bool, take_over: bool) -> int:
     """Rebuild a lost ledger by aligning stream and files. Then send what is missing in Redis, append what is missing in
-    the files.
+    the files. To a retired mapping's stream, send what others wrote to its files since.
 
     Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
     """
+    from bridge.carry.dead import ended
+    from bridge.carry.shared import Shared
+    from bridge.cli.dead import DeadFiles
     from bridge.dial import dialler
     from bridge.ledger.store import Ledger
     from bridge.run import state_lock
@@ -51,8 +53,14 @@ def command(options: Options, execute: bool, take_over: bool) -> int:
         connection = dialler(settings, may_start=execute)()
         stack.callback(connection.close)
         for mapping in settings.mappings:
-            one = _Repair(settings, mapping.name, ledger, connection, execute=execute, take_over=take_over)
-            stack.callback(one.shared.close)
+            shared = Shared(mapping, settings)
+            stack.callback(shared.close)
+            over = ended(shared, ledger, connection)
+            one: _Repair | DeadFiles
+            if over is not None:
+                one = DeadFiles(shared, ledger, connection, over, execute=execute)
+            else:
+                one = _Repair(shared, ledger, connection, execute=execute, take_over=take_over)
             one.run()
             told.append(one)
             if not options.as_json:
@@ -66,12 +74,9 @@ class _Repair:
     """The repair of one mapping: a lost ledger is rebuilt, and the differences that parity finds are mended."""
 
     def __init__(
-        self, settings: Settings, name: str, ledger: Ledger | None, connection: Connection, *, execute: bool,
-        take_over: bool,
+        self, shared: Shared, ledger: Ledger | None, connection: Connection, *, execute: bool, take_over: bool
     ) -> None:  # fmt: skip
-        from bridge.carry.shared import Shared
-
-        self.shared: Shared = Shared(settings.mapping(name), settings)
+        self.shared = shared
         self._ledger = ledger
         self._connection = connection
         self._execute = execute

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 def retire(options: Options, mapping: str, execute: bool, reason: str, force: str | None) -> int:
     """End MAPPING's migration, after a last parity: its files and its stream are carried in neither direction any more.
 
-    The stream is written as files beside a report, below the state directory. There is no way back. Exits 3 when
-    somebody still uses the files, or the two sides are not the same.
+    The stream is written as files below the state directory, in a folder that tells all by itself. What nobody needs
+    any more is named, and what somebody does. The only way back is `bridge unretire`. Exits 3 when somebody still uses
+    the files, or the two sides are not the same.
     """
     from bridge.cutover import retire as ending
     from bridge.errors import ConfigError
@@ -44,6 +45,8 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "retire"))
         ledger, connection = stack.enter_context(_both(settings))
+        if ending.is_retired(one, ledger):
+            return _again(options, settings, one, ledger, connection, execute=execute)
         reasons = ending.reasons(settings, one, ledger, connection, time.time())
         passed = not any(reason.firm for reason in reasons) if force else not reasons
         facts = {"mapping": mapping, "stream": one.stream.key, "open": not reasons, "done": None,
@@ -56,11 +59,54 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
         if execute and passed:
             forced = [reason.what for reason in reasons]
             facts["done"] = _end(options, settings, one, ledger, connection, reason, forced)
+            if facts["done"] is not None:
+                facts |= _left(options, settings, one, ledger, connection)
         elif not reasons and not options.as_json:
             click.echo(f"Nothing speaks against it. To retire {mapping}, stop the bridge and say --execute.")
     if options.as_json:
         emit(facts)
     return 3 if not passed or (execute and facts["done"] is None) else 0
+
+
+def _again(
+    options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, execute: bool
+) -> int:  # fmt: skip
+    """Finishes a retirement that a crash has cut short, and says what the mapping leaves."""
+    from bridge.cutover.retire import settle
+
+    did = settle(settings, mapping, ledger, connection) if execute else False
+    if not options.as_json:
+        said = "" if execute else "closed: "
+        click.echo(f"{said}{mapping.name} is retired already{', and what a crash left undone is done' if did else ''}")
+    facts = {"mapping": mapping.name, "stream": mapping.stream.key, "retired": True, "settled": did}
+    left = _left(options, settings, mapping, ledger, connection)
+    if options.as_json:
+        emit(facts | left)
+    return 0 if execute else 3
+
+
+LISTED = 12
+
+
+def _left(
+    options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection
+) -> dict[str, object]:  # fmt: skip
+    """Says what a retired mapping leaves: what may go, and what must stay."""
+    from bridge.cutover.purge import left
+    from bridge.model import shown
+
+    found = left(settings, mapping, ledger, connection)
+    for head, some in (("nobody needs any more:", found.goes), ("must stay:", found.stays)):
+        if some and not options.as_json:
+            click.echo(head)
+            for what, why in some[:LISTED]:
+                click.echo(f"  {shown(what.encode())}: {shown(why.encode())}")
+            if len(some) > LISTED:
+                click.echo(f"  … and {len(some) - LISTED:,} more (--json lists all)")
+    return {
+        "goes": [{"what": what, "why": why} for what, why in found.goes],
+        "stays": [{"what": what, "why": why} for what, why in found.stays],
+    }
 
 
 def _end(
@@ -79,6 +125,7 @@ def _end(
     from bridge.cutover import retire as ending
     from bridge.dial import dialler
     from bridge.drain import once
+    from bridge.model import format_id
     from bridge.parity.proof import Proof
 
     alone = replace(settings, mappings=(mapping,))
@@ -94,6 +141,10 @@ def _end(
     kept = ending.execute(settings, mapping, ledger, connection, result, who(), reason, forced)
     if not options.as_json:
         click.echo(f"{mapping.name} is retired: {counted(kept.messages, 'message')}, written to {kept.folder}")
+        click.echo(
+            f"  up to entry {format_id(kept.last).decode()}; what comes after it is in {mapping.stream.key} alone"
+        )
+        click.echo(f"  nobody trims {mapping.stream.key} any more: {kept.folder / 'README.md'} says how to")
         if kept.trimmed:
             click.echo(f"  {counted(kept.trimmed, 'entry', 'entries')} had been trimmed before, and are in no archive")
     return {
@@ -101,28 +152,91 @@ def _end(
         "trimmed": kept.trimmed,
         "not_lines": kept.aside,
         "folder": str(kept.folder),
+        "last": format_id(kept.last).decode(),
         "files": kept.digests,
     }
 
 
 @click.command("purge", short_help="Remove our own keys of a retired mapping")
 @click.argument("mapping", shell_complete=mapping_names)
-@click.option("--execute", is_flag=True, help="Do it; without, the keys are listed and nothing is changed")
+@click.option("--execute", is_flag=True, help="Do it; without, what would go is listed and nothing is changed")
 @verb
 def purge(options: Options, mapping: str, execute: bool) -> None:
-    """Remove the keys that the bridge keeps in Redis for a retired MAPPING. The stream and its groups stay."""
-    from bridge.cutover.retire import purge as remove
+    """Remove the keys that the bridge keeps in Redis for a retired MAPPING, and the marks of its components.
 
-    settings = options.settings()
+    The stream and its groups stay, and one key: it keeps programs from falling back to the files.
+    """
+    from bridge.cutover.purge import purge as remove
+
+    settings = of_root(options.settings())
+    one = settings.mapping(mapping)
     with _both(settings) as (ledger, connection):
-        keys = remove(settings.mapping(mapping), ledger, connection, who(), really=execute)
+        removed = remove(settings, one, ledger, connection, who(), really=execute)
+        if not options.as_json:
+            for what in removed:
+                click.echo(what)
+            said = "removed" if execute else "would be removed: say --execute"
+            click.echo(f"{counted(len(removed), 'key or file', 'keys and files')} {said}" if removed
+                       else "there is nothing of ours left but what must stay")  # fmt: skip
+        left = _left(options, settings, one, ledger, connection)
     if options.as_json:
-        emit({"mapping": mapping, "keys": keys, "removed": execute})
+        emit({"mapping": mapping, "keys": removed, "removed": execute, **left})
+
+
+@click.command("unretire", short_help="Let a retired mapping begin again")
+@click.argument("mapping", shell_complete=mapping_names)
+@click.option(
+    "--from",
+    "place",
+    type=click.Choice(["retirement", "beginning"]),
+    help="Where it goes on: where it ended; or with an empty stream and the beginning of the files",
+)
+@click.option("--execute", is_flag=True, help="Do it; without, what waits to be carried is told and nothing is changed")
+@click.option("--reason", default="", help="For the journal")
+@verb
+def unretire(options: Options, mapping: str, place: str | None, execute: bool, reason: str) -> None:
+    """Let a retired MAPPING begin again, at a place that you say: `bridge run --dual` carries it from there on.
+
+    From its retirement: what was written to the stream since goes to the files, and what others wrote to the files goes
+    to the stream. Programs with our client stay on Redis; `bridge rollback` moves them.
+    """
+    from bridge.cutover import unretire as beginning
+    from bridge.errors import ConfigError
+    from bridge.headline import many
+    from bridge.run import state_lock
+
+    settings = of_root(options.settings())
+    one = settings.mapping(mapping)
+    if execute and place is None:
+        hint = "--from retirement goes on where it ended; --from beginning needs an empty stream"
+        raise ConfigError("say where it begins", where=mapping, hint=hint)
+    with ExitStack() as stack:
+        if execute:
+            stack.enter_context(state_lock(settings.state_dir, "unretire"))
+        ledger, connection = stack.enter_context(_both(settings))
+        found, aside = beginning.plan(settings, one, ledger, connection), None
+        if execute and place is not None:
+            aside = beginning.execute(settings, one, ledger, connection, place, who(), reason)
+    if options.as_json:
+        emit({"mapping": mapping, "executed": execute, "from": place, "entries": found.entries.messages,
+              "lines": found.lines.messages, "rebuild": found.rebuild, "empty": found.empty,
+              "folder": str(aside) if aside is not None else None})  # fmt: skip
         return
-    for key in keys:
-        click.echo(key)
-    said = "removed" if execute else "would be removed: say --execute"
-    click.echo(f"{counted(len(keys), 'key')} {said}" if keys else "there is nothing of ours left")
+    entries, lines = many(found.entries, "entry", "entries"), many(found.lines, one.noun, f"{one.noun}s")
+    if place != "beginning":
+        click.echo(
+            f"from retirement: {entries} of {one.stream.key} go to the files, {lines} of the files to the stream"
+        )
+    if place != "retirement":
+        click.echo(f"from beginning: all of the files{'' if found.empty else '; not while the stream holds entries'}")
+    if found.rebuild:
+        click.echo("its ledger was lost: `bridge repair --execute` must align stream and files before `bridge run`")
+    if execute:
+        click.echo(f"{mapping} is retired no more: `bridge run --dual` carries it")
+        if aside is not None:
+            click.echo(f"  what `bridge retire` wrote lies in {aside}")
+    else:
+        click.echo("Nothing is changed. To do it, say --from, and --execute.")
 
 
 @click.command("runbook", short_help="Write this deployment's plan as Markdown")

@@ -174,7 +174,12 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     if one.retired is not None:
         from bridge.words import clock
 
-        return [safe(f"retired since {clock(one.retired, found.at)}: nothing is carried")]
+        over = [("error", one.error + (f"; try: {one.hint}" if one.hint else ""))] if one.error else []
+        for name, written in one.dead.items():
+            if written.unfinished:
+                over.append((name, f"{counted(written.unfinished, 'byte')} of a message that is not ended"))
+        since = f" since {clock(one.retired, found.at)}" if one.retired else ""
+        return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
     rows = [_forward(source, found) for source in one.sources]
     if one.mirror is not None:
         rows.append(_mirror(one.mirror, found))

@@ -15,7 +15,7 @@ from bridge.dial import Backoff
 from bridge.errors import BridgeError
 from bridge.log import log
 from bridge.streams.components import COMPONENTS, Modes, field_of, packed_look, seen
-from bridge.streams.connect import Connection
+from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
@@ -62,12 +62,14 @@ class Shown:
 class Keeper:
     """Runs until `stop`. All it knows is guarded by `turn`, which is notified of each change.
 
-    `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said.
+    `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said. `dead`
+    tells whether this machine knows that the mapping is retired.
     """
 
     def __init__(
         self, keys: Keys, component: str, mapping: str, dial: Callable[[], Connection], most: Modes, shown: Shown,
         on_switch: Callable[[Modes], None], work: Callable[[], None], on_state: Callable[[str], object],
+        dead: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.turn = Condition()
         self.known: Modes | None = None
@@ -84,6 +86,9 @@ class Keeper:
         self._on_switch = on_switch
         self._work = work
         self._on_state = on_state
+        self._dead = dead
+        self._may_ask = True
+        """Whether our rights in Redis let us ask whether the mapping is retired."""
         self._stop = False
         self._wake = Event()
         self._server_ms = 0
@@ -165,7 +170,8 @@ class Keeper:
                 "" if position is None else json.dumps(position), f"{self._component}/{self.shown.worker}",
                 json.dumps(told),
             ))  # fmt: skip
-        modes, self._server_ms = seen(link.calls(*commands)[0])
+        replies, ended = self._asked(link, commands)
+        modes, self._server_ms = seen(replies[0])
         if due:
             self._told, self._due = told, now + BEAT
         self.reached = time.monotonic()
@@ -174,12 +180,36 @@ class Keeper:
             link.call("EVAL", RESTORE, 2, COMPONENTS, self._keys.meta, field_of(self._component, self._mapping),
                       self._most.epoch, self._most.to_json())  # fmt: skip
             modes = self._most
-        self._most = Modes(modes.reads, modes.writes, modes.epoch)
+        if ended or (self._most.retired and not self._begun_again(link)):
+            modes = modes.ended()
+        self._most = Modes(modes.reads, modes.writes, modes.epoch, retired=modes.retired)
         with self.turn:
             changed, self.known = modes != self.known, modes
         if changed:
             self._on_switch(modes)
             self._wake.set()
+
+    def _asked(self, link: Connection, commands: list[bytes]) -> tuple[list[Any], bool]:
+        """Sends commands, and asks with them whether the mapping is retired. Raises RedisLost, RedisRefused."""
+        link.send(b"".join([*commands, pack("EXISTS", self._keys.retired)]))
+        *replies, ended = [link.read() for _ in range(len(commands) + 1)]
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise refused(reply, link.shown)
+        if not isinstance(ended, Refusal):
+            return replies, bool(ended)
+        if self._may_ask:
+            self._may_ask = False
+            said = "%s may not ask whether its mapping is retired: %s; `bridge acl` prints the rights that it needs"
+            log.warning(said, self._component, ended)
+        return replies, False
+
+    def _begun_again(self, link: Connection) -> bool:
+        """Whether a mapping that was retired is so no more, where Redis does not say that it is.
+
+        A Redis that has lost what it said of the mapping has no books of its stream either, or this machine knows.
+        """
+        return bool(link.call("EXISTS", self._keys.meta)) and not self._dead()
 
     def _telling(self) -> dict[str, Any]:
         shown = self.shown

@@ -19,6 +19,7 @@ from bridge.client.keeper import Keeper, Shown
 from bridge.client.message import Message
 from bridge.client.replay import from_files, from_stream, milliseconds
 from bridge.client.sides import FileSide, GroupSide, InHand, Side, worker_slot
+from bridge.client.vouched import Vouched
 from bridge.client.whence import Whence
 from bridge.client.writing import Writing
 from bridge.codecs.timestamps import shown_time
@@ -107,17 +108,16 @@ class Log:
         number, self._slot = worker_slot(self._folder)
         self._shown = Shown(f"{settings.instance}-{number}")
         marks = Bookmark(settings.state_dir, component, mapping.name).load()
-        most_known = Modes(marks.reads, marks.writes, marks.epoch)
-        if not marks.epoch and (settings.state_dir / "retired" / mapping.name).exists():
-            most_known = Modes(REDIS, REDIS, 1)  # the files are not carried any more
-        self._writing = Writing(self._shared, component, self._folder, self._dial, most_known)
+        vouched = Vouched(self._shared)
+        most_known = vouched.known(marks)
+        self._writing = Writing(self._shared, component, self._folder, self._dial, most_known, vouched)
         self._shown.position = self._position
         self._keeper = Keeper(
             self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,
-            on_state or (lambda state: None),
+            on_state or (lambda state: None), vouched.dead,
         )  # fmt: skip
         self._whence = Whence(
-            self._shared, settings, component, self._bookmark, self._keeper, self._dial, at_end=at_end
+            self._shared, settings, component, self._bookmark, self._keeper, self._dial, vouched, at_end=at_end
         )
         self._hand = InHand()
         self._given: _Given | None = None
@@ -358,6 +358,8 @@ class Log:
 
     def _work(self) -> None:
         known = self._keeper.known
+        if known is not None:
+            self._whence.remember(known)
         if known is not None and known.switch is not None and known.switch.side == WRITES:
             self._writing.switched(known, self._shown.paused)
         self._shown.waiting = self._writing.tend()

@@ -29,13 +29,27 @@ class Outbox:
         self._path = folder / f"{mapping}.{self.session}.outbox"
         self._fd = -1
         self.waiting: list[Waiting] = []
+        self.begun: tuple[int, int, int] | None = None
+        """Which message, by number, may be in its file already: inode and size of that file before it was written."""
 
     def add(self, number: int, fields: Sequence[bytes]) -> None:
         """Writes a message into the outbox's file, where it survives a power failure too.
 
         Raises BridgeError: it is not kept.
         """
-        raw = json.dumps([number, [base64.b64encode(one).decode() for one in fields]]).encode() + b"\n"
+        self._write([number, [base64.b64encode(one).decode() for one in fields]])
+        self.waiting.append((number, list(fields)))
+
+    def begin(self, number: int, inode: int, size: int) -> None:
+        """Notes that the message of this number, the first that waits, goes to the file of this inode and size next.
+
+        All before it went there. Raises BridgeError: it is not noted.
+        """
+        self._write({"begun": number, "inode": inode, "size": size})
+        self.begun = number, inode, size
+
+    def _write(self, said: object) -> None:
+        raw = json.dumps(said).encode() + b"\n"
         try:
             if self._fd < 0:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,11 +65,11 @@ class Outbox:
                 raise
         except OSError as error:
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
-        self.waiting.append((number, list(fields)))
 
     def landed(self, count: int) -> None:
-        """Forgets the outbox's first `count` messages, which are in the stream, and empties its file with the last."""
+        """Forgets the outbox's first `count` messages, which have arrived, and empties its file with the last."""
         del self.waiting[:count]
+        self.begun = None
         if not self.waiting and self._fd >= 0:
             os.ftruncate(self._fd, 0)
 
@@ -85,9 +99,14 @@ class Outbox:
             return False
         for line in lines:
             try:
-                number, fields = json.loads(line)
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    self.begun = int(said["begun"]), int(said["inode"]), int(said["size"])
+                    self.waiting = [one for one in self.waiting if one[0] >= self.begun[0]]
+                    continue
+                number, fields = said
                 self.waiting.append((int(number), [base64.b64decode(one) for one in fields]))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, KeyError):
                 log.warning("%s holds a line that is no message, it is kept beside: %.200r", self._path, line)
                 with self._path.with_suffix(".damaged").open("ab") as aside:
                     aside.write(line + b"\n")

@@ -17,7 +17,7 @@ from bridge.client.fromfile import FileReader, Given
 from bridge.client.fromgroup import Delivered, GroupGone, GroupReader
 from bridge.client.message import Message, made
 from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused
-from bridge.files.bookmark import Bookmark
+from bridge.files.bookmark import Bookmark, still_named
 from bridge.log import log
 from bridge.model import EntryId, format_id, paired
 from bridge.streams.connect import Connection
@@ -214,13 +214,15 @@ class GroupSide:
 
 def worker_slot(folder: Path) -> tuple[int, int]:
     """The lowest free number of a worker, and the descriptor that holds it. Raises BridgeError."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for number in range(1, 1000):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         held = os.open(folder / f"worker-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(held)
             continue
-        return number, held
+        if still_named(folder / f"worker-{number}.lock", held):  # `bridge purge` removes what nobody holds
+            return number, held
+        os.close(held)
     raise BridgeError("a thousand workers of this component run already", where=str(folder))

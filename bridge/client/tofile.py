@@ -16,6 +16,10 @@ PAUSE = 0.01
 """
 
 
+class Begun(TargetError):
+    """A full disk cut a line off: it is finished with the next one, so the message must not be appended again."""
+
+
 class FileWriter:
     """Appends the messages of one component to its mapping's files, as the legacy programs do.
 
@@ -76,7 +80,7 @@ class FileWriter:
             waited += PAUSE
         if self._append(name, file, line, line) != len(line):
             hint = "make room. The message is not lost: do not append it again, its line is finished with the next one"
-            raise TargetError("the disk is full, and the line is begun", where=str(file.path), hint=hint)
+            raise Begun("the disk is full, and the line is begun", where=str(file.path), hint=hint)
         return _end(file)
 
     def _append(self, name: str, file: Appender, data: bytes, begun: bytes) -> int:
@@ -88,6 +92,24 @@ class FileWriter:
         if written != len(data):
             self._owed[name] = data[written:], begun, _end(file)
         return written
+
+    def end(self, name: str) -> tuple[int, int]:
+        """Tells where a component's file ends now: its inode, and its size in bytes. Raises TargetError."""
+        file = self._file(name)
+        return file.identity[1], file.size()
+
+    def has(self, name: str, inode: int, since: int, line: bytes) -> bool:
+        """Whether the file of this inode holds the line from byte `since` on, under whatever name it has by now.
+
+        Raises OSError.
+        """
+        path = (self._shared.settings.root / name).resolve()
+        for one in (path, *path.parent.glob("*")):
+            if one.is_file() and one.stat().st_ino == inode:
+                with one.open("rb") as file:
+                    file.seek(since)
+                    return any(raw == line + b"\n" for raw in file)
+        return False
 
     def _file(self, name: str) -> Appender:
         held = self._files.get(name)

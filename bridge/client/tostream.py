@@ -42,7 +42,12 @@ class StreamWriter:
     @property
     def waiting(self) -> int:
         """Messages of which nobody knows yet whether Redis has them."""
-        return sum(len(one.waiting) for one in (*self._earlier, self._outbox))
+        return sum(len(one.waiting) for one in self.boxes)
+
+    @property
+    def boxes(self) -> list[Outbox]:
+        """The outboxes in which messages may wait, of earlier sessions first."""
+        return [*self._earlier, self._outbox]
 
     def connect(self) -> Connection:
         """The connection, made if there is none or the server has closed it. Raises RedisLost, RedisRefused."""
@@ -84,7 +89,7 @@ class StreamWriter:
     def drain(self) -> bool:
         """Sends what waits, if Redis answers; whether nothing waits any more."""
         try:
-            for box in (*self._earlier, self._outbox):
+            for box in self.boxes:
                 while box.waiting:
                     part = box.waiting[:AT_ONCE]
                     self._sent(self.connect(), box.session, part)
@@ -118,11 +123,9 @@ class StreamWriter:
             self.disconnect()
 
     def close(self) -> None:
-        """Tries once more to send what waits; it stays on disk otherwise."""
-        if self.waiting:
-            self.drain()
+        """Ends the session; what waits stays on disk for the next one."""
         if self._number and not self._outbox.waiting and self._connection is not None:
             self._forget(self._outbox.session)
-        for box in (*self._earlier, self._outbox):
+        for box in self.boxes:
             box.close()
         self.disconnect()

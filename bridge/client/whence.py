@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from bridge.carry.shared import Shared
 from bridge.client.keeper import Keeper
+from bridge.client.vouched import Vouched
 from bridge.config import Settings
 from bridge.dial import Backoff
 from bridge.errors import BridgeError, NotYet
 from bridge.files.bookmark import Bookmark, Place
+from bridge.log import log
 from bridge.streams.components import REDIS, Modes, announced_positions
 from bridge.streams.connect import Connection
+from bridge.streams.ending import ending_of
 
 
 class Whence:
@@ -19,7 +22,7 @@ class Whence:
 
     def __init__(
         self, shared: Shared, settings: Settings, component: str, bookmark: Bookmark, keeper: Keeper,
-        dial: Callable[[], Connection], *, at_end: bool,
+        dial: Callable[[], Connection], vouched: Vouched, *, at_end: bool,
     ) -> None:  # fmt: skip
         self._shared = shared
         self._settings = settings
@@ -27,7 +30,32 @@ class Whence:
         self._bookmark = bookmark
         self._keeper = keeper
         self._dial = dial
+        self._vouched = vouched
         self._at_end = at_end
+        self._remembered: Modes | None = None
+        """What the bookmark was told last of what Redis says."""
+
+    def remember(self, known: Modes) -> None:
+        """Tells the bookmark what Redis says, unless a worker that reads the files holds it: that one tells it itself.
+
+        So it is with a component that only writes, too: it may be started again while Redis is away.
+        """
+        if known.switch is not None or known == self._remembered:
+            return
+        bookmark = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name)
+        if not bookmark.lock():
+            return
+        try:
+            marks = bookmark.load()
+            if known.reads != REDIS and marks.epoch < known.epoch:
+                self._adopt(known, bookmark)
+            elif marks.epoch < known.epoch or (marks.retired != known.retired):
+                _note(known, bookmark)
+            self._remembered = known
+        except BridgeError as error:
+            log.debug("%s: the bookmark is not told of the switch: %s", self._component, error)
+        finally:
+            bookmark.close()
 
     def modes(self) -> Modes:
         """From where to read, and the bookmark in accord with it. Raises NotYet: that cannot be said now."""
@@ -44,13 +72,13 @@ class Whence:
             self._bookmark.load()
         marks = self._bookmark.marks
         if known is None:
-            if marks.doubt or marks.reads == REDIS:
+            if marks.doubt or marks.reads == REDIS or not self._vouched.alive():
                 raise NotYet("Redis does not say from where to read")
             return Modes(marks.reads, marks.writes, marks.epoch)
         if known.epoch > marks.epoch:
-            self._adopt(known)
-        elif marks.doubt:
-            marks.doubt = ""
+            self._adopt(known, self._bookmark)
+        elif marks.doubt or marks.retired:
+            marks.doubt, marks.retired = "", known.retired
             self._bookmark.save()
         self._keeper.shown.epoch = marks.epoch
         return known
@@ -65,14 +93,14 @@ class Whence:
                 with self._keeper.turn:
                     self._keeper.turn.wait(pause.next())
 
-    def _adopt(self, known: Modes) -> None:
+    def _adopt(self, known: Modes, bookmark: Bookmark) -> None:
         """Takes the position that a switch has translated, if one has since this bookmark was written."""
         connection = self._dial()
         try:
             said = announced_positions(connection, self._shared.keys).get(self._component, {})
         finally:
             connection.close()
-        marks = self._bookmark.marks
+        marks = bookmark.marks
         files, epoch = said.get("files"), said.get("epoch", 0)
         if isinstance(files, dict) and isinstance(epoch, int) and epoch > marks.epoch:
             marks.places = {name: Place.from_json(place) for name, place in files.items()}
@@ -81,26 +109,29 @@ class Whence:
         elif marks.reads == REDIS:
             hint = f"say from where: bridge cutover {self._component} --from OFFSET"
             raise BridgeError("the position in the files is not known", where=self._component, hint=hint)
-        marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
-        self._bookmark.save()
+        _note(known, bookmark)
 
     def _note(self, known: Modes) -> None:
         """The bookmark says that the component reads Redis, and is free for whoever reads the files next."""
         self._keeper.shown.epoch = known.epoch
         marks = self._bookmark.marks
-        if not self._bookmark.locked and (marks.reads, marks.epoch) == (REDIS, known.epoch):
+        if not self._bookmark.locked and (marks.reads, marks.epoch, marks.retired) == (
+            REDIS, known.epoch, known.retired,
+        ):  # fmt: skip
             return
         if self._bookmark.lock():
             marks = self._bookmark.load()
-            if marks.epoch < known.epoch or marks.doubt:
-                marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
-                self._bookmark.save()
+            if marks.epoch < known.epoch or marks.doubt or marks.retired != known.retired:
+                _note(known, self._bookmark)
             self._bookmark.close()
 
     def first_start(self, connection: Connection) -> str | None:
         """From where a component begins that was never here; None: it was, and only a switch knows where it is."""
         marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
         was_here = marks.begun or marks.places or self._component in announced_positions(connection, self._shared.keys)
+        if not was_here and self._keeper.known is not None and self._keeper.known.retired:
+            told = ending_of(connection, self._shared.keys)  # `bridge purge` has removed its other traces
+            was_here = self._component in (told.groups if told is not None else self._vouched.groups())
         return None if was_here else "$" if self._at_end else "0"
 
     def begun(self) -> None:
@@ -110,3 +141,11 @@ class Whence:
             self._bookmark.marks.begun = True
             self._bookmark.save()
             self._bookmark.close()
+
+
+def _note(known: Modes, bookmark: Bookmark) -> None:
+    """Writes into a bookmark that is locked what Redis says. Raises BridgeError."""
+    marks = bookmark.marks
+    marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
+    marks.retired = known.retired
+    bookmark.save()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
-from bridge.client.tofile import FileWriter
+from bridge.client.outbox import Outbox
+from bridge.client.tofile import Begun, FileWriter
 from bridge.client.tostream import StreamWriter
+from bridge.client.vouched import Vouched
 from bridge.codecs import Codec
-from bridge.errors import ConfigError, RedisLost, RedisRefused, TargetError
+from bridge.errors import BridgeError, ConfigError, RedisLost, RedisRefused, TargetError
 from bridge.files.generation import TAIL
 from bridge.log import log
-from bridge.model import Checkpoint, Fingerprint, Row, hex_digest
+from bridge.model import Checkpoint, Fingerprint, Row, hex_digest, paired
 from bridge.streams.components import BOTH, FILE, REDIS, WRITES, Modes
 from bridge.streams.connect import Connection
 
@@ -47,9 +50,12 @@ class Writing:
     """One component's. Any thread may call it."""
 
     def __init__(
-        self, shared: Shared, component: str, folder: Path, dial: Callable[[], Connection], modes: Modes
+        self, shared: Shared, component: str, folder: Path, dial: Callable[[], Connection], modes: Modes,
+        vouched: Vouched,
     ) -> None:  # fmt: skip
         self.mode = modes.writes
+        self._dead = modes.retired
+        self._vouched = vouched
         self._shared = shared
         self._component = component
         self._turn = Condition()
@@ -60,6 +66,8 @@ class Writing:
         self._sure = False
         """Whether Redis has said where messages go; what went to the log before is minded."""
         self._behind: Behind | None = None
+        self._why = ""
+        """What keeps messages that wait on disk from going to the files."""
 
     def append(self, role: str, values: dict[bytes, bytes]) -> None:
         """Raises TargetError, ConfigError, BridgeError: the message is nowhere."""
@@ -67,34 +75,42 @@ class Writing:
             if not self._turn.wait_for(lambda: not self._paused, PAUSED):
                 self._paused = ""  # whoever switches is gone, and Redis too
             name, row, line = self._row(role, values)
-            if self.mode != REDIS and not self._sure:
-                self._to_log(name, line)
-                return
-            if self.mode != REDIS:
-                self._file.append(name, line)
-                if self.mode == FILE:
-                    return
-            if self._behind is not None and not self._retired and not self._caught_up(self._behind):
-                self._to_log(name, line)
-                return
             fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
-            try:
-                self._stream.send(fields)
-            except (RedisLost, RedisRefused) as error:
-                if self.mode == BOTH:  # its line is written; what is missing in Redis, `bridge repair` adds
-                    log.warning("%s: %s; a message stands in %s alone", self._component, error, name)
-                    return
-                if self._retired:  # nobody carries the log any more
-                    log.info("%s: %s; its messages wait on disk", self._component, error)
-                    self._stream.keep(fields)
-                    return
-                log.info("%s: %s; its messages go to %s meanwhile", self._component, error, name)
-                self._to_log(name, line)
+            if self.mode == REDIS:
+                self._to_stream(name, fields, line)
+            elif not self._sure:
+                self._meanwhile(name, fields, line, "Redis has not said where they go")
+            elif not self._emptied():
+                self._stream.keep(fields)  # behind those that wait
+            else:
+                self._file.append(name, line)
+                if self.mode == BOTH:
+                    self._beside(name, fields)
 
-    @property
-    def _retired(self) -> bool:
-        settings = self._shared.settings
-        return (settings.state_dir / "retired" / self._shared.mapping.name).exists()
+    def _to_stream(self, name: str, fields: list[bytes], line: bytes) -> None:
+        if self._behind is not None and not self._dead and not self._caught_up(self._behind):
+            self._meanwhile(name, fields, line, "the stream has not what went to the log")
+            return
+        try:
+            self._stream.send(fields)
+        except (RedisLost, RedisRefused) as error:
+            self._meanwhile(name, fields, line, str(error))
+
+    def _beside(self, name: str, fields: list[bytes]) -> None:
+        """A message whose line is written goes to the stream too; what is missing there, `bridge repair` adds."""
+        try:
+            self._stream.send(fields)
+        except (RedisLost, RedisRefused) as error:
+            log.warning("%s: %s; a message stands in %s alone", self._component, error, name)
+
+    def _meanwhile(self, name: str, fields: list[bytes], line: bytes, why: str) -> None:
+        """A message that cannot go to the stream goes to the log, if that is carried; else it waits on disk."""
+        if self._stream.waiting or self._dead or not self._vouched.alive():
+            log.info("%s: %s; its messages wait on disk", self._component, why)
+            self._stream.keep(fields)
+            return
+        log.info("%s: %s; its messages go to %s meanwhile", self._component, why, name)
+        self._to_log(name, line)
 
     def _codec(self, name: str) -> Codec:
         if name not in self._codecs:
@@ -150,10 +166,11 @@ class Writing:
         switch = modes.switch
         with self._turn:
             if switch is not None and switch.side == WRITES:
-                if not self._stream.waiting or self._stream.drain():
+                if self._emptied():
                     self._paused = paused[WRITES] = switch.token
                 return
-            self.mode, self._paused, self._sure = modes.writes, "", True
+            self.mode, self._paused, self._sure, self._dead = modes.writes, "", True, modes.retired
+            self._vouched.forget()
             paused.pop(WRITES, None)
             self._turn.notify_all()
 
@@ -161,14 +178,58 @@ class Writing:
         """Sends what waits, if nobody writes just now; how many messages wait still."""
         if self._stream.waiting and self._turn.acquire(blocking=False):
             try:
-                self._stream.drain()
+                self._emptied()
             finally:
                 self._turn.release()
         return self._stream.waiting
 
+    def _emptied(self) -> bool:
+        """Takes what waits on disk where messages go now; whether nothing waits any more."""
+        try:
+            for box in self._stream.boxes:
+                if box.begun is not None and self._arrived(box):
+                    box.landed(1)
+                box.begun = None
+            if self.mode != REDIS:
+                self._into_files()
+        except (BridgeError, OSError) as error:
+            if str(error) != self._why:
+                self._why = str(error)
+                log.warning("%s: %s; messages wait on disk", self._component, error)
+            return False
+        self._why = ""
+        return self._stream.drain()
+
+    def _into_files(self) -> None:
+        """Appends what waits on disk to the files, each message once whoever dies. Raises BridgeError."""
+        for box in self._stream.boxes:
+            while box.waiting:
+                number, fields = box.waiting[0]
+                name, line = self._line(fields)
+                box.begin(number, *self._file.end(name))
+                with suppress(Begun):
+                    self._file.append(name, line)
+                box.landed(1)
+
+    def _arrived(self, box: Outbox) -> bool:
+        """Whether the message that a killed session had begun to append is in its file. Raises BridgeError, OSError."""
+        begun, first = box.begun, next(iter(box.waiting), None)
+        if begun is None or first is None or first[0] != begun[0]:
+            return False
+        name, line = self._line(first[1])
+        return self._file.has(name, begun[1], begun[2], line)
+
+    def _line(self, fields: Sequence[bytes]) -> tuple[str, bytes]:
+        """The file that a message of the outbox belongs to, and its line. Raises TargetError, ConfigError."""
+        values = paired(fields)
+        name, _, line = self._row(values[b"role"].decode(errors="replace"), values)
+        return name, line
+
     def close(self) -> None:
         """Ends it."""
         with self._turn:
+            if self._stream.waiting and (self._sure or self.mode == REDIS):
+                self._emptied()
             self._stream.close()
             self._file.close()
             if self._behind is not None:

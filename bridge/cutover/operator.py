@@ -100,7 +100,8 @@ class Operator:
     def steps(self, wish: Wish, mapping: str) -> tuple[list[Step], Modes]:
         """What is left to switch, in the right order; and from where and to where the component does it now."""
         if self._settings.mapping(mapping).stream.key in retired(self._ledger):
-            raise Refused("is retired: there is no way back", where=mapping)
+            hint = f"`bridge unretire {mapping}` begins it again"
+            raise Refused("is retired: nothing is switched any more", where=mapping, hint=hint)
         kind = self._settings.mapping(mapping).source.kind
         sides = tuple(side for side in wish.sides if side in sides_of(kind))
         if not sides:

@@ -114,7 +114,7 @@ def allowed(step: Step, modes: Modes, *, reader: bool) -> Reason | None:
 def gate(step: Step, modes: Modes, facts: Facts, bounds: Bounds, *, reader: bool) -> list[Reason]:
     """Every reason why this switch should not happen now; none: the gate is open."""
     if facts.retired:
-        return [Reason(f"{step.mapping} is retired", "there is no way back from that", firm=True)]
+        return [Reason(f"{step.mapping} is retired", f"`bridge unretire {step.mapping}` begins it again", firm=True)]
     found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts)]
     if step.forth:
         found += [*_proved(step, facts, bounds), *durable(facts)]

@@ -1,28 +1,38 @@
-"""The end of a migration: a last parity, the stream as files, and then nothing is carried any more. And purge."""
+"""The end of a migration: what speaks against it, a last parity, the stream as files, and then nothing is carried."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from bridge.carry.dead import written_since
+from bridge.carry.floor import remember
 from bridge.carry.shared import Shared
 from bridge.config import Settings
+from bridge.cutover.keepsake import Keepsake
 from bridge.cutover.phase import Reason, sides_of
+from bridge.cutover.position import fingerprint
 from bridge.errors import BridgeError
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
-from bridge.ledger.retired import retire, retired
+from bridge.ledger.retired import ending_noted, note_told, retire, retired
+from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import format_id, paired
+from bridge.model import Checkpoint, format_id
 from bridge.parity.check import Result
-from bridge.parity.report import page
+from bridge.points import reached
 from bridge.snapshot import Kept, keep
-from bridge.streams.components import COMPONENTS, REDIS, all_modes, announced_positions
+from bridge.streams.components import REDIS, all_modes, announced_positions
 from bridge.streams.connect import Connection
+from bridge.streams.ending import Ending, note_ending
 from bridge.streams.keys import Keys
+from bridge.streams.reader import groups_of
+from bridge.streams.trim import cut, read_trimmed
 
 RECENT = 600.0
 """Seconds in which nobody may have written to the files, before they count as left."""
@@ -31,8 +41,6 @@ RECENT = 600.0
 def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
     """What speaks against it: somebody who still uses the files, or a message that stands on one side only."""
     keys, found = Keys.of(mapping.stream.key), []
-    if mapping.stream.key in retired(ledger):
-        return [Reason(f"{mapping.name} is retired already", "`bridge purge` removes what is left of it", firm=True)]
     modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
     known = set(modes)
     if mapping.source.kind == "log":  # who reads anything else needs no switch
@@ -76,54 +84,122 @@ def folder_of(settings: Settings, mapping: str) -> Path:
     return settings.state_dir / "retired" / mapping
 
 
+def _unplaced(settings: Settings, mapping: str) -> Path:
+    """Where they are until the ledger knows that it is retired."""
+    return settings.state_dir / "retired" / f".{mapping}.kept"
+
+
 def execute(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: Result, who: str, reason: str,
     forced: list[str], now: Callable[[], float] = time.time,
 ) -> Kept:  # fmt: skip
-    """Retires it, after a parity that said equal: writes files and report, then the ledger has it, then Redis.
+    """Retires it, after a parity that said equal: the stream as files, then the ledger has it, then Redis.
 
-    The ledger's word is what counts: a crash before leaves all as it was, one after is told to Redis by the next start.
+    The ledger's word is what counts: a crash before leaves all as it was, and what one after left undone `settle` does.
     Raises BridgeError, OSError, RedisLost.
     """
     if result.verdict != "equal":
         raise BridgeError(f"the last parity says '{result.verdict}'", where=mapping.name, hint="`bridge repair`")
+    stream, keys, at = mapping.stream.key, Keys.of(mapping.stream.key), now()
+    held = cut(connection, keys)
+    with ledger.transaction():
+        remember(ledger, stream, read_trimmed(connection, keys))
+    reached("retire.keep.before")
     shared = Shared(mapping, settings)
     try:
-        kept = keep(shared, ledger, connection, folder_of(settings, mapping.name))
+        report = {
+            "mapping": mapping.name, "stream": stream, "at": at, "who": who, "reason": reason or None,
+            "forced": forced or None, "parity": {k: v for k, v in result.to_json().items() if k != "differences"},
+        }  # fmt: skip
+        made = Keepsake(settings, mapping, ledger, connection, result, report, held)
+        kept = keep(shared, ledger, connection, _unplaced(settings, mapping.name), beside=made.files)
+        ends = _ends(shared, ledger)
     finally:
         shared.close()
-    report = {
-        "mapping": mapping.name, "stream": mapping.stream.key, "at": now(), "who": who, "reason": reason or None,
-        "forced": forced or None,
-        "messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
-        "files": kept.digests, "parity": {k: v for k, v in result.to_json().items() if k != "differences"},
-    }  # fmt: skip
-    (kept.folder / "report.html").write_text(page([result], now()))
-    (kept.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    reached("retire.keep.after")
+    groups = [one.name.decode(errors="replace") for one in groups_of(connection, keys.stream)]
+    ending = Ending(mapping.name, who, at, kept.last, ends, groups)
     with ledger.transaction():
-        retire(ledger, mapping.stream.key, mapping.name, who, now())
-        told = {name: report[name] for name in ("messages", "not_lines", "last", "forced", "reason", "files")}
-        note(ledger, now(), who, "retire", mapping.stream.key, told)
-    connection.call("HSET", Keys.of(mapping.stream.key).meta, "retired", str(int(now())))
+        retire(ledger, stream, mapping.name, who, at, ending.to_json())
+        told = {"messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
+                "forced": forced or None, "reason": reason or None, "files": kept.digests}  # fmt: skip
+        note(ledger, at, who, "retire", stream, told)
+    reached("retire.note.after")
+    settle(settings, mapping, ledger, connection)
+    kept.folder = folder_of(settings, mapping.name)
     return kept
 
 
-def purge(mapping: Mapping, ledger: Ledger, connection: Connection, who: str, *, really: bool) -> list[str]:
-    """Removes our own keys of a retired mapping, and says which there are. Raises BridgeError: it is not retired."""
-    if mapping.stream.key not in retired(ledger):
-        hint = f"bridge retire {mapping.name}"
-        raise BridgeError("is not retired, its keys are in use", where=mapping.name, hint=hint)
-    keys = Keys.of(mapping.stream.key)
-    found = [key for key in keys.own if connection.call("EXISTS", key)]
-    fields = [
-        name for name in paired(connection.call("HGETALL", COMPONENTS)) if name.endswith(f"/{mapping.name}".encode())
-    ]
-    told = [key.decode(errors="replace") for key in found]
-    told += [f"{COMPONENTS.decode()} {name.decode(errors='replace')}" for name in fields]
-    if really and told:
-        if found:
-            connection.call("DEL", *found)
-        if fields:
-            connection.call("HDEL", COMPONENTS, *fields)
-        note(ledger, time.time(), who, "purge", mapping.stream.key, {"keys": told})
-    return told
+def settle(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> bool:
+    """Puts in place what a retired mapping leaves, and tells Redis, where a crash has kept that from being done.
+
+    Returns whether there was anything to do; nothing for a mapping that is not retired. Raises OSError, RedisLost,
+    RedisRefused.
+    """
+    stream = mapping.stream.key
+    known = ending_noted(ledger, stream)
+    if known is None:
+        return False
+    name, who, at, told = known
+    beside, place = _unplaced(settings, mapping.name), folder_of(settings, mapping.name)
+    reached("retire.place.before")
+    placed = beside.exists() and not place.exists()
+    if placed:
+        beside.rename(place)
+        _sync(place.parent)
+    reached("retire.place.after")
+    ending = Ending.from_json(told) if told is not None else Ending(name, who, at)
+    reached("retire.tell.before")
+    new = note_ending(connection, Keys.of(stream), ending)
+    reached("retire.tell.after")
+    return placed or new
+
+
+def retell(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
+    """Notes up to where the files of a retired mapping are carried by now, in the ledger and in Redis.
+
+    Raises LedgerError, SourceError, RedisLost, RedisRefused.
+    """
+    known = ending_noted(ledger, mapping.stream.key)
+    if known is None or known[3] is None:
+        return
+    shared = Shared(mapping, settings)
+    try:
+        ending = replace(Ending.from_json(known[3]), files=_ends(shared, ledger))
+    finally:
+        shared.close()
+    note_told(ledger, mapping.stream.key, ending.to_json())
+    connection.call("SET", shared.keys.retired, ending.to_json())
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _ends(shared: Shared, ledger: Ledger) -> dict[str, str]:
+    """Up to where each source was carried: its end, where nothing stands behind what forward and mirror know of.
+
+    As the checkpoint of the source in JSON, with its number.
+    """
+    if shared.folder is not None or shared.values is not None:
+        return {}
+    waits, found = written_since(shared, ledger, {}), dict[str, str]()
+    for name, one in sources_of(ledger, shared.mapping.stream.key).items():
+        stored = one.stored
+        tail, _ = shared.tail_at(name, ledger, stored)
+        current, behind = tail.current(), waits.get(name)
+        if current is not None and (behind is None or not (behind.messages or behind.more)):
+            end = current.size() - (behind.unfinished if behind is not None else 0)
+            stored = Checkpoint(current.number, fingerprint(current, end)).to_json()
+        if stored is not None:
+            found[name] = json.dumps(json.loads(stored) | {"number": one.number})
+    return found
+
+
+def is_retired(mapping: Mapping, ledger: Ledger) -> bool:
+    """Whether the ledger knows that a mapping is retired."""
+    return mapping.stream.key in retired(ledger)

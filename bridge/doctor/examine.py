@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from bridge.config import Settings, masked
-from bridge.doctor import machine, own, server
+from bridge.doctor import ending, machine, own, server
 from bridge.doctor.finding import Finding, asked
 from bridge.errors import BridgeError
 from bridge.server import embedded
@@ -23,8 +23,9 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
             findings.append(asked("components", lambda: own.look_at_components(connection, settings)))
             findings.append(asked("origins", lambda: own.look_at_origins(connection, settings)))
             findings.append(asked("groups", lambda: own.look_at_groups(connection, settings)))
+            findings.append(asked("retired", lambda: ending.look(connection, settings)))
     except BridgeError as error:
-        findings = [_silent(settings, error)]
+        findings = [_silent(settings, error), asked("retired", lambda: ending.look(None, settings))]
     found, files = machine.examine(settings)
     return [*findings, *found, *own.examine(settings, files)]
 

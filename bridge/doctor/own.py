@@ -206,6 +206,8 @@ def look_at_origins(connection: Connection, settings: Settings) -> Finding:
     found: dict[str, Foreign] = {}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
+        if connection.call("EXISTS", keys.retired):
+            continue  # what it knew them by was purged, or may be
         replies = connection.calls(
             pack("MULTI"), pack("HGETALL", keys.checkpoint), pack("HGETALL", keys.sources),
             pack("XREVRANGE", keys.stream, "+", "-", "COUNT", NEWEST), pack("EXEC"),

@@ -185,7 +185,8 @@ def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
         wanted |= {key.decode(): "hash" for key in keys.own} | {
-            keys.floor.decode(): "string", keys.lease.decode(): "string", mapping.stream.key: "stream",
+            keys.floor.decode(): "string", keys.lease.decode(): "string", keys.retired.decode(): "string",
+            mapping.stream.key: "stream",
         }  # fmt: skip
     types = {}
     for key, kind in wanted.items():

@@ -118,6 +118,8 @@ class Marks:
     """Files of which that is so still."""
     begun: bool = False
     """Whether it ever read, on either side."""
+    retired: bool = False
+    """Whether Redis said last that the mapping is retired: its files are dead."""
     aside: list[str] = field(default_factory=list)
     """IDs up to `entry` of entries that stand in no file and that it has not read."""
 
@@ -127,6 +129,7 @@ class Marks:
         return {
             "reads": self.reads, "writes": self.writes, "epoch": self.epoch, "doubt": self.doubt, "entry": self.entry,
             "following": self.following, "unclean": self.unclean, "begun": self.begun, "aside": self.aside,
+            "retired": self.retired,
             "files": places,
         }  # fmt: skip
 
@@ -152,6 +155,9 @@ class Bookmark:
         except OSError:
             os.close(held)
             return False
+        if not still_named(self.path.with_suffix(".lock"), held):
+            os.close(held)
+            return False
         self._lock = held
         return True
 
@@ -175,7 +181,8 @@ class Bookmark:
             self.marks = Marks(
                 str(said["reads"]), str(said["writes"]), int(said["epoch"]), str(said["doubt"]), str(said["entry"]),
                 places, bool(said["following"]), [str(one) for one in said.get("unclean", ())],
-                bool(said.get("begun", True)), [str(one) for one in said.get("aside", ())],
+                bool(said.get("begun", True)), bool(said.get("retired", False)),
+                [str(one) for one in said.get("aside", ())],
             )  # fmt: skip
             for line in lines[:-1]:
                 name, number, offset, length, head, tail = json.loads(line)
@@ -235,3 +242,12 @@ class Bookmark:
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
+
+
+def still_named(path: Path, fd: int) -> bool:
+    """Whether a path leads to the file that is open as this descriptor: it was not removed before it was locked."""
+    try:
+        now, held = os.stat(path), os.fstat(fd)
+    except OSError:
+        return False
+    return (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino)

@@ -8,14 +8,6 @@ KEPT = 1000
 """Nonces that are remembered of each stream: by them a Redis that went back in time is told from a ledger that did."""
 
 
-def place_of(ledger: Ledger) -> str:
-    """Tells which file the ledger is, by the inodes of the ledger and its folder. Raises OSError.
-
-    A copy, or one that was put back from a backup, has others.
-    """
-    return f"{ledger.path.parent.stat().st_ino}.{ledger.path.stat().st_ino}"
-
-
 def nonces(ledger: Ledger, stream: str) -> dict[str, str]:
     """Reads which processes carried a stream with this ledger, by their nonces, oldest first; and where it lay then."""
     rows = ledger.rows("SELECT nonce, place FROM nonces WHERE stream = ? ORDER BY id", (stream,))

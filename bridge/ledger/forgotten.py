@@ -191,3 +191,17 @@ def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -
         (stream, stream, *args),
     )
     ledger.write(f"DELETE FROM spool_messages WHERE stream = ? AND {which}", (stream, *args))
+
+
+KEPT = ("journal", "parity", "quarantine", "archive_spans", "archive_parts", "archive_ends", "archive_begun")
+"""What stays of a stream that is forgotten: what was done and found, and messages that may be nowhere else."""
+
+
+def forget_stream(ledger: Ledger, stream: str) -> None:
+    """Deletes from the ledger, in a transaction, what it knows of how far a stream was carried, as if it never was."""
+    ledger.write("DELETE FROM twofold_files WHERE stretch IN (SELECT id FROM twofold WHERE stream = ?)", (stream,))
+    for (table,) in ledger.rows(
+        "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = 'stream'"
+    ):
+        if table not in KEPT:
+            ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))

@@ -1,17 +1,88 @@
-"""Which streams are retired: nothing is carried for them any more."""
+"""Which streams are retired: nothing is carried for them any more; and whether a ledger can vouch that one is not."""
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
+from bridge.errors import LedgerError
 from bridge.ledger.store import Ledger
 
 
 def retired(ledger: Ledger) -> dict[str, float]:
-    """The streams, and since when, in seconds since 1970."""
+    """Reads which streams are retired, and since when, in seconds since 1970."""
     return {str(stream): float(at) for stream, at in ledger.rows("SELECT stream, at FROM retired")}
 
 
-def retire(ledger: Ledger, stream: str, mapping: str, who: str, at: float) -> None:
-    """Notes that it is, once and for all."""
+def ending_noted(ledger: Ledger, stream: str) -> tuple[str, str, float, bytes | None] | None:
+    """Reads how a stream was retired: its mapping, who, when, and what Redis is to say of it (None: never noted).
+
+    Returns None for a stream that is not retired.
+    """
+    rows = ledger.rows("SELECT mapping, who, at, ending FROM retired WHERE stream = ?", (stream,))
+    return (str(rows[0][0]), str(rows[0][1]), float(rows[0][2]), rows[0][3]) if rows else None
+
+
+def retire(ledger: Ledger, stream: str, mapping: str, who: str, at: float, ending: bytes) -> None:
+    """Notes in the ledger that a stream is retired, and what Redis is to say of that (`ending`)."""
     ledger.write(
-        "INSERT OR IGNORE INTO retired (stream, mapping, at, who) VALUES (?, ?, ?, ?)", (stream, mapping, at, who)
+        "INSERT OR IGNORE INTO retired (stream, mapping, at, who, ending) VALUES (?, ?, ?, ?, ?)",
+        (stream, mapping, at, who, ending),
     )
+
+
+def note_told(ledger: Ledger, stream: str, ending: bytes) -> None:
+    """Notes in the ledger what Redis is to say of a stream's retirement from now on."""
+    ledger.write("UPDATE retired SET ending = ? WHERE stream = ?", (ending, stream))
+
+
+def unretire(ledger: Ledger, stream: str) -> None:
+    """Notes in the ledger that a stream is retired no more."""
+    ledger.write("DELETE FROM retired WHERE stream = ?", (stream,))
+
+
+def is_retired(path: Path, stream: str) -> bool:
+    """Whether the ledger at this path knows that a stream is retired; one that cannot be read knows nothing."""
+    return _noted(path, stream) is not None
+
+
+def ending_told(path: Path, stream: str) -> bytes | None:
+    """Reads from the ledger at this path what Redis is to say of a stream's retirement; None: it knows of none."""
+    known = _noted(path, stream)
+    return known[3] if known is not None else None
+
+
+def _noted(path: Path, stream: str) -> tuple[str, str, float, bytes | None] | None:
+    if not path.exists():
+        return None
+    try:
+        with closing(Ledger(path)) as ledger:
+            return ending_noted(ledger, stream)
+    except LedgerError:
+        return None
+
+
+def note_begun(ledger: Ledger, stream: str) -> None:
+    """Notes that a stream's migration begins with this ledger, before anything is carried: Redis was asked."""
+    ledger.write("INSERT OR REPLACE INTO identity (name, value) VALUES (?, ?)", (f"begun {stream}", ledger.place))
+
+
+def doubt(path: Path, stream: str) -> str:
+    """Says why the ledger at this path cannot vouch that a stream's files are carried still; empty: it vouches.
+
+    For a program that cannot ask Redis. A ledger elsewhere than the one that carried last is a copy, or a backup that
+    was put back: it knows nothing of what came later. Nor does one that never carried the stream.
+    """
+    if not path.exists():
+        return f"there is no ledger at {path}"
+    try:
+        with closing(Ledger(path)) as ledger:
+            last = ledger.rows("SELECT place FROM nonces WHERE stream = ? ORDER BY id DESC LIMIT 1", (stream,))
+            known = last or ledger.rows("SELECT value FROM identity WHERE name = ?", (f"begun {stream}",))
+            if stream in retired(ledger):
+                return f"{stream} is retired"
+            if not known:
+                return f"{path} has never carried {stream}"
+            return f"{path} is a copy" if known[0][0] not in ("", ledger.place) else ""
+    except (LedgerError, OSError) as error:
+        return str(error)

@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
-VERSION = 11
+VERSION = 12
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -179,6 +179,11 @@ def _eleventh(db: sqlite_utils.Database) -> None:
     db.execute("UPDATE intents SET noted = entries")
 
 
+@migrations(name="012_ending")
+def _twelfth(db: sqlite_utils.Database) -> None:
+    db.table("retired").add_column("ending", bytes)
+
+
 LOOKS, LOOK = 20, 0.05
 """How often, and after how many seconds, the ledger's file is looked at again while it has nothing in it yet."""
 
@@ -275,6 +280,14 @@ class Ledger:
         if row is None:
             raise LedgerError("is damaged: it has no identity", where=str(self.path), hint="`bridge repair`")
         self.uuid: bytes = str(row[0]).encode()
+
+    @property
+    def place(self) -> str:
+        """Which file the ledger is, by the inodes of its folder and its own. Raises OSError.
+
+        A copy, or one that was put back from a backup, has others.
+        """
+        return f"{self.path.parent.stat().st_ino}.{self.path.stat().st_ino}"
 
     @contextmanager
     def transaction(self, marked: str = "") -> Iterator[None]:

@@ -45,12 +45,23 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """From where a component reads one mapping and where it writes; `epoch` counts the switches."""
+    """From where a component reads one mapping and where it writes; `epoch` counts the switches.
+
+    `retired`: the mapping's migration has ended, and its files are dead. Then it reads and writes Redis.
+    """
 
     reads: str = FILE
     writes: str = FILE
     epoch: int = 0
     switch: Switch | None = None
+    retired: bool = False
+
+    def ended(self) -> Modes:
+        """What holds once the mapping is retired: a switch that is under way is nobody's any more.
+
+        A component that was never switched counts as one that was, so that it stays with Redis if all begins again.
+        """
+        return Modes(REDIS, REDIS, max(1, self.epoch), retired=True)
 
     def after(self, side: str, to: str) -> Modes:
         """What is said when that switch is done."""

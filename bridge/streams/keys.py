@@ -25,19 +25,20 @@ class Keys:
     producers: bytes
     trimmed: bytes
     lease: bytes
+    retired: bytes
 
     @classmethod
     def of(cls, stream: str) -> Keys:
         """Makes the table of Redis keys for stream `stream`."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
-                 "producers", "trimmed", "lease")  # fmt: skip
+                 "producers", "trimmed", "lease", "retired")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property
     def own(self) -> tuple[bytes, ...]:
-        """The bridge's own keys of one stream, without the stream."""
-        return tuple(getattr(self, one.name) for one in fields(self) if one.name != "stream")
+        """The keys that the bridge needs while it carries a stream: all but the stream, and the word of its end."""
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name not in ("stream", "retired"))
 
 
 def health(instance: str) -> bytes:

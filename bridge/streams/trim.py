@@ -218,3 +218,17 @@ def step(connection: Connection, keys: Keys) -> int | Held:
     exactly = after(parse_id(rows[-1][0]))  # a node that holds more than the limit is left alone by it
     gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, exactly)
     return gone if isinstance(gone, int) else 0
+
+
+def cut(connection: Connection, keys: Keys) -> Held | None:
+    """Removes exactly what stands below the stream's floor, so that an archive ends where the stream begins.
+
+    Returns the group that still needs some of it, and holds it; None: nothing stands there. Raises RedisLost,
+    RedisRefused.
+    """
+    floor = connection.call("GET", keys.floor)
+    while floor is not None and connection.call("XRANGE", keys.stream, "-", b"(" + floor, "COUNT", 1):
+        gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, floor)
+        if isinstance(gone, list):
+            return Held(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
+    return None

@@ -1,0 +1,122 @@
+"""`bridge repair` of a retired mapping: what others wrote to its files since then is brought over, late and once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.common import complain, who
+from bridge.words import counted
+
+if TYPE_CHECKING:
+    from bridge.carry.dead import Ended
+    from bridge.carry.shared import Shared
+    from bridge.drain import Drained
+    from bridge.ledger.store import Ledger
+    from bridge.streams.connect import Connection
+
+
+class DeadFiles:
+    """What others wrote to the files of one retired mapping, before and after it was brought over."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger | None, connection: Connection, ended: Ended, *, execute: bool
+    ) -> None:  # fmt: skip
+        self.shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._ended = ended
+        self._execute = execute
+        self.done: Drained | None = None
+        self.adopted = False
+        self.kept = ""
+        """Why nothing is brought over."""
+
+    @property
+    def left(self) -> int:
+        """How much a repair leaves that is wrong with the mapping: 0 where all was brought over, or can be."""
+        return len(self.done.errors) if self.done is not None else int(bool(self.kept))
+
+    def run(self) -> None:
+        """Looks at what stands in the files, and with `--execute` brings it over. Raises BridgeError, OSError."""
+        from threading import Event
+
+        from bridge.cutover.adopt import adopt
+        from bridge.cutover.purge import purge
+        from bridge.cutover.retire import retell
+        from bridge.drain import bring_over
+        from bridge.ledger.journal import note
+        from bridge.ledger.retired import retired
+        from bridge.streams.ending import ending_of
+
+        shared, ledger = self.shared, self._ledger
+        settings, mapping = shared.settings, shared.mapping
+        self.kept = self._hindered()
+        if not self._execute or self.kept or ledger is None:
+            return
+        ending = ending_of(self._connection, shared.keys)
+        if mapping.stream.key not in retired(ledger) and ending is not None:
+            adopt(shared, ledger, self._connection, ending, who())
+            self.adopted = True
+        if not any(one.messages or one.more for one in self._ended.written.values()):
+            return
+        purged = not self._connection.call("EXISTS", shared.keys.meta)
+        self.done = bring_over(settings, mapping, Event())
+        facts = {"late": {name: one.messages for name, one in self._ended.written.items()}, "sent": self.done.forwarded}
+        note(ledger, time.time(), who(), "repair", mapping.stream.key, facts)
+        retell(settings, mapping, ledger, self._connection)
+        if purged and not self.done.errors:
+            purge(settings, mapping, ledger, self._connection, who(), really=True)
+
+    def _hindered(self) -> str:
+        """Why what stands in the files cannot be brought over; empty: it can."""
+        from bridge.carry.forks import what_was_lost
+        from bridge.ledger.sources import stream_memory
+        from bridge.streams.reader import stream_info
+
+        shared, written = self.shared, self._ended.written
+        if shared.values is not None and written:
+            names = ", ".join(written)
+            return (
+                f"{names}: which value is the later one nobody can tell: write it to Redis by hand, or remove the file"
+            )
+        memory = stream_memory(self._ledger, shared.mapping.stream.key) if self._ledger is not None else None
+        lost = what_was_lost(memory, {}, stream_info(self._connection, shared.keys.stream), None)
+        if lost:
+            return f"the stream is not the one that was retired ({lost}): `bridge retire` has left all of it as files"
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The repair of one retired mapping as `--json` prints it."""
+        return {
+            "mapping": self.shared.mapping.name, "executed": self._execute and (self.done is not None or self.adopted),
+            "retired": self._ended.at, "written": {name: one.messages for name, one in self._ended.written.items()},
+            "brought_over": self.done.forwarded if self.done is not None else 0,
+            "quarantined": self.done.quarantined if self.done is not None else 0, "kept": self.kept or None,
+        }  # fmt: skip
+
+    def print(self) -> None:
+        """Prints for people what the repair did to the files of a retired mapping, or would do."""
+        name, noun = self.shared.mapping.name, self.shared.mapping.noun
+        if self.adopted:
+            click.echo(f"{name}: its ledger was lost, and knows again that it is retired")
+        if self.kept:
+            click.echo(f"{name}: {self.kept}")
+            return
+        written = {file: one for file, one in self._ended.written.items() if one.messages or one.more}
+        if not written:
+            click.echo(f"{name}: retired, and nobody has written to its files since")
+        for file, one in written.items():
+            verb = "brought over" if self.done is not None else "would bring over"
+            click.echo(
+                f"{name}: {verb} {counted(one.messages, noun)} of {file} to {self.shared.mapping.stream.key}, late"
+            )
+        if self.done is not None:
+            if self.done.quarantined:
+                click.echo(f"  {counted(self.done.quarantined, 'message')} in quarantine: `bridge quarantine list`")
+            for error in self.done.errors:
+                complain(error)
+        elif written:
+            click.echo("  nothing was changed; `bridge repair --execute` does it, while the bridge is stopped")

@@ -1,0 +1,56 @@
+"""Whether the files of a component's mapping are carried still, as far as this machine can tell while Redis is away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.carry.shared import Shared
+from bridge.files.bookmark import Marks
+from bridge.ledger.retired import doubt, ending_told, is_retired
+from bridge.log import log
+from bridge.streams.components import Modes
+from bridge.streams.ending import Ending
+
+
+class Vouched:
+    """What vouches here for the files of one mapping: a component may write to them without having asked Redis.
+
+    A migration that has ended somewhere is known to Redis, and to the ledger that ended it. So only a ledger that lies
+    where it carried last, and knows of no end, vouches; without one a message waits on disk until Redis has spoken.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._ledger = shared.settings.state_dir / "ledger.db"
+        self._kept = shared.settings.state_dir / "retired" / shared.mapping.name
+        self._stream = shared.mapping.stream.key
+        self._mapping = shared.mapping.name
+        self._doubt: str | None = None
+
+    def dead(self) -> bool:
+        """Whether this machine knows that the mapping is retired: by what `bridge retire` wrote, or by its ledger."""
+        return self._kept.exists() or is_retired(self._ledger, self._stream)
+
+    def known(self, marks: Marks) -> Modes:
+        """Where a component of this bookmark reads and writes, as far as this machine knows."""
+        known = Modes(marks.reads, marks.writes, marks.epoch)
+        return known.ended() if marks.retired or self.dead() else known
+
+    def groups(self) -> Sequence[str]:
+        """The consumer groups that the mapping's stream had when it was retired, as far as this machine knows."""
+        told = ending_told(self._ledger, self._stream)
+        return Ending.from_json(told).groups if told is not None else ()
+
+    def alive(self) -> bool:
+        """Whether the mapping's files may be written to, or read, without having asked Redis."""
+        if self._kept.exists():
+            return False
+        if self._doubt is None:
+            self._doubt = doubt(self._ledger, self._stream)
+            if self._doubt:
+                said = "nobody vouches that the files of %s are carried (%s): they are left alone until Redis is asked"
+                log.warning(said, self._mapping, self._doubt)
+        return not self._doubt
+
+    def forget(self) -> None:
+        """The next question is answered anew: Redis has spoken meanwhile."""
+        self._doubt = None

@@ -1,0 +1,104 @@
+"""A retired mapping begins again: where it ended, or from the beginning of its files with an empty stream."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.carry.behind import Behind, stream_behind
+from bridge.carry.dead import ended
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.cutover.retire import folder_of, is_retired
+from bridge.errors import BridgeError
+from bridge.ledger.forgotten import forget_stream
+from bridge.ledger.journal import note
+from bridge.ledger.retired import note_begun, unretire
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+from bridge.model import ZERO_ID
+from bridge.points import reached
+from bridge.streams.connect import Connection
+from bridge.streams.reader import stream_info
+
+RETIREMENT, BEGINNING = "retirement", "beginning"
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What waits to be carried once a mapping begins again where it ended.
+
+    `entries`: those that were written to Redis since; `lines`: those that others wrote to its files. `rebuild`: the
+    ledger was lost meanwhile, so that `bridge repair` must align stream and files first. `empty`: whether the stream
+    holds nothing.
+    """
+
+    entries: Behind
+    lines: Behind
+    rebuild: bool
+    empty: bool
+
+
+def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Again:
+    """Looks at what a retired mapping would begin with. Raises BridgeError: it is not retired."""
+    shared = Shared(mapping, settings)
+    try:
+        over = ended(shared, ledger, connection)
+        if over is None:
+            raise BridgeError("is not retired", where=mapping.name, hint="`bridge status` says where it stands")
+        if not is_retired(mapping, ledger):
+            hint = "`bridge repair --execute` lets it know first"
+            raise BridgeError(
+                "is retired, says Redis, and the ledger here does not know", where=mapping.name, hint=hint
+            )
+        info, memory = stream_info(connection, shared.keys.stream), stream_memory(ledger, mapping.stream.key)
+        cursor = memory.mirror_cursor if memory is not None else ZERO_ID
+        adopted = memory is not None and mapping.mirror is not None and cursor == ZERO_ID < memory.last_id
+        waits = Behind()
+        if mapping.mirror is not None and info.exists and not adopted:
+            waits = stream_behind(connection, shared.keys.stream, cursor)
+        return Again(waits, sum(over.written.values(), Behind()), adopted, not info.length)
+    finally:
+        shared.close()
+
+
+def execute(
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, place: str, who: str, reason: str
+) -> Path | None:  # fmt: skip
+    """Lets a retired mapping begin again; returns where what `bridge retire` wrote lies from now on, None: nowhere.
+
+    The ledger's word comes last: until then the mapping is retired, and this can be run again. Raises BridgeError,
+    OSError, RedisLost, RedisRefused.
+    """
+    found, stream = plan(settings, mapping, ledger, connection), mapping.stream.key
+    if place == BEGINNING and not found.empty:
+        hint = f"DEL {stream}, if nobody needs what is in it; or begin with --from {RETIREMENT}"
+        raise BridgeError("the stream holds entries, which would all come again", where=stream, hint=hint)
+    shared = Shared(mapping, settings)
+    try:
+        folder, now = folder_of(settings, mapping.name), time.time()
+        aside = None
+        if folder.exists():
+            aside = folder.with_name(f"{mapping.name}.{time.strftime('%Y-%m-%dT%H-%M-%S', time.gmtime(now))}")
+            folder.rename(aside)
+        memory = stream_memory(ledger, stream)
+        if place == RETIREMENT and memory is not None and memory.timeline:  # a purge removed it: that was no loss
+            connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
+        if place == BEGINNING:
+            connection.call("DEL", *shared.keys.own)
+        reached("unretire.tell.before")
+        connection.call("DEL", shared.keys.retired)
+        reached("unretire.tell.after")
+        reached("unretire.note.before")
+        with ledger.transaction():
+            if place == BEGINNING or found.rebuild:
+                forget_stream(ledger, stream)
+            unretire(ledger, stream)
+            note_begun(ledger, stream)
+            note(ledger, now, who, "unretire", stream, {"from": place, "reason": reason or None})
+        reached("unretire.note.after")
+        return aside
+    finally:
+        shared.close()
