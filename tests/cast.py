@@ -50,14 +50,19 @@ class Cast:
         self.operates = rig.url
         """By which the operator does."""
 
-    def start(self, kind: str, name: str, pause: float = 0.002) -> subprocess.Popen[bytes]:
-        """A component: `write` or `read`. A writer that is started again begins with numbers of its own."""
+    def start(
+        self, kind: str, name: str, pause: float = 0.002, *, folder: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        """A component: `write`, `read` or `both`. A writer that is started again begins with numbers of its own.
+
+        `folder`: where its bridge.toml lies, the rig's by default.
+        """
         self._starts += 1
         url = self.urls.get(name, self.rig.url)
         env = {**os.environ, "BRIDGE_REDIS_URL": url, "PYTHONPATH": str(ROOT)}
         env.pop("BRIDGE_CRASH_AT", None)
         out = (self.rig.path / f"component-{name}.log").open("ab")
-        args = [kind, str(self.rig.path / "bridge.toml"), name, str(self.note(name)), str(pause),
+        args = [kind, str((folder or self.rig.path) / "bridge.toml"), name, str(self.note(name)), str(pause),
                 str(self._starts * 1_000_000)]  # fmt: skip
         child = zygote.start("tests.component", args, cwd=ROOT, env=env, stdout=out, stderr=out)
         out.close()

@@ -116,10 +116,21 @@ class Outbox:
 
 
 def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:
-    """Takes over what earlier sessions of a component left in `folder`, and returns the outboxes that hold messages."""
+    """Takes over what earlier sessions of a component left in `folder`, and returns the outboxes that hold messages.
+
+    That which was written to last comes last.
+    """
     found = []
-    for path in sorted(folder.glob(f"{mapping}.*.outbox")):
+    for path in sorted(folder.glob(f"{mapping}.*.outbox"), key=_written):
         session = path.name.split(".")[-2]
         if session != own and (one := Outbox(folder, mapping, session)).take():
             found.append(one)
     return found
+
+
+def _written(path: Path) -> int:
+    """When a file was written to last, in ns since 1970; 0 where that cannot be told."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -10,7 +10,7 @@ from bridge.cutover.phase import Reason, Step
 from bridge.cutover.position import InFiles
 from bridge.files.bookmark import Bookmark, Marks
 from bridge.model import format_id
-from bridge.streams.components import Group, Modes, Worker
+from bridge.streams.components import READS, Group, Modes, Worker
 
 
 @dataclass(slots=True)
@@ -74,12 +74,26 @@ class Pending:
     files: InFiles | None = None
 
     def note(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
-        """Tells the bookmark of a component that does not read now: it may start while Redis is away."""
+        """Tells the bookmark of a component that does not read now: it may start while Redis is away.
+
+        One that runs tells its bookmark itself, and one that runs elsewhere has it there.
+        """
         if not self.held:
+            self._note_writes(bookmark, step, after)
             return
-        marks = Marks(after.reads, after.writes, after.epoch, begun=True)
+        was = bookmark.marks
+        begun = was.begun or bool(was.places) or self.position is not None
+        marks = Marks(after.reads, after.writes, after.epoch, begun=begun)
         if self.files is not None:
             marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
             marks.aside = [format_id(one).decode() for one in sorted(self.files.aside)]
         bookmark.marks = marks
         bookmark.save()
+
+    def _note_writes(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
+        if step.side == READS or not bookmark.path.parent.exists() or not bookmark.lock():
+            return
+        marks = bookmark.load()
+        if marks.epoch == after.epoch - 1:  # else it does not know of an earlier switch of what it reads
+            marks.reads, marks.writes, marks.epoch = after.reads, after.writes, after.epoch
+            bookmark.save()

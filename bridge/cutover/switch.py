@@ -83,7 +83,7 @@ class Switcher:
         why_not, only_redis, deleted = "", 0, False
         reader = self._positions and self._where.reads(step, modes, announced)
         plan.notice = self._notice(step, found)
-        if step.side == READS and not reader and plan.workers:
+        if step.side == READS and not reader and (plan.workers or self._where.never_read(step)):
             plan.before = "nothing: it has never read here"
         elif step.side == READS:
             try:
@@ -315,7 +315,7 @@ class Switcher:
             return pending
         waiting.hold(LONG_HOLD_MS)
         announced = announced_positions(self._connection, self._keys)
-        if alive and not self._where.reads(step, modes, announced):
+        if (alive or self._where.never_read(step)) and not self._where.reads(step, modes, announced):
             return pending
         if step.forth:
             position = self._where.in_files(step, modes, announced, alive)

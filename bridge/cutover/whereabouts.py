@@ -39,6 +39,12 @@ class Whereabouts:
         following = any(one.get("following") for one in said)
         return bool(marks.places or group or following or step.component in announced or self.given)
 
+    def never_read(self, step: Step) -> bool:
+        """Whether the component's bookmark is here, and says that it has never read: it only writes."""
+        bookmark = self.bookmark(step)
+        marks = bookmark.load()
+        return bookmark.path.exists() and not (marks.begun or marks.places or marks.following)
+
     def bookmark(self, step: Step) -> Bookmark:
         """Where the component keeps how far it has read in files."""
         return Bookmark(self._settings.state_dir, step.component, self._name)

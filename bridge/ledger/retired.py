@@ -83,6 +83,6 @@ def doubt(path: Path, stream: str) -> str:
                 return f"{stream} is retired"
             if not known:
                 return f"{path} has never carried {stream}"
-            return f"{path} is a copy" if known[0][0] not in ("", ledger.place) else ""
+            return "" if ledger.lies_at(known[0][0]) else f"{path} is a copy"
     except (LedgerError, OSError) as error:
         return str(error)

@@ -1,0 +1,394 @@
+"""The end of a migration, and after: whatever is started again, no message is lost in silence, and none is there twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bridge import open_log
+from bridge.ledger.retired import retired
+from bridge.ledger.store import Ledger
+from bridge.points import POINTS
+from tests.cast import Cast
+from tests.rig import STREAM, Rig, line, wait_until
+from tests.test_story import BOOK, node
+
+RETIRED = f"bridge:{{{STREAM}}}:retired".encode()
+NAME = "hestai-message"
+WRITERS = {"ui": "write", "daemon": "both"}
+
+
+class End:
+    """A migration that has come to its end, and what its oracle remembers of each file and each message."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.cast = Cast(rig)
+        self.foreign = 0
+        self.dead = b""
+
+    def others_write(self, count: int = 3) -> None:
+        """A program without our client appends to the file."""
+        with self.rig.log.open("ab") as file:
+            for _ in range(count):
+                self.foreign += 1
+                file.write(line(f"foreign-{self.foreign}", "agent"))
+
+    def run(self, *args: str, expect: int | None = 0, env: dict[str, str] | None = None) -> str:
+        """A command, and what it said."""
+        done = self.rig.run(*args, env={"BRIDGE_REDIS_URL": self.rig.url, **(env or {})})
+        assert expect is None or done.returncode == expect, f"{args}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def migrate(self) -> None:
+        """Writer, reader, both, a foreign writer and a Node reader; all go over under load, and go on talking."""
+        rig, cast = self.rig, self.cast
+        bridge = rig.beats(rig.ready(rig.start("--redis", rig.url)))
+        self.others_write()
+        for name, kind in (*WRITERS.items(), ("viewer", "read")):
+            cast.start(kind, name, 0.01)
+        self.node()
+        cast.given_more("viewer", 20)
+        for name in ("viewer", "daemon", "ui"):
+            for side in ("reads", "writes"):
+                cast.until_made(name, side, "redis")
+        if not node():
+            cast.until_made("watcher", "reads", "redis")
+            cast.until_made("watcher", "writes", "redis")
+        self.others_write()
+        cast.given_more("viewer", 20)
+        rig.stop(bridge)
+
+    def end(self) -> None:
+        """Stopped, retired and purged, while the programs talk."""
+        self.run("retire", NAME, "--execute", "--force", NAME)
+        self.run("purge", NAME, "--execute")
+        self.dead = self.rig.log.read_bytes()
+
+    def node(self) -> None:
+        """The JavaScript program of the book reads."""
+        if node():
+            return
+        [code] = re.findall(r"```js\n(.*?)```", BOOK.read_text(), re.DOTALL)
+        program = self.rig.path / "component.js"
+        program.write_text(code)
+        url = self.rig.server.url
+        with (self.rig.path / "node-out").open("ab") as out:
+            args = ["node", str(program), url, "watcher", NAME, STREAM, str(self.rig.log)]
+            child = subprocess.Popen(args, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        self.rig.children.append(child)
+        self.cast.children["watcher"] = child
+
+    def kill(self) -> None:
+        """SIGKILL, to every program."""
+        for child in self.cast.children.values():
+            child.kill()
+            child.wait()
+        self.cast.children.clear()
+
+    def again(self, folder: Path | None = None, *, away: bool = False) -> None:
+        """All are started again, and talk for a while; `away`: Redis is not there as they start."""
+        before = {name: len(self.cast.written(name)) for name in WRITERS}
+        if away:
+            self.rig.kill_server()
+        for name, kind in (*WRITERS.items(), ("viewer", "read")):
+            self.cast.start(kind, name, 0.01, folder=folder)
+        wait_until(lambda: all(len(self.cast.written(n)) > before[n] + 5 for n in WRITERS), self.cast.said)
+        if away:
+            self.rig.start_server()
+        if folder is None:
+            self.node()
+        self.arrived()
+        self.cast.given_more("viewer", 5)
+
+    def numbers(self) -> dict[str, list[int]]:
+        """The numbers that stand in the stream, by who wrote them."""
+        found: dict[str, list[int]] = {name: [] for name in WRITERS}
+        for entry in self.rig.entries():
+            if entry.fields[1].decode() in found and entry.fields[7].isdigit():
+                found[entry.fields[1].decode()].append(int(entry.fields[7]))
+        return found
+
+    def arrived(self) -> None:
+        """Waits until what was written by now is in the stream."""
+        wanted = {name: set(self.cast.written(name)) for name in WRITERS}
+
+        def there() -> bool:
+            now = self.numbers()
+            return all(numbers <= set(now[name]) for name, numbers in wanted.items())
+
+        wait_until(there, self.cast.said)
+
+    def check(self) -> None:
+        """Each message is in the stream once, and none in a file that nobody carries."""
+        for name, numbers in self.numbers().items():
+            twice = [number for number, count in Counter(numbers).items() if count > 1]
+            assert not twice, f"{name} twice: {twice[:5]}"
+            lost = sorted(set(self.cast.written(name)) - set(numbers))
+            assert not lost, f"{name} lost: {lost[:5]} of {len(numbers)}\n{self.cast.said()}"
+        assert self.rig.log.read_bytes() == self.dead
+        self.cast.check("viewer", *WRITERS, repeats=True)
+        if not node():
+            self.check_node()
+
+    def check_node(self) -> None:
+        """The Node reader was given all, but for what it had in hand when it was killed: that is claimed in a minute."""
+        said = [json.loads(raw) for raw in (self.rig.path / "node-out").read_text().splitlines() if raw[:1] == "{"]
+        given = {(one["role"], one["data"]) for one in said}
+        pending = {raw for raw, *_ in self.rig.redis.call("XPENDING", STREAM, "watcher", "-", "+", 1000)}
+        for entry in self.rig.entries():
+            if entry.fields[1].decode() in WRITERS and b"%d-%d" % entry.id not in pending:
+                assert (entry.fields[1].decode(), entry.fields[7].decode()) in given, entry
+
+    def told(self) -> tuple[int, dict[str, dict[str, int]]]:
+        """What `status` and `doctor` say: the exit code that both agree in, and what was written to which dead file."""
+        done = self.rig.run("status", "--json", env={"BRIDGE_REDIS_URL": self.rig.url})
+        [mapping] = json.loads(done.stdout)["mappings"]
+        found = json.loads(self.rig.run("doctor", "--json", env={"BRIDGE_REDIS_URL": self.rig.url}).stdout)
+        [one] = [one for one in found["checks"] if one["check"] == "retired"]
+        assert (done.returncode == 3) is (one["verdict"] == "bad"), (done.stdout, one)
+        return done.returncode, mapping["dead"]
+
+
+@pytest.fixture
+def end(rig: Rig) -> End:
+    """A migration at its last step, on each kind of server."""
+    return End(rig)
+
+
+def test_programs_that_are_started_again(end: End, tmp_path: Path) -> None:
+    """After retire and purge every program is killed and started again, twice: each message is in the stream once."""
+    rig, copy = end.rig, tmp_path / "copy"
+    end.migrate()
+    shutil.copytree(rig.path / "state", copy / "state", ignore=shutil.ignore_patterns("*.sock"))
+    shutil.copytree(rig.path / "files", copy / "files")
+    shutil.copy(rig.path / "bridge.toml", copy)
+    end.end()
+    was = (copy / "files" / "messages.log").read_bytes()
+    assert [key for key in rig.redis.call("KEYS", "bridge:*") if b"producers" not in key] == [RETIRED]
+    for away in (False, True):
+        for folder in (None, copy):  # the copy was made before anything was retired
+            end.kill()
+            end.again(folder, away=away)
+    end.kill()
+    end.arrived()
+    end.again()
+    end.cast.stop(*WRITERS)
+    end.cast.settled("viewer", *WRITERS)
+    end.check()
+    assert (copy / "files" / "messages.log").read_bytes() == was
+    assert end.told() == (0, {})
+    end.others_write(4)
+    code, dead = end.told()
+    assert (code, dead["messages.log"]["messages"]) == (3, 4)
+    assert "would bring over 4 lines" in end.run("repair")
+    assert "brought over 4 lines" in end.run("repair", "--execute")
+    end.dead = rig.log.read_bytes()
+    assert end.told() == (0, {})
+    foreign = [entry.fields[7] for entry in rig.entries() if entry.fields[7].startswith(b"foreign")]
+    assert foreign == [b"foreign-%d" % n for n in range(1, end.foreign + 1)]
+    end.check()
+
+
+# -- each thing by itself ----------------------------------------------------------------------------------------
+
+
+def retired_rig(rig: Rig, *, purged: bool = True) -> End:
+    """Five lines and two entries on both sides, `ui` gone over, retired and purged; nobody runs."""
+    end = End(rig)
+    rig.append(*(f"line {n}" for n in range(5)))
+    rig.once(url=rig.url)
+    rig.add("entry 0")
+    rig.add("entry 1")
+    rig.once(url=rig.url)
+    rig.redis.call("HSET", "bridge:components", f"ui/{NAME}", '{"reads": "redis", "writes": "redis", "epoch": 2}')
+    end.run("retire", NAME, "--execute", "--force", NAME)
+    if purged:
+        end.run("purge", NAME, "--execute")
+    end.dead = rig.log.read_bytes()
+    return end
+
+
+def says(rig: Rig, data: str, *, folder: Path | None = None, url: str | None = None) -> str:
+    """Opened, one message appended, closed: where it writes."""
+    with open_log(NAME, "ui", config=(folder or rig.path) / "bridge.toml", redis=url or rig.url) as log:
+        log.append("say", data)
+        return log.writes
+
+
+AWAY = "redis://127.0.0.1:1/0"
+
+
+def no_state(end: End, folder: Path) -> None:
+    """`.bridge` was deleted."""
+    shutil.rmtree(end.rig.state)
+
+
+def old_state(end: End, folder: Path) -> None:
+    """`.bridge` was put back from a copy of before the retirement."""
+    shutil.rmtree(end.rig.state)
+    shutil.copytree(folder / "state", end.rig.state)
+
+
+def old_ledger(end: End, folder: Path) -> None:
+    """The ledger alone was written over with a copy of before, in place."""
+    (end.rig.state / "ledger.db").write_bytes((folder / "state" / "ledger.db").read_bytes())
+
+
+def old_bookmark(end: End, folder: Path) -> None:
+    """The component's bookmark says that it reads and writes files."""
+    bookmark = end.rig.state / "components" / "ui" / f"{NAME}.bookmark"
+    bookmark.parent.mkdir(parents=True, exist_ok=True)
+    told = {"reads": "file", "writes": "file", "epoch": 1, "doubt": "", "entry": "0-0", "following": False, "files": {}}
+    bookmark.write_text(json.dumps(told) + "\n")
+
+
+def nothing_changed(end: End, folder: Path) -> None:
+    """Nothing was changed."""
+
+
+@pytest.mark.parametrize("what", [nothing_changed, no_state, old_state, old_ledger, old_bookmark])
+@pytest.mark.parametrize("purged", [True, False])
+def test_never_to_the_file(one_rig: Rig, tmp_path: Path, what: Callable[[End, Path], None], purged: bool) -> None:
+    """Whatever became of what it remembers, a program of a retired mapping writes to Redis, now or when it is there."""
+    rig, before = one_rig, tmp_path / "before"
+    rig.append("first")
+    rig.once(url=rig.url)
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        ledger.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copytree(rig.state, before / "state")
+    end = retired_rig(rig, purged=purged)
+    what(end, before)
+    assert says(rig, "while Redis is away", url=AWAY) in ("redis", "file")
+    assert rig.log.read_bytes() == end.dead
+    assert says(rig, "Redis is there") == "redis"
+    wait_until(lambda: rig.datas()[-2:] == [b"while Redis is away", b"Redis is there"], lambda: str(rig.datas()))
+    assert rig.log.read_bytes() == end.dead
+    assert says(rig, "away again", url=AWAY) == "redis"
+    assert rig.log.read_bytes() == end.dead
+
+
+def test_another_machine(one_rig: Rig, tmp_path: Path) -> None:
+    """A program with a bridge.toml of its own, where no bridge ever ran, waits for Redis to say where it writes."""
+    end, other = retired_rig(one_rig), tmp_path / "other"
+    (other / "files").mkdir(parents=True)
+    shutil.copy(one_rig.path / "bridge.toml", other)
+    says(one_rig, "one", folder=other, url=AWAY)
+    assert says(one_rig, "two", folder=other) == "redis"
+    wait_until(lambda: one_rig.datas()[-2:] == [b"one", b"two"], lambda: str(one_rig.datas()))
+    assert [*(other / "files").iterdir()] == []
+    assert one_rig.log.read_bytes() == end.dead
+
+
+def test_a_mapping_that_is_alive_takes_what_waited(one_rig: Rig, tmp_path: Path) -> None:
+    """What waited for Redis to say where it goes is appended to the file, in order and once, where the file is alive."""
+    rig = one_rig
+    Cast(rig)
+    for n in range(3):
+        says(rig, f"waits {n}", url=AWAY)
+    assert rig.log.read_bytes() == b""
+    assert says(rig, "then this") == "file"
+    wanted = [b"waits 0", b"waits 1", b"waits 2", b"then this"]
+    wait_until(lambda: [one.rpartition(b"|")[2] for one in rig.lines()] == wanted, lambda: str(rig.lines()))
+    assert rig.datas() == []
+    rig.once(url=rig.url)
+    assert rig.datas() == wanted
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("rotated", [True, False])
+def test_a_kill_between_outbox_and_file(one_rig: Rig, *, there: bool, rotated: bool) -> None:
+    """A message that a killed program had begun to take from its outbox to the file is there once."""
+    rig = one_rig
+    Cast(rig)
+    rig.append("before")
+    for n in range(3):
+        says(rig, f"waits {n}", url=AWAY)
+    [first, *rest] = sorted((rig.state / "components" / "ui").glob("*.outbox"), key=lambda path: path.stat().st_mtime)
+    size, inode = rig.log.stat().st_size, rig.log.stat().st_ino
+    with first.open("ab") as file:
+        file.write(json.dumps({"begun": 1, "inode": inode, "size": size}).encode() + b"\n")
+    if there:
+        rig.append(b"before too")
+        with rig.log.open("ab") as file:
+            file.write(b"ui|2026-03-02T09:14:05.112Z|say|waits 0\n")
+        raw = first.read_bytes().split(b"\n")
+        told = json.loads(raw[0])
+        told[1][3] = "MjAyNi0wMy0wMlQwOToxNDowNS4xMTJa"  # the same timestamp, in base64
+        first.write_bytes(json.dumps(told).encode() + b"\n" + b"\n".join(raw[1:]))
+    if rotated:
+        rig.log.rename(rig.log.with_name("messages.log.1"))
+    says(rig, "then this")
+    datas = [one.rpartition(b"|")[2] for one in rig.lines()]
+    assert sorted(data for data in datas if data.startswith(b"waits")) == [b"waits 0", b"waits 1", b"waits 2"], rest
+    assert datas[-1] == b"then this"
+
+
+def test_every_switch_is_in_the_bookmark(one_rig: Rig) -> None:
+    """A component that only writes remembers where, whether it runs as it is switched or is started later."""
+    rig, cast = one_rig, Cast(one_rig)
+    bookmark = rig.state / "components" / "ui" / f"{NAME}.bookmark"
+
+    def says_file(writes: str) -> bool:
+        return bookmark.exists() and json.loads(bookmark.read_bytes().split(b"\n")[0])["writes"] == writes
+
+    bridge = rig.beats(rig.ready(rig.start("--redis", rig.url)))
+    cast.start("write", "ui")
+    wait_until(lambda: len(cast.written("ui")) > 3, cast.said)
+    for to in ("redis", "file"):
+        for side in ("reads", "writes") if to == "redis" else ("writes", "reads"):
+            cast.until_made("ui", side, to)
+        wait_until(lambda to=to: says_file(to), cast.said)  # type: ignore[misc]
+    cast.stop("ui")
+    for side in ("reads", "writes"):
+        cast.until_made("ui", side, "redis")
+    assert says_file("redis")
+    rig.stop(bridge)
+
+
+@pytest.mark.parametrize("retired_first", [False, True])
+@pytest.mark.parametrize("point", [name for name in POINTS if name.startswith(("retire.", "purge.", "unretire."))])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_every_point(one_rig: Rig, point: str, when: str, *, retired_first: bool) -> None:
+    """A retire, purge or unretire that is killed is as before or is finished by the next try; nothing is lost or twice."""
+    rig, verb = one_rig, point.split(".", maxsplit=1)[0]
+    if verb != "retire" and not retired_first:
+        pytest.skip("it has nothing to do")
+    end = retired_rig(rig, purged=verb == "unretire") if retired_first else End(rig)
+    args = [verb, NAME, "--execute", *(["--force", NAME] if verb == "retire" else [])]
+    args += ["--from", "retirement"] if verb == "unretire" else []
+    if verb == "retire" and retired_first:
+        end.run("unretire", NAME, "--from", "retirement", "--execute")
+    elif verb == "retire":
+        rig.append(*(f"line {n}" for n in range(5)))
+        rig.once(url=rig.url)
+        rig.add("entry 0")
+        rig.add("entry 1")
+    was = rig.log.read_bytes()
+    end.run(*args, expect=None, env={"BRIDGE_CRASH_AT": f"{point}.{when}"})
+    says(rig, "meanwhile")
+    end.run(*args, expect=None if verb == "unretire" else 0)  # nothing may be left to do
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        over = STREAM in retired(ledger)
+    assert over is (verb != "unretire")
+    assert bool(rig.redis.call("EXISTS", RETIRED)) is over
+    assert (rig.state / "retired" / NAME / "README.md").exists() is over
+    assert not [path for path in (rig.state / "retired").iterdir() if path.name.startswith(".")]
+    if verb == "unretire":
+        rig.once(url=rig.url)
+        assert rig.parity().verdict == "equal"
+    elif verb == "purge":
+        assert rig.redis.call("KEYS", "bridge:*") == [RETIRED]
+        assert rig.log.read_bytes() == was
+    wanted = [*(f"line {n}" for n in range(5)), "entry 0", "entry 1", "meanwhile"]
+    assert sorted(rig.datas()) == sorted(one.encode() for one in wanted)
+    if over:
+        assert end.told() == (0, {})
