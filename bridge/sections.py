@@ -218,12 +218,19 @@ class RetentionSection(Strict):
     keep_entries: Annotated[int, Field(ge=1)] | None = None
     keep_bytes: Annotated[int, Field(ge=1)] | None = None
     archive: bool = False
+    confirm: bool = True
+    """Whether the first trim after the limits were changed waits for `bridge trim --execute`."""
 
     @model_validator(mode="after")
     def _says_how_much(self) -> RetentionSection:
         if self.archive and not self.limited:
             raise ValueError("archive says where the oldest go: say when, with keep_days, keep_entries or keep_bytes")
         return self
+
+    @property
+    def limits(self) -> str:
+        """What somebody confirms: how much stays, and whether the rest is kept; as JSON."""
+        return self.model_dump_json(exclude={"confirm"})
 
     @property
     def limited(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from itertools import product
 from threading import Barrier, Thread
 
@@ -315,6 +317,31 @@ def test_status_tells_components(rig: Rig) -> None:
     assert "viewer in hestai-message" in rig.run("status", "--redis", rig.url).stdout
     cast.stop("ui", "viewer")
     rig.stop(bridge)
+
+
+def test_a_plain_client_is_told_as_what_it_is(quiet: Cast) -> None:
+    """A program that keeps the documented keys is a plain client, so far behind; `--watch` tells it as `status` does."""
+    rig = quiet.rig
+    positions = f"bridge:{{{STREAM}}}:positions"
+    size = rig.log.stat().st_size
+    rig.redis.call("HSET", positions, "node", json.dumps({"files": {"messages.log": size}}))
+    rig.redis.call("HSET", COMPONENTS, "node/hestai-message", '{"reads": "file", "writes": "file", "epoch": 0}')
+    assert "plain client, 0 behind" in rig.run("status", "--redis", rig.url).stdout
+    args = ("node", "--reads", "--force", "node", "--redis", rig.url, "--from", str(size), "--execute")
+    done = rig.run("cutover", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rig.redis.call("XREADGROUP", "GROUP", "node", "any", "COUNT", "1", "STREAMS", STREAM, ">")
+    assert "plain client, 0 behind, asked" in rig.run("status", "--redis", rig.url).stdout
+    rig.add("unread")
+    rig.add("unread too")
+    assert "plain client, 2 behind, asked" in rig.run("status", "--redis", rig.url).stdout
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "status", "--watch", "--redis", rig.url], cwd=rig.path, stdout=subprocess.PIPE,
+        text=True, stdin=subprocess.DEVNULL,
+    ) as watch:  # fmt: skip
+        assert watch.stdout is not None
+        wait_until(lambda: "plain client, 2 behind" in watch.stdout.readline(), "the component in --watch")  # type: ignore[union-attr]
+        watch.terminate()
 
 
 def test_retire_and_purge(quiet: Cast) -> None:

@@ -17,7 +17,8 @@ from bridge import open_log
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.points import POINTS
-from tests.cast import Cast
+from tests.cast import CONFIG, ROOT, Cast
+from tests.inbox import document
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_story import BOOK, node
 
@@ -392,3 +393,243 @@ def test_killed_at_every_point(one_rig: Rig, point: str, when: str, *, retired_f
     assert sorted(rig.datas()) == sorted(one.encode() for one in wanted)
     if over:
         assert end.told() == (0, {})
+
+
+# -- what others write to dead files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mapping", "stream", "name", "first", "then"),
+    [
+        (
+            "hestai-roles",
+            "hestai:roles",
+            "ui.out",
+            b"2026-03-02T09:14:05Z|say|one\n",
+            b"2026-03-02T09:14:06Z|say|two\n",
+        ),
+        ("hestai-inbox", "hestai:inbox", "inbox/{}.json", document("one"), document("two")),
+        ("hestai-context", "hestai:context", "context/a.ctx", b"one", b"two"),
+        ("hestai-artifacts", "hestai:artifacts", "artifacts/{}.txt", b"one", b"two"),
+    ],
+)
+@pytest.mark.parametrize("purged", [True, False])
+def test_dead_files_of_each_kind(
+    one_rig: Rig, mapping: str, stream: str, name: str, first: bytes, then: bytes, *, purged: bool
+) -> None:
+    """What is written to the files of a retired mapping is counted, exits 3, and is brought over late and once."""
+    rig = one_rig
+    rig.write_config(mapping=mapping, extra=CONFIG)
+    end = End.__new__(End)
+    end.rig = rig
+
+    def put(data: bytes, which: str) -> None:
+        path = rig.root / name.format(which)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data)
+
+    def count() -> int:
+        return int(rig.redis.call("XLEN", stream))
+
+    def carried() -> int:
+        end.run("run", "--once", "--dual")
+        return count()
+
+    put(first, "one")
+    wait_until(lambda: carried() == 1, rig.said)
+    end.run("parity", expect=None)
+    end.run("retire", mapping, "--execute", "--force", mapping)
+    if purged:
+        end.run("purge", mapping, "--execute")
+    assert end.told() == (0, {})
+    put(then, "two")
+    code, dead = end.told()
+    assert code == 3
+    assert sum(one["messages"] for one in dead.values()) == 1
+    end.run("repair")
+    assert count() == 1
+    wait_until(lambda: "nobody has written" in end.run("repair", "--execute"), lambda: str(end.told()))
+    assert count() == 2
+    assert end.told() == (0, {})
+    ours = [key for key in rig.redis.call("KEYS", "bridge:*") if not key.startswith(b"bridge:health")]
+    assert (ours == [f"bridge:{{{stream}}}:retired".encode()]) is purged
+
+
+def test_a_dead_value_is_left_to_a_person(one_rig: Rig) -> None:
+    """A value that is written to a retired state's file is seen, and never put over what Redis holds by now."""
+    rig = one_rig
+    rig.write_config(mapping="hestai-state")
+    end = End.__new__(End)
+    end.rig = rig
+    (rig.root / "state").mkdir()
+    value = rig.root / "state" / "anchor"
+    value.write_bytes(b"one")
+    end.run("run", "--once", "--dual")
+    end.run("retire", "hestai-state", "--execute", "--force", "hestai-state")
+    end.run("purge", "hestai-state", "--execute")
+    assert end.told() == (0, {})
+    value.write_bytes(b"two")
+    assert end.told()[0] == 3
+    assert "which value is the later one" in end.run("repair", "--execute", expect=3)
+    assert rig.redis.call("HGET", "bridge:{hestai:state}:state:state/anchor", "data") == b"one"
+    value.write_bytes(b"one")
+    assert end.told() == (0, {})
+
+
+@pytest.mark.parametrize("how", ["MAXLEN 2", "MINID", "all of it"])
+def test_others_trim_the_stream_afterwards(one_rig: Rig, how: str) -> None:
+    """What somebody has trimmed since the end does not come back with what was written to a dead file."""
+    end, rig = retired_rig(one_rig), one_rig
+    rig.add("later")
+    args: dict[str, tuple[str, str | bytes]] = {
+        "MAXLEN 2": ("MAXLEN", "2"), "MINID": ("MINID", rig.add("latest")), "all of it": ("MAXLEN", "0"),
+    }  # fmt: skip
+    rig.redis.call("XTRIM", STREAM, *args[how])
+    before = rig.datas()
+    end.others_write(2)
+    assert end.told()[0] == 3
+    end.run("repair", "--execute")
+    assert rig.datas() == [*before, b"foreign-1", b"foreign-2"]
+    assert end.told() == (0, {})
+
+
+def test_the_stream_is_another_one_by_now(one_rig: Rig) -> None:
+    """Where the stream itself is gone nothing of the files is sent again, and a person is told what to do."""
+    end, rig = retired_rig(one_rig), one_rig
+    rig.redis.call("DEL", STREAM)
+    end.others_write(1)
+    assert "not the one that was retired" in end.run("repair", "--execute", expect=3)
+    assert rig.datas() == []
+    end.run("unretire", NAME, "--from", "beginning", "--execute")
+    rig.once(url=rig.url)
+    assert len(rig.datas()) == 8
+    assert rig.parity().verdict == "equal", str(rig.parity().notes)
+
+
+@pytest.mark.parametrize("purged", [True, False])
+def test_a_ledger_that_was_lost_afterwards(one_rig: Rig, *, purged: bool) -> None:
+    """Redis alone knows of the end: nothing is carried, dead lines are counted, brought over once, and it begins again."""
+    end, rig = retired_rig(one_rig, purged=purged), one_rig
+    end.others_write(1)
+    end.run("repair", "--execute")
+    end.others_write(2)
+    shutil.rmtree(rig.state)
+    code, dead = end.told()
+    assert (code, dead["messages.log"]["messages"]) == (3, 2)
+    assert "is retired" in end.run("run", "--once", "--dual", expect=1)
+    assert len(rig.datas()) == 8
+    assert "is retired" in end.run("import-history", expect=None)
+    assert len(rig.datas()) == 8
+    end.run("repair", "--execute")
+    assert end.told() == (0, {})
+    assert [one for one in rig.datas() if one.startswith(b"foreign")] == [b"foreign-1", b"foreign-2", b"foreign-3"]
+    end.run("repair", "--execute")
+    assert len(rig.datas()) == 10
+    end.run("unretire", NAME, "--from", "retirement", "--execute")
+    end.run("repair", "--execute")
+    rig.once(url=rig.url)
+    assert rig.parity().verdict == "equal"
+    assert len(rig.datas()) == len(rig.lines()) == 10
+
+
+def test_redis_forgets_that_it_is_retired(one_rig: Rig) -> None:
+    """A Redis that lost the word of the end is told again, and until then status and doctor say so."""
+    end, rig = retired_rig(one_rig), one_rig
+    rig.redis.call("DEL", RETIRED)
+    assert end.told()[0] == 3
+    assert says(rig, "all the same") == "redis"
+    end.run("retire", NAME, "--execute")
+    assert end.told() == (0, {})
+    assert rig.redis.call("EXISTS", RETIRED)
+
+
+def test_begins_again_where_it_ended(one_rig: Rig) -> None:
+    """After `unretire` both directions bring what came since, once; programs stay on Redis and may be moved back."""
+    end, rig = retired_rig(one_rig), one_rig
+    assert says(rig, "since") == "redis"
+    end.others_write(2)
+    assert "say where it begins" in end.run("unretire", NAME, "--execute", expect=2)
+    assert "holds entries" in end.run("unretire", NAME, "--from", "beginning", "--execute", expect=1)
+    assert end.told()[0] == 3
+    end.run("unretire", NAME, "--from", "retirement", "--execute", "--reason", "too early")
+    rig.once(url=rig.url)
+    assert sorted(rig.datas()) == sorted(one.rpartition(b"|")[2] for one in rig.lines())
+    assert len(rig.datas()) == 10
+    assert rig.parity().verdict == "equal"
+    assert says(rig, "still there") == "redis"
+    assert "too early" in end.run("journal")
+    bridge = rig.beats(rig.ready(rig.start("--redis", rig.url)))
+    end.cast.until_made("ui", "writes", "file")
+    assert says(rig, "in the file") == "file"
+    wait_until(lambda: rig.datas()[-1] == b"in the file", rig.said)
+    rig.stop(bridge)
+
+
+# -- what it leaves ----------------------------------------------------------------------------------------------
+
+
+def shell(command: str, folder: Path) -> bytes:
+    """What a command of the README prints."""
+    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, check=True).stdout
+
+
+def test_the_folder_tells_all(one_rig: Rig) -> None:
+    """Its digests hold, its lines are the stream up to the entry it names, and each file and key that is left is named."""
+    rig = one_rig
+    end = retired_rig(rig, purged=False)
+    kept = rig.state / "retired" / NAME
+    shell("sha256sum -c SHA256SUMS", kept)
+    readme = (kept / "README.md").read_text()
+    report = json.loads((kept / "report.json").read_text())
+    rig.add("later")
+    after = rig.redis.call("XRANGE", STREAM, f"({report['last']}", "+")
+    assert f"'({report['last']}' +" in readme
+    lines = (kept / "messages.log").read_bytes().splitlines()
+    both = [one.rpartition(b"|")[2] for one in lines] + [fields[7] for _, fields in after]
+    assert both == rig.datas()
+    told = json.loads(end.run("purge", NAME, "--execute", "--json"))
+    stays = {one["what"] for one in told["stays"]}
+    goes = {one["what"] for one in told["goes"]}
+    assert {STREAM, RETIRED.decode(), str(kept), str(rig.state / "ledger.db")} <= stays
+    assert str(rig.log) in goes
+    assert all(one["why"] for one in [*told["stays"], *told["goes"]])
+    assert list((rig.state / "components").glob(f"*/{NAME}.*")) == []
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_where_an_archive_ends(one_rig: Rig, *, torn: bool) -> None:
+    """Archive and stream meet at one entry: read by a command or without the bridge, nothing is in both or in neither."""
+    rig = one_rig
+    text = (ROOT / "mappings" / "hestai-message.toml").read_text()
+    mapping = rig.path / "kept.toml"
+    mapping.write_text(text + "\n[retention]\nkeep_entries = 2000\narchive = true\nconfirm = false\n")
+    rig.write_config(mapping=str(mapping), extra=CONFIG)
+    end = End.__new__(End)
+    end.rig = rig
+    for part in range(4):
+        rig.append(*(f"line {part} {n}" for n in range(1500)))
+        end.run("run", "--once", "--dual")
+        rig.add(f"entry {part}")
+        end.run("run", "--once", "--dual")
+        end.run("parity")
+    whole = rig.datas()
+    if torn:
+        end.run("trim", "--execute", expect=None, env={"BRIDGE_CRASH_AT": "trim.part.after:3"})
+    end.run("trim", "--execute", expect=None)
+    assert 1900 < len(rig.datas()) < 5000
+    end.run("retire", NAME, "--execute", "--force", NAME)
+    kept, archive = rig.state / "retired" / NAME, rig.state / "archive" / NAME
+    readme = (kept / "README.md").read_text()
+    floor = re.search(r"begins with `(\d+-\d+)`", readme)
+    assert floor is not None
+    [command] = [one for one in re.findall(r"```\n(.*?)\n```", readme, re.DOTALL) if "tail -c" in one]
+    assert rig.datas() == [fields[7] for _, fields in rig.redis.call("XRANGE", STREAM, floor[1], "+")]
+    by_hand = shell(command.replace("INDEX", str(kept / "archive.tsv")), archive).splitlines()
+    assert [one.rpartition(b"|")[2] for one in by_hand] + rig.datas() == whole
+    end.run("purge", NAME, "--execute")
+    end.run("snapshot", NAME, str(rig.path / "by-command"), "--until", floor[1])
+    assert (rig.path / "by-command" / "messages.log").read_bytes().splitlines() == by_hand
+    assert [one.rpartition(b"|")[2] for one in (kept / "messages.log").read_bytes().splitlines()] == whole
+    if not torn:
+        assert len(shell("zcat *.gz", archive).splitlines()) == len(by_hand)

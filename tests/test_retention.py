@@ -36,6 +36,7 @@ def keep(rig: Rig, extra: str = "", name: str = "hestai-message", **limits: floa
     """The shipped mapping, with a `[retention]`."""
     shipped = (Path(__file__).parent.parent / "mappings" / f"{name}.toml").read_text()
     shipped = shipped.replace("[stream]", "[stream]\nhistory = true") if name == "hestai-state" else shipped
+    limits = {"confirm": False} | limits
     table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in limits.items())
     (rig.path / "kept.toml").write_text(f"{shipped}\n[retention]\n{table}\n")
     rig.write_config(mapping="kept.toml", extra=extra)
@@ -238,6 +239,37 @@ def test_who_is_behind_what_was_trimmed_does_not_go_over(rig: Rig) -> None:
     assert cast.switch("viewer", "reads", "file").went_on
     cast.stop("viewer")
     assert len(cast.seen("viewer")) == 661
+    rig.stop(bridge)
+
+
+def test_new_limits_wait_for_a_word(rig: Rig) -> None:
+    """The first trim by new limits waits until somebody has said so once, and says how much it is; others do not."""
+
+    def told() -> dict[str, object]:
+        [one] = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["mappings"]
+        return dict(one["retention"] or {})
+
+    def said(*args: str) -> str:
+        return rig.run("trim", "--redis", rig.url, *args).stdout
+
+    keep(rig, keep_entries=100, confirm=True)
+    rig.append(*map(str, range(600)))
+    bridge = rig.beats(rig.ready(rig.start()))
+    waits = wait_until(lambda: (now := told()).get("goes") and now, rig.said)
+    assert waits["waits"] is True
+    assert "wait for `bridge trim --execute`" in rig.run("status", "--redis", rig.url).stdout
+    assert "waits for your word" in said()
+    assert len(rig.datas()) == 600
+    said("--execute")
+    wait_until(lambda: len(rig.datas()) < 400, rig.said)
+    rig.append(*map(str, range(600, 1200)))
+    wait_until(lambda: int(rig.datas()[0]) >= 600, rig.said)
+    rig.stop(bridge)
+    keep(rig, keep_entries=50, confirm=True)
+    before = len(rig.datas())
+    bridge = rig.beats(rig.ready(rig.start()))
+    wait_until(lambda: told().get("waits") and told().get("goes"), rig.said)
+    assert len(rig.datas()) == before
     rig.stop(bridge)
 
 

@@ -93,10 +93,11 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
     return Behind(messages, size, oldest if messages else None, unfinished)
 
 
-def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
+def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None, since: float = 0.0) -> Behind:
     """The files that the ledger does not know as they are now, and what is due of those that are gone since.
 
-    A file that was rewritten counts, until the bridge has seen that it holds the same message. Raises SourceError.
+    A file that was rewritten counts, until the bridge has seen that it holds the same message; none that was written
+    before `since`, in seconds since 1970. Raises SourceError.
     """
     stream = mapping.stream.key
     _, due, size, oldest = totals(ledger, stream) if ledger is not None else (0, 0, 0, None)
@@ -104,6 +105,7 @@ def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Be
     for some in folder.scan():
         known = files_known(ledger, stream, [one.name for one in some]) if ledger is not None else {}
         fresh = [one for one in some if one.name not in known or known[one.name][0] != one.facts]
+        fresh = [one for one in fresh if one.facts.written >= since * 1e9]
         messages += len(fresh)
         size += sum(one.facts.size for one in fresh)
         times = [one.facts.written // 1_000_000 for one in fresh]
@@ -121,10 +123,13 @@ def values_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Be
     return values_changed(mapping, folder, ledger)
 
 
-def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
-    """The files whose value is not the one that the ledger knows, whichever side owns them. Raises SourceError."""
+def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None, since: float = 0.0) -> Behind:
+    """The files whose value is not the one that the ledger knows, whichever side owns them.
+
+    None that was written before `since`, in seconds since 1970. Raises SourceError.
+    """
     known = values(ledger, mapping.stream.key) if ledger is not None else {}
-    found = [one for some in folder.scan() for one in some]
+    found = [one for some in folder.scan() for one in some if one.facts.written >= since * 1e9]
     fresh = [one for one in found if known.get(one.name, (b"",))[0] != _sha256(folder, one.name)]
     times = [one.facts.written / 1e9 for one in fresh]
     return Behind(len(fresh), sum(one.facts.size for one in fresh), min(times, default=None))

@@ -53,7 +53,10 @@ def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) 
         found.error = "is retired, and Redis does not know it: programs may fall back to its files"
         found.hint = f"bridge retire {mapping.name} --execute"
     try:
-        found.written = written_since(shared, ledger, ending.files if ending is not None else {})
+        if at is None and ending is not None:
+            found.written = written_since(shared, None, ending.files, ending.at)
+        else:
+            found.written = written_since(shared, ledger, {})
     except (BridgeError, OSError) as error:
         found.error, found.hint = str(error), ""
     count = sum(found.written.values(), Behind())
@@ -66,17 +69,20 @@ def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) 
     return found
 
 
-def written_since(shared: Shared, ledger: Ledger | None, ended: Mapping[str, str]) -> dict[str, Behind]:
+def written_since(
+    shared: Shared, ledger: Ledger | None, ended: Mapping[str, str], at: float = 0.0
+) -> dict[str, Behind]:
     """Counts, for each source of a retired mapping, the messages in its files that stood there not when it ended.
 
-    `ended`: the checkpoint of each source as Redis keeps it since then, for whoever has no ledger that knows the
-    stream. A source without any is left out. Raises SourceError, LedgerError, OSError.
+    Without a ledger that knows the stream: by `ended`, the checkpoint of each source as Redis keeps it since then, and
+    of files that each hold a message by `at`, when that was. A source without any is left out. Raises SourceError,
+    LedgerError, OSError.
     """
     mapping, found = shared.mapping, dict[str, Behind]()
     if shared.folder is not None:
-        found[mapping.source.path] = folder_behind(mapping, shared.folder, ledger)
+        found[mapping.source.path] = folder_behind(mapping, shared.folder, ledger, at)
     elif shared.values is not None:
-        found[mapping.source.path] = values_changed(mapping, shared.values, ledger)
+        found[mapping.source.path] = values_changed(mapping, shared.values, ledger, at)
     else:
         memories = sources_of(ledger, mapping.stream.key) if ledger is not None else {}
         stored: dict[str, bytes | None] = {name: raw.encode() for name, raw in ended.items()}

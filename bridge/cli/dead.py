@@ -48,7 +48,6 @@ class DeadFiles:
         from bridge.cutover.retire import retell
         from bridge.drain import bring_over
         from bridge.ledger.journal import note
-        from bridge.ledger.retired import retired
         from bridge.streams.ending import ending_of
 
         shared, ledger = self.shared, self._ledger
@@ -57,7 +56,7 @@ class DeadFiles:
         if not self._execute or self.kept or ledger is None:
             return
         ending = ending_of(self._connection, shared.keys)
-        if mapping.stream.key not in retired(ledger) and ending is not None:
+        if not self._known() and ending is not None:
             adopt(shared, ledger, self._connection, ending, who())
             self.adopted = True
         if not any(one.messages or one.more for one in self._ended.written.values()):
@@ -82,11 +81,20 @@ class DeadFiles:
             return (
                 f"{names}: which value is the later one nobody can tell: write it to Redis by hand, or remove the file"
             )
+        if shared.folder is not None and not self._known():
+            said = "the ledger that knew its files is lost, and nobody else can tell which of them were carried"
+            return f"{said}: put it back from a copy, or write what is missing to Redis"
         memory = stream_memory(self._ledger, shared.mapping.stream.key) if self._ledger is not None else None
         lost = what_was_lost(memory, {}, stream_info(self._connection, shared.keys.stream), None)
         if lost:
             return f"the stream is not the one that was retired ({lost}): `bridge retire` has left all of it as files"
         return ""
+
+    def _known(self) -> bool:
+        """Whether the ledger here knows that the mapping is retired."""
+        from bridge.ledger.retired import retired
+
+        return self._ledger is not None and self.shared.mapping.stream.key in retired(self._ledger)
 
     def to_json(self) -> dict[str, Any]:
         """The repair of one retired mapping as `--json` prints it."""

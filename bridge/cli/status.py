@@ -61,9 +61,11 @@ def _exit_code(found: Status, level: Level) -> int:
 
 
 def _watch(options: Options) -> int:
+    from rich.console import Group
     from rich.live import Live
 
     from bridge.cli.screen import console, show
+    from bridge.cutover.standing import sampled
     from bridge.headline import headline
     from bridge.status import sample, to_json
 
@@ -75,13 +77,17 @@ def _watch(options: Options) -> int:
         while True:
             found = sample(settings, time.time)
             said, level = headline(found)
+            components = [] if found.redis_error else sampled(settings)
             if options.as_json:
-                emit_line(to_json(found, said, level))
+                emit_line(to_json(found, said, level) | {"components": [one.to_json() for one in components]})
             elif live is not None:
-                live.update(screen(found, said, level, out.width), refresh=True)
+                whole = Group(screen(found, said, level, out.width), *_components(components, found))
+                live.update(whole, refresh=True)
             elif said != last:
                 click.echo(time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(found.at)))
                 show(out, screen(found, said, level, out.width))
+                for line in _components(components, found):
+                    show(out, line)
                 click.echo()
                 last = said
             time.sleep(EVERY)
@@ -144,6 +150,9 @@ def _components(components: list[Standing], found: Status) -> Iterator[Renderabl
         since = f", since {clock(one.since, found.at)}" if one.since is not None else ""
         rows.append(("writes", f"{places[one.modes.writes]}{since}"))
         beat = "none, it does not run" if one.heartbeat is None else f"{duration(one.heartbeat)} ago"
+        if one.plain:
+            asked = f", asked {duration(one.asked)} ago" if one.asked is not None else ""
+            beat = f"none: plain client, {one.behind or 0:,} behind{asked}"
         rows.append(("heartbeat", ", ".join([beat, *(worker.where for worker in one.workers)])))
         if one.modes.switch is not None:
             rows.append(("switching", f"{one.modes.switch.who} is at it"))
@@ -253,6 +262,9 @@ def _retention(report: dict[str, Any], found: Status) -> str:
     said = f"{counted(report['length'], 'entry', 'entries')}, {size(report['bytes'])} of memory"
     said += f", {report['trimmed']:,} trimmed so far" if report["trimmed"] else ""
     holds = [f"held from {one['from']} on by {one['who']}" for one in report["holds"]]
+    if report.get("waits") and report["goes"]:
+        holds.append(f"its limits are new: about {counted(report['goes'], 'entry', 'entries')} may go, and wait for"
+                     f" `bridge trim --execute`")  # fmt: skip
     holds += ["over its limits, and parity has not found both sides equal"] * bool(report["unproven"])
     return "; ".join([f"{said} ({duration(max(0.0, found.at - report['at']))} ago)", *holds])
 

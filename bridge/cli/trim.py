@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, emit, mapping_names, verb
+from bridge.cli.common import Options, emit, mapping_names, verb, who
 from bridge.words import counted
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     """Remove the oldest entries of MAPPINGs' streams that are over their [retention]; of all that have one by default.
 
     Nothing goes that a consumer group did not acknowledge, that is not in its file yet, or that parity did not find
-    equal. A running bridge does the same by itself. Exits 3 when something that is over is held.
+    equal. A running bridge does the same by itself; but the first time after the limits were changed it waits until you
+    say this with --execute, unless the mapping has `confirm = false`. Exits 3 when something that is over is held.
     """
     from bridge.dial import dialler
     from bridge.errors import ConfigError
@@ -49,6 +50,7 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
             retention = Retention(one, settings.state_dir, ledger, dialler(settings, may_start=False), time.time)
             plan, done = retention.plan(), None
             if execute:
+                retention.confirm(who())
                 done = retention.trim(lambda: False)
                 plan = retention.plan()
             held = held or plan.unproven or bool(plan.allowed.holds)
@@ -90,6 +92,8 @@ def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
     if plan.allowed.upto is not None:
         many = counted(plan.goes, "entry", "entries")
         click.echo(f"  about {many} may go, up to {format_id(plan.allowed.upto.entry).decode()}")
+        if done is None and plan.waits:
+            click.echo("  the limits are new: a running bridge waits for your word, or for `confirm = false`")
         if done is None:
             click.echo("  Nothing is changed. To do it, say --execute.")
     elif plan.nothing:

@@ -25,6 +25,7 @@ from bridge.streams.components import (
     Modes,
     Worker,
     announced_positions,
+    asked_last,
     group_of,
     look,
     named_in,
@@ -42,7 +43,8 @@ class Standing:
     """One component in one mapping. `since` in seconds since 1970, None: it was never switched.
 
     `behind`: unread messages in Redis, or unread bytes of the files; None: not known. `heartbeat`: seconds since the
-    last one. `next`: the step that comes next, with the `reasons` why not now; None: there is none.
+    last one. `plain`: it gives none and is no program with our client; `asked`: seconds since it asked its group last,
+    None: not known. `next`: the step that comes next, with the `reasons` why not now; None: there is none.
     """
 
     component: str
@@ -52,6 +54,8 @@ class Standing:
     position: str = ""
     behind: int | None = None
     heartbeat: float | None = None
+    plain: bool = False
+    asked: float | None = None
     workers: list[Worker] = field(default_factory=list)
     error: str = ""
     next: Step | None = None
@@ -68,6 +72,7 @@ class Standing:
             "component": self.component, "mapping": self.mapping, "reads": self.modes.reads,
             "writes": self.modes.writes, "epoch": self.modes.epoch, "since": self.since, "position": self.position,
             "behind": self.behind, "unit": self.unit, "heartbeat_age": self.heartbeat,
+            "plain": self.plain, "asked_age": self.asked,
             "workers": [one.where for one in self.workers],
             "error": self.error or None,
             "switching": None if self.modes.switch is None else self.modes.switch.who,
@@ -139,6 +144,7 @@ def _standing(
     one.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
     if mapping.source.kind != "log":
         return one
+    ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # open_log was here
     if modes.reads == REDIS:
         group = group_of(connection, shared.keys.stream, name)
         if group is not None:
@@ -148,9 +154,17 @@ def _standing(
             if lag is None:  # a group that was made in the middle: Redis tells no lag until it has met the end
                 lag = len(connection.call("XRANGE", shared.keys.stream, after(group.last), "+", "COUNT", MOST_COUNTED))
             one.behind = lag + len(group.pending)
+            one.asked = asked_last(connection, shared.keys.stream, name)
+            one.plain = not ours and one.heartbeat is None and one.asked is not None
         return one
     said = announced.get(name, {}).get("files")
     places: dict[str, Place] = {}
+    plain = {file: at for file, at in said.items() if isinstance(at, int)} if isinstance(said, dict) else {}
+    if plain:  # a program without our client tells the bytes that are done
+        one.plain = not ours and one.heartbeat is None
+        one.position = ", ".join(f"{file} byte {at}" for file, at in sorted(plain.items()))
+        one.behind = sum(_beyond(shared, file, at) for file, at in plain.items())
+        return one
     try:
         if isinstance(said, dict):
             places = {file: Place.from_json(place) for file, place in said.items() if isinstance(place, dict)}
@@ -164,6 +178,14 @@ def _standing(
         )
         one.behind = sum(_unread(shared, file, place) for file, place in places.items())
     return one
+
+
+def _beyond(shared: Shared, name: str, offset: int) -> int:
+    """Bytes of the file at a path behind an offset."""
+    try:
+        return max(0, (shared.settings.root / name).stat().st_size - offset)
+    except OSError:
+        return 0
 
 
 def _unread(shared: Shared, name: str, place: Place) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,17 @@ from bridge.cutover.retire import folder_of, is_retired
 from bridge.errors import BridgeError
 from bridge.ledger.forgotten import forget_stream
 from bridge.ledger.journal import note
-from bridge.ledger.retired import note_begun, unretire
+from bridge.ledger.mark import drop_mark
+from bridge.ledger.retired import ending_noted, note_begun, unretire
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import ZERO_ID
+from bridge.model import ZERO_ID, Checkpoint, format_id
 from bridge.points import reached
 from bridge.streams.connect import Connection
+from bridge.streams.ending import Ending
 from bridge.streams.reader import stream_info
+from bridge.streams.resp import pack
 
 RETIREMENT, BEGINNING = "retirement", "beginning"
 
@@ -88,10 +93,14 @@ def execute(
             connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
         if place == BEGINNING:
             connection.call("DEL", *shared.keys.own)
+        elif found.rebuild:
+            _restore_books(shared, ledger, connection)
         reached("unretire.tell.before")
         connection.call("DEL", shared.keys.retired)
         reached("unretire.tell.after")
         reached("unretire.note.before")
+        if place == BEGINNING or found.rebuild:
+            drop_mark(ledger.path, stream)
         with ledger.transaction():
             if place == BEGINNING or found.rebuild:
                 forget_stream(ledger, stream)
@@ -102,3 +111,19 @@ def execute(
         return aside
     finally:
         shared.close()
+
+
+def _restore_books(shared: Shared, ledger: Ledger, connection: Connection) -> None:
+    """Puts into Redis what `bridge repair` goes by when it aligns stream and files for a ledger that was lost."""
+    known = ending_noted(ledger, shared.mapping.stream.key)
+    if known is None or known[3] is None:
+        return
+    ending, keys = Ending.from_json(known[3]), shared.keys
+    for name, raw in ending.files.items():
+        at = Checkpoint.from_json(raw.encode())
+        mirrored = {"id": format_id(ending.last).decode(), "generation": at.generation, "end": at.at.offset}
+        connection.calls(
+            pack("HSET", keys.sources, os.fsencode(name), json.loads(raw)["number"]),
+            pack("HSET", keys.checkpoint, os.fsencode(name), at.to_json()),
+            pack("HSET", keys.mirror, os.fsencode(name), json.dumps(mirrored)),
+        )

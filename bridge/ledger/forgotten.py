@@ -193,7 +193,9 @@ def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -
     ledger.write(f"DELETE FROM spool_messages WHERE stream = ? AND {which}", (stream, *args))
 
 
-KEPT = ("journal", "parity", "quarantine", "archive_spans", "archive_parts", "archive_ends", "archive_begun")
+KEPT = (
+    "journal", "parity", "quarantine", "confirmed", "archive_spans", "archive_parts", "archive_ends", "archive_begun",
+)  # fmt: skip
 """What stays of a stream that is forgotten: what was done and found, and messages that may be nowhere else."""
 
 

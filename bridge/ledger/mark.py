@@ -42,3 +42,11 @@ def read_mark(ledger: Path, uuid: bytes, stream: str) -> int:
         return int(rest[:20]) if said == uuid else 0
     except (OSError, ValueError):
         return 0
+
+
+def drop_mark(ledger: Path, stream: str) -> None:
+    """Removes a stream's mark beside the ledger, before the ledger forgets how far the stream was carried.
+
+    Raises OSError.
+    """
+    path_of(ledger, stream).unlink(missing_ok=True)

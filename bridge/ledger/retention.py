@@ -84,3 +84,14 @@ def trimmed_of(ledger: Ledger, stream: str) -> tuple[bytes, int, str, str] | Non
     """The same; None where nothing was."""
     rows = ledger.rows("SELECT floor, count, origins, base FROM trimmed WHERE stream = ?", (stream,))
     return (bytes(rows[0][0]), int(rows[0][1]), str(rows[0][2]), str(rows[0][3])) if rows else None
+
+
+def confirmed(ledger: Ledger, stream: str) -> str | None:
+    """Reads the limits of a stream's retention that somebody has confirmed last, as JSON; None: none ever were."""
+    rows = ledger.rows("SELECT limits FROM confirmed WHERE stream = ?", (stream,))
+    return str(rows[0][0]) if rows else None
+
+
+def confirm(ledger: Ledger, stream: str, limits: str, at: float, who: str) -> None:
+    """Notes in the ledger that somebody has confirmed these limits of a stream's retention."""
+    ledger.write("INSERT OR REPLACE INTO confirmed VALUES (?, ?, ?, ?)", (stream, limits, at, who))

@@ -182,6 +182,7 @@ def _eleventh(db: sqlite_utils.Database) -> None:
 @migrations(name="012_ending")
 def _twelfth(db: sqlite_utils.Database) -> None:
     db.table("retired").add_column("ending", bytes)
+    db.table("confirmed").create({"stream": str, "limits": str, "at": float, "who": str}, pk="stream")
 
 
 LOOKS, LOOK = 20, 0.05

@@ -68,6 +68,7 @@ class _Kept:
         self._ledger = ledger
         self._prove_at = 0.0
         self._said: tuple[str, ...] = ()
+        self._waits = False
 
     @property
     def worker(self) -> str:
@@ -86,11 +87,17 @@ class _Kept:
         if due and time.monotonic() >= self._prove_at:
             self._prove(self._retention.mapping, stop)
             plan = self._retention.plan()
-        if plan.allowed.upto is not None or plan.leftover:
-            done = self._retention.trim(stop.is_set)
+        if not plan.waits:
+            self._retention.adopt(plan.trimmed)
+        if (plan.allowed.upto is not None and not plan.waits) or plan.leftover:
+            done = self._retention.trim(stop.is_set, only_finish=plan.waits)
             if done.removed:
                 log.info("%s: %s trimmed", self.name, counted(done.removed, "entry", "entries"))
             plan = self._retention.plan()
+        if plan.waits and plan.goes and not self._waits:
+            said = "%s: its limits are new, and about %s may go by them: `bridge trim %s --execute` lets them"
+            log.warning(said, self.name, counted(plan.goes, "entry", "entries"), self.name)
+        self._waits = plan.waits and bool(plan.goes)
         self._retention.note(plan)
         self._say(plan.allowed.holds)
 

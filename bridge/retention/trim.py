@@ -18,7 +18,7 @@ from bridge.errors import LockHeld, NotOwner
 from bridge.ledger.mirrored import first_line_from, last_end
 from bridge.ledger.parity import runs
 from bridge.ledger.quarantine import first_in_quarantine
-from bridge.ledger.retention import Point, drop_points, points_of, save_report
+from bridge.ledger.retention import Point, confirm, confirmed, drop_points, points_of, save_report
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -56,6 +56,8 @@ class Plan:
     """Entries that came since the last place up to which parity found all equal."""
     leftover: bool
     """Whether more than a part of a node stands below the floor."""
+    waits: bool
+    """Whether the limits are new, so that the first trim by them waits for a person's word."""
 
     @property
     def nothing(self) -> bool:
@@ -76,6 +78,7 @@ class Plan:
             "length": self.size.length, "bytes": self.size.bytes, "oldest": format_id(self.oldest).decode(),
             "over": format_id(self.allowed.wanted).decode() if self.allowed.wanted else None,
             "upto": format_id(upto.entry).decode() if upto else None, "unproven": self.unproven,
+            "goes": self.goes, "waits": self.waits,
             "holds": [{"from": format_id(one.first).decode(), "who": one.who, "hint": one.hint or None}
                       for one in self.allowed.holds],
         }  # fmt: skip
@@ -138,7 +141,26 @@ class Retention:
         little = is_over and bool(points) and found.wanted is None
         found = allowed(points, policy, size, holds) if holds else found
         fresh = info.added - (points[-1].added if points else 0)
-        return Plan(trimmed, size, found, oldest, is_over and not points, little, fresh, left)
+        return Plan(trimmed, size, found, oldest, is_over and not points, little, fresh, left, self._waits(trimmed))
+
+    def _waits(self, trimmed: Trimmed) -> bool:
+        """Whether nobody has confirmed these limits, where the mapping asks for that.
+
+        A stream that was trimmed before there was a word to be asked for goes on being trimmed.
+        """
+        policy = self.mapping.retention
+        known = confirmed(self._ledger, self._stream)
+        return policy.confirm and known != policy.limits and not (known is None and trimmed.floor > ZERO_ID)
+
+    def adopt(self, trimmed: Trimmed) -> None:
+        """Notes that the stream is trimmed by its limits as they are now, where it is and nobody had to say so."""
+        known = confirmed(self._ledger, self._stream)
+        if trimmed.floor > ZERO_ID and known != self.mapping.retention.limits:
+            self.confirm("bridge run")
+
+    def confirm(self, who: str) -> None:
+        """Notes that somebody wants the stream trimmed by its limits as they are now. Raises LedgerError."""
+        confirm(self._ledger, self._stream, self.mapping.retention.limits, self._clock(), who)
 
     def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
         """Where a stream may begin whose files have no order: anywhere that was compared."""
@@ -185,8 +207,8 @@ class Retention:
 
     # -- removing --------------------------------------------------------------------------------------------
 
-    def trim(self, stop: Callable[[], bool]) -> Done:
-        """Removes what is over and nobody holds; first what an earlier one had begun to remove.
+    def trim(self, stop: Callable[[], bool], *, only_finish: bool = False) -> Done:
+        """Removes what is over and nobody holds; first what an earlier one had begun to remove, or that alone.
 
         Raises NotOwner, LockHeld, RedisLost, RedisRefused, LedgerError, SourceError.
         """
@@ -194,7 +216,7 @@ class Retention:
             self._own(connection)
             done = Done()
             self._finish(connection, done, stop)
-            while not stop() and done.held is None:
+            while not (stop() or only_finish) and done.held is None:
                 plan = self._plan(connection)
                 upto = self._next(plan)
                 if upto is None:

@@ -252,6 +252,16 @@ def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
     return Group(found.last, pending)
 
 
+def asked_last(connection: Connection, stream: bytes, name: str) -> float | None:
+    """Seconds since any consumer of a group asked for entries; None: none ever did, or our rights do not tell."""
+    try:
+        rows = connection.call("XINFO", "CONSUMERS", stream, name)
+    except RedisRefused:
+        return None
+    ages = [int(paired(row)[b"idle"]) for row in rows]
+    return min(ages) / 1000 if ages else None
+
+
 def make_group(
     connection: Connection, stream: bytes, name: str, last: EntryId, unread: Sequence[EntryId], again: Set[EntryId]
 ) -> None:
