@@ -50,6 +50,10 @@ POINTS = {
     "purge.marks": "the removal of what the state directory keeps of its components",
     "unretire.note": "the ledger's word that a mapping begins again",
     "unretire.tell": "the removal of the word in Redis that it is retired",
+    "move.copy": "a copy of a key on the server that all moves to",
+    "move.name": "the copies under their names, all at once",
+    "move.config": "the new url in bridge.toml",
+    "move.stop": "the end of the embedded server",
     "repair.restore": "a piece of a file's end that is put back",
     "repair.note": "the journal's word of a repair",
 }

@@ -81,6 +81,7 @@ BELOW: dict[str, set[str]] = {
     "status": {"errors", "dial", "model", "config", "carry", "streams", "ledger", "run"},
     "headline": {"words", "carry", "status"},
     "metrics": {"errors", "config", "carry", "ledger", "log", "run", "status"},
+    "move": {"errors", "model", "points", "config", "streams", "server"},
     "snapshot": {"errors", "model", "carry", "streams", "ledger"},
     "search": {"errors", "model", "carry", "files", "streams", "ledger"},
     "locate": {"errors", "check", "model", "config", "carry", "streams", "ledger", "search"},

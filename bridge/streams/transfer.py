@@ -1,0 +1,226 @@
+"""Copies keys from one server to another, whatever the versions: by commands, as DUMP is read by newer ones alone.
+
+A stream goes with its counters, its consumer groups, their consumers and pending entries. What a key holds is summed
+up in one digest on either side, by which a copy is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from bridge.errors import RedisRefused
+from bridge.model import paired
+from bridge.streams.connect import Connection, Reply
+from bridge.streams.reader import pages
+from bridge.streams.resp import pack
+
+PAGE, PAGE_BYTES = 1000, 1 << 20
+"""Entries, members or fields that are read at once, and bytes of entries."""
+
+KINDS = ("string", "hash", "list", "set", "zset", "stream")
+
+MERGE = b"""for i = 1, #KEYS, 2 do
+  if ARGV[(i + 1) / 2] == 'merge' then
+    local fields = redis.call('HGETALL', KEYS[i])
+    for j = 1, #fields, 2 do
+      local there = redis.call('HGET', KEYS[i + 1], fields[j])
+      if there and there ~= fields[j + 1] then return {KEYS[i + 1], fields[j]} end
+    end
+  elseif redis.call('EXISTS', KEYS[i + 1]) == 1 then return {KEYS[i + 1]} end
+end
+for i = 1, #KEYS, 2 do
+  if ARGV[(i + 1) / 2] == 'merge' then
+    local fields = redis.call('HGETALL', KEYS[i])
+    for j = 1, #fields, 2 do redis.call('HSET', KEYS[i + 1], fields[j], fields[j + 1]) end
+    redis.call('DEL', KEYS[i])
+  else redis.call('RENAME', KEYS[i], KEYS[i + 1]) end
+end
+return 1"""
+"""Gives all copies their names at once, or none where a name is taken. A hash that others use too is merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a key holds: its kind, a digest of all of it, and in numbers: entries, groups and pending ones of a stream.
+
+    `size` counts members, fields, bytes of a string, or entries. `expires`: when it does, in milliseconds since 1970;
+    0: never. `deleted`: pending entries whose message is no more: no server gives them to anybody.
+    """
+
+    kind: str
+    digest: str
+    size: int
+    groups: int = 0
+    pending: int = 0
+    expires: int = 0
+    deleted: int = field(default=0, compare=False)
+
+
+def names(connection: Connection) -> list[bytes]:
+    """Lists all keys of a database, sorted. Raises RedisLost, RedisRefused."""
+    return sorted(set(_scanned(connection, "SCAN")))
+
+
+def _scanned(connection: Connection, *command: bytes | str) -> Iterator[bytes]:
+    cursor = b"0"
+    while True:
+        cursor, found = connection.call(command[0], *command[1:], cursor, "COUNT", PAGE)
+        yield from found
+        if cursor == b"0":
+            return
+
+
+def kind_of(connection: Connection, key: bytes) -> str:
+    """Tells a key's type, as TYPE does; `none`: it is not there. Raises RedisLost, RedisRefused."""
+    return str(connection.call("TYPE", key).decode())
+
+
+def held(connection: Connection, key: bytes, tend: Callable[[], object] = lambda: None) -> Held | None:
+    """Reads all that a key holds, and sums it up; None: it is not there. `tend` is called between two pages.
+
+    Raises RedisRefused for a type that is none of these, RedisLost.
+    """
+    kind = kind_of(connection, key)
+    if kind == "none":
+        return None
+    expires = max(0, int(connection.call("PEXPIRETIME", key)))
+    hasher, size = hashlib.sha256(), 0
+    if kind == "stream":
+        return _held_stream(connection, key, expires, tend)
+    for part in _parts(connection, key, kind):
+        size += len(part[0]) if kind == "string" else 1
+        for piece in part:
+            hasher.update(b"%d:" % len(piece) + piece)
+        tend()
+    return Held(kind, hasher.hexdigest(), size, expires=expires)
+
+
+def _parts(connection: Connection, key: bytes, kind: str) -> Iterable[Sequence[bytes]]:
+    """What a key of these kinds holds, in an order that is the same on every server."""
+    if kind == "string":
+        return [(bytes(connection.call("GET", key) or b""),)]
+    if kind == "list":
+        return ((item,) for item in _items(connection, key))
+    if kind == "set":
+        return [(item,) for item in sorted(set(_scanned(connection, "SSCAN", key)))]
+    if kind in ("hash", "zset"):
+        flat = list(_scanned(connection, "HSCAN" if kind == "hash" else "ZSCAN", key))
+        return sorted(paired(flat).items())
+    raise RedisRefused(f"is a {kind}, which cannot be copied", code="WRONGTYPE", where=key.decode(errors="replace"))
+
+
+def _items(connection: Connection, key: bytes) -> Iterator[bytes]:
+    at = 0
+    while found := connection.call("LRANGE", key, at, at + PAGE - 1):
+        yield from found
+        at += len(found)
+
+
+def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callable[[], object]) -> Held:
+    hasher, size = hashlib.sha256(), 0
+    for rows in pages(connection, key, b"-", b"+", PAGE, most_bytes=PAGE_BYTES):
+        for raw_id, fields in rows:
+            size += 1
+            for piece in (raw_id, *fields):
+                hasher.update(b"%d:" % len(piece) + piece)
+        tend()
+    about = paired(connection.call("XINFO", "STREAM", key))
+    said = [about[name] for name in (b"length", b"last-generated-id", b"max-deleted-entry-id", b"entries-added")]
+    hasher.update(repr(said).encode())
+    groups, count, gone = _groups(connection, key), 0, 0
+    for group in groups:
+        hasher.update(repr((group.name, group.last, group.read, group.consumers)).encode())
+        for one in group.pending:
+            hasher.update(repr((one[0], one[1], one[3])).encode())
+        count += len(group.pending)
+        gone += group.deleted
+    return Held("stream", hasher.hexdigest(), size, len(groups), count, expires, gone)
+
+
+@dataclass(slots=True)
+class _Group:
+    """A consumer group as it stands; `pending`: ID, consumer, milliseconds since it was given, how often."""
+
+    name: bytes
+    last: bytes
+    read: Reply
+    consumers: list[bytes]
+    pending: list[tuple[bytes, bytes, int, int]] = field(default_factory=list)
+    deleted: int = 0
+
+
+def _groups(connection: Connection, key: bytes) -> list[_Group]:
+    found = []
+    for row in connection.call("XINFO", "GROUPS", key):
+        facts = paired(row)
+        consumers = [paired(one)[b"name"] for one in connection.call("XINFO", "CONSUMERS", key, facts[b"name"])]
+        group = _Group(facts[b"name"], facts[b"last-delivered-id"], facts.get(b"entries-read"), sorted(consumers))
+        start: bytes = b"-"
+        while rows := connection.call("XPENDING", key, group.name, start, "+", PAGE):
+            there = connection.calls(*(pack("XRANGE", key, raw, raw) for raw, *_ in rows))
+            for (raw, consumer, idle, times), stands in zip(rows, there, strict=True):
+                if stands:
+                    group.pending.append((raw, consumer, int(idle), int(times)))
+                else:
+                    group.deleted += 1
+            start = b"(" + rows[-1][0]
+        found.append(group)
+    return sorted(found, key=lambda one: one.name)
+
+
+def copy(
+    source: Connection, target: Connection, key: bytes, to: bytes, tend: Callable[[], object] = lambda: None
+) -> None:  # fmt: skip
+    """Copies what a key holds to a key `to` of another server, that is not there. `tend` is called between two pages.
+
+    Raises RedisLost, RedisRefused.
+    """
+    kind = kind_of(source, key)
+    expires = int(source.call("PEXPIRETIME", key))
+    if kind == "stream":
+        _copy_stream(source, target, key, to, tend)
+    else:
+        command = {"string": "SET", "hash": "HSET", "list": "RPUSH", "set": "SADD", "zset": "ZADD"}.get(kind, "")
+        parts = iter(_parts(source, key, kind))
+        while some := list(islice(parts, PAGE)):
+            # ZSCAN gives member and score, ZADD takes score and member
+            flat = [piece for part in some for piece in (reversed(part) if kind == "zset" else part)]
+            target.call(command, to, *flat)
+            tend()
+    if expires > 0:
+        target.call("PEXPIREAT", to, expires)
+
+
+def _copy_stream(
+    source: Connection, target: Connection, key: bytes, to: bytes, tend: Callable[[], object]
+) -> None:  # fmt: skip
+    for rows in pages(source, key, b"-", b"+", PAGE, most_bytes=PAGE_BYTES):
+        if rows:
+            target.calls(*(pack("XADD", to, raw_id, *fields) for raw_id, fields in rows))
+        tend()
+    about: dict[bytes, Any] = paired(source.call("XINFO", "STREAM", key))
+    if not about[b"length"]:  # a stream that holds nothing, and knows what it has held
+        target.call("XGROUP", "CREATE", to, "made", "0", "MKSTREAM")
+        target.call("XGROUP", "DESTROY", to, "made")
+    target.call(
+        "XSETID", to, about[b"last-generated-id"], "ENTRIESADDED", about[b"entries-added"], "MAXDELETEDID",
+        about[b"max-deleted-entry-id"],
+    )  # fmt: skip
+    for group in _groups(source, key):
+        read: tuple[str | int, ...] = () if group.read is None else ("ENTRIESREAD", int(group.read))
+        target.call("XGROUP", "CREATE", to, group.name, group.last, *read)
+        for consumer in group.consumers:
+            target.call("XGROUP", "CREATECONSUMER", to, group.name, consumer)
+        now = int(time.time() * 1000)
+        for at in range(0, len(group.pending), PAGE):
+            target.calls(*(
+                pack("XCLAIM", to, group.name, consumer, 0, raw, "TIME", now - idle, "RETRYCOUNT", times, "FORCE",
+                     "JUSTID")
+                for raw, consumer, idle, times in group.pending[at : at + PAGE]
+            ))  # fmt: skip
+            tend()
