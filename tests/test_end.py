@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -20,7 +21,7 @@ from bridge.points import POINTS
 from tests.cast import CONFIG, ROOT, Cast
 from tests.inbox import document
 from tests.rig import STREAM, Rig, line, wait_until
-from tests.test_story import BOOK, node
+from tests.test_story import node, recipe
 
 RETIRED = f"bridge:{{{STREAM}}}:retired".encode()
 NAME = "hestai-message"
@@ -78,7 +79,7 @@ class End:
         """The JavaScript program of the book reads."""
         if node():
             return
-        [code] = re.findall(r"```js\n(.*?)```", BOOK.read_text(), re.DOTALL)
+        code = recipe("js", "component.js")
         program = self.rig.path / "component.js"
         program.write_text(code)
         url = self.rig.server.url
@@ -633,3 +634,60 @@ def test_where_an_archive_ends(one_rig: Rig, *, torn: bool) -> None:
     assert [one.rpartition(b"|")[2] for one in (kept / "messages.log").read_bytes().splitlines()] == whole
     if not torn:
         assert len(shell("zcat *.gz", archive).splitlines()) == len(by_hand)
+
+
+# -- without our client ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["py", pytest.param("js", marks=pytest.mark.skipif(bool(node()), reason=node()))])
+def test_a_program_without_our_client_goes_on(rig: Rig, language: str) -> None:
+    """The book's programs go on in the position of a component, write each message once, and may be killed."""
+    program = rig.path / f"after.{language}"
+    program.write_text(recipe(language, program.name))
+    runs = [sys.executable if language == "py" else "node", str(program)]
+    retired_rig(rig)
+    with open_log(NAME, "ui", config=rig.path / "bridge.toml", redis=rig.url) as log:
+        for count, message in enumerate(log.follow(idle=5.0)):
+            if count == 4:
+                assert message.text == "line 4"  # it is in hand, and not acknowledged, as the program ends
+                break
+    out = rig.path / "given"
+
+    def start() -> subprocess.Popen[bytes]:
+        with out.open("ab") as file:
+            args = [*runs, rig.server.url, STREAM, "ui", "ui"]
+            child = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=file, stderr=file)
+        rig.children.append(child)
+        return child
+
+    def given() -> list[str]:
+        return [line.split(" ", 2)[2] for line in out.read_text().splitlines() if line.count(" ") > 1]
+
+    def says_and_sees(child: subprocess.Popen[bytes], data: str) -> None:
+        assert child.stdin is not None
+        child.stdin.write(f"{data}\n".encode())
+        child.stdin.flush()
+        wait_until(lambda: data in given(), out.read_text)
+
+    child = start()
+    says_and_sees(child, "from the program")
+    assert given() == ["line 4", "entry 0", "entry 1", "from the program"]
+    rig.kill_server()
+    rig.start_server()
+    says_and_sees(child, "after a restart")
+    end_of(child)
+    rig.add("while nobody runs")
+    again = start()
+    says_and_sees(again, "at last")
+    assert [one for one in given() if one in ("while nobody runs", "at last")] == ["while nobody runs", "at last"]
+    assert Counter(rig.datas()).most_common(1)[0][1] == 1
+    wait_until(lambda: rig.redis.call("XPENDING", STREAM, "ui")[0] == 0, out.read_text)
+    end_of(again)
+
+
+def end_of(child: subprocess.Popen[bytes]) -> None:
+    """SIGKILL."""
+    child.kill()
+    child.wait()
+    if child.stdin is not None:
+        child.stdin.close()

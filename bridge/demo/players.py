@@ -112,8 +112,10 @@ def keep(scratch: Path) -> int:
     return 0
 
 
-def component(config: str, name: str, per_second: str) -> None:
+def component(config: str, name: str, per_second: str, before: str = "{}") -> None:
     """Writes and reads through `open_log`, and counts. Each line of its input is a command.
+
+    `before`: how many messages of each component it has been given, as JSON, when it was there before.
 
     `talk` and `hush`: it writes, and writes no more; then it says the number of its last message. The end of its input:
     it says what it was given of each component, as JSON, with all that was missing, twice, or out of order.
@@ -121,11 +123,11 @@ def component(config: str, name: str, per_second: str) -> None:
     from bridge import open_log
 
     stop, quiet, talking = Event(), Event(), Event()
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = json.loads(before)
     wrong: list[str] = []
 
     with open_log("hestai-message", name, config=config) as log:
-        said = 0
+        said = counts.get(name, 0)
 
         def talk() -> None:
             nonlocal said

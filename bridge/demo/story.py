@@ -9,8 +9,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from bridge.demo.stage import Stage, plain_environment, player
 from bridge.errors import ServerError
@@ -85,6 +86,23 @@ class Story:
         self._order("talk")
         self._wait(2 * PAUSE)
         self._count("They went on talking, through Redis alone.")
+        self._say("Each is ended and started again, with no bridge: none goes back to the file.")
+        dead = stage.log.read_bytes()
+        self._restart()
+        self._order("talk")
+        self._wait(2 * PAUSE)
+        self._count("They talk, and are quiet again.")
+        if stage.log.read_bytes() != dead:
+            self.told.wrong.append(f"a program that was started again has written to {stage.log.name}")
+        self._say(
+            "A script that nobody thought of writes to the dead file. It is seen, and what it wrote is brought over."
+        )
+        with stage.log.open("a") as file:
+            file.write("cron|2026-03-02T09:20:00Z|note|1 from a script\n")
+        self._command("status", expect=3)
+        self._command("repair", "--execute")
+        self._command("status")
+        self._count("Each of them was given that one too.", others={"cron": 1})
         return self.told
 
     def _begins(self) -> None:
@@ -97,7 +115,16 @@ class Story:
             self._wait(0.1)
         self._wait(2 * PAUSE)
 
-    def _command(self, *args: str) -> None:
+    def _restart(self) -> None:
+        """Ends every component and starts it again: it goes on counting where it was."""
+        for name, program in self._stage.programs.items():
+            if program.stdin is not None:
+                program.stdin.close()
+            program.wait()
+            given = json.dumps(self.told.written)
+            self._stage.programs[name] = player("component", str(self._stage.config), name, str(RATES[name]), given)
+
+    def _command(self, *args: str, expect: int = 0) -> None:
         """One command, as it would be typed; what it says is a part of the transcript."""
         text = " ".join(["bridge", *(f'"{arg}"' if " " in arg else arg for arg in args)])
         self._say(f"$ {text}")
@@ -109,7 +136,7 @@ class Story:
         self.told.commands.append((text, done.returncode, output))
         for line in output.splitlines():
             self._say(f"  {line}")
-        if done.returncode:
+        if done.returncode != expect:
             self.told.wrong.append(f"`{text}` ended with {done.returncode}")
         self._wait(PAUSE)
 
@@ -127,14 +154,14 @@ class Story:
             for name, program in self._stage.programs.items() if program.stdout is not None
         }  # fmt: skip
 
-    def _count(self, what: str) -> None:
-        """They write no more, and each must have been given all of all."""
+    def _count(self, what: str, others: Mapping[str, int] = MappingProxyType({})) -> None:
+        """They write no more, and each must have been given all of all, and so many of `others`."""
         self._say(what)
         self.told.written = {name: int(said) for name, said in self._answers("hush").items()}
         deadline = time.monotonic() + SETTLED
         while True:
             given = {name: json.loads(said) for name, said in self._answers("count").items()}
-            if all(one["counts"] == self.told.written for one in given.values()):
+            if all(one["counts"] == {**self.told.written, **others} for one in given.values()):
                 break
             if time.monotonic() > deadline:
                 raise ServerError(f"after {SETTLED:.0f} s not all is given: written {self.told.written}, given {given}")
