@@ -174,8 +174,7 @@ class Move:
                     source.call("CLIENT", "UNPAUSE")
                     return plan
                 self._write_config(really=False)
-                left = [key for key in names(target) if key.startswith(self._prefix)]
-                for key in left:  # of a try that was killed
+                for key in names(target, self._prefix):  # of a try that was killed
                     target.call("DEL", key)
                 self._copy_all(source, target, plan)
                 self._write_config(really=True)

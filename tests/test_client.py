@@ -15,7 +15,7 @@ import pytest
 
 from bridge import Log, Message, open_log
 from bridge.errors import BridgeError, ConfigError, TargetError
-from bridge.ledger.retired import note_begun
+from bridge.ledger.attached import note_begun
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, make_group
 from bridge.streams.connect import Connection

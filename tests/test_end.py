@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -11,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge import open_log
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
+from bridge.model import format_id
 from bridge.points import POINTS
 from tests.cast import CONFIG, ROOT, Cast
 from tests.inbox import document
@@ -396,6 +399,58 @@ def test_killed_at_every_point(one_rig: Rig, point: str, when: str, *, retired_f
         assert end.told() == (0, {})
 
 
+def test_a_group_that_was_lost_after_the_end(one_rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """A component whose marks were purged, and whose group is gone, says so: it does not begin anew in silence."""
+    rig = one_rig
+    rig.append("line")
+    rig.once(url=rig.url)
+    rig.redis.call("XGROUP", "CREATE", STREAM, "ui", "$")
+    retired_rig(rig)
+    rig.redis.call("XGROUP", "DESTROY", STREAM, "ui")
+
+    def given(name: str, **options: Any) -> list[str]:
+        with open_log(NAME, name, config=rig.path / "bridge.toml", redis=rig.url, **options) as log:
+            return [message.text for message in log.follow(idle=0.5)]
+
+    assert given("ui") == []
+    assert f"XGROUP CREATE {STREAM} ui ID" in caplog.text
+    rig.redis.call("XGROUP", "CREATE", STREAM, "ui", format_id(rig.entries()[-2].id))
+    assert given("ui") == ["entry 1"]
+    assert len(given("newcomer")) == 8
+
+
+def waiting(rig: Rig, *messages: list[object]) -> Path:
+    """An outbox of an ended session of `ui`, with these lines."""
+    folder = rig.state / "components" / "ui"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{NAME}.0123456789ab.outbox"
+    path.write_text("".join(json.dumps(one) + "\n" for one in messages))
+    return path
+
+
+def fields(data: str) -> list[str]:
+    """A message's fields as an outbox has them."""
+    parts = ["role", "ui", "timestamp", "2026-03-02T09:14:05Z", "type", "say", "data", data]
+    return [base64.b64encode(part.encode()).decode() for part in parts]
+
+
+@pytest.mark.parametrize("mode", ["file", "both"])
+def test_what_may_be_in_the_stream_goes_there_alone(one_rig: Rig, mode: str) -> None:
+    """A message whose reply was lost is sent to the stream again, wherever its component writes by now; never to a file."""
+    rig = one_rig
+    Cast(rig)
+    rig.redis.call("HSET", "bridge:components", f"ui/{NAME}", json.dumps({"reads": "file", "writes": mode, "epoch": 1}))
+    rig.redis.call("HSET", f"bridge:{{{STREAM}}}:producers", "ui:0123456789ab", 1)  # the first had landed
+    rig.redis.call(
+        "XADD", STREAM, "*", *(part for part in ("role", "ui", "timestamp", "t", "type", "say", "data", "1"))
+    )
+    waiting(rig, [1, fields("1")], [2, fields("2"), 1], {"sent": 2}, [3, fields("3"), 1])  # type: ignore[arg-type]
+    says(rig, "4")
+    in_file = [raw.rpartition(b"|")[2] for raw in rig.lines()]
+    assert in_file == ([b"3", b"4"] if mode == "file" else [b"4"])
+    assert rig.datas() == ([b"1", b"2"] if mode == "file" else [b"1", b"2", b"3", b"4"])
+
+
 # -- what others write to dead files -----------------------------------------------------------------------------
 
 
@@ -558,6 +613,7 @@ def test_begins_again_where_it_ended(one_rig: Rig) -> None:
     assert sorted(rig.datas()) == sorted(one.rpartition(b"|")[2] for one in rig.lines())
     assert len(rig.datas()) == 10
     assert rig.parity().verdict == "equal"
+    shutil.rmtree(rig.state / "components")
     assert says(rig, "still there") == "redis"
     assert "too early" in end.run("journal")
     bridge = rig.beats(rig.ready(rig.start("--redis", rig.url)))

@@ -113,7 +113,7 @@ class Hold:
         known = nonces(ledger, stream)
         if nonce and nonce not in known:
             return "a process carried the stream of which it knows nothing"
-        if nonce and nonce != self.nonce and not ledger.lies_at(known[nonce]):
+        if nonce and nonce != self.nonce and known[nonce] not in ("", ledger.place):
             return "it is another file than the one that carried the stream last"
         memory = stream_memory(ledger, stream)
         ours = memory is not None and memory.timeline == there.timeline  # what else was mirrored is compared as a loss

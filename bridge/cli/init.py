@@ -286,7 +286,7 @@ def _begin(options: Options, path: Path) -> list[str]:
     from bridge.config import load
     from bridge.dial import dialler
     from bridge.errors import BridgeError
-    from bridge.ledger.retired import note_begun
+    from bridge.ledger.attached import note_begun
     from bridge.ledger.store import Ledger
     from bridge.server import embedded
     from bridge.streams.ending import ending_of

@@ -331,6 +331,7 @@ class Log:
             side = GroupSide(
                 connection, self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
                 self._folder / f"{self._mapping.name}.aside", self._hand, self._whence.first_start(connection),
+                self._whence.remedy(modes),
             )  # fmt: skip
         self._side, self._shown.reads = side, side.name
         self._keeper.wake()

@@ -8,13 +8,24 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import BridgeError
 from bridge.log import log
 
-Waiting = tuple[int, list[bytes]]
-"""A message that waits in an outbox: its number in its session, and its fields: name, value, name, value …"""
+
+@dataclass(slots=True)
+class Waiting:
+    """A message that waits in an outbox: its number in its session, and its fields: name, value, name, value …
+
+    `free`: it was never sent, so that it may go to a file as well; one that was may be in the stream.
+    """
+
+    number: int
+    fields: list[bytes]
+    free: bool = False
 
 
 class Outbox:
@@ -32,13 +43,23 @@ class Outbox:
         self.begun: tuple[int, int, int] | None = None
         """Which message, by number, may be in its file already: inode and size of that file before it was written."""
 
-    def add(self, number: int, fields: Sequence[bytes]) -> None:
-        """Writes a message into the outbox's file, where it survives a power failure too.
+    def add(self, number: int, fields: Sequence[bytes], *, free: bool) -> None:
+        """Writes a message into the outbox's file, where it survives a power failure too. `free`: it was never sent.
 
         Raises BridgeError: it is not kept.
         """
-        self._write([number, [base64.b64encode(one).decode() for one in fields]])
-        self.waiting.append((number, list(fields)))
+        self._write([number, [base64.b64encode(part).decode() for part in fields], *([1] if free else [])])
+        self.waiting.append(Waiting(number, list(fields), free))
+
+    def sends(self, some: Sequence[Waiting]) -> None:
+        """Notes that these messages, the first that wait, are sent: from now on they may be in the stream.
+
+        Raises BridgeError: it is not noted, and they may not be sent.
+        """
+        if any(one.free for one in some):
+            self._write({"sent": some[-1].number})
+            for one in some:
+                one.free = False
 
     def begin(self, number: int, inode: int, size: int) -> None:
         """Notes that the message of this number, the first that waits, goes to the file of this inode and size next.
@@ -101,11 +122,10 @@ class Outbox:
             try:
                 said = json.loads(line)
                 if isinstance(said, dict):
-                    self.begun = int(said["begun"]), int(said["inode"]), int(said["size"])
-                    self.waiting = [one for one in self.waiting if one[0] >= self.begun[0]]
+                    self._noted(said)
                     continue
-                number, fields = said
-                self.waiting.append((int(number), [base64.b64decode(one) for one in fields]))
+                number, fields, *free = said
+                self.waiting.append(Waiting(int(number), [base64.b64decode(part) for part in fields], bool(free)))
             except (ValueError, TypeError, KeyError):
                 log.warning("%s holds a line that is no message, it is kept beside: %.200r", self._path, line)
                 with self._path.with_suffix(".damaged").open("ab") as aside:
@@ -113,6 +133,15 @@ class Outbox:
         if not self.waiting:
             self.close()
         return bool(self.waiting)
+
+    def _noted(self, said: dict[str, Any]) -> None:
+        """Takes in what an ended session noted between its messages. Raises KeyError, ValueError, TypeError."""
+        if "sent" in said:
+            for one in self.waiting:
+                one.free = one.free and one.number > int(said["sent"])
+            return
+        self.begun = int(said["begun"]), int(said["inode"]), int(said["size"])
+        self.waiting = [one for one in self.waiting if one.number >= self.begun[0]]
 
 
 def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:

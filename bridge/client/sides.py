@@ -103,7 +103,7 @@ class GroupSide:
 
     def __init__(
         self, connection: Connection, stream: bytes, component: str, worker: str, claim_ms: int, most: int, aside: Path,
-        in_hand: InHand, first: str | None,
+        in_hand: InHand, first: str | None, remedy: str,
     ) -> None:  # fmt: skip
         self._reader = GroupReader(connection, stream, component, worker, claim_ms)
         self._most = most
@@ -111,6 +111,7 @@ class GroupSide:
         self._hand = in_hand
         self._first = True
         self._begin = first
+        self._remedy = remedy
         self._claim_ms = claim_ms
         self._stale_at = 0.0
         self._waiting: set[EntryId] = set()
@@ -128,7 +129,7 @@ class GroupSide:
         except GroupGone:
             if self._begin is None:
                 said = "its consumer group is gone, and with it how far it has read"
-                raise NotYet(f"{said}; `bridge rollback NAME --from` tells it") from None
+                raise NotYet(f"{said}; {self._remedy}") from None
             self._reader.begin(self._begin)
             return []
         self._hand.done.clear()  # `take` has read what the server said of them

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.client.outbox import Outbox, Waiting, left_behind
-from bridge.errors import RedisLost, RedisRefused
+from bridge.errors import BridgeError, RedisLost, RedisRefused
+from bridge.log import log
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
@@ -73,17 +74,17 @@ class StreamWriter:
         connection = self.connect()
         self._number += 1
         try:
-            self._sent(connection, self._outbox.session, [(self._number, list(fields))])
+            self._sent(connection, self._outbox.session, [Waiting(self._number, list(fields))])
         except RedisLost:
             self.disconnect()
-            self._outbox.add(self._number, fields)
+            self._outbox.add(self._number, fields, free=False)
             return False
         return True
 
     def keep(self, fields: Sequence[bytes]) -> bool:
         """Keeps a message on disk until it can be sent."""
         self._number += 1
-        self._outbox.add(self._number, fields)
+        self._outbox.add(self._number, fields, free=True)
         return False
 
     def drain(self) -> bool:
@@ -91,10 +92,9 @@ class StreamWriter:
         try:
             for box in self.boxes:
                 while box.waiting:
-                    part = box.waiting[:AT_ONCE]
-                    self._sent(self.connect(), box.session, part)
-                    box.landed(len(part))
-        except (RedisLost, RedisRefused):
+                    self.send_first(box, box.waiting[:AT_ONCE])
+        except BridgeError as error:
+            log.debug("what waits on disk waits: %s", error)
             self.disconnect()
             return False
         for box in self._earlier:
@@ -103,11 +103,18 @@ class StreamWriter:
         self._earlier = []
         return True
 
+    def send_first(self, box: Outbox, part: Sequence[Waiting]) -> None:
+        """Sends the first messages that wait in an outbox. Raises RedisLost, RedisRefused, BridgeError."""
+        connection = self.connect()
+        box.sends(part)
+        self._sent(connection, box.session, part)
+        box.landed(len(part))
+
     def _sent(self, connection: Connection, session: str, messages: Sequence[Waiting]) -> None:
         field = f"{self._component}:{session}"
         packed = [
-            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, number, *fields)
-            for number, fields in messages
+            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, one.number, *one.fields)
+            for one in messages
         ]
         connection.send(b"".join(packed))
         replies = [connection.read() for _ in packed]

@@ -134,6 +134,12 @@ class Whence:
             was_here = self._component in (told.groups if told is not None else self._vouched.groups())
         return None if was_here else "$" if self._at_end else "0"
 
+    def remedy(self, modes: Modes) -> str:
+        """What tells how far the component has read, where its consumer group is gone."""
+        if modes.retired:
+            return f"`XGROUP CREATE {self._shared.mapping.stream.key} {self._component} ID` says from where it goes on"
+        return "`bridge rollback NAME --from` tells it"
+
     def begun(self) -> None:
         """It reads Redis, and the bookmark knows: a group that is gone after this was lost."""
         if not self._bookmark.marks.begun and self._bookmark.lock():

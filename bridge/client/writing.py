@@ -190,7 +190,7 @@ class Writing:
                 if box.begun is not None and self._arrived(box):
                     box.landed(1)
                 box.begun = None
-            if self.mode != REDIS:
+            if self.mode == FILE:
                 self._into_files()
         except (BridgeError, OSError) as error:
             if str(error) != self._why:
@@ -201,12 +201,19 @@ class Writing:
         return self._stream.drain()
 
     def _into_files(self) -> None:
-        """Appends what waits on disk to the files, each message once whoever dies. Raises BridgeError."""
+        """Appends what waits on disk to the files, each message once whoever dies.
+
+        What may be in the stream already goes there.
+        Raises BridgeError.
+        """
         for box in self._stream.boxes:
             while box.waiting:
-                number, fields = box.waiting[0]
-                name, line = self._line(fields)
-                box.begin(number, *self._file.end(name))
+                first = box.waiting[0]
+                if not first.free:
+                    self._stream.send_first(box, [first])
+                    continue
+                name, line = self._line(first.fields)
+                box.begin(first.number, *self._file.end(name))
                 with suppress(Begun):
                     self._file.append(name, line)
                 box.landed(1)
@@ -214,9 +221,9 @@ class Writing:
     def _arrived(self, box: Outbox) -> bool:
         """Whether the message that a killed session had begun to append is in its file. Raises BridgeError, OSError."""
         begun, first = box.begun, next(iter(box.waiting), None)
-        if begun is None or first is None or first[0] != begun[0]:
+        if begun is None or first is None or first.number != begun[0]:
             return False
-        name, line = self._line(first[1])
+        name, line = self._line(first.fields)
         return self._file.has(name, begun[1], begun[2], line)
 
     def _line(self, fields: Sequence[bytes]) -> tuple[str, bytes]:

@@ -118,7 +118,9 @@ def execute(
         shared.close()
     reached("retire.keep.after")
     groups = [one.name.decode(errors="replace") for one in groups_of(connection, keys.stream)]
-    ending = Ending(mapping.name, who, at, kept.last, ends, groups)
+    modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
+    epochs = {name: one.epoch for name, one in modes.items() if REDIS in (one.reads, one.writes)}
+    ending = Ending(mapping.name, who, at, kept.last, ends, groups, epochs)
     with ledger.transaction():
         retire(ledger, stream, mapping.name, who, at, ending.to_json())
         told = {"messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),

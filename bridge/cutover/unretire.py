@@ -14,15 +14,17 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.retire import folder_of, is_retired
 from bridge.errors import BridgeError
+from bridge.ledger.attached import note_begun
 from bridge.ledger.forgotten import forget_stream
 from bridge.ledger.journal import note
 from bridge.ledger.mark import drop_mark
-from bridge.ledger.retired import ending_noted, note_begun, unretire
+from bridge.ledger.retired import ending_noted, unretire
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, Checkpoint, format_id
 from bridge.points import reached
+from bridge.streams.components import COMPONENTS, REDIS, Modes, field_of
 from bridge.streams.connect import Connection
 from bridge.streams.ending import Ending
 from bridge.streams.reader import stream_info
@@ -95,6 +97,8 @@ def execute(
             connection.call("DEL", *shared.keys.own)
         elif found.rebuild:
             _restore_books(shared, ledger, connection)
+        if place == RETIREMENT:
+            _restore_components(mapping, ledger, connection)
         reached("unretire.tell.before")
         connection.call("DEL", shared.keys.retired)
         reached("unretire.tell.after")
@@ -111,6 +115,15 @@ def execute(
         return aside
     finally:
         shared.close()
+
+
+def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
+    """Tells Redis of each component that it had gone over: a purge has removed that, and its bookmark."""
+    known = ending_noted(ledger, mapping.stream.key)
+    ending = Ending.from_json(known[3]) if known is not None and known[3] is not None else None
+    for name, epoch in ending.components.items() if ending is not None else ():
+        modes = Modes(REDIS, REDIS, max(1, epoch))
+        connection.call("HSETNX", COMPONENTS, field_of(name, mapping.name), modes.to_json())
 
 
 def _restore_books(shared: Shared, ledger: Ledger, connection: Connection) -> None:

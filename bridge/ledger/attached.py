@@ -15,14 +15,23 @@ def nonces(ledger: Ledger, stream: str) -> dict[str, str]:
 
 
 def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
-    """Notes in the ledger that the process of this nonce begins to carry the stream, before Redis is told."""
+    """Notes in the ledger that the process of this nonce begins to carry the stream, before Redis is told.
+
+    From then on this very ledger vouches for the stream's files (`bridge.ledger.retired.doubt`).
+    """
     with ledger.transaction():
+        note_begun(ledger, stream)
         ledger.write("DELETE FROM nonces WHERE stream = ? AND nonce = ?", (stream, nonce))
         ledger.write("INSERT INTO nonces (stream, nonce, place) VALUES (?, ?, ?)", (stream, nonce, place))
         ledger.write(
             "DELETE FROM nonces WHERE stream = ? AND id <= (SELECT max(id) FROM nonces WHERE stream = ?) - ?",
             (stream, stream, KEPT),
         )
+
+
+def note_begun(ledger: Ledger, stream: str) -> None:
+    """Notes that a stream is carried with this ledger, or is about to be: Redis was asked."""
+    ledger.write("INSERT OR REPLACE INTO identity (name, value) VALUES (?, ?)", (f"begun {stream}", ledger.birth))
 
 
 def adopt_nonces(ledger: Ledger, stream: str, nonce: str) -> None:

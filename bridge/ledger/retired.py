@@ -62,11 +62,6 @@ def _noted(path: Path, stream: str) -> tuple[str, str, float, bytes | None] | No
         return None
 
 
-def note_begun(ledger: Ledger, stream: str) -> None:
-    """Notes that a stream's migration begins with this ledger, before anything is carried: Redis was asked."""
-    ledger.write("INSERT OR REPLACE INTO identity (name, value) VALUES (?, ?)", (f"begun {stream}", ledger.place))
-
-
 def doubt(path: Path, stream: str) -> str:
     """Says why the ledger at this path cannot vouch that a stream's files are carried still; empty: it vouches.
 
@@ -77,12 +72,13 @@ def doubt(path: Path, stream: str) -> str:
         return f"there is no ledger at {path}"
     try:
         with closing(Ledger(path)) as ledger:
-            last = ledger.rows("SELECT place FROM nonces WHERE stream = ? ORDER BY id DESC LIMIT 1", (stream,))
-            known = last or ledger.rows("SELECT value FROM identity WHERE name = ?", (f"begun {stream}",))
+            begun = ledger.rows("SELECT value FROM identity WHERE name = ?", (f"begun {stream}",))
+            older = ledger.rows("SELECT place FROM nonces WHERE stream = ? ORDER BY id DESC LIMIT 1", (stream,))
             if stream in retired(ledger):
                 return f"{stream} is retired"
-            if not known:
+            if not begun and not older:
                 return f"{path} has never carried {stream}"
-            return "" if ledger.lies_at(known[0][0]) else f"{path} is a copy"
+            mine = begun[0][0] == ledger.birth if begun else older[0][0] in ("", ledger.place)
+            return "" if mine else f"{path} is a copy, or was put back"
     except (LedgerError, OSError) as error:
         return str(error)

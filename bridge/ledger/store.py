@@ -284,24 +284,24 @@ class Ledger:
 
     @property
     def place(self) -> str:
-        """Which ledger this is of those with its identity: by a file beside it that nobody writes to. Raises OSError.
+        """Which file the ledger is, by the inodes of its folder and its own. Raises OSError.
 
-        A copy, or what was put back from a backup, has another inode there, or that of a file that was removed: but
-        never the same time of its last change, which no program can set.
+        A copy, or one that was put back from a backup, has others, as a rule.
+        """
+        return f"{self.path.parent.stat().st_ino}.{self.path.stat().st_ino}"
+
+    @property
+    def birth(self) -> str:
+        """Which ledger this is of those with its identity, by a file beside it that nobody writes to. Raises OSError.
+
+        In a copy, or in what was put back from a backup, that file has another time of change, which no program can
+        set. So it has after a `chmod` of all: that a ledger is itself is sure, that it is a copy is not.
         """
         beside = self.path.with_name("place")
         if not beside.exists():
             beside.touch(0o600)
         now = beside.stat()
         return f"{now.st_ino}.{now.st_ctime_ns}"
-
-    def lies_at(self, place: str) -> bool:
-        """Whether a place that was noted is this ledger's: as it is told today, or was before (by inodes alone).
-
-        Empty: whoever noted it did not know. Raises OSError.
-        """
-        before = f"{self.path.parent.stat().st_ino}.{self.path.stat().st_ino}"
-        return place in ("", self.place, before)
 
     @contextmanager
     def transaction(self, marked: str = "") -> Iterator[None]:

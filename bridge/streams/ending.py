@@ -22,7 +22,7 @@ class Ending:
 
     `files`: the checkpoint of each file as JSON, as `bridge:{S}:checkpoint` has it, with the source's `number`.
     `groups`: the consumer groups that the stream had, by which a component that was here is told from one that comes
-    for the first time.
+    for the first time. `components`: how often each was switched, all of them to Redis, for when all begins again.
     """
 
     mapping: str
@@ -31,6 +31,7 @@ class Ending:
     last: EntryId = ZERO_ID
     files: Mapping[str, str] = field(default_factory=dict)
     groups: Sequence[str] = ()
+    components: Mapping[str, int] = field(default_factory=dict)
 
     def said(self) -> str:
         """The end of a migration in words: who, and when (UTC)."""
@@ -40,7 +41,8 @@ class Ending:
     def to_json(self) -> bytes:
         """The end of a migration as Redis keeps it."""
         told = {"mapping": self.mapping, "who": self.who, "at": self.at, "last": format_id(self.last).decode()}
-        return json.dumps({**told, "files": dict(self.files), "groups": list(self.groups)}).encode()
+        more = {"files": dict(self.files), "groups": list(self.groups), "components": dict(self.components)}
+        return json.dumps(told | more).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Ending:
@@ -49,8 +51,10 @@ class Ending:
             said = json.loads(raw)
             files = {str(name): str(stored) for name, stored in said["files"].items()}
             return cls(
-                str(said["mapping"]), str(said["who"]), float(said["at"]), parse_id(said["last"].encode()), files
-            )
+                str(said["mapping"]), str(said["who"]), float(said["at"]), parse_id(said["last"].encode()), files,
+                [str(name) for name in said["groups"]],
+                {str(name): int(epoch) for name, epoch in said["components"].items()},
+            )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls("", raw[:80].decode(errors="backslashreplace"), 0.0)
 

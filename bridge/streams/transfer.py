@@ -61,9 +61,9 @@ class Held:
     deleted: int = field(default=0, compare=False)
 
 
-def names(connection: Connection) -> list[bytes]:
-    """Lists all keys of a database, sorted. Raises RedisLost, RedisRefused."""
-    return sorted(set(_scanned(connection, "SCAN")))
+def names(connection: Connection, prefix: bytes = b"") -> list[bytes]:
+    """Lists the keys of a database that begin with a prefix, sorted. Raises RedisLost, RedisRefused."""
+    return sorted(key for key in set(_scanned(connection, "SCAN")) if key.startswith(prefix))
 
 
 def _scanned(connection: Connection, *command: bytes | str) -> Iterator[bytes]:
