@@ -47,7 +47,7 @@ class Plan:
     @property
     def streams(self) -> dict[bytes, Held]:
         """Those of the keys that are streams."""
-        return {key: one for key, one in self.keys.items() if one.kind == "stream"}
+        return {key: what for key, what in self.keys.items() if what.kind == "stream"}
 
 
 class Move:
@@ -108,7 +108,7 @@ class Move:
             elif (found := held(source, key)) is not None:
                 plan.keys[key] = found
                 self._look_at_name(source, target, key, found, plan)
-        gone = sum(one.deleted for one in plan.keys.values())
+        gone = sum(what.deleted for what in plan.keys.values())
         if gone:
             plan.notes.append(f"{gone:,} pending entries name a message that is no more: they stay behind")
         return plan

@@ -105,7 +105,7 @@ def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None, since
     for some in folder.scan():
         known = files_known(ledger, stream, [one.name for one in some]) if ledger is not None else {}
         fresh = [one for one in some if one.name not in known or known[one.name][0] != one.facts]
-        fresh = [one for one in fresh if one.facts.written >= since * 1e9]
+        fresh = [file for file in fresh if file.facts.written >= since * 1e9]
         messages += len(fresh)
         size += sum(one.facts.size for one in fresh)
         times = [one.facts.written // 1_000_000 for one in fresh]
@@ -129,7 +129,7 @@ def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None, sinc
     None that was written before `since`, in seconds since 1970. Raises SourceError.
     """
     known = values(ledger, mapping.stream.key) if ledger is not None else {}
-    found = [one for some in folder.scan() for one in some if one.facts.written >= since * 1e9]
+    found = [file for some in folder.scan() for file in some if file.facts.written >= since * 1e9]
     fresh = [one for one in found if known.get(one.name, (b"",))[0] != _sha256(folder, one.name)]
     times = [one.facts.written / 1e9 for one in fresh]
     return Behind(len(fresh), sum(one.facts.size for one in fresh), min(times, default=None))

@@ -61,7 +61,7 @@ def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) 
         found.error, found.hint = str(error), ""
     count = sum(found.written.values(), Behind())
     if count.messages or count.more:
-        files = ", ".join(name for name, one in found.written.items() if one.messages or one.more)
+        files = ", ".join(name for name, behind in found.written.items() if behind.messages or behind.more)
         noun = mapping.noun if count.messages == 1 else f"{mapping.noun}s"
         said = f"{'more than ' * count.more}{count.messages:,} {noun} written to {files}"
         found.error = f"{said} since it was retired: nobody carries that"
@@ -86,7 +86,7 @@ def written_since(
     else:
         memories = sources_of(ledger, mapping.stream.key) if ledger is not None else {}
         stored: dict[str, bytes | None] = {name: raw.encode() for name, raw in ended.items()}
-        stored |= {name: one.stored for name, one in memories.items()}
+        stored |= {name: source.stored for name, source in memories.items()}
         shared.look(ledger)
         for name in sorted({*shared.source_names(), *stored}):
             tail, _ = shared.tail_at(name, ledger, stored.get(name))

@@ -59,11 +59,11 @@ class DeadFiles:
         if not self._known() and ending is not None:
             adopt(shared, ledger, self._connection, ending, who())
             self.adopted = True
-        if not any(one.messages or one.more for one in self._ended.written.values()):
+        if not any(behind.messages or behind.more for behind in self._ended.written.values()):
             return
         purged = not self._connection.call("EXISTS", shared.keys.meta)
         self.done = bring_over(settings, mapping, Event())
-        facts = {"late": {name: one.messages for name, one in self._ended.written.items()}, "sent": self.done.forwarded}
+        facts = {"late": self._counts(), "sent": self.done.forwarded}
         note(ledger, time.time(), who(), "repair", mapping.stream.key, facts)
         retell(settings, mapping, ledger, self._connection)
         if purged and not self.done.errors:
@@ -90,6 +90,10 @@ class DeadFiles:
             return f"the stream is not the one that was retired ({lost}): `bridge retire` has left all of it as files"
         return ""
 
+    def _counts(self) -> dict[str, int]:
+        """How many messages others wrote to each source."""
+        return {name: behind.messages for name, behind in self._ended.written.items()}
+
     def _known(self) -> bool:
         """Whether the ledger here knows that the mapping is retired."""
         from bridge.ledger.retired import retired
@@ -100,7 +104,7 @@ class DeadFiles:
         """The repair of one retired mapping as `--json` prints it."""
         return {
             "mapping": self.shared.mapping.name, "executed": self._execute and (self.done is not None or self.adopted),
-            "retired": self._ended.at, "written": {name: one.messages for name, one in self._ended.written.items()},
+            "retired": self._ended.at, "written": self._counts(),
             "brought_over": self.done.forwarded if self.done is not None else 0,
             "quarantined": self.done.quarantined if self.done is not None else 0, "kept": self.kept or None,
         }  # fmt: skip
@@ -113,13 +117,13 @@ class DeadFiles:
         if self.kept:
             click.echo(f"{name}: {self.kept}")
             return
-        written = {file: one for file, one in self._ended.written.items() if one.messages or one.more}
+        written = {file: behind for file, behind in self._ended.written.items() if behind.messages or behind.more}
         if not written:
             click.echo(f"{name}: retired, and nobody has written to its files since")
-        for file, one in written.items():
+        for file, behind in written.items():
             verb = "brought over" if self.done is not None else "would bring over"
             click.echo(
-                f"{name}: {verb} {counted(one.messages, noun)} of {file} to {self.shared.mapping.stream.key}, late"
+                f"{name}: {verb} {counted(behind.messages, noun)} of {file} to {self.shared.mapping.stream.key}, late"
             )
         if self.done is not None:
             if self.done.quarantined:

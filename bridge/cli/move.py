@@ -55,16 +55,18 @@ def command(options: Options, url: str, execute: bool) -> int:
             "to": plan.to, "done": done, "old_data": str(old),
             "reasons": [{"what": what, "hint": hint} for what, hint in plan.reasons], "notes": plan.notes,
             "keys": [
-                {"key": key.decode(errors="backslashreplace"), "type": one.kind, "size": one.size,
-                 "groups": one.groups, "pending": one.pending, "sha256": one.digest, "there": key in plan.there}
-                for key, one in plan.keys.items()
+                {"key": key.decode(errors="backslashreplace"), "type": held.kind, "size": held.size,
+                 "groups": held.groups, "pending": held.pending, "sha256": held.digest, "there": key in plan.there}
+                for key, held in plan.keys.items()
             ],
         })  # fmt: skip
         return 3 if plan.reasons else 0
-    for key, one in plan.streams.items():
-        groups = f", {counted(one.groups, 'group')} with {one.pending:,} pending" if one.groups else ""
+    for key, held in plan.streams.items():
+        groups = f", {counted(held.groups, 'group')} with {held.pending:,} pending" if held.groups else ""
         already = ", is there already" if key in plan.there else ""
-        click.echo(f"{key.decode(errors='backslashreplace')}: {counted(one.size, 'entry', 'entries')}{groups}{already}")
+        click.echo(
+            f"{key.decode(errors='backslashreplace')}: {counted(held.size, 'entry', 'entries')}{groups}{already}"
+        )
     others = len(plan.keys) - len(plan.streams)
     click.echo(f"and {counted(others, 'other key')}")
     for said in plan.notes:

@@ -169,16 +169,16 @@ def purge(options: Options, mapping: str, execute: bool) -> None:
     from bridge.cutover.purge import purge as remove
 
     settings = of_root(options.settings())
-    one = settings.mapping(mapping)
+    chosen = settings.mapping(mapping)
     with _both(settings) as (ledger, connection):
-        removed = remove(settings, one, ledger, connection, who(), really=execute)
+        removed = remove(settings, chosen, ledger, connection, who(), really=execute)
         if not options.as_json:
             for what in removed:
                 click.echo(what)
             said = "removed" if execute else "would be removed: say --execute"
             click.echo(f"{counted(len(removed), 'key or file', 'keys and files')} {said}" if removed
                        else "there is nothing of ours left but what must stay")  # fmt: skip
-        left = _left(options, settings, one, ledger, connection)
+        left = _left(options, settings, chosen, ledger, connection)
     if options.as_json:
         emit({"mapping": mapping, "keys": removed, "removed": execute, **left})
 
@@ -206,7 +206,7 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     from bridge.run import state_lock
 
     settings = of_root(options.settings())
-    one = settings.mapping(mapping)
+    chosen = settings.mapping(mapping)
     if execute and place is None:
         hint = "--from retirement goes on where it ended; --from beginning needs an empty stream"
         raise ConfigError("say where it begins", where=mapping, hint=hint)
@@ -214,18 +214,18 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "unretire"))
         ledger, connection = stack.enter_context(_both(settings))
-        found, aside = beginning.plan(settings, one, ledger, connection), None
+        found, aside = beginning.plan(settings, chosen, ledger, connection), None
         if execute and place is not None:
-            aside = beginning.execute(settings, one, ledger, connection, place, who(), reason)
+            aside = beginning.execute(settings, chosen, ledger, connection, place, who(), reason)
     if options.as_json:
         emit({"mapping": mapping, "executed": execute, "from": place, "entries": found.entries.messages,
               "lines": found.lines.messages, "rebuild": found.rebuild, "empty": found.empty,
               "folder": str(aside) if aside is not None else None})  # fmt: skip
         return
-    entries, lines = many(found.entries, "entry", "entries"), many(found.lines, one.noun, f"{one.noun}s")
+    entries, lines = many(found.entries, "entry", "entries"), many(found.lines, chosen.noun, f"{chosen.noun}s")
     if place != "beginning":
         click.echo(
-            f"from retirement: {entries} of {one.stream.key} go to the files, {lines} of the files to the stream"
+            f"from retirement: {entries} of {chosen.stream.key} go to the files, {lines} of the files to the stream"
         )
     if place != "retirement":
         click.echo(f"from beginning: all of the files{'' if found.empty else '; not while the stream holds entries'}")

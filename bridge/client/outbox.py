@@ -56,10 +56,10 @@ class Outbox:
 
         Raises BridgeError: it is not noted, and they may not be sent.
         """
-        if any(one.free for one in some):
+        if any(message.free for message in some):
             self._write({"sent": some[-1].number})
-            for one in some:
-                one.free = False
+            for message in some:
+                message.free = False
 
     def begin(self, number: int, inode: int, size: int) -> None:
         """Notes that the message of this number, the first that waits, goes to the file of this inode and size next.
@@ -137,11 +137,11 @@ class Outbox:
     def _noted(self, said: dict[str, Any]) -> None:
         """Takes in what an ended session noted between its messages. Raises KeyError, ValueError, TypeError."""
         if "sent" in said:
-            for one in self.waiting:
-                one.free = one.free and one.number > int(said["sent"])
+            for message in self.waiting:
+                message.free = message.free and message.number > int(said["sent"])
             return
         self.begun = int(said["begun"]), int(said["inode"]), int(said["size"])
-        self.waiting = [one for one in self.waiting if one.number >= self.begun[0]]
+        self.waiting = [message for message in self.waiting if message.number >= self.begun[0]]
 
 
 def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:

@@ -104,9 +104,9 @@ class FileWriter:
         Raises OSError.
         """
         path = (self._shared.settings.root / name).resolve()
-        for one in (path, *path.parent.glob("*")):
-            if one.is_file() and one.stat().st_ino == inode:
-                with one.open("rb") as file:
+        for piece in (path, *path.parent.glob("*")):
+            if piece.is_file() and piece.stat().st_ino == inode:
+                with piece.open("rb") as file:
                     file.seek(since)
                     return any(raw == line + b"\n" for raw in file)
         return False

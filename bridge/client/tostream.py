@@ -43,7 +43,7 @@ class StreamWriter:
     @property
     def waiting(self) -> int:
         """Messages of which nobody knows yet whether Redis has them."""
-        return sum(len(one.waiting) for one in self.boxes)
+        return sum(len(box.waiting) for box in self.boxes)
 
     @property
     def boxes(self) -> list[Outbox]:
@@ -113,8 +113,8 @@ class StreamWriter:
     def _sent(self, connection: Connection, session: str, messages: Sequence[Waiting]) -> None:
         field = f"{self._component}:{session}"
         packed = [
-            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, one.number, *one.fields)
-            for one in messages
+            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, message.number, *message.fields)
+            for message in messages
         ]
         connection.send(b"".join(packed))
         replies = [connection.read() for _ in packed]

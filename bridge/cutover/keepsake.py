@@ -63,7 +63,7 @@ class Keepsake:
         rows = []
         for span in archive.chain(floor):
             for part in parts_of(self.ledger, self.mapping.stream.key, span):
-                ids = [format_id(one.id).decode() for one in part.listed]
+                ids = [format_id(listed.id).decode() for listed in part.listed]
                 rows.append("\t".join(map(str, (part.path, part.at, part.size, len(ids), ids[0], ids[-1]))) + "\n")
         return "".join(rows).encode()
 
@@ -82,6 +82,6 @@ class Keepsake:
             "floor": format_id(trimmed.floor).decode() if trimmed.floor > ZERO_ID else "",
             "archive": str(self.settings.state_dir / "archive" / self.mapping.name) if archived else "",
             "index": INDEX, "held": self.held.group if self.held is not None else "",
-            "groups": [one.name.decode(errors="replace") for one in groups_of(self.connection, Keys.of(stream).stream)],
+            "groups": [row.name.decode(errors="replace") for row in groups_of(self.connection, Keys.of(stream).stream)],
         }  # fmt: skip
         return env.get_template("retired.md").render(**facts) + "\n"

@@ -41,8 +41,8 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
     found, state, keys = Left(), settings.state_dir, Keys.of(mapping.stream.key)
     kept = folder_of(settings, mapping.name)
     over = retired(ledger)
-    others = [one for one in settings.mappings if one.name != mapping.name and one.stream.key not in over]
-    taken = {path for one in others for path in _files(settings, one)}
+    others = [other for other in settings.mappings if other.name != mapping.name and other.stream.key not in over]
+    taken = {path for other in others for path in _files(settings, other)}
     for path in sorted(_files(settings, mapping)):
         if path in taken:
             found.stays.append((str(path), "another mapping reads it"))
@@ -54,7 +54,7 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
     if names:
         said = f"`bridge purge {mapping.name} --execute` removes these {len(names)}, and the marks of its components"
         found.goes.append((f"bridge:{{{mapping.stream.key}}}:*, {COMPONENTS.decode()}", said))
-    groups = [shown(one.name) for one in groups_of(connection, keys.stream)]
+    groups = [shown(row.name) for row in groups_of(connection, keys.stream)]
     readers = f"; groups {', '.join(groups)} read it" if groups else ""
     found.stays.append((mapping.stream.key, f"the messages{readers}; nobody trims it any more"))
     found.stays.append((keys.retired.decode(), "keeps programs that are started again from falling back to the files"))
@@ -172,10 +172,10 @@ def _remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    for one in path.iterdir():
-        with one.open("rb") as file, suppress(OSError):
+    for lock in path.iterdir():
+        with lock.open("rb") as file, suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            one.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
     with suppress(OSError):
         path.rmdir()
 

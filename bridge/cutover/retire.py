@@ -117,9 +117,9 @@ def execute(
     finally:
         shared.close()
     reached("retire.keep.after")
-    groups = [one.name.decode(errors="replace") for one in groups_of(connection, keys.stream)]
-    modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
-    epochs = {name: one.epoch for name, one in modes.items() if REDIS in (one.reads, one.writes)}
+    groups = [row.name.decode(errors="replace") for row in groups_of(connection, keys.stream)]
+    modes = {name: said for (name, its), said in all_modes(connection).items() if its == mapping.name}
+    epochs = {name: said.epoch for name, said in modes.items() if REDIS in (said.reads, said.writes)}
     ending = Ending(mapping.name, who, at, kept.last, ends, groups, epochs)
     with ledger.transaction():
         retire(ledger, stream, mapping.name, who, at, ending.to_json())
@@ -190,15 +190,15 @@ def _ends(shared: Shared, ledger: Ledger) -> dict[str, str]:
     if shared.folder is not None or shared.values is not None:
         return {}
     waits, found = written_since(shared, ledger, {}), dict[str, str]()
-    for name, one in sources_of(ledger, shared.mapping.stream.key).items():
-        stored = one.stored
+    for name, source in sources_of(ledger, shared.mapping.stream.key).items():
+        stored = source.stored
         tail, _ = shared.tail_at(name, ledger, stored)
         current, behind = tail.current(), waits.get(name)
         if current is not None and (behind is None or not (behind.messages or behind.more)):
             end = current.size() - (behind.unfinished if behind is not None else 0)
             stored = Checkpoint(current.number, fingerprint(current, end)).to_json()
         if stored is not None:
-            found[name] = json.dumps(json.loads(stored) | {"number": one.number})
+            found[name] = json.dumps(json.loads(stored) | {"number": source.number})
     return found
 
 

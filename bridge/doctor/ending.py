@@ -20,9 +20,9 @@ def retirements(over: Mapping[str, Ended], waiting: Mapping[str, int]) -> Findin
     `waiting`: for each component in a mapping, how many of its messages wait on disk to be sent.
     """
     parts: list[Part] = []
-    for name, one in sorted(over.items()):
-        if one.error:
-            parts.append(("bad", f"{name}: {one.error}", one.hint))
+    for name, end in sorted(over.items()):
+        if end.error:
+            parts.append(("bad", f"{name}: {end.error}", end.hint))
     for who, count in sorted(waiting.items()):
         hint = "they are sent when it is started again, and Redis answers"
         parts.append(("note", f"{counted(count, 'message')} of {who} wait on disk to be sent", hint))

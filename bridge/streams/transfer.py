@@ -135,8 +135,8 @@ def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callabl
     groups, count, gone = _groups(connection, key), 0, 0
     for group in groups:
         hasher.update(repr((group.name, group.last, group.read, group.consumers)).encode())
-        for one in group.pending:
-            hasher.update(repr((one[0], one[1], one[3])).encode())
+        for entry, consumer, _, times in group.pending:
+            hasher.update(repr((entry, consumer, times)).encode())
         count += len(group.pending)
         gone += group.deleted
     return Held("stream", hasher.hexdigest(), size, len(groups), count, expires, gone)
@@ -158,7 +158,7 @@ def _groups(connection: Connection, key: bytes) -> list[_Group]:
     found = []
     for row in connection.call("XINFO", "GROUPS", key):
         facts = paired(row)
-        consumers = [paired(one)[b"name"] for one in connection.call("XINFO", "CONSUMERS", key, facts[b"name"])]
+        consumers = [paired(found)[b"name"] for found in connection.call("XINFO", "CONSUMERS", key, facts[b"name"])]
         group = _Group(facts[b"name"], facts[b"last-delivered-id"], facts.get(b"entries-read"), sorted(consumers))
         start: bytes = b"-"
         while rows := connection.call("XPENDING", key, group.name, start, "+", PAGE):
@@ -170,7 +170,7 @@ def _groups(connection: Connection, key: bytes) -> list[_Group]:
                     group.deleted += 1
             start = b"(" + rows[-1][0]
         found.append(group)
-    return sorted(found, key=lambda one: one.name)
+    return sorted(found, key=lambda group: group.name)
 
 
 def copy(
