@@ -57,6 +57,8 @@ class Move:
         self._settings = settings
         self._to = check_url(to, "--to")
         self._tell = tell
+        self._pausing: Connection | None = None
+        """By which the embedded server is told to take no writes."""
         self._prefix = f"bridge:moving:{settings.instance}:".encode()
 
     # -- looking ---------------------------------------------------------------------------------------------
@@ -105,19 +107,23 @@ class Move:
             kind = kind_of(source, key)
             if kind not in (*KINDS, "none"):
                 plan.reasons.append((f"{_text(key)} is of type {kind}, which cannot be copied", "remove it first"))
-            elif (found := held(source, key)) is not None:
+            elif (found := held(source, key, self._pause)) is not None:
                 plan.keys[key] = found
                 self._look_at_name(source, target, key, found, plan)
+        for name in server_info(source, "keyspace"):
+            if name != "db0":
+                plan.notes.append(f"the embedded server's database {name[2:]} holds keys, which stay behind")
         gone = sum(what.deleted for what in plan.keys.values())
         if gone:
             plan.notes.append(f"{gone:,} pending entries name a message that is no more: they stay behind")
         return plan
 
     def _look_at_clients(self, source: Connection, plan: Plan) -> None:
-        me, found = int(source.call("CLIENT", "ID")), Counter[str]()
+        mine = {int(link.call("CLIENT", "ID")) for link in (source, self._pausing) if link is not None}
+        found = Counter[str]()
         for row in source.call("CLIENT", "LIST").decode(errors="replace").splitlines():
             facts = dict(part.split("=", 1) for part in row.split(" ") if "=" in part)
-            if int(facts.get("id", me)) != me:
+            if facts.get("id", "").isdigit() and int(facts["id"]) not in mine:
                 found[facts.get("name") or facts.get("addr", "?").rpartition(":")[0] or "?"] += 1
         for who, count in sorted(found.items()):
             said = f"{who} is connected to the embedded server, {count} time{'s' * (count != 1)}"
@@ -142,7 +148,7 @@ class Move:
             plan.notes.append(f"it fails to save: {kept.failing}")
 
     def _look_at_name(self, source: Connection, target: Connection, key: bytes, mine: Held, plan: Plan) -> None:
-        other = held(target, key)
+        other = held(target, key, self._pause)
         if other is None:
             return
         if other == mine:
@@ -166,12 +172,13 @@ class Move:
 
         Nothing is changed where the plan that it returns has reasons. Raises BridgeError, OSError.
         """
-        with closing(self._source()) as source, closing(self._target()) as target:
-            self._pause(source)
+        with closing(self._source()) as source, closing(self._target()) as target, closing(self._source()) as beside:
+            self._pausing = beside  # the others are in the middle of a page where it is renewed
+            self._pause()
             try:
                 plan = self._plan(source, target)
                 if plan.reasons:
-                    source.call("CLIENT", "UNPAUSE")
+                    beside.call("CLIENT", "UNPAUSE")
                     return plan
                 self._write_config(really=False)
                 for key in names(target, self._prefix):  # of a try that was killed
@@ -180,15 +187,16 @@ class Move:
                 self._write_config(really=True)
             except BaseException:
                 with suppress(BridgeError):
-                    source.call("CLIENT", "UNPAUSE")
+                    beside.call("CLIENT", "UNPAUSE")
                 raise
         reached("move.stop.before")
         embedded.stop(self._settings.state_dir)
         reached("move.stop.after")
         return plan
 
-    def _pause(self, source: Connection) -> None:
-        source.call("CLIENT", "PAUSE", PAUSE_MS, "WRITE")
+    def _pause(self) -> None:
+        if self._pausing is not None:
+            self._pausing.call("CLIENT", "PAUSE", PAUSE_MS, "WRITE")
 
     def _copy_all(self, source: Connection, target: Connection, plan: Plan) -> None:
         missing = [key for key in plan.keys if key not in plan.there]
@@ -196,9 +204,9 @@ class Move:
             to = self._prefix + key
             self._tell(_text(key), len(missing))
             reached("move.copy.before")
-            copy(source, target, key, to, lambda: self._pause(source))
+            copy(source, target, key, to, self._pause)
             reached("move.copy.after")
-            made, was = held(target, to, lambda: self._pause(source)), held(source, key, lambda: self._pause(source))
+            made, was = held(target, to, self._pause), held(source, key, self._pause)
             if not made == was == plan.keys[key]:
                 hint = "does anything write to either server? Nothing was changed: try again"
                 raise BridgeError(f"the copy of {_text(key)} is not what it was made of", where=plan.to, hint=hint)
@@ -214,7 +222,7 @@ class Move:
 
     def _write_config(self, *, really: bool) -> None:
         """Writes the new url into bridge.toml, under its name at once or not at all. Raises ConfigError, OSError."""
-        path = self._settings.path
+        path = self._settings.path.resolve()
         text = with_url(path.read_text(encoding="utf-8"), self._to)
         try:
             named = tomllib.loads(text)["redis"]["url"]

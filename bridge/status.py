@@ -16,6 +16,7 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings, masked
 from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.files.waiting import waiting
 from bridge.ledger.asked import unsettled
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.holder import lock_holder
@@ -76,6 +77,8 @@ class MappingStatus:
     hint: str = ""
     retired: float | None = None
     """Since when nothing of the mapping is carried any more, in seconds since 1970."""
+    outboxes: dict[str, int] = field(default_factory=dict)
+    """How many messages of each component wait on disk to be sent."""
     dead: dict[str, Behind] = field(default_factory=dict)
     """What others have written to the files of a retired mapping since: nobody carries it."""
     sources: list[SourceStatus] = field(default_factory=list)
@@ -209,7 +212,7 @@ def _mapping(
     shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
-    found = MappingStatus(mapping.name, mapping.stream.key)
+    found = MappingStatus(mapping.name, mapping.stream.key, outboxes=waiting(settings.state_dir, mapping.name))
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
         found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))
@@ -317,6 +320,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                 "mapping": one.name,
                 "stream": one.stream,
                 "retired": one.retired,
+                "outboxes": one.outboxes,
                 "dead": {name: {"messages": d.messages, "bytes": d.bytes, "more": d.more, "unfinished": d.unfinished}
                          for name, d in one.dead.items()},
                 "owner": one.owner or None,

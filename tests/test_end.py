@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,17 +13,22 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
-from bridge import open_log
+from bridge import Log, open_log
+from bridge.client.writing import HEARD
+from bridge.files.append import Appender
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.model import format_id
 from bridge.points import POINTS
+from bridge.streams.connect import Connection
 from tests.cast import CONFIG, ROOT, Cast
 from tests.inbox import document
+from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_story import node, recipe
 
@@ -533,10 +539,20 @@ def test_a_dead_value_is_left_to_a_person(one_rig: Rig) -> None:
     assert end.told() == (0, {})
 
 
+@pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("how", ["MAXLEN 2", "MINID", "all of it"])
-def test_others_trim_the_stream_afterwards(one_rig: Rig, how: str) -> None:
-    """What somebody has trimmed since the end does not come back with what was written to a dead file."""
-    end, rig = retired_rig(one_rig), one_rig
+def test_others_trim_the_stream_afterwards(one_rig: Rig, how: str, *, lost: bool) -> None:
+    """What somebody has trimmed since the end does not come back with what was written to a dead file.
+
+    Also where Redis had lost the stream once, long before, and it was filled again.
+    """
+    rig = one_rig
+    if lost:
+        rig.append("first")
+        rig.once(url=rig.url)
+        rig.redis.call("FLUSHALL")
+        rig.once(url=rig.url)
+    end = retired_rig(rig)
     rig.add("later")
     args: dict[str, tuple[str, str | bytes]] = {
         "MAXLEN 2": ("MAXLEN", "2"), "MINID": ("MINID", rig.add("latest")), "all of it": ("MAXLEN", "0"),
@@ -747,3 +763,160 @@ def end_of(child: subprocess.Popen[bytes]) -> None:
     child.wait()
     if child.stdin is not None:
         child.stdin.close()
+
+
+# -- what a hostile reader found ---------------------------------------------------------------------------------
+
+
+def opened(rig: Rig, url: str | None = None, folder: Path | None = None) -> Log:
+    """`ui`'s log."""
+    return open_log(NAME, "ui", config=(folder or rig.path) / "bridge.toml", redis=url or rig.url)
+
+
+def test_a_purge_beside_a_program_that_waited(one_rig: Rig) -> None:
+    """An outbox that a running program has emptied stays its own: what it writes there after a purge is sent."""
+    rig, broken = one_rig, Event()
+    end = retired_rig(rig, purged=False)
+    with Proxy(rig.server, lambda data, count: "cut" if broken.is_set() else "pass") as proxy:
+        with opened(rig, proxy.url) as log:
+            log.append("say", "one")
+            broken.set()
+            log.append("say", "two")
+            broken.clear()
+            wait_until(lambda: rig.datas()[-1] == b"two", lambda: str(rig.datas()))
+            end.run("purge", NAME, "--execute")
+            for path in (rig.state / "components" / "ui").glob("*.outbox"):
+                path.unlink()  # somebody tidies up
+            broken.set()
+            log.append("say", "three")
+            log.append("say", "four")
+            boxes = list((rig.state / "components" / "ui").glob("*.outbox"))
+            assert sum(path.read_bytes().count(b"[") > 0 for path in boxes) == 1
+        broken.clear()
+        with opened(rig, proxy.url):
+            wait_until(lambda: rig.datas()[-2:] == [b"three", b"four"], lambda: str(rig.datas()))
+    assert Counter(rig.datas()).most_common(1)[0][1] == 1
+
+
+def test_a_refusal_in_the_middle_of_a_batch(one_rig: Rig) -> None:
+    """Where Redis refuses some of what waits and takes others, none of it is taken for sent that is not."""
+    rig = retired_rig(one_rig).rig
+    with opened(rig, AWAY) as log:
+        for n in range(60):
+            log.append("say", f"waits {n} " + "x" * 20_000)
+    used = int(re.search(rb"used_memory:(\d+)", rig.redis.call("INFO", "memory"))[1])  # type: ignore[index]
+    stop = Event()
+
+    def toggle() -> None:
+        with closing(Connection(rig.url)) as other:
+            while not stop.is_set():
+                other.call("CONFIG", "SET", "maxmemory", used // 2)
+                other.call("CONFIG", "SET", "maxmemory", 0)
+
+    toggler = Thread(target=toggle)
+    toggler.start()
+    try:
+        with opened(rig):
+            Event().wait(1.0)
+    finally:
+        stop.set()
+        toggler.join()
+        rig.redis.call("CONFIG", "SET", "maxmemory", 0)
+    with opened(rig):
+        wait_until(
+            lambda: len([one for one in rig.datas() if one.startswith(b"waits")]) >= 60, lambda: str(len(rig.datas()))
+        )
+    numbers = [int(one.split(b" ")[1]) for one in rig.datas() if one.startswith(b"waits")]
+    assert numbers == list(range(60))
+
+
+@pytest.mark.parametrize("folder", ["here", "elsewhere"])
+def test_a_purge_while_a_reply_is_lost(one_rig: Rig, tmp_path: Path, folder: str) -> None:
+    """A purge, and another one, leaves the number of a session whose reply was lost: its message is there once."""
+    rig, where = one_rig, one_rig.path
+    end = retired_rig(rig, purged=False)
+    if folder == "elsewhere":
+        where = tmp_path / "elsewhere"
+        (where / "files").mkdir(parents=True)
+        shutil.copy(rig.path / "bridge.toml", where)
+        rig.redis.call("HSET", f"bridge:{{{STREAM}}}:positions", "ui/there-1", json.dumps({"at": 1, "host": "another"}))
+    mode = "pass"
+
+    def fault(data: bytes, count: int) -> str:
+        return "pass" if mode == "swallow" and b"XADD" not in data else mode
+
+    with Proxy(rig.server, fault) as proxy, opened(rig, proxy.url, where) as log:
+        log.append("say", "one")
+        mode = "swallow"
+        log.append("say", "two")
+        mode = "cut"
+        wait_until(lambda: rig.datas()[-1] == b"two", lambda: str(rig.datas()))
+        end.run("purge", NAME, "--execute")
+        end.run("purge", NAME, "--execute")
+        mode = "pass"
+        log.append("say", "three")
+        wait_until(lambda: rig.datas()[-1] == b"three", lambda: str(rig.datas()))
+    assert rig.datas()[-3:] == [b"one", b"two", b"three"]
+
+
+def test_a_program_that_lost_redis_before_the_end(one_rig: Rig) -> None:
+    """One on files that has not heard Redis for long asks the ledger before it writes: what is dead it leaves alone."""
+    rig, away = one_rig, Event()
+    Cast(rig)
+    rig.once(url=rig.url)
+    with (
+        Proxy(rig.server, lambda data, count: "cut" if away.is_set() else "pass") as proxy,
+        opened(rig, proxy.url) as log,
+    ):
+        log.append("say", "in the file")
+        wait_until(lambda: len(rig.lines()) == 1, "the line")
+        away.set()
+        log.append("say", "in the file too")
+        end = retired_rig(rig)
+        wait_until(lambda: log._keeper.unheard > HEARD, "silence")
+        log.append("say", "to Redis")
+        assert rig.log.read_bytes() == end.dead
+        away.clear()
+        wait_until(lambda: rig.datas()[-1] == b"to Redis", lambda: str(rig.datas()))
+        assert rig.log.read_bytes() == end.dead
+    assert len(rig.lines()) == len(rig.datas()) - 1
+
+
+def test_a_ledger_that_was_written_over(one_rig: Rig, tmp_path: Path) -> None:
+    """The ledger of before the end, put back alone in its place, vouches for nothing, whatever else is gone."""
+    rig = one_rig
+    rig.append("first")
+    rig.once(url=rig.url)
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        ledger.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = (rig.state / "ledger.db").read_bytes()
+    end = retired_rig(rig)
+    shutil.rmtree(rig.state / "retired")
+    (rig.state / "ledger.db").write_bytes(before)
+    says(rig, "waits", url=AWAY)
+    assert rig.log.read_bytes() == end.dead
+    assert says(rig, "then this") == "redis"
+    wait_until(lambda: rig.datas()[-2:] == [b"waits", b"then this"], lambda: str(rig.datas()))
+
+
+def test_a_full_disk_between_outbox_and_file(one_rig: Rig) -> None:
+    """A message of the outbox whose line is cut off by a full disk waits on: it is whole once there is room."""
+    rig = one_rig
+    Cast(rig)
+    says(rig, "waits", url=AWAY)
+    writing: list[bytes] = []
+
+    def full(self: Appender, data: bytes) -> int:
+        if b"waits" in data and not writing:
+            writing.append(data)
+            return os.write(self.fd, data[:10])
+        return os.write(self.fd, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Appender, "append", full)
+        with opened(rig):
+            wait_until(lambda: writing, "the write")
+            wait_until(lambda: rig.lines()[-1:] and rig.lines()[-1].endswith(b"|waits"), lambda: str(rig.lines()))
+        writing.clear()
+    says(rig, "then this")
+    assert [one.rpartition(b"|")[2] for one in rig.lines()] == [b"waits", b"then this"]

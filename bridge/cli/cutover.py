@@ -151,7 +151,8 @@ def _print_plan(plan: Plan, *, execute: bool) -> None:
     out.print(safe(f"{plan.step}", "bold"), soft_wrap=True)
     if plan.before or plan.after:
         out.print(safe(f"  it has read    {plan.before}"), soft_wrap=True)
-        out.print(safe(f"  which is       {plan.after}"), soft_wrap=True)
+        if plan.after:
+            out.print(safe(f"  which is       {plan.after}"), soft_wrap=True)
         out.print(safe(f"  read again     {plan.again or 'nothing'}"), soft_wrap=True)
     if plan.notice:
         out.print(safe(f"  notice         {plan.notice}"), soft_wrap=True)

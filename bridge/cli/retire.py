@@ -219,7 +219,7 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
             aside = beginning.execute(settings, chosen, ledger, connection, place, who(), reason)
     if options.as_json:
         emit({"mapping": mapping, "executed": execute, "from": place, "entries": found.entries.messages,
-              "lines": found.lines.messages, "rebuild": found.rebuild, "empty": found.empty,
+              "lines": found.lines.messages, "rebuild": found.rebuild, "empty": found.empty, "gone": list(found.gone),
               "folder": str(aside) if aside is not None else None})  # fmt: skip
         return
     entries, lines = many(found.entries, "entry", "entries"), many(found.lines, chosen.noun, f"{chosen.noun}s")
@@ -229,6 +229,9 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
         )
     if place != "retirement":
         click.echo(f"from beginning: all of the files{'' if found.empty else '; not while the stream holds entries'}")
+    if found.gone and place != "beginning":
+        names = ", ".join(found.gone)
+        click.echo(f"{names}: no more there; what it held does not come back, and parity will name it as gone")
     if found.rebuild:
         click.echo("its ledger was lost: `bridge repair --execute` must align stream and files before `bridge run`")
     if execute:

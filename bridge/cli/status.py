@@ -187,6 +187,7 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
         for name, written in one.dead.items():
             if written.unfinished:
                 over.append((name, f"{counted(written.unfinished, 'byte')} of a message that is not ended"))
+        over += _outboxes(one)
         since = f" since {clock(one.retired, found.at)}" if one.retired else ""
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
     rows = [_forward(source, found) for source in one.sources]
@@ -201,6 +202,7 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
             notes.append((source.name, source.error))
     if one.error:
         notes.append(("error", f"{one.error}" + (f"; try: {one.hint}" if one.hint else "")))
+    notes += _outboxes(one)
     if one.imported is not None:
         notes.append(("import", _imported(one.imported, found)))
     if one.parity is not None:
@@ -225,6 +227,14 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     for row in rows:
         table.add_row(*map(safe, row))
     return [table, _pairs(notes)] if notes else [table]
+
+
+def _outboxes(one: MappingStatus) -> list[tuple[str, str]]:
+    """What components have written that waits on disk until Redis answers, and they run."""
+    return [
+        ("outbox", f"{counted(count, 'message')} of {name} wait on disk: it sends them when Redis answers")
+        for name, count in sorted(one.outboxes.items())
+    ]
 
 
 def _imported(report: dict[str, Any], found: Status) -> str:

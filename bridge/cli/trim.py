@@ -28,6 +28,7 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     """
     from bridge.dial import dialler
     from bridge.errors import ConfigError
+    from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
     from bridge.retention.trim import Retention
 
@@ -46,7 +47,10 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
         return 0
     told, held = [], False
     with closing(Ledger(settings.state_dir / "ledger.db")) as ledger:
-        for one in chosen:
+        over = retired(ledger)
+        for one in [one for one in chosen if one.stream.key in over]:
+            click.echo(f"bridge: {one.name} is retired: the bridge trims it no more", err=True)
+        for one in [one for one in chosen if one.stream.key not in over]:
             retention = Retention(one, settings.state_dir, ledger, dialler(settings, may_start=False), time.time)
             plan, done = retention.plan(), None
             if execute:

@@ -97,6 +97,11 @@ class Keeper:
         self._link: Connection | None = None
         self._thread = Thread(target=self._run, name=f"{component}/{mapping}", daemon=True)
 
+    @property
+    def unheard(self) -> float:
+        """Seconds since Redis answered last, or since 1970 where it never did."""
+        return time.monotonic() - self.reached if self.reached else time.time()
+
     def start(self) -> None:
         """Begins."""
         self._thread.start()

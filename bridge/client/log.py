@@ -110,7 +110,8 @@ class Log:
         marks = Bookmark(settings.state_dir, component, mapping.name).load()
         vouched = Vouched(self._shared)
         most_known = vouched.known(marks)
-        self._writing = Writing(self._shared, component, self._folder, self._dial, most_known, vouched)
+        self._writing = Writing(self._shared, component, self._folder, self._dial, most_known, vouched,
+                                lambda: self._keeper.unheard)  # fmt: skip
         self._shown.position = self._position
         self._keeper = Keeper(
             self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError
+from bridge.files.bookmark import still_named
 from bridge.log import log
 
 
@@ -26,6 +29,14 @@ class Waiting:
     number: int
     fields: list[bytes]
     free: bool = False
+
+    def to_json(self) -> list[object]:
+        """The message as a line of the outbox holds it."""
+        return [self.number, [base64.b64encode(part).decode() for part in self.fields], *([1] if self.free else [])]
+
+
+TRIES, TRY = 100, 0.01
+"""How often, and after how many seconds, a session tries to lock its own outbox."""
 
 
 class Outbox:
@@ -48,8 +59,9 @@ class Outbox:
 
         Raises BridgeError: it is not kept.
         """
-        self._write([number, [base64.b64encode(part).decode() for part in fields], *([1] if free else [])])
-        self.waiting.append(Waiting(number, list(fields), free))
+        message = Waiting(number, list(fields), free)
+        self._write(message.to_json())
+        self.waiting.append(message)
 
     def sends(self, some: Sequence[Waiting]) -> None:
         """Notes that these messages, the first that wait, are sent: from now on they may be in the stream.
@@ -72,10 +84,12 @@ class Outbox:
     def _write(self, said: object) -> None:
         raw = json.dumps(said).encode() + b"\n"
         try:
+            if self._fd >= 0 and not still_named(self._path, self._fd):
+                os.close(self._fd)  # somebody removed it
+                self._fd = -1
             if self._fd < 0:
-                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._fd = self._made()
+                raw = b"".join(map(_line, self.waiting)) + raw
             size = os.fstat(self._fd).st_size
             try:
                 if os.write(self._fd, raw) != len(raw):
@@ -86,6 +100,25 @@ class Outbox:
                 raise
         except OSError as error:
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
+
+    def _made(self) -> int:
+        """Makes the outbox's file, and returns its descriptor, which holds the lock. Raises OSError.
+
+        Another session may look into it before it is locked, and remove it as it is empty.
+        """
+        for _ in range(TRIES):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                time.sleep(TRY)
+                continue
+            if still_named(self._path, fd):
+                return fd
+            os.close(fd)
+        raise OSError(errno.EWOULDBLOCK, "somebody else holds it")
 
     def landed(self, count: int) -> None:
         """Forgets the outbox's first `count` messages, which have arrived, and empties its file with the last."""
@@ -112,7 +145,9 @@ class Outbox:
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lines = self._path.read_bytes().split(b"\n")[:-1]  # a torn last line was never promised
+            *lines, torn = self._path.read_bytes().split(b"\n")
+            if torn:  # it was never promised
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - len(torn))
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -163,3 +198,7 @@ def _written(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _line(message: Waiting) -> bytes:
+    return json.dumps(message.to_json()).encode() + b"\n"

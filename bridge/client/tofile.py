@@ -16,10 +16,6 @@ PAUSE = 0.01
 """
 
 
-class Begun(TargetError):
-    """A full disk cut a line off: it is finished with the next one, so the message must not be appended again."""
-
-
 class FileWriter:
     """Appends the messages of one component to its mapping's files, as the legacy programs do.
 
@@ -63,7 +59,12 @@ class FileWriter:
             if locks:
                 file.unlock()
 
-    def _written(self, name: str, file: Appender, line: bytes) -> int:
+    def finish(self, name: str) -> None:
+        """Finishes a line of a component that a full disk cut off, where there is one. Raises TargetError."""
+        if name in self._owed:
+            self._finish(name, self._file(name))
+
+    def _finish(self, name: str, file: Appender) -> None:
         owed, begun, ends = self._owed.get(name, (b"", b"", -1))
         if owed:
             rest = owed if file.size() == ends else b"\n" * (not file.ends_whole()) + begun
@@ -71,6 +72,9 @@ class FileWriter:
             if written != len(rest):
                 raise TargetError("the disk is full", where=str(file.path), hint="make room")
             del self._owed[name]
+
+    def _written(self, name: str, file: Appender, line: bytes) -> int:
+        self._finish(name, file)
         waited = 0.0
         while not file.ends_whole():
             if waited >= PATIENCE:
@@ -80,7 +84,7 @@ class FileWriter:
             waited += PAUSE
         if self._append(name, file, line, line) != len(line):
             hint = "make room. The message is not lost: do not append it again, its line is finished with the next one"
-            raise Begun("the disk is full, and the line is begun", where=str(file.path), hint=hint)
+            raise TargetError("the disk is full, and the line is begun", where=str(file.path), hint=hint)
         return _end(file)
 
     def _append(self, name: str, file: Appender, data: bytes, begun: bytes) -> int:

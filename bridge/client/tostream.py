@@ -16,11 +16,15 @@ from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
-ADD = b"""local number = tonumber(ARGV[2])
-if number <= tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') then return 0 end
-redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+ADD = b"""local number, last = tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
+if number <= last then return 0 end
+if last < tonumber(ARGV[3]) then return -1 end
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
 redis.call('HSET', KEYS[2], ARGV[1], number)
 return 1"""
+"""Adds a message, if the one before it in the same write (ARGV[3] is its number, 0: there is none) was not refused.
+
+Else a message behind it would land, and what was refused would be taken for sent."""
 
 AT_ONCE = 200
 """Messages of an outbox that go out in one write."""
@@ -112,9 +116,10 @@ class StreamWriter:
 
     def _sent(self, connection: Connection, session: str, messages: Sequence[Waiting]) -> None:
         field = f"{self._component}:{session}"
+        before = [0, *(message.number for message in messages)]
         packed = [
-            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, message.number, *message.fields)
-            for message in messages
+            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, message.number, last, *message.fields)
+            for message, last in zip(messages, before, strict=False)
         ]
         connection.send(b"".join(packed))
         replies = [connection.read() for _ in packed]

@@ -24,7 +24,9 @@ class Vouched:
         self._kept = shared.settings.state_dir / "retired" / shared.mapping.name
         self._stream = shared.mapping.stream.key
         self._mapping = shared.mapping.name
-        self._doubt: str | None = None
+        self._doubt = ""
+        self._asked: tuple[tuple[int, int, int], ...] = ()
+        """How the ledger was when it was asked last."""
 
     def dead(self) -> bool:
         """Whether this machine knows that the mapping is retired: by what `bridge retire` wrote, or by its ledger."""
@@ -41,16 +43,28 @@ class Vouched:
         return Ending.from_json(told).groups if told is not None else ()
 
     def alive(self) -> bool:
-        """Whether the mapping's files may be written to, or read, without having asked Redis."""
+        """Whether the mapping's files may be written to, or read, without having asked Redis.
+
+        The ledger is asked again whenever it has changed.
+        """
         if self._kept.exists():
             return False
-        if self._doubt is None:
+        now = self._stamp()
+        if now != self._asked:
+            self._asked, before = now, self._doubt
             self._doubt = doubt(self._ledger, self._stream)
-            if self._doubt:
+            if self._doubt and self._doubt != before:
                 said = "nobody vouches that the files of %s are carried (%s): they are left alone until Redis is asked"
                 log.warning(said, self._mapping, self._doubt)
         return not self._doubt
 
-    def forget(self) -> None:
-        """The next question is answered anew: Redis has spoken meanwhile."""
-        self._doubt = None
+    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """By what a change of the ledger is seen."""
+        found = []
+        for path in (self._ledger, self._ledger.with_name(f"{self._ledger.name}-wal"), self._ledger.with_name("place")):
+            try:
+                now = path.stat()
+                found.append((now.st_ino, now.st_size, now.st_mtime_ns))
+            except OSError:
+                found.append((0, 0, 0))
+        return tuple(found)

@@ -73,7 +73,7 @@ class Whence:
         marks = self._bookmark.marks
         if known is None:
             if marks.doubt or marks.reads == REDIS or not self._vouched.alive():
-                raise NotYet("Redis does not say from where to read")
+                raise NotYet("Redis is away, or does not say from where to read")
             return Modes(marks.reads, marks.writes, marks.epoch)
         if known.epoch > marks.epoch:
             self._adopt(known, self._bookmark)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
@@ -13,7 +12,7 @@ from threading import Condition
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.shared import Shared
 from bridge.client.outbox import Outbox
-from bridge.client.tofile import Begun, FileWriter
+from bridge.client.tofile import FileWriter
 from bridge.client.tostream import StreamWriter
 from bridge.client.vouched import Vouched
 from bridge.codecs import Codec
@@ -23,6 +22,9 @@ from bridge.log import log
 from bridge.model import Checkpoint, Fingerprint, Row, hex_digest, paired
 from bridge.streams.components import BOTH, FILE, REDIS, WRITES, Modes
 from bridge.streams.connect import Connection
+
+HEARD = 5.0
+"""Seconds since Redis was heard after which what it said last may not hold any more: a mapping may be retired."""
 
 PAUSED = 10.0
 """Seconds that a message waits for a switch at most. One of writes holds for 5 s from its operator's last word."""
@@ -51,9 +53,11 @@ class Writing:
 
     def __init__(
         self, shared: Shared, component: str, folder: Path, dial: Callable[[], Connection], modes: Modes,
-        vouched: Vouched,
+        vouched: Vouched, since: Callable[[], float],
     ) -> None:  # fmt: skip
         self.mode = modes.writes
+        self._since = since
+        """Seconds since Redis was heard last."""
         self._dead = modes.retired
         self._vouched = vouched
         self._shared = shared
@@ -66,6 +70,8 @@ class Writing:
         self._sure = False
         """Whether Redis has said where messages go; what went to the log before is minded."""
         self._behind: Behind | None = None
+        self._said = ("", False)
+        """Why messages went elsewhere last, and whether to the disk."""
         self._why = ""
         """What keeps messages that wait on disk from going to the files."""
 
@@ -78,8 +84,8 @@ class Writing:
             fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
             if self.mode == REDIS:
                 self._to_stream(name, fields, line)
-            elif not self._sure:
-                self._meanwhile(name, fields, line, "Redis has not said where they go")
+            elif not self._sure or self._since() > HEARD:
+                self._meanwhile(name, fields, line, "Redis does not say where they go")
             elif not self._emptied():
                 self._stream.keep(fields)  # behind those that wait
             else:
@@ -105,12 +111,15 @@ class Writing:
 
     def _meanwhile(self, name: str, fields: list[bytes], line: bytes, why: str) -> None:
         """A message that cannot go to the stream goes to the log, if that is carried; else it waits on disk."""
-        if self._stream.waiting or self._dead or not self._vouched.alive():
-            log.info("%s: %s; its messages wait on disk", self._component, why)
+        waits = bool(self._stream.waiting) or self._dead or not self._vouched.alive()
+        if (why, waits) != self._said:
+            self._said = why, waits
+            where = "wait on disk" if waits else f"go to {name} meanwhile"
+            log.info("%s: %s; its messages %s", self._component, why, where)
+        if waits:
             self._stream.keep(fields)
-            return
-        log.info("%s: %s; its messages go to %s meanwhile", self._component, why, name)
-        self._to_log(name, line)
+        else:
+            self._to_log(name, line)
 
     def _codec(self, name: str) -> Codec:
         if name not in self._codecs:
@@ -170,7 +179,6 @@ class Writing:
                     self._paused = paused[WRITES] = switch.token
                 return
             self.mode, self._paused, self._sure, self._dead = modes.writes, "", True, modes.retired
-            self._vouched.forget()
             paused.pop(WRITES, None)
             self._turn.notify_all()
 
@@ -214,8 +222,7 @@ class Writing:
                     continue
                 name, line = self._line(first.fields)
                 box.begin(first.number, *self._file.end(name))
-                with suppress(Begun):
-                    self._file.append(name, line)
+                self._file.append(name, line)
                 box.landed(1)
 
     def _arrived(self, box: Outbox) -> bool:
@@ -224,6 +231,7 @@ class Writing:
         if begun is None or first is None or first.number != begun[0]:
             return False
         name, line = self._line(first.fields)
+        self._file.finish(name)  # a full disk may have cut it off
         return self._file.has(name, begun[1], begun[2], line)
 
     def _line(self, fields: Sequence[bytes]) -> tuple[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.retire import folder_of, is_retired, settle
 from bridge.errors import BridgeError
-from bridge.ledger.journal import note
+from bridge.files.waiting import outboxes, waiting
+from bridge.ledger.journal import note, noted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -49,8 +51,8 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
         else:
             found.goes.append((str(path), f"its messages are in the stream and in {kept}"))
     if (archive := state / "archive" / mapping.name).exists():
-        found.goes.append((str(archive), f"what it holds is in {kept} as well"))
-    names = _keys(settings, mapping, connection)
+        found.goes.append((str(archive), f"what it holds is in {kept} as well; only `bridge snapshot` reads it there"))
+    names = _keys(settings, mapping, ledger, connection)
     if names:
         said = f"`bridge purge {mapping.name} --execute` removes these {len(names)}, and the marks of its components"
         found.goes.append((f"bridge:{{{mapping.stream.key}}}:*, {COMPONENTS.decode()}", said))
@@ -62,11 +64,12 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
         found.stays.append((f"bridge:{{{mapping.stream.key}}}:state:*", "the latest values: programs read them there"))
     found.stays.append((str(kept), "the stream as files, up to the day it was retired"))
     found.stays.append((str(ledger.path), "tells what others write to the files; `bridge repair` needs it"))
-    if owing := _owing(settings, mapping, connection):
+    if owing := _owing(settings, mapping, ledger, connection):
         said = f"the numbers of {len(owing)} sessions that run, or have messages to send: so that none is there twice"
         found.stays.append((shown(keys.producers), said))
-    for path, count in _waiting(settings, mapping):
-        found.stays.append((str(path), f"{count} of a component's messages wait in it to be sent"))
+    for name, count in waiting(settings.state_dir, mapping.name).items():
+        said = f"{count} messages of {name} wait there to be sent: start it again"
+        found.stays.append((str(state / "components" / name), said))
     for path in sorted(state.glob(f"components/*/{mapping.name}.aside")):
         found.stays.append((str(path), "messages that were set aside, as their readers died of them"))
     if settings.redis_url == "embedded":
@@ -84,41 +87,38 @@ def _files(settings: Settings, mapping: Mapping) -> set[Path]:
         shared.close()
 
 
-def _waiting(settings: Settings, mapping: Mapping) -> list[tuple[Path, int]]:
-    """The outboxes of the mapping in which messages wait, and how many."""
-    found = []
-    for path in sorted(settings.state_dir.glob(f"components/*/{mapping.name}.*.outbox")):
-        count = path.read_bytes().count(b"\n")
-        if count:
-            found.append((path, count))
-    return found
-
-
-def _keys(settings: Settings, mapping: Mapping, connection: Connection) -> list[tuple[bytes, bytes]]:
+def _keys(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> list[tuple[bytes, bytes]]:
     """Our own keys of a mapping that are there; with a field where only that of a hash is its own."""
     own = Keys.of(mapping.stream.key)
     found = [(key, b"") for key in own.own if key != own.producers and connection.call("EXISTS", key)]
-    owing = _owing(settings, mapping, connection)
+    owing = _owing(settings, mapping, ledger, connection)
     sessions = paired(connection.call("HGETALL", own.producers))
     found += [(own.producers, name) for name in sessions if name.decode(errors="replace") not in owing]
     names = paired(connection.call("HGETALL", COMPONENTS))
     return found + [(COMPONENTS, name) for name in names if name.endswith(f"/{mapping.name}".encode())]
 
 
-def _owing(settings: Settings, mapping: Mapping, connection: Connection) -> set[str]:
+def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> set[str]:
     """The sessions whose last number must stay in Redis, as `component:session`: they may send a message again.
 
-    Those of components that give a heartbeat, and those whose outbox holds messages.
+    Those of components that run, as far as their heartbeats and the locks of their workers tell; of those that gave one
+    on another machine and did not take it back, as nobody can tell; and those whose outbox holds messages.
     """
     keys = Keys.of(mapping.stream.key)
     seconds, _ = connection.call("TIME")
     announced = announced_positions(connection, keys)
-    alive = {name.split("/")[0] for name in announced if workers_of(announced, name.split("/")[0], int(seconds) * 1000)}
+    names = {name.split("/")[0] for name in announced if "/" in name}
+    alive = {name for name in names if workers_of(announced, name, int(seconds) * 1000)}
+    here = socket.gethostname()
+    alive |= {name.split("/")[0] for name, said in announced.items() if "/" in name and said.get("host") != here}
     locks = settings.state_dir.glob("components/*/worker-*.lock")  # who runs here once the heartbeats are removed
     alive |= {path.parent.name for path in locks if not _free(path)}
+    for facts in noted(ledger, "purge", mapping.stream.key):  # a purge removes the heartbeats
+        alive |= {str(name) for name in facts.get("elsewhere", ())}
     sessions = [name.decode(errors="replace") for name in paired(connection.call("HGETALL", keys.producers))]
-    waiting = {f"{path.parent.name}:{path.name.split('.')[-2]}" for path, _ in _waiting(settings, mapping)}
-    return {name for name in sessions if name.split(":")[0] in alive or name in waiting}
+    boxes = [path for path in outboxes(settings.state_dir, mapping.name) if path.stat().st_size]
+    owing = {f"{path.parent.name}:{path.name.split('.')[-2]}" for path in boxes}
+    return {name for name in sessions if name.split(":")[0] in alive or name in owing}
 
 
 def purge(
@@ -134,10 +134,12 @@ def purge(
         raise BridgeError("is not retired, its keys are in use", where=mapping.name, hint=hint)
     if really:
         settle(settings, mapping, ledger, connection)
-    found, marks = _keys(settings, mapping, connection), _marks(settings, mapping)
+    found, marks = _keys(settings, mapping, ledger, connection), _marks(settings, mapping)
     told = [f"{shown(key)} {shown(name)}".rstrip() for key, name in found] + [str(path) for path in marks]
     if not (really and told):
         return told
+    owing = _owing(settings, mapping, ledger, connection)
+    elsewhere = sorted({name.split(":")[0] for name in owing})
     reached("purge.keys.before")
     for key, name in found:
         connection.call("HDEL", key, name) if name else connection.call("DEL", key)
@@ -146,7 +148,7 @@ def purge(
     for path in marks:
         _remove(path)
     reached("purge.marks.after")
-    note(ledger, time.time(), who, "purge", mapping.stream.key, {"keys": told})
+    note(ledger, time.time(), who, "purge", mapping.stream.key, {"keys": told, "elsewhere": elsewhere})
     return told
 
 
@@ -158,19 +160,20 @@ def _marks(settings: Settings, mapping: Mapping) -> list[Path]:
     found = []
     for folder in sorted((settings.state_dir / "components").glob("*")):
         mine = [path for suffix in ("bookmark", "lock", "new") for path in folder.glob(f"{mapping.name}.{suffix}")]
-        mine += [path for path in folder.glob(f"{mapping.name}.*.outbox") if not path.stat().st_size]
+        mine += [path for path in folder.glob(f"{mapping.name}.*.outbox") if not path.stat().st_size and _free(path)]
         others = [path for path in folder.iterdir() if path not in mine]
-        if mine and all(path.match("worker-*.lock") and _free(path) for path in others):
+        if mine and all(path.match("worker-*.lock") and _free(path) for path in others) and all(map(_free, mine)):
             found.append(folder)
         else:
-            found += [path for path in mine if path.suffix != ".lock" or _free(path)]
+            found += [path for path in mine if path.suffix in (".bookmark", ".new") or _free(path)]
     return found
 
 
 def _remove(path: Path) -> None:
     """Removes a mark, and a folder with the locks of workers that nobody holds; a component may start meanwhile."""
     if not path.is_dir():
-        path.unlink(missing_ok=True)
+        if path.suffix != ".outbox" or (path.exists() and not path.stat().st_size):
+            path.unlink(missing_ok=True)
         return
     for lock in path.iterdir():
         with lock.open("rb") as file, suppress(OSError):

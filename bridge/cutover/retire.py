@@ -127,6 +127,7 @@ def execute(
                 "forced": forced or None, "reason": reason or None, "files": kept.digests}  # fmt: skip
         note(ledger, at, who, "retire", stream, told)
     reached("retire.note.after")
+    ledger.be_reborn()
     settle(settings, mapping, ledger, connection)
     kept.folder = folder_of(settings, mapping.name)
     return kept

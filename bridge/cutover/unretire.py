@@ -19,7 +19,7 @@ from bridge.ledger.forgotten import forget_stream
 from bridge.ledger.journal import note
 from bridge.ledger.mark import drop_mark
 from bridge.ledger.retired import ending_noted, unretire
-from bridge.ledger.sources import stream_memory
+from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, Checkpoint, format_id
@@ -39,13 +39,14 @@ class Again:
 
     `entries`: those that were written to Redis since; `lines`: those that others wrote to its files. `rebuild`: the
     ledger was lost meanwhile, so that `bridge repair` must align stream and files first. `empty`: whether the stream
-    holds nothing.
+    holds nothing. `gone`: files that were carried and are no more.
     """
 
     entries: Behind
     lines: Behind
     rebuild: bool
     empty: bool
+    gone: tuple[str, ...] = ()
 
 
 def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Again:
@@ -66,9 +67,17 @@ def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
         waits = Behind()
         if mapping.mirror is not None and info.exists and not adopted:
             waits = stream_behind(connection, shared.keys.stream, cursor)
-        return Again(waits, sum(over.written.values(), Behind()), adopted, not info.length)
+        lines = sum(over.written.values(), Behind())
+        gone = () if shared.folder is not None or shared.values is not None else _gone(shared, ledger)
+        return Again(waits, lines, adopted, not info.length, gone)
     finally:
         shared.close()
+
+
+def _gone(shared: Shared, ledger: Ledger) -> tuple[str, ...]:
+    """The sources that were carried and of which no file is there any more."""
+    known = sources_of(ledger, shared.mapping.stream.key)
+    return tuple(name for name, one in known.items() if one.stored and not (shared.settings.root / name).exists())
 
 
 def execute(

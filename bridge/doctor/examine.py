@@ -26,6 +26,7 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
             findings.append(asked("retired", lambda: ending.look(connection, settings)))
     except BridgeError as error:
         findings = [_silent(settings, error), asked("retired", lambda: ending.look(None, settings))]
+    findings.append(asked("outboxes", lambda: ending.look_at_outboxes(settings)))
     found, files = machine.examine(settings)
     return [*findings, *found, *own.examine(settings, files)]
 

@@ -62,11 +62,13 @@ def _folders() -> list[str]:
     return list(dict.fromkeys(str(Path(one).parent) for one in (sys.executable, sys.argv[0])))
 
 
-def process(holder: str, beat: Mapping[str, object] | None, now: float) -> Finding:
+def process(holder: str, beat: Mapping[str, object] | None, now: float, *, needed: bool = True) -> Finding:
     """Checks whether a process is at work, by who has the lock and the last heartbeat. Pure.
 
-    `now` in seconds since 1970.
+    `now` in seconds since 1970. `needed`: whether any mapping is to be carried still.
     """
+    if not holder and not needed:
+        return Finding("process", "good", "no bridge runs, and none need: every mapping is retired")
     if not holder:
         return Finding("process", "note", "no bridge runs", "bridge run --dual, or `bridge service install --dual`")
     if not holder.startswith("bridge run"):
@@ -300,16 +302,17 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
     """Runs all of the doctor's checks of our own side that need no server; `files`: those that each mapping reads."""
     path, now = settings.state_dir / "ledger.db", time.time()
     sound = ledger(path)
-    beat, last, rewritten = None, dict[str, Run | None](), dict[str, int]()
+    beat, last, rewritten, needed = None, dict[str, Run | None](), dict[str, int](), True
     if path.exists() and sound.verdict == "good":
         with closing(Ledger(path)) as one:
             beat, over, rewritten = heartbeat(one, settings.instance), retired(one), _rewritten(one, settings)
+            needed = any(mapping.stream.key not in over for mapping in settings.mappings)
             for mapping in settings.mappings:
                 if mapping.stream.key not in over:
                     last[mapping.name] = next(iter(runs(one, mapping.stream.key, 1)), None)
     return [
         program(shutil.which("bridge", path=os.environ.get("PATH")), _folders()),
-        process(lock_holder(settings.state_dir), beat, now),
+        process(lock_holder(settings.state_dir), beat, now, needed=needed),
         sound,
         rewrites(rewritten),
         mappings(files),

@@ -57,3 +57,9 @@ def journal(ledger: Ledger, count: int) -> list[dict[str, Any]]:
         {"at": at, "who": who, "what": what, "stream": stream, "facts": json.loads(facts)}
         for at, who, what, stream, facts in rows[::-1]
     ]
+
+
+def noted(ledger: Ledger, what: str, stream: str) -> list[dict[str, Any]]:
+    """Reads the facts of all entries of this kind about a stream, oldest first."""
+    rows = ledger.rows("SELECT facts FROM journal WHERE what = ? AND stream = ? ORDER BY id", (what, stream))
+    return [json.loads(facts) for (facts,) in rows]

@@ -303,6 +303,15 @@ class Ledger:
         now = beside.stat()
         return f"{now.st_ino}.{now.st_ctime_ns}"
 
+    def be_reborn(self) -> None:
+        """Lets no ledger of before pass for this one any more: what vouched for files by the old birth does by a new.
+
+        Raises OSError, LedgerError. A crash within it leaves files that nobody vouches for until they are carried.
+        """
+        before = self.birth
+        self.path.with_name("place").unlink()
+        self.write("UPDATE identity SET value = ? WHERE value = ? AND name LIKE 'begun %'", (self.birth, before))
+
     @contextmanager
     def transaction(self, marked: str = "") -> Iterator[None]:
         """Runs the block as one transaction of the ledger, which has all of it or nothing; its errors are LedgerErrors.
