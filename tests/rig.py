@@ -31,11 +31,11 @@ from bridge.streams.reader import Entry, entries
 from tests import zygote
 
 STREAM = "hestai:messages"
-RUNNING = [
-    name
-    for name in POINTS
-    if not name.startswith(("retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.", "trim."))
-]
+ELSEWHERE = (
+    "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.", "trim.", "retire.", "purge.", "unretire.",
+    "move.",
+)  # fmt: skip
+RUNNING = [name for name in POINTS if not name.startswith(ELSEWHERE)]
 """The crash points that a running bridge comes by."""
 
 FIELDS = (b"role", b"timestamp", b"type", b"data")
