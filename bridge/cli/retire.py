@@ -61,10 +61,13 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
             facts["done"] = _end(options, settings, one, ledger, connection, reason, forced)
             if facts["done"] is not None:
                 facts |= _left(options, settings, one, ledger, connection)
+                facts["written"] = _written(settings, one, ledger, connection)
         elif not reasons and not options.as_json:
             click.echo(f"Nothing speaks against it. To retire {mapping}, stop the bridge and say --execute.")
     if options.as_json:
         emit(facts)
+    if facts["done"] is not None and facts["written"]:
+        return 3
     return 3 if not passed or (execute and facts["done"] is None) else 0
 
 
@@ -83,6 +86,23 @@ def _again(
     if options.as_json:
         emit(facts | left)
     return 0 if execute else 3
+
+
+def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> dict[str, int]:
+    """Says what somebody has written to the files while the mapping was retired, such as who lost Redis just then."""
+    from bridge.carry.dead import ended
+    from bridge.carry.shared import Shared
+    from bridge.errors import BridgeError
+
+    shared = Shared(mapping, settings)
+    try:
+        over = ended(shared, ledger, connection)
+    finally:
+        shared.close()
+    if over is not None and over.error:
+        complain(BridgeError(over.error, where=mapping.name, hint=over.hint))
+    written = over.written if over is not None else {}
+    return {name: behind.messages for name, behind in written.items() if behind.messages}
 
 
 LISTED = 12

@@ -121,6 +121,7 @@ def execute(
     modes = {name: said for (name, its), said in all_modes(connection).items() if its == mapping.name}
     epochs = {name: said.epoch for name, said in modes.items() if REDIS in (said.reads, said.writes)}
     ending = Ending(mapping.name, who, at, kept.last, ends, groups, epochs)
+    reached("retire.note.before")
     with ledger.transaction():
         retire(ledger, stream, mapping.name, who, at, ending.to_json())
         told = {"messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
