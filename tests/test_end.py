@@ -185,6 +185,10 @@ def test_programs_that_are_started_again(end: End, tmp_path: Path) -> None:
     end.end()
     was = (copy / "files" / "messages.log").read_bytes()
     assert [key for key in rig.redis.call("KEYS", "bridge:*") if b"producers" not in key] == [RETIRED]
+    assert rig.redis.call("HLEN", f"bridge:{{{STREAM}}}:producers") == 2  # of the two that write, and run
+    end.kill()
+    end.run("purge", NAME, "--execute")
+    assert rig.redis.call("KEYS", "bridge:*") == [RETIRED]
     for away in (False, True):
         for folder in (None, copy):  # the copy was made before anything was retired
             end.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import time
 from contextlib import suppress
@@ -21,7 +22,7 @@ from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import paired, shown
 from bridge.points import reached
-from bridge.streams.components import COMPONENTS, announced_positions, workers_of
+from bridge.streams.components import COMPONENTS, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
@@ -101,24 +102,44 @@ def _keys(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conn
 def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> set[str]:
     """The sessions whose last number must stay in Redis, as `component:session`: they may send a message again.
 
-    Those of components that run, as far as their heartbeats and the locks of their workers tell; of those that gave one
-    on another machine and did not take it back, as nobody can tell; and those whose outbox holds messages.
+    Those of components that run, or may, and those whose outbox holds messages.
     """
     keys = Keys.of(mapping.stream.key)
-    seconds, _ = connection.call("TIME")
-    announced = announced_positions(connection, keys)
-    names = {name.split("/")[0] for name in announced if "/" in name}
-    alive = {name for name in names if workers_of(announced, name, int(seconds) * 1000)}
-    here = socket.gethostname()
-    alive |= {name.split("/")[0] for name, said in announced.items() if "/" in name and said.get("host") != here}
-    locks = settings.state_dir.glob("components/*/worker-*.lock")  # who runs here once the heartbeats are removed
-    alive |= {path.parent.name for path in locks if not _free(path)}
-    for facts in noted(ledger, "purge", mapping.stream.key):  # a purge removes the heartbeats
-        alive |= {str(name) for name in facts.get("elsewhere", ())}
+    locks = settings.state_dir.glob("components/*/worker-*.lock")
+    run = {path.parent.name for path in locks if not _free(path)}
+    run |= {worker[0] for worker in _elsewhere(mapping, ledger, connection)}
     sessions = [name.decode(errors="replace") for name in paired(connection.call("HGETALL", keys.producers))]
     boxes = [path for path in outboxes(settings.state_dir, mapping.name) if path.stat().st_size]
     owing = {f"{path.parent.name}:{path.name.split('.')[-2]}" for path in boxes}
-    return {name for name in sessions if name.split(":")[0] in alive or name in owing}
+    return {name for name in sessions if name.split(":")[0] in run or name in owing}
+
+
+def _elsewhere(mapping: Mapping, ledger: Ledger, connection: Connection) -> list[tuple[str, str, int]]:
+    """The workers that gave a heartbeat and did not take it back: component, host, process.
+
+    Of those on this machine the ones whose process is there. A purge removes the heartbeats, and the next one goes by
+    what it noted.
+    """
+    here, found = socket.gethostname(), set[tuple[str, str, int]]()
+    for name, said in announced_positions(connection, Keys.of(mapping.stream.key)).items():
+        component, slash, _ = name.partition("/")
+        if slash:
+            pid = said.get("pid")
+            found.add((component, str(said.get("host", "")), pid if isinstance(pid, int) else 0))
+    for facts in noted(ledger, "purge", mapping.stream.key):
+        found |= {(str(name), str(host), int(pid)) for name, host, pid in facts.get("elsewhere", ())}
+    return sorted(worker for worker in found if worker[1] != here or lives(worker[2]))
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid > 0
 
 
 def purge(
@@ -138,8 +159,8 @@ def purge(
     told = [f"{shown(key)} {shown(name)}".rstrip() for key, name in found] + [str(path) for path in marks]
     if not (really and told):
         return told
-    owing = _owing(settings, mapping, ledger, connection)
-    elsewhere = sorted({name.split(":")[0] for name in owing})
+    facts = {"keys": told, "elsewhere": _elsewhere(mapping, ledger, connection)}
+    note(ledger, time.time(), who, "purge", mapping.stream.key, facts)  # before the heartbeats are removed
     reached("purge.keys.before")
     for key, name in found:
         connection.call("HDEL", key, name) if name else connection.call("DEL", key)
@@ -148,7 +169,6 @@ def purge(
     for path in marks:
         _remove(path)
     reached("purge.marks.after")
-    note(ledger, time.time(), who, "purge", mapping.stream.key, {"keys": told, "elsewhere": elsewhere})
     return told
 
 
