@@ -28,7 +28,7 @@ def filled(rig: Rig) -> dict[bytes, Held]:
     rig.append(*(f"line {n}" for n in range(20)))
     assert rig.run("run", "--once", "--dual").returncode == 0
     with closing(connected(rig)) as server:
-        for n in range(30):
+        for n in range(3000):  # several pages
             server.call(
                 "XADD", STREAM, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", n
             )
