@@ -25,7 +25,7 @@ def headline(status: Status) -> tuple[str, Level]:
         return f"The ledger {_after_path(status.ledger_error)}; {waiting}", "bad"
     if broken:
         return f"{broken[0]}{_more(broken)}", "bad"
-    if status.mappings and all(one.retired is not None for one in status.mappings):
+    if status.mappings and all(mapping.retired is not None for mapping in status.mappings):
         return "Nothing is carried any more: every mapping is retired", "idle"
     if status.running and status.redis_error:
         began = min((one.since for one in status.troubles.values()), default=None)

@@ -124,7 +124,7 @@ def keep(
     books = read_books(connection, shared.keys)
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
     if ledger is not None:  # Redis knows them no more once a retired mapping is purged
-        names = {one.number: name for name, one in sources_of(ledger, shared.mapping.stream.key).items()} | names
+        names = {source.number: name for name, source in sources_of(ledger, shared.mapping.stream.key).items()} | names
     kept, lines = Kept(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
     with _Files(folder) as files:
@@ -140,7 +140,7 @@ def keep(
                 kept.lines[name] = kept.lines.get(name, 0) + 1
             kept.messages += 1
         if shared.values is not None and since == ZERO_ID and until is None:
-            known = {one.name for some in shared.values.scan() for one in some}
+            known = {file.name for some in shared.values.scan() for file in some}
             known |= values(ledger, shared.mapping.stream.key).keys() if ledger is not None else set()
             for raw in sorted(known):
                 found = state.read(connection, shared.keys, raw)

@@ -153,7 +153,7 @@ class End:
     def check_node(self) -> None:
         """The Node reader was given all, but for what it had in hand when it was killed: that is claimed in a minute."""
         said = [json.loads(raw) for raw in (self.rig.path / "node-out").read_text().splitlines() if raw[:1] == "{"]
-        given = {(one["role"], one["data"]) for one in said}
+        given = {(printed["role"], printed["data"]) for printed in said}
         pending = {raw for raw, *_ in self.rig.redis.call("XPENDING", STREAM, "watcher", "-", "+", 1000)}
         for entry in self.rig.entries():
             if entry.fields[1].decode() in WRITERS and b"%d-%d" % entry.id not in pending:
@@ -164,8 +164,8 @@ class End:
         done = self.rig.run("status", "--json", env={"BRIDGE_REDIS_URL": self.rig.url})
         [mapping] = json.loads(done.stdout)["mappings"]
         found = json.loads(self.rig.run("doctor", "--json", env={"BRIDGE_REDIS_URL": self.rig.url}).stdout)
-        [one] = [one for one in found["checks"] if one["check"] == "retired"]
-        assert (done.returncode == 3) is (one["verdict"] == "bad"), (done.stdout, one)
+        [check] = [check for check in found["checks"] if check["check"] == "retired"]
+        assert (done.returncode == 3) is (check["verdict"] == "bad"), (done.stdout, check)
         return done.returncode, mapping["dead"]
 
 
@@ -312,7 +312,7 @@ def test_a_mapping_that_is_alive_takes_what_waited(one_rig: Rig, tmp_path: Path)
     assert rig.log.read_bytes() == b""
     assert says(rig, "then this") == "file"
     wanted = [b"waits 0", b"waits 1", b"waits 2", b"then this"]
-    wait_until(lambda: [one.rpartition(b"|")[2] for one in rig.lines()] == wanted, lambda: str(rig.lines()))
+    wait_until(lambda: [line.rpartition(b"|")[2] for line in rig.lines()] == wanted, lambda: str(rig.lines()))
     assert rig.datas() == []
     rig.once(url=rig.url)
     assert rig.datas() == wanted
@@ -342,7 +342,7 @@ def test_a_kill_between_outbox_and_file(one_rig: Rig, *, there: bool, rotated: b
     if rotated:
         rig.log.rename(rig.log.with_name("messages.log.1"))
     says(rig, "then this")
-    datas = [one.rpartition(b"|")[2] for one in rig.lines()]
+    datas = [raw_line.rpartition(b"|")[2] for raw_line in rig.lines()]
     assert sorted(data for data in datas if data.startswith(b"waits")) == [b"waits 0", b"waits 1", b"waits 2"], rest
     assert datas[-1] == b"then this"
 
@@ -408,7 +408,7 @@ def test_killed_at_every_point(one_rig: Rig, point: str, when: str, *, retired_f
         assert rig.redis.call("KEYS", "bridge:*") == [RETIRED]
         assert rig.log.read_bytes() == was
     wanted = [*(f"line {n}" for n in range(5)), "entry 0", "entry 1", "meanwhile"]
-    assert sorted(rig.datas()) == sorted(one.encode() for one in wanted)
+    assert sorted(rig.datas()) == sorted(text.encode() for text in wanted)
     if over:
         assert end.told() == (0, {})
 
@@ -438,7 +438,7 @@ def waiting(rig: Rig, *messages: list[object]) -> Path:
     folder = rig.state / "components" / "ui"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}.0123456789ab.outbox"
-    path.write_text("".join(json.dumps(one) + "\n" for one in messages))
+    path.write_text("".join(json.dumps(message) + "\n" for message in messages))
     return path
 
 
@@ -516,7 +516,7 @@ def test_dead_files_of_each_kind(
     put(then, "two")
     code, dead = end.told()
     assert code == 3
-    assert sum(one["messages"] for one in dead.values()) == 1
+    assert sum(behind["messages"] for behind in dead.values()) == 1
     end.run("repair")
     assert count() == 1
     wait_until(lambda: "nobody has written" in end.run("repair", "--execute"), lambda: str(end.told()))
@@ -603,7 +603,7 @@ def test_a_ledger_that_was_lost_afterwards(one_rig: Rig, *, purged: bool) -> Non
     assert len(rig.datas()) == 8
     end.run("repair", "--execute")
     assert end.told() == (0, {})
-    assert [one for one in rig.datas() if one.startswith(b"foreign")] == [b"foreign-1", b"foreign-2", b"foreign-3"]
+    assert [data for data in rig.datas() if data.startswith(b"foreign")] == [b"foreign-1", b"foreign-2", b"foreign-3"]
     end.run("repair", "--execute")
     assert len(rig.datas()) == 10
     end.run("unretire", NAME, "--from", "retirement", "--execute")
@@ -634,7 +634,7 @@ def test_begins_again_where_it_ended(one_rig: Rig) -> None:
     assert end.told()[0] == 3
     end.run("unretire", NAME, "--from", "retirement", "--execute", "--reason", "too early")
     rig.once(url=rig.url)
-    assert sorted(rig.datas()) == sorted(one.rpartition(b"|")[2] for one in rig.lines())
+    assert sorted(rig.datas()) == sorted(raw.rpartition(b"|")[2] for raw in rig.lines())
     assert len(rig.datas()) == 10
     assert rig.parity().verdict == "equal"
     shutil.rmtree(rig.state / "components")
@@ -667,14 +667,14 @@ def test_the_folder_tells_all(one_rig: Rig) -> None:
     after = rig.redis.call("XRANGE", STREAM, f"({report['last']}", "+")
     assert f"'({report['last']}' +" in readme
     lines = (kept / "messages.log").read_bytes().splitlines()
-    both = [one.rpartition(b"|")[2] for one in lines] + [fields[7] for _, fields in after]
+    both = [raw.rpartition(b"|")[2] for raw in lines] + [fields[7] for _, fields in after]
     assert both == rig.datas()
     told = json.loads(end.run("purge", NAME, "--execute", "--json"))
-    stays = {one["what"] for one in told["stays"]}
-    goes = {one["what"] for one in told["goes"]}
+    stays = {left["what"] for left in told["stays"]}
+    goes = {left["what"] for left in told["goes"]}
     assert {STREAM, RETIRED.decode(), str(kept), str(rig.state / "ledger.db")} <= stays
     assert str(rig.log) in goes
-    assert all(one["why"] for one in [*told["stays"], *told["goes"]])
+    assert all(left["why"] for left in [*told["stays"], *told["goes"]])
     assert list((rig.state / "components").glob(f"*/{NAME}.*")) == []
 
 
@@ -704,14 +704,14 @@ def test_where_an_archive_ends(one_rig: Rig, *, torn: bool) -> None:
     readme = (kept / "README.md").read_text()
     floor = re.search(r"begins with `(\d+-\d+)`", readme)
     assert floor is not None
-    [command] = [one for one in re.findall(r"```\n(.*?)\n```", readme, re.DOTALL) if "tail -c" in one]
+    [command] = [raw for raw in re.findall(r"```\n(.*?)\n```", readme, re.DOTALL) if "tail -c" in raw]
     assert rig.datas() == [fields[7] for _, fields in rig.redis.call("XRANGE", STREAM, floor[1], "+")]
     by_hand = shell(command.replace("INDEX", str(kept / "archive.tsv")), archive).splitlines()
-    assert [one.rpartition(b"|")[2] for one in by_hand] + rig.datas() == whole
+    assert [raw.rpartition(b"|")[2] for raw in by_hand] + rig.datas() == whole
     end.run("purge", NAME, "--execute")
     end.run("snapshot", NAME, str(rig.path / "by-command"), "--until", floor[1])
     assert (rig.path / "by-command" / "messages.log").read_bytes().splitlines() == by_hand
-    assert [one.rpartition(b"|")[2] for one in (kept / "messages.log").read_bytes().splitlines()] == whole
+    assert [raw.rpartition(b"|")[2] for raw in (kept / "messages.log").read_bytes().splitlines()] == whole
     if not torn:
         assert len(shell("zcat *.gz", archive).splitlines()) == len(by_hand)
 
@@ -759,7 +759,7 @@ def test_a_program_without_our_client_goes_on(rig: Rig, language: str) -> None:
     rig.add("while nobody runs")
     again = start()
     says_and_sees(again, "at last")
-    assert [one for one in given() if one in ("while nobody runs", "at last")] == ["while nobody runs", "at last"]
+    assert [data for data in given() if data in ("while nobody runs", "at last")] == ["while nobody runs", "at last"]
     assert Counter(rig.datas()).most_common(1)[0][1] == 1
     wait_until(lambda: rig.redis.call("XPENDING", STREAM, "ui")[0] == 0, out.read_text)
     end_of(again)
@@ -832,9 +832,10 @@ def test_a_refusal_in_the_middle_of_a_batch(one_rig: Rig) -> None:
         rig.redis.call("CONFIG", "SET", "maxmemory", 0)
     with opened(rig):
         wait_until(
-            lambda: len([one for one in rig.datas() if one.startswith(b"waits")]) >= 60, lambda: str(len(rig.datas()))
+            lambda: len([data for data in rig.datas() if data.startswith(b"waits")]) >= 60,
+            lambda: str(len(rig.datas())),
         )
-    numbers = [int(one.split(b" ")[1]) for one in rig.datas() if one.startswith(b"waits")]
+    numbers = [int(data.split(b" ")[1]) for data in rig.datas() if data.startswith(b"waits")]
     assert numbers == list(range(60))
 
 
@@ -927,4 +928,4 @@ def test_a_full_disk_between_outbox_and_file(one_rig: Rig) -> None:
             wait_until(lambda: rig.lines()[-1:] and rig.lines()[-1].endswith(b"|waits"), lambda: str(rig.lines()))
         writing.clear()
     says(rig, "then this")
-    assert [one.rpartition(b"|")[2] for one in rig.lines()] == [b"waits", b"then this"]
+    assert [raw.rpartition(b"|")[2] for raw in rig.lines()] == [b"waits", b"then this"]

@@ -64,13 +64,13 @@ def filled(rig: Rig) -> dict[bytes, Held]:
 def holds(connection: Connection) -> dict[bytes, Held]:
     """What every key holds, but those that run out by themselves."""
     found = {key: held(connection, key) for key in names(connection)}
-    return {key: one for key, one in found.items() if one is not None and not key.endswith(b":lease")}
+    return {key: what for key, what in found.items() if what is not None and not key.endswith(b":lease")}
 
 
 def moved(rig: Rig, was: dict[bytes, Held], *, others: tuple[bytes, ...] = ()) -> None:
     """The other server holds all of it, bridge.toml names it, the old data stay, and the bridge goes on there."""
     now = holds(rig.redis)
-    assert {key: one for key, one in now.items() if key not in others} == was
+    assert {key: what for key, what in now.items() if key not in others} == was
     assert load(config=None, redis=None, env={}, cwd=rig.path).redis_url == rig.url
     assert not embedded.running(rig.state)
     assert (rig.state / "server" / "data").is_dir()

@@ -28,10 +28,10 @@ def test_story(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert told["wrong"] == []
     assert min(told["written"].values()) > 20
-    assert [one["exit"] for one in told["commands"]] == [
+    assert [command["exit"] for command in told["commands"]] == [
         3 * (n == len(told["commands"]) - 3) for n in range(len(told["commands"]))
     ]
-    verbs = [one["command"].split()[1] for one in told["commands"]]
+    verbs = [command["command"].split()[1] for command in told["commands"]]
     assert verbs.count("cutover") == 5
     assert verbs[-5:] == ["retire", "purge", "status", "repair", "status"]
     assert [path for path in tmp_path.iterdir() if path.name != "bridge"] == []

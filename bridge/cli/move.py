@@ -34,7 +34,7 @@ def command(options: Options, url: str, execute: bool) -> int:
 
     def tell(key: str, count: int) -> None:
         if sys.stderr.isatty():
-            click.echo(f"copying {key}, one of {count}", err=True)
+            click.echo(f"copying {key}, of {count} keys", err=True)
 
     move = Move(settings, url, tell)
     with ExitStack() as stack:

@@ -56,18 +56,18 @@ def command(options: Options, execute: bool, take_over: bool) -> int:
             shared = Shared(mapping, settings)
             stack.callback(shared.close)
             over = ended(shared, ledger, connection)
-            one: _Repair | DeadFiles
+            work: _Repair | DeadFiles
             if over is not None:
-                one = DeadFiles(shared, ledger, connection, over, execute=execute)
+                work = DeadFiles(shared, ledger, connection, over, execute=execute)
             else:
-                one = _Repair(shared, ledger, connection, execute=execute, take_over=take_over)
-            one.run()
-            told.append(one)
+                work = _Repair(shared, ledger, connection, execute=execute, take_over=take_over)
+            work.run()
+            told.append(work)
             if not options.as_json:
-                one.print()
+                work.print()
     if options.as_json:
-        emit([one.to_json() for one in told])
-    return 3 if any(one.left for one in told) else 0
+        emit([work.to_json() for work in told])
+    return 3 if any(work.left for work in told) else 0
 
 
 class _Repair:

@@ -38,18 +38,18 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
-    one = settings.mapping(mapping)
+    chosen = settings.mapping(mapping)
     if force is not None and force != mapping:
         raise ConfigError(f"--force {force}: the mapping is {mapping}", hint=f"--force {mapping}")
     with ExitStack() as stack:
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "retire"))
         ledger, connection = stack.enter_context(_both(settings))
-        if ending.is_retired(one, ledger):
-            return _again(options, settings, one, ledger, connection, execute=execute)
-        reasons = ending.reasons(settings, one, ledger, connection, time.time())
+        if ending.is_retired(chosen, ledger):
+            return _again(options, settings, chosen, ledger, connection, execute=execute)
+        reasons = ending.reasons(settings, chosen, ledger, connection, time.time())
         passed = not any(reason.firm for reason in reasons) if force else not reasons
-        facts = {"mapping": mapping, "stream": one.stream.key, "open": not reasons, "done": None,
+        facts = {"mapping": mapping, "stream": chosen.stream.key, "open": not reasons, "done": None,
                  "reasons": [{"what": r.what, "hint": r.hint, "firm": r.firm} for r in reasons]}  # fmt: skip
         for one_reason in reasons if not options.as_json else ():
             passes = force and not one_reason.firm
@@ -58,10 +58,10 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
                 click.echo(f"  try: {one_reason.hint}{' (--force does not pass this)' if one_reason.firm else ''}")
         if execute and passed:
             forced = [reason.what for reason in reasons]
-            facts["done"] = _end(options, settings, one, ledger, connection, reason, forced)
+            facts["done"] = _end(options, settings, chosen, ledger, connection, reason, forced)
             if facts["done"] is not None:
-                facts |= _left(options, settings, one, ledger, connection)
-                facts["written"] = _written(settings, one, ledger, connection)
+                facts |= _left(options, settings, chosen, ledger, connection)
+                facts["written"] = _written(settings, chosen, ledger, connection)
         elif not reasons and not options.as_json:
             click.echo(f"Nothing speaks against it. To retire {mapping}, stop the bridge and say --execute.")
     if options.as_json:

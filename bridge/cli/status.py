@@ -47,7 +47,7 @@ def command(options: Options, watch: bool) -> int:
     said, level = headline(found)
     components = [] if found.redis_error else sampled(settings)
     if options.as_json:
-        emit(to_json(found, said, level) | {"components": [one.to_json() for one in components]})
+        emit(to_json(found, said, level) | {"components": [standing.to_json() for standing in components]})
     else:
         out = console()
         show(out, screen(found, said, level, out.width))
@@ -79,7 +79,7 @@ def _watch(options: Options) -> int:
             said, level = headline(found)
             components = [] if found.redis_error else sampled(settings)
             if options.as_json:
-                emit_line(to_json(found, said, level) | {"components": [one.to_json() for one in components]})
+                emit_line(to_json(found, said, level) | {"components": [standing.to_json() for standing in components]})
             elif live is not None:
                 whole = Group(screen(found, said, level, out.width), *_components(components, found))
                 live.update(whole, refresh=True)
@@ -138,27 +138,28 @@ def _components(components: list[Standing], found: Status) -> Iterator[Renderabl
     from bridge.words import clock, duration
 
     places = {"file": "files", "redis": "Redis", "both": "both sides"}
-    for one in components:
+    for standing in components:
         yield safe("")
-        yield safe(f"{one.component} in {one.mapping}", "bold")
-        if one.error:
-            yield safe(one.error, "red")
+        yield safe(f"{standing.component} in {standing.mapping}", "bold")
+        if standing.error:
+            yield safe(standing.error, "red")
             continue
-        rows = [("reads", f"{places[one.modes.reads]}{f', up to {one.position}' if one.position else ''}")]
-        if one.behind is not None:
-            rows.append(("behind", counted(one.behind, one.unit)))
-        since = f", since {clock(one.since, found.at)}" if one.since is not None else ""
-        rows.append(("writes", f"{places[one.modes.writes]}{since}"))
-        beat = "none, it does not run" if one.heartbeat is None else f"{duration(one.heartbeat)} ago"
-        if one.plain:
-            asked = f", asked {duration(one.asked)} ago" if one.asked is not None else ""
-            beat = f"none: plain client, {one.behind or 0:,} behind{asked}"
-        rows.append(("heartbeat", ", ".join([beat, *(worker.where for worker in one.workers)])))
-        if one.modes.switch is not None:
-            rows.append(("switching", f"{one.modes.switch.who} is at it"))
-        if one.next is not None:
-            said = "; ".join(reason.what for reason in one.reasons) or "nothing speaks against it"
-            rows.append((f"next, {one.next.side}", said))
+        upto = f", up to {standing.position}" if standing.position else ""
+        rows = [("reads", f"{places[standing.modes.reads]}{upto}")]
+        if standing.behind is not None:
+            rows.append(("behind", counted(standing.behind, standing.unit)))
+        since = f", since {clock(standing.since, found.at)}" if standing.since is not None else ""
+        rows.append(("writes", f"{places[standing.modes.writes]}{since}"))
+        beat = "none, it does not run" if standing.heartbeat is None else f"{duration(standing.heartbeat)} ago"
+        if standing.plain:
+            asked = f", asked {duration(standing.asked)} ago" if standing.asked is not None else ""
+            beat = f"none: plain client, {standing.behind or 0:,} behind{asked}"
+        rows.append(("heartbeat", ", ".join([beat, *(worker.where for worker in standing.workers)])))
+        if standing.modes.switch is not None:
+            rows.append(("switching", f"{standing.modes.switch.who} is at it"))
+        if standing.next is not None:
+            said = "; ".join(reason.what for reason in standing.reasons) or "nothing speaks against it"
+            rows.append((f"next, {standing.next.side}", said))
         yield _pairs(rows)
 
 
@@ -175,43 +176,43 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
+def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     from rich.table import Table
 
     from bridge.cli.screen import safe
 
-    if one.retired is not None:
+    if mapping.retired is not None:
         from bridge.words import clock
 
-        over = [("error", one.error + (f"; try: {one.hint}" if one.hint else ""))] if one.error else []
-        for name, written in one.dead.items():
+        over = [("error", mapping.error + (f"; try: {mapping.hint}" if mapping.hint else ""))] if mapping.error else []
+        for name, written in mapping.dead.items():
             if written.unfinished:
                 over.append((name, f"{counted(written.unfinished, 'byte')} of a message that is not ended"))
-        over += _outboxes(one)
-        since = f" since {clock(one.retired, found.at)}" if one.retired else ""
+        over += _outboxes(mapping)
+        since = f" since {clock(mapping.retired, found.at)}" if mapping.retired else ""
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
-    rows = [_forward(source, found) for source in one.sources]
-    if one.mirror is not None:
-        rows.append(_mirror(one.mirror, found))
+    rows = [_forward(source, found) for source in mapping.sources]
+    if mapping.mirror is not None:
+        rows.append(_mirror(mapping.mirror, found))
     notes: list[tuple[str, str]] = []
-    for source in one.sources:
+    for source in mapping.sources:
         if source.behind.unfinished:
             unfinished = counted(source.behind.unfinished, "byte")
             notes.append((source.name, f"{unfinished} of a {source.noun} that is not ended yet"))
         if source.error:
             notes.append((source.name, source.error))
-    if one.error:
-        notes.append(("error", f"{one.error}" + (f"; try: {one.hint}" if one.hint else "")))
-    notes += _outboxes(one)
-    if one.imported is not None:
-        notes.append(("import", _imported(one.imported, found)))
-    if one.parity is not None:
-        notes.append(("parity", _parity(one.parity, found)))
-    if one.retention is not None:
-        notes.append(("retention", _retention(one.retention, found)))
-    if one.quarantined:
-        total = sum(count for _, _, count in one.quarantined)
-        direction, kind, count = one.quarantined[0]
+    if mapping.error:
+        notes.append(("error", f"{mapping.error}" + (f"; try: {mapping.hint}" if mapping.hint else "")))
+    notes += _outboxes(mapping)
+    if mapping.imported is not None:
+        notes.append(("import", _imported(mapping.imported, found)))
+    if mapping.parity is not None:
+        notes.append(("parity", _parity(mapping.parity, found)))
+    if mapping.retention is not None:
+        notes.append(("retention", _retention(mapping.retention, found)))
+    if mapping.quarantined:
+        total = sum(count for _, _, count in mapping.quarantined)
+        direction, kind, count = mapping.quarantined[0]
         most = "" if count == total else f", {count:,} of them"
         said = f"{counted(total, 'message')}{most}: {kind} ({direction}); see `bridge quarantine list`"
         notes.append(("quarantine", said))
@@ -229,11 +230,11 @@ def _mapping(one: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     return [table, _pairs(notes)] if notes else [table]
 
 
-def _outboxes(one: MappingStatus) -> list[tuple[str, str]]:
+def _outboxes(mapping: MappingStatus) -> list[tuple[str, str]]:
     """What components have written that waits on disk until Redis answers, and they run."""
     return [
         ("outbox", f"{counted(count, 'message')} of {name} wait on disk: it sends them when Redis answers")
-        for name, count in sorted(one.outboxes.items())
+        for name, count in sorted(mapping.outboxes.items())
     ]
 
 

@@ -35,10 +35,10 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     settings = options.settings()
     options.log(settings.log_format)
     chosen = [settings.mapping(name) for name in mappings] or [m for m in settings.mappings if m.retention.limited]
-    for one in chosen:
-        if not one.retention.limited:
+    for mapping in chosen:
+        if not mapping.retention.limited:
             hint = "give [retention] keep_days, keep_entries or keep_bytes in its mapping file"
-            raise ConfigError(f"{one.name} keeps all of its stream", hint=hint)
+            raise ConfigError(f"{mapping.name} keeps all of its stream", hint=hint)
     if not chosen and not options.as_json:
         click.echo("No mapping has [retention]: every stream keeps everything.")
     if not chosen:
@@ -48,19 +48,19 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     told, held = [], False
     with closing(Ledger(settings.state_dir / "ledger.db")) as ledger:
         over = retired(ledger)
-        for one in [one for one in chosen if one.stream.key in over]:
-            click.echo(f"bridge: {one.name} is retired: the bridge trims it no more", err=True)
-        for one in [one for one in chosen if one.stream.key not in over]:
-            retention = Retention(one, settings.state_dir, ledger, dialler(settings, may_start=False), time.time)
+        for mapping in [mapping for mapping in chosen if mapping.stream.key in over]:
+            click.echo(f"bridge: {mapping.name} is retired: the bridge trims it no more", err=True)
+        for mapping in [mapping for mapping in chosen if mapping.stream.key not in over]:
+            retention = Retention(mapping, settings.state_dir, ledger, dialler(settings, may_start=False), time.time)
             plan, done = retention.plan(), None
             if execute:
                 retention.confirm(who())
                 done = retention.trim(lambda: False)
                 plan = retention.plan()
             held = held or plan.unproven or bool(plan.allowed.holds)
-            told.append({"mapping": one.name, "stream": one.stream.key, **plan.to_json(), "done": _done(done)})
+            told.append({"mapping": mapping.name, "stream": mapping.stream.key, **plan.to_json(), "done": _done(done)})
             if not options.as_json:
-                _print(one.name, one.stream.key, plan, done)
+                _print(mapping.name, mapping.stream.key, plan, done)
     if options.as_json:
         emit(told)
     return 3 if held else 0

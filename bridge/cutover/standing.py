@@ -136,48 +136,48 @@ def _standing(
 ) -> Standing:  # fmt: skip
     mapping = shared.mapping
     modes, now = look(connection, name, mapping.name)
-    one = Standing(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
-    one.workers = workers_of(announced, name, now)
+    standing = Standing(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
+    standing.workers = workers_of(announced, name, now)
     beats = [
         said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
     ]
-    one.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
+    standing.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
     if mapping.source.kind != "log":
-        return one
+        return standing
     ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # open_log was here
     if modes.reads == REDIS:
         group = group_of(connection, shared.keys.stream, name)
         if group is not None:
-            one.position = f"entry {group.last[0]}-{group.last[1]}"
+            standing.position = f"entry {group.last[0]}-{group.last[1]}"
             rows = groups_of(connection, shared.keys.stream)
             lag = next(row.lag for row in rows if row.name == name.encode())
             if lag is None:  # a group that was made in the middle: Redis tells no lag until it has met the end
                 lag = len(connection.call("XRANGE", shared.keys.stream, after(group.last), "+", "COUNT", MOST_COUNTED))
-            one.behind = lag + len(group.pending)
-            one.asked = asked_last(connection, shared.keys.stream, name)
-            one.plain = not ours and one.heartbeat is None and one.asked is not None
-        return one
+            standing.behind = lag + len(group.pending)
+            standing.asked = asked_last(connection, shared.keys.stream, name)
+            standing.plain = not ours and standing.heartbeat is None and standing.asked is not None
+        return standing
     said = announced.get(name, {}).get("files")
     places: dict[str, Place] = {}
     plain = {file: at for file, at in said.items() if isinstance(at, int)} if isinstance(said, dict) else {}
     if plain:  # a program without our client tells the bytes that are done
-        one.plain = not ours and one.heartbeat is None
-        one.position = ", ".join(f"{file} byte {at}" for file, at in sorted(plain.items()))
-        one.behind = sum(_beyond(shared, file, at) for file, at in plain.items())
-        return one
+        standing.plain = not ours and standing.heartbeat is None
+        standing.position = ", ".join(f"{file} byte {at}" for file, at in sorted(plain.items()))
+        standing.behind = sum(_beyond(shared, file, at) for file, at in plain.items())
+        return standing
     try:
         if isinstance(said, dict):
             places = {file: Place.from_json(place) for file, place in said.items() if isinstance(place, dict)}
         places = places or Bookmark(settings.state_dir, name, mapping.name).load().places
     except (ValueError, BridgeError) as error:
-        one.position = str(error)
-        return one
+        standing.position = str(error)
+        return standing
     if places:
-        one.position = ", ".join(
+        standing.position = ", ".join(
             f"{file} byte {p.position.offset if p.position else 0}" for file, p in sorted(places.items())
         )
-        one.behind = sum(_unread(shared, file, place) for file, place in places.items())
-    return one
+        standing.behind = sum(_unread(shared, file, place) for file, place in places.items())
+    return standing
 
 
 def _beyond(shared: Shared, name: str, offset: int) -> int:

@@ -77,7 +77,7 @@ def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
 def _gone(shared: Shared, ledger: Ledger) -> tuple[str, ...]:
     """The sources that were carried and of which no file is there any more."""
     known = sources_of(ledger, shared.mapping.stream.key)
-    return tuple(name for name, one in known.items() if one.stored and not (shared.settings.root / name).exists())
+    return tuple(name for name, source in known.items() if source.stored and not (shared.settings.root / name).exists())
 
 
 def execute(

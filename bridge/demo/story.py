@@ -161,13 +161,13 @@ class Story:
         deadline = time.monotonic() + SETTLED
         while True:
             given = {name: json.loads(said) for name, said in self._answers("count").items()}
-            if all(one["counts"] == {**self.told.written, **others} for one in given.values()):
+            if all(told["counts"] == {**self.told.written, **others} for told in given.values()):
                 break
             if time.monotonic() > deadline:
                 raise ServerError(f"after {SETTLED:.0f} s not all is given: written {self.told.written}, given {given}")
             self._wait(0.1)
-        for name, one in given.items():
-            counts = ", ".join(f"{count:,} of {role}" for role, count in sorted(one["counts"].items()))
-            wrong = one["wrong"]
+        for name, told in given.items():
+            counts = ", ".join(f"{count:,} of {role}" for role, count in sorted(told["counts"].items()))
+            wrong = told["wrong"]
             self._say(f"  {name} was given {counts}: " + ("; ".join(wrong) if wrong else "each once, in order"))
             self.told.wrong += [text for text in wrong if text not in self.told.wrong]

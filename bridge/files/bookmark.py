@@ -182,7 +182,7 @@ class Bookmark:
                 str(said["reads"]), str(said["writes"]), int(said["epoch"]), str(said["doubt"]), str(said["entry"]),
                 places, bool(said["following"]), [str(one) for one in said.get("unclean", ())],
                 bool(said.get("begun", True)), bool(said.get("retired", False)),
-                [str(one) for one in said.get("aside", ())],
+                [str(entry) for entry in said.get("aside", ())],
             )  # fmt: skip
             for line in lines[:-1]:
                 name, number, offset, length, head, tail = json.loads(line)

@@ -38,7 +38,7 @@ class Keys:
     @property
     def own(self) -> tuple[bytes, ...]:
         """The keys that the bridge needs while it carries a stream: all but the stream, and the word of its end."""
-        return tuple(getattr(self, one.name) for one in fields(self) if one.name not in ("stream", "retired"))
+        return tuple(getattr(self, field.name) for field in fields(self) if field.name not in ("stream", "retired"))
 
 
 def health(instance: str) -> bytes:
