@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bridge.config import Settings, check_url, load, masked
 from bridge.errors import BridgeError, ConfigError
+from bridge.model import paired
 from bridge.points import reached
 from bridge.server import embedded
 from bridge.streams.components import COMPONENTS
@@ -46,12 +47,15 @@ class Plan:
 
     @property
     def streams(self) -> dict[bytes, Held]:
-        """Those of the keys that are streams."""
+        """The streams among the keys that would be moved."""
         return {key: what for key, what in self.keys.items() if what.kind == "stream"}
 
 
 class Move:
-    """Of one bridge.toml. `tell` is given each key as it is copied, with how many there are."""
+    """Moves what the embedded server of one bridge.toml holds.
+
+    `tell` is given each key as it is copied, and their number.
+    """
 
     def __init__(self, settings: Settings, to: str, tell: Callable[[str, int], object]) -> None:
         self._settings = settings
@@ -157,7 +161,7 @@ class Move:
             hint = f"is it from elsewhere? Then choose another database; from an earlier try: DEL {_text(key)}"
             plan.reasons.append((f"it holds {_text(key)} already, another one", hint))
         else:  # other bridges' components stand there too
-            ours, theirs = (_hash(connection, key) for connection in (source, target))
+            ours, theirs = (paired(connection.call("HGETALL", key)) for connection in (source, target))
             if any(theirs.get(name, value) != value for name, value in ours.items()):
                 plan.reasons.append(
                     (f"it holds other values of the same fields of {_text(key)}", "choose another database")
@@ -263,15 +267,13 @@ def with_url(text: str, url: str) -> str:
 
 
 def check_source(path: Path, flag: str | None, env: Mapping[str, str]) -> None:
-    """Raises ConfigError where the url is not bridge.toml's own: then it is not there that it is to be changed."""
+    """Checks that bridge.toml alone names the server, as a move changes it there.
+
+    Raises ConfigError: a flag or variable does.
+    """
     named = "--redis" if flag else "BRIDGE_REDIS_URL" if env.get("BRIDGE_REDIS_URL") else ""
     if named and load(config=str(path), redis=None, env={}, cwd=path.parent).redis_url == "embedded":
         raise ConfigError(f"{named} says another url than bridge.toml", where=str(path), hint=f"leave {named} out")
-
-
-def _hash(connection: Connection, key: bytes) -> dict[bytes, bytes]:
-    flat = connection.call("HGETALL", key)
-    return dict(zip(flat[0::2], flat[1::2], strict=True))
 
 
 def _text(key: bytes) -> str:

@@ -81,7 +81,7 @@ class _Files:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """What was not finished leaves nothing behind."""
+        """Removes what a snapshot that was not finished has written."""
         self._end()
         _remove(self._new)
 
@@ -155,7 +155,7 @@ def keep(
 
 
 def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
-    """How many entries are nowhere any more."""
+    """Counts the entries of a stream that were trimmed and are in no archive."""
     now = read_trimmed(connection, shared.keys)
     if now.floor == ZERO_ID and ledger is not None:
         now = remembered(ledger, shared.mapping.stream.key) or now
@@ -179,7 +179,7 @@ def _history(
 
 
 def _line(shared: Shared, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
-    """The file a message belongs to and its line there; None where it makes none."""
+    """Makes of a stream's entry the file that it belongs to and its line there; None where it makes none."""
     values = paired(entry.fields)
     name, _ = home(shared.mapping, entry, names)
     if not name:

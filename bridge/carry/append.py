@@ -98,7 +98,7 @@ class Target:
 
     @property
     def label(self) -> str:
-        """The path of the mirrored file below the root, under which the mirror announces how far it came."""
+        """Names the mirrored file below the root, under which the mirror announces in Redis how far it came."""
         return self._tail.name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:

@@ -51,7 +51,7 @@ class Behind:
 
 
 def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) -> Behind:
-    """What a source holds behind its reader's place, without what the mirror wrote. Raises SourceError, LedgerError.
+    """Counts what a log's files hold behind forward's place, without what the mirror wrote. Raises BridgeError.
 
     Bytes that wait for an open intent of the mirror's are counted as the file's own.
     """
@@ -94,7 +94,7 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
 
 
 def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None, since: float = 0.0) -> Behind:
-    """The files that the ledger does not know as they are now, and what is due of those that are gone since.
+    """Counts a folder's files that the ledger does not know as they are now, and what is due of those that are gone.
 
     A file that was rewritten counts, until the bridge has seen that it holds the same message; none that was written
     before `since`, in seconds since 1970. Raises SourceError.
@@ -117,14 +117,14 @@ def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None, since
 
 
 def values_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
-    """The files whose value the other side did not hold last; where Redis owns them, none. Raises SourceError."""
+    """Counts the state files whose value Redis did not hold last; none where Redis owns them. Raises SourceError."""
     if owner_of(ledger, mapping.stream.key, mapping.source.owner).side == "redis":
         return Behind()
     return values_changed(mapping, folder, ledger)
 
 
 def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None, since: float = 0.0) -> Behind:
-    """The files whose value is not the one that the ledger knows, whichever side owns them.
+    """Counts the state files whose value is not the one that the ledger knows, whichever side owns them.
 
     None that was written before `since`, in seconds since 1970. Raises SourceError.
     """

@@ -117,7 +117,7 @@ class Write:
         return found
 
     def ranges(self, entries: list[Written]) -> list[Range]:
-        """Makes ranges, with these entries, of the pieces of the mirror's write that stand in the file. Pure.
+        """Makes the ranges that the ledger keeps of a mirror's write, of its pieces in the file and entries. Pure.
 
         Adjoining pieces are one range; a line whose entry Redis lost is in none of them.
         """

@@ -154,7 +154,7 @@ class Source(ABC):
 
     @abstractmethod
     def unfinished(self) -> int:
-        """How many bytes of the source are no whole message yet."""
+        """Counts the bytes at the end of a log's source that are no whole message yet."""
 
     def tell(self, connection: Connection) -> None:
         """Tells Redis what was found out of artifacts that the source's messages in the stream name.

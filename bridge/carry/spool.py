@@ -96,7 +96,7 @@ class SpoolSource(Source):
         return Position(1, 0) if due or self._intake.waiting else None
 
     def take_as_history(self) -> None:
-        """The spool takes the messages that it holds now as history: their entries get their own times as IDs."""
+        """Marks what a spool's folder holds now as history: the entries get the messages' own times as IDs."""
         if self.end() is not None:
             self.memory = replace(self.memory, live=False, history=Position(1, 0))
 
@@ -189,7 +189,7 @@ class SpoolSource(Source):
         return sent is not None and sent == self._digest(row)
 
     def _digest(self, row: Row) -> bytes:
-        """The digest that the ledger keeps of a message's row which a spool sent."""
+        """Makes the digest that the ledger keeps of a message which a spool has sent, of its row."""
         return digest(*row)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:

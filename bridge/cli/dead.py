@@ -70,7 +70,7 @@ class DeadFiles:
             purge(settings, mapping, ledger, self._connection, who(), really=True)
 
     def _hindered(self) -> str:
-        """Why what stands in the files cannot be brought over; empty: it can."""
+        """Says why a repair cannot bring over what stands in a retired mapping's files; empty: it can."""
         from bridge.carry.forks import what_was_lost
         from bridge.ledger.sources import stream_memory
         from bridge.streams.reader import stream_info
@@ -91,11 +91,11 @@ class DeadFiles:
         return ""
 
     def _counts(self) -> dict[str, int]:
-        """How many messages others wrote to each source."""
+        """Counts the messages that others wrote to each source of the retired mapping."""
         return {name: behind.messages for name, behind in self._ended.written.items()}
 
     def _known(self) -> bool:
-        """Whether the ledger here knows that the mapping is retired."""
+        """Whether the ledger of this state directory knows that the mapping under repair is retired."""
         from bridge.ledger.retired import retired
 
         return self._ledger is not None and self.shared.mapping.stream.key in retired(self._ledger)

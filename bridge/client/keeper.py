@@ -60,7 +60,7 @@ class Shown:
 
 
 class Keeper:
-    """Runs until `stop`. All it knows is guarded by `turn`, which is notified of each change.
+    """Keeps a component's log in touch with Redis, in a thread of its own; `turn` guards what it knows.
 
     `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said. `dead`
     tells whether this machine knows that the mapping is retired.
@@ -103,7 +103,7 @@ class Keeper:
         return time.monotonic() - self.reached if self.reached else time.time()
 
     def start(self) -> None:
-        """Begins."""
+        """Starts the keeper's thread."""
         self._thread.start()
 
     def wait_first(self) -> None:
@@ -112,12 +112,12 @@ class Keeper:
             self.turn.wait_for(lambda: self.known is not None or self.tried, FIRST)
 
     def wake(self) -> None:
-        """Something is to be told at once."""
+        """Has the keeper tell Redis of its worker at once."""
         self._due = 0.0
         self._wake.set()
 
     def stop(self) -> None:
-        """Ends it, and waits for that."""
+        """Ends the keeper's thread, and waits for that."""
         self._stop = True
         self._wake.set()
         self._thread.join()
@@ -195,7 +195,10 @@ class Keeper:
             self._wake.set()
 
     def _asked(self, link: Connection, commands: list[bytes]) -> tuple[list[Any], bool]:
-        """Sends commands, and asks with them whether the mapping is retired. Raises RedisLost, RedisRefused."""
+        """Sends the keeper's commands, and asks with them whether the mapping is retired.
+
+        Raises RedisLost, RedisRefused.
+        """
         link.send(b"".join([*commands, pack("EXISTS", self._keys.retired)]))
         *replies, ended = [link.read() for _ in range(len(commands) + 1)]
         for reply in replies:

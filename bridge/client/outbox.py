@@ -170,7 +170,10 @@ class Outbox:
         return bool(self.waiting)
 
     def _noted(self, said: dict[str, Any]) -> None:
-        """Takes in what an ended session noted between its messages. Raises KeyError, ValueError, TypeError."""
+        """Takes into an outbox what an ended session noted between its messages.
+
+        Raises KeyError, ValueError, TypeError.
+        """
         if "sent" in said:
             for message in self.waiting:
                 message.free = message.free and message.number > int(said["sent"])

@@ -31,7 +31,7 @@ AT_ONCE = 200
 
 
 class StreamWriter:
-    """Of one component's session. Raises what Redis says; what may have landed waits in the outbox."""
+    """Writes the messages of one component's session into the stream; what may have landed waits in its outbox."""
 
     def __init__(
         self, keys: Keys, folder: Path, component: str, mapping: str, dial: Callable[[], Connection]
@@ -92,7 +92,7 @@ class StreamWriter:
         return False
 
     def drain(self) -> bool:
-        """Sends what waits, if Redis answers; whether nothing waits any more."""
+        """Sends what waits in a component's outboxes, if Redis answers; returns whether nothing waits any more."""
         try:
             for box in self.boxes:
                 while box.waiting:
@@ -135,7 +135,7 @@ class StreamWriter:
             self.disconnect()
 
     def close(self) -> None:
-        """Ends the session; what waits stays on disk for the next one."""
+        """Ends a component's session of writing to the stream; what waits stays on disk for the next one."""
         if self._number and not self._outbox.waiting and self._connection is not None:
             self._forget(self._outbox.session)
         for box in self.boxes:

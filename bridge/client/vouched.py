@@ -13,7 +13,7 @@ from bridge.streams.ending import Ending
 
 
 class Vouched:
-    """What vouches here for the files of one mapping: a component may write to them without having asked Redis.
+    """Vouches on this machine for the files of one mapping: that a component may write to them without asking Redis.
 
     A migration that has ended somewhere is known to Redis, and to the ledger that ended it. So only a ledger that lies
     where it carried last, and knows of no end, vouches; without one a message waits on disk until Redis has spoken.
@@ -33,7 +33,7 @@ class Vouched:
         return self._kept.exists() or is_retired(self._ledger, self._stream)
 
     def known(self, marks: Marks) -> Modes:
-        """Where a component of this bookmark reads and writes, as far as this machine knows."""
+        """Says where the component that has this bookmark reads and writes, as far as this machine knows."""
         known = Modes(marks.reads, marks.writes, marks.epoch)
         return known.ended() if marks.retired or self.dead() else known
 
@@ -59,7 +59,7 @@ class Vouched:
         return not self._doubt
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """By what a change of the ledger is seen."""
+        """Reads inode, size and time of the ledger's files, by which a change of the ledger is seen."""
         found = []
         for path in (self._ledger, self._ledger.with_name(f"{self._ledger.name}-wal"), self._ledger.with_name("place")):
             try:

@@ -18,7 +18,7 @@ from bridge.streams.ending import ending_of
 
 
 class Whence:
-    """Of one log. Redis says it, through the keeper; the bookmark remembers what it said, for when it is away."""
+    """Decides from where one component's log reads: as Redis says through the keeper, or as the bookmark remembers."""
 
     def __init__(
         self, shared: Shared, settings: Settings, component: str, bookmark: Bookmark, keeper: Keeper,
@@ -36,7 +36,7 @@ class Whence:
         """What the bookmark was told last of what Redis says."""
 
     def remember(self, known: Modes) -> None:
-        """Tells the bookmark what Redis says, unless a worker that reads the files holds it: that one tells it itself.
+        """Writes into a component's bookmark what Redis says; a worker that reads the files does so itself.
 
         So it is with a component that only writes, too: it may be started again while Redis is away.
         """
@@ -58,7 +58,10 @@ class Whence:
             bookmark.close()
 
     def modes(self) -> Modes:
-        """From where to read, and the bookmark in accord with it. Raises NotYet: that cannot be said now."""
+        """Says from where a component reads now, and brings its bookmark into accord.
+
+        Raises NotYet: nobody can tell now.
+        """
         known = self._keeper.known
         if known is None:
             self._keeper.wait_first()
@@ -84,7 +87,7 @@ class Whence:
         return known
 
     def awaited(self) -> Modes:
-        """The same, when it can be said."""
+        """Waits until it can be said from where a component reads, and says it."""
         pause = Backoff(0.02, 2.0)
         while True:
             try:
@@ -94,7 +97,7 @@ class Whence:
                     self._keeper.turn.wait(pause.next())
 
     def _adopt(self, known: Modes, bookmark: Bookmark) -> None:
-        """Takes the position that a switch has translated, if one has since this bookmark was written."""
+        """Takes into a component's bookmark the position that a switch has translated since it was written."""
         connection = self._dial()
         try:
             said = announced_positions(connection, self._shared.keys).get(self._component, {})
@@ -126,7 +129,7 @@ class Whence:
             self._bookmark.close()
 
     def first_start(self, connection: Connection) -> str | None:
-        """From where a component begins that was never here; None: it was, and only a switch knows where it is."""
+        """Says where in the stream a component that was never here begins; None: only a switch knows where it is."""
         marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
         was_here = marks.begun or marks.places or self._component in announced_positions(connection, self._shared.keys)
         if not was_here and self._keeper.known is not None and self._keeper.known.retired:
@@ -135,13 +138,13 @@ class Whence:
         return None if was_here else "$" if self._at_end else "0"
 
     def remedy(self, modes: Modes) -> str:
-        """What tells how far the component has read, where its consumer group is gone."""
+        """Names the command that tells how far a component has read, for one whose consumer group is gone."""
         if modes.retired:
             return f"`XGROUP CREATE {self._shared.mapping.stream.key} {self._component} ID` says from where it goes on"
         return "`bridge rollback NAME --from` tells it"
 
     def begun(self) -> None:
-        """It reads Redis, and the bookmark knows: a group that is gone after this was lost."""
+        """Notes in a component's bookmark that it has begun to read Redis: a group that is gone after this was lost."""
         if not self._bookmark.marks.begun and self._bookmark.lock():
             self._bookmark.load()
             self._bookmark.marks.begun = True

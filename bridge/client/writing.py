@@ -49,7 +49,7 @@ class Behind:
 
 
 class Writing:
-    """One component's. Any thread may call it."""
+    """Sends one component's messages to the file or to the stream, as it is switched. Any thread may call it."""
 
     def __init__(
         self, shared: Shared, component: str, folder: Path, dial: Callable[[], Connection], modes: Modes,
@@ -76,7 +76,10 @@ class Writing:
         """What keeps messages that wait on disk from going to the files."""
 
     def append(self, role: str, values: dict[bytes, bytes]) -> None:
-        """Raises TargetError, ConfigError, BridgeError: the message is nowhere."""
+        """Takes one message of a component to the file, the stream, or the disk.
+
+        Raises TargetError, ConfigError, BridgeError: it is nowhere.
+        """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._paused, PAUSED):
                 self._paused = ""  # whoever switches is gone, and Redis too
@@ -103,14 +106,14 @@ class Writing:
             self._meanwhile(name, fields, line, str(error))
 
     def _beside(self, name: str, fields: list[bytes]) -> None:
-        """A message whose line is written goes to the stream too; what is missing there, `bridge repair` adds."""
+        """Sends a message beside its line, for a component that writes both sides; `bridge repair` adds what fails."""
         try:
             self._stream.send(fields)
         except (RedisLost, RedisRefused) as error:
             log.warning("%s: %s; a message stands in %s alone", self._component, error, name)
 
     def _meanwhile(self, name: str, fields: list[bytes], line: bytes, why: str) -> None:
-        """A message that cannot go to the stream goes to the log, if that is carried; else it waits on disk."""
+        """Takes a component's message that Redis cannot get now to the log, if that is carried, or to the outbox."""
         waits = bool(self._stream.waiting) or self._dead or not self._vouched.alive()
         if (why, waits) != self._said:
             self._said = why, waits
@@ -127,7 +130,10 @@ class Writing:
         return self._codecs[name]
 
     def _row(self, role: str, values: dict[bytes, bytes]) -> tuple[str, Row, bytes]:
-        """The file a message belongs to, its row and its line. Raises TargetError: it could not be a line there."""
+        """Makes of a component's message its file's name, its row and its line.
+
+        Raises TargetError: it could be no line there.
+        """
         name = self._file.path_for(role)
         codec = self._codec(name)
         unknown = [field.decode() for field in values if field not in codec.fields]
@@ -171,7 +177,7 @@ class Writing:
         return passed
 
     def switched(self, modes: Modes, paused: dict[str, str]) -> None:
-        """Takes in what is switched. For a switch of writes: pauses, when nothing waits for Redis any more."""
+        """Turns a component's writing to where Redis says; for a switch it pauses, once its outbox is empty."""
         switch = modes.switch
         with self._turn:
             if switch is not None and switch.side == WRITES:
@@ -183,7 +189,7 @@ class Writing:
             self._turn.notify_all()
 
     def tend(self) -> int:
-        """Sends what waits, if nobody writes just now; how many messages wait still."""
+        """Empties a component's outbox, if nobody writes just now, and returns how many messages wait still."""
         if self._stream.waiting and self._turn.acquire(blocking=False):
             try:
                 self._emptied()
@@ -192,7 +198,7 @@ class Writing:
         return self._stream.waiting
 
     def _emptied(self) -> bool:
-        """Takes what waits on disk where messages go now; whether nothing waits any more."""
+        """Takes the messages of a component's outbox to where it writes now; returns whether none waits any more."""
         try:
             for box in self._stream.boxes:
                 if box.begun is not None and self._arrived(box):
@@ -226,7 +232,10 @@ class Writing:
                 box.landed(1)
 
     def _arrived(self, box: Outbox) -> bool:
-        """Whether the message that a killed session had begun to append is in its file. Raises BridgeError, OSError."""
+        """Whether the file has the outbox's message that a session had begun to append as it was killed.
+
+        Raises BridgeError, OSError.
+        """
         begun, first = box.begun, next(iter(box.waiting), None)
         if begun is None or first is None or first.number != begun[0]:
             return False
@@ -235,13 +244,16 @@ class Writing:
         return self._file.has(name, begun[1], begun[2], line)
 
     def _line(self, fields: Sequence[bytes]) -> tuple[str, bytes]:
-        """The file that a message of the outbox belongs to, and its line. Raises TargetError, ConfigError."""
+        """Makes of the fields of an outbox's message the file that it belongs to, and its line.
+
+        Raises TargetError, ConfigError.
+        """
         values = paired(fields)
         name, _, line = self._row(values[b"role"].decode(errors="replace"), values)
         return name, line
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends a component's writing: its outbox is emptied once more if Redis answers, and the files are closed."""
         with self._turn:
             if self._stream.waiting and (self._sure or self.mode == REDIS):
                 self._emptied()

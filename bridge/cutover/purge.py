@@ -173,7 +173,7 @@ def purge(
 
 
 def _marks(settings: Settings, mapping: Mapping) -> list[Path]:
-    """What the state directory keeps of the mapping's components and nobody needs: bookmarks, and what locks them.
+    """Lists what a purge removes from the state directory: bookmarks of the mapping's components, and locks.
 
     Whole folders of components that have no other mapping and do not run.
     """

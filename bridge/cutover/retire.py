@@ -39,7 +39,7 @@ RECENT = 600.0
 
 
 def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
-    """What speaks against it: somebody who still uses the files, or a message that stands on one side only."""
+    """Gathers what speaks against retiring a mapping: who uses its files still, or a message on one side only."""
     keys, found = Keys.of(mapping.stream.key), []
     modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
     known = set(modes)
@@ -80,12 +80,12 @@ def _age(path: Path, now: float) -> float:
 
 
 def folder_of(settings: Settings, mapping: str) -> Path:
-    """Where the files of a retired mapping are."""
+    """Returns the folder in which a retirement leaves the stream of a mapping as files."""
     return settings.state_dir / "retired" / mapping
 
 
 def _unplaced(settings: Settings, mapping: str) -> Path:
-    """Where they are until the ledger knows that it is retired."""
+    """Returns where a retirement writes the stream as files, until the ledger knows that it is retired."""
     return settings.state_dir / "retired" / f".{mapping}.kept"
 
 
@@ -93,7 +93,7 @@ def execute(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: Result, who: str, reason: str,
     forced: list[str], now: Callable[[], float] = time.time,
 ) -> Kept:  # fmt: skip
-    """Retires it, after a parity that said equal: the stream as files, then the ledger has it, then Redis.
+    """Retires a mapping, after a parity that said equal: first the stream as files, then ledger, then Redis.
 
     The ledger's word is what counts: a crash before leaves all as it was, and what one after left undone `settle` does.
     Raises BridgeError, OSError, RedisLost.
@@ -185,7 +185,7 @@ def _sync(folder: Path) -> None:
 
 
 def _ends(shared: Shared, ledger: Ledger) -> dict[str, str]:
-    """Up to where each source was carried: its end, where nothing stands behind what forward and mirror know of.
+    """Tells up to where each source of a mapping was carried: its end, where nothing that is not carried stands behind.
 
     As the checkpoint of the source in JSON, with its number.
     """

@@ -63,7 +63,7 @@ class Standing:
 
     @property
     def unit(self) -> str:
-        """What `behind` counts."""
+        """Names what a component's `behind` counts: messages in Redis, bytes in files."""
         return "message" if self.modes.reads == REDIS else "byte"
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Standing:
 
 
 def sampled(settings: Settings) -> list[Standing]:
-    """Of every component, looked at once; none where ledger or Redis are not there."""
+    """Looks once at where every component stands; returns none where ledger or Redis are not there."""
     path = settings.state_dir / "ledger.db"
     if not path.exists():
         return []
@@ -101,7 +101,7 @@ def sampled(settings: Settings) -> list[Standing]:
 
 
 def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[Standing]:
-    """Of every component that was ever heard of, or is declared in bridge.toml. Raises RedisLost, RedisRefused."""
+    """Tells where every component stands that was ever heard of, or is declared. Raises RedisLost, RedisRefused."""
     found, over = [], retired(ledger)
     for mapping in settings.mappings:
         if mapping.stream.key in over:

@@ -127,7 +127,7 @@ def execute(
 
 
 def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
-    """Tells Redis of each component that it had gone over: a purge has removed that, and its bookmark."""
+    """Tells Redis again which components of a mapping that begins again had gone over: a purge had removed that."""
     known = ending_noted(ledger, mapping.stream.key)
     ending = Ending.from_json(known[3]) if known is not None and known[3] is not None else None
     for name, epoch in ending.components.items() if ending is not None else ():

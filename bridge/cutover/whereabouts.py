@@ -18,7 +18,10 @@ from bridge.streams.connect import Connection
 
 
 class Whereabouts:
-    """Of the components of one mapping. `given` is a position said by hand, which goes before all others."""
+    """Finds how far the components of one mapping have read.
+
+    `given` is a position said by hand, which goes before all others.
+    """
 
     def __init__(
         self, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection, given: str | None

@@ -250,7 +250,7 @@ def _foreign(
 
 
 def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
-    """Checks for consumer groups that are far behind. Pure.
+    """Checks, for the doctor, whether any consumer group of this bridge's streams is far behind. Pure.
 
     `behind`: of each stream the groups that still need entries, as name, seconds since the first of these, consumers.
     """

@@ -135,7 +135,7 @@ class Marks:
 
 
 class Bookmark:
-    """One component's, for one mapping. Only who holds its lock may write it."""
+    """Keeps in a file how far one component has read one mapping's files. Only who holds its lock may write it."""
 
     def __init__(self, state_dir: Path, component: str, mapping: str) -> None:
         self.path = state_dir / "components" / component / f"{mapping}.bookmark"
@@ -145,7 +145,7 @@ class Bookmark:
         self._size = 0
 
     def lock(self) -> bool:
-        """Takes it, unless another process or worker has it."""
+        """Takes the lock of a component's bookmark, unless another process or worker has it."""
         if self._lock >= 0:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -163,11 +163,11 @@ class Bookmark:
 
     @property
     def locked(self) -> bool:
-        """Whether this one holds the lock."""
+        """Whether this object holds the lock of the component's bookmark."""
         return self._lock >= 0
 
     def load(self) -> Marks:
-        """What stands there. Raises BridgeError for a file that is no bookmark."""
+        """Reads a component's bookmark. Raises BridgeError for a file that is no bookmark."""
         try:
             first, *lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -198,7 +198,7 @@ class Bookmark:
         self.marks.places[name] = replace(place, generations=known)
 
     def save(self) -> None:
-        """Writes it anew, under its name at once or not at all. Raises BridgeError."""
+        """Writes a component's bookmark anew, under its name at once or not at all. Raises BridgeError."""
         raw = json.dumps(self.marks.to_json()).encode() + b"\n"
         hidden, fd = self.path.with_suffix(".new"), -1
         try:

@@ -50,7 +50,7 @@ def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> Non
 
 
 def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Point]:
-    """Those of a stream from here on, in its order."""
+    """Reads the places from an entry on at which parity found both sides of a stream equal, in its order."""
     rows = ledger.rows(
         "SELECT entry, added, position FROM points WHERE stream = ? AND entry >= ? ORDER BY entry",
         (stream, key_of(start)),
@@ -62,18 +62,18 @@ def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Poi
 
 
 def save_report(ledger: Ledger, stream: str, at: float, report: dict[str, Any]) -> None:
-    """What the last look at a stream's retention found; `at` in seconds since 1970."""
+    """Notes in the ledger what the last look at a stream's retention found; `at` in seconds since 1970."""
     ledger.write("INSERT OR REPLACE INTO retention VALUES (?, ?, ?)", (stream, at, json.dumps(report)))
 
 
 def last_report(ledger: Ledger, stream: str) -> tuple[float, dict[str, Any]] | None:
-    """The same; None where nobody looked yet."""
+    """Reads what the last look at a stream's retention found, and when; None where nobody looked yet."""
     rows = ledger.rows("SELECT at, report FROM retention WHERE stream = ?", (stream,))
     return (float(rows[0][0]), json.loads(rows[0][1])) if rows else None
 
 
 def save_trimmed(ledger: Ledger, stream: str, floor: bytes, count: int, origins: str, base: str) -> None:
-    """A copy of what Redis says was trimmed on purpose (`bridge.streams.trim`), for when it says it no more."""
+    """Keeps in the ledger a copy of what Redis says was trimmed of a stream on purpose, for when it says it no more."""
     ledger.write(
         "INSERT OR REPLACE INTO trimmed (stream, floor, count, origins, base) VALUES (?, ?, ?, ?, ?)",
         (stream, floor, count, origins, base),
@@ -81,7 +81,7 @@ def save_trimmed(ledger: Ledger, stream: str, floor: bytes, count: int, origins:
 
 
 def trimmed_of(ledger: Ledger, stream: str) -> tuple[bytes, int, str, str] | None:
-    """The same; None where nothing was."""
+    """Reads the ledger's copy of what was trimmed of a stream on purpose; None where nothing was."""
     rows = ledger.rows("SELECT floor, count, origins, base FROM trimmed WHERE stream = ?", (stream,))
     return (bytes(rows[0][0]), int(rows[0][1]), str(rows[0][2]), str(rows[0][3])) if rows else None
 

@@ -32,7 +32,7 @@ PROVE, SHARE = 2.0, 20.0
 
 
 def keep_retention(settings: Settings, stop: Event) -> None:
-    """Until the stop event; at once when no mapping has `[retention]`."""
+    """Trims a running bridge's streams by their `[retention]` until the stop event; ends at once where none has it."""
     mappings = [one for one in settings.mappings if one.retention.limited]
     if not mappings:
         return
@@ -60,7 +60,7 @@ def keep_retention(settings: Settings, stop: Event) -> None:
 
 
 class _Kept:
-    """One mapping's, from look to look."""
+    """Remembers one mapping's retention from one look of the running bridge to the next."""
 
     def __init__(self, settings: Settings, retention: Retention, ledger: Ledger) -> None:
         self._retention = retention
@@ -72,7 +72,7 @@ class _Kept:
 
     @property
     def worker(self) -> str:
-        """What it is called in the log, and in `status`."""
+        """Names the retention of a mapping as the log and `status` do."""
         return f"retention {self.name}"
 
     @property
@@ -81,7 +81,7 @@ class _Kept:
         return self._retention.mapping.name
 
     def look(self, stop: Event) -> None:
-        """Raises RedisLost, RedisRefused, NotOwner, LedgerError, SourceError."""
+        """Looks at one stream's retention, has parity prove what is over, and trims it. Raises BridgeError."""
         plan = self._retention.plan()
         due = plan.unproven or (plan.little and plan.fresh > plan.size.length * MORE)
         if due and time.monotonic() >= self._prove_at:

@@ -41,7 +41,7 @@ SPACING = 100
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was found at one moment, and what may be done."""
+    """What a look at a stream's retention found at one moment, and what may be trimmed."""
 
     trimmed: Trimmed
     size: Size
@@ -97,7 +97,10 @@ class Done:
 
 
 class Retention:
-    """One mapping's. `dial` connects; `clock` in seconds since 1970. Used by one thread."""
+    """Plans and makes the trims of one mapping's stream. `dial` connects; `clock` in seconds since 1970.
+
+    Used by one thread.
+    """
 
     def __init__(
         self, mapping: Mapping, state_dir: Path, ledger: Ledger, dial: Callable[[], Connection],

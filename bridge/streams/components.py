@@ -57,19 +57,19 @@ class Modes:
     retired: bool = False
 
     def ended(self) -> Modes:
-        """What holds once the mapping is retired: a switch that is under way is nobody's any more.
+        """Makes the modes of a component whose mapping is retired: a switch that is under way is nobody's any more.
 
         A component that was never switched counts as one that was, so that it stays with Redis if all begins again.
         """
         return Modes(REDIS, REDIS, max(1, self.epoch), retired=True)
 
     def after(self, side: str, to: str) -> Modes:
-        """What is said when that switch is done."""
+        """Makes the modes of a component after a switch of this side."""
         reads, writes = (to, self.writes) if side == READS else (self.reads, to)
         return Modes(reads, writes, self.epoch + 1)
 
     def to_json(self) -> bytes:
-        """As it stands in the hash, without a switch."""
+        """Makes the JSON of a component's modes as the Redis hash holds it, without a switch."""
         return json.dumps({"reads": self.reads, "writes": self.writes, "epoch": self.epoch}).encode()
 
     @classmethod
@@ -174,17 +174,17 @@ def packed_look(component: str, mapping: str) -> bytes:
 
 
 def seen(reply: Reply) -> tuple[Modes, int]:
-    """What is said of a component, and the server's time in milliseconds since 1970."""
+    """Parses Redis's answer to `packed_look`: a component's modes, and the server's time in milliseconds since 1970."""
     return Modes.from_json(reply[0]), int(reply[1])
 
 
 def look(connection: Connection, component: str, mapping: str) -> tuple[Modes, int]:
-    """The same, asked for."""
+    """Asks Redis for a component's modes, and the server's time in milliseconds since 1970."""
     return seen(connection.calls(packed_look(component, mapping))[0])
 
 
 def all_modes(connection: Connection) -> dict[tuple[str, str], Modes]:
-    """Of every component and mapping that was ever switched; without what is none of ours."""
+    """Reads the modes of every component and mapping that was ever switched; without what is none of ours."""
     stored = paired(connection.call("HGETALL", COMPONENTS))
     found = {}
     for name, raw in stored.items():
