@@ -929,3 +929,22 @@ def test_a_full_disk_between_outbox_and_file(one_rig: Rig) -> None:
         writing.clear()
     says(rig, "then this")
     assert [raw.rpartition(b"|")[2] for raw in rig.lines()] == [b"waits", b"then this"]
+
+
+def test_what_waits_on_disk_is_told(one_rig: Rig) -> None:
+    """A message that waits in an outbox is told by status, doctor and purge, with what to do, until it is sent."""
+    end, rig = retired_rig(one_rig), one_rig
+    says(rig, "waits", url=AWAY)
+    told = json.loads(end.run("status", "--json"))["mappings"][0]
+    assert told["outboxes"] == {"ui": 1}
+    assert "1 message of ui wait on disk" in end.run("status")
+    [check] = [
+        check
+        for check in json.loads(end.run("doctor", "--json", expect=None))["checks"]
+        if check["check"] == "outboxes"
+    ]
+    assert (check["verdict"], "start it again" in check["hint"]) == ("note", True)
+    assert "1 message of ui wait there" in end.run("purge", NAME)
+    says(rig, "then this")
+    wait_until(lambda: rig.datas()[-2:] == [b"waits", b"then this"], lambda: str(rig.datas()))
+    assert json.loads(end.run("status", "--json"))["mappings"][0]["outboxes"] == {}

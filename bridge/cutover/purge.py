@@ -69,7 +69,7 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
         said = f"the numbers of {len(owing)} sessions that run, or have messages to send: so that none is there twice"
         found.stays.append((shown(keys.producers), said))
     for name, count in waiting(settings.state_dir, mapping.name).items():
-        said = f"{count} messages of {name} wait there to be sent: start it again"
+        said = f"{count} message{'s' * (count != 1)} of {name} wait there to be sent: start it again"
         found.stays.append((str(state / "components" / name), said))
     for path in sorted(state.glob(f"components/*/{mapping.name}.aside")):
         found.stays.append((str(path), "messages that were set aside, as their readers died of them"))
