@@ -34,7 +34,7 @@ from bridge.sections import (
 
 MEANT = {
     "source.rotated": ("log",),
-    "source.exclude": ("spool", "state", "artifacts"),
+    "source.order": ("log",),
     "source.settle_ms": ("log", "spool", "state", "artifacts"),
     "source.owner": ("state",),
     "stream.history": ("state",),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bridge.files.catalog import Catalog
 from bridge.files.descriptors import POOL
 from bridge.files.generation import Known
 from bridge.files.tail import Tail
@@ -167,7 +168,7 @@ def read(tail: Tail) -> bytes:
 
 def met(folder: Path, upto: bytes) -> list[Known]:
     """The records of a reader that stopped behind these lines of the log."""
-    tail = Tail(folder, "l", ("l.*",), [])
+    tail = Tail(Catalog(folder, "l", ("l.*",)), "l", [])
     tail.look()
     while (generation := tail.first()) is not None and generation.path.name != "l":
         tail.advance(generation, tail.peek(generation, 1 << 16))
@@ -224,7 +225,7 @@ def test_rotated_between_two_calls(
         known = met(folder, lines(*range(10, place)))
         if before == "unmet":
             known.pop()
-        tail = Tail(folder, "l", ("l.*",), known)
+        tail = Tail(Catalog(folder, "l", ("l.*",)), "l", known)
         amid.arm(number, partial(act, log))
         op(tail, known)
         found = read(tail)
@@ -251,7 +252,7 @@ def test_a_file_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         log.parent.mkdir()
         log.with_name("l.1").write_bytes(lines(*range(10)))
         log.touch()
-        tail = Tail(log.parent, "l", ("l.*",), [])
+        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
         assert read(tail) == lines(*range(10))
         amid.arm(number, partial(filled, log))
         found = read(tail)
@@ -268,11 +269,11 @@ def test_a_reader_that_knows_the_last_pieces_only(tmp_path: Path) -> None:
     for n in range(12, 0, -1):
         log.with_name(f"l.{n}").write_bytes(lines(20 - n))
     log.write_bytes(lines(20))
-    first = Tail(tmp_path, "l", ("l.*",), [])
+    first = Tail(Catalog(tmp_path, "l", ("l.*",)), "l", [])
     assert read(first) == lines(*range(8, 21))
     known = [*first.records()[-5:-1], first.records()[-1]]
     first.close()
-    tail = Tail(tmp_path, "l", ("l.*",), known)
+    tail = Tail(Catalog(tmp_path, "l", ("l.*",)), "l", known)
     tail.look()
     tail.seek(known[-1].number, known[-1].at)
     assert read(tail) == lines(20)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import SourceError
+from bridge.files.catalog import Catalog
 from bridge.files.descriptors import POOL
 from bridge.files.tail import Tail
 from bridge.model import Fingerprint, hex_digest
@@ -60,7 +61,7 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Whichever system call fails, and although the other direction looks next, each file keeps its number."""
     for number, name in enumerate(("l.4", "l.3", "l.2", "l.1", "l"), 1):
         (tmp_path / name).write_bytes(b"".join(b"agent|t|turn|%d-%d\n" % (number, n) for n in range(20 * number)))
-    fresh = Tail(tmp_path, "l", ("l.*",), [])
+    fresh = Tail(Catalog(tmp_path, "l", ("l.*",)), "l", [])
     fresh.look()
     met = fresh.records()
     fresh.close()
@@ -73,7 +74,7 @@ def test_nothing_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     failing, failed, number, reached = Failing(monkeypatch), 0, 0, 0
     while reached >= number:
         number += 1
-        tail = Tail(tmp_path, "l", ("l.*",), known)
+        tail = Tail(Catalog(tmp_path, "l", ("l.*",)), "l", known)
         opened = _open_files()
         failing.arm(number)
         failed += _failed(tail.look if failing_act == "look" else partial(tail.seek, 4, at))
@@ -100,7 +101,7 @@ def test_a_generation_that_was_empty(tmp_path: Path, monkeypatch: pytest.MonkeyP
         log.parent.mkdir()
         (log.parent / "l.1").write_bytes(lines(0, 1))
         log.touch()
-        tail = Tail(log.parent, "l", ("l.*",), [])
+        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
         assert read(tail) == lines(0, 1)
         for turn in range(1, times + 1):
             log.write_bytes(lines(10 * turn, 10 * turn + 1))
@@ -147,7 +148,7 @@ def test_nothing_at_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def arranged(log: Path) -> Tail:
         log.write_bytes(lines(1))
-        tail = Tail(log.parent, "l", ("l.*",), [])
+        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
         assert read(tail) == lines(1)
         shift(log)
         log.rename(log.with_name("l.1"))
@@ -165,7 +166,7 @@ def test_emptied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     def arranged(log: Path) -> Tail:
         log.write_bytes(lines(1, 2))
-        tail = Tail(log.parent, "l", ("l.*",), [])
+        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
         assert read(tail) == lines(1, 2)
         old = log.with_name("l.5")
         old.write_bytes(lines(77))
@@ -183,7 +184,7 @@ def test_parked_and_rotated_into_another_folder(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "old").mkdir()
     log.write_bytes(lines(1))
     other.touch()
-    tail, busy = Tail(tmp_path, "l", ("old/l.*",), []), Tail(tmp_path, "other", (), [])
+    tail, busy = Tail(Catalog(tmp_path, "l", ("old/l.*",)), "l", []), Tail(Catalog(tmp_path, "other", ()), "other", [])
     assert read(tail) == lines(1)
     busy.look()
     with log.open("ab") as file:

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.carry.behind import Behind
 from bridge.carry.flow import BOUNDS, MOST, Arrivals, Flow, Latency, Part
 from bridge.errors import ConfigError, SourceError
+from bridge.files.catalog import Catalog
 from bridge.files.tail import Tail
 from bridge.ledger.health import Trouble
 from bridge.ledger.health import troubles as known
@@ -415,7 +416,7 @@ def test_arrivals(tmp_path: Path) -> None:
     """A line was there when the file was changed that one look found and the one before did not."""
     path, seen = tmp_path / "a.log", Arrivals()
     path.write_bytes(b"")
-    tail = Tail(tmp_path, "a.log", (), [])
+    tail = Tail(Catalog(tmp_path, "a.log", ()), "a.log", [])
     assert seen.of(1, 0) == 0
     for n in range(1, 2 * MOST):
         with path.open("ab") as file:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.files.age import Piece, in_age_order
 from bridge.files.content import KEPT, MOST_OUT, Packed
 from bridge.files.descriptors import Handle
-from bridge.files.generation import in_age_order
 from bridge.ledger.store import Ledger
 from tests.rig import Rig, line, unpacked, wait_until
 
@@ -149,7 +149,8 @@ def test_age_order(tmp_path: Path) -> None:
         for name in names:
             (folder / name).touch()
             os.utime(folder / name, (7, 7))
-        return [path.name for path in in_age_order([*folder.iterdir()])]
+        pieces = [Piece(name, 7, lambda: None) for name in names]
+        return [names[placed.index] for placed in in_age_order(pieces)]
 
     assert order("m.log.2.gz", "m.log.1", "m.log.10.xz") == ["m.log.10.xz", "m.log.2.gz", "m.log.1"]
     names = ["m.log-20251231.gz", "m.log-20260101.gz", "m.log-20260302"]

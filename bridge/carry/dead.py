@@ -10,8 +10,6 @@ from pathlib import Path
 from bridge.carry.behind import Behind, file_behind, folder_behind, values_changed
 from bridge.carry.shared import Shared
 from bridge.errors import BridgeError
-from bridge.files.survey import matches
-from bridge.globs import is_glob
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
@@ -96,11 +94,9 @@ def written_since(
 
 def files_of(shared: Shared) -> set[Path]:
     """Lists the files of a mapping, its rotated pieces among them. Raises SourceError."""
-    root, source = shared.settings.root, shared.mapping.source
+    root = shared.settings.root
     folder = shared.folder or shared.values
     if folder is not None:
         return {root / os.fsdecode(file.name) for some in folder.scan() for file in some}
-    names = shared.source_names()
-    rotated = [*source.rotated, *(f"{name}.*" for name in names if is_glob(source.path))]
-    paths = {root / name for name in names} | {path for pattern in rotated for path in matches(root, pattern)}
+    paths = {root / name for name in (*shared.source_names(), *shared.catalog.names())}
     return {path for path in paths if path.is_file()}

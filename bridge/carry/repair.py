@@ -18,7 +18,8 @@ from bridge.carry.shared import Shared
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.errors import BridgeError, NotOwner, NotYet
-from bridge.files.generation import Generation, Known, in_age_order, open_regular
+from bridge.files.age import Piece, in_age_order
+from bridge.files.generation import Generation, Known, open_regular
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
 from bridge.ledger.attached import adopt_nonces
@@ -271,22 +272,20 @@ def _source(
     if stored:
         checkpoint = Checkpoint.from_json(stored)
         wanted[checkpoint.generation] = Known(checkpoint.generation, 0, 0, checkpoint.at)
-    root = shared.settings.root
-    paths = {p for pattern in shared.mapping.source.rotated for p in root.glob(pattern) if p.is_file()}
-    files = [one for path in in_age_order(sorted(paths)) if (one := open_regular(path)) is not None]
-    current = open_regular(root / name)
+    files, others, current = _pieces(shared, name)
     lines: list[Line] = []
     taken: set[tuple[int, int]] = set()
     for generation in sorted(wanted):
         known = wanted[generation]
         order = files if known.closed else [*([current] if current else []), *files[::-1]]
+        order = [*order, *(file for file in others if known.closed and file.size() == known.at.offset)]
         one = next((f for f in order if f.identity not in taken and f.place(known.at)), None)
         if one is None:
             made.missing.append(f"{name} generation {generation}")
             made.generations[name].append(known)
             continue
         taken.add(one.identity)
-        made.generations[name].append(Known(generation, *one.identity, known.at, known.closed))
+        made.generations[name].append(Known(generation, *one.identity, known.at, known.closed, born=one.born))
         codec = shared.mapping.codec(name)
         lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()), codec)
     if current is not None and current.identity not in taken and current.size():
@@ -294,9 +293,25 @@ def _source(
         found = newest in wanted and f"{name} generation {newest}" not in made.missing
         if not (found and _take_newer(shared, made, name, current.identity, lines)):
             made.strangers.append(name)
-    for one in [*files, *([current] if current else [])]:
+    for one in [*files, *others, *([current] if current else [])]:
         one.close()
     return lines
+
+
+def _pieces(shared: Shared, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
+    """Opens a source's rotated pieces, oldest first by when they were written to; files of no source; its own file.
+
+    Where a glob names the sources, a file of another name may be a piece that was renamed: so every file that is none
+    of a source which Redis knows is looked at.
+    """
+    root, path = shared.settings.root, shared.settings.root / name
+    mine = shared.catalog.files_of(name)
+    opened = [one for path in sorted(mine) if path != root / name and (one := open_regular(path)) is not None]
+    pieces = [Piece(one.path.name, one.written(), lambda: None) for one in opened]
+    files = [opened[one.index] for one in in_age_order(pieces)]
+    others = [one for other in shared.catalog.names() if shared.catalog.many and root / other not in mine
+              and (one := open_regular(root / other)) is not None]  # fmt: skip
+    return files, others, open_regular(path)
 
 
 def _take_newer(shared: Shared, made: Plan, name: str, current: tuple[int, int], lines: list[Line]) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from threading import Event, Lock, RLock
 
 from bridge.carry.claim import Hold
@@ -14,13 +13,11 @@ from bridge.carry.forks import Sighted
 from bridge.config import Settings
 from bridge.errors import LedgerError, SourceError
 from bridge.files.artifacts import Hasher
+from bridge.files.catalog import Catalog
 from bridge.files.generation import Known
-from bridge.files.listing import Listing
 from bridge.files.spool import Folder
-from bridge.files.survey import leads_out, matches
 from bridge.files.tail import Tail
-from bridge.globs import is_glob
-from bridge.ledger.sources import generations_of, save_generation
+from bridge.ledger.sources import all_generations, generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
@@ -106,15 +103,20 @@ class Shared:
         self.books_epoch = 0
         """Counts how often the ledger was rebuilt since this process began: what was read of it before is void."""
         self._tails: dict[str, Tail] = {}
-        self._listing = Listing()
+        self.catalog = Catalog(settings.root, source.path, source.rotated, source.exclude, source.order)
+        """The catalog of the mapping's files, where they are logs."""
+        self._claimed = False
         self._lock = Lock()
-        self._refused: set[str] = set()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
         self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types)
 
     def tail(self, name: str, ledger: Ledger | None) -> Tail:
         """The one `Tail` of this file, which forward and mirror share; without a ledger it knows no generation yet."""
         with self._lock:
+            if ledger is not None and self.catalog.many and not self._claimed:
+                for log_name, one in all_generations(ledger, self.mapping.stream.key):
+                    self.catalog.claim(log_name, one)
+                self._claimed = True
             if name not in self._tails:
                 known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
                 self._tails[name] = self.new_tail(name, known)
@@ -122,11 +124,11 @@ class Shared:
 
     def new_tail(self, name: str, known: list[Known]) -> Tail:
         """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
-        source = self.mapping.source
-        many = is_glob(source.path)
-        reads = many or name == source.path
-        rotated = source.rotated if reads else (f"{name}.*",)
-        return Tail(self.settings.root, name, rotated, known, one_of_many=many, listing=self._listing)
+        root, codec = self.settings.root, self.mapping.codec(name)
+        times = (lambda lines: codec.decode(lines).times) if self.mapping.source.kind == "log" else None
+        if self.catalog.many or name == self.mapping.source.path:
+            return Tail(self.catalog, name, known, times)
+        return Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
 
     def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
         """The `Tail` of this file for a caller that only looks: the file is looked at, and the reader put at `stored`.
@@ -156,51 +158,21 @@ class Shared:
 
         And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
         """
-        source = self.mapping.source
-        if self.folder or self.values or not is_glob(source.path):
-            return [source.path]
-        root = self.settings.root
-        rotated = {path for pattern in source.rotated for path in matches(root, pattern)}
-        found = [path for path in matches(root, source.path) if path not in rotated and path.is_file()]
-        names = {str(path.relative_to(root)) for path in found if not self._leads_out(path)}
-        names |= {name for name in known if self._is_source(name)}
-        names |= {name for path in rotated if (name := self._piece_of(str(path.relative_to(root)))) is not None}
-        for name in [name for name in names if not name.isprintable()]:  # not UTF-8, or control characters
-            names.remove(name)
-            if name not in self._refused:
-                self._refused.add(name)
-                log.warning("%s is not carried: a source's name must be printable UTF-8; rename it", ascii(name))
-        return sorted(names)
-
-    def _leads_out(self, path: Path) -> bool:
-        """Whether a file that only a glob names is a link that leaves the root: anybody may have made it."""
-        if not leads_out(path, self.settings.root):
-            return False
-        if str(path) not in self._refused:
-            self._refused.add(str(path))
-            log.warning("%s is not carried: it is a link that leaves the root; name it in a mapping of its own", path)
-        return True
+        if self.folder or self.values:
+            return [self.mapping.source.path]
+        names = self.catalog.logs(known)
+        for said in self.catalog.notices:
+            log.warning("%s", said)
+        self.catalog.notices.clear()
+        return names
 
     def source_at(self, path: str) -> str | None:
         """The name of the source whose own path this absolute path is; None: this mapping has no such source."""
         root = f"{self.settings.root}/"
         name = path.removeprefix(root)
-        if self.folder or self.values or not path.startswith(root) or not name.isprintable():
+        if self.folder or self.values or not path.startswith(root):
             return None
-        return name if self._is_source(name) else None
-
-    def _is_source(self, name: str) -> bool:
-        path = self.mapping.source.path
-        return PurePath(name).match(path) and ("**" in path or name.count("/") == path.count("/"))
-
-    def _piece_of(self, name: str) -> str | None:
-        """Finds the source that a rotated file belongs to, by name: the longest that its own begins with."""
-        parts = re.split(r"(?=[.-])", name)
-        shorter = ("".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
-        rotated = self.mapping.source.rotated
-        return next(
-            (one for one in shorter if self._is_source(one) and not any(PurePath(one).match(r) for r in rotated)), None
-        )
+        return name if self.catalog.is_log(name) else None
 
     def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
         """The mirror's file and line, with its newline, for an entry's fields; None where the mirror makes none."""

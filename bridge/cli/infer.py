@@ -26,7 +26,8 @@ CHECKED = 1 << 26
 def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Checked]:
     """The TOML, the same as tables, what was found, and how the file translates. Raises SourceError, ConfigError."""
     from bridge.check import check_file
-    from bridge.files.generation import bare, open_regular
+    from bridge.files.age import bare
+    from bridge.files.generation import open_regular
     from bridge.mapping import Mapping
     from bridge.schema import validated
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import RLock
 
 from bridge.errors import SourceError
+from bridge.files.born import born
 
 RESERVED, EACH, FEWEST = 20, 4, 8
 """`RESERVED`: descriptors that are left to the watcher, the log, the lock and whatever else is open.
@@ -138,6 +139,7 @@ class Handle:
     def __init__(self, fd: int, path: Path, pool: Pool = POOL) -> None:
         now = os.fstat(fd)
         self.identity = (now.st_dev, now.st_ino)
+        self.born = born(fd)
         self.path = path
         self._pool = pool
         self._closed = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,15 +18,14 @@ T = TypeVar("T")
 
 TAIL = 128
 COMPARED = 1 << 18
-_NUMBERED = re.compile(r"\.(\d{1,4})$")
-_DATED = re.compile(r"\d{4}(?:[-_.]?\d{2}){1,2}(?!\d).*")
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the ledger remembers of a generation. `at.offset` is how far it was carried; closed: to its end.
 
-    `packed`: size and mtime of the compressed file that holds it, when it was recognised in one.
+    `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
+    was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell.
     """
 
     number: int
@@ -36,6 +34,8 @@ class Known:
     at: Fingerprint
     closed: bool = False
     packed: tuple[int, int] | None = None
+    born: int = 0
+    written: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +44,7 @@ class Generation:
 
     `read_to` is the reader's place, ahead of what Redis has confirmed. `head` and `tail` are the file's first bytes (up
     to 1 KiB) and the up to 128 before `read_to`, as they were read. `content` is None when it is gone. `checked` is
-    size and mtime at the last comparison.
+    size and mtime at the last comparison. `born`: when the file was made, in ns since 1970, 0 where nobody can tell.
     """
 
     number: int
@@ -55,6 +55,7 @@ class Generation:
     read_to: int = 0
     tail: bytes = b""
     checked: tuple[int, int] = (-1, -1)
+    born: int = 0
     _head_digest: tuple[int, str] = field(default=(-1, ""))
 
     def fingerprint(self) -> Fingerprint:
@@ -73,7 +74,10 @@ class Generation:
 
     def known(self, *, closed: bool = False) -> Known:
         """Makes the record of a generation that the ledger keeps."""
-        return Known(self.number, *self.identity, self.fingerprint(), closed, self.packed)
+        written = self.packed[1] if self.packed else max(0, self.checked[1])
+        return Known(
+            self.number, *self.identity, self.fingerprint(), closed, self.packed, born=self.born, written=written
+        )
 
     @property
     def packed(self) -> tuple[int, int] | None:
@@ -207,7 +211,7 @@ class Generation:
         """A generation takes the open file of another one over, which lies at `path`; the other has none any more."""
         self.close()
         self.content, other.content = other.content, None
-        self.path, self.identity = path, other.identity
+        self.path, self.identity, self.born = path, other.identity, other.born
 
     def close(self) -> None:
         """Closes a generation's file; further calls do nothing."""
@@ -258,46 +262,7 @@ def open_regular(path: Path) -> Generation | None:
     except SourceError as error:
         handle.close()
         raise SourceError(error.what, where=str(path), hint=error.hint) from None
-    return Generation(0, content, path, handle.identity)
-
-
-def bare(name: str) -> str:
-    """A file's name without the suffix of its compression."""
-    return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
-
-
-def tells_age(name: str) -> bool:
-    """Whether a rotated file's name ends in a number or a date, as those of whole generations do."""
-    return bool(_NUMBERED.search(bare(name)) or _DATED.search(bare(name)))
-
-
-def in_age_order(paths: list[Path]) -> list[Path]:
-    """Sorts a source's rotated files, oldest first: `.1` is younger than `.2`, compressed or not.
-
-    Files with dates in their names go by these. Others stand among them by modification time, and move none of them.
-    """
-    written: dict[Path, int] = {}
-    for path in paths:
-        try:
-            written[path] = path.stat().st_mtime_ns
-        except OSError:
-            continue
-    numbers = {path: int(match[1]) for path in written if (match := _NUMBERED.search(bare(path.name)))}
-    dates = {
-        path: re.sub(r"\D", "", match[0])
-        for path in written if path not in numbers and (match := _DATED.search(bare(path.name)))
-    }  # fmt: skip
-    blocks = [
-        sorted(numbers, key=lambda path: -numbers[path]),
-        sorted(dates, key=lambda path: (dates[path][:8].ljust(8, "0"), dates[path], path.name)),
-    ]
-    ordered = [
-        path for block in sorted(filter(None, blocks), key=lambda b: max(written[p] for p in b)) for path in block
-    ]
-    for path in sorted(written.keys() - ordered, key=lambda path: (written[path], path.name)):
-        place = next((i for i, other in enumerate(ordered) if written[other] > written[path]), len(ordered))
-        ordered.insert(place, path)
-    return ordered
+    return Generation(0, content, path, handle.identity, born=handle.born)
 
 
 def shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:

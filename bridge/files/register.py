@@ -16,8 +16,11 @@ class Register:
     `known` has their records by number; `news` are those that the ledger does not know so yet.
     """
 
-    def __init__(self, known: list[Known]) -> None:
+    def __init__(self, known: list[Known], tell: Callable[[Known], None] = lambda known: None) -> None:
         self.known = {record.number: record for record in known}
+        self._tell = tell
+        for record in known:
+            tell(record)
         self.news: list[Known] = []
         self.anew: set[int] = set()
         """The numbers of closed generations that were recognised in a compressed file, and were not before."""
@@ -31,12 +34,18 @@ class Register:
         record, before = generation.known(closed=closed), self.known.get(generation.number)
         if generation.content is None and before is not None and before.at.offset > record.at.offset:
             record = replace(record, at=before.at)
-        self.known[generation.number] = record
+        if not record.written and before is not None:
+            record = replace(record, written=before.written)
+        self._keep(record)
         return record
+
+    def _keep(self, record: Known) -> None:
+        self.known[record.number] = record
+        self._tell(record)
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """The register writes down that a generation is known by more than its record said, as news for the ledger."""
-        self.known[number] = replace(self.known[number], at=at)
+        self._keep(replace(self.known[number], at=at))
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, Known]:
@@ -53,6 +62,23 @@ class Register:
                 if record is not None:
                     found[generation] = self._recognised(generation, free.pop(record.number))
         return found
+
+    def seen(self, files: list[Generation], held: list[Generation]) -> Callable[[Generation], tuple[int, int] | None]:
+        """Makes what tells of a source's file as which generation it was seen, and when that was written to last.
+
+        `held` are those that are open. A file that was made anew since, restored or unpacked, has another time.
+        """
+        opened = {generation.identity: generation.number for generation in held}
+        matched = self.match(files)
+
+        def seen(file: Generation) -> tuple[int, int] | None:
+            record = matched.get(file)
+            if record is not None and not same_inode(file, record):
+                return record.number, record.written or file.written()
+            number = record.number if record is not None else opened.get(file.identity)
+            return None if number is None else (number, file.written())
+
+        return seen
 
     def has_newer(self, files: list[Generation], held: list[Generation], but: tuple[int, int]) -> bool:
         """Whether one of a source's files, oldest first, holds something and is younger than all known or open ones.
@@ -152,9 +178,10 @@ class Register:
         """
         if generation.packed is not None and not _remembered(generation, record):
             record = replace(
-                record, device=generation.identity[0], inode=generation.identity[1], packed=generation.packed
-            )
-            self.known[record.number] = record
+                record, device=generation.identity[0], inode=generation.identity[1], packed=generation.packed,
+                born=generation.born,
+            )  # fmt: skip
+            self._keep(record)
             self.news.append(record)
             self.anew.add(record.number)
         return record
@@ -169,6 +196,8 @@ def _remembered(generation: Generation, record: Known) -> bool:
 
 def same_inode(generation: Generation, record: Known) -> bool:
     """Whether a file has the inode of the record; compressing it gives it another, which may have been any file's."""
+    if generation.born and record.born and generation.born != record.born:
+        return False
     return generation.identity == (record.device, record.inode) and bool(generation.packed) == bool(record.packed)
 
 

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.errors import SourceError
-from bridge.files.listing import ABSENT
+from bridge.files.folders import ABSENT
+from bridge.files.leftovers import leftover
 from bridge.globs import is_glob, translated
 from bridge.model import shown_name
-
-TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".swp", b".swx", b".crdownload", b".download", b"~")
-"""The endings of names that editors and downloads give to files which are not complete."""
 
 AT_ONCE = 1000
 """How many files a scan of a folder gives at once."""
@@ -107,9 +105,15 @@ class Folder:
     def has(self, name: bytes) -> bool:
         """Whether a file of this path below the root would be one of the folder's messages, by its name."""
         last = name.rpartition(b"/")[2]
-        if last.startswith(b".") or last.lower().endswith(TEMPORARY) or self._wanted.fullmatch(name) is None:
+        if last.startswith(b".") or self._wanted.fullmatch(name) is None or self._is_leftover(name, last):
             return False
         return not any(one.fullmatch(name) for one in self._unwanted)
+
+    def _is_leftover(self, name: bytes, last: bytes) -> bool:
+        def there(other: str) -> bool:
+            return os.path.lexists(_below(self.root, name[: len(name) - len(last)] + os.fsencode(other)))
+
+        return leftover(os.fsdecode(last), there)
 
     def below(self, path: str) -> bytes | None:
         """Turns an absolute path into one below the folder's root; None when it lies elsewhere."""

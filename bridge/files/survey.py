@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from bridge.errors import SourceError
-from bridge.files.content import COMPRESSED, HEAD, Content
-from bridge.files.generation import TAIL, Generation, bare, in_age_order, is_copy, open_regular, tells_age
-from bridge.files.listing import ABSENT, Listing
-from bridge.globs import is_glob
+from bridge.files.age import Piece, Span, contradicted, in_age_order, tells_age
+from bridge.files.catalog import Catalog, stat_of
+from bridge.files.content import HEAD, Content
+from bridge.files.generation import TAIL, Generation, is_copy, open_regular
+from bridge.files.spans import Times, span_of
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -33,56 +31,29 @@ def same(before: Stamps, after: Stamps, *, grown: bool) -> bool:
     return all(after[path][:2] == facts[:2] and after[path][2] >= facts[2] for path, facts in before.items())
 
 
-def matches(root: Path, pattern: str) -> list[Path]:
-    """Lists the paths that a glob finds below the root. Raises SourceError."""
-    try:
-        return [*root.glob(pattern)]
-    except OSError as error:
-        hint = "`ulimit -n` says how many files may be open" if error.errno == errno.EMFILE else ""
-        raise SourceError(f"cannot be listed: {error.strerror}", where=str(root / pattern), hint=hint) from None
-
-
-def leads_out(path: Path, root: Path) -> bool:
-    """Whether a path is a link to somewhere outside the root."""
-    try:
-        return path.is_symlink() and not path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        return True
-
-
 class Survey:
     """Looks through the names a source's pieces have: its path, and what its `rotated` globs match."""
 
-    def __init__(
-        self,
-        root: Path,
-        path: Path,
-        rotated: tuple[str, ...],
-        say_once: Callable[[str, str], None],
-        *,
-        one_of_many: bool,
-        listing: Listing,
-    ) -> None:
-        self._root = root
-        self._path = path
-        self._rotated = rotated
+    def __init__(self, catalog: Catalog, name: str, say_once: Callable[..., None], times: Times | None) -> None:
+        self._catalog = catalog
+        self._name = name
+        self._path = catalog.root / name
         self._say_once = say_once
-        self._one_of_many = one_of_many
-        self._listing = listing
+        self._times = times
+        self._spans: dict[tuple[tuple[int, int], tuple[int, int]], Span | None] = {}
 
     def take(self) -> tuple[list[Generation], Generation | None]:
-        """Opens all files of a source: returns the rotated ones, oldest first, and the one at its path.
+        """Opens all files of a source: returns the rotated ones, by name, and the one at its path.
 
         A rotation renames one file after the other. The survey is taken again until nothing moved while it was taken:
         else a file could slip from a name that is yet to be looked at to one that was.
         """
         for _ in range(SURVEYS):
-            before = self._names()
-            aside = in_age_order([path for path in before if path != self._path])
-            rotated = [file for path in aside if (file := open_regular(path)) is not None]
-            fresh = open_regular(self._path)
+            before = self._catalog.files_of(self._name)
+            rotated = [file for path in sorted(before) if path != self._path and (file := open_regular(path))]
+            fresh = open_regular(self._path) if self._path in before or not self._catalog.many else None
             seen = {file.path: file.identity for file in (*rotated, *([fresh] if fresh else []))}
-            if seen == before == self._names():
+            if seen == before == self._catalog.files_of(self._name):
                 return rotated, fresh
             for file in (*rotated, *([fresh] if fresh else [])):
                 file.close()
@@ -90,7 +61,34 @@ class Survey:
 
     def at_path(self) -> os.stat_result | None:
         """What stat says of the file at the source's path; None: there is none. Raises SourceError."""
-        return _stat(self._path)
+        return self._catalog.at_path(self._name)
+
+    def in_age_order(
+        self, files: list[Generation], seen: Callable[[Generation], tuple[int, int] | None]
+    ) -> list[Generation]:
+        """Sorts rotated files of a source, oldest first.
+
+        `seen` tells as which generation one was seen, and when that was written to last, in ns since 1970.
+
+        Says where the evidence is against what the names alone would tell of one that nobody knows. Raises SourceError.
+        """
+        pieces = []
+        for file in files:
+            number, written = seen(file) or (None, file.written())
+            pieces.append(Piece(file.path.name, written, partial(self._span, file), number, packed=bool(file.packed)))
+        ordered = in_age_order(pieces, self._catalog.order)
+        if any(one.number is None for one in pieces) and (why := contradicted(pieces, ordered)):
+            self._say_once(f"order: {why}", "", why)
+        return [files[one.index] for one in ordered]
+
+    def _span(self, file: Generation) -> Span | None:
+        if self._times is None or file.content is None:
+            return None
+        now = file.content.stat()
+        key = file.identity, (now.st_size, now.st_mtime_ns)
+        if key not in self._spans:
+            self._spans[key] = span_of(file, self._times)
+        return self._spans[key]
 
     def holds(self, identity: tuple[int, int], head: bytes, start: int, data: bytes) -> bool:
         """Whether a file of the source that begins with `head`, and has not this identity, holds `data` at `start`.
@@ -160,57 +158,21 @@ class Survey:
                 file.close()
         return [file for file in files if id(file) not in dropped]
 
-    def _names(self) -> dict[Path, tuple[int, int]]:
-        """Maps the path of every piece of a source that lies there now to the device and inode behind it."""
-        paths = {path for pattern in self._rotated for path in self._matches(pattern)}
-        if self._one_of_many:  # a glob of rotated names serves every source: its own begin with its name
-            paths = {path for path in paths if path.name.startswith((self._path.name + ".", self._path.name + "-"))}
-        names = {}
-        for path in paths | {self._path}:
-            kept = [path.with_name(bare(path.name) + suffix) for suffix in ("", *COMPRESSED)]
-            if path.suffix in COMPRESSED and any(plain in paths for plain in kept[: kept.index(path)]):
-                continue  # it is being compressed, or compressed anew, or was and the other was kept
-            now = _stat(path)
-            if now is not None and (path == self._path or stat.S_ISREG(now.st_mode)):
-                names[path] = (now.st_dev, now.st_ino)
-        return names
-
-    def _matches(self, pattern: str) -> list[Path]:
-        """Lists what a glob of rotated names finds; beside a file of many only names that begin with the file's own."""
-        folder, _, last = pattern.rpartition("/")
-        if is_glob(folder) or (self._one_of_many and self._root / folder != self._path.parent):
-            return matches(self._root, pattern)
-        names = self._listing.names(self._root / folder)
-        if self._one_of_many:
-            own = self._path.name
-            names = names[bisect_left(names, own) : bisect_left(names, own + chr(0x10FFFF))]
-        return [self._root / folder / name for name in names if fnmatchcase(name, last)]
-
     def marks(self) -> tuple[int, ...]:
         """The times at which the folders of rotated pieces changed: while they stand, no piece has another name.
 
-        Nothing of it can be told of a pattern over many folders: then 0 stands in it.
+        0 stands in it where nobody can tell.
         """
-        folders = {pattern.rpartition("/")[0] for pattern in self._rotated}
-        return tuple(0 if is_glob(folder) else self._listing.changed(self._root / folder) for folder in sorted(folders))
+        return self._catalog.marks()
 
     def stamps(self) -> Stamps:
         """Maps the path of each rotated piece to its device, inode, size and time of writing. Raises SourceError."""
         found = {}
-        for path in self._names():
-            if path != self._path and (now := _stat(path)) is not None:
+        for path in self._catalog.files_of(self._name):
+            if path != self._path and (now := stat_of(path)) is not None:
                 found[path] = now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
         return found
 
     def rotated_names(self) -> dict[tuple[int, int], Path]:
         """Maps the device and inode of each rotated piece of a source to where the piece lies. Raises SourceError."""
-        return {identity: path for path, identity in self._names().items() if path != self._path}
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        if error.errno in ABSENT:
-            return None
-        raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
+        return {identity: path for path, identity in self._catalog.files_of(self._name).items() if path != self._path}

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from threading import RLock
 
 from bridge.errors import SourceError
+from bridge.files.catalog import Catalog
 from bridge.files.finished import KEPT_LATE, Finished
 from bridge.files.generation import TAIL, Generation, Known, shut
-from bridge.files.listing import Listing
 from bridge.files.register import Register
+from bridge.files.spans import Times
 from bridge.files.survey import GROWING, SURVEYS, Survey, same
 from bridge.model import Fingerprint
 
@@ -24,18 +26,13 @@ from bridge.model import Fingerprint
 class Tail:
     """A tail follows one source's files. Thread-safe by `lock`; whoever calls takes its `news` and `notices`."""
 
-    def __init__(
-        self, root: Path, name: str, rotated: tuple[str, ...], known: list[Known], *, one_of_many: bool = False,
-        listing: Listing | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, catalog: Catalog, name: str, known: list[Known], times: Times | None = None) -> None:
         self.name = name
-        self.path = root / name
+        self.path = catalog.root / name
         self.lock = RLock()
         self.notices: deque[str] = deque(maxlen=100)
-        self._survey = Survey(
-            root, self.path, rotated, self._say_once, one_of_many=one_of_many, listing=listing or Listing()
-        )
-        self._ignored, self._register = set[str](), Register(known)
+        self._survey = Survey(catalog, name, self._say_once, times)
+        self._ignored, self._register = set[str](), Register(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
         self._finished = Finished(self._survey, self._register)
         self.owed: Callable[[], object] | None = None  # what the next look must know first; raises SourceError
@@ -210,7 +207,7 @@ class Tail:
                 if record.number < number or record.number in held:
                     continue
                 exact = record.number == number
-                known = record if record.closed or not exact else Known(number, record.device, record.inode, at)
+                known = record if record.closed or not exact else replace(record, at=at, closed=False, packed=None)
                 found = self._find(known)
                 if found is not None:
                     self._chain.append(found)
@@ -310,7 +307,8 @@ class Tail:
         """Opens the source's rotated files, oldest first, without mere copies; and the one at the path."""
         rotated, fresh = self._survey.take()
         self._finished.drop_replaced()
-        return self._survey.without_copies(rotated, fresh, [*self._chain, *self._late]), fresh
+        rotated = self._survey.without_copies(rotated, fresh, [*self._chain, *self._late])
+        return self._survey.in_age_order(rotated, self._register.seen(rotated, [*self._chain, *self._late])), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
         return {generation.identity for generation in (*self._chain, *self._late) if generation.content is not None}
@@ -390,10 +388,11 @@ class Tail:
             self.amend(current.number, at)
         self._append_newer(current, last_written)
 
-    def _say_once(self, name: str, what: str) -> None:
+    def _say_once(self, name: str, what: str, said: str = "") -> None:
+        """Says `what` of the file of this name, or what is `said` instead of both, if it was not said of the name."""
         if name not in self._ignored:
             self._ignored.add(name)
-            self._say(f"{name} {what}")
+            self._say(said or f"{name} {what}")
 
     def _say(self, what: str) -> None:
         self.notices.append(f"{self.name}: {what}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bridge.files.generation import Known
 from bridge.ledger.mark import read_mark
@@ -119,21 +121,27 @@ def save_source(ledger: Ledger, stream: str, name: str, memory: SourceMemory) ->
 def generations_of(ledger: Ledger, stream: str, name: str) -> list[Known]:
     """The generations of a source that are known, oldest first."""
     rows = ledger.rows(
-        "SELECT number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime FROM generations"
-        " WHERE stream = ? AND name = ? ORDER BY number",
-        (stream, name),
+        f"SELECT {_KNOWN} FROM generations WHERE stream = ? AND name = ? ORDER BY number", (stream, name)
     )
-    return [
-        Known(
-            number,
-            int(device),
-            int(inode),
-            Fingerprint(offset, head_len, head, tail),
-            bool(closed),
-            None if size is None else (size, mtime),
-        )
-        for number, device, inode, offset, head_len, head, tail, closed, size, mtime in rows
-    ]
+    return [_known(row) for row in rows]
+
+
+def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, Known]]:
+    """The generations of all sources of a stream that are known, each with its source's name, oldest first."""
+    rows = ledger.rows(f"SELECT name, {_KNOWN} FROM generations WHERE stream = ? ORDER BY name, number", (stream,))
+    return [(name, _known(row)) for name, *row in rows]
+
+
+_KNOWN = (
+    "number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime, coalesce(born, 0),"
+    " coalesce(written, 0)"
+)
+
+
+def _known(row: Sequence[Any]) -> Known:
+    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written = row
+    packed, at = None if size is None else (size, mtime), Fingerprint(offset, head_len, head, tail)
+    return Known(number, int(device), int(inode), at, bool(closed), packed, born, written)
 
 
 def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
@@ -141,7 +149,7 @@ def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> Non
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"
-        " tail, closed, packed_size, packed_mtime) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tail, closed, packed_size, packed_mtime, born, written) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (stream, name, known.number, str(known.device), str(known.inode), known.number, at.offset, at.head_len, at.head,
-         at.tail, int(known.closed), *(known.packed or (None, None))),
+         at.tail, int(known.closed), *(known.packed or (None, None)), known.born, known.written),
     )  # fmt: skip

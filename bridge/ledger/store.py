@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
-VERSION = 12
+VERSION = 13
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -183,6 +183,12 @@ def _eleventh(db: sqlite_utils.Database) -> None:
 def _twelfth(db: sqlite_utils.Database) -> None:
     db.table("retired").add_column("ending", bytes)
     db.table("confirmed").create({"stream": str, "limits": str, "at": float, "who": str}, pk="stream")
+
+
+@migrations(name="013_account")
+def _thirteenth(db: sqlite_utils.Database) -> None:
+    db.table("generations").add_column("born", int)
+    db.table("generations").add_column("written", int)
 
 
 LOOKS, LOOK = 20, 0.05

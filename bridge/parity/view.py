@@ -13,7 +13,7 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.forks import missing, what_was_lost
 from bridge.config import Settings
 from bridge.errors import SourceError
-from bridge.files.survey import leads_out
+from bridge.files.catalog import leads_out
 from bridge.globs import is_glob
 from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder

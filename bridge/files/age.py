@@ -1,0 +1,204 @@
+"""The age of a log's pieces is told by evidence (DESIGN §6.2): what was seen, the lines' times, mtime, and then names.
+
+Pure: what is known of each piece is passed in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bridge.files.content import COMPRESSED
+
+Order = Literal["evidence", "name", "mtime", "number_up", "number_down"]
+"""What decides the age of pieces: the evidence, or what the mapping says instead (`source.order`)."""
+
+Span = tuple[int, int]
+"""The earliest and the latest time that a piece's lines tell, in milliseconds since 1970."""
+
+Opinion = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""What a name says of its piece's age: in which form, then a date or a moment, then counters."""
+
+_TAI = re.compile(r"@?(4[0-9a-f]{15,23})(?![0-9a-f])")
+_YEAR_FIRST = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])(?:\2(0[1-9]|[12]\d|3[01]))?(?=(\d*))")
+_YEAR_LAST = re.compile(r"(?<!\d)(\d\d)([-_.])(\d\d)\2((?:19|20)\d\d)(?!\d)")
+_INTEGER = re.compile(r"\d+")
+_COUNTER = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
+_BACKUP = re.compile(r"\.(?:bak|old|orig|save|copy)$|~$")
+_MOMENT = 100_000_000
+"""A number in a name that is no smaller counts seconds, or parts of them, since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a log whose age is asked: its file's name, and what is known of it beside the name.
+
+    `number` is that of the generation which it was seen to be, None of a piece that nobody knows; `written` its mtime
+    in ns since 1970; `span` reads the lines' times, None where they tell none. `packed`: its file is compressed, which
+    may have been made long after the last line was written.
+    """
+
+    name: str
+    written: int
+    span: Callable[[], Span | None]
+    number: int | None = None
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The place of a piece in the order of age: its index among those given, and what put it behind the one before."""
+
+    index: int
+    decided: str
+
+
+def bare(name: str) -> str:
+    """A file's name without the suffix of its compression."""
+    return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
+
+
+def opinion(name: str) -> Opinion | None:
+    """What a rotated piece's name says of its age, in the forms that loggers give; None: it says nothing.
+
+    Compared only with one of the same form. Of a number that counts, a higher one is taken for the older piece.
+    """
+    text = bare(name)
+    if _BACKUP.search(text):
+        return None
+    if found := _TAI.search(text):
+        return "label", (int(found[1].ljust(24, "0"), 16),), ()
+    if found := _YEAR_FIRST.search(text):
+        rest = [found[5]] if found[5] else []
+        counters = [*rest, *_INTEGER.findall(text[found.end(5) :])]
+        return "date", (int(found[1]), int(found[3]), int(found[4] or 0)), tuple(map(int, counters))
+    if found := _YEAR_LAST.search(text):
+        day, month = sorted((int(found[1]), int(found[3])), reverse=True)
+        if month > 12 or (day <= 12 and day != month):  # nobody can tell which is which
+            return None
+        counters = _INTEGER.findall(text[found.end() :])
+        return "date", (int(found[4]), month, day), tuple(map(int, counters))
+    numbers = _COUNTER.findall(text)
+    if not numbers:
+        return None
+    last = int(numbers[-1])
+    return ("moment", (last,), ()) if last >= _MOMENT else ("number", (-last,), ())
+
+
+def tells_age(name: str) -> bool:
+    """Whether a rotated file's name holds a number, a date or a moment, as those of whole generations do."""
+    return opinion(name) is not None
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A name as a key by which numbers in it compare as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
+
+
+def _by_name(name: str, order: Order) -> tuple[object, ...]:
+    said = opinion(name)
+    if said is None:
+        return 2, "", (), (), _natural(name)
+    form, first, counters = said
+    if form == "number" and order == "number_up":
+        first = (-first[0],)
+    if form == "date" and order == "number_down":
+        counters = tuple(-number for number in counters)
+    return 1, form, first, counters, _natural(name)
+
+
+def precedes(one: Span | None, other: Span | None) -> bool:
+    """Whether all lines of one piece are older than all of another, as their times tell. Pure."""
+    return one is not None and other is not None and one[1] <= other[0] and one != other
+
+
+def _packed_later(one: Piece, other: Piece, span: Span | None, its: Span | None) -> bool:
+    """Whether a compressed piece is older than a plain one by their names, while its file was made after that one's.
+
+    So does a rotation that compresses the piece of the time before; its file's mtime is only a latest possible one.
+    """
+    if not one.packed or other.packed or one.written <= other.written:
+        return False
+    if precedes(span, its) or precedes(its, span):
+        return False
+    first, second = opinion(one.name), opinion(other.name)
+    return first is not None and second is not None and first[0] == second[0] and first < second
+
+
+def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Placed]:
+    """Sorts pieces of one log, oldest first, by the strongest evidence that there is; the same in every process.
+
+    Pieces that were seen stand in the order of their generations. Of the others each stands behind all whose lines are
+    older than its own, among what is left by mtime, then by name. Times that contradict what was seen decide nothing.
+    """
+    seen = sorted((i for i, one in enumerate(pieces) if one.number is not None), key=lambda i: pieces[i].number or 0)
+    if len(seen) == len(pieces):
+        return [Placed(i, "seen") for i in seen]
+    by_times = order == "evidence"
+    asked = {i for i, one in enumerate(pieces) if one.number is None} | set(seen[-1:])
+    spans = {i: span for i in asked if by_times and len(pieces) > 1 and (span := pieces[i].span()) is not None}
+    written = {i: one.written for i, one in enumerate(pieces)}
+    for older, newer in zip(seen[-2::-1], seen[:0:-1], strict=True):  # one that was touched later moves no other
+        written[older] = min(written[older], written[newer])
+
+    def key(i: int) -> tuple[object, ...]:
+        named = _by_name(pieces[i].name, order)
+        return (written[i], *named) if order in ("evidence", "mtime") else (*named, written[i])
+
+    mixed = 0 < sum(one.packed for one in pieces) < len(pieces)
+    left = sorted(range(len(pieces)), key=key)
+    chain = [*seen]
+    ordered: list[int] = []
+    while left:
+        first = min((spans[i][1] for i in left if i in spans), default=0)
+
+        def free(i: int, first: int = first) -> bool:
+            if (
+                by_times
+                and mixed
+                and any(_packed_later(pieces[j], pieces[i], spans.get(j), spans.get(i)) for j in left)
+            ):
+                return False
+            if i not in spans or first > spans[i][0]:
+                return True
+            return not any(precedes(spans.get(j), spans[i]) for j in left)
+
+        may = [i for i in left if pieces[i].number is None or i == chain[0]]
+        chosen = next((i for i in may if free(i)), may[0])
+        left.remove(chosen)
+        ordered.append(chosen)
+        if chain and chosen == chain[0]:
+            chain.pop(0)
+    return [Placed(i, _decided(pieces, spans, order, i, before)) for before, i in zip([None, *ordered], ordered)]  # noqa: B905
+
+
+def _decided(pieces: Sequence[Piece], spans: dict[int, Span], order: Order, i: int, before: int | None) -> str:
+    """What puts a piece behind the one before it, in one word."""
+    if before is None:
+        return "seen" if pieces[i].number is not None else "alone" if len(pieces) == 1 else "oldest"
+    if pieces[i].number is not None and pieces[before].number is not None:
+        return "seen"
+    if precedes(spans.get(before), spans.get(i)):
+        return "times"
+    if order not in ("evidence", "mtime") or _packed_later(pieces[before], pieces[i], spans.get(before), spans.get(i)):
+        return "name"
+    return "mtime" if pieces[before].written < pieces[i].written else "name"
+
+
+def contradicted(pieces: Sequence[Piece], ordered: Sequence[Placed]) -> str:
+    """Says which pieces' names alone would give another order than the evidence does; empty: none. Pure."""
+    for before, after in itertools.pairwise(ordered):
+        one, other = pieces[before.index], pieces[after.index]
+        first, second = opinion(one.name), opinion(other.name)
+        if first is None or second is None or first[0] != second[0] or after.decided == "name":
+            continue
+        if first > second:
+            how = {"times": "their lines' times", "mtime": "when they were written to", "seen": "what was seen"}
+            return (
+                f"{one.name} is taken for older than {other.name}, by {how[after.decided]}; their names say otherwise"
+            )
+    return ""

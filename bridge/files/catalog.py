@@ -1,0 +1,352 @@
+"""The catalog of a mapping's files (DESIGN §6.2): each file that the mapping names, and the log that it belongs to.
+
+Each folder is listed once for all logs of the mapping, and again only when it changed. One inode is one file, whatever
+names lead to it; a file that is renamed inside the glob stays what it was.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+
+from bridge.errors import SourceError
+from bridge.files.age import Order, bare
+from bridge.files.belonging import Belonging
+from bridge.files.born import born
+from bridge.files.content import COMPRESSED
+from bridge.files.folders import ABSENT, Folders
+from bridge.files.generation import Known, open_regular
+from bridge.files.leftovers import leftover
+from bridge.globs import is_glob, translated
+
+Identity = tuple[int, int]
+"""A file's device and inode."""
+
+Facts = tuple[int, int, int, int, int]
+"""A file's device, inode, size in bytes, and times of writing and of change in ns: while they stand, so does it."""
+
+
+@dataclass(slots=True, eq=False)
+class Named:
+    """A file that a mapping names, by its path below the root.
+
+    `log` is the log that it belongs to; `of` the name of the file that this is another name of; `aside` why it is never
+    read. `rotated`: the mapping names it as a piece, not as a log.
+    """
+
+    name: str
+    link: bool
+    rotated: bool
+    identity: Identity = (0, 0)
+    facts: Facts | None = None
+    log: str | None = None
+    of: str = ""
+    aside: str = ""
+
+
+class Catalog:
+    """A catalog knows the files of one mapping, below `root`: those of `path`, and the `rotated` pieces. Thread-safe.
+
+    `order` is what decides the age of pieces. Take its `notices`: what is to be said of names.
+    """
+
+    def __init__(
+        self, root: Path, path: str, rotated: Sequence[str] = (), exclude: Sequence[str] = (),
+        order: Order = "evidence",
+    ) -> None:  # fmt: skip
+        self.root = root
+        self.path = path
+        self.many = is_glob(path)
+        """Whether the mapping's path names any number of logs."""
+        self.order = order
+        self.lock = RLock()
+        self.notices: list[str] = []
+        self.named: dict[str, Named] = {}
+        """Every file that the mapping names, by its path below the root, as of the last `refresh`."""
+        self._wanted = translated(path)
+        self._rotated = [translated(one) for one in rotated]
+        self._unwanted = [translated(one) for one in exclude]
+        patterns = (path, *rotated)
+        self._forms = {unicodedata.normalize("NFC", one) for one in patterns if not one.isascii()}
+        listed = patterns if self.many or self._forms else rotated
+        self._folders = Folders(root, listed)
+        self._by_identity: dict[Identity, set[str]] = {}
+        self._by_log: dict[str, set[str]] = {}
+        self._claims: dict[Identity, dict[str, Known]] = {}
+        self._told: set[str] = set()
+        self._belonging = Belonging(self.is_log)
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Lists the folders that changed, and sorts in what came and went; whether anything did. Raises SourceError."""
+        with self.lock:
+            came, went = self._folders.refresh()
+            if not came and not went:
+                return False
+            touched = {self._drop(name) for name in went} | {self._add(name, inode) for name, inode in came}
+            self._assign(touched - {None})  # type: ignore[arg-type]
+            return True
+
+    def _drop(self, name: str) -> Identity | None:
+        one = self.named.pop(name, None)
+        if one is None:
+            return None
+        self._by_identity.get(one.identity, set()).discard(name)
+        if one.log is not None:
+            self._by_log.get(one.log, set()).discard(name)
+        return one.identity
+
+    def _add(self, name: str, inode: int) -> Identity | None:
+        """Takes a file into the catalog, if the mapping names it; returns its identity where it has one."""
+        raw = os.fsencode(name)
+        rotated = any(one.fullmatch(raw) for one in self._rotated)
+        if not rotated and not self._wanted.fullmatch(raw):
+            self._other_form(name)
+            return None
+        if any(one.fullmatch(raw) for one in self._unwanted):
+            return None
+        one = Named(name, inode < 0, rotated)
+        folder, _, last = name.rpartition("/")
+        beside = self._folders.known[folder].files
+        special = rotated or (not self.many and name == self.path)  # a number behind its name is a piece's
+        if leftover(last, (lambda other: False) if special else beside.__contains__) and name != self.path:
+            one.aside = "an editor's or a writer's own file"
+        elif not name.isprintable():
+            one.aside = "a log's name must be printable UTF-8: rename it"
+        self.named[name] = one
+        if one.aside:
+            self._say(name, f"is not carried: {one.aside}" if not name.isprintable() else "")
+            return None
+        try:
+            now = os.stat(self.root / name)
+        except OSError as error:
+            if error.errno in ABSENT:
+                del self.named[name]
+                return None
+            one.log = name if self.many and not rotated else self._named_log(name)  # whoever opens it tells why
+            self._by_log.setdefault(one.log, set()).add(name)
+            return None
+        if stat.S_ISDIR(now.st_mode):
+            del self.named[name]
+            return None
+        if not stat.S_ISREG(now.st_mode) and name != self.path:
+            one.aside = "it is no regular file"
+            return None
+        if one.link and self.many and not rotated and leads_out(self.root / name, self.root):
+            one.aside = "it is a link that leaves the root"
+            self._say(name, f"is not carried: {one.aside}; name it in a mapping of its own")
+            return None
+        one.identity = (now.st_dev, now.st_ino)
+        self._by_identity.setdefault(one.identity, set()).add(name)
+        return one.identity
+
+    def _other_form(self, name: str) -> None:
+        """Says of a name that the mapping would name, were it written in another of Unicode's forms."""
+        if not self._forms or name.isascii() or name in self._told:
+            return
+        for form in ("NFC", "NFD"):
+            raw = os.fsencode(unicodedata.normalize(form, name))
+            if any(pattern.fullmatch(raw) for pattern in (self._wanted, *self._rotated)):
+                self._say(
+                    name, "is not carried: its name on disk has another Unicode form (NFC, NFD) than the mapping's:"
+                    " rename it, or write the mapping's as it is on disk",
+                )  # fmt: skip
+                return
+
+    def _say(self, name: str, what: str) -> None:
+        if what and name not in self._told:
+            self._told.add(name)
+            self.notices.append(f"{name if name.isprintable() else ascii(name)} {what}")
+
+    # -- which log a file belongs to -------------------------------------------------------------------------
+
+    def claim(self, log: str, known: Known) -> None:
+        """Notes that a file of this device and inode was seen to be a generation of a log."""
+        with self.lock:
+            if log not in self._by_log:
+                self._belonging.add(log)
+            identity = (known.device, known.inode)
+            self._claims.setdefault(identity, {})[log] = known
+            mine = self._by_identity.get(identity, ())
+            if any(self.named[name].log != log for name in mine):
+                self._assign({identity})
+
+    def _assign(self, identities: set[Identity]) -> None:
+        """Says of each file with one of these identities to which log it belongs, and which of its names counts."""
+        guessed: list[Named] = []
+        for identity in identities:
+            group = [self.named[name] for name in self._by_identity.get(identity, ())]
+            if not group:
+                self._by_identity.pop(identity, None)
+                continue
+            group.sort(key=lambda one: (one.link, one.rotated, one.name))
+            log = self._claimed(identity, group) if self.many else self.path
+            first = next((one for one in group if one.name == log and not one.link), group[0])
+            for one in group:
+                one.of = "" if one is first else first.name
+            if log is None and first.rotated:
+                guessed.append(first)
+            else:
+                self._give(group, log or first.name)
+        for first in guessed:  # once all logs are known
+            group = [self.named[name] for name in self._by_identity[first.identity]]
+            self._give(group, self._named_log(first.name))
+
+    def _give(self, group: Iterable[Named], log: str) -> None:
+        for one in group:
+            if one.log is not None and one.log != log:
+                self._by_log.get(one.log, set()).discard(one.name)
+            one.log = log
+            if log not in self._by_log:
+                self._belonging.add(log)
+            self._by_log.setdefault(log, set()).add(one.name)
+
+    def _named_log(self, name: str) -> str:
+        """The log that a rotated piece belongs to, as its name tells; a piece of none is a log by itself."""
+        if not self.many:
+            return self.path
+        return self._belonging.log_of(name) or name
+
+    def _claimed(self, identity: Identity, group: Sequence[Named]) -> str | None:
+        """The log of which a file was seen to be a generation, if it is that file still; None: nobody saw it."""
+        claims = self._claims.get(identity)
+        if not claims:
+            return None
+        own = [one.name for one in group if one.name in claims and not one.link]
+        path = str(self.root / group[0].name)
+        made = born(path)
+        for log in [*own, *(log for log in claims if log not in own)]:
+            known = claims[log]
+            if made and known.born:
+                if made == known.born:
+                    return log
+            elif log in own or self._holds(Path(path), known):
+                return log
+        return None
+
+    @staticmethod
+    def _holds(path: Path, known: Known) -> bool:
+        """Whether a file holds what a generation is known by, where nobody can tell when either was made."""
+        if not known.at.head_len:
+            return False
+        try:
+            file = open_regular(path)
+            if file is None:
+                return False
+            try:
+                return file.holds(known.at)
+            finally:
+                file.close()
+        except SourceError:
+            return False
+
+    def is_log(self, name: str) -> bool:
+        """Whether a file of this path below the root would be a log of the mapping's, by its name."""
+        raw = os.fsencode(name)
+        if not name.isprintable() or not self._wanted.fullmatch(raw):
+            return False
+        return not any(one.fullmatch(raw) for one in (*self._unwanted, *self._rotated))
+
+    # -- what is asked ---------------------------------------------------------------------------------------
+
+    def logs(self, known: Iterable[str] = ()) -> list[str]:
+        """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""
+        if not self.many:
+            return [self.path]
+        with self.lock:
+            self.refresh()
+            found = {log for log, files in self._by_log.items() if files}
+            return sorted(found | {name for name in known if self.is_log(name)})
+
+    def names(self) -> list[str]:
+        """Every file that the mapping names, sorted by its path below the root. Raises SourceError."""
+        with self.lock:
+            self.refresh()
+            return sorted(self.named)
+
+    def log_at(self, path: str) -> str | None:
+        """The log to which the file of this absolute path belongs, or would as its name tells; None: it is no file of
+        the mapping's."""
+        root = f"{self.root}/"
+        if not path.startswith(root):
+            return None
+        name = path.removeprefix(root)
+        if not self.many and name == self.path:
+            return name
+        one = self.named.get(name)
+        if one is not None:
+            return one.log
+        raw = os.fsencode(name)
+        if self.is_log(name):
+            return name
+        return self._named_log(name) if any(pattern.fullmatch(raw) for pattern in self._rotated) else None
+
+    def files_of(self, log: str) -> dict[Path, Identity]:
+        """Maps the path of every file of a log that lies there now to the device and inode behind it.
+
+        Of a piece and what is packed of it beside it one counts: the plain one. Raises SourceError.
+        """
+        with self.lock:
+            self.refresh()
+            names = {name for name in self._by_log.get(log, ()) if not self.named[name].of}
+        if not self.many:
+            names.add(log)
+        plain = {bare(name) for name in names if bare(name) != name} & names
+        found: dict[Path, Identity] = {}
+        for name in names:
+            short = bare(name)
+            if short != name:
+                beside = [f"{short}{suffix}" for suffix in COMPRESSED]
+                if short in plain or any(other in names for other in beside[: beside.index(name)]):
+                    continue  # it is being packed, or packed anew, or was and the other was kept
+            now = stat_of(self.root / name)
+            if now is not None and (name == log or stat.S_ISREG(now.st_mode)):
+                found[self.root / name] = (now.st_dev, now.st_ino)
+        return found
+
+    def at_path(self, log: str) -> os.stat_result | None:
+        """What stat says of the file at a log's own path; None: there is none, or it is another log's.
+
+        Raises SourceError.
+        """
+        now = stat_of(self.root / log)
+        if now is None or not self.many:
+            return now
+        with self.lock:
+            one = self.named.get(log)
+            if one is None or one.identity != (now.st_dev, now.st_ino):
+                self.refresh()
+                one, now = self.named.get(log), stat_of(self.root / log)
+            return now if one is not None and one.log == log and not one.of else None
+
+    def marks(self) -> tuple[int, ...]:
+        """The times at which the mapping's folders changed: while they stand, no file has another name.
+
+        0 stands in it where another change may have the same time.
+        """
+        with self.lock:
+            return self._folders.marks()
+
+
+def stat_of(path: Path) -> os.stat_result | None:
+    """What stat says of a file, links followed; None: there is none. Raises SourceError: nobody could look."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a path is a link to somewhere outside the root."""
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return True

@@ -1,0 +1,115 @@
+"""The folders of a mapping's globs, listed again only when they changed: thousands of logs lie in the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge.errors import SourceError
+from bridge.globs import is_glob
+
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""The error numbers which say that there is no file of a name; any other says that nobody could look."""
+
+SURE = 0.1
+"""Seconds after which a folder's time of change is sure to be another when something changes again."""
+
+
+@dataclass(slots=True)
+class Listed:
+    """What a folder held when it was listed: the inode of each name, negative of a link, and the folders below it."""
+
+    changed: int
+    files: dict[str, int] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+
+
+class Folders:
+    """Lists the folders below `root` in which files of these globs may lie, and tells what came and what went."""
+
+    def __init__(self, root: Path, patterns: Iterable[str]) -> None:
+        self._root = root
+        self._bases = sorted({_base(pattern) for pattern in patterns})
+        self.known: dict[str, Listed] = {}
+        """What each folder held when it was listed last, by its path below the root."""
+
+    def refresh(self) -> tuple[list[tuple[str, int]], list[str]]:
+        """Lists the folders that changed: returns the files that came, each with its inode, and those that went.
+
+        The inode of a link is negative. One whose name has another inode by now went and came. Raises SourceError.
+        """
+        came, went, seen = list[tuple[str, int]](), list[str](), set[str]()
+        for base, deep in self._bases:
+            for folder in self._walk(base, deep):
+                if folder not in seen:
+                    seen.add(folder)
+                    self._compare(folder, came, went)
+        for folder in self.known.keys() - seen:
+            went += [below(folder, name) for name in self.known.pop(folder).files]
+        return came, went
+
+    def _walk(self, base: str, deep: int) -> Iterator[str]:
+        waiting = [(base, deep)]
+        while waiting:
+            folder, left = waiting.pop()
+            yield folder
+            known = self.known.get(folder)
+            if left and known is not None:
+                waiting += [(below(folder, name), left - 1) for name in known.folders]
+
+    def _compare(self, folder: str, came: list[tuple[str, int]], went: list[str]) -> None:
+        """Lists a folder, if its time says that it changed, and notes which names came and which went."""
+        before = self.known.get(folder)
+        try:
+            changed = os.stat(self._root / folder).st_mtime_ns
+            if before is not None and before.changed == changed:
+                return
+            found = Listed(changed if time.time() - changed / 1e9 > SURE else -1)
+            with os.scandir(self._root / folder) as listed:
+                for one in listed:
+                    if one.is_dir(follow_symlinks=False):
+                        found.folders.append(one.name)
+                    else:
+                        found.files[one.name] = -one.inode() if one.is_symlink() else one.inode()
+        except OSError as error:
+            if error.errno not in ABSENT:
+                hint = "`ulimit -n` says how many files may be open" if error.errno == errno.EMFILE else ""
+                where = str(self._root / folder)
+                raise SourceError(f"cannot be listed: {error.strerror}", where=where, hint=hint) from None
+            found = Listed(-1)
+        self.known[folder] = found
+        old = before.files if before is not None else {}
+        if old != found.files:
+            new = found.files
+            went += [below(folder, name) for name, inode in old.items() if new.get(name) != inode]
+            came += [(below(folder, name), inode) for name, inode in new.items() if old.get(name) != inode]
+
+    def marks(self) -> tuple[int, ...]:
+        """The times at which the folders changed: while they stand, no file has another name.
+
+        0 stands in it where another change may have the same time.
+        """
+        now, times = time.time(), []
+        for folder in sorted(self.known):
+            try:
+                changed = os.stat(self._root / folder).st_mtime_ns
+            except OSError:
+                changed = 0
+            times.append(changed if now - changed / 1e9 > SURE else 0)
+        return tuple(times) or (0,)
+
+
+def _base(pattern: str) -> tuple[str, int]:
+    """The folder where a glob's fixed part ends, and how many levels below it its files may lie."""
+    parts = pattern.split("/")
+    fixed = next((i for i, part in enumerate(parts[:-1]) if is_glob(part)), len(parts) - 1)
+    return "/".join(parts[:fixed]), 1 << 16 if "**" in parts else len(parts) - 1 - fixed
+
+
+def below(folder: str, name: str) -> str:
+    """The path of a name in a folder; the root is the folder without a name."""
+    return f"{folder}/{name}" if folder else name
