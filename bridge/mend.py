@@ -24,7 +24,7 @@ from bridge.mapping import Mapping as BridgeMapping
 from bridge.model import FIELDS, Origin, hex_digest, parse_id
 from bridge.parity.check import Result
 from bridge.parity.classify import Difference
-from bridge.parity.files import Cut
+from bridge.parity.generations import Cut
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.points import reached
 from bridge.streams.reader import Entry

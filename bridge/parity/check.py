@@ -25,7 +25,7 @@ from bridge.model import before as before_it
 from bridge.parity.classify import Difference, counts
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
-from bridge.parity.files import Cut
+from bridge.parity.generations import Cut
 from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats

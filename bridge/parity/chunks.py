@@ -16,7 +16,7 @@ from bridge.mapping import Mapping
 from bridge.model import Row, hex_digest
 from bridge.parity.check import Check, Result, told, verdict_of
 from bridge.parity.classify import Difference
-from bridge.parity.files import Generation
+from bridge.parity.generations import Generation
 from bridge.parity.sides import SHIFT, File
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally

@@ -1,8 +1,4 @@
-"""Files as plain lines, read from the beginning to the end; and which of them is which generation.
-
-This is not how forward reads: no cursor, no ranges, no inodes. A generation is known by the digests that Redis holds of
-it; where those do not hold any more, because somebody altered the file, by one of them, by its size, or by its place.
-"""
+"""Files as plain lines, read from the beginning to the end: not as forward reads, no cursor, no ranges."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ import lzma
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import accumulate, count
 from operator import add
 from pathlib import Path
@@ -22,22 +17,11 @@ from typing import Any
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD
-from bridge.files.generation import TAIL
-from bridge.model import Fingerprint, hex_digest
-from bridge.parity.sides import LONG, OFFSETS, Block, File
+from bridge.parity.sides import LONG, Block
 
 PIECE, LAST = 1 << 18, 1 << 20
 """Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What Redis, or the ledger, holds of one: `at.offset` is its size, or how far it was carried while it is open."""
-
-    number: int
-    at: Fingerprint
-    closed: bool
 
 
 class Held(io.RawIOBase):
@@ -77,6 +61,7 @@ class Plain:
         try:
             now = os.fstat(self._fd)
             self.regular = stat.S_ISREG(now.st_mode)
+            self.inode = (now.st_dev, now.st_ino)
             self.size = now.st_size
             self.written = now.st_mtime_ns
             self.head = self.read(HEAD, 0) if self.regular else b""
@@ -179,161 +164,3 @@ def _unpacked(raw: Any, suffix: str) -> Any:
     except ImportError:
         raise SourceError("needs a library to be read", hint="pip install 'hestai-bridge[zstd]'") from None
     return zstandard.ZstdDecompressor(max_window_size=1 << 28).stream_reader(raw, read_across_frames=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A file that is not as the bridge left it at `offset`, where the last 128 bytes had the digest `tail`.
-
-    It ends with `torn` bytes behind its last newline, which stands before `whole`; before that stand `before`.
-    """
-
-    generation: int
-    offset: int
-    tail: str
-    size: int
-    whole: int
-    torn: bytes
-    before: bytes
-
-    @classmethod
-    def of(cls, one: Plain, wanted: Generation) -> Cut:
-        """What can be said of it."""
-        last = one.read(LAST, max(0, one.size - LAST))
-        whole = one.size - len(last) + last.rfind(b"\n") + 1
-        before = one.read(min(TAIL, whole), max(0, whole - TAIL))
-        return cls(wanted.number, wanted.at.offset, wanted.at.tail, one.size, whole, last[whole - one.size :]
-                   if whole < one.size else b"", before)  # fmt: skip
-
-    def in_words(self, name: str) -> str:
-        """What became of the file `name`, and what will."""
-        how = f"ends at byte {self.size:,}" if self.size < self.offset else "holds other bytes"
-        left = f"the bridge left it at byte {self.offset:,}"
-        return f"{name} {how}, {left}: when it runs, it takes it for a new file and carries all of it again"
-
-
-@dataclass(slots=True)
-class Found:
-    """A source's files in the order of their generations; `strangers` are pieces that no generation is known for.
-
-    `changed`: those that are not as they were left, by generation.
-    """
-
-    files: list[File]
-    strangers: list[str]
-    held: list[Plain]
-    changed: dict[int, Plain]
-
-
-def written(name: str, paths: Sequence[Path], known: int, limit: int) -> Found:
-    """The pieces of a file that only the mirror writes, oldest first; the newest is generation `known`, if told.
-
-    What is in them is told by content alone. `limit` is the longest line, in bytes. Raises SourceError.
-    """
-    held = [one for path in paths if (one := _opened(path, limit)) is not None]
-    held.sort(key=lambda one: (one.path.name == Path(name).name, one.written))
-    newest = known or len(held)
-    first = newest - len(held) + 1
-    strangers = [one.path.name for one in held[: max(0, 1 - first)]]
-    files = [
-        File(one.path.name, name, n, OFFSETS, one.blocks, one.section, one.damage, foreign=True)
-        for n, one in enumerate(held, first) if n > 0
-    ]  # fmt: skip
-    return Found(files, strangers, held, {})
-
-
-def find(name: str, current: Path, rotated: Sequence[Path], known: Sequence[Generation], limit: int) -> Found:
-    """Which file is which of the `known` generations. Files that came after them follow, with nothing due in them.
-
-    `limit` is the longest line, in bytes. Raises SourceError.
-    """
-    held = [one for path in [*sorted(rotated), current] if (one := _opened(path, limit)) is not None]
-    here = next((one for one in held if one.path == current), None)
-    aside = sorted((one for one in held if one is not here), key=lambda one: one.packed)
-    free = {id(one): one for one in [*aside, *([here] if here else [])]}
-    is_of: dict[int, Plain] = {}
-    open_one = next((one for one in known if not one.closed), None)
-
-    def assign(wanted: Generation, one: Plain | None) -> None:
-        if one is not None:
-            is_of[wanted.number] = free.pop(id(one))
-
-    exact: set[int] = set()
-    for test in (_exactly, _partly, _by_size):
-        for wanted in sorted(known, key=lambda one: one.number):
-            if wanted.number not in is_of:
-                order = [*free.values()] if wanted.closed else [*reversed(free.values())]
-                assign(wanted, next((one for one in order if test(one, wanted.at)), None))
-        exact |= set(is_of) if test is _exactly else set()
-    doubtful = set()
-    left = [one for one in known if one.closed and one.number not in is_of]
-    spare = sorted((one for one in free.values() if one is not here), key=lambda one: one.written)
-    for wanted, one in zip(sorted(left, key=lambda one: -one.number), spare[::-1], strict=False):
-        assign(wanted, one)  # somebody altered both ends: the order is all there is to go by
-        doubtful.add(wanted.number)
-    if open_one is not None and open_one.number not in is_of and here is not None and id(here) in free:
-        assign(open_one, here)
-        doubtful.add(open_one.number)
-    files = []
-    for wanted in sorted(known, key=lambda one: one.number):
-        if wanted.number in is_of:
-            files.append(_file(name, is_of[wanted.number], wanted, doubtful=wanted.number in doubtful))
-    newest = max((one.number for one in known), default=0)
-    since = is_of[open_one.number].written if open_one is not None and open_one.number in is_of else -1
-    known_here = open_one is not None and is_of.get(open_one.number) is here
-    strangers = []
-    later = sorted((one for one in free.values()), key=lambda one: (one is here, one.written))
-    for one in later:
-        if one is here or not known or (open_one is not None and not known_here and one.written > since >= 0):
-            newest += 1
-            files.append(_file(name, one, Generation(newest, Fingerprint(0, 0, "", ""), False)))
-        else:
-            strangers.append(one.path.name)
-    changed = {one.number: is_of[one.number] for one in known if one.number in is_of and one.number not in exact}
-    return Found(files, strangers, held, changed)
-
-
-def _opened(path: Path, limit: int) -> Plain | None:
-    try:
-        one = Plain(path, limit)
-    except FileNotFoundError:
-        return None
-    if one.regular:
-        return one
-    one.close()
-    return None
-
-
-def _file(name: str, one: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
-    return File(one.path.name, name, wanted.number, wanted.at.offset, one.blocks, one.section, one.damage, doubtful)
-
-
-def _head_holds(one: Plain, at: Fingerprint) -> bool:
-    return bool(at.head_len) and len(one.head) >= at.head_len and hex_digest(one.head[: at.head_len]) == at.head
-
-
-def _tail_holds(one: Plain, at: Fingerprint) -> bool:
-    if at.offset == 0:
-        return False
-    back = min(TAIL, at.offset)
-    tail = one.read(back, at.offset - back)
-    return len(tail) == back and hex_digest(tail) == at.tail
-
-
-def _ends_alike(one: Plain, at: Fingerprint) -> bool:
-    """Whether its last bytes are those it was left with, wherever they stand now."""
-    size = one.length()
-    back = min(TAIL, at.offset, size)
-    return at.offset > 0 and hex_digest(one.read(back, size - back)) == at.tail
-
-
-def _exactly(one: Plain, at: Fingerprint) -> bool:
-    return _head_holds(one, at) and (at.offset == 0 or _tail_holds(one, at))
-
-
-def _partly(one: Plain, at: Fingerprint) -> bool:
-    return _head_holds(one, at) or _tail_holds(one, at) or _ends_alike(one, at)
-
-
-def _by_size(one: Plain, at: Fingerprint) -> bool:
-    return at.offset > 0 and one.length() == at.offset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.forks import missing, what_was_lost
 from bridge.config import Settings
 from bridge.errors import SourceError
+from bridge.files.belonging import Belonging
 from bridge.files.catalog import leads_out
-from bridge.globs import is_glob
+from bridge.files.leftovers import leftover
+from bridge.globs import is_glob, translated
 from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.seen import all_seen
@@ -23,7 +26,7 @@ from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import roles_of
 from bridge.mapping import Mapping
 from bridge.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
-from bridge.parity.files import Cut, Found, Generation, find, written
+from bridge.parity.generations import Cut, Found, Generation, Pieces, written
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.parity.since import Since
 from bridge.streams import keys
@@ -109,6 +112,7 @@ class View(Cursors):
         self.cut: dict[str, Cut] = {}
         self._known: dict[str, list[Generation]] = {}
         self._limit = mapping.format.max_line_bytes
+        self._pieces = Pieces(settings.root, (), self._limit)
         self._ledger = ledger
         self._archive = Archive(mapping, settings.state_dir, ledger) if ledger is not None else None
         self._open_all()
@@ -132,10 +136,19 @@ class View(Cursors):
     def _stamps(self) -> dict[Path, tuple[int, int]]:
         """Maps every file below the root that may be a piece of one of this mapping's sources to the device and inode
         behind its name."""
-        root, found = self._settings.root, {}
-        globs = (self._mapping.source.path, *self._mapping.source.rotated)
-        paths = {path for name in globs for path in root.glob(name)} | {root / name for name in self.numbers.values()}
-        for path in sorted(paths):
+        root, source, found = self._settings.root, self._mapping.source, {}
+        unwanted = [translated(pattern) for pattern in source.exclude]
+        rotated = {path for name in source.rotated for path in root.glob(name)}
+
+        def beside(path: Path) -> Callable[[str], bool]:
+            special = path in rotated or not is_glob(source.path)  # a number behind its name is a piece's
+            return (lambda other: False) if special else lambda other: path.with_name(other).exists()
+
+        paths = {path for name in (source.path, *source.rotated) for path in root.glob(name)}
+        for path in sorted(paths | {root / name for name in self.numbers.values()}):
+            raw = os.fsencode(path.relative_to(root))
+            if leftover(path.name, beside(path)) or any(pattern.fullmatch(raw) for pattern in unwanted):
+                continue
             try:
                 now = path.stat()
             except OSError:
@@ -145,19 +158,22 @@ class View(Cursors):
 
     def _open(self, found: dict[Path, tuple[int, int]]) -> None:
         root, mapping = self._settings.root, self._mapping
-        rotated = sorted({p for pattern in mapping.source.rotated for p in root.glob(pattern) if p in found})
         try:
-            for name in sorted({*self.numbers.values(), *_names(mapping, root, rotated)}):
-                number = next((n for n, other in self.numbers.items() if other == name), -1)
+            for number, name in self.numbers.items():
                 memory = self._memories.get(name)
                 known = _generations(self.books, name, number)
                 for one in self._remembered.get(name, ()):
-                    known.setdefault(one.number, Generation(one.number, one.at, one.closed))
+                    told = known.get(one.number, Generation(one.number, one.at, one.closed))
+                    known[one.number] = replace(told, inode=(one.device, one.inode))
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
                 self._known[name] = [known[n] for n in sorted(known)]
-                pieces = _pieces(mapping, root / name, rotated)
-                self.sources[name] = find(name, root / name, pieces, self._known[name], self._limit)
+            naming = Naming(mapping.source.path, mapping.source.rotated, self._known)
+            self._pieces = Pieces(root, naming.carried(root, found), self._limit)
+            self.sources = self._pieces.sort_out(self._known, naming)
+            for name in self.sources.keys() | ({naming.only} if naming.only else set()):
+                self.sources.setdefault(name, Found([], [], [], {}))
+                self._known.setdefault(name, [])
             if self.mirrored:
                 self._find_targets(self._limit, self._ledger)
         except BaseException:
@@ -234,7 +250,8 @@ class View(Cursors):
 
     def close(self) -> None:
         """Closes every file that the view has open."""
-        for found in [*self.sources.values(), *self.targets.values()]:
+        self._pieces.close()
+        for found in self.targets.values():
             for one in found.held:
                 one.close()
 
@@ -256,27 +273,38 @@ def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
     at = Checkpoint.from_json(stored)
     known = found.get(at.generation)
     if known is None or (not known.closed and known.at.offset < at.at.offset):
-        found[at.generation] = Generation(at.generation, at.at, False)
+        inode = known.inode if known is not None else (0, 0)
+        found[at.generation] = Generation(at.generation, at.at, False, inode)
 
 
-def _pieces(mapping: Mapping, path: Path, rotated: list[Path]) -> list[Path]:
-    """Picks for parity the rotated files of a source: where a glob names many, those whose names begin with its own."""
-    many = is_glob(mapping.source.path)
-    own = (f"{path.name}.", f"{path.name}-")
-    return [one for one in rotated if one != path and (not many or one.name.startswith(own))]
+class Naming:
+    """Says of a file's path which source of a mapping it belongs to by its name."""
 
+    def __init__(self, path: str, rotated: Sequence[str], known: Iterable[str]) -> None:
+        self.only = "" if is_glob(path) else path
+        """The only source of the mapping; empty where a glob names any number of them."""
+        self._path = translated(path)
+        self._rotated = [translated(pattern) for pattern in rotated]
+        self._belonging = Belonging(self._is_log)
+        for name in known:
+            self._belonging.add(name)
 
-def _names(mapping: Mapping, root: Path, rotated: list[Path]) -> set[str]:
-    """Names the sources of a mapping: a path without a glob always, else every match that is no rotated piece."""
-    if not is_glob(mapping.source.path):
-        return {mapping.source.path}
-    aside = set(rotated)
-    found = {str(p.relative_to(root)) for p in root.glob(mapping.source.path) if _carried(p, root, aside)}
-    return {name for name in found if name.isprintable()}
+    def _is_log(self, name: str) -> bool:
+        raw = os.fsencode(name)
+        return bool(self._path.fullmatch(raw)) and not any(one.fullmatch(raw) for one in self._rotated)
 
+    def carried(self, root: Path, paths: Iterable[Path]) -> list[Path]:
+        """Picks the files that may be carried, and notes which of them are logs. A glob follows no link that leaves."""
+        found = [path for path in paths if self.only or (str(path).isprintable() and not leads_out(path, root))]
+        for path in found:
+            self._belonging.add(str(path.relative_to(root)))
+        return found
 
-def _carried(path: Path, root: Path, aside: set[Path]) -> bool:
-    return path not in aside and path.is_file() and not leads_out(path, root)
+    def __call__(self, name: str) -> str:
+        """The source that the file of this path below the root belongs to by its name."""
+        if self.only:
+            return self.only
+        return name if self._is_log(name) else self._belonging.log_of(name) or name
 
 
 def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
