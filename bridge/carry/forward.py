@@ -10,14 +10,14 @@ from bridge.carry import floor
 from bridge.carry.claim import own
 from bridge.carry.draft import Batcher, Draft, Parcel
 from bridge.carry.forks import missing, what_was_lost
+from bridge.carry.lookout import Lookout
 from bridge.carry.reconcile import catch_up, put_back, settle_loss
 from bridge.carry.refill import Compared, Resume, compare, in_words, number_for
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
-from bridge.carry.sources import source_of
 from bridge.carry.turns import Turns
-from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
+from bridge.errors import BridgeError, SourceError, as_bridge_error
 from bridge.ledger.seen import all_seen, save_seen
 from bridge.ledger.sources import SourceMemory, StreamMemory, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -70,50 +70,13 @@ class Forward:
         """First and last ID of the entries that forward sent."""
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
-        self._unlisted: BridgeError | None = None
-        """Why forward could not list the mapping's files, the last time."""
+        self._lookout = Lookout(shared, ledger, troubles, clock, self._sources, self._turns)
 
     # -- the files, with or without Redis --------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
-        """Forward looks at the files something happened to, new ones among them; at all when `paths` is None."""
-        named = {self.shared.source_at(path) for path in paths or ()} - {None}
-        if paths is None or not named <= self._sources.keys():
-            self._find_sources()
-        for source in self._sources.values():
-            try:
-                if not source.look(paths):
-                    continue
-                self._say(source)
-                source.trouble = source.unreadable
-                if source.unreadable is not None:
-                    self._troubles.note(self._ledger, f"{self.worker}: {source.name}", source.unreadable)
-            except (SourceError, LedgerError, OSError) as error:
-                self._fails(source, as_bridge_error(error))
-            self._turns.add(source)
-
-    def _fails(self, source: Source, error: BridgeError) -> None:
-        source.trouble = error
-        self._troubles.note(self._ledger, f"{self.worker}: {source.name}", error)
-
-    def _find_sources(self) -> None:
-        worker = f"{self.worker}: {self.shared.mapping.source.path}"
-        try:
-            names = self.shared.source_names(sources_of(self._ledger, self._stream))
-        except (SourceError, LedgerError, OSError) as error:  # those that are known go on
-            self._unlisted = as_bridge_error(error)
-            self._troubles.note(self._ledger, worker, self._unlisted)
-            return
-        if self._unlisted is not None:
-            self._unlisted = None
-            self._troubles.clear(self._ledger, worker)
-        for name in names:
-            if name not in self._sources:
-                self._sources[name] = source_of(self.shared, name, self._ledger, self._clock)
-
-    def _say(self, source: Source) -> None:
-        for notice in source.keep_news():
-            log.warning("%s", notice, extra={"facts": {"source": source.name}})
+        """Forward looks at the sources of files something happened to, new ones among them; it sweeps when None."""
+        self._lookout.look(paths)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -134,6 +97,7 @@ class Forward:
         own(connection, self.shared.keys, self._ledger, known, self.shared.settings.instance)
         if catch_up(connection, self.shared, self._ledger):
             self._sources.clear()
+            self._lookout.begin_anew()
             self.look()
         self.shared.hold.take(connection, self._ledger)
         seconds, micros = connection.call("TIME")
@@ -196,7 +160,7 @@ class Forward:
                 draft = self._resume(source, compared, remembered.get(source.name))
             except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
                 self._placed.discard(source.name)
-                self._fails(source, as_bridge_error(error))
+                self._lookout.fails(source, as_bridge_error(error))
                 continue
             if draft is not None:
                 sender.set(draft)
@@ -226,7 +190,7 @@ class Forward:
         source.standing = compared.offsets if resume.refill is not None else {}
         source.stored = books.checkpoint.get(name)
         source.place(resume, compared)
-        self._say(source)
+        self._lookout.say(source)
         reader = source.checkpoint()
         if reader is None:
             return None
@@ -261,7 +225,7 @@ class Forward:
         _, sender = self._live
         for source in self._sources.values():
             if source.notices:
-                self._say(source)
+                self._lookout.say(source)
         if parcel is None:
             sender.rest()
             return False
@@ -309,7 +273,7 @@ class Forward:
 
     def failures(self) -> list[BridgeError]:
         """Returns the errors that keep the mapping's sources from being carried to their end."""
-        troubles = [self._unlisted, *(source.trouble for source in self._sources.values())]
+        troubles = [self._lookout.unlisted, *(source.trouble for source in self._sources.values())]
         damage = [error for source in self._sources.values() for error in source.damage.values()]
         return [*(error for error in troubles if error is not None), *damage]
 

@@ -113,14 +113,19 @@ class Shared:
     def tail(self, name: str, ledger: Ledger | None) -> Tail:
         """The one `Tail` of this file, which forward and mirror share; without a ledger it knows no generation yet."""
         with self._lock:
-            if ledger is not None and self.catalog.many and not self._claimed:
-                for log_name, one in all_generations(ledger, self.mapping.stream.key):
-                    self.catalog.claim(log_name, one)
-                self._claimed = True
+            if self.catalog.many:
+                self.claim_all(ledger)
             if name not in self._tails:
                 known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
                 self._tails[name] = self.new_tail(name, known)
             return self._tails[name]
+
+    def claim_all(self, ledger: Ledger | None) -> None:
+        """Tells the catalog of every generation that the ledger knows, once."""
+        if ledger is not None and not self._claimed:
+            self._claimed = True
+            for log_name, one in all_generations(ledger, self.mapping.stream.key):
+                self.catalog.claim(log_name, one)
 
     def new_tail(self, name: str, known: list[Known]) -> Tail:
         """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
@@ -213,6 +218,8 @@ class Shared:
             for tail in self._tails.values():
                 tail.close()
             self._tails.clear()
+            self.catalog.forget_claims()
+            self._claimed = False
             self.books_epoch += 1
 
     def close(self) -> None:

@@ -98,6 +98,11 @@ class Source(ABC):
 
     # -- the files -------------------------------------------------------------------------------------------
 
+    @property
+    def restless(self) -> bool:
+        """Whether the source must be looked at in each sweep, whatever became of its files."""
+        return True
+
     @abstractmethod
     def look(self, paths: set[str] | None) -> bool:
         """The source looks at its files; where `paths` are given, only if one of these is its own. False: it did not.

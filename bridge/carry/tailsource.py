@@ -35,13 +35,11 @@ class TailSource(Source):
         return Reader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
 
     def look(self, paths: set[str] | None) -> bool:
-        """The source looks at its file and the file's pieces; where `paths` are given, only if one is of these.
+        """The source looks at its file and the file's pieces; something happened to `paths`, if any are given.
 
-        False when it did not look. The pieces' names begin with the file's own. Raises SourceError.
+        Raises SourceError.
         """
         path = str(self.tail.path)
-        if paths is not None and not any(one.startswith(path) for one in paths):
-            return False
         with self.tail.lock:
             self.tail.look()
             if paths is None or not paths <= {path}:
@@ -49,6 +47,11 @@ class TailSource(Source):
             if (current := self.tail.current()) is not None:
                 self._arrivals.note(current)
         return True
+
+    @property
+    def restless(self) -> bool:
+        """Whether the source must be looked at although none of its files changed: one is read that has no name."""
+        return self.tail.restless
 
     def _written(self, generation: Generation, offset: int) -> float:
         """When the byte at this offset of a generation was there, in seconds since 1970; 0 where nobody can tell."""

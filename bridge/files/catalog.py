@@ -19,7 +19,7 @@ from bridge.files.age import Order, bare
 from bridge.files.belonging import Belonging
 from bridge.files.born import born
 from bridge.files.content import COMPRESSED
-from bridge.files.folders import ABSENT, Folders
+from bridge.files.folders import ABSENT, Folders, leads_out, stat_of
 from bridge.files.generation import Known, open_regular
 from bridge.files.leftovers import leftover
 from bridge.globs import is_glob, translated
@@ -73,12 +73,12 @@ class Catalog:
         self._unwanted = [translated(one) for one in exclude]
         patterns = (path, *rotated)
         self._forms = {unicodedata.normalize("NFC", one) for one in patterns if not one.isascii()}
-        listed = patterns if self.many or self._forms else rotated
-        self._folders = Folders(root, listed)
+        self._folders = Folders(root, patterns)
         self._by_identity: dict[Identity, set[str]] = {}
         self._by_log: dict[str, set[str]] = {}
         self._claims: dict[Identity, dict[str, Known]] = {}
         self._told: set[str] = set()
+        self._lost: set[str] = set()
         self._belonging = Belonging(self.is_log)
 
     # -- what is there ---------------------------------------------------------------------------------------
@@ -100,6 +100,7 @@ class Catalog:
         self._by_identity.get(one.identity, set()).discard(name)
         if one.log is not None:
             self._by_log.get(one.log, set()).discard(name)
+            self._lost.add(one.log)
         return one.identity
 
     def _add(self, name: str, inode: int) -> Identity | None:
@@ -176,6 +177,11 @@ class Catalog:
             mine = self._by_identity.get(identity, ())
             if any(self.named[name].log != log for name in mine):
                 self._assign({identity})
+
+    def forget_claims(self) -> None:
+        """Forgets which files were seen to be which generations, as the ledger was rebuilt."""
+        with self.lock:
+            self._claims.clear()
 
     def _assign(self, identities: set[Identity]) -> None:
         """Says of each file with one of these identities to which log it belongs, and which of its names counts."""
@@ -255,6 +261,55 @@ class Catalog:
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
+    def sweep(self) -> tuple[list[Named], set[str]]:
+        """Looks at every file that the mapping names: returns those whose facts are others than at the last sweep.
+
+        A file that is new is among them. And the logs that these belong to, or whose files went. Raises SourceError: a
+        folder could not be listed.
+        """
+        with self.lock:
+            self.refresh()
+            changed, turned, root = list[Named](), set[Identity](), f"{self.root}/"
+            for one in self.named.values():
+                if one.aside:
+                    continue
+                try:
+                    now = os.stat(root + one.name)
+                except OSError:
+                    if one.facts is not None:
+                        one.facts = None
+                        changed.append(one)
+                    continue
+                facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+                if facts != one.facts:
+                    if facts[:2] != one.identity:  # a link that leads to another file by now
+                        turned |= {one.identity, facts[:2]}
+                        self._by_identity.get(one.identity, set()).discard(one.name)
+                        one.identity = facts[:2]
+                        self._by_identity.setdefault(one.identity, set()).add(one.name)
+                    one.facts = facts
+                    changed.append(one)
+            if turned:
+                self._assign(turned)
+            logs, self._lost = self._lost | {one.log for one in changed if one.log is not None}, set()
+            return changed, logs
+
+    def known(self, one: Named) -> Known | None:
+        """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
+        known = self._claims.get(one.identity, {}).get(one.log or "")
+        if known is None:
+            return None
+        made = born(f"{self.root}/{one.name}") if known.born else 0
+        return None if made and made != known.born else known
+
+    def twin(self, one: Named) -> str | None:
+        """The name of the file that counts in the place of this one, where one is packed and lies beside it."""
+        short = bare(one.name)
+        if short == one.name:
+            return None
+        beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
+        return next((other for other in beside[: beside.index(one.name)] if other in self.named), None)
+
     def logs(self, known: Iterable[str] = ()) -> list[str]:
         """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""
         if not self.many:
@@ -269,6 +324,10 @@ class Catalog:
         with self.lock:
             self.refresh()
             return sorted(self.named)
+
+    def holds(self, path: str) -> bool:
+        """Whether a file of this absolute path was in the catalog at the last refresh."""
+        return path.removeprefix(f"{self.root}/") in self.named
 
     def log_at(self, path: str) -> str | None:
         """The log to which the file of this absolute path belongs, or would as its name tells; None: it is no file of
@@ -325,6 +384,10 @@ class Catalog:
                 one, now = self.named.get(log), stat_of(self.root / log)
             return now if one is not None and one.log == log and not one.of else None
 
+    def lies(self, identity: Identity) -> bool:
+        """Whether any file that the mapping names has this device and inode, as of the last refresh."""
+        return bool(self._by_identity.get(identity))
+
     def marks(self) -> tuple[int, ...]:
         """The times at which the mapping's folders changed: while they stand, no file has another name.
 
@@ -332,21 +395,3 @@ class Catalog:
         """
         with self.lock:
             return self._folders.marks()
-
-
-def stat_of(path: Path) -> os.stat_result | None:
-    """What stat says of a file, links followed; None: there is none. Raises SourceError: nobody could look."""
-    try:
-        return os.stat(path)
-    except OSError as error:
-        if error.errno in ABSENT:
-            return None
-        raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
-
-
-def leads_out(path: Path, root: Path) -> bool:
-    """Whether a path is a link to somewhere outside the root."""
-    try:
-        return path.is_symlink() and not path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        return True

@@ -113,3 +113,21 @@ def _base(pattern: str) -> tuple[str, int]:
 def below(folder: str, name: str) -> str:
     """The path of a name in a folder; the root is the folder without a name."""
     return f"{folder}/{name}" if folder else name
+
+
+def stat_of(path: Path) -> os.stat_result | None:
+    """What stat says of a file, links followed; None: there is none. Raises SourceError: nobody could look."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a path is a link to somewhere outside the root."""
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return True

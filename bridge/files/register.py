@@ -39,6 +39,12 @@ class Register:
         self._keep(record)
         return record
 
+    def at_rest(self, generation: Generation) -> None:
+        """Writes down when a generation's file was written to last, once it is read to its end and did not change."""
+        size, written = generation.checked
+        if generation.read_to == size and self.known[generation.number].written != written and not generation.packed:
+            self.note(generation)
+
     def _keep(self, record: Known) -> None:
         self.known[record.number] = record
         self._tell(record)

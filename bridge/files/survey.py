@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bridge.errors import SourceError
 from bridge.files.age import Piece, Span, contradicted, in_age_order, tells_age
-from bridge.files.catalog import Catalog, stat_of
+from bridge.files.catalog import Catalog
 from bridge.files.content import HEAD, Content
+from bridge.files.folders import stat_of
 from bridge.files.generation import TAIL, Generation, is_copy, open_regular
 from bridge.files.spans import Times, span_of
 

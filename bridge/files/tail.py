@@ -31,7 +31,7 @@ class Tail:
         self.path = catalog.root / name
         self.lock = RLock()
         self.notices: deque[str] = deque(maxlen=100)
-        self._survey = Survey(catalog, name, self._say_once, times)
+        self._catalog, self._survey = catalog, Survey(catalog, name, self._say_once, times)
         self._ignored, self._register = set[str](), Register(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
         self._finished = Finished(self._survey, self._register)
@@ -47,8 +47,6 @@ class Tail:
         """The tail's records of generations that are new or known by more than before: the ledger takes them."""
         return self._register.news
 
-    # -- what is there ---------------------------------------------------------------------------------------
-
     def look(self) -> None:
         """The tail compares its source's files with its chain and takes in changes. Raises SourceError: look again."""
         with self.lock:
@@ -62,6 +60,7 @@ class Tail:
             found = self._survey.at_path()  # None: moved away or deleted; the descriptor still reads
             here = found is not None and (found.st_dev, found.st_ino) == current.identity
             if found is not None and here and (found.st_size, found.st_mtime_ns) == current.checked:
+                self._register.at_rest(current)
                 return
             empty, before = not current.head, current.checked
             why = current.changed()  # also where it was moved: it may have been copied and emptied before
@@ -124,6 +123,12 @@ class Tail:
             self.introduce(generation, closed=True)
         return grown
 
+    @property
+    def restless(self) -> bool:
+        """Whether the tail must be looked at although no file of the source changed: it reads one without a name."""
+        opened = [one for one in (*self._chain, *self._late) if one.content is not None]
+        return self.owed is not None or not all(self._catalog.lies(one.identity) for one in opened)
+
     def watch_finished(self) -> None:
         """The tail opens finished generations whose files have grown, however long ago. Called under the lock."""
         self._finished.watch({generation.number for generation in self._chain}, self._inodes())
@@ -140,8 +145,6 @@ class Tail:
         with self.lock:
             shut([*self._chain, *self._late])
             self._chain, self._finished.held = [], []
-
-    # -- reading ---------------------------------------------------------------------------------------------
 
     def peek(self, generation: Generation, limit: int) -> bytes:
         """The tail reads up to `limit` bytes behind a generation's reader; none of other content: look again.

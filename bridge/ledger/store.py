@@ -189,6 +189,17 @@ def _twelfth(db: sqlite_utils.Database) -> None:
 def _thirteenth(db: sqlite_utils.Database) -> None:
     db.table("generations").add_column("born", int)
     db.table("generations").add_column("written", int)
+    piece = {
+        "stream": str,
+        "path": str,
+        "standing": str,
+        "why": str,
+        "at": float,
+        "facts": str,
+        "bytes": int,
+        "who": str,
+    }
+    db.table("pieces").create(piece, pk=("stream", "path"))
 
 
 LOOKS, LOOK = 20, 0.05

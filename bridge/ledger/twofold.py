@@ -147,3 +147,10 @@ def roles_of(ledger: Ledger, stream: str) -> frozenset[bytes]:
     """The roles that ever wrote both sides themselves."""
     rows = ledger.rows("SELECT roles FROM twofold WHERE stream = ?", (stream,))
     return frozenset().union(*(_roles(raw) for (raw,) in rows))
+
+
+def twofold_signature(ledger: Ledger, stream: str) -> tuple[str, bool]:
+    """What changes whenever a component begins or ends to write both sides itself; and whether one is at it."""
+    asked = "SELECT coalesce(group_concat(id || coalesce(token, '') || coalesce(ended, '')), ''), count(token)"
+    [(signature, under_way)] = ledger.rows(f"{asked} FROM twofold WHERE stream = ?", (stream,))
+    return str(signature), bool(under_way)

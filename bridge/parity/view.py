@@ -15,7 +15,7 @@ from bridge.carry.forks import missing, what_was_lost
 from bridge.config import Settings
 from bridge.errors import SourceError
 from bridge.files.belonging import Belonging
-from bridge.files.catalog import leads_out
+from bridge.files.folders import leads_out
 from bridge.files.leftovers import leftover
 from bridge.globs import is_glob, translated
 from bridge.ledger.health import heartbeat

@@ -1,0 +1,303 @@
+"""The account of a mapping's files (DESIGN §6.5, P11): what became of each, by the books, and checked with the disk.
+
+The catalog lists what lies there, the records of generations say what was carried; what neither explains is looked at:
+a copy of another piece, or a generation under another inode. What is left is unaccounted. Nothing here trusts the tail
+that decides what is carried: it is only asked what it reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge.carry.shared import Shared
+from bridge.errors import BridgeError, SourceError
+from bridge.files.age import tells_age
+from bridge.files.catalog import Facts, Named
+from bridge.files.generation import Generation, Known, is_copy, open_regular
+from bridge.ledger.pieces import COPY, LEFT, UNACCOUNTED, Remembered, forget_piece, remembered_pieces, save_piece
+from bridge.ledger.store import Ledger
+from bridge.log import log
+
+ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"
+"""The other standings: being written; carried as a generation; another name of a file; not yet; never read, and why."""
+
+GRACE = 2
+"""Sweeps in which a running bridge must have taken up a file before it is called unaccounted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The standing of one file that a mapping names, by its path below the root.
+
+    `log` and `generation` are those that it is a piece of; `bytes` what it holds, of a packed one as far as it was
+    unpacked; `behind` those that were not carried yet; `why` says what decided the standing, in words.
+    """
+
+    path: str
+    standing: str
+    log: str = ""
+    generation: int | None = None
+    bytes: int = 0
+    behind: int = 0
+    why: str = ""
+    facts: Facts | None = None
+
+    @property
+    def first(self) -> int:
+        """The offset from which on the file is unaccounted, or waits."""
+        return self.bytes - self.behind
+
+    def to_json(self) -> dict[str, Any]:
+        """A file's standing as `--json` prints it."""
+        return {
+            "path": self.path, "standing": self.standing, "source": self.log or None, "generation": self.generation,
+            "bytes": self.bytes, "behind": self.behind, "why": self.why or None,
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Account:
+    """The account of a mapping: the standing of each of its files.
+
+    `gone` entries were removed from the stream before the mirror came to them.
+    """
+
+    pieces: list[Standing] = field(default_factory=list)
+    gone: int = 0
+
+    @property
+    def unaccounted(self) -> list[Standing]:
+        """The files, or parts of them, that nothing explains."""
+        return [one for one in self.pieces if one.standing == UNACCOUNTED]
+
+    def sentences(self) -> list[str]:
+        """What is unaccounted, in words, the greatest first; empty: all is accounted for."""
+        found = [
+            f"{one.path} is unaccounted, bytes {one.first:,} to {one.bytes:,}: {one.why}"
+            for one in sorted(self.unaccounted, key=lambda one: -one.behind)
+        ]  # fmt: skip
+        if self.gone:
+            noun = "entry was" if self.gone == 1 else "entries were"
+            found.append(f"{self.gone:,} {noun} removed from the stream before being mirrored")
+        return found
+
+
+class Accountant:
+    """Keeps the account of one mapping of logs. `ledger`: None where there is none yet."""
+
+    def __init__(self, shared: Shared, ledger: Ledger | None, clock: Callable[[], float] = time.time) -> None:
+        self._shared = shared
+        self._catalog = shared.catalog
+        self._ledger = ledger
+        self._stream = shared.mapping.stream.key
+        self._clock = clock
+        self._settle = shared.mapping.source.settle_ms / 1000
+        self._remembered = remembered_pieces(ledger, self._stream) if ledger is not None else {}
+        self._open: dict[str, tuple[Facts | None, int]] = {}
+        """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
+        self._looked: set[str] = set()
+
+    # -- a whole look ----------------------------------------------------------------------------------------
+
+    def whole(self, stored: dict[str, bytes | None], *, running: bool) -> Account:
+        """Looks at all files of the mapping, for a caller that only looks; `stored` are the sources' checkpoints.
+
+        What a `running` bridge has not taken up yet waits, until that says otherwise. Raises SourceError, LedgerError.
+        """
+        self._shared.claim_all(self._ledger)
+        self._catalog.sweep()
+        account = Account()
+        for one in sorted(self._catalog.named.values(), key=lambda one: one.name):
+            found = self._by_books(one)
+            if found is None:
+                found = self._beyond(one, stored, running=running)
+            account.pieces.append(found)
+        return account
+
+    def _beyond(self, one: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
+        """The standing of a file that the books do not explain: its log is looked at as a bridge would."""
+        waits = self._standing(one, WAITING)
+        before = self._remembered.get(one.name)
+        if running:
+            same = before is not None and before.standing == UNACCOUNTED and before.facts == one.facts
+            return replace(waits, standing=UNACCOUNTED, why=before.why) if same and before is not None else waits
+        if one.log not in self._looked:
+            self._looked.add(one.log or "")
+            with suppress(SourceError):
+                self._shared.tail_at(one.log or "", self._ledger, stored.get(one.log or ""))[0].watch_finished()
+        return self._explained(one)
+
+    # -- a sweep of a running bridge -------------------------------------------------------------------------
+
+    def sweep(self, changed: Iterable[Named]) -> None:
+        """Looks at the files that changed, and at those that were not explained; says what stays unaccounted.
+
+        To be called when the sources of these files have been looked at. Raises LedgerError.
+        """
+        named = self._catalog.named
+        names = {one.name for one in changed} | self._open.keys()
+        for name in sorted(names):
+            one = named.get(name)
+            if one is None or one.facts is None:
+                self._settled(name)
+                continue
+            found = self._by_books(one) or self._explained(one)
+            if found.standing != UNACCOUNTED:
+                if found.standing == COPY:
+                    self._remember(one, found)
+                else:
+                    self._settled(name)
+                if found.standing == WAITING:
+                    self._open[name] = one.facts, 0
+                continue
+            facts, seen = self._open.get(name, (None, 0))
+            seen = seen + 1 if facts == one.facts else 1
+            self._open[name] = one.facts, seen
+            if seen == GRACE:
+                self._remember(one, found)
+                log.warning(
+                    "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
+                )
+
+    def _remember(self, one: Named, found: Standing) -> None:
+        before = self._remembered.get(one.name)
+        if self._ledger is None or (before is not None and (before.standing == LEFT or before.facts == one.facts)):
+            return
+        now = Remembered(one.name, found.standing, found.why, self._clock(), one.facts, found.behind)
+        save_piece(self._ledger, self._stream, now)
+        self._remembered[one.name] = now
+
+    def _settled(self, name: str) -> None:
+        self._open.pop(name, None)
+        before = self._remembered.get(name)
+        if before is not None and before.standing != LEFT and self._ledger is not None:
+            forget_piece(self._ledger, self._stream, name)
+            del self._remembered[name]
+            if before.standing == UNACCOUNTED:
+                log.info("%s is accounted for", name)
+
+    # -- one file --------------------------------------------------------------------------------------------
+
+    def _standing(self, one: Named, standing: str, why: str = "", known: Known | None = None) -> Standing:
+        size = one.facts[2] if one.facts is not None else 0
+        if known is not None and known.packed:
+            size = known.at.offset
+        behind = max(0, size - known.at.offset) if known is not None else size
+        number = known.number if known is not None else None
+        return Standing(one.name, standing, one.log or "", number, size, behind, why, one.facts)
+
+    def _by_books(self, one: Named) -> Standing | None:
+        """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
+        if one.aside:
+            return replace(self._standing(one, ASIDE, one.aside), behind=0)
+        if one.of:
+            return replace(self._standing(one, LINK, f"another name of {one.of}"), behind=0, bytes=0)
+        before = self._remembered.get(one.name)
+        if before is not None and before.standing == LEFT and self._is_left(one, before):
+            return replace(self._standing(one, LEFT, before.why), behind=0)
+        known = self._catalog.known(one)
+        if known is not None and one.facts is not None:
+            standing = ACTIVE if one.name == one.log and not known.closed else PIECE
+            _, _, size, written, _ = one.facts
+            if known.packed:
+                stands = known.closed and known.packed == (size, written)
+            else:
+                stands = size == known.at.offset and written == known.written
+            return self._standing(one, standing, "", known) if stands else None
+        if before is not None and before.standing == COPY and before.facts == one.facts:
+            return replace(self._standing(one, COPY, before.why), behind=0)
+        return None
+
+    def _is_left(self, one: Named, before: Remembered) -> bool:
+        """Whether somebody's word to leave a file alone is about this one: by inode, where a name goes on to others."""
+        if before.facts is None:
+            return True
+        return one.facts is not None and one.facts[:2] == before.facts[:2]
+
+    def _explained(self, one: Named) -> Standing:
+        """The standing of a file that was written to since it was carried, or is none that anybody carried."""
+        if one.facts is None:
+            return self._standing(one, WAITING)
+        known = self._catalog.known(one)
+        tail = self._shared.tail(one.log or one.name, self._ledger)
+        with tail.lock:
+            reads = tail.of_identity(one.identity)
+        if reads is not None:
+            standing = ACTIVE if one.name == one.log else PIECE
+            record = known or Known(reads.number, *one.identity, reads.fingerprint())
+            return self._standing(one, standing, "", record)
+        if known is not None and (known.packed or one.facts[2] <= known.at.offset):
+            return self._standing(one, PIECE, "", known)  # of what was changed in it parity tells
+        young = self._clock() - one.facts[3] / 1e9 < max(self._settle, 1.0)
+        if young:
+            return self._standing(one, WAITING, "it was written to a moment ago")
+        if known is not None:
+            return self._standing(one, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
+        if one.facts[2] == 0:
+            return self._standing(one, PIECE, "it is empty")
+        try:
+            return self._by_content(one) or self._standing(one, UNACCOUNTED, self._reason(one))
+        except BridgeError as error:
+            return self._standing(one, UNACCOUNTED, f"it cannot be looked at: {error.what}")
+
+    def _reason(self, one: Named) -> str:
+        return "it was never carried, and is older than what was" if one.rotated else "it was never carried"
+
+    def _by_content(self, one: Named) -> Standing | None:
+        """The standing of a file whose bytes are those of another one, or of a generation whose own file is gone."""
+        file = open_regular(self._catalog.root / one.name)
+        if file is None:
+            return None
+        try:
+            if twin := self._catalog.twin(one):
+                return self._copy(one, file, [twin])
+            others = [
+                other.name for other in self._catalog.named.values()
+                if other.log == one.log and other is not one and not (other.of or other.aside)
+            ]  # fmt: skip
+            return self._gone_one(one, file) or self._copy(one, file, others)
+        finally:
+            file.close()
+
+    def _copy(self, one: Named, file: Generation, others: Iterable[str]) -> Standing | None:
+        """A copy's standing: each of its bytes is one of another file's, which goes on from there or ends with it."""
+        for name in others:
+            other = open_regular(self._catalog.root / name)
+            if other is None:
+                continue
+            try:
+                if file.content is not None and other.content is not None and is_copy(file.content, other.content):
+                    return replace(self._standing(one, COPY, f"its bytes are those of {name}"), behind=0)
+            finally:
+                other.close()
+        return None
+
+    def _gone_one(self, one: Named, file: Generation) -> Standing | None:
+        """The standing of a file that holds what was carried of a generation which lies nowhere else, and no more."""
+        here = {other.identity for other in self._catalog.named.values()}
+        for known in self._shared.tail(one.log or one.name, self._ledger).records():
+            if (known.device, known.inode) in here or not known.closed or not known.at.head_len:
+                continue
+            if file.size() == known.at.offset and file.holds(known.at):
+                return replace(
+                    self._standing(one, PIECE, "its content is that generation's"), generation=known.number, behind=0
+                )
+        return None
+
+
+def leave(ledger: Ledger, shared: Shared, path: str, why: str, who: str, at: float) -> Remembered:
+    """Sets a file aside for good, as somebody says: by its path; by its inode, where its name goes from file to file.
+
+    Raises SourceError: the mapping names no such file.
+    """
+    shared.catalog.sweep()
+    one = shared.catalog.named.get(path)
+    if one is None:
+        raise SourceError("is no file that the mapping names", where=path)
+    said = Remembered(path, LEFT, why, at, one.facts if tells_age(path.rpartition("/")[2]) else None, who=who)
+    save_piece(ledger, shared.mapping.stream.key, said)
+    return said

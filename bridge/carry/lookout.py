@@ -1,0 +1,126 @@
+"""The lookout of one mapping finds its sources, and looks at those whose files something happened to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.carry.account import Accountant
+from bridge.carry.shared import Shared
+from bridge.carry.source import Source
+from bridge.carry.sources import source_of
+from bridge.carry.turns import Turns
+from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
+from bridge.files.catalog import Named
+from bridge.ledger.sources import sources_of
+from bridge.ledger.store import Ledger
+from bridge.ledger.twofold import twofold_signature
+from bridge.log import Troubles, log
+
+
+class Lookout:
+    """Finds the sources of one mapping for forward, into `sources`, and gives a turn to those that it looked at."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
+        sources: dict[str, Source], turns: Turns,
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._troubles = troubles
+        self._clock = clock
+        self._worker = f"forward {shared.mapping.name}"
+        self._stream = shared.mapping.stream.key
+        self._sources = sources
+        self._turns = turns
+        self._listed = self._swept = False
+        self._restless: set[str] = set()
+        self._switches: tuple[str, bool] = ("", False)
+        tails = shared.folder is None and shared.values is None
+        self._accountant = Accountant(shared, ledger, clock) if tails else None
+        self.unlisted: BridgeError | None = None
+        """Why the mapping's files could not be listed, the last time."""
+
+    def look(self, paths: set[str] | None = None) -> None:
+        """Looks at the sources of files something happened to, new ones among them.
+
+        At None it sweeps: each file is looked at, and a source only where one of its own changed.
+        """
+        names, changed = self._to_look_at(paths)
+        for name in sorted(names & self._sources.keys()):
+            source = self._sources[name]
+            try:
+                if not source.look(paths):
+                    continue
+                self.say(source)
+                source.trouble = source.unreadable
+                if source.unreadable is not None:
+                    self._troubles.note(self._ledger, f"{self._worker}: {source.name}", source.unreadable)
+            except (SourceError, LedgerError, OSError) as error:
+                self.fails(source, as_bridge_error(error))
+            self._restless.discard(name)
+            if source.restless:
+                self._restless.add(name)
+            self._turns.add(source)
+        if self._accountant is not None and paths is None:
+            try:
+                self._accountant.sweep(changed)
+            except LedgerError as error:
+                self._troubles.note(self._ledger, self._worker, error)
+
+    def _to_look_at(self, paths: set[str] | None) -> tuple[set[str], list[Named]]:
+        """The names of the sources that are to be looked at, and the files that a sweep found changed."""
+        catalog = self._shared.catalog
+        if self._accountant is None:
+            self._find_sources()
+            return set(self._sources), []
+        try:
+            if paths is not None:
+                if not all(catalog.holds(path) for path in paths):
+                    catalog.refresh()
+                changed, names = list[Named](), {log for path in paths if (log := catalog.log_at(path)) is not None}
+            else:
+                changed, names = catalog.sweep()
+        except SourceError:  # listing them raises it again, and tells of it
+            changed, names = [], set()
+            self._listed = False
+        if not self._listed or not names <= self._sources.keys():
+            self._find_sources()
+        if paths is None:
+            switches = twofold_signature(self._ledger, self._stream)
+            everybody = switches[1] or switches != self._switches or self.unlisted is not None
+            self._switches = switches
+            failed = {name for name, source in self._sources.items() if source.trouble is not None}
+            names |= set(self._sources) if everybody or not self._swept else failed | self._restless
+            self._swept = True
+        return names, changed
+
+    def begin_anew(self) -> None:
+        """Has every source looked at by the next sweep: the ledger was rebuilt, and what was read of it is void."""
+        self._swept = False
+        self._restless.clear()
+
+    def fails(self, source: Source, error: BridgeError) -> None:
+        """Notes why a source could not be looked at, or put in its place."""
+        source.trouble = error
+        self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
+
+    def _find_sources(self) -> None:
+        worker = f"{self._worker}: {self._shared.mapping.source.path}"
+        try:
+            names = self._shared.source_names(sources_of(self._ledger, self._stream))
+        except (SourceError, LedgerError, OSError) as error:  # those that are known go on
+            self.unlisted = as_bridge_error(error)
+            self._troubles.note(self._ledger, worker, self.unlisted)
+            return
+        self._listed = True
+        if self.unlisted is not None:
+            self.unlisted = None
+            self._troubles.clear(self._ledger, worker)
+        for name in names:
+            if name not in self._sources:
+                self._sources[name] = source_of(self._shared, name, self._ledger, self._clock)
+
+    def say(self, source: Source) -> None:
+        """Keeps what is new of a source's files, and has the log say what that has to say."""
+        for notice in source.keep_news():
+            log.warning("%s", notice, extra={"facts": {"source": source.name}})

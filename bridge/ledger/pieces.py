@@ -1,0 +1,60 @@
+"""What the ledger remembers of files that are no generation: left alone by somebody, a copy, or unaccounted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.files.catalog import Facts
+from bridge.ledger.store import Ledger
+
+LEFT, COPY, UNACCOUNTED = "left", "copy", "unaccounted"
+"""The standings that are remembered: somebody said `--leave`; its bytes are another file's; nothing explains it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A file that is no generation of a log: its standing, why, since when (seconds since 1970), and who said so.
+
+    `facts` are those that it had, None: it is meant whatever it holds. `bytes` are those that the standing is about.
+    """
+
+    path: str
+    standing: str
+    why: str
+    at: float
+    facts: Facts | None = None
+    bytes: int = 0
+    who: str = ""
+
+
+def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, Remembered]:
+    """All files of a stream's mapping that the ledger remembers by themselves, by path."""
+    rows = ledger.rows(
+        "SELECT path, standing, why, at, facts, bytes, who FROM pieces WHERE stream = ? ORDER BY path", (stream,)
+    )
+    return {
+        path: Remembered(path, standing, why, at, _read(facts), size, who)
+        for path, standing, why, at, facts, size, who in rows
+    }
+
+
+def save_piece(ledger: Ledger, stream: str, one: Remembered) -> None:
+    """Remembers a file's standing, in the place of what was remembered of it."""
+    facts = None if one.facts is None else " ".join(map(str, one.facts))
+    ledger.write(
+        "INSERT OR REPLACE INTO pieces (stream, path, standing, why, at, facts, bytes, who)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, one.path, one.standing, one.why, one.at, facts, one.bytes, one.who),
+    )
+
+
+def forget_piece(ledger: Ledger, stream: str, path: str) -> None:
+    """Forgets what was remembered of a file."""
+    ledger.write("DELETE FROM pieces WHERE stream = ? AND path = ?", (stream, path))
+
+
+def _read(facts: str | None) -> Facts | None:
+    if facts is None:
+        return None
+    device, inode, size, written, changed = map(int, facts.split())
+    return device, inode, size, written, changed
