@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from bridge.carry.carrier import Carrier, carrier_of, let_go
+from bridge.carry.inventory import account_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -36,6 +37,8 @@ class Drained:
     mirrored: int
     quarantined: int
     errors: tuple[BridgeError, ...]
+    unaccounted: tuple[str, ...] = ()
+    """What of the mapping's files nothing explains, in words."""
 
 
 PATIENCE = 12.0
@@ -130,13 +133,18 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
     let_go(forward)
     if mirror is not None:
         mirror.close()
+    try:
+        unaccounted = tuple(account_of(shared, ledger, time.time, running=False).sentences())
+    except BridgeError as error:
+        unaccounted = ()
+        errors.append(error)
     shared.close()
     if any(not isinstance(error, NotYet) for error in errors):  # the mirror waits for forward: that tells nothing
         errors = [error for error in errors if not isinstance(error, NotYet)]
     unique = {str(error): error for error in errors}
     aside = sum(count for _, _, count in quarantine_counts(ledger, shared.mapping.stream.key))
     mirrored = mirror.carried if mirror else 0
-    return Drained(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()))
+    return Drained(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()), unaccounted)
 
 
 class Waits(Exception):

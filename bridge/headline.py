@@ -25,6 +25,11 @@ def headline(status: Status) -> tuple[str, Level]:
         return f"The ledger {_after_path(status.ledger_error)}; {waiting}", "bad"
     if broken:
         return f"{broken[0]}{_more(broken)}", "bad"
+    unaccounted = [
+        f"{one.name}: {said}" for one in status.mappings if one.account is not None for said in one.account.sentences()
+    ]
+    if unaccounted:
+        return f"{unaccounted[0]}{_more(unaccounted)}; `bridge files` shows it, `bridge repair` brings it over", "bad"
     if status.mappings and all(mapping.retired is not None for mapping in status.mappings):
         return "Nothing is carried any more: every mapping is retired", "idle"
     if status.running and status.redis_error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bridge.carry.carrier import carrier_of, let_go
 from bridge.carry.forward import BATCH
+from bridge.carry.inventory import account_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.config import Settings
@@ -70,6 +71,8 @@ class Report:
     last_id: str | None = None
     noun: str = "line"
     errors: list[str] = field(default_factory=list)
+    unaccounted: list[str] = field(default_factory=list)
+    """What of the mapping's files nothing explains, in words."""
 
     def total(self, name: str) -> int:
         """Adds up one count over all sources of the import: `bytes`, `done`, `entries` …"""
@@ -107,7 +110,7 @@ class Import:
         self._stop = stop
         self._tell = tell
         self._max_rate = max_rate
-        self._steady = steady
+        self._steady, self._clock = steady, clock
         dial = dialler(settings)
         self._shared = Shared(mapping, settings)
         troubles = Troubles(clock)
@@ -138,6 +141,11 @@ class Import:
             self.report.state = "failed" if self.errors else stopped
             damage = [error for source in self._forward.sources for error in source.damage.values()]
             self.errors += damage  # what could be read of those is in: the import is done as far as it can be
+            try:
+                account = account_of(self._shared, self._ledger, self._clock, running=False)
+                self.report.unaccounted = account.sentences() if not self._stop.is_set() else []
+            except BridgeError as error:
+                self.errors.append(error)
             self.report.errors = [str(error) for error in self.errors]
             save_import(self._ledger, self._number, self.report.to_json())
             self._shared.close()

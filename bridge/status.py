@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.carry.account import Account, Accountant
 from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behind, values_behind
 from bridge.carry.dead import ended
 from bridge.carry.shared import Shared
@@ -90,6 +91,8 @@ class MappingStatus:
     parity: Run | None = None
     retention: dict[str, Any] | None = None
     """What the last look at the stream's retention found (`bridge.retention.trim`)."""
+    account: Account | None = None
+    """What became of each file that the mapping names; None of a mapping whose messages are each a file."""
     size: StreamSize | None = None
     """What the stream takes of Redis; None when Redis cannot be asked."""
 
@@ -228,7 +231,11 @@ def _mapping(
         found.parity = next(iter(runs(ledger, found.stream, 1)), None)
         looked = last_report(ledger, found.stream) if mapping.retention.limited else None
         found.retention = {"at": looked[0], **looked[1]} if looked is not None else None
-    shared.look(ledger)  # the first look takes a while, and more is written and carried meanwhile
+    if shared.folder is None and shared.values is None:
+        try:
+            found.account = Accountant(shared, ledger, lambda: status.at).whole(stored, running=status.running)
+        except (SourceError, LedgerError) as error:
+            found.error, found.hint = error.what, error.hint
     memory = stream_memory(ledger, found.stream) if ledger is not None else None
     if found.mirror is not None and memory is not None:
         found.mirror.cursor = memory.mirror_cursor
@@ -262,7 +269,8 @@ def _mapping(
     if found.mirror is not None and trouble is not None:
         found.mirror.error = trouble.error
     for name in sorted({*shared.source_names(), *stored}):
-        found.sources.append(_source(shared, ledger, name, stored.get(name), status))
+        settled = found.account is not None and found.account.settles(name)
+        found.sources.append(_source(shared, ledger, name, stored.get(name), status, settled=settled))
     return found
 
 
@@ -281,13 +289,17 @@ def _rate(status: Status, worker: str) -> float | None:
     return float(workers[worker]["rate"]) if status.running and worker in workers else None
 
 
-def _source(shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status) -> SourceStatus:
+def _source(
+    shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status, *, settled: bool
+) -> SourceStatus:
     worker = f"forward {shared.mapping.name}: {name}"
     one = SourceStatus(name, rate=_rate(status, worker), noun=shared.mapping.noun)
     try:
         if shared.folder is not None:
             one.position = Checkpoint.from_json(stored).position if stored else None
             one.behind = folder_behind(shared.mapping, shared.folder, ledger)
+        elif settled:
+            one.position = Checkpoint.from_json(stored).position if stored else None
         elif shared.values is not None:
             one.behind = values_behind(shared.mapping, shared.values, ledger)
         else:
@@ -346,6 +358,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                 "import": one.imported,
                 "parity": None if one.parity is None else one.parity.in_short(status.at),
                 "retention": one.retention,
+                "account": None if one.account is None else one.account.to_json(),
                 "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
             }
             for one in status.mappings

@@ -327,7 +327,14 @@ def test_real_log(tmp_path: Path) -> None:
         assert log.read_bytes() == REAL.read_bytes() + b"ui|2026-11-21T00:00:00Z|t|a|b\\\n"
         last = bridge(tmp_path, "run", "--dual", "--once", "--json")
         assert json.loads(last.stdout) == [
-            {"mapping": "hestai-message", "forwarded": 0, "mirrored": 0, "quarantined": 0, "errors": []}
+            {
+                "mapping": "hestai-message",
+                "forwarded": 0,
+                "mirrored": 0,
+                "quarantined": 0,
+                "errors": [],
+                "unaccounted": [],
+            }
         ]
         assert connection.call("XLEN", "hestai:messages") == 89
         connection.close()

@@ -276,6 +276,7 @@ def test_what_is_carried_while_it_looks_is_not_behind(rig: Rig, monkeypatch: pyt
     """A look at many files takes a while: what was written and carried meanwhile is not told as waiting."""
     rig.append("f-0")
     rig.once()
+    rig.append("f-0b")
     looks = Tail.look
 
     def slowly(tail: Tail) -> None:

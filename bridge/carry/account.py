@@ -15,7 +15,6 @@ from typing import Any
 
 from bridge.carry.shared import Shared
 from bridge.errors import BridgeError, SourceError
-from bridge.files.age import tells_age
 from bridge.files.catalog import Facts, Named
 from bridge.files.generation import Generation, Known, is_copy, open_regular
 from bridge.ledger.pieces import COPY, LEFT, UNACCOUNTED, Remembered, forget_piece, remembered_pieces, save_piece
@@ -68,11 +67,36 @@ class Account:
 
     pieces: list[Standing] = field(default_factory=list)
     gone: int = 0
+    logs: set[str] = field(default_factory=set)
+    """The logs of which any file lies there."""
+    unsettled: set[str] = field(default_factory=set)
+    """The logs of which something is not carried, or was written to since it was: these are to be looked at."""
 
     @property
     def unaccounted(self) -> list[Standing]:
         """The files, or parts of them, that nothing explains."""
         return [one for one in self.pieces if one.standing == UNACCOUNTED]
+
+    def settles(self, log: str) -> bool:
+        """Whether all that lies there of a log is carried and stands as it was."""
+        return log in self.logs and log not in self.unsettled
+
+    def sums(self) -> dict[str, int]:
+        """How many bytes have each standing, and in how many files; of those that are carried what waits by itself."""
+        found = dict.fromkeys(("bytes", "carried", "waiting", "aside", "copies", "unaccounted", "files"), 0)
+        for one in self.pieces:
+            found["files"] += 1
+            found["bytes"] += one.bytes
+            waits = "unaccounted" if one.standing == UNACCOUNTED else "waiting"
+            kind = {ASIDE: "aside", LEFT: "aside", COPY: "copies"}.get(one.standing, "carried")
+            found[kind] += one.bytes - one.behind
+            found[waits] += one.behind
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The account as `status --json` prints it: the sums, and the files that nothing explains."""
+        named = [one.to_json() for one in self.unaccounted]
+        return {**self.sums(), "gone_before_mirrored": self.gone, "files_unaccounted": named}
 
     def sentences(self) -> list[str]:
         """What is unaccounted, in words, the greatest first; empty: all is accounted for."""
@@ -109,13 +133,16 @@ class Accountant:
         What a `running` bridge has not taken up yet waits, until that says otherwise. Raises SourceError, LedgerError.
         """
         self._shared.claim_all(self._ledger)
+        self._shared.leave(self._ledger)
         self._catalog.sweep()
         account = Account()
         for one in sorted(self._catalog.named.values(), key=lambda one: one.name):
             found = self._by_books(one)
             if found is None:
                 found = self._beyond(one, stored, running=running)
+                account.unsettled.add(one.log or one.name)
             account.pieces.append(found)
+            account.logs.add(found.log)
         return account
 
     def _beyond(self, one: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
@@ -138,6 +165,8 @@ class Accountant:
 
         To be called when the sources of these files have been looked at. Raises LedgerError.
         """
+        if self._ledger is not None:
+            self._remembered = remembered_pieces(self._ledger, self._stream)
         named = self._catalog.named
         names = {one.name for one in changed} | self._open.keys()
         for name in sorted(names):
@@ -192,13 +221,16 @@ class Accountant:
 
     def _by_books(self, one: Named) -> Standing | None:
         """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
+        if one.aside == LEFT:
+            told = self._remembered.get(one.name) or next(
+                (other for other in self._remembered.values() if other.facts and other.facts[:2] == one.identity), None
+            )
+            return replace(self._standing(one, LEFT, told.why if told is not None else ""), behind=0)
         if one.aside:
             return replace(self._standing(one, ASIDE, one.aside), behind=0)
         if one.of:
             return replace(self._standing(one, LINK, f"another name of {one.of}"), behind=0, bytes=0)
         before = self._remembered.get(one.name)
-        if before is not None and before.standing == LEFT and self._is_left(one, before):
-            return replace(self._standing(one, LEFT, before.why), behind=0)
         known = self._catalog.known(one)
         if known is not None and one.facts is not None:
             standing = ACTIVE if one.name == one.log and not known.closed else PIECE
@@ -211,12 +243,6 @@ class Accountant:
         if before is not None and before.standing == COPY and before.facts == one.facts:
             return replace(self._standing(one, COPY, before.why), behind=0)
         return None
-
-    def _is_left(self, one: Named, before: Remembered) -> bool:
-        """Whether somebody's word to leave a file alone is about this one: by inode, where a name goes on to others."""
-        if before.facts is None:
-            return True
-        return one.facts is not None and one.facts[:2] == before.facts[:2]
 
     def _explained(self, one: Named) -> Standing:
         """The standing of a file that was written to since it was carried, or is none that anybody carried."""
@@ -287,17 +313,3 @@ class Accountant:
                     self._standing(one, PIECE, "its content is that generation's"), generation=known.number, behind=0
                 )
         return None
-
-
-def leave(ledger: Ledger, shared: Shared, path: str, why: str, who: str, at: float) -> Remembered:
-    """Sets a file aside for good, as somebody says: by its path; by its inode, where its name goes from file to file.
-
-    Raises SourceError: the mapping names no such file.
-    """
-    shared.catalog.sweep()
-    one = shared.catalog.named.get(path)
-    if one is None:
-        raise SourceError("is no file that the mapping names", where=path)
-    said = Remembered(path, LEFT, why, at, one.facts if tells_age(path.rpartition("/")[2]) else None, who=who)
-    save_piece(ledger, shared.mapping.stream.key, said)
-    return said

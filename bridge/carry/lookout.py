@@ -79,6 +79,7 @@ class Lookout:
                     catalog.refresh()
                 changed, names = list[Named](), {log for path in paths if (log := catalog.log_at(path)) is not None}
             else:
+                self._shared.leave(self._ledger)
                 changed, names = catalog.sweep()
         except SourceError:  # listing them raises it again, and tells of it
             changed, names = [], set()

@@ -17,6 +17,7 @@ from bridge.files.catalog import Catalog
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
 from bridge.files.tail import Tail
+from bridge.ledger.pieces import LEFT, remembered_pieces
 from bridge.ledger.sources import all_generations, generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -66,7 +67,7 @@ def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: st
     """Saves a file's generation that forward carries now, and those that ended since, inside a ledger transaction."""
     first = tail.first()
     if first is not None:
-        save_generation(ledger, stream, tail.name, first.known())
+        save_generation(ledger, stream, tail.name, tail.confirmed(first))
     for known in closed:  # one that was empty when it ended is known by more since
         since = tail.record(known.number)
         known = since if since.packed else max(known, since, key=lambda one: one.at.head_len)
@@ -126,6 +127,13 @@ class Shared:
             self._claimed = True
             for log_name, one in all_generations(ledger, self.mapping.stream.key):
                 self.catalog.claim(log_name, one)
+
+    def leave(self, ledger: Ledger | None) -> None:
+        """Has the catalog leave alone the files of which somebody said so. Raises LedgerError."""
+        if ledger is not None:
+            left = [one for one in remembered_pieces(ledger, self.mapping.stream.key).values() if one.standing == LEFT]
+            bound = {one.facts[:2] for one in left if one.facts is not None}
+            self.catalog.leave({one.path for one in left if one.facts is None}, bound)
 
     def new_tail(self, name: str, known: list[Known]) -> Tail:
         """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -177,6 +177,14 @@ def of_root(settings: Settings) -> Settings:
     if not settings.root.is_dir():
         raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")
     return settings
+
+
+def say_unaccounted(mapping: str, sentences: Sequence[str]) -> None:
+    """Says on stderr what of a mapping's files nothing explains, and how to see and mend it."""
+    for said in sentences:
+        click.echo(f"bridge: {mapping}: {said}", err=True)
+    if sentences:
+        click.echo("  try: `bridge files` shows it; `bridge repair` brings over what was never carried", err=True)
 
 
 def who() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, emit, of_root, serve, verb
+from bridge.cli.common import Options, complain, emit, of_root, say_unaccounted, serve, verb
 from bridge.words import counted
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
     if options.as_json:
         emit([
             {"mapping": one.mapping, "forwarded": one.forwarded, "mirrored": one.mirrored,
-             "quarantined": one.quarantined, "errors": [str(error) for error in one.errors]}
+             "quarantined": one.quarantined, "errors": [str(error) for error in one.errors],
+             "unaccounted": one.unaccounted}
             for one in results
         ])  # fmt: skip
     else:
@@ -69,10 +70,11 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
             done += f", mirrored {counted(one.mirrored, 'entry', 'entries')}" if dual else ""
             done += f"; {one.quarantined:,} in quarantine, see `bridge quarantine list`" if one.quarantined else ""
             click.echo(f"{one.mapping}: not done, see above; {done}" if one.errors else f"{one.mapping}: {done}")
+            say_unaccounted(one.mapping, one.unaccounted)
     errors = [error for one in results for error in one.errors]
     if stop.is_set():
         click.echo("bridge: interrupted before the end; the next run goes on from here", err=True)
         return 130
     if not errors:
-        return 0
+        return 3 if any(one.unaccounted for one in results) else 0
     return 5 if all(error.exit_code == 5 for error in errors) and not any(one.forwarded for one in results) else 1

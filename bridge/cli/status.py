@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bridge.ledger.parity import Run
     from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
 
+SHOWN = 30
+"""Sources of a mapping that are shown, at most."""
+
 EVERY = 1.0
 """Seconds between two looks of `--watch`."""
 
@@ -191,11 +194,19 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         over += _outboxes(mapping)
         since = f" since {clock(mapping.retired, found.at)}" if mapping.retired else ""
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
-    rows = [_forward(source, found) for source in mapping.sources]
+    shown = mapping.sources
+    if len(shown) > SHOWN:  # of thousands of logs those are told that something is to be said of
+        noted = [one for one in shown if one.error or one.behind.messages or one.behind.unfinished or one.behind.more]
+        shown = noted[:SHOWN]
+    rows = [_forward(source, found) for source in shown]
     if mapping.mirror is not None:
         rows.append(_mirror(mapping.mirror, found))
     notes: list[tuple[str, str]] = []
-    for source in mapping.sources:
+    if len(mapping.sources) > len(shown):
+        rest = len(mapping.sources) - len(shown)
+        others = "more of these" if len(shown) == SHOWN else "others, of which nothing waits"
+        notes.append(("files", f"and {rest:,} {others}; see `bridge files`"))
+    for source in shown:
         if source.behind.unfinished:
             unfinished = counted(source.behind.unfinished, "byte")
             notes.append((source.name, f"{unfinished} of a {source.noun} that is not ended yet"))
@@ -203,6 +214,8 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
             notes.append((source.name, source.error))
     if mapping.error:
         notes.append(("error", f"{mapping.error}" + (f"; try: {mapping.hint}" if mapping.hint else "")))
+    if mapping.account is not None:
+        notes += [("unaccounted", said) for said in mapping.account.sentences()]
     notes += _outboxes(mapping)
     if mapping.imported is not None:
         notes.append(("import", _imported(mapping.imported, found)))

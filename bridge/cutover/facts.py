@@ -44,6 +44,7 @@ def gathered(
         forward_lag=_forward_lag(one),
         mirror_lag=0 if both_ways else _mirror_lag(one),
         troubles=_troubles(status, mapping),
+        unaccounted=tuple(one.account.sentences()) if one.account is not None else (),
         quarantined=unacknowledged(ledger, mapping.stream.key),
         aof=kept.aof,
         evicts=kept.evicts,

@@ -73,6 +73,8 @@ class Facts:
     position: bool = True
     why_not: str = ""
     quarantined: int = 0
+    unaccounted: tuple[str, ...] = ()
+    """What of the mapping's files nothing explains, in words."""
     only_redis: int = 0
     deleted: bool = False
     aof: bool = True
@@ -177,6 +179,12 @@ def _proved(step: Step, facts: Facts, bounds: Bounds) -> list[Reason]:
     elif facts.parity_age_s > bounds.parity_s:
         what = f"the last proof is {facts.parity_age_s / 60:.0f} minutes old, more than {bounds.parity_s / 60:.0f}"
         found.append(Reason(what, hint))
+    if facts.unaccounted:
+        more = f" (and {len(facts.unaccounted) - 1} more)" if len(facts.unaccounted) > 1 else ""
+        hint = (
+            "`bridge files` shows it, `bridge repair` brings it over, `bridge files --leave` says that it is not ours"
+        )
+        found.append(Reason(f"{facts.unaccounted[0]}{more}", hint))
     if facts.quarantined:
         some = f"{facts.quarantined} message{'s' * (facts.quarantined != 1)}"
         found.append(Reason(f"{some} of this mapping in quarantine stand on one side only",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bridge.carry.dead import written_since
 from bridge.carry.floor import remember
+from bridge.carry.inventory import account_of
 from bridge.carry.shared import Shared
 from bridge.config import Settings
 from bridge.cutover.keepsake import Keepsake
@@ -63,9 +64,12 @@ def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Co
         found.append(Reason(what, "`bridge quarantine list`, then `retry` or `acknowledge` them"))
     shared = Shared(mapping, settings)
     try:
+        unaccounted = account_of(shared, ledger, lambda: now, running=True).sentences()
         recent = {name: age for name in shared.source_names() if (age := _age(settings.root / name, now)) < RECENT}
     finally:
         shared.close()
+    for said in unaccounted:
+        found.append(Reason(said, "`bridge files` shows it, `bridge repair` brings it over"))
     for name, age in sorted(recent.items()):
         what = f"{name} was written to {age:.0f} s ago: is that the mirror alone?"
         found.append(Reason(what, f"wait {RECENT / 60:.0f} minutes after the last cut-over, or pass with --force"))

@@ -8,6 +8,7 @@ from contextlib import closing
 
 from bridge.config import Settings, masked
 from bridge.doctor import ending, machine, own, server
+from bridge.doctor.account import look_at_files
 from bridge.doctor.finding import Finding, asked
 from bridge.errors import BridgeError
 from bridge.server import embedded
@@ -26,6 +27,7 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
             findings.append(asked("retired", lambda: ending.look(connection, settings)))
     except BridgeError as error:
         findings = [_silent(settings, error), asked("retired", lambda: ending.look(None, settings))]
+    findings.append(asked("account", lambda: look_at_files(settings)))
     findings.append(asked("outboxes", lambda: ending.look_at_outboxes(settings)))
     found, files = machine.examine(settings)
     return [*findings, *found, *own.examine(settings, files)]

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
-from bridge.errors import SourceError
 from bridge.files.age import Order, bare
 from bridge.files.belonging import Belonging
-from bridge.files.born import born
+from bridge.files.claims import Claims
 from bridge.files.content import COMPRESSED
 from bridge.files.folders import ABSENT, Folders, leads_out, stat_of
-from bridge.files.generation import Known, open_regular
+from bridge.files.generation import Known
 from bridge.files.leftovers import leftover
 from bridge.globs import is_glob, translated
 
@@ -76,7 +75,8 @@ class Catalog:
         self._folders = Folders(root, patterns)
         self._by_identity: dict[Identity, set[str]] = {}
         self._by_log: dict[str, set[str]] = {}
-        self._claims: dict[Identity, dict[str, Known]] = {}
+        self._claims = Claims(root)
+        self._left: tuple[set[str], set[Identity]] = (set(), set())
         self._told: set[str] = set()
         self._lost: set[str] = set()
         self._belonging = Belonging(self.is_log)
@@ -144,6 +144,10 @@ class Catalog:
             self._say(name, f"is not carried: {one.aside}; name it in a mapping of its own")
             return None
         one.identity = (now.st_dev, now.st_ino)
+        if name in self._left[0] or one.identity in self._left[1]:
+            one.aside = "left"
+            one.facts = (*one.identity, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+            return None
         self._by_identity.setdefault(one.identity, set()).add(name)
         return one.identity
 
@@ -173,7 +177,7 @@ class Catalog:
             if log not in self._by_log:
                 self._belonging.add(log)
             identity = (known.device, known.inode)
-            self._claims.setdefault(identity, {})[log] = known
+            self._claims.add(identity, log, known)
             mine = self._by_identity.get(identity, ())
             if any(self.named[name].log != log for name in mine):
                 self._assign({identity})
@@ -182,6 +186,20 @@ class Catalog:
         """Forgets which files were seen to be which generations, as the ledger was rebuilt."""
         with self.lock:
             self._claims.clear()
+
+    def leave(self, names: set[str], identities: set[Identity]) -> None:
+        """Sets the files of these names, and of these devices and inodes, aside: somebody said so of these alone."""
+        with self.lock:
+            if (names, identities) == self._left:
+                return
+            old, self._left = self._left, (names, identities)
+            turned = {name for name, one in self.named.items() if one.identity in old[1] ^ identities}
+            touched = set[Identity | None]()
+            for name in (turned | (old[0] ^ names)) & self.named.keys():
+                folder, _, last = name.rpartition("/")
+                inode = self._folders.known[folder].files.get(last, 0)
+                touched |= {self._drop(name), self._add(name, inode)}
+            self._assign({identity for identity in touched if identity is not None})
 
     def _assign(self, identities: set[Identity]) -> None:
         """Says of each file with one of these identities to which log it belongs, and which of its names counts."""
@@ -192,7 +210,8 @@ class Catalog:
                 self._by_identity.pop(identity, None)
                 continue
             group.sort(key=lambda one: (one.link, one.rotated, one.name))
-            log = self._claimed(identity, group) if self.many else self.path
+            names = [one.name for one in group if not one.link]
+            log = self._claims.log_of(identity, names, group[0].name) if self.many else self.path
             first = next((one for one in group if one.name == log and not one.link), group[0])
             for one in group:
                 one.of = "" if one is first else first.name
@@ -218,39 +237,6 @@ class Catalog:
         if not self.many:
             return self.path
         return self._belonging.log_of(name) or name
-
-    def _claimed(self, identity: Identity, group: Sequence[Named]) -> str | None:
-        """The log of which a file was seen to be a generation, if it is that file still; None: nobody saw it."""
-        claims = self._claims.get(identity)
-        if not claims:
-            return None
-        own = [one.name for one in group if one.name in claims and not one.link]
-        path = str(self.root / group[0].name)
-        made = born(path)
-        for log in [*own, *(log for log in claims if log not in own)]:
-            known = claims[log]
-            if made and known.born:
-                if made == known.born:
-                    return log
-            elif log in own or self._holds(Path(path), known):
-                return log
-        return None
-
-    @staticmethod
-    def _holds(path: Path, known: Known) -> bool:
-        """Whether a file holds what a generation is known by, where nobody can tell when either was made."""
-        if not known.at.head_len:
-            return False
-        try:
-            file = open_regular(path)
-            if file is None:
-                return False
-            try:
-                return file.holds(known.at)
-            finally:
-                file.close()
-        except SourceError:
-            return False
 
     def is_log(self, name: str) -> bool:
         """Whether a file of this path below the root would be a log of the mapping's, by its name."""
@@ -291,16 +277,14 @@ class Catalog:
                     changed.append(one)
             if turned:
                 self._assign(turned)
+            if not self.many and self.path not in self.named:
+                self._lost.add(self.path)  # whoever looks there tells what is wrong
             logs, self._lost = self._lost | {one.log for one in changed if one.log is not None}, set()
             return changed, logs
 
     def known(self, one: Named) -> Known | None:
         """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
-        known = self._claims.get(one.identity, {}).get(one.log or "")
-        if known is None:
-            return None
-        made = born(f"{self.root}/{one.name}") if known.born else 0
-        return None if made and made != known.born else known
+        return self._claims.known(one.identity, one.log or "", one.name)
 
     def twin(self, one: Named) -> str | None:
         """The name of the file that counts in the place of this one, where one is packed and lies beside it."""

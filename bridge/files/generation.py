@@ -56,6 +56,8 @@ class Generation:
     tail: bytes = b""
     checked: tuple[int, int] = (-1, -1)
     born: int = 0
+    seen_written: int = 0
+    """When the file was written to last, as far as a comparison saw, in ns since 1970."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
 
     def fingerprint(self) -> Fingerprint:
@@ -74,7 +76,7 @@ class Generation:
 
     def known(self, *, closed: bool = False) -> Known:
         """Makes the record of a generation that the ledger keeps."""
-        written = self.packed[1] if self.packed else max(0, self.checked[1])
+        written = self.packed[1] if self.packed else self.seen_written
         return Known(
             self.number, *self.identity, self.fingerprint(), closed, self.packed, born=self.born, written=written
         )
@@ -135,6 +137,7 @@ class Generation:
         now = None if self.packed else self._asked(lambda content: content.stat(), None)
         self.extend_head()
         self.checked = (now.st_size, now.st_mtime_ns) if now is not None else (-1, -1)
+        self.seen_written = max(0, self.checked[1])
 
     def equals(self, other: Generation) -> bool:
         """Whether the files of two generations hold the same bytes, packed or not. Raises SourceError."""
@@ -173,6 +176,7 @@ class Generation:
             return f"the bytes before offset {self.read_to} are others"
         self.extend_head()
         self.checked = (now.st_size, now.st_mtime_ns)
+        self.seen_written = now.st_mtime_ns
         return None
 
     def begins_as_it_did(self) -> bool:

@@ -40,10 +40,11 @@ class Register:
         return record
 
     def at_rest(self, generation: Generation) -> None:
-        """Writes down when a generation's file was written to last, once it is read to its end and did not change."""
-        size, written = generation.checked
-        if generation.read_to == size and self.known[generation.number].written != written and not generation.packed:
-            self.note(generation)
+        """Writes down when a generation's file was written to last, once it is carried and did not change since."""
+        known, (size, written) = self.known[generation.number], generation.checked
+        if known.at.offset == size and known.written != written and not generation.packed:
+            self._keep(replace(known, written=written))
+            self.news.append(self.known[known.number])
 
     def _keep(self, record: Known) -> None:
         self.known[record.number] = record

@@ -93,7 +93,7 @@ class Tail:
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """Returns the source's open generation of this device and inode, which an open file keeps; or None."""
         opened = (generation for generation in (*self._chain, *self._late) if generation.content is not None)
-        return next((generation for generation in opened if generation.identity == identity), None)
+        return next((one for one in opened if one.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
         """Returns the open generation of the source that has this number, or None."""
@@ -119,15 +119,15 @@ class Tail:
 
     def late(self) -> list[Generation]:
         """Returns the source's finished generations that have grown since: a writer still held the old descriptor."""
-        for generation in (grown := [generation for generation in self._late if generation.grown()]):
+        grown = [generation for generation in self._late if generation.grown()]
+        for generation in grown:
             self.introduce(generation, closed=True)
         return grown
 
     @property
     def restless(self) -> bool:
         """Whether the tail must be looked at although no file of the source changed: it reads one without a name."""
-        opened = [one for one in (*self._chain, *self._late) if one.content is not None]
-        return self.owed is not None or not all(self._catalog.lies(one.identity) for one in opened)
+        return self.owed is not None or not all(map(self._catalog.lies, self._inodes()))
 
     def watch_finished(self) -> None:
         """The tail opens finished generations whose files have grown, however long ago. Called under the lock."""
@@ -248,6 +248,10 @@ class Tail:
     def amend(self, number: int, at: Fingerprint) -> None:
         """The tail writes down that a generation is known by more than its record said, as news for the ledger."""
         self._register.amend(number, at)
+
+    def confirmed(self, generation: Generation) -> Known:
+        """The tail's record of a generation, now that Redis has confirmed it up to the reader's place."""
+        return self._register.record(generation)
 
     def record(self, number: int) -> Known:
         """Returns what is remembered of the source's generation of this number."""

@@ -1,0 +1,102 @@
+"""The accounts of several mappings' files for a caller that only looks; and what a person says of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+from bridge.carry.account import ACTIVE, PIECE, WAITING, Account, Accountant, Standing
+from bridge.carry.shared import Shared
+from bridge.config import Settings
+from bridge.errors import ConfigError
+from bridge.files.age import tells_age
+from bridge.ledger import spool
+from bridge.ledger.holder import lock_holder
+from bridge.ledger.journal import note
+from bridge.ledger.pieces import LEFT, Remembered, forget_piece, remembered_pieces, save_piece
+from bridge.ledger.sources import sources_of
+from bridge.ledger.store import Ledger
+from bridge.mapping import Mapping
+
+
+def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, Account]:
+    """The account of each mapping, by its name. Raises SourceError, LedgerError."""
+    path = settings.state_dir / "ledger.db"
+    ledger = Ledger(path) if path.exists() else None
+    running = lock_holder(settings.state_dir).startswith("bridge run ")
+    found = {}
+    try:
+        for mapping in mappings:
+            with closing(Shared(mapping, settings)) as shared:
+                found[mapping.name] = account_of(shared, ledger, clock, running=running)
+    finally:
+        if ledger is not None:
+            ledger.close()
+    return found
+
+
+def account_of(shared: Shared, ledger: Ledger | None, clock: Callable[[], float], *, running: bool) -> Account:
+    """The account of a mapping's files, of whatever kind. Raises SourceError, LedgerError."""
+    if shared.folder is not None or shared.values is not None:
+        return _of_folder(shared, ledger)
+    memories = sources_of(ledger, shared.mapping.stream.key) if ledger is not None else {}
+    stored = {name: memory.stored for name, memory in memories.items()}
+    return Accountant(shared, ledger, clock).whole(stored, running=running)
+
+
+def _of_folder(shared: Shared, ledger: Ledger | None) -> Account:
+    """The account of a mapping whose messages, values or artifacts are each a file."""
+    folder, account = shared.folder or shared.values, Account()
+    if folder is None:
+        raise AssertionError("no folder")
+    stream, path = shared.mapping.stream.key, shared.mapping.source.path
+    for some in folder.scan():
+        known = spool.files_known(ledger, stream, [one.name for one in some]) if ledger is not None else {}
+        for one in some:
+            size, name = one.facts.size, os.fsdecode(one.name)
+            carried = shared.folder is None or (one.name in known and known[one.name][0] == one.facts)
+            standing = PIECE if carried else WAITING
+            account.pieces.append(Standing(name, standing, path, None, size, 0 if carried else size))
+    return account
+
+
+def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:
+    """Sets a file aside for good, as somebody says, and notes that in the journal; returns what was done, in words.
+
+    By its path; by its inode, where its name is one that goes from file to file. Raises ConfigError: no mapping names
+    it, or it is being carried; LedgerError.
+    """
+    with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
+        for mapping in mappings:
+            if mapping.source.kind not in ("log", "context"):
+                continue
+            with closing(Shared(mapping, settings)) as shared:
+                found = account_of(shared, ledger, lambda: at, running=True)
+                one = next((one for one in found.pieces if one.path == path), None)
+                if one is None:
+                    continue
+                if one.standing in (ACTIVE, PIECE) and one.generation is not None:
+                    hint = "name it in source.exclude, and start the bridge again"
+                    raise ConfigError(f"is carried, as generation {one.generation} of {one.log}", where=path, hint=hint)
+                bound = one.facts if tells_age(path.rpartition("/")[2]) else None
+                with ledger.transaction():
+                    save_piece(ledger, mapping.stream.key, Remembered(path, LEFT, why, at, bound, one.bytes, who))
+                    note(ledger, at, who, "leave", mapping.stream.key, {"path": path, "reason": why})
+                which = "this very file, whatever its name becomes" if bound else "whatever lies there"
+                return f"{path} is left alone from now on ({which}); `bridge files --take {path}` undoes it"
+    hint = "`bridge files` shows what the mappings name; a path is told from the root"
+    raise ConfigError("is no file that a mapping names", where=path, hint=hint)
+
+
+def take(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:
+    """Undoes `leave`; returns what was done, in words. Raises ConfigError: nobody set the file aside; LedgerError."""
+    with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
+        for mapping in mappings:
+            before = remembered_pieces(ledger, mapping.stream.key).get(path)
+            if before is not None and before.standing == LEFT:
+                with ledger.transaction():
+                    forget_piece(ledger, mapping.stream.key, path)
+                    note(ledger, at, who, "take", mapping.stream.key, {"path": path, "reason": why})
+                return f"{path} is the mapping's again: what is in it is carried, or `bridge files` says why not"
+    raise ConfigError("was not left alone by anybody", where=path, hint="`bridge files` shows what was")

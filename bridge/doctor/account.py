@@ -1,0 +1,27 @@
+"""The doctor's look at the account: whether anything explains what became of every file that a mapping names."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+from bridge.carry.inventory import accounts
+from bridge.config import Settings
+from bridge.doctor.finding import Finding, Part, worst
+from bridge.ledger.retired import retired
+from bridge.ledger.store import Ledger
+from bridge.words import counted
+
+
+def look_at_files(settings: Settings) -> Finding:
+    """Checks whether every file that a mapping names is accounted for; not of mappings that are retired."""
+    path, over = settings.state_dir / "ledger.db", set[str]()
+    if path.exists():
+        with closing(Ledger(path)) as ledger:
+            over = {*retired(ledger)}
+    parts: list[Part] = []
+    found = accounts(settings, [one for one in settings.mappings if one.stream.key not in over], time.time)
+    for name, account in found.items():
+        parts += [("bad", f"{name}: {said}", "`bridge files`, and `bridge repair`") for said in account.sentences()]
+    count = sum(len(account.pieces) for account in found.values())
+    return worst("account", parts or [("good", f"{counted(count, 'file')}, and each is accounted for", "")])
