@@ -22,9 +22,9 @@ from bridge.ledger.mirrored import range_at
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping as BridgeMapping
 from bridge.model import FIELDS, Origin, hex_digest, parse_id
-from bridge.parity.check import Result
 from bridge.parity.classify import Difference
 from bridge.parity.generations import Cut
+from bridge.parity.result import Result
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.points import reached
 from bridge.streams.reader import Entry

@@ -9,8 +9,8 @@ from threading import Event
 from typing import Any
 
 from bridge.ledger.store import Ledger
-from bridge.parity.check import Result
 from bridge.parity.proof import Proof
+from bridge.parity.result import Result
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 from tests.rig import Rig, wait_until

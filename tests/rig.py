@@ -21,8 +21,8 @@ from typing import Any
 from bridge.config import Settings, load
 from bridge.drain import Drained, once
 from bridge.ledger.store import Ledger
-from bridge.parity.check import Result
 from bridge.parity.proof import check_of
+from bridge.parity.result import Result
 from bridge.points import POINTS
 from bridge.server import embedded
 from bridge.server.binary import Binary

@@ -14,7 +14,7 @@ import pytest
 from bridge.files.artifacts import type_of
 from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger
-from bridge.parity.check import Result
+from bridge.parity.result import Result
 from bridge.paths import Paths
 from bridge.streams.reader import entries
 from tests.conftest import BINARIES

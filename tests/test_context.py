@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.codecs.chunk import STARTED, whole_characters
 from bridge.model import format_id, parse_origin
-from bridge.parity.check import Result
+from bridge.parity.result import Result
 from bridge.streams.reader import Entry, entries
 from tests.conftest import BINARIES
 from tests.inbox import Inbox

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from bridge.model import format_id, parse_id
-from bridge.parity.check import Result
+from bridge.parity.result import Result
 from tests.rig import STREAM, Rig, line
 
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")

@@ -270,6 +270,8 @@ def test_json(rig: Rig) -> None:
     done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
     told = json.loads(done.stdout)
     assert done.returncode == 3
+    size, lost = rig.log.stat().st_size, len(line("f-2"))
+    mirrored = sum(len(one) + 1 for one in rig.lines() if one.startswith(b"ui|"))
     assert told == {
         "verdict": "differs",
         "mappings": [{
@@ -279,6 +281,14 @@ def test_json(rig: Rig) -> None:
                          "entry": format_id(rig.entries()[-1].id).decode()},
             "digest": told["mappings"][0]["digest"],
             "counts": {"missing_in_redis": 1, "missing_in_file": 0, "altered": 0, "duplicate": 0, "reordered": 0},
+            "account": {
+                "bytes": size, "carried": size - mirrored - lost, "mirrored": mirrored, "quarantined": 0, "empty": 0,
+                "waiting": 0, "aside": 0, "copies": 0, "unaccounted": lost, "entries": 49, "trimmed": 0, "deleted": 1,
+                "gone_before_mirrored": 0,
+                "unaccounted_at": [{"path": "messages.log", "offset": 80, "bytes": lost, "why": "no entry holds it"}],
+                "pieces": [{"path": "messages.log", "standing": "active", "source": "messages.log", "generation": 1,
+                            "bytes": size}],
+            },
             "differences": [{"kind": "missing_in_redis", "file": "messages.log", "line": 3, "offset": 80, "entry": None,
                              "expected": line("f-2")[:-1].decode(), "actual": None}],
         }],

@@ -21,8 +21,8 @@ from bridge.files.generation import Known
 from bridge.files.tail import Tail
 from bridge.ledger import mirrored
 from bridge.ledger.store import Ledger
-from bridge.parity.check import Result
 from bridge.parity.proof import Proof
+from bridge.parity.result import Result
 from bridge.run import Process
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack

@@ -19,8 +19,8 @@ from bridge.ledger.retention import points_of
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId
 from bridge.parity import check
-from bridge.parity.check import Result
 from bridge.parity.proof import Proof
+from bridge.parity.result import Result
 from bridge.retention.trim import Done, Plan, Retention
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bridge.config import Settings
     from bridge.ledger.store import Ledger
     from bridge.mapping import Mapping
-    from bridge.parity.check import Result
     from bridge.parity.proof import Proof
+    from bridge.parity.result import Result
     from bridge.streams.connect import Connection
 
 EVERY = 2.0
@@ -94,8 +94,9 @@ def _prove(
     html: Path | None, watch: bool, full: bool, max_rate: float | None,
 ) -> int:  # fmt: skip
     from bridge.dial import dialler
-    from bridge.parity.check import Interrupted, verdict_of_all
+    from bridge.parity.check import Interrupted
     from bridge.parity.proof import Proof
+    from bridge.parity.result import verdict_of_all
     from bridge.run import stop_on_signals
     from bridge.tune import tune_interpreter
 
@@ -192,8 +193,8 @@ def _notes(one: Result) -> None:
 def _print(results: list[Result]) -> None:
     from bridge.cli.screen import STYLES, console, safe
     from bridge.model import shown
-    from bridge.parity.check import verdict_of_all
     from bridge.parity.report import WORDS, counts_in_words, facts, sides, verdict_in_words, where, without
+    from bridge.parity.result import verdict_of_all
     from bridge.words import counted
 
     out = console()
@@ -233,8 +234,9 @@ def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop:
 
     from bridge.cli.screen import console, safe
     from bridge.errors import BridgeError
-    from bridge.parity.check import Interrupted, verdict_of_all
+    from bridge.parity.check import Interrupted
     from bridge.parity.report import verdict_in_words
+    from bridge.parity.result import verdict_of_all
 
     out, last, onwards = console(), "", not full
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not options.as_json else None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.carry.shared import Shared
     from bridge.ledger.store import Ledger
     from bridge.mend import Act, Plan
-    from bridge.parity.check import Result
+    from bridge.parity.result import Result
     from bridge.streams.connect import Connection
 
 LISTED = 20

@@ -14,8 +14,8 @@ from bridge.ledger.archive import parts_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, format_id
-from bridge.parity.check import Result
 from bridge.parity.report import page
+from bridge.parity.result import Result
 from bridge.snapshot import ASIDE, ENTRIES, Kept
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys

@@ -25,7 +25,7 @@ from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import Checkpoint, format_id
-from bridge.parity.check import Result
+from bridge.parity.result import Result
 from bridge.points import reached
 from bridge.snapshot import Kept, keep
 from bridge.streams.components import REDIS, all_modes, announced_positions

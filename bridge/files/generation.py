@@ -215,7 +215,7 @@ class Generation:
         """A generation takes the open file of another one over, which lies at `path`; the other has none any more."""
         self.close()
         self.content, other.content = other.content, None
-        self.path, self.identity, self.born = path, other.identity, other.born
+        self.path, self.identity, self.born, self.checked = path, other.identity, other.born, (-1, -1)
 
     def close(self) -> None:
         """Closes a generation's file; further calls do nothing."""

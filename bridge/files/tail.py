@@ -119,8 +119,7 @@ class Tail:
 
     def late(self) -> list[Generation]:
         """Returns the source's finished generations that have grown since: a writer still held the old descriptor."""
-        grown = [generation for generation in self._late if generation.grown()]
-        for generation in grown:
+        for generation in (grown := [generation for generation in self._late if generation.grown()]):
             self.introduce(generation, closed=True)
         return grown
 
@@ -289,10 +288,8 @@ class Tail:
             if found is not None:
                 (self._late if record.closed else self._chain).append(found)
             elif not record.closed and not empty:
-                self._say_once(
-                    f"generation {record.number}",
-                    f"is gone; if anything stood in it behind byte {record.at.offset}, it was not read",
-                )
+                lost = f"is gone; if anything stood in it behind byte {record.at.offset}, it was not read"
+                self._say_once(f"generation {record.number}", lost)
         last = self._chain[-1] if self._chain else None
         if last is not None and not self._register.known[last.number].at.head_len and self._skipped(last):
             last.close()  # it was empty and is known by nothing: what stands there now came after those
@@ -345,7 +342,6 @@ class Tail:
 
     def _take_over(self, current: Generation, file: Generation) -> None:
         current.take_over(file, file.path)
-        current.checked = (-1, -1)
         self._register.note(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
@@ -385,7 +381,6 @@ class Tail:
         current.identity = (-1, -1)
         if copy is not None:
             current.take_over(copy, copy.path)
-            current.checked = (-1, -1)
             current.read_to, current.tail, current.head = copy.read_to, copy.tail, copy.head
         elif not at.head_len:
             self._chain.remove(current)

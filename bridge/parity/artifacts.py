@@ -17,8 +17,9 @@ from bridge.files.artifacts import hashed, inside
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.model import Origin, Row, digest, paired, parse_origin, shown_name
-from bridge.parity.check import Check, Interrupted, Result, verdict_of
+from bridge.parity.check import Check, Interrupted
 from bridge.parity.classify import Difference
+from bridge.parity.result import Result, verdict_of
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors

@@ -6,9 +6,9 @@ A check holds no lock, and writes nothing but the ledger's note of the run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from operator import attrgetter
 from threading import Event
 from typing import Any
@@ -17,19 +17,20 @@ from bridge.carry.archive import Archive, history
 from bridge.carry.claim import Hold
 from bridge.config import Settings
 from bridge.errors import LeaseHeld, RedisLost
-from bridge.ledger.quarantine import still_aside
+from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
 from bridge.model import before as before_it
-from bridge.parity.classify import Difference, counts
+from bridge.parity.account import Account
+from bridge.parity.classify import Difference
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
-from bridge.parity.generations import Cut
-from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
+from bridge.parity.result import Result, verdict_of
+from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing, size_of
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
-from bridge.parity.tally import Due, Late, Tally
+from bridge.parity.tally import Due, Late
 from bridge.parity.view import View
 from bridge.parity.witness import Witness
 from bridge.streams.connect import Connection
@@ -64,87 +65,6 @@ class Interrupted(Exception):
     """The stop event was set while parity compared."""
 
 
-@dataclass(slots=True)
-class Result:
-    """What parity found for one mapping. `notes` are in words, for people: what is to be known beside the verdict."""
-
-    mapping: str
-    stream: str
-    verdict: str = "inconclusive"
-    tally: Tally = field(default_factory=Tally)
-    files: dict[str, int] = field(default_factory=dict)
-    entry: EntryId = ZERO_ID
-    unit: str = "byte"
-    """What the positions in `files` count: byte, batch or value."""
-    notes: list[str] = field(default_factory=list)
-    artifacts: dict[str, int] | None = None
-    """How many artifacts are present as announced, changed or gone since, or never announced; None: there are none."""
-    cut: dict[str, Cut] = field(default_factory=dict)
-    """Sources whose current file is not as the bridge left it."""
-    alive: bool = False
-    """Whether a bridge runs."""
-    too_much: list[str] = field(default_factory=list)
-    """What the witness says in words: more of ours was put into a file than was born for it."""
-    lost: str = ""
-    """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
-    began: float = 0.0
-    seconds: float = 0.0
-    stats: Stats | None = None
-    onwards: bool = False
-    until: Since | None = None
-    """The position from which the next comparison may go on, where this one found both sides equal."""
-    length: int = 0
-    """Entries that stand in the stream."""
-    points: list[Since] = field(default_factory=list)
-    """Positions on the way, and `until`: entries up to any of them may be trimmed. `added` counts up to there."""
-
-    def add(self, since: Since | None) -> None:
-        """Adds what the comparison before counted, from whose end this one went on, to this one's counts."""
-        for name, number in (since.totals if since is not None else {}).items():
-            setattr(self.tally, name, getattr(self.tally, name) + number)
-        if since is not None and self.until is not None:
-            self.tally.digest = self.until.digest
-
-    def warnings(self) -> list[str]:
-        """Says in words what is to be known before anything is done: entries Redis lost, files that were cut."""
-        lost = f"Redis lost entries ({self.lost}): start `bridge run`, it fills it again from the files"
-        cuts = [f"do not start the bridge yet: {cut.in_words(name)}" for name, cut in self.cut.items()]
-        return [lost] * bool(self.lost) + cuts
-
-    def counts(self) -> dict[str, int]:
-        """Counts the differences of each kind that parity found, also those that it does not list."""
-        found = counts(self.tally.differences)
-        return {kind: n + self.tally.uncounted.get(kind, 0) for kind, n in found.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """The result of parity as `--json` prints it (DESIGN §5.4)."""
-        tally = self.tally
-        return {
-            "mapping": self.mapping, "stream": self.stream, "verdict": self.verdict, "compared": tally.compared,
-            "file_born": tally.file_born, "redis_born": tally.redis_born, "in_flight": tally.in_flight,
-            "not_mirrored": tally.not_mirrored, "quarantined": tally.quarantined, "unverifiable": tally.unverifiable,
-            "position": {"files": self.files, "entry": format_id(self.entry).decode()}, "digest": tally.digest,
-            **({"artifacts": self.artifacts} if self.artifacts is not None else {}),
-            "counts": self.counts(), "differences": [one.to_json() for one in tally.differences],
-        }  # fmt: skip
-
-
-def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
-    """The verdict on what a comparison counted: equal, differs or inconclusive. Pure.
-
-    `entries` counts what stands in the stream, `before` what had agreed already.
-    """
-    if tally.differences or (tally.uncounted and not tally.marked):
-        return "differs"
-    if tally.uncounted:
-        return "inconclusive"  # so many are out of place that those that may be cannot be told from the others
-    if any(not why.startswith("trimmed") for why in tally.why):
-        return "inconclusive"
-    compared = before + tally.compared
-    nothing = not compared and (entries or tally.in_flight or tally.unverifiable or tally.not_mirrored)
-    return "inconclusive" if nothing else "equal"
-
-
 def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
     """Reads an entry's `fields` (name, value, name …): its origin as it stands, its origin parsed, its message.
 
@@ -154,15 +74,6 @@ def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
     raw = values.get(b"origin")
     row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
     return raw, parse_origin(raw) if raw is not None else None, row
-
-
-def verdict_of_all(results: Iterable[Result]) -> str:
-    """The verdict on all mappings: differs if one does, inconclusive if one is or nothing was compared. Pure."""
-    found = list(results)
-    for verdict in ("differs", "inconclusive"):
-        if any(one.verdict == verdict for one in found):
-            return verdict
-    return "equal" if any(one.tally.compared for one in found) else "inconclusive"
 
 
 def spacing(length: int) -> int:
@@ -307,7 +218,7 @@ class Check:
         stats = Stats() if self._stats else None
         due = Due(
             view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
-            self._aside(view), gone, view.both,
+            self._aside(view), gone, view.both, self._kept(),
         )  # fmt: skip
         start = ZERO_ID if begins is None else begins.resume
         expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
@@ -325,8 +236,12 @@ class Check:
                 comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
             too_much = comparison.witness.too_much()
-            verdict = "differs" if too_much else verdict_of(tally, view.length, before)
+            account = self._account(comparison, view)
+            verdict = verdict_of(tally, view.length, before)
+            if too_much or any(account.unaccounted()):
+                verdict = "differs"
             result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+            result.account = account
             result.files, result.entry = view.positions(comparison.claimed_to()), view.last
             if comparison.first_waiting is not None:
                 end = format_id(before_it(comparison.first_waiting))
@@ -378,6 +293,31 @@ class Check:
             self._tell(read, length)
             if self._stop.is_set():
                 raise Interrupted
+
+    def _account(self, comparison: Comparison, view: View) -> Account:
+        """The comparison's account, with what was not compared, and the stream's entries."""
+        account = comparison.account
+        account.aside += view.aside()
+        account.entries, account.trimmed = view.length, view.trimmed.count
+        account.deleted = max(0, view.added - view.length - view.trimmed.count)
+        return account
+
+    def _kept(self) -> Callable[[str, int, bytes], bool] | None:
+        """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source."""
+        if self._ledger is None:
+            return None
+        ledger, stream = self._ledger, self._mapping.stream.key
+        known: dict[str, tuple[set[tuple[int, int]], set[tuple[int, bytes]]]] = {}
+
+        def kept(source: str, place: int, line: bytes) -> bool:
+            if source not in known:
+                known[source] = kept_lines(ledger, stream, source)
+            places, contents = known[source]
+            if (place >> SHIFT, place & OFFSETS) in places:
+                return True
+            return (size_of(line) - 1, bytes(line[:KEPT])) in contents  # it stands elsewhere by now
+
+        return kept
 
     def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:
         """Makes the test whether the ledger keeps a line or an entry in quarantine; its mapping may be mended since."""

@@ -14,9 +14,10 @@ from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
 from bridge.mapping import Mapping
 from bridge.model import Row, hex_digest
-from bridge.parity.check import Check, Result, told, verdict_of
+from bridge.parity.check import Check, told
 from bridge.parity.classify import Difference
 from bridge.parity.generations import Generation
+from bridge.parity.result import Result, verdict_of
 from bridge.parity.sides import SHIFT, File
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally

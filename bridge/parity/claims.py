@@ -20,7 +20,7 @@ from bridge.model import Row
 from bridge.parity.align import align, ascending
 from bridge.parity.columns import Odd
 from bridge.parity.lines import Lines, around
-from bridge.parity.sides import LONG, SHIFT, Extra, File, Missing, Passed, Sink
+from bridge.parity.sides import SHIFT, Extra, File, Long, Missing, Passed, Sink
 
 HELD = 8
 """So many entries wait for those behind them: one that stands in a wrong place is told by what follows."""
@@ -64,8 +64,7 @@ class Claims:
         """The first entry of each generation."""
         self.claimed_to = since
         """The place behind the last line that an entry claimed; at first, where lines before were claimed earlier."""
-        self.settled: tuple[File, int, int] | None = None
-        """File, place and line number behind the last line that had to be accounted for."""
+        self.settled: tuple[File, int, int] | None = None  # and line number behind the last line that had to be there
 
     def add(self, places: list[int], rows: list[Row], ids: list[bytes]) -> None:
         """File-born entries of this source, as they follow in the stream."""
@@ -195,7 +194,7 @@ class Claims:
         """Lines up to the `end`-th that is held are nobody's, but those that were claimed."""
         a = here.at
         due = bisect_left(here.places, max(here.file.base + here.file.due, self.claimed_to), a, end)
-        if due > a and here.lines[due - 1] is not LONG:
+        if due > a and not isinstance(here.lines[due - 1], Long):
             self.settled = here.file, here.places[due - 1] + len(here.lines[due - 1]) + 1, here.number(due)
         for i, j, is_due in ((a, due, True), (due, end, False)):
             chosen = [k for k in range(i, j) if k not in without]
@@ -397,4 +396,5 @@ class Claims:
     def _extra(self, here: Lines, unit: tuple[int, int, bytes]) -> None:
         place = here.places[unit[0]]
         self._sink.aside(1)
+        self._sink.kept(here.file, place, unit[2])
         self._sink.extra(Extra(here.file, place, here.number(unit[0]), unit[2], place - self._shift, broken=True))

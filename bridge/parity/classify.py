@@ -11,7 +11,8 @@ from typing import Any
 
 from bridge.codecs import Codec
 from bridge.model import Row, as_json
-from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing
+from bridge.parity.lines import messages
+from bridge.parity.sides import OFFSETS, SHIFT, Extra, File, Missing
 
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
 
@@ -74,6 +75,10 @@ class Sorted:
     """Lines that are no messages, which were taken for altered ones."""
     foreign: int = 0
     aside: int = 0
+    accounted: list[tuple[Extra, str]] = field(default_factory=list)
+    """Lines that an entry, or the quarantine, explains after all, each with what became of it."""
+    lost: list[Extra] = field(default_factory=list)
+    """Lines that nothing explains."""
 
 
 Look = Callable[[Iterable[bytes], Iterable[tuple[str, int]]], "Seen"]
@@ -107,6 +112,8 @@ def classify(
             continue
         n = here.pop()
         taken.add(n)
+        if not extras[n].broken:
+            found.accounted.append((extras[n], "carried" if missing.home >= 0 else "mirrored"))
         settled = missing.excused or (missing.home < 0 and missing.row[:1] and missing.row[0] in both)
         found.file_born += bool(settled) and missing.home >= 0
         found.redis_born += bool(settled) and missing.home < 0
@@ -117,6 +124,9 @@ def classify(
         else:
             found.differences.append(_difference("reordered", extras[n], missing, codec))
     alone = dict.fromkeys(n for n in range(len(extras)) if n not in taken and not aside(extras[n]))
+    found.accounted += [
+        (one, "quarantined") for n, one in enumerate(extras) if n not in taken and n not in alone and not one.broken
+    ]
     entries = [one for one in rest if not aside(one)]
     left = sum(1 for n, one in enumerate(extras) if n not in taken and n not in alone and not one.broken)
     found.aside = left + len(rest) - len(entries)
@@ -130,6 +140,7 @@ def classify(
             if extras[n].file.foreign:
                 found.foreign += 1
             elif not extras[n].broken:
+                found.lost.append(extras[n])
                 found.differences.append(_difference("missing_in_redis", extras[n], None, codec))
         _without_line(extras, absent, entries, known, found, codec)
     return found
@@ -144,6 +155,7 @@ def _repeated(
         first = known.first.get(one.line)
         if first is not None and first[0] == one.file.source and first[1] < one.place and not one.broken:
             found.differences.append(_difference("duplicate", one, None, codec))
+            found.lost.append(one)
             del alone[n]
 
 
@@ -169,6 +181,8 @@ def _behind_torn(
             still.append(missing)
             continue
         del alone[at]
+        if not extras[at].broken:
+            found.accounted.append((extras[at], "carried"))
         found.file_born += 1
         found.altered_broken += extras[at].broken
     return still
@@ -204,6 +218,23 @@ class Seen:
     at: dict[tuple[str, int], bytes]
 
 
+def look_again(
+    files: Iterable[tuple[str, Sequence[File]]], codec: Callable[[str], Codec], wanted: set[bytes],
+    asked: set[tuple[str, int]], left_over: set[tuple[str, int]],
+) -> Seen:  # fmt: skip
+    """Reads files once more, for `wanted` lines that were not left over, and for the lines at the places `asked`."""
+    seen = Seen({}, {})
+    for name, pieces in files:
+        mine = {place for source, place in asked if source == name}
+        for file in pieces:
+            for place, line in messages(file, codec(name)):
+                if place in mine:
+                    seen.at[name, place] = line
+                if line in wanted and line not in seen.first and (name, place) not in left_over:
+                    seen.first[line] = (name, place)
+    return seen
+
+
 def _rows_of(extras: Sequence[Extra], codec: Callable[[str], Codec]) -> list[Row | None]:
     rows: list[Row | None] = [None] * len(extras)
     by_source: dict[str, list[int]] = defaultdict(list)
@@ -227,6 +258,7 @@ def _by_place(
             still.append(missing)
             continue
         found.altered_broken += extras[n].broken
+        found.lost += [extras[n]] * (not extras[n].broken)
         found.differences.append(_difference("altered", extras[n], missing, codec))
         del alone[n]
     return still
@@ -257,6 +289,7 @@ def _by_gap(
             pass
         del alone[near]
         found.altered_broken += extras[near].broken
+        found.lost += [extras[near]] * (not extras[near].broken)
         found.differences.append(_difference("altered", extras[near], missing, codec))
     return still
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 
 from bridge.codecs import Codec
 from bridge.model import HIGHEST_ID, ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
+from bridge.parity.account import Account
 from bridge.parity.claims import Claims
-from bridge.parity.classify import Seen, classify
+from bridge.parity.classify import Seen, classify, look_again
 from bridge.parity.columns import Rows, parted
 from bridge.parity.digest import Digest
 from bridge.parity.expected import Expected
-from bridge.parity.lines import messages
 from bridge.parity.matches import Matches
-from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed
+from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed, size_of
 from bridge.parity.since import TOTALS, Place, Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Tally
@@ -42,6 +42,7 @@ class Comparison:
     ) -> None:  # fmt: skip
         self.witness = witness or Witness({}, 0, ZERO_ID)
         self.tally = Tally(marked=due.late is not None)
+        self.account = Account(since.account if since is not None else None)
         self._codec = codec
         self._codecs: dict[str, Codec] = {}
         self._expected = expected
@@ -114,7 +115,7 @@ class Comparison:
             return
         if not all(one.at_rest for one in self._matches.values()):
             return
-        point = replace(self.until(last, 0, min(self._due.entry, last)), digest="")
+        point = replace(self.until(last, 0, min(self._due.entry, last)), digest="", account={})
         if point.resume > self._noted_at:  # else entries wait for lines that stand in a file which is read at the end
             self.points.append((point, self.fed))
             self._noted, self._noted_at = self.fed, last
@@ -215,6 +216,8 @@ class Comparison:
                 for one in some:
                     self.missing(one)
         self._sort_out()
+        for files in self._files.values():
+            self.account.end(files)
         self.tally.digest = self._digest.hexdigest()
         return self.tally
 
@@ -244,7 +247,7 @@ class Comparison:
         chained = hashlib.blake2b(raw, digest_size=16).hexdigest() if self._since.digest else self.tally.digest
         return Since(
             last, resume, due, length, places=places, targets=dict(self._since.targets) | targets, totals=totals,
-            digest=chained,
+            digest=chained, account=self.account.for_later(),
         )  # fmt: skip
 
     def close(self) -> None:
@@ -264,6 +267,11 @@ class Comparison:
         tally.differences = sorted(
             found.differences, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62)
         )
+        for extra, kind in found.accounted:
+            self.accounted(extra.file, kind, len(extra.line) + 1)
+        for extra in found.lost:
+            if not extra.file.foreign:
+                self.account.lost(extra.file, extra.place, len(extra.line) + 1)
         tally.quarantined += found.aside - found.altered_broken
         tally.foreign += found.foreign
         tally.late += found.late
@@ -295,18 +303,10 @@ class Comparison:
         """Reads the files once more, for lines of these bytes and for the lines at these places."""
         wanted, asked = set(lines), set(places)
         left_over = {(one.file.source, one.place) for one in self._extras}
-        seen = Seen({}, {})
         if not (self.tally.compared or asked):
-            return seen
-        for name, files in [*self._files.items(), *self._rest.items()]:
-            mine = {place for source, place in asked if source == name}
-            for file in files:
-                for place, line in messages(file, self._codec_of(name)):
-                    if place in mine:
-                        seen.at[name, place] = line
-                    if line in wanted and line not in seen.first and (name, place) not in left_over:
-                        seen.first[line] = (name, place)
-        return seen
+            return Seen({}, {})
+        files = [*self._files.items(), *self._rest.items()]
+        return look_again(files, self._codec_of, wanted, asked, left_over)
 
     @property
     def first_waiting(self) -> EntryId | None:
@@ -324,6 +324,7 @@ class Comparison:
         if (matches := self._matches.get(file.source)) is not None:
             matches.due_again()
         self.tally.file_born += count
+        self.account.add(file, "carried", sum(map(len, lines)) + len(lines))
         if self._stats is not None:
             self._stats.add(self._codec_of(file.source), lines)
         self._digest.file_born(file, lines, places)
@@ -367,6 +368,18 @@ class Comparison:
         """Counts entries whose lines cannot be looked at, and says `why`."""
         self.tally.unverifiable += count
         self.tally.why[why] = self.tally.why.get(why, 0) + count
+
+    def accounted(self, file: File, kind: str, size: int) -> None:
+        """Notes in the account what became of so many bytes of a source's file."""
+        if not file.foreign:
+            self.account.add(file, kind, size)
+
+    def kept(self, file: File, place: int, line: bytes) -> None:
+        """Notes in the account a line that is no message: as quarantined, if that holds its bytes, else as lost."""
+        if file.foreign:
+            return
+        known = self._due.kept is None or self._due.kept(file.source, place, line)
+        (self.accounted(file, "quarantined", size_of(line)) if known else self.account.lost(file, place, size_of(line)))
 
     def aside(self, count: int) -> None:
         """Counts lines that are no messages as quarantined."""

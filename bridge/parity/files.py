@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD
-from bridge.parity.sides import LONG, Block
+from bridge.parity.sides import Block, Long
 
 PIECE, LAST = 1 << 18, 1 << 20
 """Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
@@ -58,6 +58,7 @@ class Plain:
         self.packed = path.suffix in COMPRESSED
         self._limit = limit
         self._damage = ""
+        self._read = (0, 0)
         try:
             now = os.fstat(self._fd)
             self.regular = stat.S_ISREG(now.st_mode)
@@ -76,6 +77,13 @@ class Plain:
     def damage(self) -> str:
         """Why it could not be read to its end; empty: it could."""
         return self._damage
+
+    def end(self) -> tuple[int, int, str | None]:
+        """How many bytes `blocks` read up to the end; how many stand behind the last newline, and what became of those.
+
+        None where they wait for the rest of their line. A packed file gets none: what is not damaged is in quarantine.
+        """
+        return (*self._read, "quarantined" if self.packed and not self._damage else None)
 
     def read(self, size: int, offset: int) -> bytes:
         """Bytes at an offset; of a compressed file it is read from the beginning for them."""
@@ -129,7 +137,7 @@ class Plain:
             yield held
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
-        """Its whole lines from `start` on; in the place of one over the limit stands LONG."""
+        """Its whole lines from `start` on; in the place of one over the limit stands a `Long`."""
         at, begun, rest, skips = start, 0, b"", False
         pieces = self._pieces() if not start else self.section(start, self.size if not self.packed else 1 << 62)
         for piece in pieces:
@@ -138,18 +146,19 @@ class Plain:
                 if end < 0:
                     at += len(piece)
                     continue
-                yield Block([LONG], [begun])
+                yield Block([Long.of(at + end - begun)], [begun])
                 at, piece, skips = at + end + 1, piece[end + 1 :], False
             lines = (rest + piece).split(b"\n") if rest else piece.split(b"\n")
             rest = lines.pop()
             if lines:
                 ends = list(map(add, accumulate(map(len, lines)), count(at + 1)))
                 if max(map(len, lines)) > self._limit:
-                    lines = [LONG if len(line) > self._limit else line for line in lines]
+                    lines = [Long.of(len(line)) if len(line) > self._limit else line for line in lines]
                 yield Block(lines, [at, *ends[:-1]])
                 at = ends[-1]
             if len(rest) > self._limit:
                 begun, at, rest, skips = at, at + len(rest), b"", True
+        self._read = (at + len(rest), at + len(rest) - begun if skips else len(rest))
 
 
 def _unpacked(raw: Any, suffix: str) -> Any:

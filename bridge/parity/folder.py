@@ -21,9 +21,10 @@ from bridge.ledger.scratch import Document, Documents
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import ZERO_ID, EntryId, Origin, Row, digest, parse_id, shown_name
-from bridge.parity.check import Check, Interrupted, Result, told, verdict_of
+from bridge.parity.check import Check, Interrupted, told
 from bridge.parity.classify import Difference
 from bridge.parity.compare import MOST
+from bridge.parity.result import Result, verdict_of
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Late, Tally

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from bridge.files.content import HEAD
@@ -86,7 +87,7 @@ def written(name: str, paths: Sequence[Path], known: int, limit: int) -> Found:
     first = newest - len(held) + 1
     strangers = [one.path.name for one in held[: max(0, 1 - first)]]
     files = [
-        File(one.path.name, name, n, OFFSETS, one.blocks, one.section, one.damage, foreign=True)
+        File(one.path.name, name, n, OFFSETS, one.blocks, one.section, one.damage, one.end, foreign=True)
         for n, one in enumerate(held, first) if n > 0
     ]  # fmt: skip
     return Found(files, strangers, held, {})
@@ -188,7 +189,7 @@ class Pieces:
             doubtful.add(open_one.number)
         is_of = {number: one for (name, number), one in self._is_of.items() if name == source}
         files = [
-            _file(source, is_of[wanted.number], wanted, doubtful=wanted.number in doubtful)
+            self._file(source, is_of[wanted.number], wanted, doubtful=wanted.number in doubtful)
             for wanted in sorted(known, key=lambda one: one.number) if wanted.number in is_of
         ]  # fmt: skip
         newest = max((one.number for one in known), default=0)
@@ -198,11 +199,38 @@ class Pieces:
         for one in sorted(self._pool(source), key=lambda one: (one is here, one.written)):
             if one is here or not known or (open_one is not None and not known_here and one.written > since >= 0):
                 newest += 1
-                files.append(_file(source, one, Generation(newest, Fingerprint(0, 0, "", ""), False)))
+                files.append(self._file(source, one, Generation(newest, Fingerprint(0, 0, "", ""), False)))
             else:
                 strangers.append(self.names[id(one)])
         changed = {number: one for number, one in is_of.items() if (source, number) not in exact}
         return Found(files, strangers, [], changed)
+
+    def _file(self, name: str, one: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
+        return File(
+            one.path.name, name, wanted.number, wanted.at.offset, one.blocks, one.section, one.damage, one.end,
+            doubtful, path=self.names[id(one)],
+        )  # fmt: skip
+
+    def _named(self, name: str) -> Plain:
+        return next(one for one in self._held if self.names[id(one)] == name)
+
+    def size_of(self, name: str) -> int:
+        """How many bytes, unpacked, a file holds."""
+        return self._named(name).length()
+
+    def written(self, name: str) -> int:
+        """When a file was written to last, in ns since 1970."""
+        return self._named(name).written
+
+    def copied_of(self, name: str) -> str:
+        """The file whose first bytes are all that this one holds, one that is compared; empty: there is none."""
+        one = self._named(name)
+        size = one.length()
+        for other in [*self._is_of.values()]:
+            alike = size and other is not one and other.read(len(one.head), 0) == one.head
+            if alike and all(a == b for a, b in zip_longest(one.section(0, size), other.section(0, size))):
+                return self.names[id(other)]
+        return ""
 
     def close(self) -> None:
         """Closes every file of the mapping that parity has open."""
@@ -220,10 +248,6 @@ def _opened(path: Path, limit: int) -> Plain | None:
         return one
     one.close()
     return None
-
-
-def _file(name: str, one: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
-    return File(one.path.name, name, wanted.number, wanted.at.offset, one.blocks, one.section, one.damage, doubtful)
 
 
 def _head_holds(one: Plain, at: Fingerprint) -> bool:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.model import Row
-from bridge.parity.sides import LONG, File
+from bridge.parity.sides import File, Long
 
 Unit = tuple[int, int, bytes]
 """A message of a file: the numbers of its first line and of the one behind its last, and its text."""
@@ -21,7 +21,7 @@ def messages(file: File, codec: Codec) -> Iterator[tuple[int, bytes]]:
         if not isinstance(codec, Continued):
             yield from zip(map(base.__add__, block.offsets), block.lines, strict=True)
             continue
-        begins = codec.begins([line if line is not LONG else b"" for line in block.lines])
+        begins = codec.begins([line if not isinstance(line, Long) else b"" for line in block.lines])
         for offset, line, first in zip(block.offsets, block.lines, begins, strict=True):
             if first and held:
                 yield place, b"\n".join(held)

@@ -13,7 +13,7 @@ from bridge.codecs.continued import Continued
 from bridge.model import ZERO_ID, EntryId, parse_id
 from bridge.parity.align import Pair, align
 from bridge.parity.claims import RUN, WIDEST, WINDOW
-from bridge.parity.sides import LONG, Extra, File, Missing, Passed, Sink
+from bridge.parity.sides import Extra, File, Long, Missing, Passed, Sink, size_of
 from bridge.parity.spool import Spool
 
 PAGE = 1000
@@ -86,8 +86,10 @@ class Matches:
                 count = min(len(wanted), len(passed.lines) - at)
                 last = at + count - 1
                 self._match(count, (passed.file, passed.lines[last], passed.places[last], passed.numbers[last], 0, b""))
+                size = sum(map(len, passed.lines[at : at + count])) + count
+                self._sink.accounted(passed.file, "mirrored", size)
                 for n in range(at, at + count) if passed.tails else ():
-                    self._left_over(passed.tails.get(n, b""))
+                    self._left_over(passed.file, passed.tails.get(n, b""))
                 at += count
             if at == len(passed.lines):
                 return
@@ -135,9 +137,10 @@ class Matches:
         self.matched_to = parse_id(ids[-1])
         self._sink.matched(self.name, ids, lines)
 
-    def _left_over(self, tail: bytes) -> None:
+    def _left_over(self, file: File, tail: bytes) -> None:
         """What stands behind a mirrored line, and begins no message, belongs to none."""
         if tail:
+            self._sink.accounted(file, "quarantined", len(tail))
             self._sink.aside(sum(1 for line in tail.split(b"\n") if line))
 
     def _agreed_at(self, line: Line) -> None:
@@ -158,6 +161,12 @@ class Matches:
         broken = [line for line, row in zip(fresh, rows, strict=True) if isinstance(row, str) and line[1]]
         self._broken += broken
         self._sink.aside(len(broken))
+        for line, row in zip(fresh, rows, strict=True):
+            if isinstance(row, str) and line[1]:
+                self._sink.kept(line[0], line[2], line[1])
+                self._left_over(line[0], line[5])
+            elif isinstance(row, str):
+                self._sink.accounted(line[0], "empty", 1 + len(line[5]))
         self._lines[self._told :] = good
         self._told = len(self._lines)
 
@@ -173,7 +182,8 @@ class Matches:
             if same:
                 self._match(same, self._lines[same - 1])
                 for line in self._lines[:same]:
-                    self._left_over(line[5])
+                    self._sink.accounted(line[0], "mirrored", size_of(line[1]))
+                    self._left_over(line[0], line[5])
                 self._forget(same)
                 continue
             if not self._lines or (len(self._lines) < self._window and not final):
@@ -210,7 +220,7 @@ class Matches:
         for a, b in [*pairs, (len(lines), entries)]:
             high = lines[a][2] if a < len(lines) else 1 << 62
             for k in range(i, a):
-                if not self._is_late(lines[k][1]):
+                if not self._is_late(lines[k][0], lines[k][1]):
                     self._sink.extra(self._as_extra(lines[k]))
             if b > j:
                 self._take_broken(self._before, high)
@@ -218,7 +228,8 @@ class Matches:
                 self._absent(ids[k], wanted[k], high)
             if a < len(lines):
                 self._agreed_at(lines[a])
-                self._left_over(lines[a][5])
+                self._sink.accounted(lines[a][0], "mirrored", size_of(lines[a][1]))
+                self._left_over(lines[a][0], lines[a][5])
                 self.matched_to = parse_id(ids[b])
             i, j = a + 1, b + 1
         self._sink.matched(self.name, [ids[j] for _, j in pairs], [wanted[j] for _, j in pairs])
@@ -270,8 +281,12 @@ class Matches:
                     known[text] = known.get(text, 0) + 1
             if known.get(line):
                 self._arrive(line)
-            elif not self._is_late(line):
+                self._sink.accounted(passed.file, "mirrored", size_of(line))
+            elif not self._is_late(passed.file, line):
                 fresh.append(line)
+                self._sink.accounted(passed.file, "waiting" if line else "empty", size_of(line))
+        for tail in passed.tails.values():
+            self._sink.accounted(passed.file, "waiting", len(tail))
         rows, times = self._codec.decode(fresh)
         moments = [time for row, time in zip(rows, times, strict=True) if not isinstance(row, str)]
         if moments:
@@ -308,12 +323,14 @@ class Matches:
             self._open_lines[text] -= 1
             self._absent(entry_id, text)
 
-    def _is_late(self, line: bytes) -> bool:
+    def _is_late(self, file: File, line: bytes) -> bool:
         """Whether the line is that of an entry that came late."""
         waiting = self.late.get(line)
         if not waiting:
             return False
-        self._sink.came_late(waiting.pop(0))
+        late = waiting.pop(0)
+        self._sink.accounted(file, "carried" if late.home >= 0 else "mirrored", size_of(line))
+        self._sink.came_late(late)
         return True
 
     def _came_early(self, entry_id: bytes, line: bytes) -> None:
@@ -336,7 +353,7 @@ def up_to_a_run(pairs: list[Pair]) -> list[Pair]:
 
 def grouped(passed: Passed, codec: Continued) -> Passed:
     """The same, with the lines that begin no message behind those that do. Pure."""
-    begins = codec.begins([line if line is not LONG else b"" for line in passed.lines])
+    begins = codec.begins([line if not isinstance(line, Long) else b"" for line in passed.lines])
     starts = [i for i, first in enumerate(begins) if first or i == 0]
     tails = {
         n: b"".join(b"\n" + line for line in passed.lines[i + 1 : j])

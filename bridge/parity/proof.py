@@ -17,9 +17,10 @@ from bridge.ledger.retention import Point, drop_points, points_of, save_points
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.parity.artifacts import ArtifactCheck, of_lines
-from bridge.parity.check import SETTLING, Check, Result, spacing
+from bridge.parity.check import SETTLING, Check, spacing
 from bridge.parity.chunks import ChunkCheck
 from bridge.parity.folder import FolderCheck
+from bridge.parity.result import Result
 from bridge.parity.since import Since
 from bridge.parity.states import StateCheck
 from bridge.parity.view import NOT_RUNNING
@@ -148,6 +149,8 @@ class Proof:
         if self._ledger is None:
             return
         report = {name: value for name, value in result.to_json().items() if name != "differences"}
+        if "account" in report:  # thousands of pieces would be kept with each run
+            report["account"] = {name: value for name, value in report["account"].items() if name != "pieces"}
         run = Run(result.mapping, result.stream, result.began, result.seconds, self._who, result.verdict, report)
         try:
             last = next(iter(runs(self._ledger, result.stream, 1)), None)

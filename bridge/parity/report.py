@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.model import format_id, shown
-from bridge.parity.check import Result, verdict_of_all
 from bridge.parity.classify import Difference
+from bridge.parity.result import Result, verdict_of_all
 from bridge.parity.view import NOT_RUNNING
 from bridge.words import counted, duration
 

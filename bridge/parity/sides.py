@@ -13,8 +13,25 @@ SHIFT = 48
 OFFSETS = (1 << SHIFT) - 1
 """A place in a source is one number: its generation, and in the lower 48 bits the offset."""
 
-LONG = b"over max_line_bytes " + os.urandom(16)
-"""Stands for a line that is too long to be held. No line is ever equal to it."""
+_LONG = b"over max_line_bytes " + os.urandom(16)
+
+
+class Long(bytes):
+    """Stands for a line of `size` bytes that is too long to be held. No line is ever equal to it."""
+
+    size = 0
+
+    @classmethod
+    def of(cls, size: int) -> Long:
+        """Stands for a line of so many bytes."""
+        one = cls(_LONG)
+        one.size = size
+        return one
+
+
+def size_of(line: bytes) -> int:
+    """How many bytes a line takes in its file, with its newline."""
+    return (line.size if isinstance(line, Long) else len(line)) + 1
 
 
 class Block(NamedTuple):
@@ -41,10 +58,15 @@ class File:
     blocks_from: Callable[[int], Iterator[Block]]
     section: Callable[[int, int], Iterator[bytes]]
     damage: Callable[[], str]
+    read: Callable[[], tuple[int, int, str | None]] = lambda: (0, 0, None)
+    """How many bytes were read up to the file's end, how many of these stand behind the last newline, and what became
+    of those: None where they wait for the rest of their line."""
     doubtful: bool = False
     start: int = 0
     first: int = 1
     foreign: bool = False
+    path: str = ""
+    """Where it lies below the root."""
 
     @property
     def base(self) -> int:
@@ -140,6 +162,14 @@ class Sink(Protocol):
 
     def aside(self, count: int) -> None:
         """Lines, or entries, that cannot be translated."""
+        ...
+
+    def accounted(self, file: File, kind: str, size: int) -> None:
+        """What became of so many bytes of a file (`account.KINDS`)."""
+        ...
+
+    def kept(self, file: File, place: int, line: bytes) -> None:
+        """A line that is no message: it must be in quarantine."""
         ...
 
     def in_flight(self, count: int, oldest_ms: int) -> None:

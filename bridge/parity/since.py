@@ -61,6 +61,8 @@ class Since:
     totals: Mapping[str, int] = field(default_factory=dict)
     digest: str = ""
     trimmed: int = 0
+    account: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """What became of the bytes of each source's generations, up to here (`bridge.parity.account`)."""
 
     def to_json(self) -> dict[str, Any]:
         """For the ledger."""
@@ -72,6 +74,7 @@ class Since:
                        for name, one in self.places.items()},
             "targets": {name: format_id(one).decode() for name, one in self.targets.items()},
             "totals": dict(self.totals), "digest": self.digest, "trimmed": self.trimmed,
+            "account": {name: dict(generations) for name, generations in self.account.items()},
         }  # fmt: skip
 
     @classmethod
@@ -83,6 +86,7 @@ class Since:
             places={name: Place(*one) for name, one in facts["places"].items()},
             targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
             totals=facts["totals"], digest=facts["digest"], trimmed=int(facts.get("trimmed", 0)),
+            account=facts.get("account", {}),
         )  # fmt: skip
 
     def rest(self, name: str, files: Sequence[File]) -> list[File] | None:

@@ -12,8 +12,9 @@ from bridge.codecs.timestamps import older
 from bridge.files.spool import Folder, Taken
 from bridge.ledger.state import owner_of, values
 from bridge.model import FIELDS, Row, digest, paired, parse_origin, shown_name
-from bridge.parity.check import Check, Interrupted, Result, verdict_of
+from bridge.parity.check import Check, Interrupted
 from bridge.parity.classify import Difference
+from bridge.parity.result import Result, verdict_of
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
 from bridge.parity.view import Cursors

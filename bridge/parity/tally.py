@@ -27,6 +27,8 @@ class Due:
     aside: Callable[[Extra | Missing], bool]
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     both: frozenset[bytes] = frozenset()
+    kept: Callable[[str, int, bytes], bool] | None = None
+    """Whether the line at a place of a source is in quarantine with these bytes; None: nobody can tell."""
 
 
 @dataclass(slots=True)

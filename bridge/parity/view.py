@@ -20,12 +20,14 @@ from bridge.files.leftovers import leftover
 from bridge.globs import is_glob, translated
 from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder
+from bridge.ledger.pieces import LEFT, remembered_pieces
 from bridge.ledger.seen import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import roles_of
 from bridge.mapping import Mapping
 from bridge.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
+from bridge.parity.account import Aside
 from bridge.parity.generations import Cut, Found, Generation, Pieces, written
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.parity.since import Since
@@ -37,6 +39,9 @@ from bridge.streams.trim import read_trimmed
 from bridge.streams.writer import Books, read_books
 
 NOT_RUNNING = "the bridge is not running"
+YOUNG = 3.0
+"""Seconds in which a running bridge takes up a file that was written to."""
+
 LOOKS = 20
 """How often at most parity looks for the files while they are being renamed."""
 
@@ -197,8 +202,6 @@ class View(Cursors):
 
     def _say(self) -> None:
         for name, found in [*self.sources.items(), *self.targets.items()]:
-            for piece in found.strangers:
-                self.notes.append(f"{piece} is no piece of {name} that was carried; it is not compared")
             here = {file.generation for file in found.files}
             open_one = next((one for one in self._known[name] if not one.closed), None)
             if (
@@ -236,6 +239,26 @@ class View(Cursors):
         begins = replace(Since.from_json(base), totals={}, digest="")
         # what came late may stand before its places, and its entry anywhere
         return replace(begins, last=HIGHEST_ID) if self.marked else begins
+
+    def aside(self) -> list[Aside]:
+        """The files that are not compared: copies of others, what somebody left alone, and what nothing explains."""
+        ledger, stream = self._ledger, self._mapping.stream.key
+        told = remembered_pieces(ledger, stream) if ledger is not None else {}
+        found = [Aside(name, "link", 0, f"another name of {of}") for name, of in sorted(self._pieces.links.items())]
+        for name, of in self.sources.items():
+            for piece in of.strangers:
+                one = told.get(piece)
+                size, copy = self._pieces.size_of(piece), self._pieces.copied_of(piece)
+                if one is not None and one.standing == LEFT:
+                    found.append(Aside(piece, LEFT, size, one.why))
+                elif copy:
+                    found.append(Aside(piece, "copy", size, f"its bytes are those of {copy}"))
+                elif self.alive and time.time() - self._pieces.written(piece) / 1e9 < YOUNG:
+                    found.append(Aside(piece, "waiting", size, "it was written to a moment ago"))
+                else:
+                    why = f"it is no piece of {name} that was carried"
+                    found.append(Aside(piece, "unaccounted", size, why))
+        return found
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""

@@ -1,0 +1,151 @@
+"""Parity's account of a mapping's bytes and entries (DESIGN §6.5, P11): each is explained, and that is verified.
+
+Bytes are those of unpacked files, newlines included. What no entry, no quarantine and no copy explains is unaccounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.parity.sides import OFFSETS, File
+
+KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting")
+"""What may have become of a byte of a file that is compared."""
+
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A file that is not compared, by its path below the root: why, and how many bytes it holds.
+
+    `standing`: `copy`, `link`, `left`, `aside`, `waiting` or `unaccounted`.
+    """
+
+    path: str
+    standing: str
+    bytes: int
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Compared:
+    """What became of the bytes of one file that is compared; `bytes` are all that were read of it, and before it.
+
+    `lost` are stretches of lines that no entry explains, as offset and length.
+    """
+
+    path: str
+    source: str
+    generation: int
+    bytes: int = 0
+    sizes: Sizes = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    lost: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def unaccounted(self) -> int:
+        """Bytes of the file that nothing explains."""
+        return self.bytes - sum(self.sizes.values())
+
+
+class Account:
+    """Adds up what became of every byte of a mapping's files, and of every entry of its stream.
+
+    `before`: what an earlier account found of files up to where this one begins to read them, by source and generation.
+    """
+
+    def __init__(self, before: Mapping[str, Mapping[str, Sequence[int]]] | None = None) -> None:
+        self._before = before or {}
+        self._files: dict[object, Compared] = {}
+        self.aside: list[Aside] = []
+        self.entries = self.trimmed = self.deleted = self.gone = 0
+
+    def _of(self, file: File) -> Compared:
+        one = self._files.get(file.section)  # one that turned out to be another generation is the same file
+        if one is None:
+            one = self._files[file.section] = Compared(file.path or file.name, file.source, file.generation)
+        one.generation = file.generation
+        return one
+
+    def add(self, file: File, kind: str, size: int) -> None:
+        """Notes what became of so many bytes of a file: one of `KINDS`."""
+        self._of(file).sizes[kind] += size
+
+    def lost(self, file: File, place: int, size: int) -> None:
+        """Notes a stretch of a file, by its place, that no entry and no quarantine explains."""
+        self._of(file).lost.append((place & OFFSETS, size))
+
+    def end(self, files: Sequence[File]) -> None:
+        """Adds up what was read of these files, once all of them were read to their ends."""
+        for file in files:
+            one = self._of(file)
+            read, unended, mine = file.read()
+            one.bytes = read
+            one.sizes["waiting" if mine is None else mine] += unended
+            if file.start:
+                told = self._before.get(file.source, {}).get(str(file.generation))
+                if told is not None and sum(told) == file.start:
+                    for kind, size in zip(KINDS, told, strict=True):
+                        one.sizes[kind] += size
+                else:  # what stood there was proved, and trimmed
+                    one.sizes["carried"] += file.start
+
+    def for_later(self) -> dict[str, dict[str, list[int]]]:
+        """What is to be known of the files when a later account goes on where this one ended."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for one in self._files.values():
+            sizes = [0 if kind == "waiting" else one.sizes[kind] for kind in KINDS]
+            found.setdefault(one.source, {})[str(one.generation)] = sizes
+        return found
+
+    @property
+    def compared(self) -> list[Compared]:
+        """The files that were compared, by source and generation."""
+        return sorted(self._files.values(), key=lambda one: (one.source, one.generation))
+
+    def unaccounted(self) -> Iterator[tuple[str, int, int, str]]:
+        """What nothing explains: a file's path, the offset where it begins, its length, and why, in words."""
+        for one in self.compared:
+            left = one.unaccounted
+            for offset, size in one.lost:
+                yield one.path, offset, size, "no entry holds it"
+                left -= size
+            if left:
+                yield one.path, 0, left, "what became of so many bytes of it is not known"
+        for other in self.aside:
+            if other.standing == "unaccounted" and other.bytes:
+                yield other.path, 0, other.bytes, other.why
+
+    def sentences(self) -> list[str]:
+        """What nothing explains, in words."""
+        return [
+            f"unaccounted: {path}, {size:,} bytes from byte {offset:,} on: {why}"
+            for path, offset, size, why in self.unaccounted()
+        ]  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """The account as `parity --json` prints it (DESIGN §5.4)."""
+        files = self.compared
+        sums = {kind: sum(one.sizes[kind] for one in files) for kind in KINDS}
+        kinds = {"copies": ("copy", "link"), "aside": ("aside", "left"), "waiting": ("waiting",)}
+        for name, standings in kinds.items():
+            here = sum(one.bytes for one in self.aside if one.standing in standings)
+            sums[name] = sums.get(name, 0) + here
+        total = sum(one.bytes for one in files) + sum(one.bytes for one in self.aside)
+        newest = {one.source: one.generation for one in files}
+        pieces = [
+            {"path": one.path, "standing": "active" if newest[one.source] == one.generation else "piece",
+             "source": one.source, "generation": one.generation, "bytes": one.bytes}
+            for one in files
+        ]  # fmt: skip
+        others = [
+            {"path": one.path, "standing": one.standing, "bytes": one.bytes, "why": one.why} for one in self.aside
+        ]
+        named = [{"path": path, "offset": at, "bytes": size, "why": why} for path, at, size, why in self.unaccounted()]
+        return {
+            "bytes": total, **sums, "unaccounted": total - sum(sums.values()), "entries": self.entries,
+            "trimmed": self.trimmed, "deleted": self.deleted, "gone_before_mirrored": self.gone,
+            "unaccounted_at": named, "pieces": pieces + others,
+        }  # fmt: skip

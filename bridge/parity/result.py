@@ -1,0 +1,108 @@
+"""What parity found for one mapping, and the verdict on it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.model import ZERO_ID, EntryId, format_id
+from bridge.parity.account import Account
+from bridge.parity.classify import counts
+from bridge.parity.generations import Cut
+from bridge.parity.since import Since
+from bridge.parity.stats import Stats
+from bridge.parity.tally import Tally
+
+
+@dataclass(slots=True)
+class Result:
+    """What parity found for one mapping. `notes` are in words, for people: what is to be known beside the verdict."""
+
+    mapping: str
+    stream: str
+    verdict: str = "inconclusive"
+    tally: Tally = field(default_factory=Tally)
+    files: dict[str, int] = field(default_factory=dict)
+    entry: EntryId = ZERO_ID
+    unit: str = "byte"
+    """What the positions in `files` count: byte, batch or value."""
+    notes: list[str] = field(default_factory=list)
+    artifacts: dict[str, int] | None = None
+    """How many artifacts are present as announced, changed or gone since, or never announced; None: there are none."""
+    cut: dict[str, Cut] = field(default_factory=dict)
+    """Sources whose current file is not as the bridge left it."""
+    alive: bool = False
+    """Whether a bridge runs."""
+    too_much: list[str] = field(default_factory=list)
+    """What the witness says in words: more of ours was put into a file than was born for it."""
+    lost: str = ""
+    """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
+    began: float = 0.0
+    seconds: float = 0.0
+    account: Account | None = None
+    """What became of every byte and entry; None where nothing was read."""
+    stats: Stats | None = None
+    onwards: bool = False
+    until: Since | None = None
+    """The position from which the next comparison may go on, where this one found both sides equal."""
+    length: int = 0
+    """Entries that stand in the stream."""
+    points: list[Since] = field(default_factory=list)
+    """Positions on the way, and `until`: entries up to any of them may be trimmed. `added` counts up to there."""
+
+    def add(self, since: Since | None) -> None:
+        """Adds what the comparison before counted, from whose end this one went on, to this one's counts."""
+        for name, number in (since.totals if since is not None else {}).items():
+            setattr(self.tally, name, getattr(self.tally, name) + number)
+        if since is not None and self.until is not None:
+            self.tally.digest = self.until.digest
+
+    def warnings(self) -> list[str]:
+        """Says in words what is to be known before anything is done: entries Redis lost, files that were cut."""
+        lost = f"Redis lost entries ({self.lost}): start `bridge run`, it fills it again from the files"
+        cuts = [f"do not start the bridge yet: {cut.in_words(name)}" for name, cut in self.cut.items()]
+        return [lost] * bool(self.lost) + cuts
+
+    def counts(self) -> dict[str, int]:
+        """Counts the differences of each kind that parity found, also those that it does not list."""
+        found = counts(self.tally.differences)
+        return {kind: n + self.tally.uncounted.get(kind, 0) for kind, n in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The result of parity as `--json` prints it (DESIGN §5.4)."""
+        tally = self.tally
+        return {
+            "mapping": self.mapping, "stream": self.stream, "verdict": self.verdict, "compared": tally.compared,
+            "file_born": tally.file_born, "redis_born": tally.redis_born, "in_flight": tally.in_flight,
+            "not_mirrored": tally.not_mirrored, "quarantined": tally.quarantined, "unverifiable": tally.unverifiable,
+            "position": {"files": self.files, "entry": format_id(self.entry).decode()}, "digest": tally.digest,
+            **({"artifacts": self.artifacts} if self.artifacts is not None else {}),
+            **({"account": self.account.to_json()} if self.account is not None else {}),
+            "counts": self.counts(), "differences": [one.to_json() for one in tally.differences],
+        }  # fmt: skip
+
+
+def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
+    """The verdict on what a comparison counted: equal, differs or inconclusive. Pure.
+
+    `entries` counts what stands in the stream, `before` what had agreed already.
+    """
+    if tally.differences or (tally.uncounted and not tally.marked):
+        return "differs"
+    if tally.uncounted:
+        return "inconclusive"  # so many are out of place that those that may be cannot be told from the others
+    if any(not why.startswith("trimmed") for why in tally.why):
+        return "inconclusive"
+    compared = before + tally.compared
+    nothing = not compared and (entries or tally.in_flight or tally.unverifiable or tally.not_mirrored)
+    return "inconclusive" if nothing else "equal"
+
+
+def verdict_of_all(results: Iterable[Result]) -> str:
+    """The verdict on all mappings: differs if one does, inconclusive if one is or nothing was compared. Pure."""
+    found = list(results)
+    for verdict in ("differs", "inconclusive"):
+        if any(one.verdict == verdict for one in found):
+            return verdict
+    return "equal" if any(one.tally.compared for one in found) else "inconclusive"
