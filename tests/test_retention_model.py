@@ -254,6 +254,8 @@ def trim_all(model: Model) -> None:
     False,
 )  # fmt: skip
 @example([("write", 11), ("dying", 3), ("lose", 0)], False)
+@example([("write", 1), ("add", 1), ("one way", 0), ("prove", 0), ("busy", 4)], False)
+@example([("add", 1), ("carry", 0), ("rotate", 0), ("write", 1), ("add", 1), ("rotate", 0)], False)
 @example([("write", 1), ("busy", 3), ("dying", 4), ("lose", 0)], True)
 @example([("write", 6), ("lose", 0), ("busy", 3), ("busy", 7), ("lose", 0)], False)
 def test_programs(program: list[tuple[str, int]], archived: bool) -> None:

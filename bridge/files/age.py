@@ -28,6 +28,9 @@ _YEAR_LAST = re.compile(r"(?<!\d)(\d\d)([-_.])(\d\d)\2((?:19|20)\d\d)(?!\d)")
 _INTEGER = re.compile(r"\d+")
 _COUNTER = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
 _BACKUP = re.compile(r"\.(?:bak|old|orig|save|copy)$|~$")
+SURE = 1000
+"""Milliseconds by which the times of two pieces must differ to tell which of them is the older one."""
+
 _MOMENT = 100_000_000
 """A number in a name that is no smaller counts seconds, or parts of them, since 1970."""
 
@@ -112,8 +115,14 @@ def _by_name(name: str, order: Order) -> tuple[object, ...]:
 
 
 def precedes(one: Span | None, other: Span | None) -> bool:
-    """Whether all lines of one piece are older than all of another, as their times tell. Pure."""
-    return one is not None and other is not None and one[1] <= other[0] and one != other
+    """Whether all lines of one piece are older than all of another, as their times tell. Pure.
+
+    Both ends must be older by a second: two writers' clocks differ by less than that, and a line's time may be cut to
+    seconds.
+    """
+    if one is None or other is None or one[1] > other[0]:
+        return False
+    return one[0] + SURE <= other[0] and one[1] + SURE <= other[1]
 
 
 def _packed_later(one: Piece, other: Piece, span: Span | None, its: Span | None) -> bool:
@@ -147,7 +156,8 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
 
     def key(i: int) -> tuple[object, ...]:
         named = _by_name(pieces[i].name, order)
-        return (written[i], *named) if order in ("evidence", "mtime") else (*named, written[i])
+        time = spans.get(i, (0, 0))
+        return (written[i], time, *named) if order in ("evidence", "mtime") else (*named, written[i])
 
     mixed = 0 < sum(one.packed for one in pieces) < len(pieces)
     left = sorted(range(len(pieces)), key=key)

@@ -258,7 +258,7 @@ class Check:
                 result.points = [
                     replace(one, added=view.added - (comparison.fed - fed)) for one, fed in comparison.points
                     if one.resume >= view.trimmed.floor  # what stands below is gone
-                ] + [result.until]  # fmt: skip
+                ] + [result.until] * comparison.may_be_trimmed  # fmt: skip
                 result.add(since)
             return result
 

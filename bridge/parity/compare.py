@@ -60,7 +60,8 @@ class Comparison:
         self._digest = Digest(files, several=expected.several)
         self._at_the_end = False
         self._late = 0
-        self._first_waiting: EntryId | None = None
+        self.first_waiting: EntryId | None = None
+        """The first Redis-born entry that has no line yet."""
         self._extras: list[Extra] = []
         self._missing: list[Missing] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
@@ -109,7 +110,7 @@ class Comparison:
 
     def _note_point(self, last: EntryId) -> None:
         """Notes `last` as where a later comparison may begin, if nothing here disagrees or waits for what comes."""
-        if self._extras or self._missing or self.tally.uncounted:
+        if self._extras or self._missing or self.tally.uncounted or not self.may_be_trimmed:
             return
         if not all(claims.settle() for claims in self._claims.values()):
             return
@@ -235,7 +236,7 @@ class Comparison:
                 places[name] = Place.of(*end)
             elif name in self._since.places:
                 places[name] = self._since.places[name]
-        firsts = [self._first_waiting, *(one.early_from for one in self._matches.values())] if self._due.dual else []
+        firsts = [self.first_waiting, *(one.early_from for one in self._matches.values())] if self._due.dual else []
         firsts += [one.first_left for one in self._matches.values()]
         resume = min([before(one) for one in firsts if one is not None], default=last)
         targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
@@ -309,9 +310,9 @@ class Comparison:
         return look_again(files, self._codec_of, wanted, asked, left_over)
 
     @property
-    def first_waiting(self) -> EntryId | None:
-        """The first Redis-born entry that has no line yet."""
-        return self._first_waiting
+    def may_be_trimmed(self) -> bool:
+        """Whether entries that were compared need no mirror any more, be it that none runs now."""
+        return self.first_waiting is None or self._due.dual
 
     def gone(self, name: str) -> set[int]:
         """Generations of a source that turned out to be in none of its files."""
@@ -376,9 +377,7 @@ class Comparison:
 
     def kept(self, file: File, place: int, line: bytes) -> None:
         """Notes in the account a line that is no message: as quarantined, if that holds its bytes, else as lost."""
-        if file.foreign:
-            return
-        known = self._due.kept is None or self._due.kept(file.source, place, line)
+        known = file.foreign or self._due.kept is None or self._due.kept(file.source, place, line)
         (self.accounted(file, "quarantined", size_of(line)) if known else self.account.lost(file, place, size_of(line)))
 
     def aside(self, count: int) -> None:
@@ -387,7 +386,7 @@ class Comparison:
 
     def waiting(self, entry: EntryId) -> None:
         """Counts a Redis-born entry that the mirror has not come to; or never will, where there is no mirror."""
-        self._first_waiting = min(self._first_waiting or entry, entry)
+        self.first_waiting = min(self.first_waiting or entry, entry)
         if self._due.dual:
             self.in_flight(1, entry[0])
         else:

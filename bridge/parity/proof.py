@@ -131,7 +131,7 @@ class Proof:
         """
         if result.verdict != "equal":
             return
-        if not result.points:  # of files in no order: any entry will do, up to the last
+        if result.until is None:  # of files in no order: any entry will do, up to the last
             drop_points(ledger, result.stream)
             save_points(ledger, result.stream, [Point(result.entry, 0, None)])
             return
