@@ -93,11 +93,15 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The forward cursor of one source, as Redis keeps it. `entry` is the ID of the last entry sent."""
+    """The forward cursor of one source, as Redis keeps it.
+
+    `entry` is the ID of the last entry sent, `sent` how many of the source were ever sent.
+    """
 
     generation: int
     at: Fingerprint
     entry: EntryId | None = None
+    sent: int = 0
 
     @property
     def position(self) -> Position:
@@ -108,8 +112,9 @@ class Checkpoint:
         """A JSON object. Where entries go with it, the guard script adds `entry`: the server knows the ID."""
         at = self.at
         entry = b',"entry":"%d-%d"' % self.entry if self.entry else b""
-        return b'{"generation":%d,"offset":%d,"head_len":%d,"head":"%b","tail":"%b"%b}' % (
-            self.generation, at.offset, at.head_len, at.head.encode(), at.tail.encode(), entry,
+        sent = b',"sent":%d' % self.sent if self.sent else b""
+        return b'{"generation":%d,"offset":%d,"head_len":%d,"head":"%b","tail":"%b"%b%b}' % (
+            self.generation, at.offset, at.head_len, at.head.encode(), at.tail.encode(), sent, entry,
         )  # fmt: skip
 
     @classmethod
@@ -121,6 +126,7 @@ class Checkpoint:
             int(d["generation"]),
             Fingerprint(int(d["offset"]), int(d["head_len"]), str(d["head"]), str(d["tail"])),
             parse_id(entry.encode()) if entry else None,
+            int(d.get("sent", 0)),
         )
 
 

@@ -8,7 +8,7 @@ that decides what is carried: it is only asked what it reads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +17,19 @@ from bridge.carry.shared import Shared
 from bridge.errors import BridgeError, SourceError
 from bridge.files.catalog import Facts, Named
 from bridge.files.generation import Generation, Known, is_copy, open_regular
-from bridge.ledger.pieces import COPY, LEFT, UNACCOUNTED, Remembered, forget_piece, remembered_pieces, save_piece
+from bridge.ledger.parity import runs
+from bridge.ledger.pieces import (
+    COPY,
+    LATE,
+    LEFT,
+    SKIPPED,
+    UNACCOUNTED,
+    Remembered,
+    forget_piece,
+    remembered_pieces,
+    save_piece,
+)
+from bridge.ledger.sources import gone_before_mirrored
 from bridge.ledger.store import Ledger
 from bridge.log import log
 
@@ -67,6 +79,8 @@ class Account:
 
     pieces: list[Standing] = field(default_factory=list)
     gone: int = 0
+    acknowledged: int = 0
+    """Of how many of these somebody said to know."""
     logs: set[str] = field(default_factory=set)
     """The logs of which any file lies there."""
     unsettled: set[str] = field(default_factory=set)
@@ -104,9 +118,9 @@ class Account:
             f"{one.path} is unaccounted, bytes {one.first:,} to {one.bytes:,}: {one.why}"
             for one in sorted(self.unaccounted, key=lambda one: -one.behind)
         ]  # fmt: skip
-        if self.gone:
-            noun = "entry was" if self.gone == 1 else "entries were"
-            found.append(f"{self.gone:,} {noun} removed from the stream before being mirrored")
+        if fresh := self.gone - self.acknowledged:
+            noun = "entry was" if fresh == 1 else "entries were"
+            found.append(f"{fresh:,} {noun} removed from the stream before the mirror came to them")
         return found
 
 
@@ -136,6 +150,8 @@ class Accountant:
         self._shared.leave(self._ledger)
         self._catalog.sweep()
         account = Account()
+        if self._ledger is not None:
+            account.gone, account.acknowledged = gone_before_mirrored(self._ledger, self._stream)
         for one in sorted(self._catalog.named.values(), key=lambda one: one.name):
             found = self._by_books(one)
             if found is None:
@@ -143,6 +159,7 @@ class Accountant:
                 account.unsettled.add(one.log or one.name)
             account.pieces.append(found)
             account.logs.add(found.log)
+        account.pieces += self._skipped()
         return account
 
     def _beyond(self, one: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
@@ -192,9 +209,29 @@ class Accountant:
                     "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
                 )
 
+    def skipped(self, name: str, path: str, start: int, end: int) -> None:
+        """Notes that forward's cursor went over a stretch of a log's file that nobody read. Raises LedgerError."""
+        short = path.removeprefix(f"{self._catalog.root}/")
+        why = f"the cursor of {name} went over it, and nobody read it"
+        log.warning("%s is unaccounted, bytes %d to %d: %s", short, start, end, why,
+                    extra={"facts": {"path": short, "bytes": end - start}})  # fmt: skip
+        if self._ledger is not None:
+            said = Remembered(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start)
+            save_piece(self._ledger, self._stream, said)
+
+    def _skipped(self) -> Iterator[Standing]:
+        """The stretches that were passed over unread, and of which no proof has said since that all is well."""
+        last = next(iter(runs(self._ledger, self._stream, 1)), None) if self._ledger is not None else None
+        for one in self._remembered.values():
+            if one.standing != SKIPPED or (last is not None and last.verdict == "equal" and last.began > one.at):
+                continue
+            path, _, offset = one.path.rpartition(":")
+            yield Standing(path, UNACCOUNTED, path, None, int(offset) + one.bytes, one.bytes, one.why)
+
     def _remember(self, one: Named, found: Standing) -> None:
         before = self._remembered.get(one.name)
-        if self._ledger is None or (before is not None and (before.standing == LEFT or before.facts == one.facts)):
+        settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == one.facts)
+        if self._ledger is None or settled:
             return
         now = Remembered(one.name, found.standing, found.why, self._clock(), one.facts, found.behind)
         save_piece(self._ledger, self._stream, now)
@@ -203,7 +240,7 @@ class Accountant:
     def _settled(self, name: str) -> None:
         self._open.pop(name, None)
         before = self._remembered.get(name)
-        if before is not None and before.standing != LEFT and self._ledger is not None:
+        if before is not None and before.standing not in (LEFT, LATE) and self._ledger is not None:
             forget_piece(self._ledger, self._stream, name)
             del self._remembered[name]
             if before.standing == UNACCOUNTED:
@@ -233,7 +270,7 @@ class Accountant:
         before = self._remembered.get(one.name)
         known = self._catalog.known(one)
         if known is not None and one.facts is not None:
-            standing = ACTIVE if one.name == one.log and not known.closed else PIECE
+            standing = self._kind(one) if not known.closed else PIECE
             _, _, size, written, _ = one.facts
             if known.packed:
                 stands = known.closed and known.packed == (size, written)
@@ -244,6 +281,10 @@ class Accountant:
             return replace(self._standing(one, COPY, before.why), behind=0)
         return None
 
+    def _kind(self, one: Named) -> str:
+        """Whether a file that is carried is the one that its log's name leads to, or a piece of it."""
+        return ACTIVE if one.name == one.log and one.identity not in self._catalog.late else PIECE
+
     def _explained(self, one: Named) -> Standing:
         """The standing of a file that was written to since it was carried, or is none that anybody carried."""
         if one.facts is None:
@@ -253,7 +294,7 @@ class Accountant:
         with tail.lock:
             reads = tail.of_identity(one.identity)
         if reads is not None:
-            standing = ACTIVE if one.name == one.log else PIECE
+            standing = self._kind(one)
             record = known or Known(reads.number, *one.identity, reads.fingerprint())
             return self._standing(one, standing, "", record)
         if known is not None and (known.packed or one.facts[2] <= known.at.offset):

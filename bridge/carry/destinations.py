@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from bridge.carry.append import Destination, Target
 from bridge.carry.deliver import Deliveries, Delivery
 from bridge.carry.pieces import Write
 from bridge.carry.shared import Shared
-from bridge.ledger.mirrored import Written
+from bridge.codecs import Codec
+from bridge.ledger.mirrored import Intent, Written
 from bridge.ledger.store import Ledger
+from bridge.log import log
 from bridge.sections import MirrorSection
 
 
@@ -41,6 +45,28 @@ class Destinations:
             tail, stream = self._shared.tail(name, self._ledger), self._shared.mapping.stream.key
             self._targets[name] = Target(self._shared.settings.root, tail, self._section, stream)
         return self._targets[name]
+
+    def resolved(self, intents: Iterable[Intent], codec: Codec, settle: Callable[[], object]) -> list[Write]:
+        """Finds out what became of an earlier process's intents: written, in part, or not; the log says it.
+
+        `settle` waits until a line that seems ours and unfinished would have been gone on with by somebody else.
+        """
+        writes, told = list[Write](), dict[str, list[str]]()
+        for intent in intents:
+            target = self.made(intent.name, intent.content, intent.entries, intent.generation)
+            write, said = target.resolve(intent, codec)
+            while 0 < write.done < len(write.content):
+                settle()
+                before, (write, said) = write.pieces, target.resolve(intent, codec)
+                if write.pieces == before:
+                    break
+            told.setdefault(said, []).append(intent.name)
+            write.to = target
+            writes.append(write)
+        for said, names in told.items():
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            log.warning("%s%s: %s", names[0], more, said, extra={"facts": {"targets": names}})
+        return writes
 
     def forget_books(self) -> None:
         """Closes the mirror's files after the ledger was made anew.

@@ -14,7 +14,7 @@ from bridge.codecs.named import EXTRA
 from bridge.files.generation import Known
 from bridge.model import ORIGIN_FIELD, Fingerprint, Position, Row
 from bridge.streams.resp import Packer, Places, entry_packer
-from bridge.streams.writer import Batch, Cursor
+from bridge.streams.writer import REFILLED, REPAIRED, Batch, Cursor
 
 if TYPE_CHECKING:
     from bridge.carry.source import Source
@@ -56,7 +56,7 @@ class Draft:
         All of a late or refilled draft; else those of lines that leave quarantine.
         """
         refill = self.source.memory.refill
-        if self.late or (refill and self.first and self.first <= refill):
+        if self.late or self.source.comes_late or (refill and self.first and self.first <= refill):
             return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
         # The mark tells a retry that they were sent, whatever becomes of them.
         return tuple(self.prefix + b"%d" % offset for offset, _ in self.taken_out)
@@ -136,7 +136,8 @@ class Batcher:
         )  # fmt: skip
         late = tuple(origin for draft in drafts for origin in draft.out_of_order)
         cursors = tuple(draft.cursor for draft in drafts)
-        return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late)
+        why = REPAIRED if any(draft.source.comes_late for draft in drafts) else REFILLED
+        return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why)
 
     def _packed(
         self, rows: list[Row], ids: list[int] | None, prefix: bytes | None, places: Places, fields: tuple[bytes, ...],

@@ -14,7 +14,7 @@ from bridge.files.age import tells_age
 from bridge.ledger import spool
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.journal import note
-from bridge.ledger.pieces import LEFT, Remembered, forget_piece, remembered_pieces, save_piece
+from bridge.ledger.pieces import LATE, LEFT, Remembered, forget_piece, remembered_pieces, save_piece
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -87,6 +87,18 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
                 return f"{path} is left alone from now on ({which}); `bridge files --take {path}` undoes it"
     hint = "`bridge files` shows what the mappings name; a path is told from the root"
     raise ConfigError("is no file that a mapping names", where=path, hint=hint)
+
+
+def bring_over(shared: Shared, ledger: Ledger, found: Sequence[Standing], who: str, at: float) -> None:
+    """Notes that unaccounted files are to be brought over: the next run carries each as a log by itself, late, once.
+
+    Raises LedgerError.
+    """
+    with ledger.transaction():
+        for one in found:
+            said = Remembered(one.path, LATE, one.why, at, one.facts, one.bytes, who)
+            save_piece(ledger, shared.mapping.stream.key, said)
+            note(ledger, at, who, "bring over", shared.mapping.stream.key, {"path": one.path, "bytes": one.bytes})
 
 
 def take(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:

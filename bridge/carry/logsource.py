@@ -14,7 +14,6 @@ from bridge.carry.refill import Compared, Resume
 from bridge.carry.shared import keep_generations
 from bridge.carry.tailsource import TailSource
 from bridge.carry.twofold import OwnLines
-from bridge.codecs.continued import Continued
 from bridge.errors import LedgerError, SourceError
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
@@ -22,7 +21,7 @@ from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Checkpoint, Fingerprint, Origin, Position, Row, paired
+from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
@@ -33,6 +32,7 @@ class LogSource(TailSource):
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
         super().__init__(mapping, keys, tail, ledger, clock)
         self._latest = 0
+        self._sent = 0  # entries of the log that were ever sent, with those that are on their way
         self._undo: Callable[[], None] = lambda: None
         self._aside: dict[tuple[int, int, str], int] = {}
         self._closing: list[Known] = []
@@ -50,8 +50,6 @@ class LogSource(TailSource):
         first = self.tail.first()
         self._own.look(Position(first.number, first.read_to) if first is not None else Position(0, 0))
         return found
-
-    # -- the cursor ------------------------------------------------------------------------------------------
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Puts the log's reader at a place Redis confirmed. What was read beyond it is forgotten."""
@@ -79,6 +77,7 @@ class LogSource(TailSource):
         Raises LedgerError: the ledger knows no generation that the stream names.
         """
         tail = self.tail
+        self._sent = Checkpoint.from_json(self.stored).sent if self.stored else 0
         if resume.behind is not None:
             if not self.seek_offset(*resume.behind):
                 raise LedgerError(
@@ -133,12 +132,7 @@ class LogSource(TailSource):
         one = self.tail.of_number(origin.generation)
         if one is None or one.content is None:
             return any(record.number == origin.generation for record in self.tail.records())
-        values = paired(fields)
-        count = values.get(FIELDS[3], b"").count(b"\n") + 1 if isinstance(self.codec, Continued) else 1
-        line = self._reader.lines_at(one, origin.offset, count, sum(map(len, fields)) + 256)
-        if not line:
-            return line is not None
-        return self.codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self.codec.fields)
+        return self._reader.stands(one, origin.offset, fields)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
         """Returns where the log's reader stands, as a position and as the checkpoint's value.
@@ -147,7 +141,7 @@ class LogSource(TailSource):
         """
         if (first := self.tail.first()) is None:
             return None
-        value = Checkpoint(first.number, first.fingerprint())
+        value = Checkpoint(first.number, first.fingerprint(), sent=self._sent)
         return value.position, value.to_json()
 
     def remember(self) -> None:
@@ -158,8 +152,6 @@ class LogSource(TailSource):
     def remembered(self) -> None:
         """Forgets the log's generations that are carried to their end, now that the ledger has committed them."""
         self._closed.clear()
-
-    # -- drafts ----------------------------------------------------------------------------------------------
 
     def next_draft(self, limit: int) -> Draft | None:
         """Makes a draft of up to `limit` entries from where the log's reader stands; None: there are no whole lines.
@@ -210,10 +202,10 @@ class LogSource(TailSource):
     def take(self, count: int) -> Draft | None:
         """Makes a draft of the log's next `count` lines of `head`; None when none of them becomes an entry."""
         read, latest, skipped = self._reader.held, self._latest, self.skipped_since
-        at, place = read.at, (read.generation.read_to, read.generation.tail)
+        at, place, sent = read.at, (read.generation.read_to, read.generation.tail), self._sent
         self._latest = read.keys[at + count - 1]
         draft = self._draft(read, count, late=False)
-        self._undo = lambda: self._put_back(read, at, place, latest, skipped)
+        self._undo = lambda: self._put_back(read, at, place, latest, skipped, sent)
         return draft
 
     def give_back(self, draft: Draft) -> None:
@@ -222,8 +214,12 @@ class LogSource(TailSource):
         self._closing = list(draft.closing)
         self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
 
-    def _put_back(self, read: Read, at: int, place: tuple[int, bytes], latest: int, skipped: float | None) -> None:
+    def _put_back(
+        self, read: Read, at: int, place: tuple[int, bytes], latest: int, skipped: float | None, sent: int
+    ) -> None:
+        self._sent = sent
         read.at, (read.generation.read_to, read.generation.tail) = at, place
+        self._reader.handed_out(read.generation, place[0])
         self._latest, self._reader.skipped_since = latest, skipped
 
     def _next(self, limit: int, ahead: int = 0) -> Read | None:
@@ -281,7 +277,9 @@ class LogSource(TailSource):
             return None
         last = Checkpoint.from_json(self.stored).entry if self.stored else None
         cursor = self._cursor(first, late=False)
-        cursor = Cursor(cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last).to_json())
+        cursor = Cursor(
+            cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last, self._sent).to_json()
+        )
         return self._seal(Draft(self, cursor, Position(first.number, first.read_to)))
 
     def _seal(self, draft: Draft) -> Draft:
@@ -312,12 +310,14 @@ class LogSource(TailSource):
             good = [k for k in good if lines.offsets[i + k] not in stands]
         end = lines.ends[j - 1] if j < len(lines.lines) else lines.end
         self.tail.advance(generation, read.data[generation.read_to - read.start : end - read.start])
+        self._reader.handed_out(generation, end)
         read.at = j
         if not good:
             self._reader.note_skip()
             return None
         whole = len(good) == j - i == len(piece)
         offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
+        self._sent += len(good)
         draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end))
         draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
         draft.places = None if whole else good
@@ -367,7 +367,7 @@ class LogSource(TailSource):
         return history is not None and (generation, offset) < history
 
     def _cursor(self, generation: Generation, *, late: bool) -> Cursor:
-        value = Checkpoint(generation.number, generation.fingerprint()).to_json()
+        value = Checkpoint(generation.number, generation.fingerprint(), sent=self._sent).to_json()
         if late:
             name = b"%d.%d" % (self.memory.number, generation.number)
             return Cursor(self._keys.generations, name, closed_value(generation.known()))

@@ -34,6 +34,7 @@ class Lookout:
         self._turns = turns
         self._listed = self._swept = False
         self._restless: set[str] = set()
+        self._before: set[str] = set()
         self._switches: tuple[str, bool] = ("", False)
         tails = shared.folder is None and shared.values is None
         self._accountant = Accountant(shared, ledger, clock) if tails else None
@@ -64,6 +65,10 @@ class Lookout:
         if self._accountant is not None and paths is None:
             try:
                 self._accountant.sweep(changed)
+                for name in sorted((names | self._before) & self._sources.keys()):
+                    for path, start, end in self._sources[name].skipped():
+                        self._accountant.skipped(name, path, start, end)
+                self._before = names
             except LedgerError as error:
                 self._troubles.note(self._ledger, self._worker, error)
 

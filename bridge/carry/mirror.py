@@ -14,12 +14,13 @@ from bridge.carry.rejects import Kinds
 from bridge.carry.shared import Shared
 from bridge.carry.translate import Pass, Translator
 from bridge.carry.twofold import OwnEntries
+from bridge.carry.unseen import Unseen, counted
 from bridge.carry.witness import Witness
 from bridge.errors import NotYet, TargetError
 from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.seen import note_released
-from bridge.ledger.sources import save_mirror_cursor, stream_memory
+from bridge.ledger.sources import save_mirror_cursor, seen_by_mirror, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.model import ZERO_ID, EntryId, format_id, parse_id
@@ -90,10 +91,9 @@ class Mirror:
         self._announced, self._nonce = Announced(shared.keys), ""
         self._witness = Witness(ledger, self._stream)
         self._own = OwnEntries(ledger, self._stream)
+        self._unseen = Unseen(clock, counts=not files)
         self.waits_for: tuple[TargetError, float] | None = None
         """Why lines of entries that the mirror read are not in their file yet, and since when; None: none waits."""
-
-    # -- beginning -------------------------------------------------------------------------------------------
 
     def resolve(self, settle: Callable[[float], object]) -> None:
         """The mirror takes up the intents of an earlier process: written, or in part, or not written. Needs no Redis.
@@ -106,21 +106,7 @@ class Mirror:
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
         # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
         taken = Pass(last, begun=True, epoch=FOREIGN)
-        told: dict[str, list[str]] = {}
-        for intent in open_intents:
-            target = self._files.made(intent.name, intent.content, intent.entries, intent.generation)
-            write, said = target.resolve(intent, self.translator.codec)
-            while 0 < write.done < len(write.content):
-                settle(SETTLING)
-                before, (write, said) = write.pieces, target.resolve(intent, self.translator.codec)
-                if write.pieces == before:
-                    break
-            told.setdefault(said, []).append(intent.name)
-            write.to = target
-            taken.writes.append(write)
-        for said, names in told.items():
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            log.warning("%s%s: %s", names[0], more, said, extra={"facts": {"targets": names}})
+        taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(SETTLING))
         self._pass = taken
 
     @property
@@ -153,6 +139,8 @@ class Mirror:
             self._history = info.last_id if memory.mirror_cursor == ZERO_ID else ZERO_ID
         self._cursor = self._kept_cursor = memory.mirror_cursor
         self._witness.begin(self._cursor, info.added - info.length, anew=anew)
+        seen = None if anew else seen_by_mirror(self._ledger, self._stream)
+        self._unseen.begin(seen, info, first=self._cursor == ZERO_ID)
         self._already = written_above(self._ledger, self._stream, self._cursor)
         aside = still_aside(self._ledger, self._stream, "mirror")
         self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor}
@@ -196,8 +184,6 @@ class Mirror:
     def carried(self) -> int:
         """How many entries the mirror has made into lines since the process began."""
         return self.shared.mirror.messages
-
-    # -- carrying --------------------------------------------------------------------------------------------
 
     def settle(self, wait: Callable[[float], object]) -> None:
         """The mirror writes what it or an earlier process had begun. Raises TargetError: another writer is in the way.
@@ -265,6 +251,7 @@ class Mirror:
         if self._reader is None:
             raise AssertionError("not attached")
         if not self._reader.asked:
+            self._unseen.look(self._connection, self.shared.keys)
             self._ask(self._cursor, block_ms)
         reached("mirror.read.before")
         asked = self._count
@@ -285,6 +272,7 @@ class Mirror:
             carried, last = self._own.without(found), found[-1].id
             self.shared.sighted.note("mirror", last, found[-1].fields)
             self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
+            self._pass.read = counted(found, self._pass.last)
             self.finish()
             met = bool(self._already) and max(self._already) <= self._cursor  # lines of before, said nowhere yet
             if (met or len(carried) < len(found)) and self.caught_up():
@@ -294,8 +282,10 @@ class Mirror:
                     self._announced.passed(path, last, self._witness.word(path))
             if met:
                 self._already.clear()
+        elif self._unseen.nothing_came(self.worker):
+            self.keep(counted=True)
         self._keep_cursor()
-        return bool(found or self._announced.waits)
+        return bool(found or self._announced.waits or self._unseen.suspects)
 
     def _ask(self, cursor: EntryId, block_ms: int) -> None:
         if self._reader is None:
@@ -348,7 +338,7 @@ class Mirror:
         if noted:
             reached("mirror.range.before")
             self._witness.rolled_back()
-            with self._ledger.transaction(marked=self._stream):
+            with self._unseen.unless_it_fails(), self._ledger.transaction(marked=self._stream):
                 for write, written in zip(taken.writes, entries, strict=True):
                     for span in write.ranges(written):
                         add_range(self._ledger, self._stream, span)
@@ -358,10 +348,13 @@ class Mirror:
                         self._files.of(write).remember(self._ledger)
                     self._witness.count(self._files.of(write), write, written)
                 if moves:
-                    save_mirror_cursor(self._ledger, self._stream, taken.last)
+                    self._unseen.read(*taken.read)
+                    save_mirror_cursor(self._ledger, self._stream, taken.last, self._unseen.seen)
             self._witness.committed([self._files.of(write) for write in taken.writes])
             if moves:
                 self._kept_cursor = taken.last
+        elif moves:
+            self._unseen.read(*taken.read)
         self._pass, self.waits_for = None, None
         if taken.epoch != FOREIGN:
             self._cursor = max(self._cursor, taken.last)
@@ -390,11 +383,14 @@ class Mirror:
             self.keep()
             self._keep_at = self._clock() + REMEMBERED
 
-    def keep(self) -> None:
-        """The mirror keeps its cursor in the ledger, if that moved and forward did not take it back meanwhile."""
-        if self._cursor == self._kept_cursor:
+    def keep(self, *, counted: bool = False) -> None:
+        """The mirror keeps its cursor in the ledger, if that moved and forward did not take it back meanwhile.
+
+        `counted`: what it counts changed as well.
+        """
+        if self._cursor == self._kept_cursor and not counted:
             return
         with self.shared.cursor_lock:
             if self.shared.cursor_epoch == self._epoch:
-                save_mirror_cursor(self._ledger, self._stream, self._cursor)
+                save_mirror_cursor(self._ledger, self._stream, self._cursor, self._unseen.seen)
                 self._kept_cursor = self._cursor

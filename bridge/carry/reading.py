@@ -17,7 +17,7 @@ from bridge.files.tail import Tail
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Row
+from bridge.model import FIELDS, Row, paired
 from bridge.points import reached
 
 READ_LINES = 2.1
@@ -93,11 +93,20 @@ class Reader:
         self._read: Read | None = None
         self._longs: dict[int, LongLine] = {}
         self._piece = 0
+        self._ends: dict[int, int] = {}
+        """Up to where each generation was handed out or passed over, as counted here."""
+        self.skipped: list[tuple[Generation, int, int]] = []
+        """Stretches of generations that the reader's place went over, and that nobody read: that must not be."""
 
     def forget(self) -> None:
         """What was read beyond the reader's place is read again."""
         self._read, self.skipped_since = None, None
         self._longs.clear()
+        self._ends.clear()
+
+    def handed_out(self, generation: Generation, end: int) -> None:
+        """What stands before `end` of a generation was handed out, or is nobody's."""
+        self._ends[generation.number] = end
 
     @property
     def held(self) -> Read:
@@ -133,6 +142,7 @@ class Reader:
                 return None
             # Nothing but mirrored bytes.
             self._tail.advance(generation, found.data[: found.lines.end - found.start])
+            self.handed_out(generation, found.lines.end)
             self.note_skip()
         self._read = found
         if found is not None:
@@ -143,6 +153,10 @@ class Reader:
     def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
         """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
         size, self.barred = self._piece or READ_BYTES[0], 0
+        end = self._ends.setdefault(generation.number, generation.read_to)
+        if end < generation.read_to:
+            self.skipped.append((generation, end, generation.read_to))
+        self._ends[generation.number] = generation.read_to
         while True:
             if generation.number in self._longs and not self._through_long(generation):
                 return None
@@ -215,6 +229,15 @@ class Reader:
             size *= 4
         return None
 
+    def stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+        """Whether the line at an offset of a generation is what an entry of these fields was made of, as it seems."""
+        values = paired(fields)
+        count = values.get(FIELDS[3], b"").count(b"\n") + 1 if self._continued is not None else 1
+        line = self.lines_at(generation, offset, count, sum(map(len, fields)) + 256)
+        if not line:
+            return line is not None
+        return self._codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self._codec.fields)
+
     def step_over(self, generation: Generation, offset: int) -> None:
         """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""
         while generation.read_to <= offset and (found := self.fetch(generation, ended=True)) is not None:
@@ -222,6 +245,7 @@ class Reader:
             if not passed:
                 return
             self._tail.advance(generation, found.data[: found.lines.ends[passed - 1] - found.start])
+            self.handed_out(generation, found.lines.ends[passed - 1])
 
     def end_packed(self, generation: Generation) -> None:
         """At the end of a compressed file: bytes without a newline go into quarantine, they will never get one.
@@ -236,6 +260,7 @@ class Reader:
         reason = "unfinished: the compressed file ends without a newline"
         self._rejects.keep([self._rejects.rest(generation.number, at, long.kept, long.length, long.digest, reason)])
         self._tail.pass_over(generation, at + left)
+        self.handed_out(generation, at + left)
         self.note_skip()
 
     def _through_long(self, generation: Generation) -> bool:
@@ -255,6 +280,7 @@ class Reader:
             return False
         self._rejects.keep([self._rejects.too_long(generation.number, long.start, long.kept, long.length, long.digest)])
         self._tail.pass_over(generation, long.end)
+        self.handed_out(generation, long.end)
         del self._longs[generation.number]
         self.note_skip()
         return True

@@ -17,7 +17,7 @@ from bridge.files.catalog import Catalog
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
 from bridge.files.tail import Tail
-from bridge.ledger.pieces import LEFT, remembered_pieces
+from bridge.ledger.pieces import LATE, LEFT, remembered_pieces
 from bridge.ledger.sources import all_generations, generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
@@ -129,17 +129,23 @@ class Shared:
                 self.catalog.claim(log_name, one)
 
     def leave(self, ledger: Ledger | None) -> None:
-        """Has the catalog leave alone the files of which somebody said so. Raises LedgerError."""
+        """Has the catalog leave alone the files of which somebody said so, and know those that are brought over late.
+
+        Raises LedgerError.
+        """
         if ledger is not None:
-            left = [one for one in remembered_pieces(ledger, self.mapping.stream.key).values() if one.standing == LEFT]
+            told = remembered_pieces(ledger, self.mapping.stream.key).values()
+            left = [one for one in told if one.standing == LEFT]
             bound = {one.facts[:2] for one in left if one.facts is not None}
             self.catalog.leave({one.path for one in left if one.facts is None}, bound)
+            late = {one.facts[:2]: one.path for one in told if one.standing == LATE and one.facts is not None}
+            self.catalog.bring_over(late)
 
     def new_tail(self, name: str, known: list[Known]) -> Tail:
         """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
         root, codec = self.settings.root, self.mapping.codec(name)
         times = (lambda lines: codec.decode(lines).times) if self.mapping.source.kind == "log" else None
-        if self.catalog.many or name == self.mapping.source.path:
+        if self.catalog.many or name == self.mapping.source.path or name in self.catalog.late.values():
             return Tail(self.catalog, name, known, times)
         return Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
 

@@ -43,6 +43,8 @@ class Source(ABC):
         """What the source found wrong with its compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
+        self.comes_late = False
+        """Whether every message of the source is marked late: a repair brings its file over."""
         self.tally = Tally()
         self.patience = 0.1
         """Seconds after which forward looks at the source again while that waits."""
@@ -91,6 +93,10 @@ class Source(ABC):
     def give_back(self, draft: Draft) -> None:
         """The source takes back the draft that was taken last and is not sent: its lines come again."""
         raise AssertionError("this source is not merged with others")
+
+    def skipped(self) -> list[tuple[str, int, int]]:
+        """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
+        return []
 
     def flush(self) -> Draft | None:
         """Makes the draft, without entries, by which forward passes over what the source skipped; None: nothing was."""

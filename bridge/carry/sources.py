@@ -25,5 +25,6 @@ def source_of(shared: Shared, name: str, ledger: Ledger, clock: Callable[[], flo
     if shared.mapping.source.kind == "context":
         return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
     log_source = LogSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    log_source.comes_late = name in shared.catalog.late.values()
     log_source.mentions = mentions_of(shared, name, ledger)
     return log_source

@@ -48,6 +48,11 @@ class TailSource(Source):
                 self._arrivals.note(current)
         return True
 
+    def skipped(self) -> list[tuple[str, int, int]]:
+        """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
+        found, self._reader.skipped = self._reader.skipped, []
+        return [(str(one.path), start, end) for one, start, end in found]
+
     @property
     def restless(self) -> bool:
         """Whether the source must be looked at although none of its files changed: one is read that has no name."""

@@ -31,6 +31,8 @@ class Pass:
     retried: list[tuple[int, str]] = field(default_factory=list)
     begun: bool = False
     epoch: int = 0
+    read: tuple[int, int] = (0, 0)
+    """How many entries the pass was made of, and how many of these are forward's."""
 
 
 class Translator:

@@ -52,7 +52,7 @@ def command(
     else:
         for at, (name, account) in enumerate(found.items()):
             _show(name, account, everything=everything, first=not at)
-    return 3 if any(account.unaccounted for account in found.values()) else 0
+    return 3 if any(account.sentences() for account in found.values()) else 0
 
 
 def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str | None, reason: str | None) -> int:
@@ -86,6 +86,10 @@ def _show(name: str, account: Account, *, everything: bool, first: bool) -> None
     of = counted(sums["files"], "file")
     said = [f"{sums[kind]:,} {kind}" for kind in ("carried", "waiting", "aside", "copies", "unaccounted") if sums[kind]]
     show(out, safe(f"{name}: {of}, {counted(sums['bytes'], 'byte')}: {', '.join(said) or 'nothing'}", "bold"))
+    if account.gone:
+        show(
+            out, safe(f"{counted(account.gone, 'entry', 'entries')} of the stream went before the mirror came to them")
+        )
     rows = _sorted(account)
     shown = (
         rows if everything or len(rows) <= SHOWN else [one for one in rows if one.standing in FIRST[:2]] or rows[:10]

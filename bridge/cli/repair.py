@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
+from bridge.cli.late import LateFiles
 from bridge.words import counted
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class _Repair:
         self.plan: Plan | None = None
         self.done: list[tuple[Act, str]] = []
         self.restored = 0
+        self.late: LateFiles | None = None
 
     @property
     def left(self) -> int:
@@ -94,7 +96,7 @@ class _Repair:
             return 0
         if self.result is not None and self.result.lost:
             return 1
-        return len(self.plan.of("")) + self.plan.untold
+        return (self.late.left if self.late is not None else 0) + len(self.plan.of("")) + self.plan.untold
 
     def run(self) -> None:
         """The repair plans for the mapping's ledger and its differences; with `--execute` it carries the plans out."""
@@ -110,6 +112,10 @@ class _Repair:
             return  # what parity finds without a ledger is another matter
         if self.rebuilt is not None and ledger is not None:
             repair.execute(self._connection, self.shared, ledger, self.rebuilt)
+        if ledger is not None and self.shared.mapping.source.kind == "log":
+            self.late = LateFiles(self.shared, ledger)
+            if self._execute:
+                self.late.execute()
         if self._execute and ledger is not None:
             self._mend(ledger)
         else:
@@ -158,7 +164,7 @@ class _Repair:
         """The repair of one mapping as `--json` prints it: its plans, and what was done of them."""
         acts = self.plan.acts if self.plan is not None else []
         where = {id(act): place for act, place in self.done}
-        did = bool(self.rebuilt or self.done or self.restored)
+        did = bool(self.rebuilt or self.done or self.restored or (self.late and self.late.done))
         return {
             "mapping": self.shared.mapping.name, "executed": self._execute and did,
             "plan": self.rebuilt.to_json() if self.rebuilt is not None else None,
@@ -169,6 +175,7 @@ class _Repair:
                 for act in acts
             ],
             "untold": self.plan.untold if self.plan is not None else 0,
+            "unaccounted": self.late.to_json() if self.late is not None else None,
         }  # fmt: skip
 
     def _put_back(self) -> int:
@@ -183,6 +190,8 @@ class _Repair:
         """Prints for people what the repair did to the mapping, or would do."""
         name = self.shared.mapping.name
         self._print_rebuilt()
+        if self.late is not None:
+            self.late.print()
         if self.plan is None:
             return
         if self.result is not None and self.result.lost:
@@ -193,6 +202,8 @@ class _Repair:
         if not (sends or appends or left or restores or self.plan.untold):
             from bridge.parity.report import verdict_in_words
 
+            if self.late is not None and self.late.found:
+                return
             unknown = self.result is not None and self.result.verdict == "inconclusive"
             said = f". {verdict_in_words(self.result)}" if self.result and unknown else ", nothing to repair"
             click.echo(f"{name}: the ledger is in order{said}")

@@ -77,6 +77,8 @@ class Catalog:
         self._by_log: dict[str, set[str]] = {}
         self._claims = Claims(root)
         self._left: tuple[set[str], set[Identity]] = (set(), set())
+        self.late: dict[Identity, str] = {}
+        """Pieces that a repair brings over late: each is a log by itself, by the name that it had then."""
         self._told: set[str] = set()
         self._lost: set[str] = set()
         self._belonging = Belonging(self.is_log)
@@ -182,6 +184,13 @@ class Catalog:
             if any(self.named[name].log != log for name in mine):
                 self._assign({identity})
 
+    def bring_over(self, late: dict[Identity, str]) -> None:
+        """Makes files of these devices and inodes logs of these names: a repair brings them over."""
+        with self.lock:
+            if late != self.late:
+                changed, self.late = {*(late.items() ^ self.late.items())}, late
+                self._assign({identity for identity, _ in changed})
+
     def forget_claims(self) -> None:
         """Forgets which files were seen to be which generations, as the ledger was rebuilt."""
         with self.lock:
@@ -212,6 +221,7 @@ class Catalog:
             group.sort(key=lambda one: (one.link, one.rotated, one.name))
             names = [one.name for one in group if not one.link]
             log = self._claims.log_of(identity, names, group[0].name) if self.many else self.path
+            log = self.late.get(identity, log)
             first = next((one for one in group if one.name == log and not one.link), group[0])
             for one in group:
                 one.of = "" if one is first else first.name
@@ -297,7 +307,7 @@ class Catalog:
     def logs(self, known: Iterable[str] = ()) -> list[str]:
         """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""
         if not self.many:
-            return [self.path]
+            return [self.path, *sorted(self.late.values())]
         with self.lock:
             self.refresh()
             found = {log for log, files in self._by_log.items() if files}
@@ -338,7 +348,7 @@ class Catalog:
         with self.lock:
             self.refresh()
             names = {name for name in self._by_log.get(log, ()) if not self.named[name].of}
-        if not self.many:
+        if not self.many and log == self.path:
             names.add(log)
         plain = {bare(name) for name in names if bare(name) != name} & names
         found: dict[Path, Identity] = {}
@@ -359,7 +369,7 @@ class Catalog:
         Raises SourceError.
         """
         now = stat_of(self.root / log)
-        if now is None or not self.many:
+        if now is None or (not self.many and log == self.path):
             return now
         with self.lock:
             one = self.named.get(log)

@@ -52,7 +52,8 @@ class Survey:
         for _ in range(SURVEYS):
             before = self._catalog.files_of(self._name)
             rotated = [file for path in sorted(before) if path != self._path and (file := open_regular(path))]
-            fresh = open_regular(self._path) if self._path in before or not self._catalog.many else None
+            always = not self._catalog.many and self._name == self._catalog.path
+            fresh = open_regular(self._path) if always or self._path in before else None
             seen = {file.path: file.identity for file in (*rotated, *([fresh] if fresh else []))}
             if seen == before == self._catalog.files_of(self._name):
                 return rotated, fresh

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from bridge.files.catalog import Facts
 from bridge.ledger.store import Ledger
 
-LEFT, COPY, UNACCOUNTED = "left", "copy", "unaccounted"
-"""The standings that are remembered: somebody said `--leave`; its bytes are another file's; nothing explains it."""
+LEFT, COPY, UNACCOUNTED, LATE, SKIPPED = "left", "copy", "unaccounted", "late", "skipped"
+"""The standings that are remembered: somebody said `--leave`; its bytes are another file's; nothing explains it; a
+repair brings it over, or has: it is a log by itself; a stretch of it was passed over unread (`path:offset`)."""
 
 
 @dataclass(frozen=True, slots=True)

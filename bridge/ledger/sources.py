@@ -33,6 +33,19 @@ class StreamMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How many entries of a stream the mirror has come by so far, `ours` of them forward's, and how many are `gone`.
+
+    Those were removed before the mirror came to them; of `acknowledged` ones somebody said to know.
+    """
+
+    entries: int = 0
+    ours: int = 0
+    gone: int = 0
+    acknowledged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SourceMemory:
     """What was last confirmed of a source.
 
@@ -84,9 +97,42 @@ def agree_with_mark(ledger: Ledger, stream: str) -> None:
     ledger.write("UPDATE streams SET commits = ? WHERE stream = ?", (marked, stream))
 
 
-def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId) -> None:
-    """Every Redis-born entry up to here is in its file, or in quarantine."""
-    ledger.write("UPDATE streams SET mirror_cursor = ? WHERE stream = ?", (format_id(cursor).decode(), stream))
+def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Seen | None = None) -> None:
+    """Every Redis-born entry up to here is in its file, or in quarantine.
+
+    `seen` counts what the mirror came by up to here, None: nobody counts on from here.
+    """
+    counts = (seen.entries, seen.ours, seen.gone) if seen is not None else (None, None, None)
+    ledger.write(
+        "UPDATE streams SET mirror_cursor = ?, mirror_seen = ?, mirror_ours = ?,"
+        " mirror_gone = coalesce(?, mirror_gone) WHERE stream = ?",
+        (format_id(cursor).decode(), *counts, stream),
+    )
+
+
+def seen_by_mirror(ledger: Ledger, stream: str) -> Seen | None:
+    """What the mirror has come by of a stream; None: it never counted, or does not any more."""
+    rows = ledger.rows(
+        "SELECT mirror_seen, coalesce(mirror_ours, 0), coalesce(mirror_gone, 0), coalesce(mirror_acknowledged, 0)"
+        " FROM streams WHERE stream = ? AND mirror_seen IS NOT NULL",
+        (stream,),
+    )
+    return Seen(*rows[0]) if rows else None
+
+
+def gone_before_mirrored(ledger: Ledger, stream: str) -> tuple[int, int]:
+    """How many entries were removed before they were mirrored, and of how many of these somebody said to know."""
+    rows = ledger.rows(
+        "SELECT coalesce(mirror_gone, 0), coalesce(mirror_acknowledged, 0) FROM streams WHERE stream = ?", (stream,)
+    )
+    return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+
+def acknowledge_gone(ledger: Ledger, stream: str) -> int:
+    """Notes that somebody knows of all entries that are gone; returns of how many nobody knew."""
+    gone, known = gone_before_mirrored(ledger, stream)
+    ledger.write("UPDATE streams SET mirror_acknowledged = ? WHERE stream = ?", (gone, stream))
+    return int(gone - known)
 
 
 def sources_of(ledger: Ledger, stream: str) -> dict[str, SourceMemory]:

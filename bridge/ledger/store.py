@@ -189,6 +189,8 @@ def _twelfth(db: sqlite_utils.Database) -> None:
 def _thirteenth(db: sqlite_utils.Database) -> None:
     db.table("generations").add_column("born", int)
     db.table("generations").add_column("written", int)
+    for name in ("mirror_seen", "mirror_ours", "mirror_gone", "mirror_acknowledged"):
+        db.table("streams").add_column(name, int)
     piece = {
         "stream": str,
         "path": str,

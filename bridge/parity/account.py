@@ -16,6 +16,9 @@ KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting")
 
 Sizes = dict[str, int]
 
+Lost = tuple[str, int, int, str]
+"""Bytes that nothing explains: a file's path, the offset where they begin, how many, and why, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Aside:
@@ -105,8 +108,8 @@ class Account:
         """The files that were compared, by source and generation."""
         return sorted(self._files.values(), key=lambda one: (one.source, one.generation))
 
-    def unaccounted(self) -> Iterator[tuple[str, int, int, str]]:
-        """What nothing explains: a file's path, the offset where it begins, its length, and why, in words."""
+    def unaccounted(self) -> Iterator[Lost]:
+        """What of the mapping's files nothing explains."""
         for one in self.compared:
             left = one.unaccounted
             for offset, size in one.lost:

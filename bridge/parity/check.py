@@ -18,11 +18,12 @@ from bridge.carry.claim import Hold
 from bridge.config import Settings
 from bridge.errors import LeaseHeld, RedisLost
 from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
+from bridge.ledger.sources import gone_before_mirrored
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
 from bridge.model import before as before_it
-from bridge.parity.account import Account
+from bridge.parity.account import Account, Lost
 from bridge.parity.classify import Difference
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
@@ -122,11 +123,12 @@ class Check:
             if result is None or result.verdict != "differs":
                 break
             before, witnessed = result.tally.differences, bool(result.too_much)
+            unaccounted = {*result.account.unaccounted()} if result.account is not None else set()
             result = None  # it may be large
             if self._stop.wait(self._settling):
                 raise Interrupted
             result = self._once(None)
-            if result is None or result.verdict != "differs" or self._stands(before, result):
+            if result is None or result.verdict != "differs" or self._stands(before, unaccounted, result):
                 break
             if witnessed and result.too_much:
                 break
@@ -137,14 +139,16 @@ class Check:
             raise AssertionError("a whole comparison has a result")
         return result
 
-    def _stands(self, before: list[Difference], result: Result) -> bool:
-        """Whether any difference that parity found in this look was found in the look before as well.
+    def _stands(self, before: list[Difference], unaccounted: set[Lost], result: Result) -> bool:
+        """Whether a difference, or bytes that nothing explains, were found in this look and in the look before.
 
         What is under way differs from look to look: a rotation, or a stream that is being filled again, is met by one
         look here and by the next there.
         """
         if result.lost and result.alive:
             return False
+        if result.account is not None and not unaccounted.isdisjoint(result.account.unaccounted()):
+            return True
         what = attrgetter("kind", "entry", "expected", "actual")
         return not {*map(what, before)}.isdisjoint(map(what, result.tally.differences))
 
@@ -299,6 +303,8 @@ class Check:
         account = comparison.account
         account.aside += view.aside()
         account.entries, account.trimmed = view.length, view.trimmed.count
+        if self._ledger is not None:
+            account.gone, _ = gone_before_mirrored(self._ledger, self._mapping.stream.key)
         account.deleted = max(0, view.added - view.length - view.trimmed.count)
         return account
 

@@ -39,6 +39,10 @@ def verdict_in_words(one: Result) -> str:
         return f"Equal: {counted(tally.compared, 'message')}, each once on both sides, in order{late}"
     if one.verdict == "differs":
         total = sum(one.counts().values())
+        lost = sum(size for _, _, size, _ in one.account.unaccounted()) if one.account is not None else 0
+        if lost and not total:
+            same = f"{counted(tally.compared, 'message')} {'is' if tally.compared == 1 else 'are'} the same"
+            return f"Differs: {counted(lost, 'byte')} of the files are unaccounted; {same} on both sides"
         verb = "is" if total == 1 else "are"
         return f"Differs: {counted(total, 'message')} {verb} not the same on both sides; {tally.compared:,} are"
     if tally.unverifiable:
@@ -63,6 +67,10 @@ def facts(one: Result, now: float) -> list[str]:
         said.append(f"{tally.in_flight:,} in flight{age}{stays}")
     if tally.not_mirrored:
         said.append(f"{tally.not_mirrored:,} Redis-born not mirrored")
+    if one.account is not None:
+        said += one.account.sentences()
+        if one.account.gone:
+            said.append(f"{one.account.gone:,} removed from the stream before they were mirrored: no file has them")
     if tally.quarantined:
         said.append(f"{tally.quarantined:,} in quarantine (`bridge quarantine list`)")
     if tally.late:

@@ -308,6 +308,7 @@ class Naming:
         """The only source of the mapping; empty where a glob names any number of them."""
         self._path = translated(path)
         self._rotated = [translated(pattern) for pattern in rotated]
+        self._known = {*known} - {path}
         self._belonging = Belonging(self._is_log)
         for name in known:
             self._belonging.add(name)
@@ -325,6 +326,8 @@ class Naming:
 
     def __call__(self, name: str) -> str:
         """The source that the file of this path below the root belongs to by its name."""
+        if name in self._known:
+            return name  # what a repair brought over late is a log by itself, of that name
         if self.only:
             return self.only
         return name if self._is_log(name) else self._belonging.log_of(name) or name

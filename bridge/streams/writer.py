@@ -77,6 +77,7 @@ class Batch:
     first_ms: int = 0
     closing: tuple[tuple[bytes, bytes], ...] = ()
     late: tuple[bytes, ...] = ()
+    why_late: bytes = REFILLED
 
     @property
     def arm(self) -> Arm:
@@ -167,7 +168,9 @@ class StreamWriter:
             commands.append(pack("HSET", wanted.key, *values))
         commands += [pack("HSET", keys.generations, name, value) for name, value in batch.closing]
         if batch.late:
-            commands.append(pack("HSET", keys.late, *(part for origin in batch.late for part in (origin, REFILLED))))
+            commands.append(
+                pack("HSET", keys.late, *(part for origin in batch.late for part in (origin, batch.why_late)))
+            )
         self._staged = batch
         self._connection.send(b"".join(commands))
 

@@ -1,0 +1,78 @@
+"""`bridge repair` of files that nothing accounts for: they are brought over late, marked so, each message once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.common import complain, who
+from bridge.words import counted
+
+if TYPE_CHECKING:
+    from bridge.carry.account import Standing
+    from bridge.carry.shared import Shared
+    from bridge.drain import Drained
+    from bridge.ledger.store import Ledger
+
+
+class LateFiles:
+    """The files of one mapping that nothing accounts for, and what a repair does about them."""
+
+    def __init__(self, shared: Shared, ledger: Ledger) -> None:
+        from bridge.carry.inventory import account_of
+
+        self.shared = shared
+        self._ledger = ledger
+        self.found: list[Standing] = account_of(shared, ledger, time.time, running=False).unaccounted
+        self.done: Drained | None = None
+        self.gone = 0
+        """Entries that were removed before they were mirrored, and that nobody knew of."""
+
+    @property
+    def left(self) -> int:
+        """How many errors kept files from being brought over."""
+        return len(self.done.errors) if self.done is not None else 0
+
+    def execute(self) -> None:
+        """Carries the files to the stream, behind what stands there. Raises LedgerError."""
+        from threading import Event
+
+        from bridge.carry.inventory import bring_over
+        from bridge.drain import bring_over as carry
+        from bridge.ledger.journal import note
+        from bridge.ledger.sources import acknowledge_gone
+
+        self.gone = acknowledge_gone(self._ledger, self.shared.mapping.stream.key)
+        if self.gone:
+            note(self._ledger, time.time(), who(), "acknowledged", self.shared.mapping.stream.key,
+                 {"gone_before_mirrored": self.gone})  # fmt: skip
+        if self.found:
+            bring_over(self.shared, self._ledger, [one for one in self.found if one.generation is None], who(),
+                       time.time())  # fmt: skip
+            self.done = carry(self.shared.settings, self.shared.mapping, Event())
+
+    def to_json(self) -> dict[str, Any]:
+        """The files as `repair --json` prints them."""
+        done = self.done.forwarded if self.done is not None else 0
+        return {"files": [one.to_json() for one in self.found], "brought_over": done}
+
+    def print(self) -> None:
+        """Prints for people which files are brought over, or would be."""
+        name, stream = self.shared.mapping.name, self.shared.mapping.stream.key
+        for one in self.found:
+            verb = "brought over" if self.done is not None else "would bring over"
+            click.echo(f"{name}: {verb} {counted(one.behind, 'byte')} of {one.path} to {stream}, late ({one.why})")
+        if self.gone:
+            what = counted(self.gone, "entry", "entries")
+            click.echo(
+                f"{name}: {what} had been removed before the mirror came: no file will hold them; noted as known"
+            )
+        if self.done is not None:
+            click.echo(f"  {counted(self.done.forwarded, self.shared.mapping.noun)} went over, and are marked late")
+            for error in self.done.errors:
+                complain(error)
+        elif self.found:
+            click.echo("  nothing was changed; `bridge repair --execute` does it, while the bridge is stopped;"
+                       " `bridge files --leave PATH` says that a file is none of the mapping's")  # fmt: skip
