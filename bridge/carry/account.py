@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bridge.carry.shared import Shared
 from bridge.errors import BridgeError, SourceError
 from bridge.files.catalog import Facts, Named
-from bridge.files.generation import Generation, Known, is_copy, open_regular
+from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
 from bridge.ledger.parity import runs
 from bridge.ledger.pieces import (
     COPY,
@@ -32,9 +33,13 @@ from bridge.ledger.pieces import (
 from bridge.ledger.sources import gone_before_mirrored
 from bridge.ledger.store import Ledger
 from bridge.log import log
+from bridge.model import Fingerprint, hex_digest
 
 ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"
 """The other standings: being written; carried as a generation; another name of a file; not yet; never read, and why."""
+
+SELDOM = 50.0
+"""Listing all files once more takes at most about one part in so many of forward's time."""
 
 GRACE = 2
 """Sweeps in which a running bridge must have taken up a file before it is called unaccounted."""
@@ -138,6 +143,9 @@ class Accountant:
         self._open: dict[str, tuple[Facts | None, int]] = {}
         """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
         self._looked: set[str] = set()
+        self._marks: tuple[int, ...] = ()
+        self._list_at = 0.0
+        self._unheard, self._unheard_of = set[str](), dict[str, int]()
 
     # -- a whole look ----------------------------------------------------------------------------------------
 
@@ -184,6 +192,7 @@ class Accountant:
         """
         if self._ledger is not None:
             self._remembered = remembered_pieces(self._ledger, self._stream)
+        self._list_again()
         named = self._catalog.named
         names = {one.name for one in changed} | self._open.keys()
         for name in sorted(names):
@@ -208,6 +217,34 @@ class Accountant:
                 log.warning(
                     "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
                 )
+
+    def _list_again(self) -> None:
+        """Lists the files that the mapping names once more, as the mapping's globs find them, and not the catalog.
+
+        What the catalog has never heard of becomes unaccounted. Where there are many, seldom.
+        """
+        marks, now = self._catalog.marks(), self._clock()
+        if (marks == self._marks and 0 not in marks) or now < self._list_at:
+            return
+        began, self._marks = time.monotonic(), marks
+        for path in self._catalog.globbed():
+            name = str(path.relative_to(self._catalog.root))
+            if name not in self._catalog.named and name not in self._unheard and path.is_file():
+                seen = self._unheard_of.get(name, 0) + 1
+                self._unheard_of[name] = seen
+                self._marks = ()
+                if seen >= GRACE:
+                    self._unheard.add(name)
+                    self._say_unheard(name, path)
+        self._list_at = now + (time.monotonic() - began) * SELDOM
+
+    def _say_unheard(self, name: str, path: Path) -> None:
+        one = Named(name, path.is_symlink(), rotated=False)
+        now = path.stat()
+        one.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        found = self._standing(one, UNACCOUNTED, "the mapping names it, and its catalog does not know it")
+        log.warning("%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}})
+        self._remember(one, found)
 
     def skipped(self, name: str, path: str, start: int, end: int) -> None:
         """Notes that forward's cursor went over a stretch of a log's file that nobody read. Raises LedgerError."""
@@ -343,13 +380,20 @@ class Accountant:
                 other.close()
         return None
 
+    @staticmethod
+    def _is_known_by(file: Generation, at: Fingerprint) -> bool:
+        """Whether a file's own bytes have both digests of a generation; asked of nobody who decides what is carried."""
+        back = min(TAIL, at.offset)
+        head, tail = file.read(at.head_len, 0), file.read(back, at.offset - back)
+        return (hex_digest(head), hex_digest(tail)) == (at.head, at.tail)
+
     def _gone_one(self, one: Named, file: Generation) -> Standing | None:
         """The standing of a file that holds what was carried of a generation which lies nowhere else, and no more."""
         here = {other.identity for other in self._catalog.named.values()}
         for known in self._shared.tail(one.log or one.name, self._ledger).records():
             if (known.device, known.inode) in here or not known.closed or not known.at.head_len:
                 continue
-            if file.size() == known.at.offset and file.holds(known.at):
+            if file.size() == known.at.offset and self._is_known_by(file, known.at):
                 return replace(
                     self._standing(one, PIECE, "its content is that generation's"), generation=known.number, behind=0
                 )

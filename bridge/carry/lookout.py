@@ -79,6 +79,7 @@ class Lookout:
             self._find_sources()
             return set(self._sources), []
         try:
+            self._shared.claim_all(self._ledger)
             if paths is not None:
                 if not all(catalog.holds(path) for path in paths):
                     catalog.refresh()

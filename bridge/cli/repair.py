@@ -140,6 +140,7 @@ class _Repair:
     def _mend(self, ledger: Ledger) -> None:
         from bridge.carry.late import Late
         from bridge.dial import dialler
+        from bridge.ledger.pieces import forget_skipped
         from bridge.mend import Mender
         from bridge.streams.writer import REPAIRED
 
@@ -159,6 +160,8 @@ class _Repair:
             self._look()  # where the lines stand again, other places may be right as well
         if self.plan is not None:
             self.done = list(mender.run(self.plan, self._numbers))
+            if not self.plan.of("") and not self.plan.untold:
+                forget_skipped(ledger, self.shared.mapping.stream.key)
 
     def to_json(self) -> dict[str, Any]:
         """The repair of one mapping as `--json` prints it: its plans, and what was done of them."""

@@ -70,7 +70,7 @@ class Catalog:
         self._wanted = translated(path)
         self._rotated = [translated(one) for one in rotated]
         self._unwanted = [translated(one) for one in exclude]
-        patterns = (path, *rotated)
+        patterns = self._patterns = (path, *rotated)
         self._forms = {unicodedata.normalize("NFC", one) for one in patterns if not one.isascii()}
         self._folders = Folders(root, patterns)
         self._by_identity: dict[Identity, set[str]] = {}
@@ -377,6 +377,16 @@ class Catalog:
                 self.refresh()
                 one, now = self.named.get(log), stat_of(self.root / log)
             return now if one is not None and one.log == log and not one.of else None
+
+    def globbed(self) -> set[Path]:
+        """The files that the mapping's globs find, but for those that are never read; not as the catalog lists them."""
+        found = {path for pattern in self._patterns for path in self.root.glob(pattern)}
+        kept = set()
+        for path in found:
+            raw = os.fsencode(path.relative_to(self.root))
+            if not any(one.fullmatch(raw) for one in self._unwanted) and not path.is_dir():
+                kept.add(path)
+        return kept
 
     def lies(self, identity: Identity) -> bool:
         """Whether any file that the mapping names has this device and inode, as of the last refresh."""

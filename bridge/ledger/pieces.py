@@ -54,6 +54,11 @@ def forget_piece(ledger: Ledger, stream: str, path: str) -> None:
     ledger.write("DELETE FROM pieces WHERE stream = ? AND path = ?", (stream, path))
 
 
+def forget_skipped(ledger: Ledger, stream: str) -> None:
+    """Forgets the stretches that were passed over unread: a repair has sent what stands in them."""
+    ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, SKIPPED))
+
+
 def _read(facts: str | None) -> Facts | None:
     if facts is None:
         return None
