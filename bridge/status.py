@@ -10,10 +10,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.carry.account import Account, Accountant
+from bridge.carry.account import Accountant
 from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behind, values_behind
 from bridge.carry.dead import ended
 from bridge.carry.shared import Shared
+from bridge.carry.standing import Account
 from bridge.config import Settings, masked
 from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError

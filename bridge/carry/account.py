@@ -10,13 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bridge.carry.shared import Shared
+from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
 from bridge.errors import BridgeError, SourceError
+from bridge.files.age import bare
 from bridge.files.catalog import Facts, Named
+from bridge.files.content import COMPRESSED
 from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
 from bridge.ledger.parity import runs
 from bridge.ledger.pieces import (
@@ -35,98 +37,11 @@ from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.model import Fingerprint, hex_digest
 
-ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"
-"""The other standings: being written; carried as a generation; another name of a file; not yet; never read, and why."""
-
 SELDOM = 50.0
 """Listing all files once more takes at most about one part in so many of forward's time."""
 
 GRACE = 2
 """Sweeps in which a running bridge must have taken up a file before it is called unaccounted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """The standing of one file that a mapping names, by its path below the root.
-
-    `log` and `generation` are those that it is a piece of; `bytes` what it holds, of a packed one as far as it was
-    unpacked; `behind` those that were not carried yet; `why` says what decided the standing, in words.
-    """
-
-    path: str
-    standing: str
-    log: str = ""
-    generation: int | None = None
-    bytes: int = 0
-    behind: int = 0
-    why: str = ""
-    facts: Facts | None = None
-
-    @property
-    def first(self) -> int:
-        """The offset from which on the file is unaccounted, or waits."""
-        return self.bytes - self.behind
-
-    def to_json(self) -> dict[str, Any]:
-        """A file's standing as `--json` prints it."""
-        return {
-            "path": self.path, "standing": self.standing, "source": self.log or None, "generation": self.generation,
-            "bytes": self.bytes, "behind": self.behind, "why": self.why or None,
-        }  # fmt: skip
-
-
-@dataclass(slots=True)
-class Account:
-    """The account of a mapping: the standing of each of its files.
-
-    `gone` entries were removed from the stream before the mirror came to them.
-    """
-
-    pieces: list[Standing] = field(default_factory=list)
-    gone: int = 0
-    acknowledged: int = 0
-    """Of how many of these somebody said to know."""
-    logs: set[str] = field(default_factory=set)
-    """The logs of which any file lies there."""
-    unsettled: set[str] = field(default_factory=set)
-    """The logs of which something is not carried, or was written to since it was: these are to be looked at."""
-
-    @property
-    def unaccounted(self) -> list[Standing]:
-        """The files, or parts of them, that nothing explains."""
-        return [one for one in self.pieces if one.standing == UNACCOUNTED]
-
-    def settles(self, log: str) -> bool:
-        """Whether all that lies there of a log is carried and stands as it was."""
-        return log in self.logs and log not in self.unsettled
-
-    def sums(self) -> dict[str, int]:
-        """How many bytes have each standing, and in how many files; of those that are carried what waits by itself."""
-        found = dict.fromkeys(("bytes", "carried", "waiting", "aside", "copies", "unaccounted", "files"), 0)
-        for one in self.pieces:
-            found["files"] += 1
-            found["bytes"] += one.bytes
-            waits = "unaccounted" if one.standing == UNACCOUNTED else "waiting"
-            kind = {ASIDE: "aside", LEFT: "aside", COPY: "copies"}.get(one.standing, "carried")
-            found[kind] += one.bytes - one.behind
-            found[waits] += one.behind
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """The account as `status --json` prints it: the sums, and the files that nothing explains."""
-        named = [one.to_json() for one in self.unaccounted]
-        return {**self.sums(), "gone_before_mirrored": self.gone, "files_unaccounted": named}
-
-    def sentences(self) -> list[str]:
-        """What is unaccounted, in words, the greatest first; empty: all is accounted for."""
-        found = [
-            f"{one.path} is unaccounted, bytes {one.first:,} to {one.bytes:,}: {one.why}"
-            for one in sorted(self.unaccounted, key=lambda one: -one.behind)
-        ]  # fmt: skip
-        if fresh := self.gone - self.acknowledged:
-            noun = "entry was" if fresh == 1 else "entries were"
-            found.append(f"{fresh:,} {noun} removed from the stream before the mirror came to them")
-        return found
 
 
 class Accountant:
@@ -181,7 +96,7 @@ class Accountant:
             self._looked.add(one.log or "")
             with suppress(SourceError):
                 self._shared.tail_at(one.log or "", self._ledger, stored.get(one.log or ""))[0].watch_finished()
-        return self._explained(one)
+        return self._explained(one, patient=False)
 
     # -- a sweep of a running bridge -------------------------------------------------------------------------
 
@@ -200,7 +115,7 @@ class Accountant:
             if one is None or one.facts is None:
                 self._settled(name)
                 continue
-            found = self._by_books(one) or self._explained(one)
+            found = self._by_books(one) or self._explained(one, patient=True)
             if found.standing != UNACCOUNTED:
                 if found.standing == COPY:
                     self._remember(one, found)
@@ -322,8 +237,15 @@ class Accountant:
         """Whether a file that is carried is the one that its log's name leads to, or a piece of it."""
         return ACTIVE if one.name == one.log and one.identity not in self._catalog.late else PIECE
 
-    def _explained(self, one: Named) -> Standing:
-        """The standing of a file that was written to since it was carried, or is none that anybody carried."""
+    def _is_young(self, one: Named) -> bool:
+        """Whether a file was written to a moment ago."""
+        return one.facts is not None and self._clock() - one.facts[3] / 1e9 < max(self._settle, 1.0)
+
+    def _explained(self, one: Named, *, patient: bool) -> Standing:
+        """The standing of a file that was written to since it was carried, or is none that anybody carried.
+
+        `patient`: a bridge runs, and may take up in a moment what was written a moment ago.
+        """
         if one.facts is None:
             return self._standing(one, WAITING)
         known = self._catalog.known(one)
@@ -336,8 +258,7 @@ class Accountant:
             return self._standing(one, standing, "", record)
         if known is not None and (known.packed or one.facts[2] <= known.at.offset):
             return self._standing(one, PIECE, "", known)  # of what was changed in it parity tells
-        young = self._clock() - one.facts[3] / 1e9 < max(self._settle, 1.0)
-        if young:
+        if (patient or (known is None and bare(one.name) != one.name)) and self._is_young(one):
             return self._standing(one, WAITING, "it was written to a moment ago")
         if known is not None:
             return self._standing(one, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
@@ -357,7 +278,7 @@ class Accountant:
         if file is None:
             return None
         try:
-            if twin := self._catalog.twin(one):
+            if twin := self._twin(one):
                 return self._copy(one, file, [twin])
             others = [
                 other.name for other in self._catalog.named.values()
@@ -366,6 +287,12 @@ class Accountant:
             return self._gone_one(one, file) or self._copy(one, file, others)
         finally:
             file.close()
+
+    def _twin(self, one: Named) -> str | None:
+        """The name of the file that counts in the place of a packed one, and lies beside it."""
+        short = bare(one.name)
+        beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
+        return next((other for other in beside[: beside.index(one.name)] if other in self._catalog.named), None)
 
     def _copy(self, one: Named, file: Generation, others: Iterable[str]) -> Standing | None:
         """A copy's standing: each of its bytes is one of another file's, which goes on from there or ends with it."""
@@ -389,9 +316,10 @@ class Accountant:
 
     def _gone_one(self, one: Named, file: Generation) -> Standing | None:
         """The standing of a file that holds what was carried of a generation which lies nowhere else, and no more."""
-        here = {other.identity for other in self._catalog.named.values()}
+        mine = [other for other in self._catalog.named.values() if other.log == one.log and not other.aside]
+        here = {known.number for other in mine if (known := self._catalog.known(other)) is not None}
         for known in self._shared.tail(one.log or one.name, self._ledger).records():
-            if (known.device, known.inode) in here or not known.closed or not known.at.head_len:
+            if known.number in here or not known.closed or not known.at.head_len:
                 continue
             if file.size() == known.at.offset and self._is_known_by(file, known.at):
                 return replace(

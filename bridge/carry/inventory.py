@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from bridge.carry.account import ACTIVE, PIECE, WAITING, Account, Accountant, Standing
+from bridge.carry.account import Accountant
 from bridge.carry.shared import Shared
+from bridge.carry.standing import ACTIVE, PIECE, WAITING, Account, Standing
 from bridge.config import Settings
 from bridge.errors import ConfigError
 from bridge.files.age import tells_age

@@ -12,7 +12,7 @@ from bridge.errors import ConfigError
 from bridge.words import counted
 
 if TYPE_CHECKING:
-    from bridge.carry.account import Account, Standing
+    from bridge.carry.standing import Account, Standing
     from bridge.mapping import Mapping
 
 SHOWN = 30

@@ -11,8 +11,8 @@ from bridge.cli.common import complain, who
 from bridge.words import counted
 
 if TYPE_CHECKING:
-    from bridge.carry.account import Standing
     from bridge.carry.shared import Shared
+    from bridge.carry.standing import Standing
     from bridge.drain import Drained
     from bridge.ledger.store import Ledger
 

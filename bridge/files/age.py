@@ -28,6 +28,11 @@ _YEAR_LAST = re.compile(r"(?<!\d)(\d\d)([-_.])(\d\d)\2((?:19|20)\d\d)(?!\d)")
 _INTEGER = re.compile(r"\d+")
 _COUNTER = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
 _BACKUP = re.compile(r"\.(?:bak|old|orig|save|copy)$|~$")
+HOW = {
+    "times": "their lines' times", "mtime": "when they were written to", "seen": "what was seen", "name": "their names",
+}  # fmt: skip
+"""What decided the order of two pieces, in words."""
+
 SURE = 1000
 """Milliseconds by which the times of two pieces must differ to tell which of them is the older one."""
 
@@ -200,15 +205,17 @@ def _decided(pieces: Sequence[Piece], spans: dict[int, Span], order: Order, i: i
 
 
 def contradicted(pieces: Sequence[Piece], ordered: Sequence[Placed]) -> str:
-    """Says which pieces' names alone would give another order than the evidence does; empty: none. Pure."""
+    """Says which pieces' names, or times of writing, would give another order than the evidence does; empty: none.
+
+    A higher number is taken for older, by its name. Pure.
+    """
     for before, after in itertools.pairwise(ordered):
         one, other = pieces[before.index], pieces[after.index]
         first, second = opinion(one.name), opinion(other.name)
-        if first is None or second is None or first[0] != second[0] or after.decided == "name":
-            continue
-        if first > second:
-            how = {"times": "their lines' times", "mtime": "when they were written to", "seen": "what was seen"}
-            return (
-                f"{one.name} is taken for older than {other.name}, by {how[after.decided]}; their names say otherwise"
-            )
+        said = f"{one.name} is taken for older than {other.name}, by {HOW[after.decided]}"
+        if after.decided == "times" and one.written > other.written:
+            return f"{said}; it was written to later: if a writer's clock stepped back, their order is another"
+        named = first is not None and second is not None and first[0] == second[0] and after.decided != "name"
+        if named and first is not None and second is not None and first > second:
+            return f"{said}; their names say otherwise"
     return ""

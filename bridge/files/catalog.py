@@ -296,14 +296,6 @@ class Catalog:
         """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
         return self._claims.known(one.identity, one.log or "", one.name)
 
-    def twin(self, one: Named) -> str | None:
-        """The name of the file that counts in the place of this one, where one is packed and lies beside it."""
-        short = bare(one.name)
-        if short == one.name:
-            return None
-        beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
-        return next((other for other in beside[: beside.index(one.name)] if other in self.named), None)
-
     def logs(self, known: Iterable[str] = ()) -> list[str]:
         """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""
         if not self.many:

@@ -63,12 +63,19 @@ class Register:
         """
         free = {number: record for number, record in self.known.items() if record.closed and record.at.head_len}
         found: dict[Generation, Known] = {}
+        unfinished = [record for record in self.known.values() if not record.closed]
         for fits in (_remembered, _in_place, _whole):
             for generation in files:
-                record = None if generation in found else next((r for r in free.values() if fits(generation, r)), None)
+                if generation in found or any(same_inode(generation, one) for one in unfinished):
+                    continue  # it is that one, though another may have held the same
+                record = next((known for known in free.values() if fits(generation, known)), None)
                 if record is not None:
                     found[generation] = self._recognised(generation, free.pop(record.number))
         return found
+
+    def was_seen(self, file: Generation) -> bool:
+        """Whether a file was seen to be a generation of the source, by device, inode and time of birth."""
+        return any(same_inode(file, record) and record.at.head_len for record in self.known.values())
 
     def seen(self, files: list[Generation], held: list[Generation]) -> Callable[[Generation], tuple[int, int] | None]:
         """Makes what tells of a source's file as which generation it was seen, and when that was written to last.
@@ -79,11 +86,11 @@ class Register:
         matched = self.match(files)
 
         def seen(file: Generation) -> tuple[int, int] | None:
-            record = matched.get(file)
-            if record is not None and not same_inode(file, record):
-                return record.number, record.written or file.written()
-            number = record.number if record is not None else opened.get(file.identity)
-            return None if number is None else (number, file.written())
+            record, written = matched.get(file), file.written()
+            if record is not None:
+                return record.number, min(written, record.written or written)
+            number = opened.get(file.identity)
+            return None if number is None else (number, written)
 
         return seen
 
@@ -179,26 +186,27 @@ class Register:
         return next((file for file in free if file.place(at)), None)
 
     def _recognised(self, generation: Generation, record: Known) -> Known:
-        """Notes that a closed generation was found compressed: the next look knows its file without unpacking it.
+        """Notes where a closed generation was found, if it lies in another file by now: the next look knows it by that.
 
-        Returns the generation's record.
+        So a compressed one is not unpacked again. Returns the generation's record.
         """
-        if generation.packed is not None and not _remembered(generation, record):
+        found = (*generation.identity, generation.packed, generation.born)
+        if found != (record.device, record.inode, record.packed, record.born):
+            if generation.packed is not None and not _remembered(generation, record):
+                self.anew.add(record.number)
             record = replace(
-                record, device=generation.identity[0], inode=generation.identity[1], packed=generation.packed,
-                born=generation.born,
+                record, device=found[0], inode=found[1], packed=generation.packed, born=generation.born
             )  # fmt: skip
             self._keep(record)
             self.news.append(record)
-            self.anew.add(record.number)
         return record
 
 
 def _remembered(generation: Generation, record: Known) -> bool:
-    return bool(generation.packed) and (generation.packed, generation.identity) == (
-        record.packed,
-        (record.device, record.inode),
-    )
+    if generation.born and record.born and generation.born != record.born:
+        return False
+    known = record.packed, (record.device, record.inode)
+    return bool(generation.packed) and (generation.packed, generation.identity) == known
 
 
 def same_inode(generation: Generation, record: Known) -> bool:

@@ -110,12 +110,14 @@ class Survey:
                 file.close()
 
     def without_copies(
-        self, files: list[Generation], fresh: Generation | None, held: list[Generation]
-    ) -> list[Generation]:
+        self, files: list[Generation], fresh: Generation | None, held: list[Generation],
+        seen: Callable[[Generation], bool],
+    ) -> list[Generation]:  # fmt: skip
         """Closes rotated files that merely repeat the beginning of another, as `cp log log.bak` makes; returns others.
 
         Of two that are alike the one whose name ends in a number or a date stays. Two generations may well begin with
-        the same line, so a short file of such a name is no copy. `held` are the generations that are open already.
+        the same line, so a short file of such a name is no copy; nor is one that was `seen` as a generation. `held` are
+        the generations that are open already.
         """
         known = {file.identity for file in held}
         odd = {id(file) for file in files if not tells_age(file.path.name)}
@@ -140,7 +142,7 @@ class Survey:
             return any(is_copy(content, other, longer=True) for other in alike([*older]))
 
         for file in sorted(files, key=lambda file: id(file) not in odd):
-            if file.identity in known or file.content is None:
+            if file.identity in known or file.content is None or seen(file):
                 continue
             place = next(i for i, other in enumerate(files) if other is file)
             others = [other for other in files if other is not file and id(other) not in dropped]

@@ -188,9 +188,8 @@ class Tail:
             return self._end(self._chain.pop(0)) if len(self._chain) > 1 else None
 
     def _end(self, done: Generation) -> Known:
-        record = self._register.record(done, closed=True)
         self._finished.add(done)
-        return record
+        return self._register.record(done, closed=True)
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """The tail puts its reader at a place that Redis confirmed: later generations are read from their beginning.
@@ -311,8 +310,9 @@ class Tail:
         """Opens the source's rotated files, oldest first, without mere copies; and the one at the path."""
         rotated, fresh = self._survey.take()
         self._finished.drop_replaced()
-        rotated = self._survey.without_copies(rotated, fresh, [*self._chain, *self._late])
-        return self._survey.in_age_order(rotated, self._register.seen(rotated, [*self._chain, *self._late])), fresh
+        held = [*self._chain, *self._late]
+        rotated = self._survey.without_copies(rotated, fresh, held, self._register.was_seen)
+        return self._survey.in_age_order(rotated, self._register.seen(rotated, held)), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
         return {generation.identity for generation in (*self._chain, *self._late) if generation.content is not None}

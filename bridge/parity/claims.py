@@ -55,13 +55,10 @@ class Claims:
         """Of the entries that wait, the IDs of those that are."""
         self._shift = 0
         self._window = WINDOW
-        self._stride = AT_ONCE
-        """So many entries are tried at once: few behind a difference, where the next one may be near."""
+        self._stride = AT_ONCE  # entries that are tried at once: few behind a difference, where the next may be near
         self._gap = 0
-        self.gone: set[int] = set()
-        """Generations that turned out to be in none of the files."""
-        self.first_ids: dict[int, bytes] = {}
-        """The first entry of each generation."""
+        self.gone: set[int] = set()  # generations that turned out to be in none of the files
+        self.first_ids: dict[int, bytes] = {}  # the first entry of each generation
         self.claimed_to = since
         """The place behind the last line that an entry claimed; at first, where lines before were claimed earlier."""
         self.settled: tuple[File, int, int] | None = None  # and line number behind the last line that had to be there
@@ -148,6 +145,9 @@ class Claims:
 
     def _missing(self, i: int, *, stray: bool = False, excused: bool = False) -> None:
         row, place, here = self._rows[i], self._places[i], self._here
+        if stray and place >> SHIFT not in self._all:
+            self._sink.unverifiable(1, f"generation {place >> SHIFT} of {self.name} is gone")
+            return
         if here is not None and not stray and place + self._shift > max(here.places[-1:], default=-1) and here.damage():
             self._sink.unverifiable(1, here.damage())
             return
