@@ -115,7 +115,9 @@ class Accountant:
             if one is None or one.facts is None:
                 self._settled(name)
                 continue
-            found = self._by_books(one) or self._explained(one, patient=True)
+            trusted = self._verified(one)
+            found = self._by_books(one) if trusted else None
+            found = found or self._explained(one, patient=True, trusted=trusted)
             if found.standing != UNACCOUNTED:
                 if found.standing == COPY:
                     self._remember(one, found)
@@ -241,14 +243,31 @@ class Accountant:
         """Whether a file was written to a moment ago."""
         return one.facts is not None and self._clock() - one.facts[3] / 1e9 < max(self._settle, 1.0)
 
-    def _explained(self, one: Named, *, patient: bool) -> Standing:
+    def _verified(self, one: Named) -> bool:
+        """Whether a file that the books take for a finished generation has that one's digests, read once more."""
+        known = self._catalog.known(one)
+        if known is None or not known.closed or not known.at.head_len:
+            return True
+        try:
+            file = open_regular(self._catalog.root / one.name)
+        except SourceError:
+            return True  # who reads it tells why not
+        if file is None:
+            return True
+        try:
+            return self._is_known_by(file, known.at, ends=not file.packed)
+        finally:
+            file.close()
+
+    def _explained(self, one: Named, *, patient: bool, trusted: bool = True) -> Standing:
         """The standing of a file that was written to since it was carried, or is none that anybody carried.
 
-        `patient`: a bridge runs, and may take up in a moment what was written a moment ago.
+        `patient`: a bridge runs, and may take up in a moment what was written a moment ago. Not `trusted`: what
+        the books say of it is not true.
         """
         if one.facts is None:
             return self._standing(one, WAITING)
-        known = self._catalog.known(one)
+        known = self._catalog.known(one) if trusted and self._verified(one) else None
         tail = self._shared.tail(one.log or one.name, self._ledger)
         with tail.lock:
             reads = tail.of_identity(one.identity)
@@ -308,11 +327,14 @@ class Accountant:
         return None
 
     @staticmethod
-    def _is_known_by(file: Generation, at: Fingerprint) -> bool:
-        """Whether a file's own bytes have both digests of a generation; asked of nobody who decides what is carried."""
+    def _is_known_by(file: Generation, at: Fingerprint, *, ends: bool = True) -> bool:
+        """Whether a file's own bytes have the digests of a generation; asked of nobody who decides what is carried.
+
+        `ends`: of its end as well, for which a compressed one would be unpacked.
+        """
         back = min(TAIL, at.offset)
-        head, tail = file.read(at.head_len, 0), file.read(back, at.offset - back)
-        return (hex_digest(head), hex_digest(tail)) == (at.head, at.tail)
+        begins = hex_digest(file.read(at.head_len, 0)) == at.head
+        return begins and (not ends or hex_digest(file.read(back, at.offset - back)) == at.tail)
 
     def _gone_one(self, one: Named, file: Generation) -> Standing | None:
         """The standing of a file that holds what was carried of a generation which lies nowhere else, and no more."""

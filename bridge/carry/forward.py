@@ -195,6 +195,7 @@ class Forward:
         if reader is None:
             return None
         self._placed.add(source.name)
+        self._turns.add(source)  # what it had read and was not sent comes again
         log.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
         stored = Checkpoint.from_json(source.stored).position if source.stored else None
         return source.here() if reader[0] != stored and not (fresh and stored is None) else None

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 
 from bridge.carry import rebuild
 from bridge.carry.claim import announced
 from bridge.carry.draft import closed_fingerprint
+from bridge.carry.oldlines import Line, no_messages, pieces_of, unclaimed
 from bridge.carry.shared import Shared
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
 from bridge.errors import BridgeError, NotOwner, NotYet
-from bridge.files.age import Piece, in_age_order
-from bridge.files.generation import Generation, Known, open_regular
+from bridge.files.generation import Known
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
 from bridge.ledger.attached import adopt_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
+from bridge.ledger.quarantine import Quarantined, add_quarantined
 from bridge.ledger.sources import (
     SourceMemory,
     agree_with_mark,
@@ -53,16 +53,6 @@ TABLES = (
 
 
 @dataclass(slots=True)
-class Line:
-    """A line of a source that no file-born entry claims as its origin: perhaps the mirror wrote it."""
-
-    name: str
-    generation: int
-    offset: int
-    content: bytes
-
-
-@dataclass(slots=True)
 class Plan:
     """What a repair would write into a ledger. `ambiguous` counts mirrored lines that an equal line could stand in for.
 
@@ -82,6 +72,8 @@ class Plan:
     ambiguous: int = 0
     unmatched: int = 0
     folder: rebuild.Folders | None = None
+    aside: list[Quarantined] = field(default_factory=list)
+    """Lines that were carried past and are no messages."""
     values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     """Name, digest and timestamp of the latest values that both sides hold."""
     writes: dict[str, str] = field(default_factory=dict)
@@ -214,6 +206,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
                 save_generation(ledger, stream, name, known)
         for one in made.ranges if made.folder is None else ():
             add_range(ledger, stream, one)
+        add_quarantined(ledger, stream, made.aside, time.time())
         for value in made.values:
             save_value(ledger, stream, *value)
         if made.folder is not None:
@@ -272,7 +265,7 @@ def _source(
     if stored:
         checkpoint = Checkpoint.from_json(stored)
         wanted[checkpoint.generation] = Known(checkpoint.generation, 0, 0, checkpoint.at)
-    files, others, current = _pieces(shared, name)
+    files, others, current = pieces_of(shared, name)
     lines: list[Line] = []
     taken: set[tuple[int, int]] = set()
     for generation in sorted(wanted):
@@ -287,7 +280,9 @@ def _source(
         taken.add(one.identity)
         made.generations[name].append(Known(generation, *one.identity, known.at, known.closed, born=one.born))
         codec = shared.mapping.codec(name)
-        lines += _unclaimed(one, name, generation, claimed.get((number, generation), set()), codec)
+        fresh = unclaimed(one, name, generation, claimed.get((number, generation), set()), codec)
+        made.aside += no_messages([line for line in fresh if line.offset < known.at.offset], codec)
+        lines += fresh
     if current is not None and current.identity not in taken and current.size():
         newest = max(wanted, default=0)
         found = newest in wanted and f"{name} generation {newest}" not in made.missing
@@ -296,22 +291,6 @@ def _source(
     for one in [*files, *others, *([current] if current else [])]:
         one.close()
     return lines
-
-
-def _pieces(shared: Shared, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
-    """Opens a source's rotated pieces, oldest first by when they were written to; files of no source; its own file.
-
-    Where a glob names the sources, a file of another name may be a piece that was renamed: so every file that is none
-    of a source which Redis knows is looked at.
-    """
-    root, path = shared.settings.root, shared.settings.root / name
-    mine = shared.catalog.files_of(name)
-    opened = [one for path in sorted(mine) if path != root / name and (one := open_regular(path)) is not None]
-    pieces = [Piece(one.path.name, one.written(), lambda: None) for one in opened]
-    files = [opened[one.index] for one in in_age_order(pieces)]
-    others = [one for other in shared.catalog.names() if shared.catalog.many and root / other not in mine
-              and (one := open_regular(root / other)) is not None]  # fmt: skip
-    return files, others, open_regular(path)
 
 
 def _take_newer(shared: Shared, made: Plan, name: str, current: tuple[int, int], lines: list[Line]) -> bool:
@@ -328,25 +307,11 @@ def _take_newer(shared: Shared, made: Plan, name: str, current: tuple[int, int],
         if not any(generation.identity == current for generation in newer):
             return False
         for generation in newer:
-            lines += _unclaimed(generation, name, generation.number, set(), shared.mapping.codec(name))
+            lines += unclaimed(generation, name, generation.number, set(), shared.mapping.codec(name))
             known.append(generation.known(closed=False))
     finally:
         tail.close()
     return True
-
-
-def _unclaimed(one: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
-    """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
-    lines, offset, rest, mine = [], 0, b"", False
-    while data := one.read(1 << 20, offset + len(rest)):
-        *whole, rest = (rest + data).split(b"\n")
-        begins = codec.begins(whole) if isinstance(codec, Continued) else [True] * len(whole)
-        for line, first in zip(whole, begins, strict=True):
-            mine = offset not in claimed if first else mine
-            if line and mine:
-                lines.append(Line(name, generation, offset, line))
-            offset += len(line) + 1
-    return lines
 
 
 def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId]:

@@ -1,0 +1,62 @@
+"""What files hold that no entry claims, as it is read when a lost ledger is rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.carry.shared import Shared
+from bridge.codecs import Codec
+from bridge.codecs.continued import Continued
+from bridge.files.age import Piece, in_age_order
+from bridge.files.generation import Generation, open_regular
+from bridge.ledger.quarantine import KEPT, Quarantined
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of a source that no file-born entry claims as its origin: perhaps the mirror wrote it."""
+
+    name: str
+    generation: int
+    offset: int
+    content: bytes
+
+
+def pieces_of(shared: Shared, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
+    """Opens a source's rotated pieces, oldest first by when they were written to; files of no source; its own file.
+
+    Where a glob names the sources, a file of another name may be a piece that was renamed: so every file that is none
+    of a source which Redis knows is looked at.
+    """
+    root, path = shared.settings.root, shared.settings.root / name
+    mine = shared.catalog.files_of(name)
+    opened = [one for path in sorted(mine) if path != root / name and (one := open_regular(path)) is not None]
+    pieces = [Piece(one.path.name, one.written(), lambda: None) for one in opened]
+    files = [opened[one.index] for one in in_age_order(pieces)]
+    others = [one for other in shared.catalog.names() if shared.catalog.many and root / other not in mine
+              and (one := open_regular(root / other)) is not None]  # fmt: skip
+    return files, others, open_regular(path)
+
+
+def unclaimed(one: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
+    """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
+    lines, offset, rest, mine = [], 0, b"", False
+    while data := one.read(1 << 20, offset + len(rest)):
+        *whole, rest = (rest + data).split(b"\n")
+        begins = codec.begins(whole) if isinstance(codec, Continued) else [True] * len(whole)
+        for line, first in zip(whole, begins, strict=True):
+            mine = offset not in claimed if first else mine
+            if line and mine:
+                lines.append(Line(name, generation, offset, line))
+            offset += len(line) + 1
+    return lines
+
+
+def no_messages(lines: list[Line], codec: Codec) -> list[Quarantined]:
+    """Lines that were passed over and are no messages: they were in the quarantine of a ledger that is lost."""
+    rows = codec.decode([line.content for line in lines]).rows
+    odd = [(line, row) for line, row in zip(lines, rows, strict=True) if isinstance(row, str)]
+    return [
+        Quarantined("forward", one.name, one.generation, one.offset, "", why, one.content[:KEPT], len(one.content), "")
+        for one, why in odd
+    ]
