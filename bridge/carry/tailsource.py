@@ -55,8 +55,11 @@ class TailSource(Source):
 
     @property
     def restless(self) -> bool:
-        """Whether the source must be looked at although none of its files changed: one is read that has no name."""
-        return self.tail.restless
+        """Whether the source must be looked at although none of its files changed.
+
+        One is read that has no name, or there is more to read than was read by now.
+        """
+        return self.tail.restless or bool(self._reader.barred) or self.left() > 0
 
     def _written(self, generation: Generation, offset: int) -> float:
         """When the byte at this offset of a generation was there, in seconds since 1970; 0 where nobody can tell."""

@@ -181,14 +181,14 @@ def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> 
     return {(generation, offset, entry_id): number for generation, offset, entry_id, number in rows}
 
 
-def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[set[tuple[int, int]], set[tuple[int, bytes]]]:
-    """What of a source is in quarantine now: the generations and offsets, and the lengths with what was kept."""
+def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]:
+    """What of a source is in quarantine now: lengths by generation and offset, and lengths with what was kept."""
     rows = ledger.rows(
         "SELECT generation, offset, length, raw FROM quarantine WHERE stream = ? AND direction = 'forward'"
         " AND name = ? AND retried IS NULL",
         (stream, name),
     )
-    return {(row[0], row[1]) for row in rows}, {(row[2], bytes(row[3])) for row in rows}
+    return {(row[0], row[1]): row[2] for row in rows}, {(row[2], bytes(row[3])) for row in rows}
 
 
 def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[Quarantined]:

@@ -80,6 +80,14 @@ class Account:
         """Notes a stretch of a file, by its place, that no entry and no quarantine explains."""
         self._of(file).lost.append((place & OFFSETS, size))
 
+    def found(self, file: File, place: int) -> bool:
+        """Takes back that the line at this place is lost, as something explains it; False: nobody said so."""
+        lost = self._of(file).lost
+        here = next((one for one in lost if one[0] == place & OFFSETS), None)
+        if here is not None:
+            lost.remove(here)
+        return here is not None
+
     def end(self, files: Sequence[File]) -> None:
         """Adds up what was read of these files, once all of them were read to their ends."""
         for file in files:

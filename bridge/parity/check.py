@@ -17,6 +17,7 @@ from bridge.carry.archive import Archive, history
 from bridge.carry.claim import Hold
 from bridge.config import Settings
 from bridge.errors import LeaseHeld, RedisLost
+from bridge.ledger.mirrored import range_at, range_digest
 from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
 from bridge.ledger.sources import gone_before_mirrored
 from bridge.ledger.store import Ledger
@@ -28,7 +29,7 @@ from bridge.parity.classify import Difference
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.result import Result, verdict_of
-from bridge.parity.sides import OFFSETS, SHIFT, Extra, Missing, size_of
+from bridge.parity.sides import OFFSETS, SHIFT, Extra, File, Long, Missing, size_of
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Due, Late
@@ -308,20 +309,29 @@ class Check:
         account.deleted = max(0, view.added - view.length - view.trimmed.count)
         return account
 
-    def _kept(self) -> Callable[[str, int, bytes], bool] | None:
-        """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source."""
+    def _kept(self) -> Callable[[File, int, bytes], bool] | None:
+        """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source's file.
+
+        Or a range of the mirror's covers them, torn by another writer's line, and holds what it held.
+        """
         if self._ledger is None:
             return None
         ledger, stream = self._ledger, self._mapping.stream.key
-        known: dict[str, tuple[set[tuple[int, int]], set[tuple[int, bytes]]]] = {}
+        known: dict[str, tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]] = {}
 
-        def kept(source: str, place: int, line: bytes) -> bool:
-            if source not in known:
-                known[source] = kept_lines(ledger, stream, source)
-            places, contents = known[source]
-            if (place >> SHIFT, place & OFFSETS) in places:
+        def kept(file: File, place: int, line: bytes) -> bool:
+            name, generation, offset, size = file.source, place >> SHIFT, place & OFFSETS, size_of(line)
+            if name not in known:
+                known[name] = kept_lines(ledger, stream, name)
+            lengths, contents = known[name]
+            if isinstance(line, Long):
+                return lengths.get((generation, offset)) == size - 1
+            if (size - 1, line[:KEPT]) in contents:
                 return True
-            return (size_of(line) - 1, bytes(line[:KEPT])) in contents  # it stands elsewhere by now
+            held = range_at(ledger, stream, name, generation, offset)
+            if held is None or held.end < offset + size:
+                return False
+            return range_digest(b"".join(file.section(held.start, held.end))) == held.digest
 
         return kept
 

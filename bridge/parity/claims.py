@@ -145,7 +145,7 @@ class Claims:
 
     def _missing(self, i: int, *, stray: bool = False, excused: bool = False) -> None:
         row, place, here = self._rows[i], self._places[i], self._here
-        if stray and place >> SHIFT not in self._all:
+        if stray and excused and place >> SHIFT not in self._all:
             self._sink.unverifiable(1, f"generation {place >> SHIFT} of {self.name} is gone")
             return
         if here is not None and not stray and place + self._shift > max(here.places[-1:], default=-1) and here.damage():

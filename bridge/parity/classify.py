@@ -181,8 +181,7 @@ def _behind_torn(
             still.append(missing)
             continue
         del alone[at]
-        if not extras[at].broken:
-            found.accounted.append((extras[at], "carried"))
+        found.accounted.append((extras[at], "carried"))
         found.file_born += 1
         found.altered_broken += extras[at].broken
     return still

@@ -269,7 +269,8 @@ class Comparison:
             found.differences, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62)
         )
         for extra, kind in found.accounted:
-            self.accounted(extra.file, kind, len(extra.line) + 1)
+            if self.account.found(extra.file, extra.place) or not extra.broken:
+                self.accounted(extra.file, kind, len(extra.line) + 1)
         for extra in found.lost:
             if not extra.file.foreign:
                 self.account.lost(extra.file, extra.place, len(extra.line) + 1)
@@ -377,7 +378,7 @@ class Comparison:
 
     def kept(self, file: File, place: int, line: bytes) -> None:
         """Notes in the account a line that is no message: as quarantined, if that holds its bytes, else as lost."""
-        known = file.foreign or self._due.kept is None or self._due.kept(file.source, place, line)
+        known = file.foreign or self._due.kept is None or self._due.kept(file, place, line)
         (self.accounted(file, "quarantined", size_of(line)) if known else self.account.lost(file, place, size_of(line)))
 
     def aside(self, count: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bridge.model import EntryId
 from bridge.parity.classify import Difference
-from bridge.parity.sides import Extra, Missing
+from bridge.parity.sides import Extra, File, Missing
 from bridge.streams.connect import Connection
 
 
@@ -27,7 +27,7 @@ class Due:
     aside: Callable[[Extra | Missing], bool]
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     both: frozenset[bytes] = frozenset()
-    kept: Callable[[str, int, bytes], bool] | None = None
+    kept: Callable[[File, int, bytes], bool] | None = None
     """Whether the line at a place of a source is in quarantine with these bytes; None: nobody can tell."""
 
 
