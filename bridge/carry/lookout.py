@@ -103,7 +103,7 @@ class Lookout:
 
     def begin_anew(self) -> None:
         """Has every source looked at by the next sweep: the ledger was rebuilt, and what was read of it is void."""
-        self._swept = False
+        self._listed = self._swept = False
         self._restless.clear()
 
     def fails(self, source: Source, error: BridgeError) -> None:
