@@ -31,6 +31,9 @@ TOLD = 0.2
 NOTED = 0.5
 """Seconds between two words of an import to the person who watches, and between two into the ledger."""
 
+SELDOM = 30.0
+"""Measuring thousands of sources takes at most about one part in so many of an import's time."""
+
 SMOOTH = 10
 """How many batches an import sends in a second if it has a `max_rate`."""
 
@@ -205,13 +208,14 @@ class Import:
         if not self._forward.attached:
             self._forward.attach()
         told = noted = self._steady()
-        sent, since = self._forward.carried, told
+        sent, since, pause = self._forward.carried, told, TOLD
         while not self._stop.is_set():
             worked = self._forward.step()
             now = self._steady()
-            if now - told >= TOLD:
+            if now - told >= pause:
                 told = now
                 self._measure()
+                pause = max(TOLD, SELDOM * (self._steady() - now))
                 self._tell("progress", self.report)
                 if now - noted >= NOTED:
                     noted = now

@@ -60,6 +60,7 @@ class Forward:
         self._stream = shared.mapping.stream.key
         self._sources: dict[str, Source] = {}
         self._placed: set[str] = set()
+        self._moved: set[str] = set()
         self._turns = Turns(self._placed, troubles, ledger, self.worker)
         self._batcher = Batcher(shared.keys.stream, clock)
         self._connection: Connection | None = None
@@ -195,6 +196,7 @@ class Forward:
         if reader is None:
             return None
         self._placed.add(source.name)
+        self._moved.add(source.name)
         self._turns.add(source)  # what it had read and was not sent comes again
         log.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
         stored = Checkpoint.from_json(source.stored).position if source.stored else None
@@ -315,6 +317,7 @@ class Forward:
         for draft, cursor in zip(parcel.drafts, batch.cursors, strict=True):
             if draft.written:
                 flow.latency.add(self._clock() - draft.written, len(draft.rows))
+            self._moved.add(draft.source.name)
             draft.source.landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
         self._since += landed.count
         self._dirty = True
@@ -327,15 +330,18 @@ class Forward:
         save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
         save_seen(self._ledger, self._stream, "forward", self.shared.sighted.of("forward"))
         save_seen(self._ledger, self._stream, "mirror", self.shared.sighted.of("mirror"))
-        for source in self._sources.values():
-            if source.name in self._placed:
-                source.remember()
+        for source in self._moved_sources():
+            source.remember()
 
     def _saved(self) -> None:
         """Lets the sources of the forward direction forget what the ledger has committed of their progress."""
-        for source in self._sources.values():
-            if source.name in self._placed:
-                source.remembered()
+        for source in self._moved_sources():
+            source.remembered()
+        self._moved.clear()
+
+    def _moved_sources(self) -> list[Source]:
+        """The sources of which anything was sent, or that were put in their place, since forward saved last."""
+        return [self._sources[name] for name in self._moved & self._placed & self._sources.keys()]
 
     def _remember(self) -> None:
         """Forward asks Redis what the stream holds, and saves in the ledger how far that confirms what was sent."""
