@@ -83,19 +83,23 @@ def merge(heads: Sequence[Head], limit: int) -> list[tuple[int, int, int]]:
     return runs
 
 
-def gather(sources: list[Source], limit: int) -> Parcel | None:
+def gather(sources: Sequence[Source], limit: int, offered: dict[str, Head]) -> Parcel | None:
     """Takes the next lines of these sources' history as one parcel, by time and then by name; None: there are none now.
 
-    The parcel is of at most `limit` lines. Raises Failed.
+    The parcel is of at most `limit` lines. `offered` has what each source offers that was not asked to give any since:
+    of thousands of sources few are asked again. Raises Failed.
     """
     share = max(FEWEST, AT_HAND // len(sources))
     while True:
-        heads = [
-            (source, head)
-            for source in sources
-            if (head := _of(source, lambda one: one.head(limit, share))) is not None
-        ]
-        if not heads or any(source.waits for source in sources):
+        heads: list[tuple[Source, Head]] = []
+        waits = False
+        for source in sources:
+            head = offered.get(source.name) or _of(source, lambda one: one.head(limit, share))
+            if head is not None:
+                offered[source.name] = head
+                heads.append((source, head))
+            waits = waits or (head is None and source.waits)
+        if not heads or waits:
             return None
         most = limit
         while True:
@@ -109,6 +113,7 @@ def gather(sources: list[Source], limit: int) -> Parcel | None:
         try:
             for i in sorted(ends):
                 begin, end = ends[i]
+                del offered[heads[i][0].name]
                 draft = _of(heads[i][0], lambda one, many=end - begin: one.take(many))  # type: ignore[misc]
                 if draft is not None:
                     drafts[i] = draft
