@@ -14,10 +14,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from bridge.carry.inventory import account_of
+from bridge.carry.shared import Shared
 from bridge.config import Settings, load
 from bridge.drain import Drained, once
 from bridge.ledger.store import Ledger
@@ -306,6 +309,22 @@ class Rig:
         assert len(in_file) == len(in_stream) == len(file_born) + len(redis_born), said
         result = self.parity()
         assert result.verdict != "differs", f"{result.tally.differences[:5]} {result.notes} {said}"
+        self.check_account()
+
+    def check_account(self) -> None:
+        """No bridge has ever called a byte unaccounted that stayed so, and parity's account balances."""
+        settings = self.settings()
+        path = settings.state_dir / "ledger.db"
+        if not path.exists() or settings.mappings[0].source.kind != "log":
+            return
+        with closing(Ledger(path)) as ledger, closing(Shared(settings.mappings[0], settings)) as shared:
+            assert account_of(shared, ledger, time.time, running=True).sentences() == [], self.said()
+        account = self.parity().account
+        if account is not None:
+            told = account.to_json()
+            kinds = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside", "copies", "unaccounted")
+            assert told["bytes"] == sum(told[kind] for kind in kinds)
+            assert told["unaccounted"] == 0, (account.sentences(), self.said())
 
     def parity(self, *, settling: float = 0.0) -> Result:
         """What parity says of the first mapping, in this process."""

@@ -153,6 +153,7 @@ def run_program(rig: Rig, program: list[tuple[str, int]]) -> None:
     datas = rig.datas()
     assert [d for d in datas if d.startswith(b"f-")] == model.sent
     assert rig.parity().verdict != "differs"
+    rig.check_account()
     assert [d for d in datas if d.startswith(b"r-")] == model.added
     assert len(datas) == len(model.sent) + len(model.added)
     before = rig.lines()
