@@ -56,6 +56,7 @@ POINTS = {
     "move.stop": "the end of the embedded server",
     "repair.restore": "a piece of a file's end that is put back",
     "repair.note": "the journal's word of a repair",
+    "repair.late": "the ledger's word of the files that a repair brings over late",
 }
 
 

@@ -6,6 +6,7 @@ import gzip
 import logging
 import os
 import shutil
+import sqlite3
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -501,6 +502,65 @@ def test_copies(mem: Rig) -> None:
     aged(rig.root / "messages.log.bak")
     assert rig.run("run", "--once", "--redis", rig.server.socket_url).returncode in (0, 3)
     assert b"another" in rig.datas() or account(rig)
+
+
+KILLED = ["repair.late.before", "repair.late.after", "forward.send.before", "forward.send.after", "forward.reply.after",
+          "forward.checkpoint.before", "forward.checkpoint.after"]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", KILLED)
+def test_killed_as_it_is_brought_over(mem: Rig, point: str) -> None:
+    """A repair that is killed while it brings an old piece over does so exactly once, by the next one."""
+    rig = mem
+    write(rig.log, "a")
+    rig.once(dual=False)
+    rig.log.rename(rig.root / "messages.log.1")
+    write(rig.log, "b")
+    rig.once(dual=False)
+    old = rig.root / "messages.log.7"
+    write(old, *(f"old-{n}" for n in range(900)))
+    aged(old, 100_000)
+    url = ("--redis", rig.server.socket_url)
+    assert account(rig) != []
+    assert rig.run("repair", *url).returncode == 0, "a plan"
+    killed = rig.run("repair", "--execute", *url, env={"BRIDGE_CRASH_AT": f"{point}:1"})
+    assert killed.returncode < 0, said_of(killed)
+    for _ in range(2):
+        done = rig.run("repair", "--execute", *url)
+        assert done.returncode == 0, said_of(done)
+    assert rig.datas() == [b"a", b"b", *(f"old-{n}".encode() for n in range(900))]
+    assert account(rig) == []
+    result = rig.parity()
+    assert (result.verdict, result.tally.marked) == ("equal", True)
+
+
+def test_a_ledger_of_before(mem: Rig) -> None:
+    """A ledger that knew neither births nor accounts is taken over, and nothing is carried again."""
+    rig = mem
+    mapped(rig, "*.log", "*.log.*")
+    for name in ("app", "web"):
+        write(rig.root / f"{name}.log", f"{name} 1")
+    rig.once(dual=False)
+    for name in ("app", "web"):
+        (rig.root / f"{name}.log").rename(rig.root / f"{name}.log.1")
+        write(rig.root / f"{name}.log", f"{name} 2")
+    rig.once(dual=False)
+    before = rig.datas()
+    with closing(sqlite3.connect(rig.state / "ledger.db")) as db:
+        for column in ("born", "written"):
+            db.execute(f"ALTER TABLE generations DROP COLUMN {column}")
+        for column in ("mirror_seen", "mirror_ours", "mirror_gone", "mirror_acknowledged"):
+            db.execute(f"ALTER TABLE streams DROP COLUMN {column}")
+        db.execute("DROP TABLE pieces")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = '013_account'")
+        db.execute("PRAGMA user_version = 12")
+        db.commit()
+    (rig.root / "app.log").rename(rig.root / "app.log.2")  # which had no birth when it was carried
+    write(rig.root / "app.log", "app 3")
+    rig.once(dual=False)
+    assert rig.datas() == [*before, b"app 3"]
+    assert account(rig) == []
+    assert rig.parity().verdict == "equal"
 
 
 def said_of(done: Any) -> str:

@@ -19,6 +19,7 @@ from bridge.ledger.pieces import LATE, LEFT, Remembered, forget_piece, remembere
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
+from bridge.points import reached
 
 
 def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, Account]:
@@ -95,11 +96,13 @@ def bring_over(shared: Shared, ledger: Ledger, found: Sequence[Standing], who: s
 
     Raises LedgerError.
     """
+    reached("repair.late.before")
     with ledger.transaction():
         for one in found:
             said = Remembered(one.path, LATE, one.why, at, one.facts, one.bytes, who)
             save_piece(ledger, shared.mapping.stream.key, said)
             note(ledger, at, who, "bring over", shared.mapping.stream.key, {"path": one.path, "bytes": one.bytes})
+    reached("repair.late.after")
 
 
 def take(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:

@@ -25,7 +25,10 @@ class LateFiles:
 
         self.shared = shared
         self._ledger = ledger
-        self.found: list[Standing] = account_of(shared, ledger, time.time, running=False).unaccounted
+        account = account_of(shared, ledger, time.time, running=False)
+        late = {*shared.catalog.late.values()}  # of which an earlier repair did not carry all
+        begun = [one for one in account.pieces if one.log in late and one.behind]
+        self.found: list[Standing] = account.unaccounted + begun
         self.done: Drained | None = None
         self.gone = 0
         """Entries that were removed before they were mirrored, and that nobody knew of."""
@@ -42,6 +45,7 @@ class LateFiles:
         from bridge.carry.inventory import bring_over
         from bridge.drain import bring_over as carry
         from bridge.ledger.journal import note
+        from bridge.ledger.pieces import UNACCOUNTED
         from bridge.ledger.sources import acknowledge_gone
 
         self.gone = acknowledge_gone(self._ledger, self.shared.mapping.stream.key)
@@ -49,8 +53,8 @@ class LateFiles:
             note(self._ledger, time.time(), who(), "acknowledged", self.shared.mapping.stream.key,
                  {"gone_before_mirrored": self.gone})  # fmt: skip
         if self.found:
-            bring_over(self.shared, self._ledger, [one for one in self.found if one.generation is None], who(),
-                       time.time())  # fmt: skip
+            fresh = [one for one in self.found if one.standing == UNACCOUNTED and one.generation is None]
+            bring_over(self.shared, self._ledger, fresh, who(), time.time())
             self.done = carry(self.shared.settings, self.shared.mapping, Event())
 
     def to_json(self) -> dict[str, Any]:
