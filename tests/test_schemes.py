@@ -270,3 +270,27 @@ def test_asleep(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], Non
         forward.release()
         forward.detach()
     log.check()
+
+
+@pytest.mark.parametrize("scheme", [logrotate, log4j2], ids=lambda scheme: scheme.__name__)
+def test_written_to_after_it_was_rotated(
+    log_of: Callable[[bool], Log], scheme: Callable[[Path, int], None]
+) -> None:  # fmt: skip
+    """A program that writes on to a piece makes it look younger than those behind it: how names count was seen before."""
+    log = log_of(False)
+    for _ in range(3):
+        log.write()
+        assert not log.rig.once().errors
+        log.rotate(scheme)
+    log.write()
+    assert not log.rig.once().errors
+    for _ in range(3):
+        log.rotate(scheme)
+        log.write()
+    known = next(path for path in log.rig.root.iterdir() if b"|m9\n" in path.read_bytes())
+    with known.open("ab") as file:
+        file.write(b"agent|2026-03-01T10:00:00Z|turn|late\n")
+    assert not log.rig.once().errors
+    datas = log.rig.datas()
+    datas.remove(b"late")
+    assert datas == [f"m{n}".encode() for n in range(log.written)]

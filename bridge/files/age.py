@@ -5,6 +5,7 @@ Pure: what is known of each piece is passed in.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ def bare(name: str) -> str:
     return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
 
 
+@functools.lru_cache(maxsize=1 << 13)
 def opinion(name: str) -> Opinion | None:
     """What a rotated piece's name says of its age, in the forms that loggers give; None: it says nothing.
 
@@ -130,6 +132,32 @@ def precedes(one: Span | None, other: Span | None) -> bool:
     return one[0] + SURE <= other[0] and one[1] + SURE <= other[1]
 
 
+def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
+    """How the names of pieces that were seen count, by form: 1 as `opinion` has it, -1 the other way round.
+
+    Two at least must have been seen, and none speak against it: what was seen tells how the others' names are meant.
+    """
+    seen = sorted((one for one in pieces if one.number is not None), key=lambda one: one.number or 0)
+    told: dict[str, list[Opinion]] = {}
+    for one in seen:
+        if (said := opinion(one.name)) is not None:
+            told.setdefault(said[0], []).append(said)
+    found = {}
+    for form, some in told.items():
+        ways = {(first < second) - (first > second) for first, second in itertools.pairwise(some)}
+        if len(ways) == 1 and 0 not in ways:
+            found[form] = ways.pop()
+    return found
+
+
+def _named_before(one: Piece, other: Piece, convention: dict[str, int]) -> bool:
+    """Whether one piece is older than another by their names, as the names of pieces that were seen count."""
+    first, second = opinion(one.name), opinion(other.name)
+    if first is None or second is None or first[0] != second[0] or first[0] not in convention:
+        return False
+    return (first < second) if convention[first[0]] > 0 else (second < first)
+
+
 def _packed_later(one: Piece, other: Piece, span: Span | None, its: Span | None) -> bool:
     """Whether a compressed piece is older than a plain one by their names, while its file was made after that one's.
 
@@ -147,7 +175,8 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
     """Sorts pieces of one log, oldest first, by the strongest evidence that there is; the same in every process.
 
     Pieces that were seen stand in the order of their generations. Of the others each stands behind all whose lines are
-    older than its own, among what is left by mtime, then by name. Times that contradict what was seen decide nothing.
+    older than its own, and behind all that are older by name where what was seen tells how names count; among what is
+    left by mtime, then by name. Times that contradict what was seen decide nothing.
     """
     seen = sorted((i for i, one in enumerate(pieces) if one.number is not None), key=lambda i: pieces[i].number or 0)
     if len(seen) == len(pieces):
@@ -164,6 +193,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
         time = spans.get(i, (0, 0))
         return (written[i], time, *named) if order in ("evidence", "mtime") else (*named, written[i])
 
+    convention = _convention(pieces) if by_times else {}
     mixed = 0 < sum(one.packed for one in pieces) < len(pieces)
     left = sorted(range(len(pieces)), key=key)
     chain = [*seen]
@@ -176,6 +206,11 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
                 by_times
                 and mixed
                 and any(_packed_later(pieces[j], pieces[i], spans.get(j), spans.get(i)) for j in left)
+            ):
+                return False
+            if convention and any(
+                _named_before(pieces[j], pieces[i], convention) and not precedes(spans.get(i), spans.get(j))
+                for j in left
             ):
                 return False
             if i not in spans or first > spans[i][0]:
@@ -199,6 +234,9 @@ def _decided(pieces: Sequence[Piece], spans: dict[int, Span], order: Order, i: i
         return "seen"
     if precedes(spans.get(before), spans.get(i)):
         return "times"
+    convention = _convention(pieces) if order == "evidence" else {}
+    if _named_before(pieces[before], pieces[i], convention):
+        return "name"
     if order not in ("evidence", "mtime") or _packed_later(pieces[before], pieces[i], spans.get(before), spans.get(i)):
         return "name"
     return "mtime" if pieces[before].written < pieces[i].written else "name"
