@@ -28,7 +28,7 @@ plot: $(VENV)/ready
 	$(BIN)/python -m benchmarks plot
 
 soak: $(VENV)/ready
-	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_crash.py tests/test_parity_live.py \
+	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_model_files.py tests/test_crash.py tests/test_parity_live.py \
 		tests/test_spool_crash.py tests/test_context.py tests/test_state.py tests/test_artifacts.py tests/test_kinds_faults.py \
 		tests/test_raised.py tests/test_model_looks.py tests/test_between_calls.py tests/test_parity_rotating.py tests/test_mend.py tests/test_quarantine.py tests/test_owner.py tests/test_retention_model.py
 	BRIDGE_SOAK=1 BRIDGE_FAULTS=200 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 -s tests/test_cutover_faults.py
