@@ -54,7 +54,7 @@ class Accountant:
         self._stream = shared.mapping.stream.key
         self._clock = clock
         self._settle = shared.mapping.source.settle_ms / 1000
-        self._remembered = remembered_pieces(ledger, self._stream) if ledger is not None else {}
+        self._remembered: dict[str, Remembered] = {}
         self._open: dict[str, tuple[Facts | None, int]] = {}
         """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
         self._looked: set[str] = set()
@@ -74,6 +74,7 @@ class Accountant:
         self._catalog.sweep()
         account = Account()
         if self._ledger is not None:
+            self._remembered = remembered_pieces(self._ledger, self._stream)
             account.gone, account.acknowledged = gone_before_mirrored(self._ledger, self._stream)
         for one in sorted(self._catalog.named.values(), key=lambda one: one.name):
             found = self._by_books(one)
