@@ -18,22 +18,27 @@ SILENT = 15.0
 
 def headline(status: Status) -> tuple[str, Level]:
     """The sentence, and how grave it is."""
-    broken = [f"{one.name}: {one.error}" for one in status.mappings if one.error]
-    failed = [f"{one.name}: {source.error}" for one in status.mappings for source in one.sources if source.error]
+    broken = [f"{mapping.name}: {mapping.error}" for mapping in status.mappings if mapping.error]
+    failed = [
+        f"{mapping.name}: {source.error}" for mapping in status.mappings for source in mapping.sources if source.error
+    ]
     waiting = _waiting(status)
     if status.ledger_error:
         return f"The ledger {_after_path(status.ledger_error)}; {waiting}", "bad"
     if broken:
         return f"{broken[0]}{_more(broken)}", "bad"
     unaccounted = [
-        f"{one.name}: {said}" for one in status.mappings if one.account is not None for said in one.account.sentences()
+        f"{mapping.name}: {said}"
+        for mapping in status.mappings
+        if mapping.account is not None
+        for said in mapping.account.sentences()
     ]
     if unaccounted:
         return f"{unaccounted[0]}{_more(unaccounted)}; `bridge files` shows it, `bridge repair` brings it over", "bad"
     if status.mappings and all(mapping.retired is not None for mapping in status.mappings):
         return "Nothing is carried any more: every mapping is retired", "idle"
     if status.running and status.redis_error:
-        began = min((one.since for one in status.troubles.values()), default=None)
+        began = min((trouble.since for trouble in status.troubles.values()), default=None)
         since = f" since {clock(began, status.at)}" if began is not None else ""
         lost = "" if failed else ", nothing lost"
         return f"Redis unreachable{since}, {waiting}{lost}", "behind"
@@ -45,7 +50,7 @@ def headline(status: Status) -> tuple[str, Level]:
         return f"{status.holder} is there, but gave no heartbeat for {duration(status.at - float(beat['at']))}", "bad"
     if failed:
         return f"{ways}, except {failed[0]}{_more(failed)}", "bad"
-    stuck = [f"{worker}: {one.error}" for worker, one in status.troubles.items()]
+    stuck = [f"{worker}: {trouble.error}" for worker, trouble in status.troubles.items()]
     if stuck:
         return f"{ways}, but {stuck[0]}{_more(stuck)}", "behind"
     return (f"{ways}, 0 behind", "good") if _nothing(status) else (f"{ways}, {waiting}", "behind")

@@ -294,23 +294,23 @@ def _source(
     shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status, *, settled: bool
 ) -> SourceStatus:
     worker = f"forward {shared.mapping.name}: {name}"
-    one = SourceStatus(name, rate=_rate(status, worker), noun=shared.mapping.noun)
+    source = SourceStatus(name, rate=_rate(status, worker), noun=shared.mapping.noun)
     try:
         if shared.folder is not None:
-            one.position = Checkpoint.from_json(stored).position if stored else None
-            one.behind = folder_behind(shared.mapping, shared.folder, ledger)
+            source.position = Checkpoint.from_json(stored).position if stored else None
+            source.behind = folder_behind(shared.mapping, shared.folder, ledger)
         elif settled:
-            one.position = Checkpoint.from_json(stored).position if stored else None
+            source.position = Checkpoint.from_json(stored).position if stored else None
         elif shared.values is not None:
-            one.behind = values_behind(shared.mapping, shared.values, ledger)
+            source.behind = values_behind(shared.mapping, shared.values, ledger)
         else:
-            tail, one.position = shared.tail_at(name, ledger, stored)
-            one.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
+            tail, source.position = shared.tail_at(name, ledger, stored)
+            source.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
     except (SourceError, LedgerError, OSError) as error:
-        one.error = str(error)
+        source.error = str(error)
     if worker in status.troubles:
-        one.error = status.troubles[worker].error
-    return one
+        source.error = status.troubles[worker].error
+    return source
 
 
 def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
@@ -324,45 +324,45 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
         "lock": status.holder or None,
         "heartbeat": status.heartbeat,
         "ledger_error": status.ledger_error or None,
-        "troubles": {name: {"error": one.error, "hint": one.hint, "since": one.since}
-                     for name, one in status.troubles.items()},
-        "earlier": {name: {"error": one.error, "since": one.since, "over": one.over}
-                    for name, one in status.earlier.items()},
+        "troubles": {name: {"error": mapping.error, "hint": mapping.hint, "since": mapping.since}
+                     for name, mapping in status.troubles.items()},
+        "earlier": {name: {"error": mapping.error, "since": mapping.since, "over": mapping.over}
+                    for name, mapping in status.earlier.items()},
         "mappings": [
             {
-                "mapping": one.name,
-                "stream": one.stream,
-                "retired": one.retired,
-                "outboxes": one.outboxes,
+                "mapping": mapping.name,
+                "stream": mapping.stream,
+                "retired": mapping.retired,
+                "outboxes": mapping.outboxes,
                 "dead": {name: {"messages": d.messages, "bytes": d.bytes, "more": d.more, "unfinished": d.unfinished}
-                         for name, d in one.dead.items()},
-                "owner": one.owner or None,
-                "error": one.error or None,
+                         for name, d in mapping.dead.items()},
+                "owner": mapping.owner or None,
+                "error": mapping.error or None,
                 "forward": [
                     {"source": s.name, "generation": s.position.generation if s.position else None,
                      "offset": s.position.offset if s.position else None, **_behind_json(s.behind), "rate": s.rate,
                      "error": s.error or None}
-                    for s in one.sources
+                    for s in mapping.sources
                 ],
-                "mirror": None if one.mirror is None else {
-                    "target": one.mirror.target, "entry": format_id(one.mirror.cursor).decode(),
-                    "behind_entries": one.mirror.behind.messages if one.mirror.behind else None,
-                    "more": one.mirror.behind.more if one.mirror.behind else None,
-                    "oldest": one.mirror.behind.oldest if one.mirror.behind else None,
-                    "rate": one.mirror.rate, "error": one.mirror.error or None,
+                "mirror": None if mapping.mirror is None else {
+                    "target": mapping.mirror.target, "entry": format_id(mapping.mirror.cursor).decode(),
+                    "behind_entries": mapping.mirror.behind.messages if mapping.mirror.behind else None,
+                    "more": mapping.mirror.behind.more if mapping.mirror.behind else None,
+                    "oldest": mapping.mirror.behind.oldest if mapping.mirror.behind else None,
+                    "rate": mapping.mirror.rate, "error": mapping.mirror.error or None,
                 },
-                "size": None if one.size is None else {
-                    "entries": one.size.entries, "bytes": one.size.bytes,
+                "size": None if mapping.size is None else {
+                    "entries": mapping.size.entries, "bytes": mapping.size.bytes,
                     "groups": [{"group": shown(g.name), "lag": g.lag, "pending": g.pending, "consumers": g.consumers}
-                               for g in one.size.groups or ()],
+                               for g in mapping.size.groups or ()],
                 },
-                "import": one.imported,
-                "parity": None if one.parity is None else one.parity.in_short(status.at),
-                "retention": one.retention,
-                "account": None if one.account is None else one.account.to_json(),
-                "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in one.quarantined],
+                "import": mapping.imported,
+                "parity": None if mapping.parity is None else mapping.parity.in_short(status.at),
+                "retention": mapping.retention,
+                "account": None if mapping.account is None else mapping.account.to_json(),
+                "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in mapping.quarantined],
             }
-            for one in status.mappings
+            for mapping in status.mappings
         ],
     }  # fmt: skip
 

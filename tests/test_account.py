@@ -59,7 +59,7 @@ def mem(tmp_path: Path) -> Iterator[Rig]:
 
 
 def mapped(rig: Rig, path: str, *rotated: str) -> None:
-    (rig.path / "mine.toml").write_text(MAPPING.format(path=path, rotated=", ".join(f'"{one}"' for one in rotated)))
+    (rig.path / "mine.toml").write_text(MAPPING.format(path=path, rotated=", ".join(f'"{glob}"' for glob in rotated)))
     rig.write_config(mapping="mine.toml")
 
 
@@ -145,7 +145,7 @@ def forget_a_piece(rig: Rig, patch: pytest.MonkeyPatch) -> None:
     real = Catalog.files_of
 
     def files_of(self: Catalog, log: str) -> dict[Path, tuple[int, int]]:
-        return {path: one for path, one in real(self, log).items() if path.name != "messages.log.1"}
+        return {path: identity for path, identity in real(self, log).items() if path.name != "messages.log.1"}
 
     patch.setattr(Catalog, "files_of", files_of)
     rotated_twice(rig)
@@ -157,7 +157,7 @@ def forget_a_name(rig: Rig, patch: pytest.MonkeyPatch) -> None:
 
     def refresh(self: Folders) -> tuple[list[tuple[str, int]], list[str]]:
         came, went = real(self)
-        return [one for one in came if not one[0].endswith(".1")], went
+        return [named for named in came if not named[0].endswith(".1")], went
 
     patch.setattr(Folders, "refresh", refresh)
     rotated_twice(rig)
@@ -470,7 +470,7 @@ def test_rotated_under_load(mem: Rig, caplog: pytest.LogCaptureFixture) -> None:
         for n in range(60):
             datas = [f"m{n}-{k}" for k in range(5)]
             write(rig.log, *datas)
-            written += [one.encode() for one in datas]
+            written += [data.encode() for data in datas]
             if n % 3 == 0:
                 running.sweep()
             if n % 4 == 0:

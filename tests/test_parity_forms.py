@@ -271,7 +271,7 @@ def test_json(rig: Rig) -> None:
     told = json.loads(done.stdout)
     assert done.returncode == 3
     size, lost = rig.log.stat().st_size, len(line("f-2"))
-    mirrored = sum(len(one) + 1 for one in rig.lines() if one.startswith(b"ui|"))
+    mirrored = sum(len(raw) + 1 for raw in rig.lines() if raw.startswith(b"ui|"))
     assert told == {
         "verdict": "differs",
         "mappings": [{

@@ -76,28 +76,28 @@ class Accountant:
         if self._ledger is not None:
             self._remembered = remembered_pieces(self._ledger, self._stream)
             account.gone, account.acknowledged = gone_before_mirrored(self._ledger, self._stream)
-        for one in sorted(self._catalog.named.values(), key=lambda one: one.name):
-            found = self._by_books(one)
+        for listed in sorted(self._catalog.named.values(), key=lambda listed: listed.name):
+            found = self._by_books(listed)
             if found is None:
-                found = self._beyond(one, stored, running=running)
-                account.unsettled.add(one.log or one.name)
+                found = self._beyond(listed, stored, running=running)
+                account.unsettled.add(listed.log or listed.name)
             account.pieces.append(found)
             account.logs.add(found.log)
         account.pieces += self._skipped()
         return account
 
-    def _beyond(self, one: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
+    def _beyond(self, listed: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
         """The standing of a file that the books do not explain: its log is looked at as a bridge would."""
-        waits = self._standing(one, WAITING)
-        before = self._remembered.get(one.name)
+        waits = self._standing(listed, WAITING)
+        before = self._remembered.get(listed.name)
         if running:
-            same = before is not None and before.standing == UNACCOUNTED and before.facts == one.facts
+            same = before is not None and before.standing == UNACCOUNTED and before.facts == listed.facts
             return replace(waits, standing=UNACCOUNTED, why=before.why) if same and before is not None else waits
-        if one.log not in self._looked:
-            self._looked.add(one.log or "")
+        if listed.log not in self._looked:
+            self._looked.add(listed.log or "")
             with suppress(SourceError):
-                self._shared.tail_at(one.log or "", self._ledger, stored.get(one.log or ""))[0].watch_finished()
-        return self._explained(one, patient=False)
+                self._shared.tail_at(listed.log or "", self._ledger, stored.get(listed.log or ""))[0].watch_finished()
+        return self._explained(listed, patient=False)
 
     # -- a sweep of a running bridge -------------------------------------------------------------------------
 
@@ -110,28 +110,28 @@ class Accountant:
             self._remembered = remembered_pieces(self._ledger, self._stream)
         self._list_again()
         named = self._catalog.named
-        names = {one.name for one in changed} | self._open.keys()
+        names = {listed.name for listed in changed} | self._open.keys()
         for name in sorted(names):
-            one = named.get(name)
-            if one is None or one.facts is None:
+            listed = named.get(name)
+            if listed is None or listed.facts is None:
                 self._settled(name)
                 continue
-            trusted = self._verified(one)
-            found = self._by_books(one) if trusted else None
-            found = found or self._explained(one, patient=True, trusted=trusted)
+            trusted = self._verified(listed)
+            found = self._by_books(listed) if trusted else None
+            found = found or self._explained(listed, patient=True, trusted=trusted)
             if found.standing != UNACCOUNTED:
                 if found.standing == COPY:
-                    self._remember(one, found)
+                    self._remember(listed, found)
                 else:
                     self._settled(name)
                 if found.standing == WAITING:
-                    self._open[name] = one.facts, 0
+                    self._open[name] = listed.facts, 0
                 continue
             facts, seen = self._open.get(name, (None, 0))
-            seen = seen + 1 if facts == one.facts else 1
-            self._open[name] = one.facts, seen
+            seen = seen + 1 if facts == listed.facts else 1
+            self._open[name] = listed.facts, seen
             if seen == GRACE:
-                self._remember(one, found)
+                self._remember(listed, found)
                 log.warning(
                     "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
                 )
@@ -157,12 +157,12 @@ class Accountant:
         self._list_at = now + (time.monotonic() - began) * SELDOM
 
     def _say_unheard(self, name: str, path: Path) -> None:
-        one = Named(name, path.is_symlink(), rotated=False)
+        listed = Named(name, path.is_symlink(), rotated=False)
         now = path.stat()
-        one.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-        found = self._standing(one, UNACCOUNTED, "the mapping names it, and its catalog does not know it")
+        listed.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        found = self._standing(listed, UNACCOUNTED, "the mapping names it, and its catalog does not know it")
         log.warning("%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}})
-        self._remember(one, found)
+        self._remember(listed, found)
 
     def skipped(self, name: str, path: str, start: int, end: int) -> None:
         """Notes that forward's cursor went over a stretch of a log's file that nobody read. Raises LedgerError."""
@@ -177,20 +177,20 @@ class Accountant:
     def _skipped(self) -> Iterator[Standing]:
         """The stretches that were passed over unread, and of which no proof has said since that all is well."""
         last = next(iter(runs(self._ledger, self._stream, 1)), None) if self._ledger is not None else None
-        for one in self._remembered.values():
-            if one.standing != SKIPPED or (last is not None and last.verdict == "equal" and last.began > one.at):
+        for noted in self._remembered.values():
+            if noted.standing != SKIPPED or (last is not None and last.verdict == "equal" and last.began > noted.at):
                 continue
-            path, _, offset = one.path.rpartition(":")
-            yield Standing(path, UNACCOUNTED, path, None, int(offset) + one.bytes, one.bytes, one.why)
+            path, _, offset = noted.path.rpartition(":")
+            yield Standing(path, UNACCOUNTED, path, None, int(offset) + noted.bytes, noted.bytes, noted.why)
 
-    def _remember(self, one: Named, found: Standing) -> None:
-        before = self._remembered.get(one.name)
-        settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == one.facts)
+    def _remember(self, listed: Named, found: Standing) -> None:
+        before = self._remembered.get(listed.name)
+        settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == listed.facts)
         if self._ledger is None or settled:
             return
-        now = Remembered(one.name, found.standing, found.why, self._clock(), one.facts, found.behind)
+        now = Remembered(listed.name, found.standing, found.why, self._clock(), listed.facts, found.behind)
         save_piece(self._ledger, self._stream, now)
-        self._remembered[one.name] = now
+        self._remembered[listed.name] = now
 
     def _settled(self, name: str) -> None:
         self._open.pop(name, None)
@@ -203,54 +203,55 @@ class Accountant:
 
     # -- one file --------------------------------------------------------------------------------------------
 
-    def _standing(self, one: Named, standing: str, why: str = "", known: Known | None = None) -> Standing:
-        size = one.facts[2] if one.facts is not None else 0
+    def _standing(self, listed: Named, standing: str, why: str = "", known: Known | None = None) -> Standing:
+        size = listed.facts[2] if listed.facts is not None else 0
         if known is not None and known.packed:
             size = known.at.offset
         behind = max(0, size - known.at.offset) if known is not None else size
         number = known.number if known is not None else None
-        return Standing(one.name, standing, one.log or "", number, size, behind, why, one.facts)
+        return Standing(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts)
 
-    def _by_books(self, one: Named) -> Standing | None:
+    def _by_books(self, listed: Named) -> Standing | None:
         """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
-        if one.aside == LEFT:
-            told = self._remembered.get(one.name) or next(
-                (other for other in self._remembered.values() if other.facts and other.facts[:2] == one.identity), None
+        if listed.aside == LEFT:
+            told = self._remembered.get(listed.name) or next(
+                (other for other in self._remembered.values() if other.facts and other.facts[:2] == listed.identity),
+                None,
             )
-            return replace(self._standing(one, LEFT, told.why if told is not None else ""), behind=0)
-        if one.aside:
-            return replace(self._standing(one, ASIDE, one.aside), behind=0)
-        if one.of:
-            return replace(self._standing(one, LINK, f"another name of {one.of}"), behind=0, bytes=0)
-        before = self._remembered.get(one.name)
-        known = self._catalog.known(one)
-        if known is not None and one.facts is not None:
-            standing = self._kind(one) if not known.closed else PIECE
-            _, _, size, written, _ = one.facts
+            return replace(self._standing(listed, LEFT, told.why if told is not None else ""), behind=0)
+        if listed.aside:
+            return replace(self._standing(listed, ASIDE, listed.aside), behind=0)
+        if listed.of:
+            return replace(self._standing(listed, LINK, f"another name of {listed.of}"), behind=0, bytes=0)
+        before = self._remembered.get(listed.name)
+        known = self._catalog.known(listed)
+        if known is not None and listed.facts is not None:
+            standing = self._kind(listed) if not known.closed else PIECE
+            _, _, size, written, _ = listed.facts
             if known.packed:
                 stands = known.closed and known.packed == (size, written)
             else:
                 stands = size == known.at.offset and written == known.written
-            return self._standing(one, standing, "", known) if stands else None
-        if before is not None and before.standing == COPY and before.facts == one.facts:
-            return replace(self._standing(one, COPY, before.why), behind=0)
+            return self._standing(listed, standing, "", known) if stands else None
+        if before is not None and before.standing == COPY and before.facts == listed.facts:
+            return replace(self._standing(listed, COPY, before.why), behind=0)
         return None
 
-    def _kind(self, one: Named) -> str:
+    def _kind(self, listed: Named) -> str:
         """Whether a file that is carried is the one that its log's name leads to, or a piece of it."""
-        return ACTIVE if one.name == one.log and one.identity not in self._catalog.late else PIECE
+        return ACTIVE if listed.name == listed.log and listed.identity not in self._catalog.late else PIECE
 
-    def _is_young(self, one: Named) -> bool:
+    def _is_young(self, listed: Named) -> bool:
         """Whether a file was written to a moment ago."""
-        return one.facts is not None and self._clock() - one.facts[3] / 1e9 < max(self._settle, 1.0)
+        return listed.facts is not None and self._clock() - listed.facts[3] / 1e9 < max(self._settle, 1.0)
 
-    def _verified(self, one: Named) -> bool:
+    def _verified(self, listed: Named) -> bool:
         """Whether a file that the books take for a finished generation has that one's digests, read once more."""
-        known = self._catalog.known(one)
+        known = self._catalog.known(listed)
         if known is None or not known.closed or not known.at.head_len:
             return True
         try:
-            file = open_regular(self._catalog.root / one.name)
+            file = open_regular(self._catalog.root / listed.name)
         except SourceError:
             return True  # who reads it tells why not
         if file is None:
@@ -260,61 +261,61 @@ class Accountant:
         finally:
             file.close()
 
-    def _explained(self, one: Named, *, patient: bool, trusted: bool = True) -> Standing:
+    def _explained(self, listed: Named, *, patient: bool, trusted: bool = True) -> Standing:
         """The standing of a file that was written to since it was carried, or is none that anybody carried.
 
         `patient`: a bridge runs, and may take up in a moment what was written a moment ago. Not `trusted`: what
         the books say of it is not true.
         """
-        if one.facts is None:
-            return self._standing(one, WAITING)
-        known = self._catalog.known(one) if trusted and self._verified(one) else None
-        tail = self._shared.tail(one.log or one.name, self._ledger)
+        if listed.facts is None:
+            return self._standing(listed, WAITING)
+        known = self._catalog.known(listed) if trusted and self._verified(listed) else None
+        tail = self._shared.tail(listed.log or listed.name, self._ledger)
         with tail.lock:
-            reads = tail.of_identity(one.identity)
+            reads = tail.of_identity(listed.identity)
         if reads is not None:
-            standing = self._kind(one)
-            record = known or Known(reads.number, *one.identity, reads.fingerprint())
-            return self._standing(one, standing, "", record)
-        if known is not None and (known.packed or one.facts[2] <= known.at.offset):
-            return self._standing(one, PIECE, "", known)  # of what was changed in it parity tells
-        if (patient or (known is None and bare(one.name) != one.name)) and self._is_young(one):
-            return self._standing(one, WAITING, "it was written to a moment ago")
+            standing = self._kind(listed)
+            record = known or Known(reads.number, *listed.identity, reads.fingerprint())
+            return self._standing(listed, standing, "", record)
+        if known is not None and (known.packed or listed.facts[2] <= known.at.offset):
+            return self._standing(listed, PIECE, "", known)  # of what was changed in it parity tells
+        if (patient or (known is None and bare(listed.name) != listed.name)) and self._is_young(listed):
+            return self._standing(listed, WAITING, "it was written to a moment ago")
         if known is not None:
-            return self._standing(one, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
-        if one.facts[2] == 0:
-            return self._standing(one, PIECE, "it is empty")
+            return self._standing(listed, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
+        if listed.facts[2] == 0:
+            return self._standing(listed, PIECE, "it is empty")
         try:
-            return self._by_content(one) or self._standing(one, UNACCOUNTED, self._reason(one))
+            return self._by_content(listed) or self._standing(listed, UNACCOUNTED, self._reason(listed))
         except BridgeError as error:
-            return self._standing(one, UNACCOUNTED, f"it cannot be looked at: {error.what}")
+            return self._standing(listed, UNACCOUNTED, f"it cannot be looked at: {error.what}")
 
-    def _reason(self, one: Named) -> str:
-        return "it was never carried, and is older than what was" if one.rotated else "it was never carried"
+    def _reason(self, listed: Named) -> str:
+        return "it was never carried, and is older than what was" if listed.rotated else "it was never carried"
 
-    def _by_content(self, one: Named) -> Standing | None:
+    def _by_content(self, listed: Named) -> Standing | None:
         """The standing of a file whose bytes are those of another one, or of a generation whose own file is gone."""
-        file = open_regular(self._catalog.root / one.name)
+        file = open_regular(self._catalog.root / listed.name)
         if file is None:
             return None
         try:
-            if twin := self._twin(one):
-                return self._copy(one, file, [twin])
+            if twin := self._twin(listed):
+                return self._copy(listed, file, [twin])
             others = [
                 other.name for other in self._catalog.named.values()
-                if other.log == one.log and other is not one and not (other.of or other.aside)
+                if other.log == listed.log and other is not listed and not (other.of or other.aside)
             ]  # fmt: skip
-            return self._gone_one(one, file) or self._copy(one, file, others)
+            return self._gone_one(listed, file) or self._copy(listed, file, others)
         finally:
             file.close()
 
-    def _twin(self, one: Named) -> str | None:
+    def _twin(self, listed: Named) -> str | None:
         """The name of the file that counts in the place of a packed one, and lies beside it."""
-        short = bare(one.name)
+        short = bare(listed.name)
         beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
-        return next((other for other in beside[: beside.index(one.name)] if other in self._catalog.named), None)
+        return next((other for other in beside[: beside.index(listed.name)] if other in self._catalog.named), None)
 
-    def _copy(self, one: Named, file: Generation, others: Iterable[str]) -> Standing | None:
+    def _copy(self, listed: Named, file: Generation, others: Iterable[str]) -> Standing | None:
         """A copy's standing: each of its bytes is one of another file's, which goes on from there or ends with it."""
         for name in others:
             other = open_regular(self._catalog.root / name)
@@ -322,7 +323,7 @@ class Accountant:
                 continue
             try:
                 if file.content is not None and other.content is not None and is_copy(file.content, other.content):
-                    return replace(self._standing(one, COPY, f"its bytes are those of {name}"), behind=0)
+                    return replace(self._standing(listed, COPY, f"its bytes are those of {name}"), behind=0)
             finally:
                 other.close()
         return None
@@ -337,15 +338,15 @@ class Accountant:
         begins = hex_digest(file.read(at.head_len, 0)) == at.head
         return begins and (not ends or hex_digest(file.read(back, at.offset - back)) == at.tail)
 
-    def _gone_one(self, one: Named, file: Generation) -> Standing | None:
+    def _gone_one(self, listed: Named, file: Generation) -> Standing | None:
         """The standing of a file that holds what was carried of a generation which lies nowhere else, and no more."""
-        mine = [other for other in self._catalog.named.values() if other.log == one.log and not other.aside]
+        mine = [other for other in self._catalog.named.values() if other.log == listed.log and not other.aside]
         here = {known.number for other in mine if (known := self._catalog.known(other)) is not None}
-        for known in self._shared.tail(one.log or one.name, self._ledger).records():
+        for known in self._shared.tail(listed.log or listed.name, self._ledger).records():
             if known.number in here or not known.closed or not known.at.head_len:
                 continue
             if file.size() == known.at.offset and self._is_known_by(file, known.at):
                 return replace(
-                    self._standing(one, PIECE, "its content is that generation's"), generation=known.number, behind=0
+                    self._standing(listed, PIECE, "its content is that generation's"), generation=known.number, behind=0
                 )
         return None

@@ -54,10 +54,10 @@ def _of_folder(shared: Shared, ledger: Ledger | None) -> Account:
         raise AssertionError("no folder")
     stream, path = shared.mapping.stream.key, shared.mapping.source.path
     for some in folder.scan():
-        known = spool.files_known(ledger, stream, [one.name for one in some]) if ledger is not None else {}
-        for one in some:
-            size, name = one.facts.size, os.fsdecode(one.name)
-            carried = shared.folder is None or (one.name in known and known[one.name][0] == one.facts)
+        known = spool.files_known(ledger, stream, [file.name for file in some]) if ledger is not None else {}
+        for file in some:
+            size, name = file.facts.size, os.fsdecode(file.name)
+            carried = shared.folder is None or (file.name in known and known[file.name][0] == file.facts)
             standing = PIECE if carried else WAITING
             account.pieces.append(Standing(name, standing, path, None, size, 0 if carried else size))
     return account
@@ -75,15 +75,17 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
                 continue
             with closing(Shared(mapping, settings)) as shared:
                 found = account_of(shared, ledger, lambda: at, running=True)
-                one = next((one for one in found.pieces if one.path == path), None)
-                if one is None:
+                piece = next((piece for piece in found.pieces if piece.path == path), None)
+                if piece is None:
                     continue
-                if one.standing in (ACTIVE, PIECE) and one.generation is not None:
+                if piece.standing in (ACTIVE, PIECE) and piece.generation is not None:
                     hint = "name it in source.exclude, and start the bridge again"
-                    raise ConfigError(f"is carried, as generation {one.generation} of {one.log}", where=path, hint=hint)
-                bound = one.facts if tells_age(path.rpartition("/")[2]) else None
+                    raise ConfigError(
+                        f"is carried, as generation {piece.generation} of {piece.log}", where=path, hint=hint
+                    )
+                bound = piece.facts if tells_age(path.rpartition("/")[2]) else None
                 with ledger.transaction():
-                    save_piece(ledger, mapping.stream.key, Remembered(path, LEFT, why, at, bound, one.bytes, who))
+                    save_piece(ledger, mapping.stream.key, Remembered(path, LEFT, why, at, bound, piece.bytes, who))
                     note(ledger, at, who, "leave", mapping.stream.key, {"path": path, "reason": why})
                 which = "this very file, whatever its name becomes" if bound else "whatever lies there"
                 return f"{path} is left alone from now on ({which}); `bridge files --take {path}` undoes it"
@@ -98,10 +100,10 @@ def bring_over(shared: Shared, ledger: Ledger, found: Sequence[Standing], who: s
     """
     reached("repair.late.before")
     with ledger.transaction():
-        for one in found:
-            said = Remembered(one.path, LATE, one.why, at, one.facts, one.bytes, who)
+        for piece in found:
+            said = Remembered(piece.path, LATE, piece.why, at, piece.facts, piece.bytes, who)
             save_piece(ledger, shared.mapping.stream.key, said)
-            note(ledger, at, who, "bring over", shared.mapping.stream.key, {"path": one.path, "bytes": one.bytes})
+            note(ledger, at, who, "bring over", shared.mapping.stream.key, {"path": piece.path, "bytes": piece.bytes})
     reached("repair.late.after")
 
 

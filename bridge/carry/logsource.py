@@ -129,10 +129,10 @@ class LogSource(TailSource):
 
         The ledger knows every generation that was sent from.
         """
-        one = self.tail.of_number(origin.generation)
-        if one is None or one.content is None:
+        generation = self.tail.of_number(origin.generation)
+        if generation is None or generation.content is None:
             return any(record.number == origin.generation for record in self.tail.records())
-        return self._reader.stands(one, origin.offset, fields)
+        return self._reader.stands(generation, origin.offset, fields)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
         """Returns where the log's reader stands, as a position and as the checkpoint's value.

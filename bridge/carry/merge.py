@@ -94,7 +94,7 @@ def gather(sources: Sequence[Source], limit: int, offered: dict[str, Head]) -> P
         heads: list[tuple[Source, Head]] = []
         waits = False
         for source in sources:
-            head = offered.get(source.name) or _of(source, lambda one: one.head(limit, share))
+            head = offered.get(source.name) or _of(source, lambda asked: asked.head(limit, share))
             if head is not None:
                 offered[source.name] = head
                 heads.append((source, head))
@@ -114,7 +114,7 @@ def gather(sources: Sequence[Source], limit: int, offered: dict[str, Head]) -> P
             for i in sorted(ends):
                 begin, end = ends[i]
                 del offered[heads[i][0].name]
-                draft = _of(heads[i][0], lambda one, many=end - begin: one.take(many))  # type: ignore[misc]
+                draft = _of(heads[i][0], lambda asked, many=end - begin: asked.take(many))  # type: ignore[misc]
                 if draft is not None:
                     drafts[i] = draft
         except Failed:

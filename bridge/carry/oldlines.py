@@ -30,18 +30,18 @@ def pieces_of(shared: Shared, name: str) -> tuple[list[Generation], list[Generat
     """
     root, path = shared.settings.root, shared.settings.root / name
     mine = shared.catalog.files_of(name)
-    opened = [one for path in sorted(mine) if path != root / name and (one := open_regular(path)) is not None]
-    pieces = [Piece(one.path.name, one.written(), lambda: None) for one in opened]
-    files = [opened[one.index] for one in in_age_order(pieces)]
-    others = [one for other in shared.catalog.names() if shared.catalog.many and root / other not in mine
-              and (one := open_regular(root / other)) is not None]  # fmt: skip
+    opened = [file for path in sorted(mine) if path != root / name and (file := open_regular(path)) is not None]
+    pieces = [Piece(file.path.name, file.written(), lambda: None) for file in opened]
+    files = [opened[file.index] for file in in_age_order(pieces)]
+    others = [file for other in shared.catalog.names() if shared.catalog.many and root / other not in mine
+              and (file := open_regular(root / other)) is not None]  # fmt: skip
     return files, others, open_regular(path)
 
 
-def unclaimed(one: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
+def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
     """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
     lines, offset, rest, mine = [], 0, b"", False
-    while data := one.read(1 << 20, offset + len(rest)):
+    while data := file.read(1 << 20, offset + len(rest)):
         *whole, rest = (rest + data).split(b"\n")
         begins = codec.begins(whole) if isinstance(codec, Continued) else [True] * len(whole)
         for line, first in zip(whole, begins, strict=True):
@@ -57,6 +57,8 @@ def no_messages(lines: list[Line], codec: Codec) -> list[Quarantined]:
     rows = codec.decode([line.content for line in lines]).rows
     odd = [(line, row) for line, row in zip(lines, rows, strict=True) if isinstance(row, str)]
     return [
-        Quarantined("forward", one.name, one.generation, one.offset, "", why, one.content[:KEPT], len(one.content), "")
-        for one, why in odd
+        Quarantined(
+            "forward", line.name, line.generation, line.offset, "", why, line.content[:KEPT], len(line.content), ""
+        )
+        for line, why in odd
     ]

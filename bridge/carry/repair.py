@@ -272,15 +272,15 @@ def _source(
         known = wanted[generation]
         order = files if known.closed else [*([current] if current else []), *files[::-1]]
         order = [*order, *(file for file in others if known.closed and file.size() == known.at.offset)]
-        one = next((f for f in order if f.identity not in taken and f.place(known.at)), None)
-        if one is None:
+        piece = next((f for f in order if f.identity not in taken and f.place(known.at)), None)
+        if piece is None:
             made.missing.append(f"{name} generation {generation}")
             made.generations[name].append(known)
             continue
-        taken.add(one.identity)
-        made.generations[name].append(Known(generation, *one.identity, known.at, known.closed, born=one.born))
+        taken.add(piece.identity)
+        made.generations[name].append(Known(generation, *piece.identity, known.at, known.closed, born=piece.born))
         codec = shared.mapping.codec(name)
-        fresh = unclaimed(one, name, generation, claimed.get((number, generation), set()), codec)
+        fresh = unclaimed(piece, name, generation, claimed.get((number, generation), set()), codec)
         made.aside += no_messages([line for line in fresh if line.offset < known.at.offset], codec)
         lines += fresh
     if current is not None and current.identity not in taken and current.size():
@@ -288,8 +288,8 @@ def _source(
         found = newest in wanted and f"{name} generation {newest}" not in made.missing
         if not (found and _take_newer(shared, made, name, current.identity, lines)):
             made.strangers.append(name)
-    for one in [*files, *others, *([current] if current else [])]:
-        one.close()
+    for piece in [*files, *others, *([current] if current else [])]:
+        piece.close()
     return lines
 
 

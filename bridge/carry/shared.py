@@ -125,8 +125,8 @@ class Shared:
         """Tells the catalog of every generation that the ledger knows, once."""
         if ledger is not None and not self._claimed:
             self._claimed = True
-            for log_name, one in all_generations(ledger, self.mapping.stream.key):
-                self.catalog.claim(log_name, one)
+            for log_name, known in all_generations(ledger, self.mapping.stream.key):
+                self.catalog.claim(log_name, known)
 
     def leave(self, ledger: Ledger | None) -> None:
         """Has the catalog leave alone the files of which somebody said so, and know those that are brought over late.
@@ -135,10 +135,10 @@ class Shared:
         """
         if ledger is not None:
             told = remembered_pieces(ledger, self.mapping.stream.key).values()
-            left = [one for one in told if one.standing == LEFT]
-            bound = {one.facts[:2] for one in left if one.facts is not None}
-            self.catalog.leave({one.path for one in left if one.facts is None}, bound)
-            late = {one.facts[:2]: one.path for one in told if one.standing == LATE and one.facts is not None}
+            left = [noted for noted in told if noted.standing == LEFT]
+            bound = {noted.facts[:2] for noted in left if noted.facts is not None}
+            self.catalog.leave({noted.path for noted in left if noted.facts is None}, bound)
+            late = {noted.facts[:2]: noted.path for noted in told if noted.standing == LATE and noted.facts is not None}
             self.catalog.bring_over(late)
 
     def new_tail(self, name: str, known: list[Known]) -> Tail:

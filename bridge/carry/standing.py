@@ -61,7 +61,7 @@ class Account:
     @property
     def unaccounted(self) -> list[Standing]:
         """The files, or parts of them, that nothing explains."""
-        return [one for one in self.pieces if one.standing == UNACCOUNTED]
+        return [piece for piece in self.pieces if piece.standing == UNACCOUNTED]
 
     def settles(self, log: str) -> bool:
         """Whether all that lies there of a log is carried and stands as it was."""
@@ -70,25 +70,25 @@ class Account:
     def sums(self) -> dict[str, int]:
         """How many bytes have each standing, and in how many files; of those that are carried what waits by itself."""
         found = dict.fromkeys(("bytes", "carried", "waiting", "aside", "copies", "unaccounted", "files"), 0)
-        for one in self.pieces:
+        for piece in self.pieces:
             found["files"] += 1
-            found["bytes"] += one.bytes
-            waits = "unaccounted" if one.standing == UNACCOUNTED else "waiting"
-            kind = {ASIDE: "aside", LEFT: "aside", COPY: "copies"}.get(one.standing, "carried")
-            found[kind] += one.bytes - one.behind
-            found[waits] += one.behind
+            found["bytes"] += piece.bytes
+            waits = "unaccounted" if piece.standing == UNACCOUNTED else "waiting"
+            kind = {ASIDE: "aside", LEFT: "aside", COPY: "copies"}.get(piece.standing, "carried")
+            found[kind] += piece.bytes - piece.behind
+            found[waits] += piece.behind
         return found
 
     def to_json(self) -> dict[str, Any]:
         """The account as `status --json` prints it: the sums, and the files that nothing explains."""
-        named = [one.to_json() for one in self.unaccounted]
+        named = [piece.to_json() for piece in self.unaccounted]
         return {**self.sums(), "gone_before_mirrored": self.gone, "files_unaccounted": named}
 
     def sentences(self) -> list[str]:
         """What is unaccounted, in words, the greatest first; empty: all is accounted for."""
         found = [
-            f"{one.path} is unaccounted, bytes {one.first:,} to {one.bytes:,}: {one.why}"
-            for one in sorted(self.unaccounted, key=lambda one: -one.behind)
+            f"{piece.path} is unaccounted, bytes {piece.first:,} to {piece.bytes:,}: {piece.why}"
+            for piece in sorted(self.unaccounted, key=lambda piece: -piece.behind)
         ]  # fmt: skip
         if fresh := self.gone - self.acknowledged:
             noun = "entry was" if fresh == 1 else "entries were"

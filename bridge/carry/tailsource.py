@@ -51,7 +51,7 @@ class TailSource(Source):
     def skipped(self) -> list[tuple[str, int, int]]:
         """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
         found, self._reader.skipped = self._reader.skipped, []
-        return [(str(one.path), start, end) for one, start, end in found]
+        return [(str(generation.path), start, end) for generation, start, end in found]
 
     @property
     def restless(self) -> bool:

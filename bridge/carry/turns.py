@@ -74,7 +74,7 @@ class Turns:
         if self._history is None:
             self._offered.clear()
             ready = sorted(self._active.items())
-            self._history = [one for name, one in ready if name in self._placed and one.in_history]
+            self._history = [source for name, source in ready if name in self._placed and source.in_history]
         return self._history
 
     def _give_up(self, source: Source, error: BridgeError) -> None:

@@ -40,9 +40,9 @@ def command(
     from bridge.carry.inventory import accounts
 
     settings = of_root(options.settings())
-    chosen = [one for one in settings.mappings if mapping in (None, one.name)]
+    chosen = [candidate for candidate in settings.mappings if mapping in (None, candidate.name)]
     if not chosen:
-        known = ", ".join(one.name for one in settings.mappings)
+        known = ", ".join(candidate.name for candidate in settings.mappings)
         raise ConfigError(f"there is no mapping '{mapping}' here", hint=f"there is: {known}")
     if leave or take:
         return _say(options, chosen, leave, take, reason)
@@ -68,11 +68,13 @@ def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str |
 
 
 def _json(name: str, account: Account) -> dict[str, Any]:
-    return {"mapping": name, **account.to_json(), "pieces": [one.to_json() for one in _sorted(account)]}
+    return {"mapping": name, **account.to_json(), "pieces": [piece.to_json() for piece in _sorted(account)]}
 
 
 def _sorted(account: Account) -> list[Standing]:
-    return sorted(account.pieces, key=lambda one: (FIRST.index(one.standing), one.log, one.generation or 0, one.path))
+    return sorted(
+        account.pieces, key=lambda piece: (FIRST.index(piece.standing), piece.log, piece.generation or 0, piece.path)
+    )
 
 
 def _show(name: str, account: Account, *, everything: bool, first: bool) -> None:
@@ -91,16 +93,17 @@ def _show(name: str, account: Account, *, everything: bool, first: bool) -> None
             out, safe(f"{counted(account.gone, 'entry', 'entries')} of the stream went before the mirror came to them")
         )
     rows = _sorted(account)
-    shown = (
-        rows if everything or len(rows) <= SHOWN else [one for one in rows if one.standing in FIRST[:2]] or rows[:10]
-    )
+    urgent = [standing for standing in rows if standing.standing in FIRST[:2]]
+    shown = rows if everything or len(rows) <= SHOWN else urgent or rows[:10]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for column in ("file", "standing", "piece of", "bytes", "waiting", "why"):
         table.add_column(column, overflow="fold", justify="right" if column in ("bytes", "waiting") else "left")
-    for one in shown[: None if everything else 10 * SHOWN]:
-        piece = f"{one.log}, generation {one.generation}" if one.generation is not None else one.log
-        behind = f"{one.behind:,}" if one.behind else ""
-        table.add_row(*map(safe, (one.path, one.standing, piece, f"{one.bytes:,}", behind, one.why)))
+    for standing in shown[: None if everything else 10 * SHOWN]:
+        piece = f"{standing.log}, generation {standing.generation}" if standing.generation is not None else standing.log
+        behind = f"{standing.behind:,}" if standing.behind else ""
+        table.add_row(
+            *map(safe, (standing.path, standing.standing, piece, f"{standing.bytes:,}", behind, standing.why))
+        )
     show(out, table)
     left = len(rows) - len(shown)
     if left:

@@ -74,10 +74,10 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
     if stop.is_set():
         click.echo("bridge: interrupted before the end; run it again and it goes on from here", err=True)
         return 130
-    for one in reports:
-        say_unaccounted(one.mapping, one.unaccounted)
+    for report in reports:
+        say_unaccounted(report.mapping, report.unaccounted)
     if not errors:
-        return 3 if any(one.unaccounted for one in reports) else 0
+        return 3 if any(report.unaccounted for report in reports) else 0
     return 5 if all(error.exit_code == 5 for error in errors) and not any(one.lines for one in reports) else 1
 
 

@@ -27,7 +27,7 @@ class LateFiles:
         self._ledger = ledger
         account = account_of(shared, ledger, time.time, running=False)
         late = {*shared.catalog.late.values()}  # of which an earlier repair did not carry all
-        begun = [one for one in account.pieces if one.log in late and one.behind]
+        begun = [piece for piece in account.pieces if piece.log in late and piece.behind]
         self.found: list[Standing] = account.unaccounted + begun
         self.done: Drained | None = None
         self.gone = 0
@@ -53,21 +53,23 @@ class LateFiles:
             note(self._ledger, time.time(), who(), "acknowledged", self.shared.mapping.stream.key,
                  {"gone_before_mirrored": self.gone})  # fmt: skip
         if self.found:
-            fresh = [one for one in self.found if one.standing == UNACCOUNTED and one.generation is None]
+            fresh = [piece for piece in self.found if piece.standing == UNACCOUNTED and piece.generation is None]
             bring_over(self.shared, self._ledger, fresh, who(), time.time())
             self.done = carry(self.shared.settings, self.shared.mapping, Event())
 
     def to_json(self) -> dict[str, Any]:
         """The files as `repair --json` prints them."""
         done = self.done.forwarded if self.done is not None else 0
-        return {"files": [one.to_json() for one in self.found], "brought_over": done}
+        return {"files": [piece.to_json() for piece in self.found], "brought_over": done}
 
     def print(self) -> None:
         """Prints for people which files are brought over, or would be."""
         name, stream = self.shared.mapping.name, self.shared.mapping.stream.key
-        for one in self.found:
+        for piece in self.found:
             verb = "brought over" if self.done is not None else "would bring over"
-            click.echo(f"{name}: {verb} {counted(one.behind, 'byte')} of {one.path} to {stream}, late ({one.why})")
+            click.echo(
+                f"{name}: {verb} {counted(piece.behind, 'byte')} of {piece.path} to {stream}, late ({piece.why})"
+            )
         if self.gone:
             what = counted(self.gone, "entry", "entries")
             click.echo(

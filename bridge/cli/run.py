@@ -54,27 +54,27 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
     from bridge.drain import once as drain
 
     results = drain(settings, dual=dual, stop=stop)
-    for one in results:
-        for error in one.errors:
+    for did in results:
+        for error in did.errors:
             complain(error)
     if options.as_json:
         emit([
-            {"mapping": one.mapping, "forwarded": one.forwarded, "mirrored": one.mirrored,
-             "quarantined": one.quarantined, "errors": [str(error) for error in one.errors],
-             "unaccounted": one.unaccounted}
-            for one in results
+            {"mapping": did.mapping, "forwarded": did.forwarded, "mirrored": did.mirrored,
+             "quarantined": did.quarantined, "errors": [str(error) for error in did.errors],
+             "unaccounted": did.unaccounted}
+            for did in results
         ])  # fmt: skip
     else:
-        for one in results:
-            done = f"carried {counted(one.forwarded, settings.mapping(one.mapping).noun)}"
-            done += f", mirrored {counted(one.mirrored, 'entry', 'entries')}" if dual else ""
-            done += f"; {one.quarantined:,} in quarantine, see `bridge quarantine list`" if one.quarantined else ""
-            click.echo(f"{one.mapping}: not done, see above; {done}" if one.errors else f"{one.mapping}: {done}")
-            say_unaccounted(one.mapping, one.unaccounted)
-    errors = [error for one in results for error in one.errors]
+        for did in results:
+            done = f"carried {counted(did.forwarded, settings.mapping(did.mapping).noun)}"
+            done += f", mirrored {counted(did.mirrored, 'entry', 'entries')}" if dual else ""
+            done += f"; {did.quarantined:,} in quarantine, see `bridge quarantine list`" if did.quarantined else ""
+            click.echo(f"{did.mapping}: not done, see above; {done}" if did.errors else f"{did.mapping}: {done}")
+            say_unaccounted(did.mapping, did.unaccounted)
+    errors = [error for did in results for error in did.errors]
     if stop.is_set():
         click.echo("bridge: interrupted before the end; the next run goes on from here", err=True)
         return 130
     if not errors:
-        return 3 if any(one.unaccounted for one in results) else 0
-    return 5 if all(error.exit_code == 5 for error in errors) and not any(one.forwarded for one in results) else 1
+        return 3 if any(did.unaccounted for did in results) else 0
+    return 5 if all(error.exit_code == 5 for error in errors) and not any(did.forwarded for did in results) else 1

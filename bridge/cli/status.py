@@ -182,6 +182,7 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
 def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     from rich.table import Table
 
+    from bridge.carry.behind import Behind
     from bridge.cli.screen import safe
 
     if mapping.retired is not None:
@@ -196,7 +197,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
     shown = mapping.sources
     if len(shown) > SHOWN:  # of thousands of logs those are told that something is to be said of
-        noted = [one for one in shown if one.error or one.behind.messages or one.behind.unfinished or one.behind.more]
+        noted = [source for source in shown if source.error or source.behind != Behind()]
         shown = noted[:SHOWN]
     rows = [_forward(source, found) for source in shown]
     if mapping.mirror is not None:

@@ -27,9 +27,9 @@ def gathered(
 ) -> Facts:  # fmt: skip
     """All but what is the component's own. Raises RedisLost, RedisRefused, LedgerError."""
     status = sample(replace(settings, mappings=(mapping,)), now)
-    [one] = status.mappings
+    [carried] = status.mappings
     kept, disk = durability(connection), os.statvfs(settings.root)
-    parity, both_ways = one.parity, mapping.source.kind == "state"  # which are carried from whoever owns them
+    parity, both_ways = carried.parity, mapping.source.kind == "state"  # which are carried from whoever owns them
     return Facts(
         retired=mapping.stream.key in retired(ledger),
         proof=None
@@ -41,10 +41,10 @@ def gathered(
         young=status.running and status.heartbeat is None,
         dual=status.dual or both_ways,
         has_mirror=mapping.mirror is not None or both_ways,
-        forward_lag=_forward_lag(one),
-        mirror_lag=0 if both_ways else _mirror_lag(one),
+        forward_lag=_forward_lag(carried),
+        mirror_lag=0 if both_ways else _mirror_lag(carried),
         troubles=_troubles(status, mapping),
-        unaccounted=tuple(one.account.sentences()) if one.account is not None else (),
+        unaccounted=tuple(carried.account.sentences()) if carried.account is not None else (),
         quarantined=unacknowledged(ledger, mapping.stream.key),
         aof=kept.aof,
         evicts=kept.evicts,

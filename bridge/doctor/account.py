@@ -20,7 +20,7 @@ def look_at_files(settings: Settings) -> Finding:
         with closing(Ledger(path)) as ledger:
             over = {*retired(ledger)}
     parts: list[Part] = []
-    found = accounts(settings, [one for one in settings.mappings if one.stream.key not in over], time.time)
+    found = accounts(settings, [mapping for mapping in settings.mappings if mapping.stream.key not in over], time.time)
     for name, account in found.items():
         parts += [("bad", f"{name}: {said}", "`bridge files`, and `bridge repair`") for said in account.sentences()]
     count = sum(len(account.pieces) for account in found.values())

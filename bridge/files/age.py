@@ -121,15 +121,15 @@ def _by_name(name: str, order: Order) -> tuple[object, ...]:
     return 1, form, first, counters, _natural(name)
 
 
-def precedes(one: Span | None, other: Span | None) -> bool:
+def precedes(span: Span | None, other: Span | None) -> bool:
     """Whether all lines of one piece are older than all of another, as their times tell. Pure.
 
     Both ends must be older by a second: two writers' clocks differ by less than that, and a line's time may be cut to
     seconds.
     """
-    if one is None or other is None or one[1] > other[0]:
+    if span is None or other is None or span[1] > other[0]:
         return False
-    return one[0] + SURE <= other[0] and one[1] + SURE <= other[1]
+    return span[0] + SURE <= other[0] and span[1] + SURE <= other[1]
 
 
 def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
@@ -137,10 +137,10 @@ def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
 
     Two at least must have been seen, and none speak against it: what was seen tells how the others' names are meant.
     """
-    seen = sorted((one for one in pieces if one.number is not None), key=lambda one: one.number or 0)
+    seen = sorted((piece for piece in pieces if piece.number is not None), key=lambda piece: piece.number or 0)
     told: dict[str, list[Opinion]] = {}
-    for one in seen:
-        if (said := opinion(one.name)) is not None:
+    for piece in seen:
+        if (said := opinion(piece.name)) is not None:
             told.setdefault(said[0], []).append(said)
     found = {}
     for form, some in told.items():
@@ -150,24 +150,24 @@ def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
     return found
 
 
-def _named_before(one: Piece, other: Piece, convention: dict[str, int]) -> bool:
+def _named_before(piece: Piece, other: Piece, convention: dict[str, int]) -> bool:
     """Whether one piece is older than another by their names, as the names of pieces that were seen count."""
-    first, second = opinion(one.name), opinion(other.name)
+    first, second = opinion(piece.name), opinion(other.name)
     if first is None or second is None or first[0] != second[0] or first[0] not in convention:
         return False
     return (first < second) if convention[first[0]] > 0 else (second < first)
 
 
-def _packed_later(one: Piece, other: Piece, span: Span | None, its: Span | None) -> bool:
+def _packed_later(piece: Piece, other: Piece, span: Span | None, its: Span | None) -> bool:
     """Whether a compressed piece is older than a plain one by their names, while its file was made after that one's.
 
     So does a rotation that compresses the piece of the time before; its file's mtime is only a latest possible one.
     """
-    if not one.packed or other.packed or one.written <= other.written:
+    if not piece.packed or other.packed or piece.written <= other.written:
         return False
     if precedes(span, its) or precedes(its, span):
         return False
-    first, second = opinion(one.name), opinion(other.name)
+    first, second = opinion(piece.name), opinion(other.name)
     return first is not None and second is not None and first[0] == second[0] and first < second
 
 
@@ -178,13 +178,15 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
     older than its own, and behind all that are older by name where what was seen tells how names count; among what is
     left by mtime, then by name. Times that contradict what was seen decide nothing.
     """
-    seen = sorted((i for i, one in enumerate(pieces) if one.number is not None), key=lambda i: pieces[i].number or 0)
+    seen = sorted(
+        (i for i, piece in enumerate(pieces) if piece.number is not None), key=lambda i: pieces[i].number or 0
+    )
     if len(seen) == len(pieces):
         return [Placed(i, "seen") for i in seen]
     by_times = order == "evidence"
-    asked = {i for i, one in enumerate(pieces) if one.number is None} | set(seen[-1:])
+    asked = {i for i, piece in enumerate(pieces) if piece.number is None} | set(seen[-1:])
     spans = {i: span for i in asked if by_times and len(pieces) > 1 and (span := pieces[i].span()) is not None}
-    written = {i: one.written for i, one in enumerate(pieces)}
+    written = {i: piece.written for i, piece in enumerate(pieces)}
     for older, newer in zip(seen[-2::-1], seen[:0:-1], strict=True):  # one that was touched later moves no other
         written[older] = min(written[older], written[newer])
 
@@ -194,7 +196,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
         return (written[i], time, *named) if order in ("evidence", "mtime") else (*named, written[i])
 
     convention = _convention(pieces) if by_times else {}
-    mixed = 0 < sum(one.packed for one in pieces) < len(pieces)
+    mixed = 0 < sum(piece.packed for piece in pieces) < len(pieces)
     left = sorted(range(len(pieces)), key=key)
     chain = [*seen]
     ordered: list[int] = []
@@ -248,10 +250,10 @@ def contradicted(pieces: Sequence[Piece], ordered: Sequence[Placed]) -> str:
     A higher number is taken for older, by its name. Pure.
     """
     for before, after in itertools.pairwise(ordered):
-        one, other = pieces[before.index], pieces[after.index]
-        first, second = opinion(one.name), opinion(other.name)
-        said = f"{one.name} is taken for older than {other.name}, by {HOW[after.decided]}"
-        if after.decided == "times" and one.written > other.written:
+        older, other = pieces[before.index], pieces[after.index]
+        first, second = opinion(older.name), opinion(other.name)
+        said = f"{older.name} is taken for older than {other.name}, by {HOW[after.decided]}"
+        if after.decided == "times" and older.written > other.written:
             return f"{said}; it was written to later: if a writer's clock stepped back, their order is another"
         named = first is not None and second is not None and first[0] == second[0] and after.decided != "name"
         if named and first is not None and second is not None and first > second:

@@ -68,10 +68,10 @@ class Catalog:
         self.named: dict[str, Named] = {}
         """Every file that the mapping names, by its path below the root, as of the last `refresh`."""
         self._wanted = translated(path)
-        self._rotated = [translated(one) for one in rotated]
-        self._unwanted = [translated(one) for one in exclude]
+        self._rotated = [translated(pattern) for pattern in rotated]
+        self._unwanted = [translated(pattern) for pattern in exclude]
         patterns = self._patterns = (path, *rotated)
-        self._forms = {unicodedata.normalize("NFC", one) for one in patterns if not one.isascii()}
+        self._forms = {unicodedata.normalize("NFC", listed) for listed in patterns if not listed.isascii()}
         self._folders = Folders(root, patterns)
         self._by_identity: dict[Identity, set[str]] = {}
         self._by_log: dict[str, set[str]] = {}
@@ -96,35 +96,35 @@ class Catalog:
             return True
 
     def _drop(self, name: str) -> Identity | None:
-        one = self.named.pop(name, None)
-        if one is None:
+        listed = self.named.pop(name, None)
+        if listed is None:
             return None
-        self._by_identity.get(one.identity, set()).discard(name)
-        if one.log is not None:
-            self._by_log.get(one.log, set()).discard(name)
-            self._lost.add(one.log)
-        return one.identity
+        self._by_identity.get(listed.identity, set()).discard(name)
+        if listed.log is not None:
+            self._by_log.get(listed.log, set()).discard(name)
+            self._lost.add(listed.log)
+        return listed.identity
 
     def _add(self, name: str, inode: int) -> Identity | None:
         """Takes a file into the catalog, if the mapping names it; returns its identity where it has one."""
         raw = os.fsencode(name)
-        rotated = any(one.fullmatch(raw) for one in self._rotated)
+        rotated = any(pattern.fullmatch(raw) for pattern in self._rotated)
         if not rotated and not self._wanted.fullmatch(raw):
             self._other_form(name)
             return None
-        if any(one.fullmatch(raw) for one in self._unwanted):
+        if any(pattern.fullmatch(raw) for pattern in self._unwanted):
             return None
-        one = Named(name, inode < 0, rotated)
+        listed = Named(name, inode < 0, rotated)
         folder, _, last = name.rpartition("/")
         beside = self._folders.known[folder].files
         special = rotated or (not self.many and name == self.path)  # a number behind its name is a piece's
         if leftover(last, (lambda other: False) if special else beside.__contains__) and name != self.path:
-            one.aside = "an editor's or a writer's own file"
+            listed.aside = "an editor's or a writer's own file"
         elif not name.isprintable():
-            one.aside = "a log's name must be printable UTF-8: rename it"
-        self.named[name] = one
-        if one.aside:
-            self._say(name, f"is not carried: {one.aside}" if not name.isprintable() else "")
+            listed.aside = "a log's name must be printable UTF-8: rename it"
+        self.named[name] = listed
+        if listed.aside:
+            self._say(name, f"is not carried: {listed.aside}" if not name.isprintable() else "")
             return None
         try:
             now = os.stat(self.root / name)
@@ -132,26 +132,26 @@ class Catalog:
             if error.errno in ABSENT:
                 del self.named[name]
                 return None
-            one.log = name if self.many and not rotated else self._named_log(name)  # whoever opens it tells why
-            self._by_log.setdefault(one.log, set()).add(name)
+            listed.log = name if self.many and not rotated else self._named_log(name)  # whoever opens it tells why
+            self._by_log.setdefault(listed.log, set()).add(name)
             return None
         if stat.S_ISDIR(now.st_mode):
             del self.named[name]
             return None
         if not stat.S_ISREG(now.st_mode) and name != self.path:
-            one.aside = "it is no regular file"
+            listed.aside = "it is no regular file"
             return None
-        if one.link and self.many and not rotated and leads_out(self.root / name, self.root):
-            one.aside = "it is a link that leaves the root"
-            self._say(name, f"is not carried: {one.aside}; name it in a mapping of its own")
+        if listed.link and self.many and not rotated and leads_out(self.root / name, self.root):
+            listed.aside = "it is a link that leaves the root"
+            self._say(name, f"is not carried: {listed.aside}; name it in a mapping of its own")
             return None
-        one.identity = (now.st_dev, now.st_ino)
-        if name in self._left[0] or one.identity in self._left[1]:
-            one.aside = "left"
-            one.facts = (*one.identity, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        listed.identity = (now.st_dev, now.st_ino)
+        if name in self._left[0] or listed.identity in self._left[1]:
+            listed.aside = "left"
+            listed.facts = (*listed.identity, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
             return None
-        self._by_identity.setdefault(one.identity, set()).add(name)
-        return one.identity
+        self._by_identity.setdefault(listed.identity, set()).add(name)
+        return listed.identity
 
     def _other_form(self, name: str) -> None:
         """Says of a name that the mapping would name, were it written in another of Unicode's forms."""
@@ -202,7 +202,7 @@ class Catalog:
             if (names, identities) == self._left:
                 return
             old, self._left = self._left, (names, identities)
-            turned = {name for name, one in self.named.items() if one.identity in old[1] ^ identities}
+            turned = {name for name, listed in self.named.items() if listed.identity in old[1] ^ identities}
             touched = set[Identity | None]()
             for name in (turned | (old[0] ^ names)) & self.named.keys():
                 folder, _, last = name.rpartition("/")
@@ -218,13 +218,13 @@ class Catalog:
             if not group:
                 self._by_identity.pop(identity, None)
                 continue
-            group.sort(key=lambda one: (one.link, one.rotated, one.name))
-            names = [one.name for one in group if not one.link]
+            group.sort(key=lambda listed: (listed.link, listed.rotated, listed.name))
+            names = [listed.name for listed in group if not listed.link]
             log = self._claims.log_of(identity, names, group[0].name) if self.many else self.path
             log = self.late.get(identity, log)
-            first = next((one for one in group if one.name == log and not one.link), group[0])
-            for one in group:
-                one.of = "" if one is first else first.name
+            first = next((listed for listed in group if listed.name == log and not listed.link), group[0])
+            for listed in group:
+                listed.of = "" if listed is first else first.name
             if log is None and first.rotated:
                 guessed.append(first)
             else:
@@ -234,13 +234,13 @@ class Catalog:
             self._give(group, self._named_log(first.name))
 
     def _give(self, group: Iterable[Named], log: str) -> None:
-        for one in group:
-            if one.log is not None and one.log != log:
-                self._by_log.get(one.log, set()).discard(one.name)
-            one.log = log
+        for listed in group:
+            if listed.log is not None and listed.log != log:
+                self._by_log.get(listed.log, set()).discard(listed.name)
+            listed.log = log
             if log not in self._by_log:
                 self._belonging.add(log)
-            self._by_log.setdefault(log, set()).add(one.name)
+            self._by_log.setdefault(log, set()).add(listed.name)
 
     def _named_log(self, name: str) -> str:
         """The log that a rotated piece belongs to, as its name tells; a piece of none is a log by itself."""
@@ -253,7 +253,7 @@ class Catalog:
         raw = os.fsencode(name)
         if not name.isprintable() or not self._wanted.fullmatch(raw):
             return False
-        return not any(one.fullmatch(raw) for one in (*self._unwanted, *self._rotated))
+        return not any(pattern.fullmatch(raw) for pattern in (*self._unwanted, *self._rotated))
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
@@ -266,35 +266,35 @@ class Catalog:
         with self.lock:
             self.refresh()
             changed, turned, root = list[Named](), set[Identity](), f"{self.root}/"
-            for one in self.named.values():
-                if one.aside:
+            for listed in self.named.values():
+                if listed.aside:
                     continue
                 try:
-                    now = os.stat(root + one.name)
+                    now = os.stat(root + listed.name)
                 except OSError:
-                    if one.facts is not None:
-                        one.facts = None
-                        changed.append(one)
+                    if listed.facts is not None:
+                        listed.facts = None
+                        changed.append(listed)
                     continue
                 facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-                if facts != one.facts:
-                    if facts[:2] != one.identity:  # a link that leads to another file by now
-                        turned |= {one.identity, facts[:2]}
-                        self._by_identity.get(one.identity, set()).discard(one.name)
-                        one.identity = facts[:2]
-                        self._by_identity.setdefault(one.identity, set()).add(one.name)
-                    one.facts = facts
-                    changed.append(one)
+                if facts != listed.facts:
+                    if facts[:2] != listed.identity:  # a link that leads to another file by now
+                        turned |= {listed.identity, facts[:2]}
+                        self._by_identity.get(listed.identity, set()).discard(listed.name)
+                        listed.identity = facts[:2]
+                        self._by_identity.setdefault(listed.identity, set()).add(listed.name)
+                    listed.facts = facts
+                    changed.append(listed)
             if turned:
                 self._assign(turned)
             if not self.many and self.path not in self.named:
                 self._lost.add(self.path)  # whoever looks there tells what is wrong
-            logs, self._lost = self._lost | {one.log for one in changed if one.log is not None}, set()
+            logs, self._lost = self._lost | {listed.log for listed in changed if listed.log is not None}, set()
             return changed, logs
 
-    def known(self, one: Named) -> Known | None:
+    def known(self, listed: Named) -> Known | None:
         """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
-        return self._claims.known(one.identity, one.log or "", one.name)
+        return self._claims.known(listed.identity, listed.log or "", listed.name)
 
     def logs(self, known: Iterable[str] = ()) -> list[str]:
         """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""
@@ -324,9 +324,9 @@ class Catalog:
         name = path.removeprefix(root)
         if not self.many and name == self.path:
             return name
-        one = self.named.get(name)
-        if one is not None:
-            return one.log
+        listed = self.named.get(name)
+        if listed is not None:
+            return listed.log
         raw = os.fsencode(name)
         if self.is_log(name):
             return name
@@ -364,11 +364,11 @@ class Catalog:
         if now is None or (not self.many and log == self.path):
             return now
         with self.lock:
-            one = self.named.get(log)
-            if one is None or one.identity != (now.st_dev, now.st_ino):
+            listed = self.named.get(log)
+            if listed is None or listed.identity != (now.st_dev, now.st_ino):
                 self.refresh()
-                one, now = self.named.get(log), stat_of(self.root / log)
-            return now if one is not None and one.log == log and not one.of else None
+                listed, now = self.named.get(log), stat_of(self.root / log)
+            return now if listed is not None and listed.log == log and not listed.of else None
 
     def globbed(self) -> set[Path]:
         """The files that the mapping's globs find, but for those that are never read; not as the catalog lists them."""
@@ -376,7 +376,7 @@ class Catalog:
         kept = set()
         for path in found:
             raw = os.fsencode(path.relative_to(self.root))
-            if not any(one.fullmatch(raw) for one in self._unwanted) and not path.is_dir():
+            if not any(pattern.fullmatch(raw) for pattern in self._unwanted) and not path.is_dir():
                 kept.add(path)
         return kept
 

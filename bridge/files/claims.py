@@ -45,7 +45,7 @@ class Claims:
         claims = self._logs.get(identity)
         if not claims:
             return None
-        own = [one for one in names if one in claims]
+        own = [path for path in names if path in claims]
         made = born(f"{self._root}/{name}")
         for log in [*own, *(log for log in claims if log not in own)]:
             known = claims[log]

@@ -70,11 +70,11 @@ class Folders:
                 return
             found = Listed(changed if time.time() - changed / 1e9 > SURE else -1)
             with os.scandir(self._root / folder) as listed:
-                for one in listed:
-                    if one.is_dir(follow_symlinks=False):
-                        found.folders.append(one.name)
+                for entry in listed:
+                    if entry.is_dir(follow_symlinks=False):
+                        found.folders.append(entry.name)
                     else:
-                        found.files[one.name] = -one.inode() if one.is_symlink() else one.inode()
+                        found.files[entry.name] = -entry.inode() if entry.is_symlink() else entry.inode()
         except OSError as error:
             if error.errno not in ABSENT:
                 hint = "`ulimit -n` says how many files may be open" if error.errno == errno.EMFILE else ""

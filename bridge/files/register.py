@@ -66,7 +66,7 @@ class Register:
         unfinished = [record for record in self.known.values() if not record.closed]
         for fits in (_remembered, _in_place, _whole):
             for generation in files:
-                if generation in found or any(same_inode(generation, one) for one in unfinished):
+                if generation in found or any(same_inode(generation, record_of_open) for record_of_open in unfinished):
                     continue  # it is that one, though another may have held the same
                 record = next((known for known in free.values() if fits(generation, known)), None)
                 if record is not None:

@@ -79,9 +79,9 @@ class Survey:
             number, written = seen(file) or (None, file.written())
             pieces.append(Piece(file.path.name, written, partial(self._span, file), number, packed=bool(file.packed)))
         ordered = in_age_order(pieces, self._catalog.order)
-        if any(one.number is None for one in pieces) and (why := contradicted(pieces, ordered)):
+        if any(piece.number is None for piece in pieces) and (why := contradicted(pieces, ordered)):
             self._say_once(f"order: {why}", "", why)
-        return [files[one.index] for one in ordered]
+        return [files[placed.index] for placed in ordered]
 
     def _span(self, file: Generation) -> Span | None:
         if self._times is None or file.content is None:

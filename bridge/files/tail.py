@@ -93,7 +93,7 @@ class Tail:
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
         """Returns the source's open generation of this device and inode, which an open file keeps; or None."""
         opened = (generation for generation in (*self._chain, *self._late) if generation.content is not None)
-        return next((one for one in opened if one.identity == identity), None)
+        return next((generation for generation in opened if generation.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
         """Returns the open generation of the source that has this number, or None."""

@@ -39,13 +39,13 @@ def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, Remembered]:
     }
 
 
-def save_piece(ledger: Ledger, stream: str, one: Remembered) -> None:
+def save_piece(ledger: Ledger, stream: str, piece: Remembered) -> None:
     """Remembers a file's standing, in the place of what was remembered of it."""
-    facts = None if one.facts is None else " ".join(map(str, one.facts))
+    facts = None if piece.facts is None else " ".join(map(str, piece.facts))
     ledger.write(
         "INSERT OR REPLACE INTO pieces (stream, path, standing, why, at, facts, bytes, who)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (stream, one.path, one.standing, one.why, one.at, facts, one.bytes, one.who),
+        (stream, piece.path, piece.standing, piece.why, piece.at, facts, piece.bytes, piece.who),
     )
 
 

@@ -32,12 +32,14 @@ def families(status: Status, flows: Flows, going: Iterable[Going], instance: str
     yield from _flows(flows)
     yield from _lags(status, [*going])
     yield from _quarantine(status.mappings)
-    known = [(one.name, one.account) for one in status.mappings if one.account is not None]
+    known = [(mapping.name, mapping.account) for mapping in status.mappings if mapping.account is not None]
     said = "Bytes of files that nothing explains: no message of them is in the stream."
     rows = [((name,), float(account.sums()["unaccounted"])) for name, account in known]
     yield _gauge("unaccounted_bytes", said, ("mapping",), rows)
     said = "Entries that were removed from the stream before they were mirrored."
-    yield _gauge("gone_before_mirrored", said, ("mapping",), [((name,), float(one.gone)) for name, one in known])
+    yield _gauge(
+        "gone_before_mirrored", said, ("mapping",), [((name,), float(mapping.gone)) for name, mapping in known]
+    )
     yield from _parity(status)
     yield from _streams(status.mappings)
 

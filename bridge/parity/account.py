@@ -66,11 +66,11 @@ class Account:
         self.entries = self.trimmed = self.deleted = self.gone = 0
 
     def _of(self, file: File) -> Compared:
-        one = self._files.get(file.section)  # one that turned out to be another generation is the same file
-        if one is None:
-            one = self._files[file.section] = Compared(file.path or file.name, file.source, file.generation)
-        one.generation = file.generation
-        return one
+        compared = self._files.get(file.section)  # one that turned out to be another generation is the same file
+        if compared is None:
+            compared = self._files[file.section] = Compared(file.path or file.name, file.source, file.generation)
+        compared.generation = file.generation
+        return compared
 
     def add(self, file: File, kind: str, size: int) -> None:
         """Notes what became of so many bytes of a file: one of `KINDS`."""
@@ -83,7 +83,7 @@ class Account:
     def found(self, file: File, place: int) -> bool:
         """Takes back that the line at this place is lost, as something explains it; False: nobody said so."""
         lost = self._of(file).lost
-        here = next((one for one in lost if one[0] == place & OFFSETS), None)
+        here = next((stretch for stretch in lost if stretch[0] == place & OFFSETS), None)
         if here is not None:
             lost.remove(here)
         return here is not None
@@ -91,40 +91,40 @@ class Account:
     def end(self, files: Sequence[File]) -> None:
         """Adds up what was read of these files, once all of them were read to their ends."""
         for file in files:
-            one = self._of(file)
+            compared = self._of(file)
             read, unended, mine = file.read()
-            one.bytes = read
-            one.sizes["waiting" if mine is None else mine] += unended
+            compared.bytes = read
+            compared.sizes["waiting" if mine is None else mine] += unended
             if file.start:
                 told = self._before.get(file.source, {}).get(str(file.generation))
                 if told is not None and sum(told) == file.start:
                     for kind, size in zip(KINDS, told, strict=True):
-                        one.sizes[kind] += size
+                        compared.sizes[kind] += size
                 else:  # what stood there was proved, and trimmed
-                    one.sizes["carried"] += file.start
+                    compared.sizes["carried"] += file.start
 
     def for_later(self) -> dict[str, dict[str, list[int]]]:
         """What is to be known of the files when a later account goes on where this one ended."""
         found: dict[str, dict[str, list[int]]] = {}
-        for one in self._files.values():
-            sizes = [0 if kind == "waiting" else one.sizes[kind] for kind in KINDS]
-            found.setdefault(one.source, {})[str(one.generation)] = sizes
+        for compared in self._files.values():
+            sizes = [0 if kind == "waiting" else compared.sizes[kind] for kind in KINDS]
+            found.setdefault(compared.source, {})[str(compared.generation)] = sizes
         return found
 
     @property
     def compared(self) -> list[Compared]:
         """The files that were compared, by source and generation."""
-        return sorted(self._files.values(), key=lambda one: (one.source, one.generation))
+        return sorted(self._files.values(), key=lambda file: (file.source, file.generation))
 
     def unaccounted(self) -> Iterator[Lost]:
         """What of the mapping's files nothing explains."""
-        for one in self.compared:
-            left = one.unaccounted
-            for offset, size in one.lost:
-                yield one.path, offset, size, "no entry holds it"
+        for compared in self.compared:
+            left = compared.unaccounted
+            for offset, size in compared.lost:
+                yield compared.path, offset, size, "no entry holds it"
                 left -= size
             if left:
-                yield one.path, 0, left, "what became of so many bytes of it is not known"
+                yield compared.path, 0, left, "what became of so many bytes of it is not known"
         for other in self.aside:
             if other.standing == "unaccounted" and other.bytes:
                 yield other.path, 0, other.bytes, other.why
@@ -139,20 +139,20 @@ class Account:
     def to_json(self) -> dict[str, Any]:
         """The account as `parity --json` prints it (DESIGN §5.4)."""
         files = self.compared
-        sums = {kind: sum(one.sizes[kind] for one in files) for kind in KINDS}
+        sums = {kind: sum(file.sizes[kind] for file in files) for kind in KINDS}
         kinds = {"copies": ("copy", "link"), "aside": ("aside", "left"), "waiting": ("waiting",)}
         for name, standings in kinds.items():
-            here = sum(one.bytes for one in self.aside if one.standing in standings)
+            here = sum(file.bytes for file in self.aside if file.standing in standings)
             sums[name] = sums.get(name, 0) + here
-        total = sum(one.bytes for one in files) + sum(one.bytes for one in self.aside)
-        newest = {one.source: one.generation for one in files}
+        total = sum(file.bytes for file in files) + sum(file.bytes for file in self.aside)
+        newest = {file.source: file.generation for file in files}
         pieces = [
-            {"path": one.path, "standing": "active" if newest[one.source] == one.generation else "piece",
-             "source": one.source, "generation": one.generation, "bytes": one.bytes}
-            for one in files
+            {"path": file.path, "standing": "active" if newest[file.source] == file.generation else "piece",
+             "source": file.source, "generation": file.generation, "bytes": file.bytes}
+            for file in files
         ]  # fmt: skip
         others = [
-            {"path": one.path, "standing": one.standing, "bytes": one.bytes, "why": one.why} for one in self.aside
+            {"path": file.path, "standing": file.standing, "bytes": file.bytes, "why": file.why} for file in self.aside
         ]
         named = [{"path": path, "offset": at, "bytes": size, "why": why} for path, at, size, why in self.unaccounted()]
         return {

@@ -125,7 +125,7 @@ def classify(
             found.differences.append(_difference("reordered", extras[n], missing, codec))
     alone = dict.fromkeys(n for n in range(len(extras)) if n not in taken and not aside(extras[n]))
     found.accounted += [
-        (one, "quarantined") for n, one in enumerate(extras) if n not in taken and n not in alone and not one.broken
+        (extra, "quarantined") for n, extra in enumerate(extras) if n not in taken | alone.keys() and not extra.broken
     ]
     entries = [one for one in rest if not aside(one)]
     left = sum(1 for n, one in enumerate(extras) if n not in taken and n not in alone and not one.broken)
@@ -151,11 +151,11 @@ def _repeated(
 ) -> None:
     """Sorts out as a duplicate each line that repeats an earlier line of its file which has its entry."""
     for n in [*alone]:
-        one = extras[n]
-        first = known.first.get(one.line)
-        if first is not None and first[0] == one.file.source and first[1] < one.place and not one.broken:
-            found.differences.append(_difference("duplicate", one, None, codec))
-            found.lost.append(one)
+        extra = extras[n]
+        first = known.first.get(extra.line)
+        if first is not None and first[0] == extra.file.source and first[1] < extra.place and not extra.broken:
+            found.differences.append(_difference("duplicate", extra, None, codec))
+            found.lost.append(extra)
             del alone[n]
 
 

@@ -48,13 +48,13 @@ class Cut:
     before: bytes
 
     @classmethod
-    def of(cls, one: Plain, wanted: Generation) -> Cut:
+    def of(cls, file: Plain, wanted: Generation) -> Cut:
         """What can be said of it."""
-        last = one.read(LAST, max(0, one.size - LAST))
-        whole = one.size - len(last) + last.rfind(b"\n") + 1
-        before = one.read(min(TAIL, whole), max(0, whole - TAIL))
-        return cls(wanted.number, wanted.at.offset, wanted.at.tail, one.size, whole, last[whole - one.size :]
-                   if whole < one.size else b"", before)  # fmt: skip
+        last = file.read(LAST, max(0, file.size - LAST))
+        whole = file.size - len(last) + last.rfind(b"\n") + 1
+        before = file.read(min(TAIL, whole), max(0, whole - TAIL))
+        return cls(wanted.number, wanted.at.offset, wanted.at.tail, file.size, whole, last[whole - file.size :]
+                   if whole < file.size else b"", before)  # fmt: skip
 
     def in_words(self, name: str) -> str:
         """What became of the file `name`, and what will."""
@@ -81,14 +81,14 @@ def written(name: str, paths: Sequence[Path], known: int, limit: int) -> Found:
 
     What is in them is told by content alone. `limit` is the longest line, in bytes. Raises SourceError.
     """
-    held = [one for path in paths if (one := _opened(path, limit)) is not None]
-    held.sort(key=lambda one: (one.path.name == Path(name).name, one.written))
+    held = [file for path in paths if (file := _opened(path, limit)) is not None]
+    held.sort(key=lambda file: (file.path.name == Path(name).name, file.written))
     newest = known or len(held)
     first = newest - len(held) + 1
-    strangers = [one.path.name for one in held[: max(0, 1 - first)]]
+    strangers = [file.path.name for file in held[: max(0, 1 - first)]]
     files = [
-        File(one.path.name, name, n, OFFSETS, one.blocks, one.section, one.damage, one.end, foreign=True)
-        for n, one in enumerate(held, first) if n > 0
+        File(file.path.name, name, n, OFFSETS, file.blocks, file.section, file.damage, file.end, foreign=True)
+        for n, file in enumerate(held, first) if n > 0
     ]  # fmt: skip
     return Found(files, strangers, held, {})
 
@@ -104,20 +104,20 @@ class Pieces:
         first: dict[tuple[int, int], str] = {}
         try:
             for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
-                name, one = str(path.relative_to(root)), _opened(path, limit)
-                if one is None:
+                name, file = str(path.relative_to(root)), _opened(path, limit)
+                if file is None:
                     continue
-                if one.inode in first:
-                    self.links[name] = first[one.inode]
-                    one.close()
+                if file.inode in first:
+                    self.links[name] = first[file.inode]
+                    file.close()
                     continue
-                first[one.inode] = name
-                self.names[id(one)] = name
-                self._held.append(one)
+                first[file.inode] = name
+                self.names[id(file)] = name
+                self._held.append(file)
         except BaseException:
             self.close()
             raise
-        self._free = {id(one): one for one in self._held}
+        self._free = {id(file): file for file in self._held}
         self._is_of: dict[tuple[str, int], Plain] = {}
         self._mine: dict[str, list[Plain]] = defaultdict(list)
 
@@ -127,8 +127,8 @@ class Pieces:
         `near` names the source that a file belongs to by its name. Files that came after the known generations follow
         them, with nothing due in them.
         """
-        for one in self._held:
-            self._mine[near(self.names[id(one)])].append(one)
+        for file in self._held:
+            self._mine[near(self.names[id(file)])].append(file)
         for source, generations in known.items():
             self._claim(source, generations, (_exactly,))
         self._renamed(known)
@@ -137,12 +137,12 @@ class Pieces:
 
     def _pool(self, source: str) -> list[Plain]:
         """The files that are a source's by name and are nobody's yet: pieces, packed ones last, then its own file."""
-        mine = [one for one in self._mine[source] if id(one) in self._free]
-        return sorted(mine, key=lambda one: (self.names[id(one)] == source, one.packed))
+        mine = [file for file in self._mine[source] if id(file) in self._free]
+        return sorted(mine, key=lambda file: (self.names[id(file)] == source, file.packed))
 
-    def _assign(self, source: str, wanted: Generation, one: Plain | None) -> None:
-        if one is not None:
-            self._is_of[source, wanted.number] = self._free.pop(id(one))
+    def _assign(self, source: str, wanted: Generation, file: Plain | None) -> None:
+        if file is not None:
+            self._is_of[source, wanted.number] = self._free.pop(id(file))
 
     def _claim(
         self, source: str, known: Sequence[Generation], tests: Sequence[Callable[[Plain, Fingerprint], bool]]
@@ -151,8 +151,8 @@ class Pieces:
         for test in tests:
             for wanted in sorted(known, key=lambda generation: generation.number):
                 if (source, wanted.number) not in self._is_of:
-                    order = (one for one in (pool if wanted.closed else pool[::-1]) if id(one) in self._free)
-                    self._assign(source, wanted, next((one for one in order if test(one, wanted.at)), None))
+                    order = (file for file in (pool if wanted.closed else pool[::-1]) if id(file) in self._free)
+                    self._assign(source, wanted, next((file for file in order if test(file, wanted.at)), None))
 
     def _renamed(self, known: Mapping[str, Sequence[Generation]]) -> None:
         """Finds generations under names of other sources: renamed inside the glob, or moved."""
@@ -162,57 +162,59 @@ class Pieces:
         ]  # fmt: skip
         if not missing or not self._free or len(self._mine) < 2:
             return
-        by_inode = {one.inode: one for one in self._free.values()}
+        by_inode = {file.inode: file for file in self._free.values()}
         for source, wanted in missing:
-            one = by_inode.get(wanted.inode)
-            if one is not None and id(one) in self._free and _exactly(one, wanted.at):
-                self._assign(source, wanted, one)
+            file = by_inode.get(wanted.inode)
+            if file is not None and id(file) in self._free and _exactly(file, wanted.at):
+                self._assign(source, wanted, file)
         for source, wanted in missing:
             if (source, wanted.number) not in self._is_of and wanted.at.head_len >= HEAD:
-                alike = (one for one in self._free.values() if _exactly(one, wanted.at))
+                alike = (file for file in self._free.values() if _exactly(file, wanted.at))
                 self._assign(source, wanted, next(alike, None))
 
     def _found(self, source: str, known: Sequence[Generation], exact: set[tuple[str, int]]) -> Found:
         self._claim(source, known, (_partly, _by_size))
         pool = self._pool(source)
-        here = next((one for one in self._mine[source] if self.names[id(one)] == source), None)
+        here = next((file for file in self._mine[source] if self.names[id(file)] == source), None)
         doubtful = set()
-        left = [one for one in known if one.closed and (source, one.number) not in self._is_of]
-        spare = sorted((one for one in pool if one is not here), key=lambda one: one.written)
-        for wanted, one in zip(sorted(left, key=lambda one: -one.number), spare[::-1], strict=False):
-            self._assign(source, wanted, one)  # somebody altered both ends: the order is all there is to go by
+        left = [
+            generation for generation in known if generation.closed and (source, generation.number) not in self._is_of
+        ]
+        spare = sorted((file for file in pool if file is not here), key=lambda file: file.written)
+        for wanted, file in zip(sorted(left, key=lambda wanted: -wanted.number), spare[::-1], strict=False):
+            self._assign(source, wanted, file)  # somebody altered both ends: the order is all there is to go by
             doubtful.add(wanted.number)
-        open_one = next((one for one in known if not one.closed), None)
+        open_one = next((generation for generation in known if not generation.closed), None)
         is_free = here is not None and id(here) in self._free
         if open_one is not None and (source, open_one.number) not in self._is_of and is_free:
             self._assign(source, open_one, here)
             doubtful.add(open_one.number)
-        is_of = {number: one for (name, number), one in self._is_of.items() if name == source}
+        is_of = {number: file for (name, number), file in self._is_of.items() if name == source}
         files = [
             self._file(source, is_of[wanted.number], wanted, doubtful=wanted.number in doubtful)
-            for wanted in sorted(known, key=lambda one: one.number) if wanted.number in is_of
+            for wanted in sorted(known, key=lambda file: file.number) if wanted.number in is_of
         ]  # fmt: skip
-        newest = max((one.number for one in known), default=0)
+        newest = max((generation.number for generation in known), default=0)
         since = is_of[open_one.number].written if open_one is not None and open_one.number in is_of else -1
         known_here = open_one is not None and is_of.get(open_one.number) is here
         strangers = []
-        for one in sorted(self._pool(source), key=lambda one: (one is here, one.written)):
-            if one is here or not known or (open_one is not None and not known_here and one.written > since >= 0):
+        for file in sorted(self._pool(source), key=lambda file: (file is here, file.written)):
+            if file is here or not known or (open_one is not None and not known_here and file.written > since >= 0):
                 newest += 1
-                files.append(self._file(source, one, Generation(newest, Fingerprint(0, 0, "", ""), False)))
+                files.append(self._file(source, file, Generation(newest, Fingerprint(0, 0, "", ""), False)))
             else:
-                strangers.append(self.names[id(one)])
-        changed = {number: one for number, one in is_of.items() if (source, number) not in exact}
+                strangers.append(self.names[id(file)])
+        changed = {number: file for number, file in is_of.items() if (source, number) not in exact}
         return Found(files, strangers, [], changed)
 
-    def _file(self, name: str, one: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
+    def _file(self, name: str, file: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
         return File(
-            one.path.name, name, wanted.number, wanted.at.offset, one.blocks, one.section, one.damage, one.end,
-            doubtful, path=self.names[id(one)],
+            file.path.name, name, wanted.number, wanted.at.offset, file.blocks, file.section, file.damage, file.end,
+            doubtful, path=self.names[id(file)],
         )  # fmt: skip
 
     def _named(self, name: str) -> Plain:
-        return next(one for one in self._held if self.names[id(one)] == name)
+        return next(file for file in self._held if self.names[id(file)] == name)
 
     def size_of(self, name: str) -> int:
         """How many bytes, unpacked, a file holds."""
@@ -224,58 +226,58 @@ class Pieces:
 
     def copied_of(self, name: str) -> str:
         """The file whose first bytes are all that this one holds, one that is compared; empty: there is none."""
-        one = self._named(name)
-        size = one.length()
+        file = self._named(name)
+        size = file.length()
         for other in [*self._is_of.values()]:
-            alike = size and other is not one and other.read(len(one.head), 0) == one.head
-            if alike and all(a == b for a, b in zip_longest(one.section(0, size), other.section(0, size))):
+            alike = size and other is not file and other.read(len(file.head), 0) == file.head
+            if alike and all(a == b for a, b in zip_longest(file.section(0, size), other.section(0, size))):
                 return self.names[id(other)]
         return ""
 
     def close(self) -> None:
         """Closes every file of the mapping that parity has open."""
-        for one in self._held:
-            one.close()
+        for file in self._held:
+            file.close()
         self._held = []
 
 
 def _opened(path: Path, limit: int) -> Plain | None:
     try:
-        one = Plain(path, limit)
+        file = Plain(path, limit)
     except FileNotFoundError:
         return None
-    if one.regular:
-        return one
-    one.close()
+    if file.regular:
+        return file
+    file.close()
     return None
 
 
-def _head_holds(one: Plain, at: Fingerprint) -> bool:
-    return bool(at.head_len) and len(one.head) >= at.head_len and hex_digest(one.head[: at.head_len]) == at.head
+def _head_holds(file: Plain, at: Fingerprint) -> bool:
+    return bool(at.head_len) and len(file.head) >= at.head_len and hex_digest(file.head[: at.head_len]) == at.head
 
 
-def _tail_holds(one: Plain, at: Fingerprint) -> bool:
+def _tail_holds(file: Plain, at: Fingerprint) -> bool:
     if at.offset == 0:
         return False
     back = min(TAIL, at.offset)
-    tail = one.read(back, at.offset - back)
+    tail = file.read(back, at.offset - back)
     return len(tail) == back and hex_digest(tail) == at.tail
 
 
-def _ends_alike(one: Plain, at: Fingerprint) -> bool:
+def _ends_alike(file: Plain, at: Fingerprint) -> bool:
     """Whether its last bytes are those it was left with, wherever they stand now."""
-    size = one.length()
+    size = file.length()
     back = min(TAIL, at.offset, size)
-    return at.offset > 0 and hex_digest(one.read(back, size - back)) == at.tail
+    return at.offset > 0 and hex_digest(file.read(back, size - back)) == at.tail
 
 
-def _exactly(one: Plain, at: Fingerprint) -> bool:
-    return _head_holds(one, at) and (at.offset == 0 or _tail_holds(one, at))
+def _exactly(file: Plain, at: Fingerprint) -> bool:
+    return _head_holds(file, at) and (at.offset == 0 or _tail_holds(file, at))
 
 
-def _partly(one: Plain, at: Fingerprint) -> bool:
-    return _head_holds(one, at) or _tail_holds(one, at) or _ends_alike(one, at)
+def _partly(file: Plain, at: Fingerprint) -> bool:
+    return _head_holds(file, at) or _tail_holds(file, at) or _ends_alike(file, at)
 
 
-def _by_size(one: Plain, at: Fingerprint) -> bool:
-    return at.offset > 0 and one.length() == at.offset
+def _by_size(file: Plain, at: Fingerprint) -> bool:
+    return at.offset > 0 and file.length() == at.offset

@@ -29,17 +29,17 @@ LONGEST = 4000
 """Characters of a line that the page shows."""
 
 
-def verdict_in_words(one: Result) -> str:
+def verdict_in_words(result: Result) -> str:
     """One sentence for a tired person."""
-    tally = one.tally
-    if one.verdict == "equal":
+    tally = result.tally
+    if result.verdict == "equal":
         if not tally.compared:
             return "Equal: both sides are empty"
         late = f" but for {tally.late:,} that came late" if tally.late else ""
         return f"Equal: {counted(tally.compared, 'message')}, each once on both sides, in order{late}"
-    if one.verdict == "differs":
-        total = sum(one.counts().values())
-        lost = sum(size for _, _, size, _ in one.account.unaccounted()) if one.account is not None else 0
+    if result.verdict == "differs":
+        total = sum(result.counts().values())
+        lost = sum(size for _, _, size, _ in result.account.unaccounted()) if result.account is not None else 0
         if lost and not total:
             same = f"{counted(tally.compared, 'message')} {'is' if tally.compared == 1 else 'are'} the same"
             return f"Differs: {counted(lost, 'byte')} of the files are unaccounted; {same} on both sides"
@@ -48,29 +48,29 @@ def verdict_in_words(one: Result) -> str:
     if tally.unverifiable:
         what = "what could be compared is equal" if tally.compared else "nothing could be compared"
         return f"Inconclusive: {what}; {counted(tally.unverifiable, 'message')} cannot be compared"
-    if one.notes and not one.tally.entries:
-        return f"Inconclusive: {one.notes[0]}"
+    if result.notes and not result.tally.entries:
+        return f"Inconclusive: {result.notes[0]}"
     return "Inconclusive: nothing was compared"
 
 
-def facts(one: Result, now: float) -> list[str]:
+def facts(result: Result, now: float) -> list[str]:
     """What else there is to know, a line each."""
-    tally, said = one.tally, []
+    tally, said = result.tally, []
     if tally.compared:
         said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
-    if one.files or tally.entries:
-        places = [f"{shown(os.fsencode(name))} {one.unit} {at:,}" for name, at in one.files.items()]
-        said.append(f"up to {', '.join([*places, 'entry ' + format_id(one.entry).decode()])}")
+    if result.files or tally.entries:
+        places = [f"{shown(os.fsencode(name))} {result.unit} {at:,}" for name, at in result.files.items()]
+        said.append(f"up to {', '.join([*places, 'entry ' + format_id(result.entry).decode()])}")
     if tally.in_flight:
         age = f", the oldest dated {duration(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
-        stays = "; they wait until the bridge runs" if NOT_RUNNING in one.notes else ""
+        stays = "; they wait until the bridge runs" if NOT_RUNNING in result.notes else ""
         said.append(f"{tally.in_flight:,} in flight{age}{stays}")
     if tally.not_mirrored:
         said.append(f"{tally.not_mirrored:,} Redis-born not mirrored")
-    if one.account is not None:
-        said += one.account.sentences()
-        if one.account.gone:
-            said.append(f"{one.account.gone:,} removed from the stream before they were mirrored: no file has them")
+    if result.account is not None:
+        said += result.account.sentences()
+        if result.account.gone:
+            said.append(f"{result.account.gone:,} removed from the stream before they were mirrored: no file has them")
     if tally.quarantined:
         said.append(f"{tally.quarantined:,} in quarantine (`bridge quarantine list`)")
     if tally.late:
@@ -89,7 +89,7 @@ def facts(one: Result, now: float) -> list[str]:
     if tally.copies:
         said.append(f"{counted(tally.copies, 'file')} with a message that another file holds too")
     said += [f"{why}: {counted(count, 'message')}" for why, count in tally.why.items()]
-    return said + [note for note in one.notes if note not in tally.why]
+    return said + [note for note in result.notes if note not in tally.why]
 
 
 def counts_in_words(one: Result) -> str:

@@ -79,7 +79,7 @@ class Result:
             "position": {"files": self.files, "entry": format_id(self.entry).decode()}, "digest": tally.digest,
             **({"artifacts": self.artifacts} if self.artifacts is not None else {}),
             **({"account": self.account.to_json()} if self.account is not None else {}),
-            "counts": self.counts(), "differences": [one.to_json() for one in tally.differences],
+            "counts": self.counts(), "differences": [difference.to_json() for difference in tally.differences],
         }  # fmt: skip
 
 
@@ -103,6 +103,6 @@ def verdict_of_all(results: Iterable[Result]) -> str:
     """The verdict on all mappings: differs if one does, inconclusive if one is or nothing was compared. Pure."""
     found = list(results)
     for verdict in ("differs", "inconclusive"):
-        if any(one.verdict == verdict for one in found):
+        if any(result.verdict == verdict for result in found):
             return verdict
-    return "equal" if any(one.tally.compared for one in found) else "inconclusive"
+    return "equal" if any(result.tally.compared for result in found) else "inconclusive"

@@ -24,9 +24,9 @@ class Long(bytes):
     @classmethod
     def of(cls, size: int) -> Long:
         """Stands for a line of so many bytes."""
-        one = cls(_LONG)
-        one.size = size
-        return one
+        line = cls(_LONG)
+        line.size = size
+        return line
 
 
 def size_of(line: bytes) -> int:

@@ -167,9 +167,9 @@ class View(Cursors):
             for number, name in self.numbers.items():
                 memory = self._memories.get(name)
                 known = _generations(self.books, name, number)
-                for one in self._remembered.get(name, ()):
-                    told = known.get(one.number, Generation(one.number, one.at, one.closed))
-                    known[one.number] = replace(told, inode=(one.device, one.inode))
+                for recorded in self._remembered.get(name, ()):
+                    told = known.get(recorded.number, Generation(recorded.number, recorded.at, recorded.closed))
+                    known[recorded.number] = replace(told, inode=(recorded.device, recorded.inode))
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
                 self._known[name] = [known[n] for n in sorted(known)]
@@ -247,10 +247,10 @@ class View(Cursors):
         found = [Aside(name, "link", 0, f"another name of {of}") for name, of in sorted(self._pieces.links.items())]
         for name, of in self.sources.items():
             for piece in of.strangers:
-                one = told.get(piece)
+                noted = told.get(piece)
                 size, copy = self._pieces.size_of(piece), self._pieces.copied_of(piece)
-                if one is not None and one.standing == LEFT:
-                    found.append(Aside(piece, LEFT, size, one.why))
+                if noted is not None and noted.standing == LEFT:
+                    found.append(Aside(piece, LEFT, size, noted.why))
                 elif copy:
                     found.append(Aside(piece, "copy", size, f"its bytes are those of {copy}"))
                 elif self.alive and time.time() - self._pieces.written(piece) / 1e9 < YOUNG:
@@ -315,7 +315,7 @@ class Naming:
 
     def _is_log(self, name: str) -> bool:
         raw = os.fsencode(name)
-        return bool(self._path.fullmatch(raw)) and not any(one.fullmatch(raw) for one in self._rotated)
+        return bool(self._path.fullmatch(raw)) and not any(pattern.fullmatch(raw) for pattern in self._rotated)
 
     def carried(self, root: Path, paths: Iterable[Path]) -> list[Path]:
         """Picks the files that may be carried, and notes which of them are logs. A glob follows no link that leaves."""
