@@ -139,7 +139,7 @@ class FieldSection(Strict):
         return (self.pointer,) if self.pointer is not None else self.pointers
 
     def rule(self, path: str) -> FieldRule:
-        """What the codec is told, for a file of this path: its name without suffixes, its folder's name."""
+        """Makes what a mapping tells its codec of a file's path: the name without suffixes, or the folder's name."""
         const = self.const
         if self.name is not None:
             const = Path(path).name.partition(".")[0] if self.name == "stem" else Path(path).parent.name

@@ -68,6 +68,16 @@ def unpacked(path: Path) -> bytes:
     return UNPACK.get(path.suffix, bytes)(path.read_bytes())
 
 
+def delimited(path: str, *rotated: str, mirror: str) -> str:
+    """A mapping of lines of role|timestamp|type|data."""
+    pieces = ", ".join(f'"{glob}"' for glob in rotated)
+    return (
+        f'name = "mine"\n[source]\nkind = "log"\npath = "{path}"\nrotated = [{pieces}]\n[format]\n'
+        'codec = "delimited"\ndelimiter = "|"\ncolumns = ["role", "timestamp", "type", "data"]\n'
+        f'[stream]\nkey = "{STREAM}"\n[mirror]\npath = "{mirror}"\n'
+    )
+
+
 WHOLE = re.compile(rb"(?:agent|ui)\|[^|]*\|[^|]*\|[^|]*$")
 """A line of the log; a part of another one of the mirror's may stand before it."""
 

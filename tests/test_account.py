@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import bridge.carry.account as account_module
 from bridge.carry.carrier import carrier_of
 from bridge.carry.draft import Draft
 from bridge.carry.inventory import account_of
@@ -24,31 +25,18 @@ from bridge.carry.mirror import Mirror
 from bridge.carry.reading import Read
 from bridge.carry.shared import Shared
 from bridge.dial import dialler
+from bridge.errors import LedgerFull
 from bridge.files.catalog import Catalog
 from bridge.files.folders import Folders
 from bridge.files.generation import Generation, Known
 from bridge.files.leftovers import leftover
 from bridge.files.register import Register
+from bridge.ledger import pieces
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.server.binary import find
 from bridge.status import sample
-from tests.rig import STREAM, Rig, line
-
-MAPPING = """name = "mine"
-[source]
-kind = "log"
-path = "{path}"
-rotated = [{rotated}]
-[format]
-codec = "delimited"
-delimiter = "|"
-columns = ["role", "timestamp", "type", "data"]
-[stream]
-key = "hestai:messages"
-[mirror]
-path = "mirrored.txt"
-"""
+from tests.rig import STREAM, Rig, delimited, line
 
 
 @pytest.fixture
@@ -59,7 +47,7 @@ def mem(tmp_path: Path) -> Iterator[Rig]:
 
 
 def mapped(rig: Rig, path: str, *rotated: str) -> None:
-    (rig.path / "mine.toml").write_text(MAPPING.format(path=path, rotated=", ".join(f'"{glob}"' for glob in rotated)))
+    (rig.path / "mine.toml").write_text(delimited(path, *rotated, mirror="mirrored.txt"))
     rig.write_config(mapping="mine.toml")
 
 
@@ -502,6 +490,33 @@ def test_copies(mem: Rig) -> None:
     aged(rig.root / "messages.log.bak")
     assert rig.run("run", "--once", "--redis", rig.server.socket_url).returncode in (0, 3)
     assert b"another" in rig.datas() or account(rig)
+
+
+def test_a_full_ledger(mem: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A finding that the ledger cannot take when it is made is said and noted as soon as it can."""
+    rig = mem
+    write(rig.log, "a")
+    running = Running(rig)
+    try:
+        running.sweep()
+        forget_a_piece(rig, monkeypatch)
+        real, left = pieces.save_piece, [1, 1]
+
+        def save_piece(*told: Any) -> None:
+            if left:
+                left.pop()
+                raise LedgerFull("the disk is full")
+            real(*told)
+
+        monkeypatch.setattr(account_module, "save_piece", save_piece)
+        running.sweep(6)
+        assert not left
+    finally:
+        running.close()
+    assert caplog.text.count("is unaccounted") == 1
+    told = sample(rig.settings(), time.time).mappings[0].account
+    assert told is not None
+    assert told.unaccounted
 
 
 KILLED = ["repair.late.before", "repair.late.after", "forward.send.before", "forward.send.after", "forward.reply.after",

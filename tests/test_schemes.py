@@ -20,7 +20,7 @@ from bridge.dial import dialler
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 from bridge.server.binary import find
-from tests.rig import Rig
+from tests.rig import Rig, delimited
 
 DAY = 86_400
 BEGAN = 1_772_359_200
@@ -152,20 +152,8 @@ SCHEMES = (
     winston, serilog, rotatelogs, multilog, glog, minecraft, log4net, american, random_suffix, timed_python,
 )  # fmt: skip
 
-MAPPING = """name = "mine"
-[source]
-kind = "log"
-path = "messages.log"
-rotated = ["messages.log.*", "messages.log-*", "messages-*", "messages_*", "messages.*", "old/*"]
-[format]
-codec = "delimited"
-delimiter = "|"
-columns = ["role", "timestamp", "type", "data"]
-[stream]
-key = "hestai:messages"
-[mirror]
-path = "messages.log"
-"""
+ROTATED = ("messages.log.*", "messages.log-*", "messages-*", "messages_*", "messages.*", "old/*")
+MAPPING = delimited("messages.log", *ROTATED, mirror="messages.log")
 
 
 @dataclass
@@ -210,8 +198,16 @@ def log_of(tmp_path: Path) -> Iterator[Callable[[bool], Log]]:
     rig.close_shared()
 
 
-@pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
+def each_scheme(test: Callable[..., None]) -> Callable[..., None]:
+    """Plays a test with each scheme, with lines that tell times and with lines that tell none."""
+    timed = pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
+    made: Callable[..., None] = timed(
+        pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)(test)
+    )
+    return made
+
+
+@each_scheme
 def test_imported(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], None], timed: bool) -> None:
     """History in a dozen pieces comes over in the order in which it was written, whatever the pieces' names count."""
     log = log_of(timed)
@@ -223,8 +219,7 @@ def test_imported(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], N
     log.check()
 
 
-@pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
+@each_scheme
 def test_stopped(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], None], timed: bool) -> None:
     """Three rotations while the bridge is stopped lose nothing, and double nothing: once, and once more."""
     log = log_of(timed)
@@ -239,8 +234,7 @@ def test_stopped(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], No
         log.check()
 
 
-@pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
+@each_scheme
 def test_asleep(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], None], timed: bool) -> None:
     """Three rotations while a running bridge sleeps, with the log open, lose nothing, and double nothing."""
     log = log_of(timed)

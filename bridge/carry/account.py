@@ -55,6 +55,7 @@ class Accountant:
         self._clock = clock
         self._settle = shared.mapping.source.settle_ms / 1000
         self._remembered: dict[str, Remembered] = {}
+        self._unsaved: list[Remembered] = []
         self._open: dict[str, tuple[Facts | None, int]] = {}
         """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
         self._looked: set[str] = set()
@@ -107,6 +108,7 @@ class Accountant:
         To be called when the sources of these files have been looked at. Raises LedgerError.
         """
         if self._ledger is not None:
+            self._save_skipped()
             self._remembered = remembered_pieces(self._ledger, self._stream)
         self._list_again()
         named = self._catalog.named
@@ -130,8 +132,7 @@ class Accountant:
             facts, seen = self._open.get(name, (None, 0))
             seen = seen + 1 if facts == listed.facts else 1
             self._open[name] = listed.facts, seen
-            if seen == GRACE:
-                self._remember(listed, found)
+            if seen >= GRACE and self._remember(listed, found):
                 log.warning(
                     "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
                 )
@@ -152,7 +153,6 @@ class Accountant:
                 self._unheard_of[name] = seen
                 self._marks = ()
                 if seen >= GRACE:
-                    self._unheard.add(name)
                     self._say_unheard(name, path)
         self._list_at = now + (time.monotonic() - began) * SELDOM
 
@@ -161,8 +161,9 @@ class Accountant:
         now = path.stat()
         listed.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
         found = self._standing(listed, UNACCOUNTED, "the mapping names it, and its catalog does not know it")
-        log.warning("%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}})
-        self._remember(listed, found)
+        if self._remember(listed, found):
+            log.warning("%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}})
+        self._unheard.add(name)
 
     def skipped(self, name: str, path: str, start: int, end: int) -> None:
         """Notes that forward's cursor went over a stretch of a log's file that nobody read. Raises LedgerError."""
@@ -170,9 +171,14 @@ class Accountant:
         why = f"the cursor of {name} went over it, and nobody read it"
         log.warning("%s is unaccounted, bytes %d to %d: %s", short, start, end, why,
                     extra={"facts": {"path": short, "bytes": end - start}})  # fmt: skip
-        if self._ledger is not None:
-            said = Remembered(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start)
-            save_piece(self._ledger, self._stream, said)
+        self._unsaved.append(Remembered(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start))
+        self._save_skipped()
+
+    def _save_skipped(self) -> None:
+        """Writes into the ledger which stretches were passed over; where that fails they wait for the next sweep."""
+        while self._unsaved and self._ledger is not None:
+            save_piece(self._ledger, self._stream, self._unsaved[0])
+            self._unsaved.pop(0)
 
     def _skipped(self) -> Iterator[Standing]:
         """The stretches that were passed over unread, and of which no proof has said since that all is well."""
@@ -183,14 +189,16 @@ class Accountant:
             path, _, offset = noted.path.rpartition(":")
             yield Standing(path, UNACCOUNTED, path, None, int(offset) + noted.bytes, noted.bytes, noted.why)
 
-    def _remember(self, listed: Named, found: Standing) -> None:
+    def _remember(self, listed: Named, found: Standing) -> bool:
+        """Writes a file's standing into the ledger; False: it stands there already. Raises LedgerError."""
         before = self._remembered.get(listed.name)
         settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == listed.facts)
         if self._ledger is None or settled:
-            return
+            return False
         now = Remembered(listed.name, found.standing, found.why, self._clock(), listed.facts, found.behind)
         save_piece(self._ledger, self._stream, now)
         self._remembered[listed.name] = now
+        return True
 
     def _settled(self, name: str) -> None:
         self._open.pop(name, None)

@@ -42,7 +42,7 @@ class Destination(Protocol):
         ...
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """Opens and locks the file that a write of the mirror goes to, or writes the new file under a hidden name.
+        """The mirror opens and locks the file that its write goes to, or writes the new file under a hidden name.
 
         Returns why the mirror must wait, or an empty string. `release` later.
         """

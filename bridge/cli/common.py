@@ -56,7 +56,7 @@ class Verbs(click.Group):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The global options, wherever they stood."""
+    """The options that every verb of the command line takes, whether they stood before the verb or behind it."""
 
     config: str | None
     redis: str | None

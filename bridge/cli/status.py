@@ -136,7 +136,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
 
 
 def _components(components: list[Standing], found: Status) -> Iterator[RenderableType]:
-    """Each component: what it reads and writes, how far it is, and what its next step waits for."""
+    """Prints for `bridge status` what each component reads and writes, how far it is, and what it waits for."""
     from bridge.cli.screen import safe
     from bridge.words import clock, duration
 

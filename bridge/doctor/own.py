@@ -86,7 +86,7 @@ def process(holder: str, beat: Mapping[str, object] | None, now: float, *, neede
 
 
 def ledger(path: Path) -> Finding:
-    """Checks whether the ledger is sound, and tells how large it is."""
+    """Checks, for the doctor, whether the bridge's ledger is sound, and tells how large it is."""
     if not path.exists():
         return Finding("ledger", "note", "there is none yet", "`bridge run` makes one; a lost one: `bridge repair`")
     try:

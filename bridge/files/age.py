@@ -104,7 +104,7 @@ def tells_age(name: str) -> bool:
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A name as a key by which numbers in it compare as numbers."""
+    """Makes a key of a piece's name by which the numbers in it compare as numbers."""
     parts = re.split(r"(\d+)", name)
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 

@@ -106,7 +106,7 @@ class Generation:
         return self._asked(lambda content: content.size(), self.read_to)
 
     def written(self) -> int:
-        """When a generation's file was written to last, in nanoseconds since 1970; 0 when its content is gone."""
+        """Asks when the file of a log's generation was written to last, in ns since 1970; 0 when it is gone."""
         return self._asked(lambda content: content.stat().st_mtime_ns, 0)
 
     @property

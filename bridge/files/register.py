@@ -56,7 +56,7 @@ class Register:
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, Known]:
-        """Tells which closed generation of a source each of these files holds, oldest first; one file for each of them.
+        """The register tells which finished generation of its source each file holds, oldest first; a file for each.
 
         A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
         by inode and content; any other by all of its content alone.

@@ -256,7 +256,7 @@ class Claims:
             self._sink.claimed(here.file, [lines[k] for k in mine], [places[k] for k in mine], messages)
 
     def _scattered(self, here: Lines, at: int, end: int) -> tuple[int, bool]:
-        """Lines that stand among others. How many entries found theirs, and whether none of them failed to."""
+        """Parity claims lines for entries among others': how many entries found theirs, and whether all did."""
         here.trim()
         if self._among_others(here, at, end):
             return end - at, True

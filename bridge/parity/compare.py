@@ -302,7 +302,7 @@ class Comparison:
         return False
 
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
-        """Reads the files once more, for lines of these bytes and for the lines at these places."""
+        """Parity reads the mapping's files once more, for lines of these bytes and for the lines at these places."""
         wanted, asked = set(lines), set(places)
         left_over = {(one.file.source, one.place) for one in self._extras}
         if not (self.tally.compared or asked):

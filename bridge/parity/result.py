@@ -84,7 +84,7 @@ class Result:
 
 
 def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
-    """The verdict on what a comparison counted: equal, differs or inconclusive. Pure.
+    """Parity's verdict on what its comparison counted: equal, differs or inconclusive. Pure.
 
     `entries` counts what stands in the stream, `before` what had agreed already.
     """

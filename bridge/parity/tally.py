@@ -63,7 +63,7 @@ class Tally:
 
     @property
     def compared(self) -> int:
-        """Messages that were found to be the same on both sides."""
+        """How many messages parity found to be the same in files and stream."""
         return self.file_born + self.redis_born
 
 

@@ -216,7 +216,7 @@ def begin(
 
 
 def hold(connection: Connection, component: str, mapping: str, token: str, hold_ms: int) -> bool:
-    """The switch holds for so many milliseconds from now; False when it is not under way any more."""
+    """Lets a component's switch under way hold for so many ms more; False: Redis knows of none any more."""
     return bool(connection.call("EVAL", HOLD, 1, COMPONENTS, field_of(component, mapping), token, hold_ms))
 
 
