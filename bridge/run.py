@@ -228,15 +228,15 @@ class Process:
 
     def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
         """Makes the heartbeat of `bridge run` and notes it in the ledger, which `status` asks without Redis."""
-        counts: dict[str, int] = {}
+        counts: dict[str, int] = {worker.worker: worker.carried for worker in [*self._forwards, *self._mirrors]}
+        always = {*counts}
         for forward in list(self._forwards):
-            counts |= {forward.worker: forward.carried, **forward.counts()}
-        counts |= {mirror.worker: mirror.carried for mirror in list(self._mirrors)}
-        rates = self._rates.of(counts, time.monotonic())
+            counts |= forward.counts()
+        rates = dict.fromkeys(always, 0.0) | self._rates.of(counts, time.monotonic())
         pulse: dict[str, object] = {
             "instance": self._settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": self.dual,
             "started": self._started, "at": time.time(), "stopped": stopped,
-            "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in counts},
+            "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in rates},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
             "parity": {one.mapping.name: run.in_short(time.time()) for one in self._shared
                        for run in runs(ledger, one.mapping.stream.key, 1)},

@@ -287,7 +287,9 @@ def stream_size(connection: Connection, stream: bytes) -> StreamSize:
 
 def _rate(status: Status, worker: str) -> float | None:
     workers = (status.heartbeat or {}).get("workers", {})
-    return float(workers[worker]["rate"]) if status.running and worker in workers else None
+    if not status.running or worker.partition(":")[0] not in workers:
+        return None
+    return float(workers[worker]["rate"]) if worker in workers else 0.0  # a source that rests is not named
 
 
 def _source(

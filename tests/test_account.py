@@ -17,14 +17,11 @@ from typing import Any
 import pytest
 
 import bridge.carry.account as account_module
-from bridge.carry.carrier import carrier_of
 from bridge.carry.draft import Draft
 from bridge.carry.inventory import account_of
 from bridge.carry.logsource import LogSource
-from bridge.carry.mirror import Mirror
 from bridge.carry.reading import Read
 from bridge.carry.shared import Shared
-from bridge.dial import dialler
 from bridge.errors import LedgerFull
 from bridge.files.catalog import Catalog
 from bridge.files.folders import Folders
@@ -33,10 +30,10 @@ from bridge.files.leftovers import leftover
 from bridge.files.register import Register
 from bridge.ledger import pieces
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
 from bridge.server.binary import find
 from bridge.status import sample
-from tests.rig import STREAM, Rig, delimited, line
+from tests.rig import STREAM, Rig
+from tests.running import Running, mapped, write
 
 
 @pytest.fixture
@@ -44,58 +41,6 @@ def mem(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig.shared(tmp_path, find())
     yield rig
     rig.close_shared()
-
-
-def mapped(rig: Rig, path: str, *rotated: str) -> None:
-    (rig.path / "mine.toml").write_text(delimited(path, *rotated, mirror="mirrored.txt"))
-    rig.write_config(mapping="mine.toml")
-
-
-def write(path: Path, *datas: str) -> None:
-    with path.open("ab") as file:
-        file.write(b"".join(map(line, datas)))
-
-
-class Running:
-    """A bridge that runs in this process, a sweep at a time."""
-
-    def __init__(self, rig: Rig, *, dual: bool = False) -> None:
-        settings = rig.settings()
-        self.rig = rig
-        self.ledger = Ledger(settings.state_dir / "ledger.db", create=True)
-        self.shared = Shared(settings.mappings[0], settings)
-        self._ahead = 0.0
-        troubles, dial = Troubles(self.clock), dialler(settings)
-        self.forward = carrier_of(self.shared, self.ledger, troubles, self.clock, dial)
-        self.mirror = Mirror(self.shared, self.ledger, troubles, self.clock, dial) if dual else None
-
-    def clock(self) -> float:
-        """A second goes by from sweep to sweep."""
-        return time.time() + self._ahead
-
-    def sweep(self, times: int = 1) -> None:
-        for _ in range(times):
-            self._ahead += 1.0
-            self.forward.look()
-            if not self.forward.attached:
-                self.forward.attach()
-            while self.forward.step() or self.forward.waits:
-                pass
-            self.forward.flush()
-            if self.mirror is not None:
-                if not self.mirror.attached:
-                    self.mirror.attach()
-                while self.mirror.step(0):
-                    self.mirror.finish()
-                self.mirror.keep()
-
-    def close(self) -> None:
-        self.forward.release()
-        self.forward.detach()
-        if self.mirror is not None:
-            self.mirror.close()
-        self.shared.close()
-        self.ledger.close()
 
 
 def account(rig: Rig) -> list[str]:

@@ -17,7 +17,22 @@ from bridge.files.lines import Lines
 from bridge.streams.reader import entries
 from tests.rig import Rig
 
-NONE = Lines([], [], [], 0)
+
+def head(keys: list[int], begin: int = 0, *, more: bool = False, size: int = 10) -> Head:
+    """Lines of these keys, each of so many bytes with its newline, of which those from `begin` on are offered."""
+    lines = [b"x" * (size - 1)] * len(keys)
+    offsets = [size * n for n in range(len(keys))]
+    return Head(keys, begin, len(keys), more, Lines(lines, offsets, [at + size for at in offsets], size * len(keys)))
+
+
+def runs_of(heads: list[Head], limit: int, room: int = 1 << 30) -> list[tuple[int, int, int]]:
+    """What a merge of these heads takes, with files by their number; some in the heap that do not count any more."""
+    named = {f"{i:02}": offered for i, offered in enumerate(heads) if offered.begin < offered.end}
+    waiting = [(offered.keys[offered.begin], name, 2) for name, offered in named.items()]
+    stale = [(key - 1, name, 1) for key, name, _ in waiting]
+    heap = [*waiting, *stale, (0, "gone", 1)]
+    heapq.heapify(heap)
+    return [(int(name), begin, end) for name, begin, end in merge(heap, named, dict.fromkeys(named, 2), limit, room)]
 
 
 def by_heads(files: list[list[int]]) -> list[tuple[int, int]]:
@@ -39,7 +54,7 @@ def test_as_the_plainest_merge(files: list[list[int]], limit: int) -> None:
     keys = [[*accumulate(times, max)] for times in files]
     at, order = [0] * len(files), []
     while any(at[i] < len(one) for i, one in enumerate(files)):
-        runs = merge([Head(k, a, len(k), False, NONE) for k, a in zip(keys, at, strict=True)], limit)
+        runs = runs_of([head(k, a) for k, a in zip(keys, at, strict=True)], limit)
         assert 0 < sum(end - begin for _, begin, end in runs) <= limit
         for i, begin, end in runs:
             assert begin == at[i]
@@ -50,8 +65,17 @@ def test_as_the_plainest_merge(files: list[list[int]], limit: int) -> None:
 
 def test_ends_where_a_file_is_not_read_on() -> None:
     """Behind the last line at hand of a file that goes on nothing may be taken from another."""
-    heads = [Head([1, 2], 0, 2, True, NONE), Head([1, 3, 4], 0, 3, False, NONE)]
-    assert merge(heads, 100) == [(0, 0, 1), (1, 0, 1), (0, 1, 2)]
+    heads = [head([1, 2], more=True), head([1, 3, 4])]
+    assert runs_of(heads, 100) == [(0, 0, 1), (1, 0, 1), (0, 1, 2)]
+
+
+def test_ends_where_a_batch_is_full() -> None:
+    """A merge takes what fits into a batch's bytes, and one line that does not fit by itself."""
+    heads = [head([1, 1, 1], size=40), head([2, 2], size=30)]
+    assert runs_of(heads, 100, 100) == [(0, 0, 2)]
+    assert runs_of(heads, 100, 150) == [(0, 0, 3), (1, 0, 1)]
+    assert runs_of(heads, 100, 120) == [(0, 0, 3)]
+    assert runs_of(heads, 100, 10) == [(0, 0, 1)]
 
 
 @given(st.lists(st.integers(-5, 40)), st.integers(0, 40), st.integers(0, 40))

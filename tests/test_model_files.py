@@ -22,7 +22,7 @@ from bridge.carry.shared import Shared
 from bridge.drain import bring_over as carry_late
 from bridge.ledger.store import Ledger
 from tests.rig import Rig
-from tests.test_account import Running, mapped
+from tests.running import Running, mapped
 from tests.test_model import acts, programs, shared_rig
 from tests.test_schemes import BEGAN, MAPPING, SCHEMES
 

@@ -125,6 +125,7 @@ def test_rotated_behind_a_read_that_found_nothing(one_rig: Rig, monkeypatch: pyt
     rig = one_rig
     rig.append(*names("a", 5))
     rig.once()
+    rig.append("new")
     [mapping] = rig.settings().mappings
     ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, rig.settings())
     forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
@@ -149,7 +150,7 @@ def test_rotated_behind_a_read_that_found_nothing(one_rig: Rig, monkeypatch: pyt
     forward.detach()
     shared.close()
     ledger.close()
-    assert rig.datas() == names("a", 5) + names("b", 5) + names("c", 5)
+    assert rig.datas() == [*names("a", 5), b"new", *names("b", 5), *names("c", 5)]
 
 
 def test_several_rotations_at_once(rig: Rig, follow: Follow) -> None:

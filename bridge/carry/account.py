@@ -32,10 +32,10 @@ from bridge.ledger.pieces import (
     remembered_pieces,
     save_piece,
 )
-from bridge.ledger.sources import gone_before_mirrored
+from bridge.ledger.sources import SourceMemory, gone_before_mirrored
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import Fingerprint, hex_digest
+from bridge.model import Checkpoint, Fingerprint, hex_digest
 
 SELDOM = 50.0
 """Listing all files once more takes at most about one part in so many of forward's time."""
@@ -100,6 +100,25 @@ class Accountant:
                 self._shared.tail_at(listed.log or "", self._ledger, stored.get(listed.log or ""))[0].watch_finished()
         return self._explained(listed, patient=False)
 
+    def at_rest(self, sources: dict[str, SourceMemory]) -> set[str]:
+        """The logs of which all that lies there was carried, by the books, and stands as it was; behind a sweep.
+
+        `sources` is what the ledger remembers of them. Raises LedgerError.
+        """
+        if self._ledger is not None:
+            self._remembered = remembered_pieces(self._ledger, self._stream)
+        waiting, rest = set[str](), set[str]()
+        for listed in self._catalog.named.values():
+            found = self._by_books(listed)
+            log_name = listed.log or listed.name
+            if found is None or found.behind:
+                waiting.add(log_name)
+            elif found.standing == ACTIVE and (memory := sources.get(log_name)) is not None and memory.stored:
+                position = Checkpoint.from_json(memory.stored).position
+                if memory.refill is None and position == (found.generation, found.bytes):
+                    rest.add(log_name)
+        return rest - waiting
+
     # -- a sweep of a running bridge -------------------------------------------------------------------------
 
     def sweep(self, changed: Iterable[Named]) -> None:
@@ -157,7 +176,7 @@ class Accountant:
         self._list_at = now + (time.monotonic() - began) * SELDOM
 
     def _say_unheard(self, name: str, path: Path) -> None:
-        listed = Named(name, path.is_symlink(), rotated=False)
+        listed = Named(name, path, path.is_symlink(), rotated=False)
         now = path.stat()
         listed.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
         found = self._standing(listed, UNACCOUNTED, "the mapping names it, and its catalog does not know it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,15 +23,20 @@ class Rates:
     """Works out messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+        self._counts: dict[str, int] = {}
+        self._grown: deque[tuple[float, dict[str, int]]] = deque()
 
     def of(self, counts: dict[str, int], now: float) -> dict[str, float]:
-        """Returns messages a second for each of these counters. `now` in seconds of any steady clock."""
-        self._seen.append((now, counts))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= RATED:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        return {name: (n - before.get(name, 0)) / (now - then) if now > then else 0.0 for name, n in counts.items()}
+        """Returns messages a second for those of these counters that moved. `now` in seconds of any steady clock."""
+        grown = {name: n - self._counts.get(name, 0) for name, n in counts.items() if n != self._counts.get(name, 0)}
+        self._counts |= counts
+        self._grown.append((now, grown))
+        while len(self._grown) > 2 and now - self._grown[1][0] >= RATED:
+            self._grown.popleft()
+        then, sums = self._grown[0][0], Counter[str]()
+        for _, more in list(self._grown)[1:]:
+            sums.update(more)
+        return {name: n / (now - then) for name, n in sums.items() if now > then}
 
 
 @dataclass(slots=True)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 
 from bridge.carry import floor
 from bridge.carry.claim import own
-from bridge.carry.draft import Batcher, Draft, Parcel
+from bridge.carry.draft import Batcher, Parcel
 from bridge.carry.forks import missing, what_was_lost
 from bridge.carry.lookout import Lookout
+from bridge.carry.places import Places
 from bridge.carry.reconcile import catch_up, put_back, settle_loss
-from bridge.carry.refill import Compared, Resume, compare, in_words, number_for
+from bridge.carry.refill import Compared, compare, in_words
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.carry.turns import Turns
-from bridge.errors import BridgeError, SourceError, as_bridge_error
+from bridge.errors import BridgeError
+from bridge.ledger.mentions import naming_lines
 from bridge.ledger.seen import all_seen, save_seen
-from bridge.ledger.sources import SourceMemory, StreamMemory, save_stream, sources_of, stream_memory
+from bridge.ledger.sources import StreamMemory, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin
+from bridge.model import ZERO_ID, EntryId, Origin
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import StreamInfo, stream_info
@@ -60,7 +61,10 @@ class Forward:
         self._stream = shared.mapping.stream.key
         self._sources: dict[str, Source] = {}
         self._placed: set[str] = set()
+        self._compared: Compared | None = None
         self._moved: set[str] = set()
+        self._ahead: dict[str, Source] = {}
+        """The sources whose reader is ahead of their cursor, over bytes without entries."""
         self._turns = Turns(self._placed, troubles, ledger, self.worker)
         self._batcher = Batcher(shared.keys.stream, clock)
         self._connection: Connection | None = None
@@ -72,6 +76,7 @@ class Forward:
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
         self._lookout = Lookout(shared, ledger, troubles, clock, self._sources, self._turns)
+        self._places = Places(shared, ledger, self._lookout, self._placed, self._moved, self._turns)
 
     # -- the files, with or without Redis --------------------------------------------------------------------
 
@@ -119,8 +124,10 @@ class Forward:
         """Forward drops its connection and what was on its way; the next attach asks Redis what it confirmed."""
         if self._connection is not None:
             self._connection.close()
-        self._connection, self._sender = None, None
+        self._connection, self._sender, self._compared = None, None, None
         self._placed.clear()
+        self._ahead.clear()
+        self._turns.forget()
 
     @property
     def _live(self) -> tuple[Connection, Sender]:
@@ -137,10 +144,10 @@ class Forward:
         if memory is not None:
             memory = memory.and_seen(self._memory.last_id, self._memory.added + self._since)
         remembered = sources_of(self._ledger, self._stream)
-        by_number = {one.number: self._sources.get(name) for name, one in remembered.items()}
+        by_number = {one.number: name for name, one in remembered.items()}
 
         def vouch(origin: Origin, fields: list[bytes]) -> bool:
-            source = by_number.get(origin.source)
+            source = self._lookout.woken(by_number.get(origin.source, ""))
             return source is not None and source.vouches(origin, fields)
 
         kept = floor.remembered(self._ledger, self._stream)
@@ -149,6 +156,7 @@ class Forward:
         known = {name: source.knows for name, source in self._sources.items()}
         compared = compare(connection, self.shared.keys, memory, remembered, vouch, kept, seen, known)
         if compared.lost:  # before anything is changed by what was found
+            self._lookout.wake_all()
             self.shared.hold.take_anew(connection, self._ledger, compared.books)
             sender = self._begin_sending(connection)
         else:
@@ -156,51 +164,38 @@ class Forward:
         for said in in_words(compared, self._stream):
             log.warning("%s", said)
         put_back(connection, self.shared, self._ledger, compared)
-        for source in self._sources.values():
-            try:
-                draft = self._resume(source, compared, remembered.get(source.name))
-            except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
-                self._placed.discard(source.name)
-                self._lookout.fails(source, as_bridge_error(error))
-                continue
-            if draft is not None:
-                sender.set(draft)
+        self._turns.forget()
+        for name, resume in compared.resume.items():
+            stored = compared.books.checkpoint.get(os.fsencode(name))
+            if stored != remembered[name].stored or resume.behind is not None or resume.refill is not None:
+                self._lookout.woken(name)
+        self._places.put_once.clear()
+        self._places.put(self._sources.values(), compared, remembered, connection, sender)
         sender.quiet()
         self._settle_loss(compared)
         sender = self._begin_sending(connection)  # what the one before watched is watched no more
         self.shared.hold.settle()
         sender.exists = compared.info.last_id > ZERO_ID
         self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
+        self._compared = compared
 
-    def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None) -> Draft | None:
-        """Puts a source where it goes on; returns the draft that tells Redis so, where Redis knows another place."""
-        connection, _ = self._live
-        name = os.fsencode(source.name)
-        books = compared.books
-        fresh = memory is None
-        if memory is None:
-            taken = [one.number for one in sources_of(self._ledger, self._stream).values()]
-            taken += [one.memory.number for one in self._sources.values()]
-            memory = source.begin(number_for(name, compared.books, taken))
-        if name not in books.sources:
-            connection.call("HSET", self.shared.keys.sources, name, memory.number)
-        if compared.lost and memory.live and memory.history is not None:
-            memory = replace(memory, live=False)  # what is sent again of the history gets its times again, where it can
-        resume = compared.resume.get(source.name, Resume())
-        source.memory = memory = replace(memory, refill=resume.refill)
-        source.standing = compared.offsets if resume.refill is not None else {}
-        source.stored = books.checkpoint.get(name)
-        source.place(resume, compared)
-        self._lookout.say(source)
-        reader = source.checkpoint()
-        if reader is None:
-            return None
-        self._placed.add(source.name)
-        self._moved.add(source.name)
-        self._turns.add(source)  # what it had read and was not sent comes again
-        log.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
-        stored = Checkpoint.from_json(source.stored).position if source.stored else None
-        return source.here() if reader[0] != stored and not (fresh and stored is None) else None
+    def _put_new(self) -> None:
+        """Puts sources in their place whose files turned up, or can be read by now, since forward compared last."""
+        looked = [self._sources[name] for name in self._lookout.looked - self._placed if name in self._sources]
+        self._lookout.looked.clear()
+        due = [source for source in looked if source.present and source.trouble in (None, source.unreadable)]
+        if self._compared is None or any(source.name in self._places.put_once for source in due):
+            self._compare(self._live[0])  # what was on its way as one failed may have landed, or not
+        elif due:
+            connection, sender = self._live
+            sender.quiet()
+            self._places.put(due, self._compared, sources_of(self._ledger, self._stream), connection, sender)
+            sender.quiet()
+            with self._ledger.transaction():  # before anything is sent: a new one is nowhere else
+                for source in due:
+                    source.remember()
+            for source in due:
+                source.remembered()
 
     def _settle_loss(self, compared: Compared) -> None:
         """Makes ledger, Redis and forward's memory agree on what the stream lost and on what it holds."""
@@ -215,20 +210,21 @@ class Forward:
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
-        if any(
-            name not in self._placed and source.present and source.trouble in (None, source.unreadable)
-            for name, source in self._sources.items()
-        ):
-            self._compare(self._live[0])
+        if self._lookout.looked:
+            self._put_new()
         if self.shared.compare_again:
             raise Overtaken
         if self._clock() >= self._remember_at:
             self._remember()
-        parcel = self._turns.next(self.batch) or self._skipped()
-        _, sender = self._live
-        for source in self._sources.values():
+        parcel = self._turns.next(self.batch)
+        for name, source in self._turns.asked.items():
             if source.notices:
                 self._lookout.say(source)
+            if source.skipped_since is not None:
+                self._ahead[name] = source
+        self._turns.asked.clear()
+        parcel = parcel or self._skipped()
+        _, sender = self._live
         if parcel is None:
             sender.rest()
             return False
@@ -238,9 +234,11 @@ class Forward:
     def _skipped(self) -> Parcel | None:
         """Makes forward's parcel that moves a source's cursor over bytes without entries, once they lie for a while."""
         now = self._clock()
-        for source in self._sources.values():
+        for name, source in [*self._ahead.items()]:
             since = source.skipped_since
-            if since is not None and source.name in self._placed and now - since >= SETTLED:
+            if since is None:
+                del self._ahead[name]
+            elif name in self._placed and now - since >= SETTLED:
                 draft = source.flush()
                 if draft is not None:
                     return Parcel.of(draft)
@@ -261,17 +259,21 @@ class Forward:
         connection, sender = self._live
         sender.quiet()
         for _ in range(int(HASHED / PAUSE)):
-            for source in self._sources.values():
-                source.tell(connection)
-            if not any(source.mentions is not None and source.mentions.waits for source in self._sources.values()):
+            if not self._tell(connection):
                 return
             wait(PAUSE)
 
+    def _tell(self, connection: Connection) -> bool:
+        """Tells Redis what is known by now of artifacts that lines named; whether more is to be found out."""
+        naming = [self._sources[name] for name in naming_lines(self._ledger, self._stream) if name in self._sources]
+        for source in naming:
+            source.tell(connection)
+        return any(source.mentions is not None and source.mentions.waits for source in naming)
+
     def rest(self) -> float:
         """Returns the seconds until forward has something to do without a wake-up."""
-        sources = self._sources.values()
-        soon = [source.patience for source in sources if source.waits]
-        soon += [SETTLED] * any(source.skipped_since is not None for source in sources)
+        soon = [source.patience for source in self._turns.active if source.waits]
+        soon += [SETTLED] * any(source.skipped_since is not None for source in self._ahead.values())
         return min(soon, default=REMEMBERED if self._dirty else 1.0)
 
     def failures(self) -> list[BridgeError]:
@@ -283,7 +285,7 @@ class Forward:
     @property
     def waits(self) -> bool:
         """Whether a source's message or compressed file is not ended, and will be in a moment: `step` again then."""
-        return any(source.waits for source in self._sources.values())
+        return any(source.waits for source in self._turns.active)
 
     @property
     def sources(self) -> list[Source]:
@@ -296,11 +298,14 @@ class Forward:
         A file that fails among others stops them all from here on.
         """
         self._turns.strict = True
-        for source in self._sources.values():
-            if source.name in self._placed:
+        placed = [source for source in self._sources.values() if source.name in self._placed]
+        with self._ledger.transaction():
+            for source in placed:
                 source.take_as_history()
                 source.remember()
-                source.remembered()
+        for source in placed:
+            source.remembered()
+            self._turns.add(source)
 
     @property
     def carried(self) -> int:
@@ -319,6 +324,8 @@ class Forward:
                 flow.latency.add(self._clock() - draft.written, len(draft.rows))
             self._moved.add(draft.source.name)
             draft.source.landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
+            if draft.source.notices:
+                self._lookout.say(draft.source)
         self._since += landed.count
         self._dirty = True
         if landed.first is not None and landed.last is not None:
@@ -348,8 +355,7 @@ class Forward:
         connection, sender = self._live
         sender.quiet()
         self._remember_at = self._clock() + REMEMBERED
-        for source in self._sources.values():
-            source.tell(connection)
+        self._tell(connection)
         renewed, keys = self.shared.hold.renewed(connection, self._clock()), self.shared.keys
         info = stream_info(connection, keys.stream)
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)

@@ -11,6 +11,7 @@ from bridge.carry.sources import source_of
 from bridge.carry.turns import Turns
 from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
 from bridge.files.catalog import Named
+from bridge.ledger.mentions import naming_lines
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import twofold_signature
@@ -32,10 +33,13 @@ class Lookout:
         self._stream = shared.mapping.stream.key
         self._sources = sources
         self._turns = turns
-        self._listed = self._swept = False
+        self._listed = self._swept = self._begun = False
         self._restless: set[str] = set()
+        self._asleep: set[str] = set()
+        self.looked: set[str] = set()
+        """The names of the sources that were looked at, until whoever puts them in their place clears them."""
         self._before: set[str] = set()
-        self._switches: tuple[str, bool] = ("", False)
+        self._switches: tuple[str, bool] | None = None
         tails = shared.folder is None and shared.values is None
         self._accountant = Accountant(shared, ledger, clock) if tails else None
         self.unlisted: BridgeError | None = None
@@ -47,21 +51,7 @@ class Lookout:
         At None it sweeps: each file is looked at, and a source only where one of its own changed.
         """
         names, changed = self._to_look_at(paths)
-        for name in sorted(names & self._sources.keys()):
-            source = self._sources[name]
-            try:
-                if not source.look(paths):
-                    continue
-                self.say(source)
-                source.trouble = source.unreadable
-                if source.unreadable is not None:
-                    self._troubles.note(self._ledger, f"{self._worker}: {source.name}", source.unreadable)
-            except (SourceError, LedgerError, OSError) as error:
-                self.fails(source, as_bridge_error(error))
-            self._restless.discard(name)
-            if source.restless:
-                self._restless.add(name)
-            self._turns.add(source)
+        self._look_at(names, paths)
         if self._accountant is not None and paths is None:
             try:
                 self._accountant.sweep(changed)
@@ -71,6 +61,24 @@ class Lookout:
                 self._before = names
             except LedgerError as error:
                 self._troubles.note(self._ledger, self._worker, error)
+
+    def _look_at(self, names: set[str], paths: set[str] | None) -> None:
+        for name in sorted(names & self._sources.keys()):
+            source = self._sources[name]
+            try:
+                if not source.look(paths):
+                    continue
+                self.say(source)
+                self.looked.add(name)
+                source.trouble = source.unreadable
+                if source.unreadable is not None:
+                    self._troubles.note(self._ledger, f"{self._worker}: {source.name}", source.unreadable)
+            except (SourceError, LedgerError, OSError) as error:
+                self.fails(source, as_bridge_error(error))
+            self._restless.discard(name)
+            if source.restless:
+                self._restless.add(name)
+            self._turns.add(source)
 
     def _to_look_at(self, paths: set[str] | None) -> tuple[set[str], list[Named]]:
         """The names of the sources that are to be looked at, and the files that a sweep found changed."""
@@ -90,11 +98,18 @@ class Lookout:
         except SourceError:  # listing them raises it again, and tells of it
             changed, names = [], set()
             self._listed = False
+        else:
+            if paths is None and not self._begun:
+                self._begun = True
+                rest = self._accountant.at_rest(sources_of(self._ledger, self._stream))
+                self._asleep = rest - {*naming_lines(self._ledger, self._stream)}
+                names -= self._asleep
+            self._asleep -= names
         if not self._listed or not names <= self._sources.keys():
             self._find_sources()
         if paths is None:
             switches = twofold_signature(self._ledger, self._stream)
-            everybody = switches[1] or switches != self._switches or self.unlisted is not None
+            everybody = switches[1] or switches != (self._switches or switches) or self.unlisted is not None
             self._switches = switches
             failed = {name for name, source in self._sources.items() if source.trouble is not None}
             names |= set(self._sources) if everybody or not self._swept else failed | self._restless
@@ -105,6 +120,22 @@ class Lookout:
         """Has every source looked at by the next sweep: the ledger was rebuilt, and what was read of it is void."""
         self._listed = self._swept = False
         self._restless.clear()
+        self._asleep.clear()
+
+    def woken(self, name: str) -> Source | None:
+        """The source of this name, looked at if it never was; None: there is none."""
+        if name in self._asleep:
+            self._asleep.discard(name)
+            self._find_sources()
+            self._look_at({name}, None)
+        return self._sources.get(name)
+
+    def wake_all(self) -> None:
+        """Looks at every source that was not looked at yet, as all that lies there of it is carried by the books."""
+        names, self._asleep = self._asleep, set()
+        if names:
+            self._find_sources()
+            self._look_at(names, None)
 
     def fails(self, source: Source, error: BridgeError) -> None:
         """Notes why a source could not be looked at, or put in its place."""
@@ -124,7 +155,7 @@ class Lookout:
             self.unlisted = None
             self._troubles.clear(self._ledger, worker)
         for name in names:
-            if name not in self._sources:
+            if name not in self._sources and name not in self._asleep:
                 self._sources[name] = source_of(self._shared, name, self._ledger, self._clock)
 
     def say(self, source: Source) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -55,74 +55,139 @@ class Head:
         return self.lines.ends[end - 1] - self.lines.offsets[begin]
 
 
-def merge(heads: Sequence[Head], limit: int) -> list[tuple[int, int, int]]:
-    """Merges several files' next lines, up to `limit`, by key and then by file, into runs of (file, begin, end). Pure.
+def merge(
+    waiting: list[tuple[int, str, int]], heads: Mapping[str, Head], turns: Mapping[str, int], limit: int, room: int
+) -> list[tuple[str, int, int]]:
+    """Merges several files' next lines, up to `limit`, by key and then by name, into runs of (name, begin, end).
 
-    The keys of a file never fall: a line whose clock ran backwards has the latest time before it, and so comes right
-    behind the line before it, as if only the files' first lines were ever compared. The merge ends where a file's lines
-    are used up and others follow that are not read yet.
+    `waiting` is the heap of the files' next lines, each by its key, its file's name and that one's turn; the runs leave
+    it, and one whose turn is over by `turns` counts no more. The keys of a file never fall: a line whose clock ran
+    backwards has the latest time before it, and so comes right behind the line before it, as if only the files' first
+    lines were ever compared. The merge ends where a file's lines are used up and others follow that are not read yet,
+    and where another line would not fit into `room` bytes; one line always does.
     """
-    begins = [head.begin for head in heads]
-    waiting = [(head.keys[head.begin], i) for i, head in enumerate(heads) if head.begin < head.end]
-    heapify(waiting)
-    runs = []
+    begins: dict[str, int] = {}
+    runs: list[tuple[str, int, int]] = []
     while waiting and limit > 0:
-        _, i = heappop(waiting)
-        head, begin = heads[i], begins[i]
+        key, name, turn = heappop(waiting)
+        if turns.get(name) != turn:
+            continue
+        head = heads[name]
+        begin = begins.get(name, head.begin)
         end = min(head.end, begin + limit)
+        while waiting and turns.get(waiting[0][1]) != waiting[0][2]:
+            heappop(waiting)
         if waiting:
-            bound, j = waiting[0]
-            end = (bisect_right if i < j else bisect_left)(head.keys, bound, begin, end)
-        runs.append((i, begin, end))
-        limit -= end - begin
-        begins[i] = end
+            bound, other, _ = waiting[0]
+            end = (bisect_right if name < other else bisect_left)(head.keys, bound, begin, end)
+        size = head.bytes(begin, end)
+        if full := size > room:
+            end = bisect_right(head.lines.ends, head.lines.offsets[begin] + room, begin, end)
+            end = max(end, begin + (not runs))
+            if end == begin:
+                heappush(waiting, (key, name, turn))
+                break
+        runs.append((name, begin, end))
+        limit, room, begins[name] = limit - (end - begin), room - size, end
         if end < head.end:
-            heappush(waiting, (head.keys[end], i))
-        elif head.more:
+            heappush(waiting, (head.keys[end], name, turn))
+        if full or (end == head.end and head.more):
             break
     return runs
 
 
-def gather(sources: Sequence[Source], limit: int, offered: dict[str, Head]) -> Parcel | None:
-    """Takes the next lines of these sources' history as one parcel, by time and then by name; None: there are none now.
+class Merge:
+    """A merge of several sources' history, which asks only those again what they offer whose lines were taken.
 
-    The parcel is of at most `limit` lines. `offered` has what each source offers that was not asked to give any since:
-    of thousands of sources few are asked again. Raises Failed.
+    Whom it asks is added to `asked`.
     """
-    share = max(FEWEST, AT_HAND // len(sources))
-    while True:
-        heads: list[tuple[Source, Head]] = []
-        waits = False
-        for source in sources:
-            head = offered.get(source.name) or _of(source, lambda asked: asked.head(limit, share))
+
+    def __init__(self, asked: dict[str, Source]) -> None:
+        self._asked = asked
+        self._sources: dict[str, Source] = {}
+        self._heads: dict[str, Head] = {}
+        self._turns: dict[str, int] = {}
+        self._waiting: list[tuple[int, str, int]] = []
+        self._to_ask: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def add(self, source: Source) -> None:
+        """Takes this source in; of one that is there already the merge asks anew what it offers."""
+        self._sources[source.name] = source
+        self._withdraw(source.name)
+
+    def drop(self, name: str) -> None:
+        """Leaves the source of this name out from here on."""
+        if self._sources.pop(name, None) is not None:
+            self._withdraw(name)
+            self._to_ask.discard(name)
+            del self._turns[name]
+
+    def clear(self) -> None:
+        """Leaves all sources out."""
+        for name in [*self._sources]:
+            self.drop(name)
+        self._waiting.clear()
+
+    def touch(self, name: str) -> None:
+        """Asks the source of this name anew what it offers, if it is merged: it gave lines by itself."""
+        if name in self._sources:
+            self._withdraw(name)
+
+    def _withdraw(self, name: str) -> None:
+        self._turns[name] = self._turns.get(name, 0) + 1
+        self._heads.pop(name, None)
+        self._to_ask.add(name)
+
+    def _ask(self, limit: int) -> bool:
+        """Asks the sources of which it is not known what they offer; whether one has to be waited for. Raises Failed.
+
+        One that has no history any more is left out.
+        """
+        share, waits = max(FEWEST, AT_HAND // max(1, len(self._sources))), False
+        for name in sorted(self._to_ask):
+            source = self._asked[name] = self._sources[name]
+            head = _of(source, lambda asked: asked.head(limit, share))
             if head is not None:
-                offered[source.name] = head
-                heads.append((source, head))
-            waits = waits or (head is None and source.waits)
-        if not heads or waits:
-            return None
-        most = limit
-        while True:
-            runs, ends = merge([head for _, head in heads], most), dict[int, tuple[int, int]]()
-            for i, begin, end in runs:
-                ends[i] = (ends[i][0] if i in ends else begin, end)
-            if most == 1 or sum(heads[i][1].bytes(*ends[i]) for i in ends) <= BATCH_BYTES:
-                break
-            most //= 2
-        drafts: dict[int, Draft] = {}
-        try:
-            for i in sorted(ends):
-                begin, end = ends[i]
-                del offered[heads[i][0].name]
-                draft = _of(heads[i][0], lambda asked, many=end - begin: asked.take(many))  # type: ignore[misc]
-                if draft is not None:
-                    drafts[i] = draft
-        except Failed:
-            for i, draft in drafts.items():
-                heads[i][0].give_back(draft)
-            raise
-        if drafts:
-            return _interleaved(runs, drafts, ends)
+                self._heads[name] = head
+                self._to_ask.discard(name)
+                heappush(self._waiting, (head.keys[head.begin], name, self._turns[name]))
+            elif source.waits:
+                waits = True
+            else:
+                self.drop(name)
+        return waits
+
+    def next(self, limit: int) -> Parcel | None:
+        """Takes the sources' next lines as one parcel, up to `limit`, by time and then by name; None: there are none.
+
+        Raises Failed.
+        """
+        while not self._ask(limit) and self._heads:
+            runs, ends = (
+                merge(self._waiting, self._heads, self._turns, limit, BATCH_BYTES),
+                dict[str, tuple[int, int]](),
+            )
+            for name, begin, end in runs:
+                ends[name] = (ends[name][0] if name in ends else begin, end)
+            for name in ends:
+                self._withdraw(name)
+            drafts: dict[str, Draft] = {}
+            try:
+                for name in sorted(ends):
+                    begin, end = ends[name]
+                    draft = _of(self._sources[name], lambda asked, many=end - begin: asked.take(many))  # type: ignore[misc]
+                    if draft is not None:
+                        drafts[name] = draft
+            except Failed:
+                for name, draft in drafts.items():
+                    self._sources[name].give_back(draft)
+                raise
+            if drafts:
+                return _interleaved(runs, drafts, ends)
+        return None
 
 
 def _of(source: Source, act: Callable[[Source], T]) -> T:
@@ -133,23 +198,23 @@ def _of(source: Source, act: Callable[[Source], T]) -> T:
 
 
 def _interleaved(
-    runs: list[tuple[int, int, int]], drafts: dict[int, Draft], ends: dict[int, tuple[int, int]]
+    runs: list[tuple[str, int, int]], drafts: dict[str, Draft], ends: dict[str, tuple[int, int]]
 ) -> Parcel:
     """Makes one parcel of merged sources' drafts, rows in the order of the runs; lines that became no rows are out."""
     rows: list[Row] = []
     times: list[int] = []
     origins: list[bytes] = []
-    bases: dict[int, int] = {}
-    for i, draft in drafts.items():
-        bases[i] = len(rows)
+    bases: dict[str, int] = {}
+    for name, draft in drafts.items():
+        bases[name] = len(rows)
         rows += draft.rows
         times += draft.times
         origins += [draft.prefix + b"%d" % offset for offset in draft.offsets]
     order: list[int] = []
-    for i, begin, end in runs:
-        if i not in drafts:
+    for name, begin, end in runs:
+        if name not in drafts:
             continue
-        places, first, base = drafts[i].places, ends[i][0], bases[i]
+        places, first, base = drafts[name].places, ends[name][0], bases[name]
         a, b = begin - first, end - first
         if places is not None:
             a, b = bisect_left(places, a), bisect_left(places, b)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -273,10 +273,10 @@ def _resume(source: SourceMemory, best: Checkpoint | None, lost: str, anew: bool
     return Resume(best)
 
 
-def number_for(name: bytes, books: Books, taken: list[int]) -> int:
-    """The short number that stands for a source in origins: as Redis has it, or the next one. Pure."""
+def number_for(name: bytes, books: Books, taken: Collection[int]) -> int:
+    """The short number that stands for a source in origins: as Redis has it, or one more than are `taken`. Pure."""
     found = books.sources.get(name)
-    return int(found) if found is not None else max([*taken, *map(int, books.sources.values())], default=0) + 1
+    return int(found) if found is not None else max(taken, default=0) + 1
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:

@@ -217,10 +217,10 @@ class Shared:
             return folder.folders
         root = self.settings.root
         try:
-            names = self.source_names()
+            folders = self.catalog.folders()
         except SourceError:
-            names = []  # forward meets the same, and tells of it
-        return {(root / name).parent for name in names} | {(root / self.mapping.source.path).parent}
+            folders = set()  # forward meets the same, and tells of it
+        return {root / folder for folder in folders} | {(root / self.mapping.source.path).parent}
 
     def ask_to_compare(self) -> None:
         """Has forward compare ledger and stream again before it sends any more."""

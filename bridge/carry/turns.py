@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bridge.carry.draft import Parcel
-from bridge.carry.merge import Failed, Head, gather
+from bridge.carry.merge import Failed, Merge
 from bridge.carry.source import Source
 from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
 from bridge.ledger.store import Ledger
@@ -19,16 +21,29 @@ class Turns:
         self._ledger = ledger
         self._worker = worker
         self._active: dict[str, Source] = {}
-        self._offered: dict[str, Head] = {}
-        self._history: list[Source] | None = None
+        self.asked: dict[str, Source] = {}
+        """The sources that were asked for lines, until whoever wants to know clears them."""
+        self._history = Merge(self.asked)
         self.strict = False
         """Whether a source that fails in a merge stops the others: their lines could not be put in order later."""
 
     def add(self, source: Source) -> None:
-        """Gives this source a turn, as something happened to its files."""
+        """Gives this source a turn, as something happened to its files, or as it was put in its place."""
         self._active[source.name] = source
-        self._offered.pop(source.name, None)
-        self._history = None
+        if source.name in self._placed and source.in_history:
+            self._history.add(source)
+        else:
+            self._history.drop(source.name)
+
+    def forget(self) -> None:
+        """Asks nobody for lines until it has a turn again: where they all go on is found out anew."""
+        self._active.clear()
+        self._history.clear()
+
+    @property
+    def active(self) -> Iterable[Source]:
+        """The sources whose turn it is, or which wait for what is under way in their files."""
+        return self._active.values()
 
     def next(self, limit: int) -> Parcel | None:
         """Takes up to `limit` entries of the source, or sources, whose turn it is; None: nothing is to be carried.
@@ -36,25 +51,19 @@ class Turns:
         A source that fails is noted and left out. With `strict` its error in a merge is raised: SourceError,
         RejectStop, LedgerError.
         """
-        history = self._in_history()
-        while len(history) > 1:
+        while len(self._history) > 1:
             try:
-                parcel = gather(history, limit, self._offered)
+                parcel = self._history.next(limit)
             except Failed as failed:
                 self._give_up(failed.source, failed.error)
                 if self.strict:
                     raise failed.error from None
-                history.remove(failed.source)
                 continue
-            if parcel is not None:
-                if not all(draft.source.in_history for draft in parcel.drafts):
-                    self._history = None
+            if parcel is not None or len(self._history) > 0:  # else those that are left wait for what is under way
                 return parcel
-            self._history = None
-            if any(source.waits for source in history):
-                return parcel
-            break
-        for name, source in [*self._active.items()]:
+        for name in [*self._active]:
+            source = self.asked[name] = self._active[name]
+            self._history.touch(name)
             try:
                 draft = source.next_draft(limit) if name in self._placed else None
             except (SourceError, RejectStop, LedgerError, OSError) as error:
@@ -69,14 +78,6 @@ class Turns:
                 self._troubles.clear(self._ledger, f"{self._worker}: {name}")
         return None
 
-    def _in_history(self) -> list[Source]:
-        """The sources whose turn it is and whose next lines are history, by name; listed again when that changed."""
-        if self._history is None:
-            self._offered.clear()
-            ready = sorted(self._active.items())
-            self._history = [source for name, source in ready if name in self._placed and source.in_history]
-        return self._history
-
     def _give_up(self, source: Source, error: BridgeError) -> None:
         """Leaves a source that failed out until its next look; it goes on from what Redis confirmed.
 
@@ -88,5 +89,4 @@ class Turns:
         source.trouble = error
         self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
         self._active.pop(source.name, None)
-        self._offered.pop(source.name, None)
-        self._history = None
+        self._history.drop(source.name)

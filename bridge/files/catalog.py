@@ -39,6 +39,7 @@ class Named:
     """
 
     name: str
+    path: Path
     link: bool
     rotated: bool
     identity: Identity = (0, 0)
@@ -114,7 +115,7 @@ class Catalog:
             return None
         if any(pattern.fullmatch(raw) for pattern in self._unwanted):
             return None
-        listed = Named(name, inode < 0, rotated)
+        listed = Named(name, self.root / name, inode < 0, rotated)
         folder, _, last = name.rpartition("/")
         beside = self._folders.known[folder].files
         special = rotated or (not self.many and name == self.path)  # a number behind its name is a piece's
@@ -127,7 +128,7 @@ class Catalog:
             self._say(name, f"is not carried: {listed.aside}" if not name.isprintable() else "")
             return None
         try:
-            now = os.stat(self.root / name)
+            now = os.stat(listed.path)
         except OSError as error:
             if error.errno in ABSENT:
                 del self.named[name]
@@ -141,7 +142,7 @@ class Catalog:
         if not stat.S_ISREG(now.st_mode) and name != self.path:
             listed.aside = "it is no regular file"
             return None
-        if listed.link and self.many and not rotated and leads_out(self.root / name, self.root):
+        if listed.link and self.many and not rotated and leads_out(listed.path, self.root):
             listed.aside = "it is a link that leaves the root"
             self._say(name, f"is not carried: {listed.aside}; name it in a mapping of its own")
             return None
@@ -265,12 +266,12 @@ class Catalog:
         """
         with self.lock:
             self.refresh()
-            changed, turned, root = list[Named](), set[Identity](), f"{self.root}/"
+            changed, turned = list[Named](), set[Identity]()
             for listed in self.named.values():
                 if listed.aside:
                     continue
                 try:
-                    now = os.stat(root + listed.name)
+                    now = os.stat(listed.path)
                 except OSError:
                     if listed.facts is not None:
                         listed.facts = None
@@ -304,6 +305,12 @@ class Catalog:
             self.refresh()
             found = {log for log, files in self._by_log.items() if files}
             return sorted(found | {name for name in known if self.is_log(name)})
+
+    def folders(self) -> set[str]:
+        """The folders in which logs of the mapping lie, by their paths below the root. Raises SourceError."""
+        with self.lock:
+            self.refresh()
+            return {log.rpartition("/")[0] for log, files in self._by_log.items() if files}
 
     def names(self) -> list[str]:
         """Every file that the mapping names, sorted by its path below the root. Raises SourceError."""
@@ -339,20 +346,21 @@ class Catalog:
         """
         with self.lock:
             self.refresh()
-            names = {name for name in self._by_log.get(log, ()) if not self.named[name].of}
+            mine = (self.named[name] for name in self._by_log.get(log, ()))
+            names = {listed.name: listed.path for listed in mine if not listed.of}
         if not self.many and log == self.path:
-            names.add(log)
-        plain = {bare(name) for name in names if bare(name) != name} & names
+            names[log] = self.root / log
+        plain = {bare(name) for name in names if bare(name) != name} & names.keys()
         found: dict[Path, Identity] = {}
-        for name in names:
+        for name, path in names.items():
             short = bare(name)
             if short != name:
                 beside = [f"{short}{suffix}" for suffix in COMPRESSED]
                 if short in plain or any(other in names for other in beside[: beside.index(name)]):
                     continue  # it is being packed, or packed anew, or was and the other was kept
-            now = stat_of(self.root / name)
+            now = stat_of(path)
             if now is not None and (name == log or stat.S_ISREG(now.st_mode)):
-                found[self.root / name] = (now.st_dev, now.st_ino)
+                found[path] = (now.st_dev, now.st_ino)
         return found
 
     def at_path(self, log: str) -> os.stat_result | None:

@@ -118,6 +118,8 @@ class Pool:
                 os.close(fd)
 
     def _park(self, surplus: int, but: Handle | None = None) -> None:
+        if surplus <= 0:
+            return
         for handle in list(self._open):
             if surplus <= 0:
                 return

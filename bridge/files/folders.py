@@ -43,6 +43,8 @@ class Folders:
         The inode of a link is negative. One whose name has another inode by now went and came. Raises SourceError.
         """
         came, went, seen = list[tuple[str, int]](), list[str](), set[str]()
+        if self.known and all(self._stands(folder, listed) for folder, listed in self.known.items()):
+            return came, went
         for base, deep in self._bases:
             for folder in self._walk(base, deep):
                 if folder not in seen:
@@ -51,6 +53,13 @@ class Folders:
         for folder in self.known.keys() - seen:
             went += [below(folder, name) for name in self.known.pop(folder).files]
         return came, went
+
+    def _stands(self, folder: str, listed: Listed) -> bool:
+        """Whether a folder's time says that it is as it was when it was listed."""
+        try:
+            return os.stat(f"{self._root}/{folder}").st_mtime_ns == listed.changed
+        except OSError:
+            return False
 
     def _walk(self, base: str, deep: int) -> Iterator[str]:
         waiting = [(base, deep)]

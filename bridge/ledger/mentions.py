@@ -18,6 +18,11 @@ def add(ledger: Ledger, stream: str, name: str, found: Sequence[tuple[int, int, 
             )
 
 
+def naming_lines(ledger: Ledger, stream: str) -> list[str]:
+    """The names of the logs that have lines of whose files Redis was not told yet."""
+    return [name for (name,) in ledger.rows("SELECT DISTINCT name FROM mentions WHERE stream = ?", (stream,))]
+
+
 def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
     """Forgets lines from this place on: they are read again."""
     ledger.write(

@@ -1,0 +1,195 @@
+"""Thousands of logs of one mapping: what rests is not opened, what moves is carried as if it were alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.files.descriptors import Pool
+from bridge.server.binary import find
+from tests.rig import STREAM, Rig, wait_until
+from tests.running import Running, mapped, write
+
+
+@pytest.fixture
+def mem(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig.shared(tmp_path, find())
+    yield rig
+    rig.close_shared()
+
+
+CHECKPOINT = f"bridge:{{{STREAM}}}:checkpoint"
+
+
+def logs(rig: Rig, count: int, *datas: str, first: int = 0) -> None:
+    """So many logs, each with these lines of its own."""
+    for i in range(first, first + count):
+        write(rig.root / f"s{i:02}.log", *(f"{i} {data}" for data in datas))
+
+
+def by_log(rig: Rig) -> dict[int, list[str]]:
+    """What stands in the stream of each log, in stream order."""
+    found: dict[int, list[str]] = {}
+    for data in rig.datas():
+        number, _, said = data.decode().partition(" ")
+        found.setdefault(int(number), []).append(said)
+    return found
+
+
+def test_what_rests_is_not_opened(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that starts opens no log that stands as it was carried, and then that one which is written to."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 20, "a", "b")
+    mem.once()
+    opened: list[str] = []
+    real = Pool.open
+
+    def noted(pool: Pool, path: Path) -> int:
+        opened.append(path.name)
+        return real(pool, path)
+
+    monkeypatch.setattr(Pool, "open", noted)
+    running = Running(mem)
+    running.sweep(2)
+    assert opened == []
+    logs(mem, 1, "c", first=7)
+    running.sweep(2)
+    assert {*opened} == {"s07.log"}
+    running.close()
+    assert by_log(mem) == {i: ["a", "b", "c"] if i == 7 else ["a", "b"] for i in range(20)}
+    mem.check_account()
+
+
+@pytest.mark.parametrize("act", ["edit", "replace", "truncate", "remove", "rotate"])
+def test_what_rested_and_changed(mem: Rig, act: str) -> None:
+    """A log that was carried and rests is followed as ever, whatever becomes of its file while nobody looks."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 4, "a", "b")
+    mem.once()
+    running = Running(mem)
+    running.sweep()
+    log, wanted = mem.root / "s02.log", ["a", "b"]
+    if act == "edit":  # of the same size: its content is another
+        log.write_bytes(log.read_bytes().replace(b"2 a", b"2 A"))
+        wanted += ["A", "b"]
+    elif act == "replace":
+        log.rename(mem.path / "elsewhere")
+        write(log, "2 new")
+        wanted += ["new"]
+    elif act == "truncate":
+        log.write_bytes(b"")
+        write(log, "2 new")
+        wanted += ["new"]
+    elif act == "remove":
+        log.unlink()
+    elif act == "rotate":
+        write(log, "2 last")
+        log.rename(mem.root / "s02.log.1")
+        write(log, "2 new")
+        wanted += ["last", "new"]
+    running.sweep(3)
+    logs(mem, 4, "c")
+    running.sweep(2)
+    running.close()
+    assert by_log(mem) == {i: [*(wanted if i == 2 else ["a", "b"]), "c"] for i in range(4)}
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+def test_refilled_of_what_rests(mem: Rig, while_running: bool) -> None:
+    """A stream that is gone is filled again from logs that nobody had opened."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 10, "a", "b")
+    mem.once()
+    running = Running(mem)
+    if while_running:
+        running.sweep(2)
+    mem.redis.call("DEL", STREAM)
+    logs(mem, 1, "c", first=3)
+    if while_running:
+        running.forward.detach()
+    running.sweep(2)
+    running.close()
+    assert by_log(mem) == {i: ["a", "b", "c"] if i == 3 else ["a", "b"] for i in range(10)}
+
+
+def test_an_evicted_checkpoint_of_what_rests(mem: Rig) -> None:
+    """Where Redis forgot how far a log that rests was carried, it is told again, and nothing is sent twice."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 5, "a", "b")
+    mem.once()
+    before = json.loads(mem.redis.call("HGET", CHECKPOINT, "s03.log"))
+    mem.redis.call("HDEL", CHECKPOINT, "s03.log")
+    mem.once()
+    after = json.loads(mem.redis.call("HGET", CHECKPOINT, "s03.log"))
+    assert [after[key] for key in ("generation", "offset", "tail")] == [1, before["offset"], before["tail"]]
+    assert by_log(mem) == {i: ["a", "b"] for i in range(5)}
+
+
+POINTS = ("forward.send.after", "forward.reply.before", "forward.reply.after", "forward.checkpoint.before",
+          "forward.checkpoint.after")  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_as_new_logs_appear(rig: Rig, point: str) -> None:
+    """Logs that appear while a bridge runs are carried once, where it is killed with their first lines."""
+    mapped(rig, "*.log", "*.log.*")
+    child = rig.ready(rig.start(crash=f"{point}:1", dual=False))
+    wait_until(lambda: rig.redis.call("EXISTS", "bridge:health:test"), "the first heartbeat")
+    logs(rig, 30, "a", "b")
+    wait_until(lambda: child.poll() is not None, lambda: f"the crash; {rig.said()}")
+    rig.once(dual=False)
+    assert by_log(rig) == {i: ["a", "b"] for i in range(30)}
+    rig.check_account()
+
+
+def test_a_log_that_grows_while_histories_are_merged(mem: Rig) -> None:
+    """Lines that come while the history of many logs is being merged follow that of their log, and none is left out."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 12, *map(str, range(60)))
+    running = Running(mem)
+    running.forward.batch = 7
+    running.forward.look()
+    running.forward.attach()
+    for n in range(12):
+        assert running.forward.step()
+        logs(mem, 1, f"late {n}", first=n)
+        running.forward.look({os.fspath(mem.root / f"s{n:02}.log")})
+    running.sweep(2)
+    running.close()
+    assert by_log(mem) == {i: [*map(str, range(60)), f"late {i}"] for i in range(12)}
+    mem.check_account()
+
+
+def test_a_thousand_appear_at_once(mem: Rig) -> None:
+    """A thousand logs that appear together are all carried, while those that were there go on."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 3, "a")
+    running = Running(mem)
+    running.sweep()
+    logs(mem, 1000, "a", "b", first=3)
+    logs(mem, 3, "b")
+    running.sweep(2)
+    running.close()
+    assert by_log(mem) == {i: ["a", "b"] for i in range(1003)}
+    mem.check_account()
+
+
+def test_ten_rotate_at_once(mem: Rig) -> None:
+    """Ten of many logs that rotate in one moment go on in their next generations, each in its order."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 50, "a", "b")
+    mem.once()
+    running = Running(mem)
+    running.sweep()
+    for i in range(10):
+        logs(mem, 1, "c", first=i)
+        (mem.root / f"s{i:02}.log").rename(mem.root / f"s{i:02}.log.1")
+        logs(mem, 1, "d", first=i)
+    running.sweep(3)
+    running.close()
+    assert by_log(mem) == {i: ["a", "b", "c", "d"] if i < 10 else ["a", "b"] for i in range(50)}
+    mem.check_account()
