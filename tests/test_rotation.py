@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.carry import unfinished
 from bridge.carry.forward import Forward
 from bridge.carry.shared import Shared
 from bridge.files.generation import Generation
@@ -502,3 +503,27 @@ def test_a_glob_and_no_new_file_yet(rig: Rig) -> None:
     rig.append("f-2")
     assert not rig.once(dual=False).errors
     assert rig.datas() == [b"f-0", b"f-1", b"f-2"]
+
+
+@pytest.mark.parametrize("how", [rotate, copytruncate])
+def test_rotated_as_an_earlier_write_is_looked_for(rig: Rig, monkeypatch: pytest.MonkeyPatch, how: Act) -> None:
+    """A line written before a kill is found where it stands, in a copy too that is made as it is looked for."""
+    rig.append(*names("a", 5))
+    rig.once()
+    rig.add("r-0")
+    child = rig.start("--once", crash="mirror.write.after")
+    wait_until(lambda: child.poll() is not None, "the crash")
+    rig.append(*names("b", 5))
+    find, acted = unfinished._find, list[Act]()
+
+    def found(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
+        if not acted:
+            acted.append(how)
+            how(rig)
+            rig.append(*names("c", 5))
+        return find(generation, start, lines, within=within)
+
+    monkeypatch.setattr(unfinished, "_find", found)
+    rig.once()
+    assert acted
+    rig.check(names("a", 5) + names("b", 5) + names("c", 5), [b"r-0"])

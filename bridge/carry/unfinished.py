@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.carry.pieces import Piece, Write
 from bridge.codecs import Codec
+from bridge.errors import NotYet
 from bridge.files.generation import Generation
 from bridge.ledger.mirrored import Intent
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from bridge.carry.append import Target
 
 PARTED = " and were followed by another writer's; they are written whole"
+
+LOOKS = 20
+"""How often the files are looked through for what an earlier process wrote, while they are rotated."""
 
 WINDOW = 4 << 20
 """Bytes of a file that the mirror searches at once for lines an earlier process may have written."""
@@ -29,11 +33,16 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
     """
     write = Write(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
-    noted = target.find(intent.generation)
-    places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
-    places += [(generation, 0) for generation in target.after(intent.generation) if generation.content is not None]
-    for generation, start in places:
-        at = _find(generation, start, intent.content)
+    places = _places(intent, target)
+    for _ in range(LOOKS):
+        looked = _files_of(places)
+        stand = [(generation, start, _find(generation, start, intent.content)) for generation, start in places]
+        places = _places(intent, target)
+        if any(at >= 0 for _, _, at in stand) or _files_of(places) == looked:
+            break  # else a file was emptied, and what stood in it may stand in a copy, where it was not looked for
+    else:
+        raise NotYet("its files are rotated faster than they can be looked through")
+    for generation, _, at in stand:
         if at >= 0:
             write.pieces = [Piece(0, len(intent.content), generation.number, at)]
             if target.deleted(generation, at, intent.content):
@@ -44,11 +53,23 @@ def resolve(intent: Intent, target: Target, codec: Codec) -> tuple[Write, str]:
         said = _in_part(write, generation, start, codec) or _torn(write, generation, start, codec)
         if said:
             return write, f"{many} had been written in part{said}"
-    if noted is None or noted.content is None:
+    if not any(generation.number == intent.generation for generation, _ in places):
         return write, f"the file that {many} were to be written to is gone; written to its successor"
     if any(_find(generation, start, intent.content, within=True) >= 0 for generation, start in places):
         return write, f"{many} stand only within a line of another program's: taken as not written before the last stop"
     return write, f"{many} had not been written before the last stop"
+
+
+def _places(intent: Intent, target: Target) -> list[tuple[Generation, int]]:
+    """Looks for the generations in which lines of an intent may stand, each with the offset from which on."""
+    noted = target.find(intent.generation)
+    places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
+    return places + [(newer, 0) for newer in target.after(intent.generation) if newer.content is not None]
+
+
+def _files_of(places: list[tuple[Generation, int]]) -> list[tuple[int, tuple[int, int]]]:
+    """The number of each generation, and the device and inode of the file in which it is now."""
+    return [(generation.number, generation.identity) for generation, _ in places]
 
 
 def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> str:
