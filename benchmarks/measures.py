@@ -340,7 +340,7 @@ def binaries() -> list[Binary]:
     return list(found.values())
 
 
-PARTS = ("live", "import", "parity", "folders")
+PARTS = ("live", "import", "parity", "folders", "many")
 
 
 def main(only: list[str]) -> None:
@@ -350,7 +350,7 @@ def main(only: list[str]) -> None:
     """
     if len(only) > 1 or not {*only} <= {*PARTS}:
         raise SystemExit(f"no such measure: {' '.join(only)}; there are {', '.join(PARTS)}")
-    from benchmarks import folders, history, proof
+    from benchmarks import folders, history, many, proof
 
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         source = Path(folder) / "messages.log"
@@ -367,6 +367,8 @@ def main(only: list[str]) -> None:
                 result |= condensed(proof.measure(binary, source, LINES, ROUNDS))
             if only in ([], ["folders"]):
                 result |= condensed(folders.measure(binary, ROUNDS)) | {"files": folders.FILES}
+            if only in ([], ["many"]):
+                result |= condensed(many.measure(binary, ROUNDS))
             results.append(result)
     names = [name for name in results[0] if isinstance(results[0][name], int | float)]
     print(f"{'':28}" + "".join(f"{result['server']:>16}" for result in results), file=sys.stderr)

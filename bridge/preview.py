@@ -47,6 +47,8 @@ class Preview:
 
     mapping: str
     stream: str
+    orders: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """Of each source of several pieces: their paths, oldest first, and what put each behind the one before."""
     sources: list[tuple[str, int, Checked, str]] = field(default_factory=list)
     before: int = 0
 
@@ -84,7 +86,8 @@ class Preview:
             "earliest": span[0] if span else None, "latest": span[1] if span else None,
             "roles": [{"role": as_json(value), "count": n} for value, n in self.count("roles").most_common()],
             "types": [{"type": as_json(value), "count": n} for value, n in self.count("types").most_common()],
-            "sources": [{"source": name, "bytes": size, "error": error or None, **one.to_json()}
+            "sources": [{"source": name, "bytes": size, "error": error or None, **one.to_json(),
+                         "pieces": [{"path": path, "decided": why} for path, why in self.orders.get(name, ())]}
                         for name, size, one, error in self.sources],
         }  # fmt: skip
 
@@ -125,6 +128,9 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 tail, _ = shared.tail_at(name, ledger, None)
                 size = sum(generation.left(0) for generation in tail.pending())
                 shared.tail_at(name, ledger, stored.get(name))
+                pieces = [(str(piece.path.relative_to(tail.root)), piece.decided) for piece in tail.pending()]
+                if len(pieces) > 1:
+                    one.orders[name] = pieces
                 left = sum(generation.left() for generation in tail.pending())
                 one.before += max(0, size - left)
                 for generation in tail.pending():

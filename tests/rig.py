@@ -23,6 +23,7 @@ from bridge.carry.inventory import account_of
 from bridge.carry.shared import Shared
 from bridge.config import Settings, load
 from bridge.drain import Drained, once
+from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.parity.proof import check_of
 from bridge.parity.result import Result
@@ -310,7 +311,7 @@ class Rig:
         mine, theirs = set(file_born), set(redis_born)
         in_file = [one.split(b"|", 3)[3] for one in self.lines()]
         in_stream = self.datas()
-        said = self.said()
+        said = f"{in_file[-9:]} {in_stream[-9:]} {self.said()}"
         assert [d for d in in_file if d in mine] == file_born, said
         assert [d for d in in_stream if d in mine] == file_born, said
         born_order = [d for d in in_stream if d in theirs]
@@ -335,6 +336,14 @@ class Rig:
             kinds = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside", "copies", "unaccounted")
             assert told["bytes"] == sum(told[kind] for kind in kinds)
             assert told["unaccounted"] == 0, (account.sentences(), self.said())
+
+    def known_files(self) -> str:
+        """The files that lie there, and the generations that the ledger knows of them."""
+        with closing(Ledger(self.state / "ledger.db")) as ledger:
+            known = all_generations(ledger, STREAM)
+        stats = [(path, path.stat()) for path in sorted(self.root.glob("messages.log*"))]
+        there = [f"{path.name} {now.st_ino} {now.st_size} {now.st_mtime:.3f} {now.st_ctime:.3f}" for path, now in stats]
+        return "\n".join([f"{time.time():.3f}", *there, *map(repr, known)])
 
     def parity(self, *, settling: float = 0.0) -> Result:
         """What parity says of the first mapping, in this process."""

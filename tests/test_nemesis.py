@@ -343,7 +343,7 @@ class Nemesis:
                 self.reasons[f"{result.mapping}: {result.notes}"] += 1
             assert result.verdict != "differs", (
                 f"{result.mapping} {result.counts()} {result.tally.differences[:3]} {result.notes}"
-                f" {result.account.sentences() if result.account is not None else ''}"
+                f" {result.account.sentences() if result.account is not None else ''}\n{self._rig.known_files()}"
             )
 
 

@@ -160,7 +160,12 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
         told = json.loads(rig.run("parity", "--json", "--redis", rig.server.socket_url).stdout)
         return {result["mapping"]: (result["verdict"], result["in_flight"]) for result in told["mappings"]}
 
-    wait_until(lambda: set(verdicts().values()) == {("equal", 0)}, lambda: f"{verdicts()} {rig.said()[-3000:]}")
+    wait_until(
+        lambda: set(verdicts().values()) == {("equal", 0)},
+        lambda: (
+            f"{rig.run('parity', '--redis', rig.server.socket_url).stdout} {rig.known_files()} {rig.said()[-3000:]}"
+        ),
+    )
     assert child.poll() is None, rig.said()[-3000:]
     wait_until(lambda: not left_open(rig, child), lambda: f"never closed: {left_open(rig, child)}")
     rig.stop(child)

@@ -100,13 +100,17 @@ class Accountant:
                 self._shared.tail_at(listed.log or "", self._ledger, stored.get(listed.log or ""))[0].watch_finished()
         return self._explained(listed, patient=False)
 
-    def at_rest(self, sources: dict[str, SourceMemory]) -> set[str]:
-        """The logs of which all that lies there was carried, by the books, and stands as it was; behind a sweep.
+    def books(self, sources: dict[str, SourceMemory]) -> Callable[[], set[str]]:
+        """Reads the books, for what tells behind the next sweep which logs are carried and rest. Raises LedgerError.
 
-        `sources` is what the ledger remembers of them. Raises LedgerError.
+        `sources` is what the ledger remembers of them.
         """
         if self._ledger is not None:
             self._remembered = remembered_pieces(self._ledger, self._stream)
+        return lambda: self._at_rest(sources)
+
+    def _at_rest(self, sources: dict[str, SourceMemory]) -> set[str]:
+        """The logs of which all that lies there was carried, by the books, and stands as it was."""
         waiting, rest = set[str](), set[str]()
         for listed in self._catalog.named.values():
             found = self._by_books(listed)
@@ -236,7 +240,8 @@ class Accountant:
             size = known.at.offset
         behind = max(0, size - known.at.offset) if known is not None else size
         number = known.number if known is not None else None
-        return Standing(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts)
+        decided = known.decided if known is not None else ""
+        return Standing(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts, decided)
 
     def _by_books(self, listed: Named) -> Standing | None:
         """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
@@ -302,7 +307,7 @@ class Accountant:
             reads = tail.of_identity(listed.identity)
         if reads is not None:
             standing = self._kind(listed)
-            record = known or Known(reads.number, *listed.identity, reads.fingerprint())
+            record = known or Known(reads.number, *listed.identity, reads.fingerprint(), decided=reads.decided)
             return self._standing(listed, standing, "", record)
         if known is not None and (known.packed or listed.facts[2] <= known.at.offset):
             return self._standing(listed, PIECE, "", known)  # of what was changed in it parity tells

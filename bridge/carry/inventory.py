@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 
 from bridge.carry.account import Accountant
 from bridge.carry.shared import Shared
-from bridge.carry.standing import ACTIVE, PIECE, WAITING, Account, Standing
+from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
 from bridge.config import Settings
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, SourceError
 from bridge.files.age import tells_age
+from bridge.files.generation import open_regular
+from bridge.files.spans import first_and_last
 from bridge.ledger import spool
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.journal import note
@@ -35,6 +38,25 @@ def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[]
     finally:
         if ledger is not None:
             ledger.close()
+    return found
+
+
+def dated(settings: Settings, mapping: Mapping, pieces: Sequence[Standing]) -> list[Standing]:
+    """Reads the times of the first and the last message of each of these files, as far as their lines tell them.
+
+    A file that cannot be read, or whose messages are not lines, has none.
+    """
+    found = []
+    for piece in pieces:
+        span = None
+        if mapping.source.kind == "log" and piece.bytes and piece.standing not in (ASIDE, LINK):
+            codec = mapping.codec(piece.log or piece.path)
+            with suppress(SourceError):
+                file = open_regular(settings.root / piece.path)
+                if file is not None:
+                    span = first_and_last(file, lambda lines, codec=codec: codec.decode(lines).times)  # type: ignore[misc]
+                    file.close()
+        found.append(replace(piece, span=span))
     return found
 
 

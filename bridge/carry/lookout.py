@@ -33,7 +33,7 @@ class Lookout:
         self._stream = shared.mapping.stream.key
         self._sources = sources
         self._turns = turns
-        self._listed = self._swept = self._begun = False
+        self._listed = self._swept = self._rebuilt = False
         self._restless: set[str] = set()
         self._asleep: set[str] = set()
         self.looked: set[str] = set()
@@ -86,39 +86,41 @@ class Lookout:
         if self._accountant is None:
             self._find_sources()
             return set(self._sources), []
+        changed, names, rest, everybody = list[Named](), set[str](), None, False
         try:
             self._shared.claim_all(self._ledger)
             if paths is not None:
                 if not all(catalog.holds(path) for path in paths):
                     catalog.refresh()
-                changed, names = list[Named](), {log for path in paths if (log := catalog.log_at(path)) is not None}
-            else:
+                names = {log for path in paths if (log := catalog.log_at(path)) is not None}
+            else:  # the ledger first: what a sweep finds, it finds once
                 self._shared.leave(self._ledger)
+                switches = twofold_signature(self._ledger, self._stream)
+                if not self._swept:
+                    rest = self._accountant.books(sources_of(self._ledger, self._stream))
+                    naming = {*naming_lines(self._ledger, self._stream)}
                 changed, names = catalog.sweep()
-        except SourceError:  # listing them raises it again, and tells of it
-            changed, names = [], set()
-            self._listed = False
-        else:
-            if paths is None and not self._begun:
-                self._begun = True
-                rest = self._accountant.at_rest(sources_of(self._ledger, self._stream))
-                self._asleep = rest - {*naming_lines(self._ledger, self._stream)}
-                names -= self._asleep
+                everybody = switches[1] or switches != (self._switches or switches)
+                self._switches = switches
+                if rest is not None and not self._rebuilt:
+                    self._asleep = rest() - naming
+                    names -= self._asleep
+                self._swept = True
             self._asleep -= names
+        except SourceError:  # listing them raises it again, and tells of it
+            self._listed = False
         if not self._listed or not names <= self._sources.keys():
-            self._find_sources()
+            names |= self._find_sources()
         if paths is None:
-            switches = twofold_signature(self._ledger, self._stream)
-            everybody = switches[1] or switches != (self._switches or switches) or self.unlisted is not None
-            self._switches = switches
+            everybody = everybody or self.unlisted is not None
             failed = {name for name, source in self._sources.items() if source.trouble is not None}
-            names |= set(self._sources) if everybody or not self._swept else failed | self._restless
-            self._swept = True
+            names |= set(self._sources) if everybody else failed | self._restless
         return names, changed
 
     def begin_anew(self) -> None:
         """Has every source looked at by the next sweep: the ledger was rebuilt, and what was read of it is void."""
         self._listed = self._swept = False
+        self._rebuilt = True
         self._restless.clear()
         self._asleep.clear()
 
@@ -126,37 +128,37 @@ class Lookout:
         """The source of this name, looked at if it never was; None: there is none."""
         if name in self._asleep:
             self._asleep.discard(name)
-            self._find_sources()
-            self._look_at({name}, None)
+            self._look_at(self._find_sources(), None)
         return self._sources.get(name)
 
     def wake_all(self) -> None:
         """Looks at every source that was not looked at yet, as all that lies there of it is carried by the books."""
-        names, self._asleep = self._asleep, set()
-        if names:
-            self._find_sources()
-            self._look_at(names, None)
+        if self._asleep:
+            self._asleep = set()
+            self._look_at(self._find_sources(), None)
 
     def fails(self, source: Source, error: BridgeError) -> None:
         """Notes why a source could not be looked at, or put in its place."""
         source.trouble = error
         self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
 
-    def _find_sources(self) -> None:
+    def _find_sources(self) -> set[str]:
+        """Makes the sources that are new, but for those that need not be looked at; returns their names."""
+        self._listed = False
         worker = f"{self._worker}: {self._shared.mapping.source.path}"
         try:
             names = self._shared.source_names(sources_of(self._ledger, self._stream))
         except (SourceError, LedgerError, OSError) as error:  # those that are known go on
             self.unlisted = as_bridge_error(error)
             self._troubles.note(self._ledger, worker, self.unlisted)
-            return
-        self._listed = True
+            return set()
         if self.unlisted is not None:
             self.unlisted = None
             self._troubles.clear(self._ledger, worker)
-        for name in names:
-            if name not in self._sources and name not in self._asleep:
-                self._sources[name] = source_of(self._shared, name, self._ledger, self._clock)
+        new = {*names} - self._sources.keys() - self._asleep
+        self._sources |= {name: source_of(self._shared, name, self._ledger, self._clock) for name in sorted(new)}
+        self._listed = True
+        return new
 
     def say(self, source: Source) -> None:
         """Keeps what is new of a source's files, and has the log say what that has to say."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.files.age import Span
 from bridge.files.catalog import Facts
 from bridge.ledger.pieces import COPY, LEFT, UNACCOUNTED
 
@@ -28,6 +29,10 @@ class Standing:
     behind: int = 0
     why: str = ""
     facts: Facts | None = None
+    decided: str = ""
+    """What put the generation behind the one before, as `bridge.files.age` has it."""
+    span: Span | None = None
+    """The times of the first and the last message, in ms since 1970, where somebody looked for them."""
 
     @property
     def first(self) -> int:
@@ -38,7 +43,8 @@ class Standing:
         """A file's standing as `--json` prints it."""
         return {
             "path": self.path, "standing": self.standing, "source": self.log or None, "generation": self.generation,
-            "bytes": self.bytes, "behind": self.behind, "why": self.why or None,
+            "bytes": self.bytes, "behind": self.behind, "why": self.why or None, "decided": self.decided or None,
+            "first": self.span[0] if self.span else None, "last": self.span[1] if self.span else None,
         }  # fmt: skip
 
 

@@ -13,10 +13,14 @@ from bridge.words import counted
 
 if TYPE_CHECKING:
     from bridge.carry.standing import Account, Standing
+    from bridge.config import Settings
     from bridge.mapping import Mapping
 
 SHOWN = 30
 """Files that are shown of a mapping unless all are asked for; those that need a person always are."""
+
+WIDE = 110
+"""Columns of a screen on which the times of a file's first and last message stand beside each other."""
 
 FIRST = ("unaccounted", "waiting", "left", "aside", "copy", "link", "active", "piece")
 """The standings in the order in which they are shown: what needs a person stands first."""
@@ -48,10 +52,10 @@ def command(
         return _say(options, chosen, leave, take, reason)
     found = accounts(settings, chosen, time.time)
     if options.as_json:
-        emit({"mappings": [_json(name, account) for name, account in found.items()]})
+        emit({"mappings": [_json(settings, one, found[one.name]) for one in chosen]})
     else:
-        for at, (name, account) in enumerate(found.items()):
-            _show(name, account, everything=everything, first=not at)
+        for at, one in enumerate(chosen):
+            _show(settings, one, found[one.name], everything=everything, first=not at)
     return 3 if any(account.sentences() for account in found.values()) else 0
 
 
@@ -67,8 +71,11 @@ def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str |
     return 0
 
 
-def _json(name: str, account: Account) -> dict[str, Any]:
-    return {"mapping": name, **account.to_json(), "pieces": [piece.to_json() for piece in _sorted(account)]}
+def _json(settings: Settings, mapping: Mapping, account: Account) -> dict[str, Any]:
+    from bridge.carry.inventory import dated
+
+    pieces = dated(settings, mapping, _sorted(account))
+    return {"mapping": mapping.name, **account.to_json(), "pieces": [piece.to_json() for piece in pieces]}
 
 
 def _sorted(account: Account) -> list[Standing]:
@@ -77,9 +84,30 @@ def _sorted(account: Account) -> list[Standing]:
     )
 
 
-def _show(name: str, account: Account, *, everything: bool, first: bool) -> None:
-    from rich.table import Table
+def _why(piece: Standing) -> str:
+    """What decided the standing of a file, or the place of a generation among the others of its log."""
+    from bridge.files.age import HOW
 
+    of = f"of {piece.log}" if piece.log and not piece.path.startswith(piece.log) else ""
+    several = piece.standing == "piece" or (piece.generation or 1) > 1
+    placed = f"placed by {HOW.get(piece.decided, piece.decided)}" if piece.decided and several else ""
+    return "; ".join(said for said in (of, piece.why, placed if not piece.why else "") if said)
+
+
+def _times(piece: Standing, between: str) -> str:
+    from bridge.cli.import_history import moment
+
+    if piece.span is None:
+        return ""
+    first, last = (moment(ms).removesuffix("+00:00") for ms in piece.span)
+    return first if first == last else f"{first}{between}{last}"
+
+
+def _show(settings: Settings, mapping: Mapping, account: Account, *, everything: bool, first: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from bridge.carry.inventory import dated
     from bridge.cli.screen import console, safe, show
 
     out, sums = console(), account.sums()
@@ -87,7 +115,7 @@ def _show(name: str, account: Account, *, everything: bool, first: bool) -> None
         show(out, safe(""))
     of = counted(sums["files"], "file")
     said = [f"{sums[kind]:,} {kind}" for kind in ("carried", "waiting", "aside", "copies", "unaccounted") if sums[kind]]
-    show(out, safe(f"{name}: {of}, {counted(sums['bytes'], 'byte')}: {', '.join(said) or 'nothing'}", "bold"))
+    show(out, safe(f"{mapping.name}: {of}, {counted(sums['bytes'], 'byte')}: {', '.join(said) or 'nothing'}", "bold"))
     if account.gone:
         show(
             out, safe(f"{counted(account.gone, 'entry', 'entries')} of the stream went before the mirror came to them")
@@ -96,14 +124,17 @@ def _show(name: str, account: Account, *, everything: bool, first: bool) -> None
     urgent = [standing for standing in rows if standing.standing in FIRST[:2]]
     shown = rows if everything or len(rows) <= SHOWN else urgent or rows[:10]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for column in ("file", "standing", "piece of", "bytes", "waiting", "why"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("bytes", "waiting") else "left")
-    for standing in shown[: None if everything else 10 * SHOWN]:
-        piece = f"{standing.log}, generation {standing.generation}" if standing.generation is not None else standing.log
-        behind = f"{standing.behind:,}" if standing.behind else ""
-        table.add_row(
-            *map(safe, (standing.path, standing.standing, piece, f"{standing.bytes:,}", behind, standing.why))
-        )
+    shown = dated(settings, mapping, shown[: None if everything else 10 * SHOWN])
+    waits = any(piece.behind for piece in shown)
+    for column in ("file", "standing", "gen.", "bytes", *["waiting"] * waits, "first and last message, UTC", "why"):
+        right = column in ("gen.", "bytes", "waiting")
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    between = " – " if out.width >= WIDE else "\n"
+    for piece in shown:
+        number = "" if piece.generation is None else f"{piece.generation:,}"
+        behind = [f"{piece.behind:,}" if piece.behind else ""] * waits
+        before = map(safe, (piece.path, piece.standing, number, f"{piece.bytes:,}", *behind))
+        table.add_row(*before, Text(_times(piece, between)), safe(_why(piece)))
     show(out, table)
     left = len(rows) - len(shown)
     if left:

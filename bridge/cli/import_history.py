@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bridge.preview import Preview
 
 KINDS = 8
+ORDERS, PIECES = 5, 20
 EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
@@ -285,7 +286,10 @@ def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int
 
 
 def _describe(one: Preview) -> None:
-    from bridge.model import shown
+    import os
+
+    from bridge.files.age import HOW
+    from bridge.model import shown, shown_name
 
     size, read = sum(size for _, size, _, _ in one.sources), one.total("translated") + one.total("rejected")
     click.echo(f"{one.mapping} → {one.stream}: {counted(size, 'byte')} in {counted(len(one.sources), 'source')}")
@@ -307,6 +311,14 @@ def _describe(one: Preview) -> None:
         more = f" and {len(values) - KINDS} more" if len(values) > KINDS else ""
         if values:
             click.echo(f"  {name:8} {shows}{more}")
+    for name, order in [*one.orders.items()][:ORDERS]:
+        click.echo(f"  order    {shown_name(os.fsencode(name))}, the oldest first:")
+        for path, why in order[:PIECES]:
+            click.echo(f"           {shown_name(os.fsencode(path))}, by {HOW.get(why, why)}")
+        if len(order) > PIECES:
+            click.echo(f"           and {len(order) - PIECES:,} more, which --json lists")
+    if len(one.orders) > ORDERS:
+        click.echo(f"  order    of {len(one.orders) - ORDERS:,} more sources, which --json lists")
     for name, _, checked, _ in one.sources:
         for reason, (count, offsets, example) in checked.reasons.items():
             more = " …" if count > len(offsets) else ""

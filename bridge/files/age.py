@@ -31,8 +31,9 @@ _COUNTER = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
 _BACKUP = re.compile(r"\.(?:bak|old|orig|save|copy)$|~$")
 HOW = {
     "times": "their lines' times", "mtime": "when they were written to", "seen": "what was seen", "name": "their names",
+    "path": "its path, as the log itself", "oldest": "being the oldest", "alone": "being alone",
 }  # fmt: skip
-"""What decided the order of two pieces, in words."""
+"""What decided the order of two pieces, in words that go behind "by"."""
 
 SURE = 1000
 """Milliseconds by which the times of two pieces must differ to tell which of them is the older one."""

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 
 from bridge.errors import SourceError
@@ -34,16 +35,18 @@ class Folders:
     def __init__(self, root: Path, patterns: Iterable[str]) -> None:
         self._root = root
         self._bases = sorted({_base(pattern) for pattern in patterns})
+        self._came, self._went = list[tuple[str, int]](), list[str]()
         self.known: dict[str, Listed] = {}
         """What each folder held when it was listed last, by its path below the root."""
 
     def refresh(self) -> tuple[list[tuple[str, int]], list[str]]:
         """Lists the folders that changed: returns the files that came, each with its inode, and those that went.
 
-        The inode of a link is negative. One whose name has another inode by now went and came. Raises SourceError.
+        The inode of a link is negative. One whose name has another inode by now went and came. Raises SourceError; what
+        came and went until then the next refresh returns.
         """
-        came, went, seen = list[tuple[str, int]](), list[str](), set[str]()
-        if self.known and all(self._stands(folder, listed) for folder, listed in self.known.items()):
+        came, went, seen = self._came, self._went, set[str]()
+        if not came and not went and self.known and all(starmap(self._stands, self.known.items())):
             return came, went
         for base, deep in self._bases:
             for folder in self._walk(base, deep):
@@ -52,6 +55,7 @@ class Folders:
                     self._compare(folder, came, went)
         for folder in self.known.keys() - seen:
             went += [below(folder, name) for name in self.known.pop(folder).files]
+        self._came, self._went = [], []
         return came, went
 
     def _stands(self, folder: str, listed: Listed) -> bool:

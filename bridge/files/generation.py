@@ -25,7 +25,8 @@ class Known:
     """What the ledger remembers of a generation. `at.offset` is how far it was carried; closed: to its end.
 
     `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
-    was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell.
+    was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell. `decided` is what
+    put it behind the generation before, as `bridge.files.age` has it; empty where that was not written down.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Known:
     packed: tuple[int, int] | None = None
     born: int = 0
     written: int = 0
+    decided: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +58,8 @@ class Generation:
     tail: bytes = b""
     checked: tuple[int, int] = (-1, -1)
     born: int = 0
+    decided: str = ""
+    """What put the generation behind the one before, as `bridge.files.age` has it."""
     seen_written: int = 0
     """When the file was written to last, as far as a comparison saw, in ns since 1970."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
@@ -78,7 +82,7 @@ class Generation:
         """Makes the record of a generation that the ledger keeps."""
         written = self.packed[1] if self.packed else self.seen_written
         return Known(
-            self.number, *self.identity, self.fingerprint(), closed, self.packed, born=self.born, written=written
+            self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided
         )
 
     @property

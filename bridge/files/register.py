@@ -34,8 +34,9 @@ class Register:
         record, before = generation.known(closed=closed), self.known.get(generation.number)
         if generation.content is None and before is not None and before.at.offset > record.at.offset:
             record = replace(record, at=before.at)
-        if not record.written and before is not None:
-            record = replace(record, written=before.written)
+        if before is not None:
+            written, decided = record.written or before.written, record.decided or before.decided
+            record = replace(record, written=written, decided=decided)
         self._keep(record)
         return record
 
@@ -147,6 +148,8 @@ class Register:
                 say_once(file.path.name, "is older than what was carried; it is left alone")
                 file.close()
             else:
+                if file is fresh:
+                    file.decided = "path" if say_once is not None else "seen"
                 file.begin()
                 found.append(file)
         return found
@@ -172,7 +175,7 @@ class Register:
         for generation in order:
             weak = record.at.head_len == 0 and not same_inode(generation, record)
             if not weak and generation.identity not in taken and generation.place(record.at):
-                generation.number = record.number
+                generation.number, generation.decided = record.number, record.decided or generation.decided
                 return generation
         return None
 

@@ -10,11 +10,30 @@ from bridge.files.generation import Generation
 SAMPLED = 1 << 16
 """Bytes at the beginning of a piece, and at its end, whose lines are asked for their times."""
 
+ENDS = 1 << 12
+"""Bytes at both ends of a piece that mostly hold its first and its last message."""
+
 SLACK = 86_400_000
 """Milliseconds by which a line may be younger than its file's last change: zones and clocks differ by so much."""
 
 Times = Callable[[Sequence[bytes]], Sequence[int]]
 """Reads the times of lines, in ms since 1970, 0 of a line that tells none."""
+
+
+def first_and_last(file: Generation, times: Times) -> Span | None:
+    """The times of the first and the last line of a piece that tell one; None: no line at either end does.
+
+    A compressed file is unpacked to its end for it. Raises SourceError.
+    """
+    size = file.size()
+    for sample in (ENDS, SAMPLED):
+        first = file.read(sample, 0)
+        last = file.read(sample, max(0, size - sample))
+        whole = first.split(b"\n") if len(first) == size else [*first.split(b"\n")[:-1], *last.split(b"\n")[1:]]
+        told = [time for time in times([line for line in whole if line]) if time > 0]
+        if told:
+            return told[0], told[-1]
+    return None
 
 
 def span_of(file: Generation, times: Times) -> Span | None:

@@ -81,6 +81,8 @@ class Survey:
         ordered = in_age_order(pieces, self._catalog.order)
         if any(piece.number is None for piece in pieces) and (why := contradicted(pieces, ordered)):
             self._say_once(f"order: {why}", "", why)
+        for placed in ordered:
+            files[placed.index].decided = placed.decided
         return [files[placed.index] for placed in ordered]
 
     def _span(self, file: Generation) -> Span | None:

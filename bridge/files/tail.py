@@ -28,7 +28,7 @@ class Tail:
 
     def __init__(self, catalog: Catalog, name: str, known: list[Known], times: Times | None = None) -> None:
         self.name = name
-        self.path = catalog.root / name
+        self.root, self.path = catalog.root, catalog.root / name
         self.lock = RLock()
         self.notices: deque[str] = deque(maxlen=100)
         self._catalog, self._survey = catalog, Survey(catalog, name, self._say_once, times)

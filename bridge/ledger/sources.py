@@ -180,14 +180,14 @@ def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, Known]]:
 
 _KNOWN = (
     "number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime, coalesce(born, 0),"
-    " coalesce(written, 0)"
+    " coalesce(written, 0), coalesce(decided, '')"
 )
 
 
 def _known(row: Sequence[Any]) -> Known:
-    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written = row
+    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written, decided = row
     packed, at = None if size is None else (size, mtime), Fingerprint(offset, head_len, head, tail)
-    return Known(number, int(device), int(inode), at, bool(closed), packed, born, written)
+    return Known(number, int(device), int(inode), at, bool(closed), packed, born, written, decided)
 
 
 def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
@@ -195,7 +195,8 @@ def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> Non
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"
-        " tail, closed, packed_size, packed_mtime, born, written) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tail, closed, packed_size, packed_mtime, born, written, decided)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (stream, name, known.number, str(known.device), str(known.inode), known.number, at.offset, at.head_len, at.head,
-         at.tail, int(known.closed), *(known.packed or (None, None)), known.born, known.written),
+         at.tail, int(known.closed), *(known.packed or (None, None)), known.born, known.written, known.decided),
     )  # fmt: skip

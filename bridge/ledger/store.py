@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
-VERSION = 13
+VERSION = 14
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -202,6 +202,11 @@ def _thirteenth(db: sqlite_utils.Database) -> None:
         "who": str,
     }
     db.table("pieces").create(piece, pk=("stream", "path"))
+
+
+@migrations(name="014_decided")
+def _fourteenth(db: sqlite_utils.Database) -> None:
+    db.table("generations").add_column("decided", str)
 
 
 LOOKS, LOOK = 20, 0.05
