@@ -325,10 +325,9 @@ class Catalog:
     def log_at(self, path: str) -> str | None:
         """The log to which the file of this absolute path belongs, or would as its name tells; None: it is no file of
         the mapping's."""
-        root = f"{self.root}/"
-        if not path.startswith(root):
+        name = path.removeprefix(f"{self.root}/")
+        if name == path:
             return None
-        name = path.removeprefix(root)
         if not self.many and name == self.path:
             return name
         listed = self.named.get(name)
