@@ -25,8 +25,10 @@ from bridge.config import Settings, load
 from bridge.drain import Drained, once
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
+from bridge.parity.account import Account
 from bridge.parity.proof import check_of
 from bridge.parity.result import Result
+from bridge.parity.units import Units
 from bridge.points import POINTS
 from bridge.server import embedded
 from bridge.server.binary import Binary
@@ -332,10 +334,14 @@ class Rig:
             assert account_of(shared, ledger, time.time, running=True).sentences() == [], self.said()
         account = self.parity().account
         if account is not None:
-            told = account.to_json()
-            kinds = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside", "copies", "unaccounted")
-            assert told["bytes"] == sum(told[kind] for kind in kinds)
-            assert told["unaccounted"] == 0, (account.sentences(), self.said())
+            self.balances(account)
+
+    def balances(self, account: Account | Units) -> None:
+        """The account of a look at parity explains everything."""
+        told = account.to_json()
+        kinds = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside", "copies", "unaccounted")
+        assert told["bytes" if "bytes" in told else "files"] == sum(told[kind] for kind in kinds)
+        assert told["unaccounted"] == 0, (account.sentences(), self.said())
 
     def known_files(self) -> str:
         """The files that lie there, and the generations that the ledger knows of them."""
@@ -355,12 +361,16 @@ class Rig:
         path = settings.state_dir / "ledger.db"
         ledger = Ledger(path) if path.exists() else None
         try:
-            return [
+            found = [
                 check_of(mapping)(
                     mapping, settings, lambda: Connection(self.url), ledger, Event(), lambda *_: None, settling=settling
                 ).run()
                 for mapping in settings.mappings[:first]
             ]
+            for result in found:
+                if result.verdict == "equal" and result.account is not None:
+                    self.balances(result.account)
+            return found
         finally:
             if ledger is not None:
                 ledger.close()

@@ -30,6 +30,8 @@ from bridge.files.leftovers import leftover
 from bridge.files.register import Register
 from bridge.ledger import pieces
 from bridge.ledger.store import Ledger
+from bridge.parity.chunks import _Comparison as Chunks
+from bridge.parity.units import Units
 from bridge.server.binary import find
 from bridge.status import sample
 from tests.rig import STREAM, Rig
@@ -525,3 +527,38 @@ def test_a_ledger_of_before(mem: Rig) -> None:
 
 def said_of(done: Any) -> str:
     return f"{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("kind", ["hestai-inbox", "hestai-state", "hestai-artifacts", "hestai-context"])
+def test_the_account_of_other_kinds(mem: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Every file of a folder, and every byte of a context, is accounted for; one that parity forgets is missed."""
+    mem.write_config(mapping=kind)
+    folder = mem.root / {"hestai-inbox": "inbox", "hestai-state": "state", "hestai-artifacts": "artifacts"}.get(
+        kind, "context"
+    )
+    folder.mkdir()
+    for n in range(5):
+        said = f'{{"uuid": "{n}", "doc_type": "note", "content": "x", "timestamp": "2026-03-02T09:14:0{n}Z"}}'
+        (folder / f"{n}{'.ctx' if kind == 'hestai-context' else '.json'}").write_text(said)
+        aged(folder / f"{n}{'.ctx' if kind == 'hestai-context' else '.json'}")
+    mem.once()
+    result = mem.parity()
+    assert result.verdict == "equal", result.notes
+    assert result.account is not None
+    told = result.account.to_json()
+    assert told["carried"] == (5 if kind != "hestai-context" else sum(path.stat().st_size for path in folder.iterdir()))
+    if kind == "hestai-context":
+        real = Chunks._explained
+        monkeypatch.setattr(Chunks, "_explained", lambda self, joined, size: real(self, joined, size - 1))
+    else:
+        real_add, skipped = Units.add, list[Units]()
+
+        def add(self: Units, fate: str, count: int = 1) -> None:
+            if count and self not in skipped:
+                skipped.append(self)
+            else:
+                real_add(self, fate, count)
+
+        monkeypatch.setattr(Units, "add", add)
+    result = mem.parity()
+    assert (result.verdict, result.account is not None and bool(result.account.sentences())) == ("differs", True)

@@ -103,6 +103,12 @@ class Account:
                 else:  # what stood there was proved, and trimmed
                     compared.sizes["carried"] += file.start
 
+    def whole(self, file: File, size: int, waiting: int) -> None:
+        """Notes how many bytes a file holds, and how many of them are still to be carried."""
+        compared = self._of(file)
+        compared.bytes = size
+        compared.sizes["waiting"] += waiting
+
     def for_later(self) -> dict[str, dict[str, list[int]]]:
         """What is to be known of the files when a later account goes on where this one ended."""
         found: dict[str, dict[str, list[int]]] = {}

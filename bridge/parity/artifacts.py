@@ -22,6 +22,7 @@ from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
+from bridge.parity.units import Units
 from bridge.parity.view import Cursors
 from bridge.streams.connect import Connection
 from bridge.words import counted
@@ -50,14 +51,16 @@ class ArtifactCheck(Check):
             return None
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
-        source, tally = self._mapping.source, Tally()
+        source, tally, account = self._mapping.source, Tally(), Units()
         folder = Folder(self._settings.root, self._mapping.files, source.exclude)
         announced = self._announced(connection, cursors, tally)
         batch = cursors.books.batch(source.path)
         hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
+        fates: dict[bytes, str] = {}
         for path in sorted(announced):
             one = announced[path]
             outcome, there = self._outcome(folder, path, one, batch)
+            fates[path] = outcome
             if outcome == "present":
                 counts["present"] += 1
                 tally.file_born += 1
@@ -71,17 +74,25 @@ class ArtifactCheck(Check):
                 )  # fmt: skip
         first = min(((one.origin.generation, one.origin.offset) for one in announced.values()), default=(1 << 62, 0))
         for some in folder.scan():
+            account.total += len(some)
             for found in some:
                 path = os.path.join(folder.root, found.name)  # noqa: PTH118 - bytes
                 if path in announced:
+                    if fates[path] in counts:
+                        account.add("carried")
+                    else:
+                        account.lost(shown_name(path), "its announcement says something else")
                     continue
                 known = memory.carried(self._ledger, self._mapping.stream.key, found.name) if self._ledger else None
                 if known is None or known[0] > batch:
                     tally.in_flight += 1
+                    account.add("waiting")
                     continue
                 if cursors.added > cursors.length and known[:2] < first:
                     tally.unverifiable += 1
+                    account.add("carried")
                     continue
+                account.lost(shown_name(path), "it was never announced")
                 counts["never_announced"] += 1
                 tally.differences.append(Difference("missing_in_redis", shown_name(path), None, None, None, path, None,
                                                     raw_name=found.name))  # fmt: skip
@@ -90,7 +101,10 @@ class ArtifactCheck(Check):
         if tally.unverifiable:
             tally.why["trimmed: entries were removed from the stream"] = tally.unverifiable
         tally.digest = hasher.hexdigest()
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
+        account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
+        verdict = "differs" if any(account.unaccounted()) else verdict_of(tally, 0)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+        result.account = account
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
         result.artifacts, result.lost, result.alive = counts, cursors.lost, cursors.alive
         result.notes = [*in_words(counts), *cursors.notes]

@@ -241,7 +241,7 @@ class Check:
                 comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
             before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
             too_much = comparison.witness.too_much()
-            account = self._account(comparison, view)
+            account = self._account(comparison.account, view)
             verdict = verdict_of(tally, view.length, before)
             if too_much or any(account.unaccounted()):
                 verdict = "differs"
@@ -299,9 +299,8 @@ class Check:
             if self._stop.is_set():
                 raise Interrupted
 
-    def _account(self, comparison: Comparison, view: View) -> Account:
-        """The comparison's account, with what was not compared, and the stream's entries."""
-        account = comparison.account
+    def _account(self, account: Account, view: View) -> Account:
+        """Adds what was not compared, and the stream's entries, to a comparison's account."""
         account.aside += view.aside()
         account.entries, account.trimmed = view.length, view.trimmed.count
         if self._ledger is not None:

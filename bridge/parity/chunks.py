@@ -14,6 +14,7 @@ from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
 from bridge.mapping import Mapping
 from bridge.model import Row, hex_digest
+from bridge.parity.account import Account
 from bridge.parity.check import Check, told
 from bridge.parity.classify import Difference
 from bridge.parity.generations import Generation
@@ -36,7 +37,10 @@ class ChunkCheck(Check):
         for rows in self._entries(connection, view.last, view.length):
             one.feed(rows)
         one.finish()
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(one.tally, view.length), one.tally)
+        account = self._account(one.account, view)
+        verdict = "differs" if any(account.unaccounted()) else verdict_of(one.tally, view.length)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
+        result.account = account
         result.files, result.entry = view.positions(one.places()), view.last
         gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
         result.notes, result.lost = [note for note in view.notes if note not in gone], view.lost
@@ -91,6 +95,7 @@ class _Comparison:
 
     def __init__(self, mapping: Mapping, view: View) -> None:
         self.tally = Tally(marked=bool(view.marked))
+        self.account = Account()
         self._mapping = mapping
         self._view = view
         self._joined: dict[tuple[int, int], _Joined] = {}
@@ -151,6 +156,7 @@ class _Comparison:
         if joined.source not in self._first:
             self._first[joined.source] = joined.number
             if self._trimmed and (offset > joined.at or (data and joined.number > 1)):  # what was before it was removed
+                self._explained(joined, offset - joined.at)
                 joined.at, joined.cut, joined.began = offset, True, True
                 self._was_trimmed()
         latest = self._latest.setdefault(joined.source, joined.number)
@@ -176,16 +182,24 @@ class _Comparison:
             self._gap(joined, offset)
         joined.take(data)
         if not head:
+            self._explained(joined, len(data))
             self._differ("altered", joined, offset, entry, data, data, row)
             return
         if joined.file is None:
             return  # judged by its digests, at the end
         there = b"".join(joined.file.section(offset, offset + len(data)))
         if there != data:
+            self.account.lost(joined.file, offset, len(there))
             self._differ("altered", joined, offset, entry, there, data, row)
             return
         self.tally.file_born += 1
+        self._explained(joined, len(data))
         self._hasher.update(data)
+
+    def _explained(self, joined: _Joined, size: int) -> None:
+        """Notes in the account that a chunk holds so many bytes of a file, or did until it was trimmed."""
+        if joined.file is not None:
+            self.account.add(joined.file, "carried", size)
 
     def _gap(self, joined: _Joined, end: int) -> None:
         """No chunk holds the bytes from where the last one ended to here."""
@@ -194,6 +208,7 @@ class _Comparison:
         missing = None
         if joined.file is not None:
             missing = b"".join(joined.file.section(start, min(end, start + 4096)))
+            self.account.lost(joined.file, start, end - start)
         self._differ("missing_in_redis", joined, start, None, missing, None, ())
         joined.at = end
 
@@ -212,11 +227,14 @@ class _Comparison:
                 self._gone(joined, due)
                 continue
             if joined.at < due and self._trimmed and joined.number < self._first.get(joined.source, 1 << 60):
+                self._explained(joined, due - joined.at)
                 self._was_trimmed()
             elif joined.at < due:
                 self._gap(joined, due)
             rest = max(joined.at, due)
             self.tally.in_flight += any(joined.file.section(rest, rest + 1))
+            size = self._view.size_of(joined.file)
+            self.account.whole(joined.file, size, max(0, size - rest))
         self.tally.digest = self._hasher.hexdigest()
 
     def _was_trimmed(self) -> None:

@@ -28,6 +28,7 @@ from bridge.parity.result import Result, verdict_of
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Late, Tally
+from bridge.parity.units import Units
 from bridge.parity.view import Cursors
 from bridge.parity.witness import Witness
 from bridge.streams.connect import Connection
@@ -47,9 +48,12 @@ class FolderCheck(Check):
             for rows in self._entries(connection, cursors.last, cursors.length):
                 comparison.feed(rows)
             comparison.finish()
-        too_much = comparison.witness.too_much()
-        verdict = "differs" if too_much else verdict_of(comparison.tally, cursors.length)
+        too_much, account = comparison.witness.too_much(), comparison.account
+        account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
+        differs = too_much or any(account.unaccounted())
+        verdict = "differs" if differs else verdict_of(comparison.tally, cursors.length)
         result = Result(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
+        result.account = account
         result.too_much = too_much
         result.files, result.entry, result.unit = {self._mapping.source.path: comparison.batch}, cursors.last, "batch"
         result.alive = cursors.alive
@@ -69,6 +73,7 @@ class _Comparison:
         self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: Late | None
     ) -> None:
         self.tally = Tally(marked=bool(cursors.marked))
+        self.account = Units()
         self.stats = Stats()
         self.batch = cursors.books.batch(mapping.source.path)
         self._mapping = mapping
@@ -96,6 +101,7 @@ class _Comparison:
     def read_folder(self, pause: Callable[[], None]) -> None:
         """Reads all files of the folder into the table; those that are no message, or not complete, are counted."""
         for some in self._folder.scan():
+            self.account.total += len(some)
             self._documents.add(self._read(found.name for found in some))
             pause()
 
@@ -110,6 +116,7 @@ class _Comparison:
                 self._not_a_message(name, gone=False)
                 continue
             if not taken.raw:
+                self.account.add("empty")
                 continue  # a text that nobody has written yet
             yield Document(name, message.identity or b"", digest(*message.row))
 
@@ -119,8 +126,10 @@ class _Comparison:
         )
         if aside is not None or (self._ledger is None and not gone):
             self.tally.quarantined += 1
+            self.account.add("quarantined")
         else:
             self.tally.in_flight += 1
+            self.account.add("waiting")
 
     # -- the stream ------------------------------------------------------------------------------------------
 
@@ -141,6 +150,7 @@ class _Comparison:
     def _file_born(self, entry: bytes, origin: Origin, raw: bytes, row: Row) -> None:
         self._first = min(origin, self._first or origin)
         name = self._documents.claim(digest(*row))
+        self.account.add("carried", int(name is not None))
         sent = None
         if self._ledger is not None:
             sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
@@ -171,6 +181,7 @@ class _Comparison:
             taken = self._folder.read(name, self._limit)
             if taken is not None and taken.raw == row[3] and self._documents.take(name):
                 self.tally.rewritten += 1
+                self.account.add("carried")
                 return name
         return None
 
@@ -195,6 +206,7 @@ class _Comparison:
         elif found is not None and not found[1] and vouched:
             self._documents.take(found[0])
             self.tally.rewritten += 1
+            self.account.add("carried" if file_born else "mirrored")
             return found[0]
         elif found is not None and not found[1]:
             self._documents.take(found[0])
@@ -202,6 +214,7 @@ class _Comparison:
             raw = taken.raw if taken is not None else None
             expected, actual = (raw, row[3]) if file_born else (row[3], raw)
             name = shown_name(found[0])
+            self.account.lost(name, "its entry says something else")
             self._differ(Difference("altered", name, None, None, entry.decode(), expected, actual, row=row,
                                     file_born=file_born))  # fmt: skip
         elif vouched:
@@ -223,6 +236,7 @@ class _Comparison:
         if content is not None:
             self.witness.born(self._mapping.source.path, [entry], [content], 0)
         name = self._documents.claim(digest(*row)) if row is not None and mirrored else None
+        self.account.add("mirrored", int(name is not None))
         if name is None:
             if mirrored and self._aside(entry):
                 self.tally.quarantined += 1
@@ -269,12 +283,15 @@ class _Comparison:
         for file in self._documents.left():
             if file.identity and self._documents.claimed(file.identity):
                 self.tally.copies += 1  # another file with the same identity is the message
+                self.account.add("copies")
                 continue
             known = memory.carried(self._ledger, self._stream, file.name) if self._ledger is not None else None
             if known is None or known[0] > self.batch or self._under_way(known[2]):
                 self.tally.in_flight += 1
+                self.account.add("waiting")
             elif self._trimmed and known[0] and (self._first is None or known[:2] < self._first[1:]):
                 self.tally.unverifiable += 1
+                self.account.add("carried")
                 why = "trimmed: entries were removed from the stream"
                 self.tally.why[why] = self.tally.why.get(why, 0) + 1
             else:
@@ -282,6 +299,7 @@ class _Comparison:
                 raw = taken.raw if taken is not None else None
                 message = self._mapping.document(os.fsdecode(file.name)).read(raw or b"")
                 row = message.row if isinstance(message.row, tuple) else ()
+                self.account.lost(shown_name(file.name), "no entry says what it says")
                 self._differ(
                     Difference("missing_in_redis", shown_name(file.name), None, None, None, raw, None, row=row,
                                raw_name=file.name)

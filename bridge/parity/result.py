@@ -13,6 +13,7 @@ from bridge.parity.generations import Cut
 from bridge.parity.since import Since
 from bridge.parity.stats import Stats
 from bridge.parity.tally import Tally
+from bridge.parity.units import Units
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ class Result:
     """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
     began: float = 0.0
     seconds: float = 0.0
-    account: Account | None = None
+    account: Account | Units | None = None
     """What became of every byte and entry; None where nothing was read."""
     stats: Stats | None = None
     onwards: bool = False

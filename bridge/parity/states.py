@@ -17,6 +17,7 @@ from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of
 from bridge.parity.since import Since
 from bridge.parity.tally import Tally
+from bridge.parity.units import Units
 from bridge.parity.view import Cursors
 from bridge.streams import state
 from bridge.streams.connect import Connection
@@ -62,9 +63,10 @@ class StateCheck(Check):
         cursors.say_who()
         owner = owner_of(self._ledger, self._keys.stream.decode(), self._mapping.source.owner)
         self._by_file, self._undecided = owner.side == "file", owner.asked
-        source, tally, hasher = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16)
+        source, tally, hasher, account = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16), Units()
         folder = Folder(self._settings.root, source.path, source.exclude)
         files = {one.name for some in folder.scan() for one in some}
+        account.total = len(files)
         until = time.monotonic() + (self._settling if cursors.alive else 0)
         for name in sorted(files | known.keys()):
             both = self._both(folder, connection, name)
@@ -78,14 +80,28 @@ class StateCheck(Check):
             if both.kind not in (b"hash", b"none"):
                 cursors.notes.append(f"the key of {shown_name(name)} holds a {both.kind.decode()}, and no hash")
             self._count(tally, name, both, outcome)
+            if name in files:
+                self._explain(account, name, outcome)
             if outcome == "equal":
                 hasher.update(name + b"\0" + (both.file or b"") + b"\0")
         if self._mapping.stream.history:
             self._check_history(connection, cursors, tally)
         tally.digest = hasher.hexdigest()
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict_of(tally, 0), tally)
+        account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
+        verdict = "differs" if any(account.unaccounted()) else verdict_of(tally, 0)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
         result.entry, result.notes, result.unit = cursors.last, cursors.notes, "value"
+        result.account = account
         return result
+
+    def _explain(self, account: Units, name: bytes, outcome: str) -> None:
+        """Notes in the account what became of a file that was listed."""
+        if outcome == "equal":
+            account.add("carried" if self._by_file else "mirrored")
+        elif outcome in ("in_flight", "large", "none"):  # none: it is no value of the side that owns them, or went
+            account.add({"in_flight": "waiting", "large": "aside"}.get(outcome, "carried"))
+        else:
+            account.lost(shown_name(name), "its hash does not hold what it holds")
 
     def _check_history(self, connection: Connection, cursors: Cursors, tally: Tally) -> None:
         """Finds values that forward entered twice: again with a version that was reached, or with one never reached.

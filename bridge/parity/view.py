@@ -29,7 +29,7 @@ from bridge.mapping import Mapping
 from bridge.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.parity.account import Aside
 from bridge.parity.generations import Cut, Found, Generation, Pieces, written
-from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.parity.sides import OFFSETS, SHIFT, File
 from bridge.parity.since import Since
 from bridge.streams import keys
 from bridge.streams.connect import Connection
@@ -259,6 +259,10 @@ class View(Cursors):
                     why = f"it is no piece of {name} that was carried"
                     found.append(Aside(piece, "unaccounted", size, why))
         return found
+
+    def size_of(self, file: File) -> int:
+        """How many bytes, unpacked, a file holds that is compared."""
+        return self._pieces.size_of(file.path)
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
         """For each source the offset in its newest file up to which the verdict holds."""
