@@ -13,6 +13,7 @@ import pytest
 
 from bridge.carry import unfinished
 from bridge.carry.forward import Forward
+from bridge.carry.reading import Reader
 from bridge.carry.shared import Shared
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
@@ -527,3 +528,32 @@ def test_rotated_as_an_earlier_write_is_looked_for(rig: Rig, monkeypatch: pytest
     rig.once()
     assert acted
     rig.check(names("a", 5) + names("b", 5) + names("c", 5), [b"r-0"])
+
+
+@pytest.mark.parametrize("how", [rotate, copytruncate])
+def test_rotated_as_entries_are_compared(rig: Rig, monkeypatch: pytest.MonkeyPatch, how: Act) -> None:
+    """Entries stand for their lines, though the file is emptied as they are compared after a loss."""
+    stream, checkpoint = STREAM, f"bridge:{{{STREAM}}}:checkpoint"
+    rig.append(*names("a", 5))
+    rig.once(dual=False)
+    old = rig.redis.call("HGET", checkpoint, "messages.log")
+    rig.append(*names("b", 5))
+    rig.once(dual=False)
+    dumped = rig.redis.call("DUMP", stream)
+    rig.append(*names("c", 5))
+    rig.once(dual=False)
+    rig.redis.call("RESTORE", stream, 0, dumped, "REPLACE")
+    rig.redis.call("HSET", checkpoint, "messages.log", old)
+    stands, acted = Reader.stands, list[Act]()
+
+    def stood(reader: Reader, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+        if not acted:
+            acted.append(how)
+            how(rig)
+            rig.append(*names("d", 5))
+        return stands(reader, generation, offset, fields)
+
+    monkeypatch.setattr(Reader, "stands", stood)
+    rig.once(dual=False)
+    assert acted
+    assert rig.datas() == names("a", 5) + names("b", 5) + names("c", 5) + names("d", 5)

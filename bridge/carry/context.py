@@ -21,7 +21,7 @@ from bridge.files.lines import Lines
 from bridge.files.tail import Tail
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Checkpoint, Origin, Position, paired
+from bridge.model import FIELDS, Checkpoint, Position, paired
 from bridge.streams.keys import Keys
 
 MOST = 16
@@ -169,13 +169,9 @@ class ContextSource(LogSource):
         first = self.tail.first()
         return None if first is not None and first.number > 1 and first.read_to == 0 else super().here()
 
-    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
-        """Whether a context's file holds the data of these fields at this origin, as far as can be told."""
-        one = self.tail.of_number(origin.generation)
-        if one is None or one.content is None:
-            return any(record.number == origin.generation for record in self.tail.records())
+    def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
         data = _data(fields)
-        return self.tail.read(one, len(data), origin.offset) == data
+        return self.tail.read(generation, len(data), offset) == data
 
 
 def _data(fields: list[bytes]) -> bytes:

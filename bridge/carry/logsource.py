@@ -21,7 +21,7 @@ from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row
+from bridge.model import Checkpoint, Fingerprint, Position, Row
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
@@ -124,15 +124,8 @@ class LogSource(TailSource):
         self.standing = compared.offsets
         return (self.checkpoint() or here)[1]
 
-    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
-        """Whether the line at this origin is the one an entry of these fields was made of, as far as can be told.
-
-        The ledger knows every generation that was sent from.
-        """
-        generation = self.tail.of_number(origin.generation)
-        if generation is None or generation.content is None:
-            return any(record.number == origin.generation for record in self.tail.records())
-        return self._reader.stands(generation, origin.offset, fields)
+    def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+        return self._reader.stands(generation, offset, fields)
 
     def checkpoint(self) -> tuple[Position, bytes] | None:
         """Returns where the log's reader stands, as a position and as the checkpoint's value.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 from bridge.carry.flow import Arrivals
@@ -9,13 +10,17 @@ from bridge.carry.reading import Reader
 from bridge.carry.rejects import Rejects
 from bridge.carry.shared import keep_news
 from bridge.carry.source import Source
+from bridge.errors import SourceError
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import Range
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import Position
+from bridge.model import Origin, Position
 from bridge.streams.keys import Keys
+
+LOOKS = 20
+"""How often a source's files are looked at for a line, while they are replaced as it is read."""
 
 
 class TailSource(Source):
@@ -47,6 +52,28 @@ class TailSource(Source):
             if (current := self.tail.current()) is not None:
                 self._arrivals.note(current)
         return True
+
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
+        """Whether the source's file holds at this origin what an entry of these fields was made of, as far as it seems.
+
+        The ledger knows every generation that was sent from. A file that was emptied or replaced as it was read does
+        not speak against it: what stood there may stand in a copy. Raises SourceError.
+        """
+        for _ in range(LOOKS):
+            generation = self.tail.of_number(origin.generation)
+            if generation is None or generation.content is None:
+                return any(record.number == origin.generation for record in self.tail.records())
+            identity = generation.identity
+            if self._stands(generation, origin.offset, fields):
+                return True
+            self.tail.look()
+            if self.tail.of_number(origin.generation) is generation and generation.identity == identity:
+                return False
+        raise SourceError("its files change faster than they can be looked at", where=str(self.tail.path))
+
+    @abstractmethod
+    def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+        """Whether a generation holds at an offset what an entry of these fields was made of, as it is read now."""
 
     def skipped(self) -> list[tuple[str, int, int]]:
         """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
