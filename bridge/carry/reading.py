@@ -201,6 +201,8 @@ class Reader:
 
         given, name = len(data), self._tail.name
         data, cuts, stale = foreign(self._ledger, self._stream, name, generation.number, start, data, read)
+        if stale and not generation.begins_as_it_did():  # emptied as it was read: the next look tells
+            return b"", []
         self.barred = generation.number if len(data) < given else 0
         for one in stale:
             said = f"bytes {one.start} to {one.end} are not what the mirror wrote there any more"

@@ -13,7 +13,7 @@ from bridge.carry.source import Source
 from bridge.errors import SourceError
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import Range
+from bridge.ledger.mirrored import Range, range_digest
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import Origin, Position
@@ -66,10 +66,14 @@ class TailSource(Source):
             identity = generation.identity
             if self._stands(generation, origin.offset, fields):
                 return True
-            self.tail.look()
-            if self.tail.of_number(origin.generation) is generation and generation.identity == identity:
+            if not self._moved(generation, identity):
                 return False
         raise SourceError("its files change faster than they can be looked at", where=str(self.tail.path))
+
+    def _moved(self, generation: Generation, identity: tuple[int, int]) -> bool:
+        """Whether a generation stands in another file than that of this identity by now. Raises SourceError."""
+        self.tail.look()
+        return self.tail.of_number(generation.number) is not generation or generation.identity != identity
 
     @abstractmethod
     def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
@@ -101,8 +105,14 @@ class TailSource(Source):
 
     def content_of(self, one: Range) -> bytes:
         """Reads the bytes of a range that the mirror wrote to the file; empty when its generation is not open."""
-        held = self.tail.of_number(one.generation)
-        return held.read(one.end - one.start, one.start) if held else b""
+        for _ in range(LOOKS):
+            held, content = self.tail.of_number(one.generation), b""
+            if held is None:
+                break
+            identity, content = held.identity, held.read(one.end - one.start, one.start)
+            if range_digest(content) == one.digest or not self._moved(held, identity):
+                break
+        return content
 
     def unfinished(self) -> int:
         """How many bytes of the source stand in last lines without a newline."""

@@ -65,6 +65,7 @@ class Plain:
             self.inode = (now.st_dev, now.st_ino)
             self.size = now.st_size
             self.written = now.st_mtime_ns
+            self.changed = max(now.st_mtime_ns, now.st_ctime_ns)
             self.head = self.read(HEAD, 0) if self.regular else b""
         except BaseException:
             os.close(self._fd)

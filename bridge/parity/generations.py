@@ -220,9 +220,9 @@ class Pieces:
         """How many bytes, unpacked, a file holds."""
         return self._named(name).length()
 
-    def written(self, name: str) -> int:
-        """When a file was written to last, in ns since 1970."""
-        return self._named(name).written
+    def changed(self, name: str) -> float:
+        """When a file was written to, or got its name, in seconds since 1970."""
+        return self._named(name).changed / 1e9
 
     def copied_of(self, name: str) -> str:
         """The file whose first bytes are all that this one holds, one that is compared; empty: there is none."""

@@ -253,12 +253,18 @@ class View(Cursors):
                     found.append(Aside(piece, LEFT, size, noted.why))
                 elif copy:
                     found.append(Aside(piece, "copy", size, f"its bytes are those of {copy}"))
-                elif self.alive and time.time() - self._pieces.written(piece) / 1e9 < YOUNG:
-                    found.append(Aside(piece, "waiting", size, "it was written to a moment ago"))
+                elif self._may_come_to(piece):
+                    found.append(Aside(piece, "waiting", size, "the bridge had no time yet to take it up"))
                 else:
                     why = f"it is no piece of {name} that was carried"
                     found.append(Aside(piece, "unaccounted", size, why))
         return found
+
+    def _may_come_to(self, piece: str) -> bool:
+        """Whether a bridge runs that may not have come to a file yet: the file, or the bridge, is new, or that hangs."""
+        now, beat = time.time(), self.beat or {}
+        since = max(self._pieces.changed(piece), float(beat.get("started", 0.0)))
+        return self.alive and (now - since < YOUNG or now - float(beat.get("at", 0.0)) > YOUNG)
 
     def size_of(self, file: File) -> int:
         """How many bytes, unpacked, a file holds that is compared."""
