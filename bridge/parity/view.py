@@ -261,7 +261,7 @@ class View(Cursors):
         return found
 
     def _may_come_to(self, piece: str) -> bool:
-        """Whether a bridge runs that may not have come to a file yet: the file, or the bridge, is new, or that hangs."""
+        """Whether a bridge runs that may not have come to a file yet: one of both is new, or the bridge hangs."""
         now, beat = time.time(), self.beat or {}
         since = max(self._pieces.changed(piece), float(beat.get("started", 0.0)))
         return self.alive and (now - since < YOUNG or now - float(beat.get("at", 0.0)) > YOUNG)
