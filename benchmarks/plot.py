@@ -1,4 +1,4 @@
-"""`make plot`: time and memory of an import and of parity, 10,000 to 5,000,000 lines, drawn beside their figures."""
+"""`make plot`: costs drawn beside their figures: an import and parity by lines, commands and idleness by logs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.history import imported
+from benchmarks.many import COUNTS, EACH, measured
 from benchmarks.measures import bench, binaries, generate
 from benchmarks.proof import proved
 
@@ -19,8 +20,74 @@ COLOURS = ("#2266aa", "#bb5522")
 WIDE, HIGH, LEFT, TOP = 640, 240, 60, 30
 
 
-def main() -> None:
-    """Measures, and writes import and parity, .svg and .json, beside this file."""
+def main(only: list[str]) -> None:
+    """Measures and writes import, parity and many, .svg and .json, beside this file; `only`: `many`, or nothing.
+
+    Raises SystemExit for another word.
+    """
+    if only not in ([], ["many"]):
+        raise SystemExit(f"no such plot: {' '.join(only)}; there is many")
+    if not only:
+        by_lines()
+    by_logs()
+
+
+def by_logs() -> None:
+    """Measures commands over 100 to 10,000 logs and a bridge that runs over them, and writes many.svg and many.json."""
+    found: dict[str, dict[str, float]] = {}
+    for count in COUNTS:
+        found[str(count)] = {name: round(value, 3) for name, value in measured(binaries()[0], count).items()}
+        print(count, found[str(count)], file=sys.stderr)
+    here = Path(__file__).parent
+    (here / "many.json").write_text(json.dumps(found, indent=1) + "\n")
+    (here / "many.svg").write_text(drawn_by_logs(found))
+
+
+LINES = ((("import_s", "start_s", "status_s", "files_s", "doctor_s", "parity_s"), "seconds of a command", 10.0),
+         (("idle_percent", "sweep_percent"), "percent of a core, idle; a bare sweep", 10.0),
+         (("resident_mb",), "MB of memory", 300.0))  # fmt: skip
+"""What each of the charts by logs shows: the figures, the chart's title, and the top of its scale."""
+
+
+def drawn_by_logs(found: dict[str, dict[str, float]]) -> str:
+    """Three charts one above the other: seconds of each command, percent of a core while idle, and megabytes."""
+    parts, high = list[str](), 180
+    counts = [int(count) for count in found]
+
+    def x(count: int) -> float:
+        return LEFT + (log10(count) - log10(counts[0])) / log10(counts[-1] / counts[0]) * (WIDE - LEFT - 130)
+
+    for down, (names, title, least) in enumerate(LINES):
+        top = TOP + down * (high + 70)
+        known = [name for name in names if all(name in figures for figures in found.values())]
+        most = max([least, *(figures[name] for figures in found.values() for name in known)])
+        for share in (0, 0.5, 1):
+            y = top + high - share * high
+            parts.append(f'<line x1="{LEFT}" x2="{WIDE - 130}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+            parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{most * share:g}</text>')
+        ends: list[float] = []
+        for name, colour in zip(known, (*COLOURS, "#338844", "#884499", "#777777", "#bb2266"), strict=False):
+            points = [(x(int(count)), top + high * (1 - figures[name] / most)) for count, figures in found.items()]
+            line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
+            at = points[-1][1] + 4
+            while any(abs(at - other) < 13 for other in ends):
+                at -= 13
+            ends.append(at)
+            said = name.removesuffix("_s").replace("_", " ")
+            parts.append(f'<text x="{WIDE - 120}" y="{at:.1f}" fill="{colour}">{said}</text>')
+        for count in counts:
+            parts.append(f'<text x="{x(count):.1f}" y="{top + high + 16}" text-anchor="middle">{count:,}</text>')
+        parts.append(f'<text x="{LEFT}" y="{top + high + 34}">{title}, by logs of {EACH} lines</text>')
+    tall = len(LINES) * (high + 70) + TOP
+    box = f'viewBox="0 0 {WIDE} {tall}" font-family="sans-serif" font-size="12"'
+    white = f'<rect width="{WIDE}" height="{tall}" fill="#fff"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n{white}\n' + "\n".join(parts) + "\n</svg>\n"
+
+
+def by_lines() -> None:
+    """Measures an import and parity of 10,000 to 5,000,000 lines, and writes import and parity, .svg and .json."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {"import": {}, "parity": {}}
     with tempfile.TemporaryDirectory(prefix="bridge-plot-") as folder:
         for size in SIZES:
