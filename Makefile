@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 # would compile all of bridge.
 test: check
 	$(BIN)/python -m compileall -q bridge
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

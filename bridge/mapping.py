@@ -151,6 +151,20 @@ class Mapping(Strict):
         """The codec for one source; `source_name` is its path below the root."""
         if self.format.codec == "document":
             return self.document(source_name)
+        if self.source.kind == "log" and self._alike:
+            return self._of_all_sources
+        return self._made_codec(source_name)
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether the name of a source tells nothing of its messages."""
+        return self._rules("a/b.c") == self._rules("d/e.f")
+
+    @cached_property
+    def _of_all_sources(self) -> Codec:
+        return self._made_codec("x")
+
+    def _made_codec(self, source_name: str) -> Codec:
         rules, clock = self._rules(source_name), self._clock
         if self.source.kind == "context":
             return Chunk(rules)

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -801,7 +800,7 @@ def test_a_file_that_the_mirror_noted_since_is_unreadable_no_more(one_inbox: Inb
     unreadable.add(path)
     ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
     now = [time.time() + 1]
-    intake = Intake(mapping, folder, ledger, lambda: now[0], deque(), lambda: None)
+    intake = Intake(mapping, folder, ledger, lambda: now[0], [], lambda: None)
     intake.look(None)
     [(name, _)] = intake.unreadable.items()
     found = folder.find(name)
@@ -833,7 +832,7 @@ def test_a_scan_is_not_put_off_by_the_work_of_the_one_before(one_inbox: Inbox, m
     settings, mapping = met(one_inbox)
     ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
     now, steady, real = time.time() + 1, [1000.0], memory.add_due
-    intake = Intake(mapping, folder, ledger, lambda: now, deque(), lambda: None)
+    intake = Intake(mapping, folder, ledger, lambda: now, [], lambda: None)
 
     def slow(*args: Any) -> None:
         steady[0] += 30
@@ -860,7 +859,7 @@ def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
     one_inbox.put("n-0")
     ledger = Ledger(one_inbox.rig.state / "ledger.db")
     folder = Folder(settings.root, mapping.files, mapping.source.exclude)
-    intake = Intake(mapping, folder, ledger, time.time, deque(), lambda: None)
+    intake = Intake(mapping, folder, ledger, time.time, [], lambda: None)
     intake.look(None)
     assert list(intake.waiting) == [b"inbox/n-0.json"]  # it was written just now
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections import deque
 from collections.abc import Callable
 
 from bridge.carry.intake import Intake, Waiting
@@ -34,7 +33,7 @@ class ArtifactIntake(Intake):
     """Takes the files of a folder of artifacts into the ledger as due, when they are complete and hashed."""
 
     def __init__(
-        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str],
+        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
         hasher: Hasher,
     ) -> None:  # fmt: skip
         super().__init__(mapping, folder, ledger, clock, notices, lambda: None)

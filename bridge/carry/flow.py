@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 from bridge.files.generation import Generation
@@ -98,7 +99,7 @@ class Arrivals:
     """
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[tuple[int, int], float]] = deque()
+        self._marks: list[tuple[tuple[int, int], float]] = []
 
     def note(self, generation: Generation) -> None:
         """Looks at a file that grows: what is new in it was there when it was written to last."""
@@ -111,7 +112,7 @@ class Arrivals:
         written = facts.st_mtime_ns / 1e9
         if len(self._marks) == MOST:  # of two the later place, and the time of the earlier
             marks = [*self._marks]
-            self._marks = deque((b[0], a[1]) for a, b in zip(marks[::2], marks[1::2], strict=True))
+            self._marks = [(b[0], a[1]) for a, b in zip(marks[::2], marks[1::2], strict=True)]
         self._marks.append((place, written))
 
     def of(self, number: int, offset: int) -> float:
@@ -119,6 +120,7 @@ class Arrivals:
 
         0 where nobody looked. Forgets what stands before: nobody asks for that any more.
         """
-        while self._marks and self._marks[0][0] <= (number, offset):
-            self._marks.popleft()
+        passed = bisect_right(self._marks, (number, offset), key=itemgetter(0))
+        if passed:
+            del self._marks[:passed]
         return self._marks[0][1] if self._marks else 0.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -72,7 +71,7 @@ class Intake:
     """
 
     def __init__(
-        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: deque[str],
+        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
         compare: Callable[[], None],
     ) -> None:  # fmt: skip
         self.waiting: dict[bytes, Waiting] = {}

@@ -26,6 +26,10 @@ from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 
 
+def nothing_to_undo() -> None:
+    """Puts nothing back: no lines of a source were taken that are not in the stream."""
+
+
 class LogSource(TailSource):
     """Forward's source for one logical log file with all its generations, read line by line."""
 
@@ -33,7 +37,7 @@ class LogSource(TailSource):
         super().__init__(mapping, keys, tail, ledger, clock)
         self._latest = 0
         self._sent = 0  # entries of the log that were ever sent, with those that are on their way
-        self._undo: Callable[[], None] = lambda: None
+        self._undo: Callable[[], None] = nothing_to_undo
         self._aside: dict[tuple[int, int, str], int] = {}
         self._closing: list[Known] = []
         self._closed: list[Known] = []
@@ -333,6 +337,8 @@ class LogSource(TailSource):
 
         What was in quarantine of the draft has left it.
         """
+        self._undo = nothing_to_undo
+        self._reader.let_go()
         if draft.ended is not None:
             self.late_stored[draft.position.generation] = stored
             self._closed.append(draft.ended)

@@ -17,10 +17,10 @@ from bridge.model import Row
 if TYPE_CHECKING:
     from bridge.carry.source import Source
 
-AT_HAND = 16_000
+AT_HAND = 64_000
 """How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
 
-FEWEST = 16
+FEWEST = 4
 
 BATCH_BYTES = 1 << 20
 
@@ -109,6 +109,7 @@ class Merge:
         self._turns: dict[str, int] = {}
         self._waiting: list[tuple[int, str, int]] = []
         self._to_ask: set[str] = set()
+        self._for_more: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -149,11 +150,12 @@ class Merge:
         share, waits = max(FEWEST, AT_HAND // max(1, len(self._sources))), False
         for name in sorted(self._to_ask):
             source = self._asked[name] = self._sources[name]
-            head = _of(source, lambda asked: asked.head(limit, share))
+            ahead = max(share, limit) if name in self._for_more else share
+            head = _of(source, lambda asked, ahead=ahead: asked.head(limit, ahead))  # type: ignore[misc]
+            self._for_more.discard(name)
             if head is not None:
-                self._heads[name] = head
                 self._to_ask.discard(name)
-                heappush(self._waiting, (head.keys[head.begin], name, self._turns[name]))
+                self._offer(name, head)
             elif source.waits:
                 waits = True
             else:
@@ -165,11 +167,15 @@ class Merge:
 
         Raises Failed.
         """
+        asked_for_more: set[str] = set()
         while not self._ask(limit) and self._heads:
-            runs, ends = (
-                merge(self._waiting, self._heads, self._turns, limit, BATCH_BYTES),
-                dict[str, tuple[int, int]](),
-            )
+            runs = merge(self._waiting, self._heads, self._turns, limit, BATCH_BYTES)
+            if (used_up := self._used_up(runs, limit)) and used_up not in asked_for_more:
+                asked_for_more.add(used_up)
+                self._for_more.add(used_up)
+                self._take_back(runs, used_up)
+                continue
+            ends: dict[str, tuple[int, int]] = {}
             for name, begin, end in runs:
                 ends[name] = (ends[name][0] if name in ends else begin, end)
             for name in ends:
@@ -188,6 +194,26 @@ class Merge:
             if drafts:
                 return _interleaved(runs, drafts, ends)
         return None
+
+    def _offer(self, name: str, head: Head) -> None:
+        self._heads[name] = head
+        heappush(self._waiting, (head.keys[head.begin], name, self._turns[name]))
+
+    def _take_back(self, runs: Sequence[tuple[str, int, int]], to_ask: str) -> None:
+        """Has the sources of these runs offer again what they did, but for one that is to be asked for more."""
+        for name in {name for name, _, _ in runs}:
+            head = self._heads[name]
+            self._withdraw(name)
+            if name != to_ask:
+                self._to_ask.discard(name)
+                self._offer(name, head)
+
+    def _used_up(self, runs: Sequence[tuple[str, int, int]], limit: int) -> str:
+        """The source whose few lines at hand end these runs, far from `limit`, while it has more; empty: none does."""
+        name, _, end = runs[-1]
+        head = self._heads[name]
+        few = sum(end - begin for _, begin, end in runs) < limit // 2
+        return name if few and head.more and end == head.end else ""
 
 
 def _of(source: Source, act: Callable[[Source], T]) -> T:

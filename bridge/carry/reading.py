@@ -29,7 +29,8 @@ READ_BYTES = (1 << 16, 1 << 20)
 class Read:
     """Lines of one generation that are read and not yet in a batch. `at` is the first of those.
 
-    `more`: the generation goes on behind them. `keys`: their times, never falling, for the merge with other files.
+    `more`: the generation goes on behind them. `wanted`: how many were asked for. `keys`: their times, never falling,
+    for the merge with other files.
     """
 
     generation: Generation
@@ -38,14 +39,15 @@ class Read:
     lines: Lines
     more: bool = False
     at: int = 0
+    wanted: int = 0
     keys: list[int] = field(default_factory=list)
     _rows: list[Row | str] = field(default_factory=list)
     _times: list[int] = field(default_factory=list)
 
-    def serves(self, limit: int) -> bool:
+    def serves(self, limit: int, wanted: int) -> bool:
         """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
         left = len(self.lines.lines) - self.at
-        return left > 0 and (left >= limit or not self.more or self.at == 0)
+        return left > 0 and (left >= limit or not self.more or (self.at == 0 and self.wanted >= wanted))
 
     def rows(self, codec: Codec, begin: int, end: int) -> tuple[list[Row | str], list[int]]:
         """The rows, or reasons, and times of these lines."""
@@ -104,6 +106,11 @@ class Reader:
         self._longs.clear()
         self._ends.clear()
 
+    def let_go(self) -> None:
+        """Forgets lines that were read, once all of them are in batches: of thousands of sources few are read on."""
+        if self._read is not None and self._read.at >= len(self._read.lines.lines):
+            self._read = None
+
     def handed_out(self, generation: Generation, end: int) -> None:
         """What stands before `end` of a generation was handed out, or is nobody's."""
         self._ends[generation.number] = end
@@ -127,11 +134,11 @@ class Reader:
         """
         limit, wanted = (min(limit, max(1, ahead // 2)), ahead) if ahead else (limit, int(limit * READ_LINES))
         read = self._read
-        if read is not None and read.generation is generation and read.serves(limit):
+        if read is not None and read.generation is generation and read.serves(limit, wanted):
             return read
         self._read, self.settling = None, False
-        low = min(READ_BYTES[0], max(1 << 12, wanted << 7))  # less of each where many files are merged
-        self._piece = self._piece or low
+        low = min(READ_BYTES[0], max(1 << 9, wanted << 7))  # less of each where many files are merged
+        self._piece = max(self._piece, low)
         while True:
             reached("forward.read.before")
             found = self.fetch(generation)
@@ -146,6 +153,7 @@ class Reader:
             self.note_skip()
         self._read = found
         if found is not None:
+            found.wanted = wanted
             each = (found.lines.end - found.start) / len(found.lines.lines)
             self._piece = max(low, min(READ_BYTES[1], int(each * wanted)))
         return found

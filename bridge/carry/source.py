@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,25 +28,28 @@ if TYPE_CHECKING:
 class Source(ABC):
     """What forward carries, a source of any kind: hands out drafts of entries and moves its cursor. Not thread-safe."""
 
+    comes_late = False
+    """Whether every message of the source is marked late: a repair brings its file over."""
+    patience = 0.1
+    """Seconds after which forward looks at the source again while that waits."""
+    unreadable: SourceError | None = None
+    """Why a file of the source could not be read at the last look, while its other files go on; None: all could."""
+
+    # Of an object with more than thirty attributes Python keeps a table of its own, five times as large, and there may
+    # be ten thousand: what hardly any source differs in belongs to the class.
     def __init__(
-        self, mapping: Mapping, name: str, notices: deque[str], ledger: Ledger, clock: Callable[[], float]
+        self, mapping: Mapping, name: str, notices: list[str], ledger: Ledger, clock: Callable[[], float]
     ) -> None:
         self.name = name
         self.memory = SourceMemory(0)
         self.stored: bytes | None = None
         self.late_stored: dict[int, bytes | None] = {}
         self.trouble: BridgeError | None = None
-        self.unreadable: SourceError | None = None
-        """Why a file of the source could not be read at the last look, while its other files go on; None: all could."""
         self.damage: dict[int, SourceError] = {}
         """What the source found wrong with its compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
-        self.comes_late = False
-        """Whether every message of the source is marked late: a repair brings its file over."""
         self.tally = Tally()
-        self.patience = 0.1
-        """Seconds after which forward looks at the source again while that waits."""
         self.codec: Codec = mapping.codec(name)
         self.mentions: Mentions | None = None
         """What tells Redis of artifacts that the source's messages name; None where they may name none."""

@@ -48,7 +48,7 @@ class SpoolSource(Source):
         self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float],
         compare: Callable[[], None],
     ) -> None:  # fmt: skip
-        super().__init__(mapping, mapping.source.path, deque(), ledger, clock)
+        super().__init__(mapping, mapping.source.path, [], ledger, clock)
         self._mapping = mapping
         self._keys = keys
         self._folder = folder

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -115,18 +116,18 @@ def inotify(watches: int, most_watches: int, instances: int, most_instances: int
     return worst("inotify", parts or [("good", few, "")])
 
 
-def look_at_inotify(settings: Settings) -> Finding:
-    """The same, of this machine."""
+def look_at_inotify(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Finding:
+    """The same, of this machine, for the files of each mapping."""
     limits = Path("/proc/sys/fs/inotify")
     if not limits.exists():
         return Finding("inotify", "good", "this system has other events")
     folders: set[Path] = set()
     for mapping in settings.mappings:
-        shared = Shared(mapping, settings)
-        try:
-            folders |= shared.folders()
-        finally:
-            shared.close()
+        if mapping.source.kind in ("log", "context"):
+            folders |= {path.parent for path in (*files[mapping.name], settings.root / mapping.source.path)}
+        else:
+            with closing(Shared(mapping, settings)) as shared:
+                folders |= shared.folders()
     taken = sum(1 for _, _, link in _descriptors() if link == "anon_inode:inotify")
     most = [int((limits / f"max_user_{name}").read_text()) for name in ("watches", "instances")]
     return inotify(len(folders), most[0], taken, most[1])
@@ -212,7 +213,11 @@ def look_at_writers(logs: Iterable[Path]) -> Finding:
     """The same, of what has these files open now: Linux tells."""
     if not Path("/proc/self/fdinfo").exists():
         return Finding("writers", "unknown", "this system does not tell how files are opened")
-    names = {str(path.resolve()): path.name for path in logs}
+    folders: dict[Path, Path] = {}
+    names: dict[str, str] = {}
+    for path in logs:  # of thousands in a folder each would ask for all of its parents
+        folder = folders.get(path.parent) or folders.setdefault(path.parent, path.parent.resolve())
+        names[str(path.resolve() if path.is_symlink() else folder / path.name)] = path.name
     found = []
     for process, number, link in _descriptors():
         if link not in names or process == os.getpid():
@@ -281,7 +286,7 @@ def examine(settings: Settings, rotators: Sequence[str] = ROTATORS) -> tuple[lis
         permissions(settings, files),
         disk([settings.root, state]),
         descriptors(len(logs), soft, hard),
-        asked("inotify", lambda: look_at_inotify(settings)),
+        asked("inotify", lambda: look_at_inotify(settings, files)),
         asked(
             "file systems",
             lambda: file_systems((_kind_of(settings.root), ignores_case(settings.root)), _kind_of(state)),

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 from bridge.config import Settings
@@ -20,7 +21,7 @@ from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.retired import retired
-from bridge.ledger.sources import generations_of, sources_of
+from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
 from bridge.streams.components import Modes, all_modes, announced_positions
@@ -118,8 +119,9 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
     """
     found = {}
     for mapping in settings.mappings:
-        for name in sources_of(ledger, mapping.stream.key) if mapping.source.kind == "log" else ():
-            known = generations_of(ledger, mapping.stream.key, name)
+        all_known = all_generations(ledger, mapping.stream.key) if mapping.source.kind == "log" else []
+        for name, some in groupby(all_known, key=itemgetter(0)):
+            known = [generation for _, generation in some]
             many = sum(one.closed and one.inode < 0 for one in known)
             many += sum(not a.closed and (a.device, a.inode) == (b.device, b.inode) for a, b in pairwise(known))
             if many:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from threading import RLock
 
@@ -56,7 +55,7 @@ class Pool:
     def __init__(self, most: int | None = None) -> None:
         self._lock = RLock()
         self._open: OrderedDict[Handle, int] = OrderedDict()
-        self._busy: Counter[Handle] = Counter()
+        self._busy: dict[Handle, int] = {}
         self._most = most
         self.carriers = 2
 
@@ -89,9 +88,8 @@ class Pool:
             self._open[handle] = fd
             self._park(len(self._open) - self.most, handle)
 
-    @contextmanager
-    def using(self, handle: Handle, reopen: Callable[[], int]) -> Iterator[int]:
-        """Gives the descriptor of a file for a while, opened again if it was parked; nobody parks it meanwhile.
+    def acquire(self, handle: Handle, reopen: Callable[[], int]) -> int:
+        """Gives the descriptor of a file, opened again if it was parked; nobody parks it until its release.
 
         Raises SourceError.
         """
@@ -101,14 +99,16 @@ class Pool:
                 fd = self._open[handle] = reopen()
                 self._park(len(self._open) - self.most, handle)
             self._open.move_to_end(handle)
-            self._busy[handle] += 1
-        try:
-            yield fd
-        finally:
-            with self._lock:
+            self._busy[handle] = self._busy.get(handle, 0) + 1
+            return fd
+
+    def release(self, handle: Handle) -> None:
+        """Lets the file that was acquired be parked again."""
+        with self._lock:
+            if self._busy[handle] == 1:
+                del self._busy[handle]
+            else:
                 self._busy[handle] -= 1
-                if not self._busy[handle]:
-                    del self._busy[handle]
 
     def drop(self, handle: Handle) -> None:
         """Closes a file's descriptor, if it is open, and takes the file out of the pool of open files."""
@@ -149,22 +149,26 @@ class Handle:
 
     def stat(self) -> os.stat_result:
         """Asks the system for the stat of the file, opened again if it was parked. Raises SourceError."""
-        with self._pool.using(self, self._reopen) as fd:
-            try:
-                return os.fstat(fd)
-            except OSError as error:
-                raise SourceError(f"cannot be looked at: {error.strerror}") from None
+        fd = self._pool.acquire(self, self._reopen)
+        try:
+            return os.fstat(fd)
+        except OSError as error:
+            raise SourceError(f"cannot be looked at: {error.strerror}") from None
+        finally:
+            self._pool.release(self)
 
     def read(self, size: int, offset: int) -> bytes:
         """Reads up to `size` bytes of the file at `offset`, in one read; short at the file's end. Raises SourceError.
 
         A second read for what is missing could find the file emptied and written anew in between.
         """
-        with self._pool.using(self, self._reopen) as fd:
-            try:
-                return os.pread(fd, size, offset)
-            except OSError as error:
-                raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
+        fd = self._pool.acquire(self, self._reopen)
+        try:
+            return os.pread(fd, size, offset)
+        except OSError as error:
+            raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
+        finally:
+            self._pool.release(self)
 
     def close(self) -> None:
         """Closes the file for good, whether it is open or parked: it is not opened again."""

@@ -6,7 +6,6 @@ one is the file at the source's path. Events are only reasons to look; what coun
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,7 +29,7 @@ class Tail:
         self.name = name
         self.root, self.path = catalog.root, catalog.root / name
         self.lock = RLock()
-        self.notices: deque[str] = deque(maxlen=100)
+        self.notices: list[str] = []
         self._catalog, self._survey = catalog, Survey(catalog, name, self._say_once, times)
         self._ignored, self._register = set[str](), Register(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
