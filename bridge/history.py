@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from bridge.carry.carrier import carrier_of, let_go
-from bridge.carry.forward import BATCH
+from bridge.carry.forward import BATCH, Forward
 from bridge.carry.inventory import account_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
@@ -193,6 +193,8 @@ class Import:
         for source in self._forward.sources:
             left, size = source.left(), source.on_disk()
             self.report.sources.append(SourceReport(source.name, bytes=size, before=size - left, done=size - left))
+        for name, size in sorted(self._forward.resting.items()) if isinstance(self._forward, Forward) else ():
+            self.report.sources.append(SourceReport(name, bytes=size, before=size, done=size))
         self._tell("started", self.report)
 
     def _readable(self) -> None:

@@ -193,3 +193,48 @@ def test_ten_rotate_at_once(mem: Rig) -> None:
     running.close()
     assert by_log(mem) == {i: ["a", "b", "c", "d"] if i < 10 else ["a", "b"] for i in range(50)}
     mem.check_account()
+
+
+def test_an_import_of_what_rests(mem: Rig) -> None:
+    """An import of logs that were carried says of how many bytes that is so, though it opens none of them."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 12, "a", "b")
+    url = ("--redis", mem.url)
+    mem.run("import-history", *url)
+    done = mem.run("import-history", "--json", *url)
+    ended = json.loads(done.stdout.splitlines()[-1])
+    size = sum(path.stat().st_size for path in mem.root.glob("*.log"))
+    assert (done.returncode, ended["bytes"], ended["before"], ended["entries"]) == (0, size, size, 0)
+    assert len(ended["sources"]) == 12
+
+
+def dated(path: Path, hour: int) -> None:
+    """A piece with two lines of this hour."""
+    lines = [f"ui|2026-03-02T{hour:02}:00:0{second}Z|say|{hour} {second}\n" for second in range(2)]
+    path.write_text("".join(lines))
+
+
+def test_what_decided_is_shown(mem: Rig) -> None:
+    """The order of a log's pieces, what decided it, and the times of first and last messages are told before and after."""
+    for hour, name in enumerate(("messages.log.1", "messages.log.2", "messages.log")):
+        dated(mem.root / name, hour)
+    url = ("--redis", mem.url)
+    planned = json.loads(mem.run("import-history", "--dry-run", "--json", *url).stdout)["mappings"][0]["sources"][0]
+    assert [(piece["path"], piece["decided"]) for piece in planned["pieces"]] == [
+        ("messages.log.1", "oldest"), ("messages.log.2", "times"), ("messages.log", "path"),
+    ]  # fmt: skip
+    told = mem.run("import-history", "--dry-run", *url).stdout
+    assert "messages.log.2, by their lines' times" in told
+    mem.once()
+    pieces = json.loads(mem.run("files", "--json", *url).stdout)["mappings"][0]["pieces"]
+    began = 1772409600000
+    assert {
+        piece["path"]: (piece["generation"], piece["decided"], piece["first"], piece["last"]) for piece in pieces
+    } == {
+        "messages.log.1": (1, "oldest", began, began + 1000),
+        "messages.log.2": (2, "times", began + 3_600_000, began + 3_601_000),
+        "messages.log": (3, "path", began + 7_200_000, began + 7_201_000),
+    }
+    shown = mem.run("files", *url).stdout
+    assert "2026-03-02 01:00:00" in shown
+    assert "placed by their lines' times" in " ".join(shown.split())

@@ -8,6 +8,7 @@ that decides what is carried: it is only asked what it reads.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -100,28 +101,29 @@ class Accountant:
                 self._shared.tail_at(listed.log or "", self._ledger, stored.get(listed.log or ""))[0].watch_finished()
         return self._explained(listed, patient=False)
 
-    def books(self, sources: dict[str, SourceMemory]) -> Callable[[], set[str]]:
-        """Reads the books, for what tells behind the next sweep which logs are carried and rest. Raises LedgerError.
+    def books(self, sources: dict[str, SourceMemory]) -> Callable[[], dict[str, int]]:
+        """Reads the books, for what tells behind the next sweep which logs are carried and rest, and how many bytes.
 
-        `sources` is what the ledger remembers of them.
+        `sources` is what the ledger remembers of them. Raises LedgerError.
         """
         if self._ledger is not None:
             self._remembered = remembered_pieces(self._ledger, self._stream)
         return lambda: self._at_rest(sources)
 
-    def _at_rest(self, sources: dict[str, SourceMemory]) -> set[str]:
-        """The logs of which all that lies there was carried, by the books, and stands as it was."""
-        waiting, rest = set[str](), set[str]()
+    def _at_rest(self, sources: dict[str, SourceMemory]) -> dict[str, int]:
+        """The logs of which all that lies there was carried, by the books, and stands as it was; with their bytes."""
+        waiting, rest, sizes = set[str](), set[str](), Counter[str]()
         for listed in self._catalog.named.values():
             found = self._by_books(listed)
             log_name = listed.log or listed.name
+            sizes[log_name] += found.bytes if found is not None else 0
             if found is None or found.behind:
                 waiting.add(log_name)
             elif found.standing == ACTIVE and (memory := sources.get(log_name)) is not None and memory.stored:
                 position = Checkpoint.from_json(memory.stored).position
                 if memory.refill is None and position == (found.generation, found.bytes):
                     rest.add(log_name)
-        return rest - waiting
+        return {name: sizes[name] for name in rest - waiting}
 
     # -- a sweep of a running bridge -------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ class Forward:
         if memory is not None:
             memory = memory.and_seen(self._memory.last_id, self._memory.added + self._since)
         remembered = sources_of(self._ledger, self._stream)
-        by_number = {one.number: name for name, one in remembered.items()}
+        by_number = {memory.number: name for name, memory in remembered.items()}
 
         def vouch(origin: Origin, fields: list[bytes]) -> bool:
             source = self._lookout.woken(by_number.get(origin.source, ""))
@@ -291,6 +291,11 @@ class Forward:
     def sources(self) -> list[Source]:
         """All sources of the mapping that forward knows, by name."""
         return [self._sources[name] for name in sorted(self._sources)]
+
+    @property
+    def resting(self) -> dict[str, int]:
+        """The sources that are carried and need not be looked at, with the bytes that they have on disk."""
+        return self._lookout.asleep
 
     def take_as_history(self) -> None:
         """Gives what the files hold now its own times as entry IDs, as far as the stream allows; the ledger notes that.

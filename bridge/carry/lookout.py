@@ -35,7 +35,8 @@ class Lookout:
         self._turns = turns
         self._listed = self._swept = self._rebuilt = False
         self._restless: set[str] = set()
-        self._asleep: set[str] = set()
+        self.asleep: dict[str, int] = {}
+        """The sources that rest since the bridge began, and were not looked at, with their bytes on disk."""
         self.looked: set[str] = set()
         """The names of the sources that were looked at, until whoever puts them in their place clears them."""
         self._before: set[str] = set()
@@ -103,10 +104,11 @@ class Lookout:
                 everybody = switches[1] or switches != (self._switches or switches)
                 self._switches = switches
                 if rest is not None and not self._rebuilt:
-                    self._asleep = rest() - naming
-                    names -= self._asleep
+                    self.asleep = {name: size for name, size in rest().items() if name not in naming}
+                    names -= self.asleep.keys()
                 self._swept = True
-            self._asleep -= names
+            for name in names & self.asleep.keys():
+                del self.asleep[name]
         except SourceError:  # listing them raises it again, and tells of it
             self._listed = False
         if not self._listed or not names <= self._sources.keys():
@@ -122,19 +124,18 @@ class Lookout:
         self._listed = self._swept = False
         self._rebuilt = True
         self._restless.clear()
-        self._asleep.clear()
+        self.asleep.clear()
 
     def woken(self, name: str) -> Source | None:
         """The source of this name, looked at if it never was; None: there is none."""
-        if name in self._asleep:
-            self._asleep.discard(name)
+        if self.asleep.pop(name, None) is not None:
             self._look_at(self._find_sources(), None)
         return self._sources.get(name)
 
     def wake_all(self) -> None:
         """Looks at every source that was not looked at yet, as all that lies there of it is carried by the books."""
-        if self._asleep:
-            self._asleep = set()
+        if self.asleep:
+            self.asleep = {}
             self._look_at(self._find_sources(), None)
 
     def fails(self, source: Source, error: BridgeError) -> None:
@@ -155,7 +156,7 @@ class Lookout:
         if self.unlisted is not None:
             self.unlisted = None
             self._troubles.clear(self._ledger, worker)
-        new = {*names} - self._sources.keys() - self._asleep
+        new = {*names} - self._sources.keys() - self.asleep.keys()
         self._sources |= {name: source_of(self._shared, name, self._ledger, self._clock) for name in sorted(new)}
         self._listed = True
         return new

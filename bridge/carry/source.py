@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from bridge.carry.tally import Tally
 from bridge.codecs import Codec
 from bridge.errors import BridgeError, SourceError
+from bridge.globs import is_glob
 from bridge.ledger.mirrored import Range
 from bridge.ledger.sources import SourceMemory, save_source
 from bridge.ledger.store import Ledger
@@ -58,13 +60,15 @@ class Source(ABC):
         self._ledger = ledger
         self._clock = clock
         self._stream = mapping.stream.key
+        self._of_many = is_glob(mapping.source.path)
 
     def go_live(self, why: str) -> None:
         """The source's lines get the time of sending as entry ID from here on; the log says `why`."""
         self.memory = replace(self.memory, live=True)
         clamped = self.tally.clamped
         later = f"; {clamped} lines have another time as entry ID than their own" if clamped else ""
-        log.info("%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": clamped}})
+        level = logging.DEBUG if self._of_many else logging.INFO  # thousands would say the same
+        log.log(level, "%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": clamped}})
 
     def take_as_history(self) -> None:
         """The source takes what stands in it now as history, as if it was met for the first time."""

@@ -36,7 +36,9 @@ FIRST = ("unaccounted", "waiting", "left", "aside", "copy", "link", "active", "p
 def command(
     options: Options, mapping: str | None, everything: bool, leave: str | None, take: str | None, reason: str | None
 ) -> int:
-    """Show each file that a mapping names: its standing, what it is a piece of, its bytes, and what decided that.
+    """Show each file that a mapping names: its standing, generation, bytes, the times of its first and last message.
+
+    And what decided its standing, or its place among the pieces of its log.
 
     Standings: active, piece, copy, link, waiting, left (by --leave), aside (never read, and why), unaccounted. Exits 3
     when a file, or a part of one, is unaccounted: no message of it is in the stream, and nothing says why not.
@@ -52,10 +54,10 @@ def command(
         return _say(options, chosen, leave, take, reason)
     found = accounts(settings, chosen, time.time)
     if options.as_json:
-        emit({"mappings": [_json(settings, one, found[one.name]) for one in chosen]})
+        emit({"mappings": [_json(settings, candidate, found[candidate.name]) for candidate in chosen]})
     else:
-        for at, one in enumerate(chosen):
-            _show(settings, one, found[one.name], everything=everything, first=not at)
+        for at, candidate in enumerate(chosen):
+            _show(settings, candidate, found[candidate.name], everything=everything, first=not at)
     return 3 if any(account.sentences() for account in found.values()) else 0
 
 
