@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bridge.files.descriptors import Pool
+from bridge.ledger import twofold
 from bridge.server.binary import find
 from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write
@@ -96,6 +97,21 @@ def test_what_rested_and_changed(mem: Rig, act: str) -> None:
     running.sweep(2)
     running.close()
     assert by_log(mem) == {i: [*(wanted if i == 2 else ["a", "b"]), "c"] for i in range(4)}
+
+
+def test_what_rests_takes_part_in_a_switch(mem: Rig) -> None:
+    """A component that is to write both sides itself begins to at a place in each log, also in those that rest."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 4, "a", "b")
+    mem.once()
+    running = Running(mem)
+    running.sweep()
+    twofold.begin(running.ledger, STREAM, "ui", ["ui"], "a switch", 0.0)
+    running.sweep(2)
+    for i in range(4):
+        [stretch] = twofold.in_file(running.ledger, STREAM, f"s{i:02}.log")
+        assert stretch.begin == (1, (mem.root / f"s{i:02}.log").stat().st_size)
+    running.close()
 
 
 @pytest.mark.parametrize("while_running", [False, True])

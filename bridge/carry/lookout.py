@@ -103,7 +103,9 @@ class Lookout:
                 changed, names = catalog.sweep()
                 everybody = switches[1] or switches != (self._switches or switches)
                 self._switches = switches
-                if rest is not None and not self._rebuilt:
+                if everybody and self.asleep:  # a switch waits until each has noted where it stands
+                    self.asleep, self._listed = {}, False
+                elif rest is not None and not self._rebuilt and not everybody:
                     self.asleep = {name: size for name, size in rest().items() if name not in naming}
                     names -= self.asleep.keys()
                 self._swept = True
