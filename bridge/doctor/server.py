@@ -17,7 +17,7 @@ from bridge.streams.reader import server_info, stream_info
 from bridge.words import counted, duration, size
 
 OLDEST = (7, 0)
-PINGS, BETWEEN = 30, 0.005
+PINGS, BETWEEN = 50, 0.002
 """How many round trips, and seconds between two."""
 
 HOUR, DAY = 3600, 86_400
