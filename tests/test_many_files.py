@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bridge.carry.logsource import LogSource
+from bridge.errors import SourceError
+from bridge.files.catalog import Catalog
 from bridge.files.descriptors import Pool
+from bridge.files.generation import Generation
 from bridge.ledger import twofold
+from bridge.ledger.sources import SourceMemory, sources_of
 from bridge.server.binary import find
 from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write
@@ -254,3 +261,141 @@ def test_what_decided_is_shown(mem: Rig) -> None:
     shown = mem.run("files", *url).stdout
     assert "2026-03-02 01:00:00" in shown
     assert "placed by their lines' times" in " ".join(shown.split())
+
+
+# -- what fails for a moment --------------------------------------------------------------------------------------
+
+
+def nested(rig: Rig, *folders: str) -> Catalog:
+    """Logs in folders of their own, and a catalog of them."""
+    for folder in folders:
+        (rig.root / "logs" / folder).mkdir(parents=True, exist_ok=True)
+        write(rig.root / "logs" / folder / "x.log", "1 a")
+        os.utime(rig.root / "logs" / folder, (1, 1))
+    changed = len([*(rig.root / "logs").iterdir()])  # long ago, and not when it was listed
+    os.utime(rig.root / "logs", (changed, changed))
+    return Catalog(rig.root, "logs/*/*.log")
+
+
+@pytest.mark.parametrize("act", ["nothing", "another goes", "a new one"])
+def test_a_folder_that_could_not_be_listed(mem: Rig, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    """A folder that cannot be listed for a moment is listed by the next sweep, and until then an error says so."""
+    catalog, failing, real = nested(mem, "a", "b", "c"), set[str](), os.scandir
+
+    def scandir(path: Any) -> Any:
+        if not isinstance(path, int) and Path(path).name in failing:
+            raise OSError(24, "Too many open files")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    if act == "a new one":
+        catalog.sweep()
+        nested(mem, "z")
+        failing.add("z")
+    else:
+        failing.add(next((mem.root / "logs").iterdir()).name)
+    for _ in range(2):
+        with pytest.raises(SourceError):
+            catalog.sweep()
+    gone = "a" if failing != {"a"} else "b"
+    if act == "another goes":
+        shutil.rmtree(mem.root / "logs" / gone)
+    failing.clear()
+    catalog.sweep()
+    wanted = {"a", "b", "c"} | ({"z"} if act == "a new one" else set())
+    wanted -= {gone} if act == "another goes" else set()
+    assert catalog.logs() == [f"logs/{folder}/x.log" for folder in sorted(wanted)]
+
+
+def test_a_new_log_that_cannot_be_begun_at_first(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New logs whose size cannot be told for a moment get numbers of their own, and their lines are carried once."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 1, "a")
+    running = Running(mem)
+    running.sweep(2)
+    real, left = LogSource.begin, [2]
+
+    def begin(source: LogSource, number: int) -> SourceMemory:
+        if left[0]:
+            left[0] -= 1
+            raise SourceError("cannot be looked at: fails now")
+        return real(source, number)
+
+    monkeypatch.setattr(LogSource, "begin", begin)
+    logs(mem, 2, "a", first=1)
+    running.sweep(5)
+    numbers = sorted(memory.number for memory in sources_of(running.ledger, STREAM).values())
+    running.close()
+    assert (numbers, left) == ([1, 2, 3], [0])
+    assert by_log(mem) == {i: ["a"] for i in range(3)}
+
+
+def test_an_error_amid_a_sweep_forgets_nobody(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that cannot be looked at for a moment does not keep those behind it in the same sweep from being carried."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 3, "a")
+    running = Running(mem)
+    running.sweep(2)
+    real, left = Generation.left, [1]
+
+    def fails(generation: Generation, offset: int | None = None) -> int:
+        if left[0] and generation.path.name == "s00.log":
+            left[0] -= 1
+            raise SourceError("cannot be looked at: Too many open files")
+        return real(generation, offset)
+
+    monkeypatch.setattr(Generation, "left", fails)
+    logs(mem, 5, "b")
+    running.sweep(4)
+    running.close()
+    assert left == [0]
+    assert by_log(mem) == {i: ["a", "b"] if i < 3 else ["b"] for i in range(5)}
+
+
+def test_a_new_log_behind_a_switch_and_back(mem: Rig) -> None:
+    """What a component writes into a new log is carried, after it wrote both sides itself and does no more."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 2, "a")
+    running = Running(mem)
+    running.sweep(2)
+    for token, act in (("to", twofold.begin), ("back", twofold.end)):
+        if act is twofold.begin:
+            twofold.begin(running.ledger, STREAM, "agent", ["agent"], token, 0.0)
+        else:
+            twofold.end(running.ledger, STREAM, "agent", token, 0.0)
+        running.sweep(2)
+        twofold.made(running.ledger, token)
+        running.sweep(2)
+    logs(mem, 1, "a", "b", first=2)
+    running.sweep(2)
+    logs(mem, 1, "c", first=2)
+    running.sweep(2)
+    running.close()
+    assert by_log(mem) == {0: ["a"], 1: ["a"], 2: ["a", "b", "c"]}
+
+
+def test_a_merge_that_waits_for_a_switch(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histories that are being merged as a component is switched go on behind it, each in its order."""
+    monkeypatch.setattr("bridge.carry.twofold.EVERY", 0.0)
+    mapped(mem, "*.log", "*.log.*")
+    for i, days in enumerate(((5,), (2, 6))):
+        with (mem.root / f"s{i:02}.log").open("ab") as file:
+            for day in days:
+                file.writelines(
+                    b"agent|2026-03-%02dT09:%02d:%02dZ|turn|%d %d-%d\n" % (day, n // 60, n % 60, i, day, n)
+                    for n in range(900)
+                )
+    running = Running(mem)
+    running.forward.look()
+    running.forward.attach()
+    assert running.forward.step()
+    twofold.begin(running.ledger, STREAM, "daemon", ["daemon"], "switch", 0.0)
+    running.forward.look()
+    for _ in range(3):
+        running.forward.step()
+    twofold.made(running.ledger, "switch")
+    running.sweep(3)
+    running.close()
+    assert by_log(mem) == {
+        0: [f"5-{n}" for n in range(900)], 1: [f"{day}-{n}" for day in (2, 6) for n in range(900)],
+    }  # fmt: skip

@@ -191,13 +191,12 @@ class Accountant:
         self._unheard.add(name)
 
     def skipped(self, name: str, path: str, start: int, end: int) -> None:
-        """Notes that forward's cursor went over a stretch of a log's file that nobody read. Raises LedgerError."""
+        """Notes that forward's cursor went over a stretch of a log's file that nobody read; a sweep keeps that."""
         short = path.removeprefix(f"{self._catalog.root}/")
         why = f"the cursor of {name} went over it, and nobody read it"
         log.warning("%s is unaccounted, bytes %d to %d: %s", short, start, end, why,
                     extra={"facts": {"path": short, "bytes": end - start}})  # fmt: skip
         self._unsaved.append(Remembered(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start))
-        self._save_skipped()
 
     def _save_skipped(self) -> None:
         """Writes into the ledger which stretches were passed over; where that fails they wait for the next sweep."""

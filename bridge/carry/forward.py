@@ -192,9 +192,10 @@ class Forward:
             self._places.put(due, self._compared, sources_of(self._ledger, self._stream), connection, sender)
             sender.quiet()
             with self._ledger.transaction():  # before anything is sent: a new one is nowhere else
-                for source in due:
+                put = [source for source in due if source.name in self._placed]
+                for source in put:
                     source.remember()
-            for source in due:
+            for source in put:
                 source.remembered()
 
     def _settle_loss(self, compared: Compared) -> None:

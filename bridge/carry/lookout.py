@@ -34,7 +34,8 @@ class Lookout:
         self._sources = sources
         self._turns = turns
         self._listed = self._swept = self._rebuilt = False
-        self._restless: set[str] = set()
+        self._restless, self._due = set[str](), set[str]()
+        self._changed: list[Named] = []
         self.asleep: dict[str, int] = {}
         """The sources that rest since the bridge began, and were not looked at, with their bytes on disk."""
         self.looked: set[str] = set()
@@ -52,14 +53,17 @@ class Lookout:
         At None it sweeps: each file is looked at, and a source only where one of its own changed.
         """
         names, changed = self._to_look_at(paths)
-        self._look_at(names, paths)
+        self._due |= names  # what a sweep found is found once
+        self._changed += changed
+        self._look_at(self._due, paths)
         if self._accountant is not None and paths is None:
             try:
-                self._accountant.sweep(changed)
                 for name in sorted((names | self._before) & self._sources.keys()):
                     for path, start, end in self._sources[name].skipped():
                         self._accountant.skipped(name, path, start, end)
                 self._before = names
+                self._accountant.sweep(self._changed)
+                self._changed = []
             except LedgerError as error:
                 self._troubles.note(self._ledger, self._worker, error)
 
@@ -68,18 +72,20 @@ class Lookout:
             source = self._sources[name]
             try:
                 if not source.look(paths):
+                    self._due.discard(name)
                     continue
                 self.say(source)
                 self.looked.add(name)
                 source.trouble = source.unreadable
                 if source.unreadable is not None:
                     self._troubles.note(self._ledger, f"{self._worker}: {source.name}", source.unreadable)
+                restless = source.restless
             except (SourceError, LedgerError, OSError) as error:
                 self.fails(source, as_bridge_error(error))
-            self._restless.discard(name)
-            if source.restless:
-                self._restless.add(name)
+                restless = True
+            (self._restless.add if restless else self._restless.discard)(name)
             self._turns.add(source)
+            self._due.discard(name)
 
     def _to_look_at(self, paths: set[str] | None) -> tuple[set[str], list[Named]]:
         """The names of the sources that are to be looked at, and the files that a sweep found changed."""

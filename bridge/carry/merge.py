@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from itertools import count
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,9 @@ AT_HAND = 64_000
 FEWEST = 4
 
 BATCH_BYTES = 1 << 20
+
+STALE = 4
+"""The merge's heap is made anew when so many times as many entries lie in it as count."""
 
 T = TypeVar("T")
 
@@ -79,7 +83,7 @@ def merge(
             heappop(waiting)
         if waiting:
             bound, other, _ = waiting[0]
-            end = (bisect_right if name < other else bisect_left)(head.keys, bound, begin, end)
+            end = max(begin + 1, (bisect_right if name < other else bisect_left)(head.keys, bound, begin, end))
         size = head.bytes(begin, end)
         if full := size > room:
             end = bisect_right(head.lines.ends, head.lines.offsets[begin] + room, begin, end)
@@ -107,6 +111,7 @@ class Merge:
         self._sources: dict[str, Source] = {}
         self._heads: dict[str, Head] = {}
         self._turns: dict[str, int] = {}
+        self._turn = count(1)  # never the same again: what is in the heap of an earlier one counts no more
         self._waiting: list[tuple[int, str, int]] = []
         self._to_ask: set[str] = set()
         self._for_more: set[str] = set()
@@ -138,7 +143,7 @@ class Merge:
             self._withdraw(name)
 
     def _withdraw(self, name: str) -> None:
-        self._turns[name] = self._turns.get(name, 0) + 1
+        self._turns[name] = next(self._turn)
         self._heads.pop(name, None)
         self._to_ask.add(name)
 
@@ -168,6 +173,9 @@ class Merge:
         Raises Failed.
         """
         asked_for_more: set[str] = set()
+        if len(self._waiting) > STALE * (len(self._heads) + 1):
+            self._waiting = [found for found in self._waiting if self._turns.get(found[1]) == found[2]]
+            heapify(self._waiting)
         while not self._ask(limit) and self._heads:
             runs = merge(self._waiting, self._heads, self._turns, limit, BATCH_BYTES)
             if (used_up := self._used_up(runs, limit)) and used_up not in asked_for_more:

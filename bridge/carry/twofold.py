@@ -34,13 +34,15 @@ class OwnLines:
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY
-        self.stretches = memory.in_file(self._ledger, self._stream, self._name)
-        for one in self.stretches:
-            if one.begin is None or (one.end is None and not one.open):
-                memory.note_in_file(self._ledger, one.number, self._name, at, begins=one.begin is None)
-                self._due = 0.0
-        if not self._due:
+        for _ in range(2):  # of one that has ended already both its beginning and its end are here
             self.stretches = memory.in_file(self._ledger, self._stream, self._name)
+            for stretch in self.stretches:
+                if stretch.begin is None or (stretch.end is None and not stretch.open):
+                    memory.note_in_file(self._ledger, stretch.number, self._name, at, begins=stretch.begin is None)
+                    self._due = 0.0
+            if self._due:
+                return
+        self.stretches = memory.in_file(self._ledger, self._stream, self._name)
 
     @property
     def waits(self) -> bool:

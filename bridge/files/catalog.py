@@ -74,14 +74,12 @@ class Catalog:
         patterns = self._patterns = (path, *rotated)
         self._forms = {unicodedata.normalize("NFC", listed) for listed in patterns if not listed.isascii()}
         self._folders = Folders(root, patterns)
-        self._by_identity: dict[Identity, set[str]] = {}
-        self._by_log: dict[str, set[str]] = {}
+        self._by_identity, self._by_log = dict[Identity, set[str]](), dict[str, set[str]]()
         self._claims = Claims(root)
         self._left: tuple[set[str], set[Identity]] = (set(), set())
         self.late: dict[Identity, str] = {}
         """Pieces that a repair brings over late: each is a log by itself, by the name that it had then."""
-        self._told: set[str] = set()
-        self._lost: set[str] = set()
+        self._told, self._lost = set[str](), set[str]()
         self._belonging = Belonging(self.is_log)
 
     # -- what is there ---------------------------------------------------------------------------------------
@@ -117,6 +115,8 @@ class Catalog:
             return None
         listed = Named(name, self.root / name, inode < 0, rotated)
         folder, _, last = name.rpartition("/")
+        if folder not in self._folders.known:  # it went again before anybody looked
+            return None
         beside = self._folders.known[folder].files
         special = rotated or (not self.many and name == self.path)  # a number behind its name is a piece's
         if leftover(last, (lambda other: False) if special else beside.__contains__) and name != self.path:

@@ -35,7 +35,7 @@ class Folders:
     def __init__(self, root: Path, patterns: Iterable[str]) -> None:
         self._root = root
         self._bases = sorted({_base(pattern) for pattern in patterns})
-        self._came, self._went = list[tuple[str, int]](), list[str]()
+        self._came, self._went, self._whole = list[tuple[str, int]](), list[str](), False
         self.known: dict[str, Listed] = {}
         """What each folder held when it was listed last, by its path below the root."""
 
@@ -46,8 +46,9 @@ class Folders:
         came and went until then the next refresh returns.
         """
         came, went, seen = self._came, self._went, set[str]()
-        if not came and not went and self.known and all(starmap(self._stands, self.known.items())):
-            return came, went
+        if self._whole and all(starmap(self._stands, self.known.items())):
+            return [], []
+        self._whole = False  # what an error leaves unseen is looked for again
         for base, deep in self._bases:
             for folder in self._walk(base, deep):
                 if folder not in seen:
@@ -55,7 +56,7 @@ class Folders:
                     self._compare(folder, came, went)
         for folder in self.known.keys() - seen:
             went += [below(folder, name) for name in self.known.pop(folder).files]
-        self._came, self._went = [], []
+        self._came, self._went, self._whole = [], [], True
         return came, went
 
     def _stands(self, folder: str, listed: Listed) -> bool:

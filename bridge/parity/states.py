@@ -98,8 +98,9 @@ class StateCheck(Check):
         """Notes in the account what became of a file that was listed."""
         if outcome == "equal":
             account.add("carried" if self._by_file else "mirrored")
-        elif outcome in ("in_flight", "large", "none"):  # none: it is no value of the side that owns them, or went
-            account.add({"in_flight": "waiting", "large": "aside"}.get(outcome, "carried"))
+        elif outcome in ("in_flight", "large", "none"):  # none: it went, or is no value, as the hashes own them
+            fates = {"in_flight": "waiting", "large": "aside"}
+            account.add(fates.get(outcome, "carried" if self._by_file else "aside"))
         else:
             account.lost(shown_name(name), "its hash does not hold what it holds")
 
