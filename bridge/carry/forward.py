@@ -169,7 +169,7 @@ class Forward:
             stored = compared.books.checkpoint.get(os.fsencode(name))
             if stored != remembered[name].stored or resume.behind is not None or resume.refill is not None:
                 self._lookout.woken(name)
-        self._places.put_once.clear()
+        self._places.begin(compared, remembered)
         self._places.put(self._sources.values(), compared, remembered, connection, sender)
         sender.quiet()
         self._settle_loss(compared)
@@ -189,7 +189,8 @@ class Forward:
         elif due:
             connection, sender = self._live
             sender.quiet()
-            self._places.put(due, self._compared, sources_of(self._ledger, self._stream), connection, sender)
+            names = [source.name for source in due]
+            self._places.put(due, self._compared, sources_of(self._ledger, self._stream, names), connection, sender)
             sender.quiet()
             with self._ledger.transaction():  # before anything is sent: a new one is nowhere else
                 put = [source for source in due if source.name in self._placed]

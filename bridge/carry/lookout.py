@@ -52,9 +52,8 @@ class Lookout:
 
         At None it sweeps: each file is looked at, and a source only where one of its own changed.
         """
-        names, changed = self._to_look_at(paths)
-        self._due |= names  # what a sweep found is found once
-        self._changed += changed
+        names = self._to_look_at(paths)
+        self._due |= names
         self._look_at(self._due, paths)
         if self._accountant is not None and paths is None:
             try:
@@ -87,26 +86,27 @@ class Lookout:
             self._turns.add(source)
             self._due.discard(name)
 
-    def _to_look_at(self, paths: set[str] | None) -> tuple[set[str], list[Named]]:
-        """The names of the sources that are to be looked at, and the files that a sweep found changed."""
+    def _to_look_at(self, paths: set[str] | None) -> set[str]:
+        """The names of the sources that are to be looked at. What a sweep finds is kept, as it is found once."""
         catalog = self._shared.catalog
         if self._accountant is None:
             self._find_sources()
-            return set(self._sources), []
-        changed, names, rest, everybody = list[Named](), set[str](), None, False
+            return set(self._sources)
+        names, rest, everybody = set[str](), None, False
         try:
             self._shared.claim_all(self._ledger)
             if paths is not None:
                 if not all(catalog.holds(path) for path in paths):
                     catalog.refresh()
                 names = {log for path in paths if (log := catalog.log_at(path)) is not None}
-            else:  # the ledger first: what a sweep finds, it finds once
+            else:  # the ledger first, as it may fail
                 self._shared.leave(self._ledger)
                 switches = twofold_signature(self._ledger, self._stream)
                 if not self._swept:
                     rest = self._accountant.books(sources_of(self._ledger, self._stream))
                     naming = {*naming_lines(self._ledger, self._stream)}
                 changed, names = catalog.sweep()
+                self._changed += changed
                 everybody = switches[1] or switches != (self._switches or switches)
                 self._switches = switches
                 if everybody and self.asleep:  # a switch waits until each has noted where it stands
@@ -115,17 +115,18 @@ class Lookout:
                     self.asleep = {name: size for name, size in rest().items() if name not in naming}
                     names -= self.asleep.keys()
                 self._swept = True
-            for name in names & self.asleep.keys():
-                del self.asleep[name]
+            self._due |= names
+            if self._listed:
+                self._make({name for name in names if name in self.asleep or catalog.has(name)})
         except SourceError:  # listing them raises it again, and tells of it
             self._listed = False
-        if not self._listed or not names <= self._sources.keys():
+        if not self._listed:
             names |= self._find_sources()
         if paths is None:
             everybody = everybody or self.unlisted is not None
             failed = {name for name, source in self._sources.items() if source.trouble is not None}
             names |= set(self._sources) if everybody else failed | self._restless
-        return names, changed
+        return names
 
     def begin_anew(self) -> None:
         """Has every source looked at by the next sweep: the ledger was rebuilt, and what was read of it is void."""
@@ -136,15 +137,16 @@ class Lookout:
 
     def woken(self, name: str) -> Source | None:
         """The source of this name, looked at if it never was; None: there is none."""
-        if self.asleep.pop(name, None) is not None:
-            self._look_at(self._find_sources(), None)
+        if name in self.asleep:
+            self._make({name})
+            self._look_at({name}, None)
         return self._sources.get(name)
 
     def wake_all(self) -> None:
         """Looks at every source that was not looked at yet, as all that lies there of it is carried by the books."""
-        if self.asleep:
-            self.asleep = {}
-            self._look_at(self._find_sources(), None)
+        names = {*self.asleep}
+        self._make(names)
+        self._look_at(names, None)
 
     def fails(self, source: Source, error: BridgeError) -> None:
         """Notes why a source could not be looked at, or put in its place."""
@@ -165,9 +167,16 @@ class Lookout:
             self.unlisted = None
             self._troubles.clear(self._ledger, worker)
         new = {*names} - self._sources.keys() - self.asleep.keys()
-        self._sources |= {name: source_of(self._shared, name, self._ledger, self._clock) for name in sorted(new)}
+        self._make(new)
         self._listed = True
         return new
+
+    def _make(self, names: set[str]) -> None:
+        """Makes the sources of these names, but for those that are there. Raises LedgerError: then it makes none."""
+        new = sorted(names - self._sources.keys())
+        self._sources |= {name: source_of(self._shared, name, self._ledger, self._clock) for name in new}
+        for name in new:
+            self.asleep.pop(name, None)
 
     def say(self, source: Source) -> None:
         """Keeps what is new of a source's files, and has the log say what that has to say."""

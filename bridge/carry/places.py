@@ -35,6 +35,12 @@ class Places:
         self._turns = turns
         self.put_once: set[str] = set()
         """The names of the sources that were put in their place since forward compared last, also if they failed."""
+        self._taken: set[int] = set()
+
+    def begin(self, compared: Compared, remembered: dict[str, SourceMemory]) -> None:
+        """Forgets who was put in place before a comparison, and learns of it which numbers are taken."""
+        self.put_once.clear()
+        self._taken = {*(memory.number for memory in remembered.values()), *map(int, compared.books.sources.values())}
 
     def put(
         self, sources: Iterable[Source], compared: Compared, remembered: dict[str, SourceMemory],
@@ -44,18 +50,17 @@ class Places:
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError.
         """
-        taken = {*(memory.number for memory in remembered.values()), *map(int, compared.books.sources.values())}
         named, drafts = list[bytes | int](), list[Draft]()
         for source in sources:
             memory, name = remembered.get(source.name), os.fsencode(source.name)
-            number = memory.number if memory is not None else number_for(name, compared.books, taken)
-            taken.add(number)
+            number = memory.number if memory is not None else number_for(name, compared.books, self._taken)
             try:
                 draft = self._resume(source, compared, memory, number)
             except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
                 self._placed.discard(source.name)
                 self._lookout.fails(source, as_bridge_error(error))
                 continue
+            self._taken.add(number)
             if name not in compared.books.sources:
                 compared.books.sources[name] = b"%d" % number
                 named += [name, number]

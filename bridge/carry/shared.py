@@ -217,7 +217,7 @@ class Shared:
             return folder.folders
         root = self.settings.root
         try:
-            folders = self.catalog.folders()
+            folders = {name.rpartition("/")[0] for name in self.catalog.logs()}
         except SourceError:
             folders = set()  # forward meets the same, and tells of it
         return {root / folder for folder in folders} | {(root / self.mapping.source.path).parent}

@@ -306,11 +306,9 @@ class Catalog:
             found = {log for log, files in self._by_log.items() if files}
             return sorted(found | {name for name in known if self.is_log(name)})
 
-    def folders(self) -> set[str]:
-        """The folders in which logs of the mapping lie, by their paths below the root. Raises SourceError."""
-        with self.lock:
-            self.refresh()
-            return {log.rpartition("/")[0] for log, files in self._by_log.items() if files}
+    def has(self, log: str) -> bool:
+        """Whether any file of a log lay there at the last refresh."""
+        return bool(self._by_log.get(log))
 
     def names(self) -> list[str]:
         """Every file that the mapping names, sorted by its path below the root. Raises SourceError."""

@@ -135,13 +135,14 @@ def acknowledge_gone(ledger: Ledger, stream: str) -> int:
     return int(gone - known)
 
 
-def sources_of(ledger: Ledger, stream: str) -> dict[str, SourceMemory]:
-    """All sources of the stream, by name."""
-    rows = ledger.rows(
-        "SELECT name, number, stored, live, history_generation, history_offset, refill_generation, refill_offset"
-        " FROM sources WHERE stream = ?",
-        (stream,),
-    )
+def sources_of(ledger: Ledger, stream: str, names: Sequence[str] | None = None) -> dict[str, SourceMemory]:
+    """The sources of the stream that have these names, or all of them, by name."""
+    columns = "name, number, stored, live, history_generation, history_offset, refill_generation, refill_offset"
+    asked = f"SELECT {columns} FROM sources WHERE stream = ?"
+    if names is None:
+        rows = ledger.rows(asked, (stream,))
+    else:
+        rows = [row for name in names for row in ledger.rows(f"{asked} AND name = ?", (stream, name))]
     return {
         name: SourceMemory(
             number,
