@@ -132,7 +132,10 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 if len(pieces) > 1:
                     one.orders[name] = pieces
                 left = sum(generation.left() for generation in tail.pending())
-                one.before += max(0, size - left)
+                ended = [
+                    known.packed[0] if known.packed else known.at.offset for known in tail.records() if known.closed
+                ]
+                one.before += max(0, size - left) + sum(ended)
                 for generation in tail.pending():
                     _read(shared.mapping, tail, generation, ledger, checked)
                 one.sources.append((name, left, checked, error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import os
 import shutil
@@ -34,7 +35,7 @@ from bridge.parity.chunks import _Comparison as Chunks
 from bridge.parity.units import Units
 from bridge.server.binary import find
 from bridge.status import sample
-from tests.rig import STREAM, Rig
+from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write
 
 
@@ -527,6 +528,55 @@ def test_a_ledger_of_before(mem: Rig) -> None:
 
 def said_of(done: Any) -> str:
     return f"{done.stdout}{done.stderr}"
+
+
+def test_beside_a_running_bridge(rig: Rig) -> None:
+    """What a running bridge carried is not said to wait: written to late, packed, or copied and emptied."""
+    write(rig.log, *(f"a {n}" for n in range(60)))
+    rig.once()
+    rig.ready(rig.start())
+    rig.log.rename(rig.root / "messages.log.1")
+    write(rig.log, *(f"b {n}" for n in range(60)))
+    write(rig.root / "messages.log.1", "late")
+    wait_until(lambda: len(rig.datas()) == 121, rig.said)
+    shutil.copy2(rig.log, rig.root / "messages.log.0")
+    os.truncate(rig.log, 0)
+    write(rig.log, "c")
+    wait_until(lambda: len(rig.datas()) == 122, rig.said)
+    packed = rig.root / "messages.log.1"
+    (rig.root / "messages.log.1.gz").write_bytes(gzip.compress(packed.read_bytes()))
+    packed.unlink()
+
+    def told() -> dict[str, tuple[str, int]]:
+        found = json.loads(rig.run("files", "--json", "--redis", rig.url).stdout)["mappings"][0]["pieces"]
+        return {piece["path"]: (piece["standing"], piece["behind"]) for piece in found}
+
+    wanted = {"messages.log": ("active", 0), "messages.log.0": ("piece", 0), "messages.log.1.gz": ("piece", 0)}
+    wait_until(lambda: told() == wanted, lambda: f"{told()} {rig.said()}", 20.0)
+    refused = rig.run("files", "--leave", "messages.log.0", "--reason", "x", "--redis", rig.url)
+    assert (refused.returncode, "is carried, as generation" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_copy_of_a_short_log_that_rests(mem: Rig, *, running: bool) -> None:
+    """A short log that was carried stays what it is beside a copy with a piece's name, and when it is emptied then."""
+    mapped(mem, "*.log", "*.log.*")
+    log, copy = mem.root / "s.log", mem.root / "s.log.1"
+    write(log, "a", "b")
+    mem.once()
+    bridge = Running(mem) if running else None
+    if bridge is not None:
+        bridge.sweep(2)
+    shutil.copy(log, copy)
+    bridge.sweep(3) if bridge is not None else mem.once()
+    assert mem.datas() == [b"a", b"b"]
+    os.truncate(log, 0)
+    write(log, "c")
+    bridge.sweep(3) if bridge is not None else mem.once()
+    if bridge is not None:
+        bridge.close()
+    assert mem.datas() == [b"a", b"b", b"c"]
+    assert account(mem) == []
 
 
 @pytest.mark.parametrize("kind", ["hestai-inbox", "hestai-state", "hestai-artifacts", "hestai-context"])

@@ -93,8 +93,13 @@ class Accountant:
         waits = self._standing(listed, WAITING)
         before = self._remembered.get(listed.name)
         if running:
-            same = before is not None and before.standing == UNACCOUNTED and before.facts == listed.facts
-            return replace(waits, standing=UNACCOUNTED, why=before.why) if same and before is not None else waits
+            if before is not None and before.standing == UNACCOUNTED and before.facts == listed.facts:
+                return replace(waits, standing=UNACCOUNTED, why=before.why)
+            known = self._catalog.known(listed)
+            if known is not None and listed.facts is not None and not known.packed and self._verified(listed):
+                return self._standing(listed, self._kind(listed) if not known.closed else PIECE, "", known)
+            found = self._explained(listed, patient=True)
+            return waits if found.standing == UNACCOUNTED else found  # whether it is, the bridge itself says
         if listed.log not in self._looked:
             self._looked.add(listed.log or "")
             with suppress(SourceError):
@@ -237,11 +242,13 @@ class Accountant:
 
     def _standing(self, listed: Named, standing: str, why: str = "", known: Known | None = None) -> Standing:
         size = listed.facts[2] if listed.facts is not None else 0
-        if known is not None and known.packed:
+        if known is not None and known.packed and (known.closed or known.at.offset):
             size = known.at.offset
         behind = max(0, size - known.at.offset) if known is not None else size
         number = known.number if known is not None else None
         decided = known.decided if known is not None else ""
+        if listed.identity in self._catalog.late:
+            decided, why = "", why or "a repair brought it over late"
         return Standing(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts, decided)
 
     def _by_books(self, listed: Named) -> Standing | None:

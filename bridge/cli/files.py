@@ -50,6 +50,8 @@ def command(
     if not chosen:
         known = ", ".join(candidate.name for candidate in settings.mappings)
         raise ConfigError(f"there is no mapping '{mapping}' here", hint=f"there is: {known}")
+    if reason and not leave and not take:
+        raise ConfigError("--reason is given without --leave", hint="say which file is left alone: --leave PATH")
     if leave or take:
         return _say(options, chosen, leave, take, reason)
     found = accounts(settings, chosen, time.time)
@@ -68,6 +70,8 @@ def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str |
         raise ConfigError("--leave and --take are given", hint="give one of them")
     if leave and not reason:
         raise ConfigError("--leave needs a --reason", hint="it goes into the journal, for whoever asks later")
+    root = f"{of_root(options.settings()).root}/"
+    leave, take = (path and path.removeprefix(root) for path in (leave, take))
     act, path = (inventory.leave, leave) if leave else (inventory.take, take)
     click.echo(act(of_root(options.settings()), chosen, path or "", reason or "", who(), time.time()))
     return 0
@@ -91,6 +95,8 @@ def _why(piece: Standing) -> str:
     from bridge.files.age import HOW
 
     of = f"of {piece.log}" if piece.log and not piece.path.startswith(piece.log) else ""
+    if piece.decided == "path" and piece.standing == "piece":
+        return "; ".join(said for said in (of, piece.why or "it was the log itself") if said)
     several = piece.standing == "piece" or (piece.generation or 1) > 1
     placed = f"placed by {HOW.get(piece.decided, piece.decided)}" if piece.decided and several else ""
     return "; ".join(said for said in (of, piece.why, placed if not piece.why else "") if said)
@@ -123,7 +129,7 @@ def _show(settings: Settings, mapping: Mapping, account: Account, *, everything:
             out, safe(f"{counted(account.gone, 'entry', 'entries')} of the stream went before the mirror came to them")
         )
     rows = _sorted(account)
-    urgent = [standing for standing in rows if standing.standing in FIRST[:2]]
+    urgent = [standing for standing in rows if standing.standing not in FIRST[-2:]]
     shown = rows if everything or len(rows) <= SHOWN else urgent or rows[:10]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     shown = dated(settings, mapping, shown[: None if everything else 10 * SHOWN])

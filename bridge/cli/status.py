@@ -205,8 +205,9 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
     notes: list[tuple[str, str]] = []
     if len(mapping.sources) > len(shown):
         rest = len(mapping.sources) - len(shown)
-        others = "more of these" if len(shown) == SHOWN else "others, of which nothing waits"
-        notes.append(("files", f"and {rest:,} {others}; see `bridge files`"))
+        others = "more of these" if len(shown) == SHOWN else "of which nothing waits"
+        noun = "" if len(shown) == SHOWN else f" {'other ' if shown else ''}sources"
+        notes.append(("files", f"{'and ' if shown else ''}{rest:,}{noun} {others}; see `bridge files`"))
     for source in shown:
         if source.behind.unfinished:
             unfinished = counted(source.behind.unfinished, "byte")

@@ -163,6 +163,12 @@ class Register:
         rotated, then of those that are no other generation the oldest, then the path: two generations may well begin
         alike, and the older one is finished first.
         """
+        if (
+            fresh is not None and not record.closed and not record.packed and record.written == fresh.written()
+            and same_inode(fresh, record) and fresh.size() == record.at.offset and fresh.place(record.at)
+        ):  # fmt: skip
+            fresh.number, fresh.decided = record.number, record.decided or fresh.decided
+            return fresh  # as it was left; what holds the same beside it is a copy
         matched = self.match(rotated)
         if record.closed:
             order = [generation for generation, known in matched.items() if known.number == record.number]

@@ -53,13 +53,19 @@ def verdict_in_words(result: Result) -> str:
     return "Inconclusive: nothing was compared"
 
 
+PLACES = 5
+"""Of so many files a verdict's place is told, and of others how many they are; `--json` has all."""
+
+
 def facts(result: Result, now: float) -> list[str]:
     """What else there is to know, a line each."""
     tally, said = result.tally, []
     if tally.compared:
         said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
     if result.files or tally.entries:
-        places = [f"{shown(os.fsencode(name))} {result.unit} {at:,}" for name, at in result.files.items()]
+        places = [f"{shown(os.fsencode(name))} {result.unit} {at:,}" for name, at in sorted(result.files.items())]
+        if len(places) > PLACES:
+            places = [*places[:PLACES], f"{len(places) - PLACES:,} more files"]
         said.append(f"up to {', '.join([*places, 'entry ' + format_id(result.entry).decode()])}")
     if tally.in_flight:
         age = f", the oldest dated {duration(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
