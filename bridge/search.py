@@ -131,6 +131,10 @@ class Search:
         rotated = {p.resolve() for pattern in source.rotated for p in root.glob(pattern)}
         names = {*self.shared.source_names(), *(os.fsdecode(n) for n in self._books.mirror)}
         names = {n for n in names if (root / n).resolve() == path or path in rotated}
+        if source.kind in ("log", "context"):  # it may have been renamed since, or be another name of a log
+            self.shared.claim_all(self._ledger)
+            self.shared.leave(self._ledger)
+            names |= {log} if (log := self.shared.catalog.log_at(str(path))) is not None else set()
         opened = open_regular(path)
         if opened is None or not names:
             return None

@@ -399,3 +399,17 @@ def test_a_merge_that_waits_for_a_switch(mem: Rig, monkeypatch: pytest.MonkeyPat
     assert by_log(mem) == {
         0: [f"5-{n}" for n in range(900)], 1: [f"{day}-{n}" for day in (2, 6) for n in range(900)],
     }  # fmt: skip
+
+
+def test_a_line_is_found_under_another_name(mem: Rig) -> None:
+    """A line's entry is found by a name that its log got since, and by another name of the same file."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 1, "a", "b")
+    mem.once()
+    (mem.root / "s00.log").rename(mem.root / "renamed.log")
+    mem.once()
+    (mem.root / "hard.log").hardlink_to(mem.root / "renamed.log")
+    [_, second] = mem.entries()
+    for name in ("renamed.log", "hard.log"):
+        told = mem.run("locate", f"files/{name}:2", "--redis", mem.url).stdout
+        assert f"entry {second.id[0]}-{second.id[1]}" in told
