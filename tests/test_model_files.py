@@ -264,6 +264,7 @@ class Glob:
          once=(0, 0), stop=(0, 0), end=(0, 9)),
     st.booleans(),
 )  # fmt: skip
+@example([("new", 0), ("rename", 0), ("sweep", 0), ("follow", 0), ("end", 0), ("write", 0)], False)
 @pytest.mark.timeout(1200)
 def test_many_logs(program: Program, recurs: bool) -> None:
     """Each message of each session once, in its order, whatever names and links lead to it."""

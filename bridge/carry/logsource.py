@@ -134,10 +134,11 @@ class LogSource(TailSource):
     def checkpoint(self) -> tuple[Position, bytes] | None:
         """Returns where the log's reader stands, as a position and as the checkpoint's value.
 
-        None when there is no file.
+        None when there is no file. Where all that is left is finished, it stands where Redis has it.
         """
         if (first := self.tail.first()) is None:
-            return None
+            here = self.stored if self.tail.late() else None
+            return (Checkpoint.from_json(here).position, here) if here else None
         value = Checkpoint(first.number, first.fingerprint(), sent=self._sent)
         return value.position, value.to_json()
 

@@ -100,8 +100,8 @@ class TailSource(Source):
 
     @property
     def present(self) -> bool:
-        """Whether the source has a file, be it the one at its path or an older generation."""
-        return self.tail.first() is not None
+        """Whether the source has a file: the one at its path, an older generation, or a finished one that grew."""
+        return self.tail.first() is not None or bool(self.tail.late())
 
     def content_of(self, one: Range) -> bytes:
         """Reads the bytes of a range that the mirror wrote to the file; empty when its generation is not open."""
