@@ -199,6 +199,7 @@ def play(rig: Rig, program: Program, scheme: int, *, recurs: bool, timed: bool) 
 @example(
     [("write", 2), ("once", 0), ("write", 2), ("rotate", 0), ("write", 2), ("rotate", 0), ("write", 1)], 6, False, True
 )
+@example([("write", 3), ("rotate", 0), ("write", 1), ("write", 1), ("write", 1)], 13, True, False)
 @pytest.mark.timeout(1200)
 def test_one_log(program: Program, scheme: int, recurs: bool, timed: bool) -> None:
     """Each message once, in the writer's order, or it is said which pieces' order nobody can be sure of."""

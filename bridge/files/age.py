@@ -100,8 +100,11 @@ def opinion(name: str) -> Opinion | None:
 
 
 def tells_age(name: str) -> bool:
-    """Whether a rotated file's name holds a number, a date or a moment, as those of whole generations do."""
-    return opinion(name) is not None
+    """Whether a rotated file's name holds a number, a date or a moment, as those of whole generations do.
+
+    A date of which nobody can tell day and month is one all the same.
+    """
+    return opinion(name) is not None or (not _BACKUP.search(bare(name)) and bool(_YEAR_LAST.search(bare(name))))
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
