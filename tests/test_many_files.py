@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from bridge.carry.logsource import LogSource
-from bridge.errors import SourceError
+from bridge.carry.source import Source
+from bridge.carry.sources import source_of
+from bridge.errors import LedgerError, SourceError
 from bridge.files.catalog import Catalog
 from bridge.files.descriptors import Pool
 from bridge.files.generation import Generation
@@ -350,6 +352,29 @@ def test_an_error_amid_a_sweep_forgets_nobody(mem: Rig, monkeypatch: pytest.Monk
     running.close()
     assert left == [0]
     assert by_log(mem) == {i: ["a", "b"] if i < 3 else ["b"] for i in range(5)}
+
+
+def test_a_ledger_that_fails_as_a_log_appears(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new log of which the ledger cannot be asked for a moment is carried as soon as it can."""
+    mapped(mem, "*.log", "*.log.*")
+    logs(mem, 2, "a")
+    running = Running(mem)
+    running.sweep(2)
+    real, left = source_of, [1]
+
+    def fails(*args: Any) -> Source:
+        if left[0]:
+            left[0] -= 1
+            raise LedgerError("the disk is full")
+        return real(*args)
+
+    monkeypatch.setattr("bridge.carry.lookout.source_of", fails)
+    logs(mem, 2, "a", first=2)
+    with pytest.raises(LedgerError):
+        running.sweep()
+    running.sweep(3)
+    running.close()
+    assert by_log(mem) == {i: ["a"] for i in range(4)}
 
 
 def test_a_new_log_behind_a_switch_and_back(mem: Rig) -> None:

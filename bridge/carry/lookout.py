@@ -117,7 +117,7 @@ class Lookout:
                 self._swept = True
             self._due |= names
             if self._listed:
-                self._make({name for name in names if name in self.asleep or catalog.has(name)})
+                self._make({name for name in self._due if name in self.asleep or catalog.has(name)})
         except SourceError:  # listing them raises it again, and tells of it
             self._listed = False
         if not self._listed:
