@@ -21,18 +21,6 @@ COUNTS = (100, 1_000, 3_000, 10_000)
 EACH = 20
 COMMANDS = {"import": ("import-history",), "start": ("run", "--once"), "status": ("status",), "files": ("files",),
             "doctor": ("doctor",), "parity": ("parity",)}  # fmt: skip
-MAPPING = """name = "many"
-[source]
-kind = "log"
-path = "logs/*.log"
-rotated = ["logs/*.log.*"]
-[format]
-codec = "delimited"
-delimiter = "|"
-columns = ["role", "timestamp", "type", "data"]
-[stream]
-key = "hestai:messages"
-"""
 
 
 def generate(folder: Path, files: int, each: int) -> None:
@@ -53,7 +41,7 @@ def generate(folder: Path, files: int, each: int) -> None:
 def laid_out(binary: Binary, files: int, each: int) -> Iterator[measures.Bench]:
     """A bench with so many logs, of which nothing is carried yet."""
     with measures.bench(binary) as made:
-        (made.folder / "many.toml").write_text(MAPPING)
+        (made.folder / "many.toml").write_text(measures.mapping_of_many())
         (made.folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["many.toml"]\n')
         generate(made.folder / "logs", files, each)
         yield made

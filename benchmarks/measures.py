@@ -268,12 +268,17 @@ def _live_mirror(one: Bench, rate: int, seconds: float) -> list[float]:
     return latencies
 
 
+def mapping_of_many() -> str:
+    """The shipped mapping of a log, for all logs in the folder `logs`, and without a mirror."""
+    mapping = Path(__file__).parent.parent / "mappings" / "hestai-message.toml"
+    text = mapping.read_text().replace('"messages.log"', '"logs/*.log"', 1).split("[mirror]")[0]
+    return text.replace('"messages.log.*"', '"logs/*.log.*"')
+
+
 def idle(binary: Binary, files: int = 100, seconds: float = 10.0) -> float:
     """Share of a core that a bridge with so many files needs while nothing happens, in percent."""
     with bench(binary) as one:
-        mapping = Path(__file__).parent.parent / "mappings" / "hestai-message.toml"
-        text = mapping.read_text().replace('"messages.log"', '"logs/*.log"', 1).split("[mirror]")[0]
-        (one.folder / "many.toml").write_text(text.replace('"messages.log.*"', '"logs/*.log.*"'))
+        (one.folder / "many.toml").write_text(mapping_of_many())
         (one.folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["many.toml"]\n')
         (one.folder / "logs").mkdir()
         for n in range(files):

@@ -66,7 +66,7 @@ CODECS = {
 
 
 class Mapping(Strict):
-    """One mapping, validated."""
+    """A mapping that ties sources to a stream, read from its file and validated."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str = ""
@@ -113,7 +113,7 @@ class Mapping(Strict):
 
     @property
     def notify(self) -> str:
-        """The Pub/Sub channel."""
+        """The Pub/Sub channel on which is said that entries came to the mapping's stream."""
         return self.stream.notify or f"{self.stream.key}:notify"
 
     @property
@@ -124,7 +124,7 @@ class Mapping(Strict):
 
     @property
     def noun(self) -> str:
-        """What holds a message: a line, or a file."""
+        """The word for what holds a message of the mapping's: line, chunk, value, artifact or file."""
         return {"log": "line", "context": "chunk", "state": "value", "artifacts": "artifact"}.get(
             self.source.kind, "file"
         )

@@ -76,7 +76,7 @@ class Preview:
         return (min(first), max(last)) if first else None
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Makes the preview of a mapping's import as `--json` prints it."""
         span = self.span()
         return {
             "mapping": self.mapping, "stream": self.stream, "before": self.before,
@@ -86,9 +86,9 @@ class Preview:
             "earliest": span[0] if span else None, "latest": span[1] if span else None,
             "roles": [{"role": as_json(value), "count": n} for value, n in self.count("roles").most_common()],
             "types": [{"type": as_json(value), "count": n} for value, n in self.count("types").most_common()],
-            "sources": [{"source": name, "bytes": size, "error": error or None, **one.to_json(),
+            "sources": [{"source": name, "bytes": size, "error": error or None, **checked.to_json(),
                          "pieces": [{"path": path, "decided": why} for path, why in self.orders.get(name, ())]}
-                        for name, size, one, error in self.sources],
+                        for name, size, checked, error in self.sources],
         }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview],
 
 def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | None) -> Preview:
     stream = shared.mapping.stream.key
-    one, stored = Preview(shared.mapping.name, stream), dict[str, bytes | None]()
+    planned, stored = Preview(shared.mapping.name, stream), dict[str, bytes | None]()
     if ledger is not None:
         stored = {name: memory.stored for name, memory in sources_of(ledger, stream).items()}
     if connection is not None:
@@ -121,7 +121,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
     try:
         if (folder := shared.folder or shared.values) is not None:
-            _folder(one, shared.mapping, folder, ledger)
+            _folder(planned, shared.mapping, folder, ledger)
         for name in shared.source_names(stored) if folder is None else ():
             checked, error = Checked(), ""
             try:
@@ -130,23 +130,23 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 shared.tail_at(name, ledger, stored.get(name))
                 pieces = [(str(piece.path.relative_to(tail.root)), piece.decided) for piece in tail.pending()]
                 if len(pieces) > 1:
-                    one.orders[name] = pieces
+                    planned.orders[name] = pieces
                 left = sum(generation.left() for generation in tail.pending())
                 ended = [
                     known.packed[0] if known.packed else known.at.offset for known in tail.records() if known.closed
                 ]
-                one.before += max(0, size - left) + sum(ended)
+                planned.before += max(0, size - left) + sum(ended)
                 for generation in tail.pending():
                     _read(shared.mapping, tail, generation, ledger, checked)
-                one.sources.append((name, left, checked, error))
+                planned.sources.append((name, left, checked, error))
             except (SourceError, LedgerError) as failed:
-                one.sources.append((name, 0, checked, str(failed)))
+                planned.sources.append((name, 0, checked, str(failed)))
     finally:
         shared.close()
-    return one
+    return planned
 
 
-def _folder(one: Preview, mapping: Mapping, folder: Folder, ledger: Ledger | None) -> None:
+def _folder(planned: Preview, mapping: Mapping, folder: Folder, ledger: Ledger | None) -> None:
     """Files that the ledger does not know are read; a message that it knows all the same counts as carried."""
     checked, limit, error = Checked(noun=mapping.noun), mapping.format.max_line_bytes, ""
     try:
@@ -154,12 +154,12 @@ def _folder(one: Preview, mapping: Mapping, folder: Folder, ledger: Ledger | Non
             known = files_known(ledger, mapping.stream.key, [found.name for found in some]) if ledger else {}
             for found in some:
                 if found.name in known and known[found.name][0] == found.facts:
-                    one.before += found.facts.size
+                    planned.before += found.facts.size
                 elif (taken := folder.read(found.name, limit + 1)) is not None:
                     checked.document(mapping, found.name, taken, limit, 3)
     except (SourceError, LedgerError) as failed:
         error = str(failed)
-    one.sources.append((mapping.source.path, checked.size, checked, error))
+    planned.sources.append((mapping.source.path, checked.size, checked, error))
 
 
 def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: Checked) -> None:

@@ -26,7 +26,7 @@ def inside_root(path: str) -> None:
 
 
 class SourceSection(Strict):
-    """`[source]`: the files."""
+    """A mapping's `[source]`: which files it reads, and how."""
 
     kind: Kind
     path: str
@@ -135,7 +135,7 @@ class FieldSection(Strict):
 
     @property
     def all_pointers(self) -> tuple[str, ...]:
-        """The pointers to try, in order."""
+        """The JSON pointers by which a message's field is looked for, in the order in which they are tried."""
         return (self.pointer,) if self.pointer is not None else self.pointers
 
     def rule(self, path: str) -> FieldRule:
@@ -151,7 +151,7 @@ class FieldSection(Strict):
 
 
 class MessageSection(Strict):
-    """`[message]`."""
+    """A mapping's `[message]`: where a message's fields come from."""
 
     role: FieldSection | None = None
     timestamp: FieldSection | None = None
@@ -169,7 +169,7 @@ class MessageSection(Strict):
 
 
 class StreamSection(Strict):
-    """`[stream]`."""
+    """A mapping's `[stream]`: which stream its messages go to."""
 
     key: Annotated[str, Field(min_length=1)]
     notify: str | None = None
@@ -235,11 +235,11 @@ class RetentionSection(Strict):
 
     @property
     def limited(self) -> bool:
-        """Whether anything may ever go."""
+        """Whether a mapping's retention limits its stream at all, so that entries may be trimmed."""
         return not (self.keep_days is None and self.keep_entries is None and self.keep_bytes is None)
 
 
 class PolicySection(Strict):
-    """`[policy]`."""
+    """A mapping's `[policy]`: what becomes of what cannot be translated."""
 
     on_reject: Literal["quarantine", "stop"] = "quarantine"

@@ -41,6 +41,16 @@ def logs(rig: Rig, count: int, *datas: str, first: int = 0) -> None:
         write(rig.root / f"s{i:02}.log", *(f"{i} {data}" for data in datas))
 
 
+def over_resting(rig: Rig, count: int) -> Running:
+    """A bridge that has begun over so many logs that were carried before, two lines each."""
+    mapped(rig, "*.log", "*.log.*")
+    logs(rig, count, "a", "b")
+    rig.once()
+    running = Running(rig)
+    running.sweep()
+    return running
+
+
 def by_log(rig: Rig) -> dict[int, list[str]]:
     """What stands in the stream of each log, in stream order."""
     found: dict[int, list[str]] = {}
@@ -77,11 +87,7 @@ def test_what_rests_is_not_opened(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("act", ["edit", "replace", "truncate", "remove", "rotate"])
 def test_what_rested_and_changed(mem: Rig, act: str) -> None:
     """A log that was carried and rests is followed as ever, whatever becomes of its file while nobody looks."""
-    mapped(mem, "*.log", "*.log.*")
-    logs(mem, 4, "a", "b")
-    mem.once()
-    running = Running(mem)
-    running.sweep()
+    running = over_resting(mem, 4)
     log, wanted = mem.root / "s02.log", ["a", "b"]
     if act == "edit":  # of the same size: its content is another
         log.write_bytes(log.read_bytes().replace(b"2 a", b"2 A"))
@@ -110,11 +116,7 @@ def test_what_rested_and_changed(mem: Rig, act: str) -> None:
 
 def test_what_rests_takes_part_in_a_switch(mem: Rig) -> None:
     """A component that is to write both sides itself begins to at a place in each log, also in those that rest."""
-    mapped(mem, "*.log", "*.log.*")
-    logs(mem, 4, "a", "b")
-    mem.once()
-    running = Running(mem)
-    running.sweep()
+    running = over_resting(mem, 4)
     twofold.begin(running.ledger, STREAM, "ui", ["ui"], "a switch", 0.0)
     running.sweep(2)
     for i in range(4):
@@ -205,11 +207,7 @@ def test_a_thousand_appear_at_once(mem: Rig) -> None:
 
 def test_ten_rotate_at_once(mem: Rig) -> None:
     """Ten of many logs that rotate in one moment go on in their next generations, each in its order."""
-    mapped(mem, "*.log", "*.log.*")
-    logs(mem, 50, "a", "b")
-    mem.once()
-    running = Running(mem)
-    running.sweep()
+    running = over_resting(mem, 50)
     for i in range(10):
         logs(mem, 1, "c", first=i)
         (mem.root / f"s{i:02}.log").rename(mem.root / f"s{i:02}.log.1")

@@ -379,7 +379,7 @@ class Accountant:
         return begins and (not ends or hex_digest(file.read(back, at.offset - back)) == at.tail)
 
     def _gone_one(self, listed: Named, file: Generation) -> Standing | None:
-        """The standing of a file that holds what was carried of a generation which lies nowhere else, and no more."""
+        """The standing of an unknown file that holds just what was carried of a generation whose own file is gone."""
         mine = [other for other in self._catalog.named.values() if other.log == listed.log and not other.aside]
         here = {known.number for other in mine if (known := self._catalog.known(other)) is not None}
         for known in self._shared.tail(listed.log or listed.name, self._ledger).records():

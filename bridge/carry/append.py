@@ -80,7 +80,7 @@ class Destination(Protocol):
 
 
 class Target:
-    """One file that the mirror appends lines to.
+    """The file to which a mirror appends the lines that it makes of entries.
 
     `tail` is the one that forward reads the file with, where it does, so that both mean the same generation.
     """

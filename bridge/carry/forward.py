@@ -208,7 +208,7 @@ class Forward:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Forward carries one batch: encodes it while the server executes the one before. False: nothing is to do.
+        """Forward sends the next batch of lines, encoded while the server executes the last one. False: there is none.
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """

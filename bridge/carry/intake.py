@@ -107,7 +107,7 @@ class Intake:
 
     @property
     def soon(self) -> bool:
-        """Whether a file of the folder changed so lately that it is not complete by that alone."""
+        """Whether a file of a spool changed within the settling time, so that it may not be complete yet."""
         moment = self._clock() + self._settle
         return self.stop is None and any(file.again <= moment for file in self.waiting.values())
 

@@ -132,7 +132,7 @@ class Merge:
             del self._turns[name]
 
     def clear(self) -> None:
-        """Leaves all sources out."""
+        """Leaves all sources out of the merge from here on."""
         for name in [*self._sources]:
             self.drop(name)
         self._waiting.clear()

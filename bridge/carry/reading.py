@@ -73,7 +73,7 @@ class Read:
 
 
 class Reader:
-    """For one source. `skipped_since`: since when, in seconds since 1970, it is ahead over bytes without entries."""
+    """Reads the lines of one source for forward. `skipped_since`: when it got ahead of its cursor, in s since 1970."""
 
     def __init__(
         self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
@@ -117,7 +117,7 @@ class Reader:
 
     @property
     def held(self) -> Read:
-        """What `next` gave last."""
+        """The lines that the reader handed out last."""
         if self._read is None:
             raise AssertionError("nothing is read")
         return self._read
@@ -202,7 +202,7 @@ class Reader:
         return generation.content is not None and generation.content.settling()
 
     def foreign(self, generation: Generation, start: int, data: bytes) -> tuple[bytes, list[Cut]]:
-        """What of `data`, read at `start`, forward may look at, and the mirror's ranges in it."""
+        """Tells what of `data`, read at `start` of a generation, forward may look at, and the mirror's ranges in it."""
 
         def read(size: int, offset: int) -> bytes:
             return self._tail.read(generation, size, offset)

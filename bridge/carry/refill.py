@@ -105,7 +105,7 @@ def in_words(compared: Compared, stream: str) -> list[str]:
 def _copied(
     connection: Connection, keys: Keys, memory: StreamMemory, info: StreamInfo, books: Books, floor: EntryId
 ) -> bool:
-    """Whether Redis holds an older copy of stream and books, or one that lost its tail; else the stream is a new one.
+    """Tells forward whether Redis holds an older copy of a stream, or one that lost its tail; else the stream is new.
 
     A copy begins where the stream did, or before, and holds entries that the books name. A new stream may hold such
     too, that were sent before anybody saw that it is new.

@@ -112,7 +112,7 @@ class Shared:
         self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types)
 
     def tail(self, name: str, ledger: Ledger | None) -> Tail:
-        """The one `Tail` of this file, which forward and mirror share; without a ledger it knows no generation yet."""
+        """The `Tail` that follows a log for forward and mirror alike; without a ledger it knows no generation yet."""
         with self._lock:
             if self.catalog.many:
                 self.claim_all(ledger)

@@ -148,7 +148,7 @@ class Source(ABC):
         return True
 
     @abstractmethod
-    def content_of(self, one: Range) -> bytes:
+    def content_of(self, span: Range) -> bytes:
         """Reads the bytes of a range that the mirror wrote to the source; empty when they are gone."""
 
     @property

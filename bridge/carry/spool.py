@@ -100,9 +100,9 @@ class SpoolSource(Source):
         if self.end() is not None:
             self.memory = replace(self.memory, live=False, history=Position(1, 0))
 
-    def content_of(self, one: Range) -> bytes:
+    def content_of(self, span: Range) -> bytes:
         """Reads what stands in the file that the mirror put into the spool; empty when that is gone."""
-        taken = self._folder.read(os.fsencode(one.name), self._limit + 1)
+        taken = self._folder.read(os.fsencode(span.name), self._limit + 1)
         return taken.raw if taken is not None else b""
 
     @property
@@ -204,7 +204,7 @@ class SpoolSource(Source):
 
     @property
     def waits(self) -> bool:
-        """Whether a file of the spool changed so lately that it is not complete by that alone."""
+        """Whether a file of the spool changed within the settling time, so that it may not be complete yet."""
         return self._intake.soon
 
     @property

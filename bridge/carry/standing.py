@@ -91,7 +91,7 @@ class Account:
         return {**self.sums(), "gone_before_mirrored": self.gone, "files_unaccounted": named}
 
     def sentences(self) -> list[str]:
-        """What is unaccounted, in words, the greatest first; empty: all is accounted for."""
+        """Says in words which files of a mapping are unaccounted, the greatest stretch first; empty: none is."""
         found = [
             f"{piece.path} is unaccounted, bytes {piece.first:,} to {piece.bytes:,}: {piece.why}"
             for piece in sorted(self.unaccounted, key=lambda piece: -piece.behind)

@@ -103,14 +103,14 @@ class TailSource(Source):
         """Whether the source has a file: the one at its path, an older generation, or a finished one that grew."""
         return self.tail.first() is not None or bool(self.tail.late())
 
-    def content_of(self, one: Range) -> bytes:
+    def content_of(self, span: Range) -> bytes:
         """Reads the bytes of a range that the mirror wrote to the file; empty when its generation is not open."""
         for _ in range(LOOKS):
-            held, content = self.tail.of_number(one.generation), b""
+            held, content = self.tail.of_number(span.generation), b""
             if held is None:
                 break
-            identity, content = held.identity, held.read(one.end - one.start, one.start)
-            if range_digest(content) == one.digest or not self._moved(held, identity):
+            identity, content = held.identity, held.read(span.end - span.start, span.start)
+            if range_digest(content) == span.digest or not self._moved(held, identity):
                 break
         return content
 
@@ -156,7 +156,7 @@ class TailSource(Source):
         return sum(done) + sum(one.left(0) for one in self.tail.pending())
 
     def end(self) -> Position | None:
-        """The position at which the source's newest file ends now; None when there is none."""
+        """The position at which a log's newest file ends now, generation and offset; None: the log has no file."""
         last = self.tail.current()
         if last is None:
             return None

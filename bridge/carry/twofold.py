@@ -20,7 +20,7 @@ EVERY = 0.2
 
 
 class OwnLines:
-    """Of one source."""
+    """The stretches of one source's file in which lines are a component's own, as it writes both sides itself."""
 
     def __init__(self, ledger: Ledger, stream: str, name: str) -> None:
         self._ledger = ledger
@@ -55,7 +55,7 @@ class OwnLines:
 
 
 class OwnEntries:
-    """Of one mirror."""
+    """The stretches of a stream in which entries are a component's own, so that the mirror leaves them alone."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger

@@ -38,13 +38,13 @@ class Verbs(click.Group):
     """A group that lists its verbs in the order of their use, and names the nearest one when one is misspelt."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """As they were added."""
+        """Lists the verbs of the command line in the order in which they were added."""
         return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with a suggestion."""
+        """Finds the verb that the command line names, as click does; where there is none it suggests the nearest."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -70,14 +70,14 @@ class Options:
         return load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)
 
     def log(self, log_format: str = "text") -> None:
-        """Sets up the log on stderr."""
+        """Sets up a command's log on stderr, as its options say."""
         from bridge.log import set_up
 
         set_up(log_format, self.verbosity)
 
 
 def options(function: F) -> F:
-    """Adds the global options."""
+    """Gives a verb of the command line the options that every verb takes."""
     for option in reversed(_GLOBAL):
         function = option(function)
     return function
@@ -135,12 +135,12 @@ def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def emit(value: object) -> None:
-    """One JSON document on stdout."""
+    """Prints a command's result as one JSON document on stdout."""
     click.echo(_plain(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def emit_line(value: object) -> None:
-    """One JSON document as one line on stdout."""
+    """Prints one item of a command that streams its result, as JSON in a line on stdout."""
     click.echo(_plain(json.dumps(value, ensure_ascii=False)))
 
 
@@ -171,7 +171,7 @@ def serve(settings: Settings) -> None:
 
 
 def of_root(settings: Settings) -> Settings:
-    """The same. Raises ConfigError when its root is no folder."""
+    """Returns a command's settings, once it is sure that their root is a folder. Raises ConfigError: it is none."""
     from bridge.errors import ConfigError
 
     if not settings.root.is_dir():

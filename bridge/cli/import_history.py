@@ -86,11 +86,11 @@ class _Watch:
     """Somebody, or a program, who is told."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Ends the watch over an import: nothing more comes."""
 
 
 class _Events(_Watch):
-    """One JSON object a line on stdout: started, waiting, progress, ended."""
+    """Tells a program what an import does: a JSON object a line on stdout, started, waiting, progress or ended."""
 
     def __call__(self, event: str, report: Report) -> None:
         emit_line({"event": event, **report.to_json(), "seconds_left": _seconds_left(report)})
@@ -168,7 +168,7 @@ class _Bars(_Lines):
         redirect(sys.stderr)  # which is the bars' own now: a word of the log goes above them
 
     def close(self) -> None:
-        """The bars stay as they are."""
+        """Ends the progress bars of an import, which stay on the screen as they are."""
         from bridge.log import redirect
 
         if self._progress is not None:
@@ -213,7 +213,7 @@ def _so_far(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """What came over, for people."""
+    """Says for people, in a few rows, what an import brought over."""
     from bridge.words import duration
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
@@ -257,7 +257,7 @@ def moment(ms: int) -> str:
 
 
 def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int:
-    """Exits 3 where something could not be read, would be set aside, or would not fit."""
+    """Prints what an import would do; returns 3 where something cannot be read, goes aside, or would not fit."""
     from bridge.preview import preview, too_big
 
     found, room, said = preview(settings, chosen)
@@ -285,41 +285,41 @@ def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int
     return 3 if errors or damage or big or any(one.total("rejected") for one in found) else 0
 
 
-def _describe(one: Preview) -> None:
+def _describe(plan: Preview) -> None:
     import os
 
     from bridge.files.age import HOW
     from bridge.model import shown, shown_name
 
-    size, read = sum(size for _, size, _, _ in one.sources), one.total("translated") + one.total("rejected")
-    click.echo(f"{one.mapping} → {one.stream}: {counted(size, 'byte')} in {counted(len(one.sources), 'source')}")
-    if one.before:
-        click.echo(f"  before   {counted(one.before, 'byte')} are in the stream already")
-    noun = next((f"{checked.noun}s" for _, _, checked, _ in one.sources), "lines")
-    click.echo(f"  {noun:8} {read + one.total('empty'):,}: {counted(one.total('translated'), 'entry', 'entries')},"
-               f" {one.total('rejected'):,} to quarantine, {one.total('empty'):,} empty")  # fmt: skip
-    span = one.span()
+    size, read = sum(size for _, size, _, _ in plan.sources), plan.total("translated") + plan.total("rejected")
+    click.echo(f"{plan.mapping} → {plan.stream}: {counted(size, 'byte')} in {counted(len(plan.sources), 'source')}")
+    if plan.before:
+        click.echo(f"  before   {counted(plan.before, 'byte')} are in the stream already")
+    noun = next((f"{checked.noun}s" for _, _, checked, _ in plan.sources), "lines")
+    click.echo(f"  {noun:8} {read + plan.total('empty'):,}: {counted(plan.total('translated'), 'entry', 'entries')},"
+               f" {plan.total('rejected'):,} to quarantine, {plan.total('empty'):,} empty")  # fmt: skip
+    span = plan.span()
     if span is not None:
         click.echo(f"  times    {moment(span[0])} to {moment(span[1])}")
-        clamped = one.total("clamped")
+        clamped = plan.total("clamped")
         if clamped:
             said = "whose times run back, or are to come, get another time as ID"
             click.echo(f"  clamped  {counted(clamped, 'entry', 'entries')} {said}")
     for name in ("roles", "types"):
-        values = one.count(name)
+        values = plan.count(name)
         shows = ", ".join(f"{shown(value, 40)} {n:,}" for value, n in values.most_common(KINDS))
         more = f" and {len(values) - KINDS} more" if len(values) > KINDS else ""
         if values:
             click.echo(f"  {name:8} {shows}{more}")
-    for name, order in [*one.orders.items()][:ORDERS]:
+    for name, order in [*plan.orders.items()][:ORDERS]:
         click.echo(f"  order    {shown_name(os.fsencode(name))}, the oldest first:")
         for path, why in order[:PIECES]:
             click.echo(f"           {shown_name(os.fsencode(path))}, by {HOW.get(why, why)}")
         if len(order) > PIECES:
             click.echo(f"           and {len(order) - PIECES:,} more, which --json lists")
-    if len(one.orders) > ORDERS:
-        click.echo(f"  order    of {len(one.orders) - ORDERS:,} more sources, which --json lists")
-    for name, _, checked, _ in one.sources:
+    if len(plan.orders) > ORDERS:
+        click.echo(f"  order    of {len(plan.orders) - ORDERS:,} more sources, which --json lists")
+    for name, _, checked, _ in plan.sources:
         for reason, (count, offsets, example) in checked.reasons.items():
             more = " …" if count > len(offsets) else ""
             at = ("at byte " if checked.noun == "line" else "in ") + ", ".join(map(str, offsets)) + more

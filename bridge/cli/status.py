@@ -100,7 +100,7 @@ def _watch(options: Options) -> int:
 
 
 def screen(found: Status, said: str, level: Level, width: int) -> Group:
-    """The whole of it, for any width."""
+    """Lays out all that `bridge status` found, for a screen of any width."""
     from rich.console import Group
 
     from bridge.cli.screen import STYLES, safe

@@ -25,7 +25,10 @@ def gathered(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, accepts_volatile: bool,
     now: Callable[[], float] = time.time,
 ) -> Facts:  # fmt: skip
-    """All but what is the component's own. Raises RedisLost, RedisRefused, LedgerError."""
+    """Gathers from files, ledger and Redis what a gate asks of the whole mapping, without what is a component's own.
+
+    Raises RedisLost, RedisRefused, LedgerError.
+    """
     status = sample(replace(settings, mappings=(mapping,)), now)
     [carried] = status.mappings
     kept, disk = durability(connection), os.statvfs(settings.root)

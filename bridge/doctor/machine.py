@@ -117,7 +117,7 @@ def inotify(watches: int, most_watches: int, instances: int, most_instances: int
 
 
 def look_at_inotify(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Finding:
-    """The same, of this machine, for the files of each mapping."""
+    """Checks whether this machine lets a bridge watch the folders of each mapping's files for changes."""
     limits = Path("/proc/sys/fs/inotify")
     if not limits.exists():
         return Finding("inotify", "good", "this system has other events")
@@ -210,7 +210,7 @@ def writers(found: Sequence[tuple[str, str, bool]]) -> Finding:
 
 
 def look_at_writers(logs: Iterable[Path]) -> Finding:
-    """The same, of what has these files open now: Linux tells."""
+    """Checks how programs have these logs open for writing at this moment, as Linux tells."""
     if not Path("/proc/self/fdinfo").exists():
         return Finding("writers", "unknown", "this system does not tell how files are opened")
     folders: dict[Path, Path] = {}

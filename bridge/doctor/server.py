@@ -105,7 +105,7 @@ def persistence(facts: Facts, asked_for: Facts) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One stream: entries, bytes, how many entries come in a day, and whether it is trimmed."""
+    """How a stream grows: its entries, bytes, how many entries come in a day, and whether it is trimmed."""
 
     name: str
     length: int
@@ -115,7 +115,7 @@ class Growth:
 
     @property
     def bytes_a_day(self) -> float:
-        """What it takes of the server's memory in a day."""
+        """How many bytes of the server's memory the stream takes in a day."""
         return self.a_day * self.bytes / self.length if self.length else 0.0
 
 

@@ -25,7 +25,7 @@ class Claims:
         self._logs.setdefault(identity, {})[log] = known
 
     def clear(self) -> None:
-        """Forgets all claims."""
+        """Forgets which files were seen to be which generations of which logs."""
         self._logs.clear()
 
     def known(self, identity: Identity, log: str, name: str) -> Known | None:

@@ -9,7 +9,7 @@ from bridge.model import Position
 
 
 def add(ledger: Ledger, stream: str, name: str, found: Sequence[tuple[int, int, bytes]]) -> None:
-    """Generation and offset of lines that are about to be sent, and the files they name."""
+    """Notes in the ledger the places of lines that are about to be sent, and the artifacts that they name."""
     with ledger.transaction():
         for generation, offset, path in found:
             ledger.write(
@@ -24,7 +24,7 @@ def naming_lines(ledger: Ledger, stream: str) -> list[str]:
 
 
 def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
-    """Forgets lines from this place on: they are read again."""
+    """Forgets which lines of a log named artifacts from this place on: they are read again."""
     ledger.write(
         "DELETE FROM mentions WHERE stream = ? AND name = ? AND (generation > ? OR (generation = ? AND offset >= ?))",
         (stream, name, at.generation, at.generation, at.offset),
@@ -34,7 +34,7 @@ def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
 def ready(
     ledger: Ledger, stream: str, name: str, upto: Position, behind: Position, count: int
 ) -> list[tuple[int, int, bytes]]:
-    """Lines between these places whose files are to be looked at, oldest first."""
+    """Lists a log's lines between two places whose artifacts Redis was not told of yet, oldest first."""
     rows = ledger.rows(
         "SELECT generation, offset, path FROM mentions WHERE stream = ? AND name = ?"
         " AND (generation, offset) < (?, ?) AND (generation, offset) > (?, ?) ORDER BY generation, offset LIMIT ?",
@@ -44,7 +44,7 @@ def ready(
 
 
 def forget(ledger: Ledger, stream: str, name: str, places: Sequence[tuple[int, int]]) -> None:
-    """What was to be known of these is in Redis."""
+    """Forgets lines of a log that named artifacts: what was to be known of those is in Redis."""
     with ledger.transaction():
         for generation, offset in places:
             ledger.write(

@@ -40,7 +40,7 @@ def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, Remembered]:
 
 
 def save_piece(ledger: Ledger, stream: str, piece: Remembered) -> None:
-    """Remembers a file's standing, in the place of what was remembered of it."""
+    """Writes the standing of a mapping's file into the ledger, in the place of what that had of it."""
     facts = None if piece.facts is None else " ".join(map(str, piece.facts))
     ledger.write(
         "INSERT OR REPLACE INTO pieces (stream, path, standing, why, at, facts, bytes, who)"

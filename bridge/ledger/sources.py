@@ -28,7 +28,7 @@ class StreamMemory:
     commits: int = 0
 
     def and_seen(self, last_id: EntryId, added: int) -> StreamMemory:
-        """The same, with what was seen since."""
+        """Returns what is remembered of a stream, and what was seen of it since."""
         return replace(self, last_id=max(self.last_id, last_id), added=max(self.added, added))
 
 
@@ -77,7 +77,7 @@ def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
 
 
 def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first_id: EntryId = ZERO_ID) -> None:
-    """Remembers what was seen; leaves the mirror's cursor alone."""
+    """Writes into the ledger what a stream held when it was seen; the mirror's cursor stays."""
     ledger.write(
         "INSERT INTO streams (stream, last_id, added, mirror_cursor, first_id) VALUES (?, ?, ?, '0-0', ?)"
         " ON CONFLICT (stream) DO UPDATE SET last_id = excluded.last_id, added = excluded.added,"
@@ -156,7 +156,7 @@ def sources_of(ledger: Ledger, stream: str, names: Sequence[str] | None = None) 
 
 
 def save_source(ledger: Ledger, stream: str, name: str, memory: SourceMemory) -> None:
-    """Remembers the source as given."""
+    """Writes into the ledger how far a source was carried."""
     ledger.write(
         "INSERT OR REPLACE INTO sources (stream, name, number, stored, live, history_generation, history_offset,"
         " refill_generation, refill_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -192,7 +192,7 @@ def _known(row: Sequence[Any]) -> Known:
 
 
 def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
-    """Remembers a generation as given."""
+    """Writes into the ledger what a generation of a source is known by."""
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"

@@ -123,7 +123,7 @@ class Account:
         return sorted(self._files.values(), key=lambda file: (file.source, file.generation))
 
     def unaccounted(self) -> Iterator[Lost]:
-        """What of the mapping's files nothing explains."""
+        """Lists the stretches of a mapping's files that nothing in the account explains."""
         for compared in self.compared:
             left = compared.unaccounted
             for offset, size in compared.lost:
@@ -136,7 +136,7 @@ class Account:
                 yield other.path, 0, other.bytes, other.why
 
     def sentences(self) -> list[str]:
-        """What nothing explains, in words."""
+        """Says in words, a sentence each, what of a mapping's files nothing in the account explains."""
         return [
             f"unaccounted: {path}, {size:,} bytes from byte {offset:,} on: {why}"
             for path, offset, size, why in self.unaccounted()

@@ -44,7 +44,7 @@ class Announced:
 
 
 class ArtifactCheck(Check):
-    """One folder of artifacts."""
+    """Compares a folder of artifacts with what was announced of them."""
 
     def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         if since is not None:
@@ -164,7 +164,7 @@ class ArtifactCheck(Check):
 def of_lines(
     connection: Connection, key: bytes, settings: Settings, stop: Callable[[], bool]
 ) -> tuple[dict[str, int], list[str]] | None:
-    """The same for artifacts that lines of a log named, as far as their digests were told; None: there are none.
+    """Counts what became of artifacts that lines of a log named, as far as Redis has digests; None: there are none.
 
     Raises Interrupted, RedisLost, RedisRefused.
     """

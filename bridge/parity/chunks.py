@@ -28,27 +28,27 @@ from bridge.words import counted
 
 
 class ChunkCheck(Check):
-    """One mapping whose sources grow by chunks."""
+    """Compares the contexts of a mapping, which grow by chunks, with their stream."""
 
     def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
         if since is not None:
             return None
-        one = _Comparison(self._mapping, view)
+        comparison = _Comparison(self._mapping, view)
         for rows in self._entries(connection, view.last, view.length):
-            one.feed(rows)
-        one.finish()
-        account = self._account(one.account, view)
-        verdict = "differs" if any(account.unaccounted()) else verdict_of(one.tally, view.length)
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict, one.tally)
+            comparison.feed(rows)
+        comparison.finish()
+        account = self._account(comparison.account, view)
+        verdict = "differs" if any(account.unaccounted()) else verdict_of(comparison.tally, view.length)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
         result.account = account
-        result.files, result.entry = view.positions(one.places()), view.last
+        result.files, result.entry = view.positions(comparison.places()), view.last
         gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
         result.notes, result.lost = [note for note in view.notes if note not in gone], view.lost
         result.alive = view.alive
-        if one.tally.taken_away:
-            many = counted(one.tally.taken_away, "chunk")
+        if comparison.tally.taken_away:
+            many = counted(comparison.tally.taken_away, "chunk")
             result.notes.append(f"{many} of contexts that were emptied since; they are what stood there")
-            one.tally.taken_away = 0
+            comparison.tally.taken_away = 0
         return result
 
 
@@ -72,7 +72,7 @@ class _Joined:
         """Whether an entry said that it begins."""
 
     def take(self, data: bytes) -> None:
-        """The next bytes."""
+        """Appends the bytes of the next chunk to what the chunks of a generation hold."""
         self.head += data[: max(0, HEAD - len(self.head))]
         self.tail = (self.tail + data)[-TAIL:]
         self.at += len(data)
@@ -91,7 +91,7 @@ class _Joined:
 
 
 class _Comparison:
-    """Fed with the stream, page by page."""
+    """A comparison of contexts with their chunks, which is fed with the stream page by page."""
 
     def __init__(self, mapping: Mapping, view: View) -> None:
         self.tally = Tally(marked=bool(view.marked))
@@ -120,7 +120,7 @@ class _Comparison:
                 )
 
     def feed(self, rows: list[Any]) -> None:
-        """A page of the stream."""
+        """Takes a page of the stream: each chunk is held against the bytes at its origin."""
         for raw_id, fields in rows:
             if fields is None:
                 continue
@@ -202,7 +202,7 @@ class _Comparison:
             self.account.add(joined.file, "carried", size)
 
     def _gap(self, joined: _Joined, end: int) -> None:
-        """No chunk holds the bytes from where the last one ended to here."""
+        """Notes as missing the bytes between two chunks of a generation: no chunk holds them."""
         joined.broken = True
         start = joined.at
         missing = None
@@ -220,7 +220,7 @@ class _Comparison:
         return found
 
     def finish(self) -> None:
-        """What is due and was in no chunk; what is gone; what grew since."""
+        """Ends the comparison: bytes in no chunk are missing where they are due, and else under way."""
         for joined in self._joined.values():
             due = joined.known.at.offset if joined.known is not None else 0
             if joined.file is None:

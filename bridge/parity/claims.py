@@ -336,7 +336,7 @@ class Claims:
             return True
 
     def _unmoved(self, decoded: list[Row | str], places: list[int], width: int) -> tuple[int, int, int] | None:
-        """The same as `_again` where a line was altered in its place, and the next ones stand where they should."""
+        """Goes on behind a line that was altered in its place, if the next ones stand where they should."""
         at = {place: i for i, place in enumerate(places)}
         found = [at.get(place + self._shift, -1) for place in self._places[: min(width, NEAR)]]
         near = [j for j, i in enumerate(found) if j and i >= 0 and decoded[i] == self._rows[j]]

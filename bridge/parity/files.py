@@ -72,7 +72,7 @@ class Plain:
             raise
 
     def close(self) -> None:
-        """Closes it."""
+        """Closes the file that parity had open."""
         os.close(self._fd)
 
     def damage(self) -> str:
@@ -115,7 +115,7 @@ class Plain:
                 return
 
     def length(self) -> int:
-        """Its size; of a compressed file that of what is packed in it, for which it is read through."""
+        """The bytes that a file holds; of a compressed one unpacked, for which it is read through."""
         return sum(map(len, self._pieces())) if self.packed else self.size
 
     def _pieces(self) -> Iterator[bytes]:
@@ -138,7 +138,7 @@ class Plain:
             yield held
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
-        """Its whole lines from `start` on; in the place of one over the limit stands a `Long`."""
+        """Reads a file's whole lines from `start` on; in the place of one over the limit stands a `Long`."""
         at, begun, rest, skips = start, 0, b"", False
         pieces = self._pieces() if not start else self.section(start, self.size if not self.packed else 1 << 62)
         for piece in pieces:

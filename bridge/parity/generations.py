@@ -49,7 +49,7 @@ class Cut:
 
     @classmethod
     def of(cls, file: Plain, wanted: Generation) -> Cut:
-        """What can be said of it."""
+        """Makes what can be said of a file that is not as the bridge left it."""
         last = file.read(LAST, max(0, file.size - LAST))
         whole = file.size - len(last) + last.rfind(b"\n") + 1
         before = file.read(min(TAIL, whole), max(0, whole - TAIL))

@@ -30,7 +30,7 @@ LONGEST = 4000
 
 
 def verdict_in_words(result: Result) -> str:
-    """One sentence for a tired person."""
+    """Says parity's verdict on a mapping in one sentence, for a tired person."""
     tally = result.tally
     if result.verdict == "equal":
         if not tally.compared:
@@ -99,7 +99,7 @@ def facts(result: Result, now: float) -> list[str]:
 
 
 def counts_in_words(one: Result) -> str:
-    """`1 altered, 2 missing in Redis`."""
+    """Says how many differences of each kind parity found: `1 altered, 2 missing in Redis`."""
     return ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in one.counts().items() if count)
 
 

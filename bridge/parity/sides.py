@@ -70,11 +70,11 @@ class File:
 
     @property
     def base(self) -> int:
-        """The place of its byte 0."""
+        """The place of the first byte of a file among all of parity's places."""
         return self.generation << SHIFT
 
     def blocks(self) -> Iterator[Block]:
-        """Its lines from `start` on."""
+        """Reads the lines of a file from `start` on."""
         return self.blocks_from(self.start)
 
 
@@ -141,19 +141,19 @@ class Sink(Protocol):
         ...
 
     def passed(self, passed: Passed) -> None:
-        """Lines no file-born entry claims."""
+        """Parity's matcher hands on lines that no file-born entry claims."""
         ...
 
     def extra(self, one: Extra) -> None:
-        """A line without an entry."""
+        """Parity's matcher tells of a line that has no entry."""
         ...
 
     def missing(self, one: Missing) -> None:
-        """An entry without a line."""
+        """Parity's matcher tells of an entry that has no line."""
         ...
 
     def came_late(self, one: Missing) -> None:
-        """Its line was found, out of order; and it is marked so."""
+        """Parity's matcher tells of an entry whose line was found out of order, as the entry is marked to be."""
         ...
 
     def unverifiable(self, count: int, why: str) -> None:

@@ -38,17 +38,17 @@ class Both:
 
     @property
     def file(self) -> bytes | None:
-        """What the file holds."""
+        """The bytes of a latest value as its file holds them; None: there is no file."""
         return self.taken.raw if self.taken is not None else None
 
     @property
     def hash(self) -> bytes | None:
-        """What the hash holds."""
+        """The bytes of a latest value as its hash in Redis holds them; None: there is none."""
         return self.value.data if self.value is not None else None
 
 
 class StateCheck(Check):
-    """One mapping whose files hold a latest value. What both sides did not hold last, as far as is known, is due."""
+    """Compares files that each hold a latest value with their hashes. What both sides did not hold last is due."""
 
     _by_file = True
     """Whether the files own the values, as of the last look."""

@@ -40,14 +40,14 @@ class Units:
         self.entries, self.trimmed, self.deleted = length, trimmed, max(0, added - length - trimmed)
 
     def unaccounted(self) -> Iterator[Lost]:
-        """The files that nothing explains: each named, and how many there are besides that nobody named."""
+        """Lists the files of a folder that nothing explains, by name, and how many there are without one."""
         for name, why in sorted(self._lost.items()):
             yield name, 0, 1, why
         if left := self.total - sum(self._fates.values()) - len(self._lost):
             yield "", 0, left, "what became of so many files is not known"
 
     def sentences(self) -> list[str]:
-        """What nothing explains, in words."""
+        """Says in words, a sentence each, which files of a folder nothing in the account explains."""
         return [
             f"unaccounted: {name}: {why}" if name else f"unaccounted: {count:,} files: {why}"
             for name, _, count, why in self.unaccounted()

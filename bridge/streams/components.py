@@ -99,7 +99,7 @@ def _strange(raw: bytes) -> BridgeError:
 
 
 def field_of(component: str, mapping: str) -> bytes:
-    """A component's field in the hash."""
+    """The field of a component and a mapping in the hash of components."""
     return f"{component}/{mapping}".encode()
 
 
