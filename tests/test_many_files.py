@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bridge.carry.account import Accountant
+from bridge.carry.inventory import account_of
 from bridge.carry.logsource import LogSource
 from bridge.carry.source import Source
 from bridge.carry.sources import source_of
@@ -123,6 +125,21 @@ def test_what_rests_takes_part_in_a_switch(mem: Rig) -> None:
         [stretch] = twofold.in_file(running.ledger, STREAM, f"s{i:02}.log")
         assert stretch.begin == (1, (mem.root / f"s{i:02}.log").stat().st_size)
     running.close()
+
+
+def test_what_is_taken_for_resting_and_does_not(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a log that has lines to carry is taken for one that rests, the account convicts the bridge."""
+    over_resting(mem, 3).close()
+    logs(mem, 1, "new", first=1)
+    os.utime(mem.root / "s01.log", (1, 1))
+    names = [f"s{i:02}.log" for i in range(3)]
+    monkeypatch.setattr(Accountant, "_at_rest", lambda self, sources: dict.fromkeys(names, 78))
+    running = Running(mem)
+    running.sweep(4)
+    said = account_of(running.shared, running.ledger, running.clock, running=True).sentences()
+    running.close()
+    assert len(said) == 1
+    assert said[0].startswith("s01.log is unaccounted, bytes 80 to 122: it was written to after")
 
 
 @pytest.mark.parametrize("while_running", [False, True])

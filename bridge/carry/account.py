@@ -94,7 +94,7 @@ class Accountant:
         before = self._remembered.get(listed.name)
         if running:
             if before is not None and before.standing == UNACCOUNTED and before.facts == listed.facts:
-                return replace(waits, standing=UNACCOUNTED, why=before.why)
+                return replace(waits, standing=UNACCOUNTED, why=before.why, behind=before.bytes)
             known = self._catalog.known(listed)
             if known is not None and listed.facts is not None and not known.packed and self._verified(listed):
                 return self._standing(listed, self._kind(listed) if not known.closed else PIECE, "", known)

@@ -93,8 +93,10 @@ def _sorted(account: Account) -> list[Standing]:
 def _why(piece: Standing) -> str:
     """What decided the standing of a file, or the place of a generation among the others of its log."""
     from bridge.files.age import HOW
+    from bridge.globs import is_glob
 
-    of = f"of {piece.log}" if piece.log and not piece.path.startswith(piece.log) else ""
+    told = not piece.log or is_glob(piece.log) or piece.path.startswith(piece.log)
+    of = "" if told else f"of {piece.log}"
     if piece.decided == "path" and piece.standing == "piece":
         return "; ".join(said for said in (of, piece.why or "it was the log itself") if said)
     several = piece.standing == "piece" or (piece.generation or 1) > 1
