@@ -61,6 +61,15 @@ class RejectStop(BridgeError):
         return f"{self.where}: it cannot be translated, and on_reject is stop"
 
 
+class RewriteStop(RejectStop):
+    """A file took a log's place, and nothing tells which of its lines were carried: a person says what it is."""
+
+    @property
+    def plain(self) -> str:
+        """The error in words: it quotes no message."""
+        return str(self)
+
+
 class TargetError(BridgeError):
     """A mirror's file cannot be written; nothing is lost, the stream keeps the entries."""
 

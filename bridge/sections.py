@@ -35,6 +35,7 @@ class SourceSection(Strict):
     settle_ms: Annotated[int, Field(ge=0, le=60_000)] = 200
     idle_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
     owner: Literal["file", "redis"] = "file"
+    on_rewrite: Literal["align", "stop", "new"] = "align"
     order: Literal["evidence", "name", "mtime", "number_up", "number_down"] = "evidence"
 
     @field_validator("path", "rotated", "exclude")

@@ -34,6 +34,7 @@ BELOW: dict[str, set[str]] = {
         "globs",
         "model",
         "points",
+        "words",
         "config",
         "paths",
         "sections",

@@ -72,7 +72,7 @@ class Both:
         self.forward.look()
         if not self.forward.attached:
             self.forward.attach()
-        while self.forward.step():
+        while self.forward.step() or self.forward.waits:
             pass
         self.forward.flush()
 

@@ -14,7 +14,7 @@ from bridge.codecs.named import EXTRA
 from bridge.files.generation import Known
 from bridge.model import ORIGIN_FIELD, Fingerprint, Position, Row
 from bridge.streams.resp import Packer, Places, entry_packer
-from bridge.streams.writer import REFILLED, REPAIRED, Batch, Cursor
+from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Batch, Cursor
 
 if TYPE_CHECKING:
     from bridge.carry.source import Source
@@ -43,6 +43,8 @@ class Draft:
     closing: tuple[Known, ...] = ()
     ended: Known | None = None
     taken_out: list[tuple[int, int]] = field(default_factory=list)
+    among_earlier: bool = False
+    """Whether the draft's lines stand in a file before others that were sent earlier, as those of an earlier file."""
 
     @property
     def late(self) -> bool:
@@ -53,10 +55,16 @@ class Draft:
     def out_of_order(self) -> tuple[bytes, ...]:
         """The draft's origins that go into `bridge:{S}:late`, as their entries may stand behind those of later lines.
 
-        All of a late or refilled draft; else those of lines that leave quarantine.
+        All of a late or refilled draft, or of one among lines that were sent earlier; else those of lines that leave
+        quarantine.
         """
         refill = self.source.memory.refill
-        if self.late or self.source.comes_late or (refill and self.first and self.first <= refill):
+        if (
+            self.late
+            or self.among_earlier
+            or self.source.comes_late
+            or (refill and self.first and self.first <= refill)
+        ):
             return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
         # The mark tells a retry that they were sent, whatever becomes of them.
         return tuple(self.prefix + b"%d" % offset for offset, _ in self.taken_out)
@@ -137,6 +145,7 @@ class Batcher:
         late = tuple(origin for draft in drafts for origin in draft.out_of_order)
         cursors = tuple(draft.cursor for draft in drafts)
         why = REPAIRED if any(draft.source.comes_late for draft in drafts) else REFILLED
+        why = REWRITTEN if any(draft.among_earlier for draft in drafts) else why
         return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why)
 
     def _packed(

@@ -75,7 +75,7 @@ class Forward:
         """First and last ID of the entries that forward sent."""
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
-        self._lookout = Lookout(shared, ledger, troubles, clock, self._sources, self._turns)
+        self._lookout = Lookout(shared, ledger, troubles, clock, self._sources, self._turns, dial)
         self._places = Places(shared, ledger, self._lookout, self._placed, self._moved, self._turns)
 
     # -- the files, with or without Redis --------------------------------------------------------------------

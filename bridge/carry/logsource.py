@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.carry.draft import Draft, closed_fingerprint, closed_value
-from bridge.carry.merge import BATCH_BYTES, Head
+from bridge.carry.merge import Head
 from bridge.carry.reading import Read
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.shared import keep_generations
@@ -63,7 +63,7 @@ class LogSource(TailSource):
 
     def _forget(self) -> None:
         self._reader.forget()
-        self._closing = []
+        self._closing, self._under_way = [], 0
 
     def seek_offset(self, number: int, offset: int) -> bool:
         """Puts the log's reader at a place whose digests nobody wrote down.
@@ -160,7 +160,7 @@ class LogSource(TailSource):
         if self._own.waits:
             return None
         while (read := self._next(limit)) is not None:
-            draft = self._draft(read, self._fits(read, limit), late=False)
+            draft = self._draft(read, read.fits(limit), late=False)
             if draft is not None:
                 return draft
         late = self.tail.late()
@@ -170,7 +170,7 @@ class LogSource(TailSource):
             self.keep_news()
         for generation in late:
             while (read := self._reader.next(generation, limit)) is not None:
-                draft = self._draft(read, self._fits(read, limit), late=True)
+                draft = self._draft(read, read.fits(limit), late=True)
                 if draft is not None:
                     return draft
         return None
@@ -209,6 +209,7 @@ class LogSource(TailSource):
     def give_back(self, draft: Draft) -> None:
         """Takes back the draft that was made last and is not sent: the log's lines come again."""
         self._undo()
+        self._under_way -= 1
         self._closing = list(draft.closing)
         self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
 
@@ -223,6 +224,8 @@ class LogSource(TailSource):
     def _next(self, limit: int, ahead: int = 0) -> Read | None:
         """Returns lines of the log's first generation that has any left, and ends the generations before it."""
         while (generation := self.tail.first()) is not None:
+            if self.rewritten is not None and not self.rewritten.knows(generation, under_way=self._under_way > 0):
+                return None
             last = self.tail.current() is generation  # asked before the read: what came until it was rotated is read
             read = self._reader.next(generation, limit, ahead)
             if read is not None:
@@ -257,14 +260,6 @@ class LogSource(TailSource):
             self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
         self._reader.end_packed(generation)
 
-    @staticmethod
-    def _fits(read: Read, limit: int) -> int:
-        lines, i = read.lines, read.at
-        j = min(i + limit, len(lines.lines))
-        while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
-            j = (i + j) // 2
-        return j - i
-
     def here(self) -> Draft | None:
         """Makes a draft without entries that sets the log's cursor to where the reader stands.
 
@@ -282,7 +277,8 @@ class LogSource(TailSource):
 
     def _seal(self, draft: Draft) -> Draft:
         draft.closing = tuple(self._closing)
-        self._closing = []
+        self._closing, draft.among_earlier = [], self._reader.among_earlier(draft.first)
+        self._under_way += 1
         self._reader.skipped_since = None
         return draft
 
@@ -331,6 +327,7 @@ class LogSource(TailSource):
             draft.written = self._written(generation, lines.ends[i + good[0]] - 1)
         if late:
             draft.ended = generation.known(closed=True)
+            self._under_way += 1
         return draft if late else self._seal(draft)
 
     def landed(self, draft: Draft, stored: bytes) -> None:
@@ -339,6 +336,7 @@ class LogSource(TailSource):
         What was in quarantine of the draft has left it.
         """
         self._undo = nothing_to_undo
+        self._under_way = max(0, self._under_way - 1)
         self._reader.let_go()
         if draft.ended is not None:
             self.late_stored[draft.position.generation] = stored

@@ -16,6 +16,7 @@ from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import twofold_signature
 from bridge.log import Troubles, log
+from bridge.streams.connect import Connection
 
 
 class Lookout:
@@ -23,7 +24,7 @@ class Lookout:
 
     def __init__(
         self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
-        sources: dict[str, Source], turns: Turns,
+        sources: dict[str, Source], turns: Turns, dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
@@ -33,6 +34,7 @@ class Lookout:
         self._stream = shared.mapping.stream.key
         self._sources = sources
         self._turns = turns
+        self._dial = dial
         self._listed = self._swept = self._rebuilt = False
         self._restless, self._due = set[str](), set[str]()
         self._changed: list[Named] = []
@@ -174,7 +176,8 @@ class Lookout:
     def _make(self, names: set[str]) -> None:
         """Makes the sources of these names, but for those that are there. Raises LedgerError: then it makes none."""
         new = sorted(names - self._sources.keys())
-        self._sources |= {name: source_of(self._shared, name, self._ledger, self._clock) for name in new}
+        made = {name: source_of(self._shared, name, self._ledger, self._clock, self._dial) for name in new}
+        self._sources |= made
         for name in new:
             self.asleep.pop(name, None)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from bridge.carry.longline import LongLine, Piece
+from bridge.carry.merge import BATCH_BYTES
 from bridge.carry.provenance import foreign
 from bridge.carry.rejects import Rejects
 from bridge.codecs import Codec
@@ -14,10 +16,11 @@ from bridge.codecs.continued import Continued
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, Lines, grouped, split
 from bridge.files.tail import Tail
+from bridge.ledger.aligned import Stretch, stretches_of
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Row, paired
+from bridge.model import FIELDS, Position, Row, paired
 from bridge.points import reached
 
 READ_LINES = 2.1
@@ -48,6 +51,14 @@ class Read:
         """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
         left = len(self.lines.lines) - self.at
         return left > 0 and (left >= limit or not self.more or (self.at == 0 and self.wanted >= wanted))
+
+    def fits(self, limit: int) -> int:
+        """How many of its next lines go into a batch of `limit` entries."""
+        lines, i = self.lines, self.at
+        j = min(i + limit, len(lines.lines))
+        while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
+            j = (i + j) // 2
+        return j - i
 
     def rows(self, codec: Codec, begin: int, end: int) -> tuple[list[Row | str], list[int]]:
         """The rows, or reasons, and times of these lines."""
@@ -95,6 +106,7 @@ class Reader:
         self._read: Read | None = None
         self._longs: dict[int, LongLine] = {}
         self._piece = 0
+        self._stretches: dict[int, list[Stretch]] = {}
         self._ends: dict[int, int] = {}
         """Up to where each generation was handed out or passed over, as counted here."""
         self.skipped: list[tuple[Generation, int, int]] = []
@@ -105,6 +117,7 @@ class Reader:
         self._read, self.skipped_since = None, None
         self._longs.clear()
         self._ends.clear()
+        self._stretches.clear()
 
     def let_go(self) -> None:
         """Forgets lines that were read, once all of them are in batches: of thousands of sources few are read on."""
@@ -168,8 +181,13 @@ class Reader:
         while True:
             if generation.number in self._longs and not self._through_long(generation):
                 return None
+            if not self._over_carried(generation):
+                return None
             start = generation.read_to
             raw = self._tail.peek(generation, size)
+            ahead = self._next_carried(generation, start)
+            met = ahead is not None and ahead.start < start + len(raw)
+            raw = raw[: ahead.start - start] if ahead is not None and met else raw
             if not raw:
                 self.settling = self.settling or self._young(generation)
                 return None
@@ -178,7 +196,7 @@ class Reader:
             lines = split(data, start, cuts)
             over = len(data) - sum(b - a for a, b in cuts) > self._max_line
             if self._continued and lines.lines:
-                last = ended or (not full and not self.barred and self._ended(generation))
+                last = ended or met or (not full and not self.barred and self._ended(generation))
                 begins = self._continued.begins(lines.lines)
                 whole = grouped(lines, begins, self._max_line, ended=last)
                 if not whole.lines and full and over:  # one message that is too long
@@ -190,6 +208,37 @@ class Reader:
             if over:
                 self._longs[generation.number] = LongLine(start)
             size *= 4
+
+    def carried_before(self, generation: int) -> list[Stretch]:
+        """The stretches of a generation that were carried before, as an earlier one's."""
+        if generation not in self._stretches:
+            rewrites = self._tail.record(generation).rewrites
+            name = self._tail.name
+            self._stretches[generation] = stretches_of(self._ledger, self._stream, name, generation) if rewrites else []
+        return self._stretches[generation]
+
+    def among_earlier(self, first: Position | None) -> bool:
+        """Whether a line stands before others of its file that were sent earlier, as an earlier generation's."""
+        stretches = self.carried_before(first.generation) if first is not None else []
+        return first is not None and bool(stretches) and first.offset < stretches[-1].start
+
+    def _next_carried(self, generation: Generation, start: int) -> Stretch | None:
+        """The first stretch behind a place of a generation that was carried before; None: there is none."""
+        stretches = self.carried_before(generation.number)
+        at = bisect_left(stretches, (start,)) if stretches else 0
+        return stretches[at] if at < len(stretches) else None
+
+    def _over_carried(self, generation: Generation) -> bool:
+        """Moves the reader over what was carried before; False: the file changed, a look tells."""
+        while (ahead := self._next_carried(generation, generation.read_to)) is not None:
+            if ahead.start > generation.read_to:
+                break
+            self._tail.pass_over(generation, ahead.end)
+            if generation.read_to != ahead.end:
+                return False
+            self.handed_out(generation, ahead.end)
+            self.note_skip()
+        return True
 
     def _ended(self, generation: Generation) -> bool:
         """Whether nothing is to come that could belong to the last message."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bridge.carry.flow import Arrivals
 from bridge.carry.reading import Reader
 from bridge.carry.rejects import Rejects
+from bridge.carry.rewritten import Rewritten
 from bridge.carry.shared import keep_news
 from bridge.carry.source import Source
 from bridge.errors import SourceError
@@ -35,6 +36,9 @@ class TailSource(Source):
         self._keys = keys
         self._arrivals = Arrivals()
         self._reader = self._made_reader(mapping)
+        self.rewritten: Rewritten | None = None
+        """What finds out which lines of a file that took the log's place were carried; None: nobody asks."""
+        self._under_way = 0
 
     def _made_reader(self, mapping: Mapping) -> Reader:
         return Reader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
@@ -90,7 +94,12 @@ class TailSource(Source):
 
         One is read that has no name, or there is more to read than was read by now.
         """
-        return self.tail.restless or bool(self._reader.barred) or self.left() > 0
+        return self.tail.restless or bool(self._reader.barred) or self.left() > 0 or self._in_doubt
+
+    @property
+    def _in_doubt(self) -> bool:
+        first = self.tail.first()
+        return first is not None and first.in_doubt
 
     def _written(self, generation: Generation, offset: int) -> float:
         """When the byte at this offset of a generation was there, in seconds since 1970; 0 where nobody can tell."""
@@ -128,7 +137,7 @@ class TailSource(Source):
     @property
     def waits(self) -> bool:
         """Whether the next message in the file is not ended yet, and will be in a moment."""
-        return self._reader.settling
+        return self._reader.settling or (self.rewritten is not None and self.rewritten.waits)
 
     @property
     def in_history(self) -> bool:

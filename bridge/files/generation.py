@@ -27,6 +27,8 @@ class Known:
     `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
     was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell. `decided` is what
     put it behind the generation before, as `bridge.files.age` has it; empty where that was not written down.
+    `rewrites` is the generation whose file this one's took the place of, 0 for none; while it is `in_doubt` nobody has
+    found out yet which of its lines were carried as that one's.
     """
 
     number: int
@@ -38,6 +40,17 @@ class Known:
     born: int = 0
     written: int = 0
     decided: str = ""
+    rewrites: int = 0
+    in_doubt: bool = False
+
+    def may_be_read(self, low: int, newest: int) -> bool:
+        """Whether more may come of the generation: not of old or packed ones that are closed, below `low`.
+
+        Nor of one that was empty, which nothing but its inode tells, unless it is the newest.
+        """
+        if not self.at.head_len and (self.closed or self.number != newest):
+            return False
+        return not self.closed or (not self.packed and self.number >= low)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +75,12 @@ class Generation:
     """What put the generation behind the one before, as `bridge.files.age` has it."""
     seen_written: int = 0
     """When the file was written to last, as far as a comparison saw, in ns since 1970."""
+    rewrites: int = 0
+    """The generation whose file this one's took the place of, 0 for none."""
+    in_doubt: bool = False
+    """Whether nobody has found out yet which lines of the file were carried as that generation's."""
+    why: str = ""
+    """How it was seen that the file is another one than before, in words."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
 
     def fingerprint(self) -> Fingerprint:
@@ -82,8 +101,18 @@ class Generation:
         """Makes the record of a generation that the ledger keeps."""
         written = self.packed[1] if self.packed else self.seen_written
         return Known(
-            self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided
-        )
+            self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided,
+            self.rewrites, self.in_doubt,
+        )  # fmt: skip
+
+    def takes_the_place_of(self, other: Generation) -> bool:
+        """Whether a generation may have taken the place of the same one as another generation."""
+        return self is not other and self.in_doubt and self.rewrites == other.rewrites
+
+    def becomes(self, known: Known) -> None:
+        """A file that was opened is this generation, as a record tells."""
+        self.number, self.decided = known.number, known.decided or self.decided
+        self.rewrites, self.in_doubt = known.rewrites, known.in_doubt
 
     @property
     def packed(self) -> tuple[int, int] | None:
@@ -132,6 +161,30 @@ class Generation:
             return self._asked(lambda content: content.read(size, offset), b"")
         except SourceError as error:
             raise SourceError(error.what, where=f"{self.path} {error.where}".rstrip(), hint=error.hint) from None
+
+    def peek(self, limit: int) -> bytes:
+        """Reads up to `limit` bytes behind a generation's reader; none where its file may hold another content."""
+        back = len(self.tail)
+        raw = self.read(back + limit, self.read_to - back)
+        if raw[:back] != self.tail or not (self.head and self.begins_as_it_did()):
+            self.checked = (-1, -1)
+            return b""
+        return raw[back:]
+
+    def advance(self, consumed: bytes) -> None:
+        """Moves a generation's reader over what was read behind it."""
+        self.read_to += len(consumed)
+        self.tail = (self.tail + consumed[-TAIL:])[-TAIL:]
+        if len(self.head) < self.read_to:
+            self.extend_head()
+
+    def pass_over(self, end: int) -> None:
+        """Moves a generation's reader to a byte, if its file is as it was."""
+        back = min(TAIL, end)
+        tail = self.read(back, end - back)
+        if self.content is not None and self.changed() is None:  # asked behind the read
+            self.read_to, self.tail = end, tail
+            self.extend_head()
 
     def begin(self) -> None:
         """Notes how a generation's file is when it is first met: what changes from here on is seen to.

@@ -111,24 +111,34 @@ class Register:
         newer = files[known[-1] + 1 :] if known else files
         return any(file.read(1, 0) for file in newer if file.identity != but)
 
-    def behind(self, last: Generation, files: list[Generation], last_written: int) -> tuple[int, Generation | None]:
+    def carried(self, number: int) -> int:
+        """The generation of which lines were carried last, from this one back: of one that is in doubt none was."""
+        record = self.known.get(number)
+        while record is not None and record.in_doubt and record.rewrites:
+            record = self.known.get(record.rewrites)
+        return record.number if record is not None else 0
+
+    def behind(
+        self, last: Generation, files: list[Generation], last_written: int
+    ) -> tuple[int, Generation | None, bool]:
         """Finds where among a source's rotated files, oldest first, those begin that are younger than `last`.
 
         And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
-        None. Where it is in none of them, those are younger that were written to after `last_written`, in ns, and stand
-        behind all that are known: somebody who knows only the last few meets none of the others anew.
+        None. And whether it is lost: none of them holds what was carried of it. Where it is in none of them, those are
+        younger that were written to after `last_written`, in ns, and stand behind all that are known: somebody who
+        knows only the last few meets none of the others anew.
         """
         own = [i for i, generation in enumerate(files) if generation.identity == last.identity]
         copies = own or [i for i, generation in enumerate(files) if last.head and generation.holds(last.fingerprint())]
         if not copies:
             matched = self.match(files)
             known = max((i for i, file in enumerate(files) if file in matched), default=-1)
-            return max(known + 1, sum(file.written() < last_written for file in files)), None
+            return max(known + 1, sum(file.written() < last_written for file in files)), None, bool(last.head)
         copy, gone = files[copies[-1]], last.content is None
         if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
-            return copies[-1] + 1, None
+            return copies[-1] + 1, None, False
         goes_on = last.goes_on_in(copy) or (own and not last.head)
-        return (copies[-1] + 1, copy) if goes_on else (copies[-1], None)
+        return (copies[-1] + 1, copy, False) if goes_on else (copies[-1], None, True)
 
     def newer(
         self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],
@@ -167,7 +177,7 @@ class Register:
             fresh is not None and not record.closed and not record.packed and record.written == fresh.written()
             and same_inode(fresh, record) and fresh.size() == record.at.offset and fresh.place(record.at)
         ):  # fmt: skip
-            fresh.number, fresh.decided = record.number, record.decided or fresh.decided
+            fresh.becomes(record)
             return fresh  # as it was left; what holds the same beside it is a copy
         matched = self.match(rotated)
         if record.closed:
@@ -181,7 +191,7 @@ class Register:
         for generation in order:
             weak = record.at.head_len == 0 and not same_inode(generation, record)
             if not weak and generation.identity not in taken and generation.place(record.at):
-                generation.number, generation.decided = record.number, record.decided or generation.decided
+                generation.becomes(record)
                 return generation
         return None
 

@@ -150,12 +150,7 @@ class Tail:
         None either of one that was empty at the last look: nothing proves yet that these are its first.
         """
         with self.lock:
-            back = len(generation.tail)
-            raw = generation.read(back + limit, generation.read_to - back)
-            if raw[:back] != generation.tail or not (generation.head and generation.begins_as_it_did()):
-                generation.checked = (-1, -1)
-                return b""
-            return raw[back:]
+            return generation.peek(limit)
 
     def read(self, generation: Generation, size: int, offset: int) -> bytes:
         """The tail reads up to `size` bytes of a generation. Raises SourceError, also where the file was replaced."""
@@ -167,19 +162,12 @@ class Tail:
     def pass_over(self, generation: Generation, end: int) -> None:
         """The tail moves a generation's reader to `end`, over what `read` returned, if the file has not changed."""
         with self.lock:
-            back = min(TAIL, end)
-            tail = generation.read(back, end - back)
-            if generation.content is not None and generation.changed() is None:  # asked behind the read
-                generation.read_to, generation.tail = end, tail
-                generation.extend_head()
+            generation.pass_over(end)
 
     def advance(self, generation: Generation, consumed: bytes) -> None:
         """The tail moves a generation's reader over what `peek` returned; under the lock, as a look compares both."""
         with self.lock:
-            generation.read_to += len(consumed)
-            generation.tail = (generation.tail + consumed[-TAIL:])[-TAIL:]
-            if len(generation.head) < generation.read_to:
-                generation.extend_head()
+            generation.advance(consumed)
 
     def finish(self) -> Known | None:
         """The tail ends its oldest unfinished generation, when another follows it; returns its record, or None."""
@@ -273,28 +261,24 @@ class Tail:
     def _start(self) -> None:
         """The first look of a process at a source: finds the generations the ledger knows, then what came since."""
         held, met = {generation.number for generation in self._late}, bool(self._register.known)
-        newest = max(self._register.known, default=0)
+        newest, lost = max(self._register.known, default=0), 0
         for record in self.records():
-            empty = record.at.head_len == 0  # nothing but its inode to know it by
-            if (
-                (empty and (record.closed or record.number != newest))
-                or record.number in held
-                or (record.closed and (record.packed or record.number < newest - KEPT_LATE))
-            ):
+            if record.number in held or not record.may_be_read(newest - KEPT_LATE, newest):
                 continue
             found = self._find(record)
             if found is not None:
                 (self._late if record.closed else self._chain).append(found)
-            elif not record.closed and not empty:
-                lost = f"is gone; if anything stood in it behind byte {record.at.offset}, it was not read"
-                self._say_once(f"generation {record.number}", lost)
+            elif not record.closed and record.at.head_len:
+                lost = record.number
         last = self._chain[-1] if self._chain else None
         if last is not None and not self._register.known[last.number].at.head_len and self._skipped(last):
             last.close()  # it was empty and is known by nothing: what stands there now came after those
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
-        if last is None or last.path != self.path:
-            self._append_newer(last)
+        replaced = (last is None or last.path != self.path) and self._append_newer(last, lost=lost)
+        if lost and not replaced:
+            end = self._register.known[lost].at.offset
+            self._say_once(f"generation {lost}", f"is gone; if anything stood in it behind byte {end}, it was not read")
         if met:
             self._finished.mend({generation.identity for generation in self._chain}, self._say_once)
 
@@ -343,16 +327,20 @@ class Tail:
         current.take_over(file, file.path)
         self._register.note(current)
 
-    def _append_newer(self, last: Generation | None, last_written: int = -1) -> None:
+    def _append_newer(self, last: Generation | None, last_written: int = -1, *, lost: int = 0, why: str = "") -> bool:
         """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age.
 
-        Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now.
+        Where `last`, or the generation `lost`, is in none of the files, they may hold lines of that: they are in doubt.
+        Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now. Returns
+        whether any is younger.
         """
+        lost = last.number if last is not None and last.in_doubt and not lost else lost
         for turn in range(SURVEYS):
             before = self._survey.stamps()
             (files, fresh), start = self._files(), 0
             if last is not None:
-                start, anew = self._register.behind(last, files, last_written)
+                start, anew, is_lost = self._register.behind(last, files, last_written)
+                lost = last.number if is_lost else lost
                 if anew is not None:
                     self._take_over(last, anew)
             newer = self._register.newer(files, fresh, start, self._inodes(), None if last else self._say_once)
@@ -363,8 +351,10 @@ class Tail:
             raise SourceError("its files change faster than they can be met", where=str(self.path))
         for file in newer:
             file.number = max([0, *self._register.known]) + 1
+            file.rewrites, file.in_doubt, file.why = self._register.carried(lost), lost > 0, why
             self._chain.append(file)
             self._register.note(file)
+        return bool(newer)
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
         """Begins a new generation at 0 of a file with other content (truncated, copied and truncated, rewritten)."""
@@ -372,9 +362,9 @@ class Tail:
         rotated, now = self._survey.take()
         copy = self._register.copy_of(at, rotated, but=current.identity)
         shut(rotated, now, but=copy)
-        kept = "its unread rest is in " + copy.path.name if copy else "no rotated file holds what stood in it"
-        if at.head_len:
-            self._say(f"{why}: the next generation begins at 0; {kept}")
+        lost = current.number if copy is None and (at.head_len or current.in_doubt) else 0
+        if at.head_len and not lost:
+            self._say(f"{why}: the next generation begins at 0; its unread rest is in {copy.path.name if copy else ''}")
         last_written = current.checked[1]
         current.close()
         current.identity = (-1, -1)
@@ -387,7 +377,18 @@ class Tail:
             self._register.note(current)
         if copy is None and at.offset > current.read_to:
             self.amend(current.number, at)
-        self._append_newer(current, last_written)
+        self._append_newer(current, last_written, lost=lost, why=why)
+
+    def settle(self, generation: Generation, *, aligned: bool) -> list[Known]:
+        """The tail notes that it is known by now which lines of a generation were carried; returns what changed.
+
+        Where some were, no other one took that place.
+        """
+        with self.lock:
+            settled = [generation, *(one for one in self._chain if aligned and one.takes_the_place_of(generation))]
+            for other in settled:
+                other.in_doubt, other.rewrites = False, generation.rewrites if aligned and other is generation else 0
+            return [self._register.record(other) for other in settled]
 
     def _say_once(self, name: str, what: str, said: str = "") -> None:
         """Says `what` of the file of this name, or what is `said` instead of both, if it was not said of the name."""

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
+
+
+def in_order(pairs: Iterable[Iterable[tuple[int, int]]]) -> Iterator[tuple[int, int]]:
+    """Sorts pairs of numbers, which come some at a time, by the first; of several that are equal one is left."""
+    with closing(sqlite3.connect("", isolation_level=None)) as db:  # a temporary file of SQLite's own, without a name
+        db.execute("PRAGMA journal_mode=OFF")
+        db.execute("CREATE TABLE found (at INTEGER PRIMARY KEY, number INTEGER)")
+        db.execute("BEGIN")
+        for some in pairs:
+            db.executemany("INSERT OR IGNORE INTO found VALUES (?, ?)", some)
+        yield from db.execute("SELECT at, number FROM found ORDER BY at")
 
 
 class Document(NamedTuple):

@@ -181,14 +181,14 @@ def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, Known]]:
 
 _KNOWN = (
     "number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime, coalesce(born, 0),"
-    " coalesce(written, 0), coalesce(decided, '')"
+    " coalesce(written, 0), coalesce(decided, ''), coalesce(rewrites, 0), coalesce(in_doubt, 0)"
 )
 
 
 def _known(row: Sequence[Any]) -> Known:
-    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written, decided = row
+    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written, decided, of, doubt = row
     packed, at = None if size is None else (size, mtime), Fingerprint(offset, head_len, head, tail)
-    return Known(number, int(device), int(inode), at, bool(closed), packed, born, written, decided)
+    return Known(number, int(device), int(inode), at, bool(closed), packed, born, written, decided, of, bool(doubt))
 
 
 def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
@@ -196,8 +196,9 @@ def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> Non
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"
-        " tail, closed, packed_size, packed_mtime, born, written, decided)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tail, closed, packed_size, packed_mtime, born, written, decided, rewrites, in_doubt)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (stream, name, known.number, str(known.device), str(known.inode), known.number, at.offset, at.head_len, at.head,
-         at.tail, int(known.closed), *(known.packed or (None, None)), known.born, known.written, known.decided),
+         at.tail, int(known.closed), *(known.packed or (None, None)), known.born, known.written, known.decided,
+         known.rewrites, int(known.in_doubt)),
     )  # fmt: skip

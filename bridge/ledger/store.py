@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
-VERSION = 14
+VERSION = 15
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -207,6 +207,24 @@ def _thirteenth(db: sqlite_utils.Database) -> None:
 @migrations(name="014_decided")
 def _fourteenth(db: sqlite_utils.Database) -> None:
     db.table("generations").add_column("decided", str)
+
+
+@migrations(name="015_aligned")
+def _fifteenth(db: sqlite_utils.Database) -> None:
+    db.table("generations").add_column("rewrites", int)
+    db.table("generations").add_column("in_doubt", int)
+    place = {"stream": str, "name": str, "generation": int}
+    stretch = {"start": int, "end": int, "of": int, "of_start": int}
+    db.table("aligned").create({**place, **stretch}, pk=("stream", "name", "generation", "start"))
+    counts = dict.fromkeys(("passed", "changed", "put_in", "taken_out", "again"), int)
+    found = {"of": int, "at": float, "how": str, **counts, "why": str}
+    db.table("rewrites").create({**place, **found}, pk=("stream", "name", "generation"))
+    said = {"kind": str, "first": str, "last": str, "count": int, "at": float, "who": str, "why": str}
+    db.table("accepted").create({"id": int, "stream": str, **said}, pk="id")
+    line = {"offset": int, "length": int, "at": float, "who": str, "why": str}
+    db.table("redacted").create(
+        {"stream": str, "entry": str, "name": str, "generation": int, **line}, pk=("stream", "entry")
+    )
 
 
 LOOKS, LOOK = 20, 0.05

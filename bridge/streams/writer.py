@@ -39,6 +39,7 @@ return 0"""
 
 
 REFILLED, RETRIED, REPAIRED = b'{"why":"refill"}', b'{"why":"retry"}', b'{"why":"repair"}'
+REWRITTEN = b'{"why":"rewrite"}'
 """What `bridge:{S}:late` says of an origin or an entry ID that stands out of order."""
 
 

@@ -1,0 +1,387 @@
+"""Finds out, of a file that took a log's place, which of its lines were carried before (DESIGN §6.2).
+
+Forward passes over those; every other line is new, and is sent. Nothing of such a file is sent before that is known.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from bridge.carry import former
+from bridge.carry.former import Carried, Messages
+from bridge.carry.provenance import foreign
+from bridge.carry.shared import Shared
+from bridge.errors import RewriteStop
+from bridge.files.alignment import Aligned, Run, align, in_order
+from bridge.files.generation import Generation
+from bridge.files.lines import Cut
+from bridge.files.tail import Tail
+from bridge.ledger.aligned import (
+    ALIGNED,
+    AS_EDIT,
+    AS_NEW,
+    NEW,
+    STOPPED,
+    Rewrite,
+    Stretch,
+    rewrites_of,
+    save_rewrite,
+    save_stretches,
+    stretches_of,
+)
+from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_of
+from bridge.ledger.sources import save_generation
+from bridge.ledger.store import Ledger
+from bridge.points import reached
+from bridge.streams.connect import Connection
+from bridge.words import counted
+
+PATIENCE = 2.0
+"""Seconds after which a file that took a log's place is looked at although it is written to all the time."""
+
+SHARED = 10
+"""So many lines of the file before must stand in a file, and be half of it, for nobody to dare to call it new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes `start` to `end` of a file that hold what byte `of_start` and those behind it held in the file before."""
+
+    start: int
+    end: int
+    of_start: int
+
+
+class Rewritten:
+    """Settles the doubt about one log's generations that took the place of a lost one. Used by forward's thread."""
+
+    def __init__(
+        self, shared: Shared, tail: Tail, ledger: Ledger, number: Callable[[], int], clock: Callable[[], float],
+        dial: Callable[[], Connection],
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._tail = tail
+        self._ledger = ledger
+        self._number = number
+        self._clock = clock
+        self._dial = dial
+        self._stream = shared.mapping.stream.key
+        self._settle = shared.mapping.source.settle_ms / 1000
+        self._met = (0, 0.0)
+        self._stop: tuple[tuple[int, int, int], RewriteStop] | None = None
+        self.waits = False
+        """Whether a file is not at rest yet, and will be in a moment."""
+
+    def knows(self, generation: Generation, *, under_way: bool) -> bool:
+        """Whether it is known which lines of a generation were carried before; finds it out, where the file is at rest.
+
+        `under_way`: some that were sent are not confirmed yet. Raises RewriteStop: nothing tells; SourceError,
+        RedisLost, RedisRefused, LedgerError.
+        """
+        self.waits = False
+        if not generation.in_doubt:
+            return True
+        size, written = generation.size(), generation.written()
+        on_rewrite = self._shared.mapping.source.on_rewrite
+        if on_rewrite == "new" or (not size and self._tail.current() is not generation):
+            self._save(generation, self._found(generation, NEW), [], [])
+            return True
+        if not size:
+            return False
+        facts = generation.number, size, written
+        if self._stop is not None and self._stop[0] == facts and not self._said(generation):
+            raise self._stop[1]
+        now = self._clock()
+        if self._met[0] != generation.number:
+            self._met = generation.number, now
+        quiet = now - written / 1e9 >= self._settle or now - self._met[1] >= PATIENCE
+        if under_way or not quiet:
+            self.waits = True
+            return False
+        if barrier(self._ledger, self._stream, self._tail.name, generation.number) is not None:
+            return False
+        return self._find_out(generation, facts)
+
+    def _said(self, generation: Generation) -> str:
+        """What a person says that a file is, `AS_NEW` or `AS_EDIT`; empty: nobody did."""
+        found = [one for one in rewrites_of(self._ledger, self._stream, self._tail.name)
+                 if one.generation == generation.number]  # fmt: skip
+        return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
+
+    def _found(self, generation: Generation, how: str, why: str = "") -> Rewrite:
+        return Rewrite(self._tail.name, generation.number, generation.rewrites, self._clock(), how, why=why)
+
+    def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
+        """Aligns a generation with the one whose place it took. False: its file changed meanwhile."""
+        said, name = self._said(generation), self._tail.name
+        folder = self._ledger.path.parent
+        reached("forward.align.before")
+        before = self._tail.of_number(generation.rewrites)
+        with suppress(_Changed), closing(self._before(generation.rewrites, before)) as old:
+            by_bytes = before is not None and before.content is not None
+            codec = self._shared.mapping.codec(name)
+            key = former.by_bytes if by_bytes else former.by_meaning(codec)
+            limit = self._shared.mapping.format.max_line_bytes
+            with closing(former.in_file(self._reading(generation), codec, limit, folder, key)) as new:
+                starts, ends, offsets = new.starts.numbers(), new.ends.numbers(), old.starts.numbers()
+                keys = old.keys.numbers(), new.keys.numbers()
+                if said == AS_NEW:
+                    found = Aligned(())
+                else:
+                    found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
+                self._stop_if_unsure(generation, facts, found, old, new, said)
+                moved = list(_moved(found.runs, starts, ends, offsets))
+                rewrite = _counted(self._found(generation, ALIGNED if moved else NEW), found.runs, *keys)
+                unknown = []
+                if said == AS_EDIT and old.trimmed and starts:
+                    head = starts[found.runs[0].new] if found.runs else ends[-1]
+                    unknown = [Stretch(0, head, 0, 0)] if head else []
+            stretches, ranges = self._sorted_out(generation, moved)
+            self._save(generation, rewrite, [*unknown, *stretches], ranges)
+            return True
+        return False
+
+    def _before(self, number: int, held: Generation | None) -> Messages:
+        """The messages that were carried of a generation: of its own file while that is open, else of the stream."""
+        name, folder = self._tail.name, self._ledger.path.parent
+        if held is not None and held.content is not None:
+            codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
+            return former.in_file(former.reading(held, held.read_to), codec, limit, folder, former.by_bytes)
+        with closing(self._dial()) as connection:
+            return Carried(self._shared, self._ledger, connection, name, self._number()).read(number, folder)
+
+    def _reading(self, generation: Generation) -> former.Read:
+        """Reads what of a file is not the mirror's. Raises _Changed: it is another by now."""
+        ours = self._shared.mapping.mirror is not None
+
+        def at_once(size: int, offset: int) -> bytes:
+            with self._tail.lock:
+                if generation.content is None:
+                    raise _Changed
+                return generation.read(size, offset)
+
+        def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
+            data = at_once(size, offset)
+            more, cuts = len(data) == size, list[Cut]()
+            if ours and data:
+                here = self._stream, self._tail.name, generation.number
+                data, cuts, stale = foreign(self._ledger, *here, offset, data, at_once)
+                if stale:
+                    raise _Changed
+            return data, cuts, more
+
+        return read
+
+    def _stop_if_unsure(
+        self, generation: Generation, facts: tuple[int, int, int], found: Aligned, old: Messages, new: Messages,
+        said: str,
+    ) -> None:  # fmt: skip
+        """Raises RewriteStop where lines are shared and nothing tells which they are, or some of before are unknown."""
+        if said:
+            return
+        many = len(new.keys.numbers())
+        why, shared = "", found.shared or found.passed()
+        if self._shared.mapping.source.on_rewrite == "stop" and shared:
+            why = f"{counted(shared, 'line')} of before stand in it, and on_rewrite is stop"
+        elif old.trimmed and many and (found.runs[0].new if found.runs else found.shared or not old.keys.numbers()):
+            unsure = found.runs[0].new if found.runs else many
+            why = f"lines of before were trimmed and no archive has them: its first {unsure:,} may be some of those"
+        elif not found.runs and found.shared >= SHARED and 2 * found.shared >= many:
+            why = f"{found.shared:,} of its {counted(many, 'line')} stood there before, in no order that tells which"
+        if not why:
+            return
+        name = self._tail.name
+        hint = (
+            f"`bridge repair --as-edit {name} --execute` passes over what stood there before,"
+            f" `bridge repair --as-new {name} --execute` sends all of it; {self._deadline()}"
+        )
+        error = RewriteStop(f"another file took its place, and {why}", where=name, hint=hint)
+        self._stop = facts, error
+        with self._ledger.transaction():
+            save_rewrite(self._ledger, self._stream, self._found(generation, STOPPED, why))
+        raise error
+
+    def _deadline(self) -> str:
+        """Until when a person must have said what a file is, in words: it lies there until rotations delete it."""
+        closed = sorted(known.written / 1e9 for known in self._tail.records() if known.closed and known.written)
+        apart = [b - a for a, b in pairwise(closed) if b > a]
+        if not apart:
+            return "it waits as long as the file lies there"
+        due = closed[-1] + sorted(apart)[len(apart) // 2]
+        return f"the log was rotated about each {apart[-1] / 3600:.1f} h, next at {_clock(max(due, self._clock()))}"
+
+    # -- what follows ----------------------------------------------------------------------------------------
+
+    def _sorted_out(self, generation: Generation, moved: Sequence[Moved]) -> tuple[list[Stretch], list[_Moving]]:
+        """What of the moved bytes forward passes over, each with where it was first sent; and the mirror's ranges."""
+        name, of = self._tail.name, generation.rewrites
+        earlier = stretches_of(self._ledger, self._stream, name, of)
+        ours = sorted(
+            (span for span in ranges_of(self._ledger, self._stream, name) if span.generation == of),
+            key=lambda span: span.start,
+        )
+        begins, ranges = [span.start for span in ours], dict[int, _Moving]()
+        stretches = []
+        for part in moved:
+            shift = part.start - part.of_start
+            at, end = part.of_start, part.of_start + part.end - part.start
+            n = max(0, bisect_right(begins, at) - 1)
+            while n < len(ours) and ours[n].start < end:
+                span = ours[n]
+                if span.end > at:
+                    ranges.setdefault(n, _Moving(span)).add(max(at, span.start), min(end, span.end), shift)
+                    stretches += _mapped(at, max(at, span.start), shift, of, earlier)
+                    at = max(at, span.end)
+                n += 1
+            stretches += _mapped(at, end, shift, of, earlier)
+        return stretches, [*ranges.values()]
+
+    def _save(
+        self, generation: Generation, found: Rewrite, stretches: Sequence[Stretch], moving: Sequence[_Moving]
+    ) -> None:
+        """Writes into the ledger, at once, what was found of a file. Raises _Changed: it is another by now."""
+        with self._tail.lock:
+            if found.how == ALIGNED and (generation.content is None or generation.changed() is not None):
+                raise _Changed
+            placed = [(one, one.parts(generation)) for one in moving]
+            before = replace(self._tail.record(found.of), closed=True) if found.how == ALIGNED else None
+            records = self._tail.settle(generation, aligned=found.how == ALIGNED)
+            with self._ledger.transaction():
+                for one, parts in placed:
+                    drop_range(self._ledger, self._stream, one.span)
+                    for part in parts:
+                        add_range(self._ledger, self._stream, part)
+                save_stretches(self._ledger, self._stream, self._tail.name, generation.number, stretches)
+                save_rewrite(self._ledger, self._stream, found)
+                for known in [*records, *([before] if before is not None else [])]:
+                    save_generation(self._ledger, self._stream, self._tail.name, known)
+            reached("forward.align.after")
+            self._stop = None
+            if said := in_words(found, generation.why):
+                self._tail.notices.append(said)
+
+
+class _Changed(Exception):
+    """A file changed while it was looked at: another look tells."""
+
+
+class _Moving:
+    """A range of the mirror's whose lines stand in another file by now, some of them or all."""
+
+    def __init__(self, span: Range) -> None:
+        self.span = span
+        self._parts: list[tuple[int, int, int]] = []
+
+    def add(self, start: int, end: int, shift: int) -> None:
+        """Bytes `start` to `end` of before stand `shift` bytes further on."""
+        self._parts.append((start, end, shift))
+
+    def parts(self, generation: Generation) -> list[Range]:
+        """Makes the ranges that take the place of this one: where its lines stand now, and those that are gone."""
+        found: list[Range] = []
+        at = self.span.start
+        for entry, length in self.span.entries:
+            shift = next((by for a, b, by in self._parts if a <= at and at + length <= b), None)
+            start = at if shift is None else at + shift
+            number = self.span.generation if shift is None else generation.number
+            last = found[-1] if found else None
+            if last is not None and (last.generation, last.end) == (number, start):
+                last.entries.append((entry, length))
+                found[-1] = replace(last, end=start + length)
+            else:
+                found.append(Range(self.span.name, number, start, start + length, b"", [(entry, length)]))
+            at += length
+        return [self._digested(part, generation) for part in found]
+
+    def _digested(self, part: Range, generation: Generation) -> Range:
+        if part.generation != generation.number:
+            alone = (part.start, part.end) == (self.span.start, self.span.end)
+            return replace(part, digest=self.span.digest if alone else b"")
+        return replace(part, digest=range_digest(generation.read(part.end - part.start, part.start)))
+
+
+def _moved(runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]) -> Iterator[Moved]:
+    """The bytes of runs of messages, as far as they stand one behind the other in both files."""
+    for run in runs:
+        begin = n = 0
+        for n in range(1, run.count + 1):
+            if (
+                n < run.count
+                and ends[run.new + n - 1] == starts[run.new + n]
+                and (offsets[run.old + n] - offsets[run.old + n - 1] == starts[run.new + n] - starts[run.new + n - 1])
+            ):
+                continue
+            yield Moved(starts[run.new + begin], ends[run.new + n - 1], offsets[run.old + begin])
+            begin = n
+
+
+def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[Stretch]) -> list[Stretch]:
+    """Stretches for bytes of the generation before, `shift` further on now: some were an earlier one's themselves."""
+    found: list[Stretch] = []
+    at = start
+    for stretch in earlier[max(0, bisect_right(earlier, (start, 1 << 62, 0, 0)) - 1) :]:
+        if stretch.start >= end:
+            break
+        if stretch.end <= at:
+            continue
+        begin, stop = max(at, stretch.start), min(end, stretch.end)
+        if begin > at:
+            found.append(Stretch(at + shift, begin + shift, of, at))
+        found.append(Stretch(begin + shift, stop + shift, stretch.of, stretch.of_start + begin - stretch.start))
+        at = stop
+    if at < end:
+        found.append(Stretch(at + shift, end + shift, of, at))
+    return found
+
+
+def _counted(found: Rewrite, runs: Sequence[Run], old: Sequence[int], new: Sequence[int]) -> Rewrite:
+    """Counts what was changed, put in and taken out between runs, and how many put in stood there before."""
+    changed = put_in = taken_out = 0
+    last = runs[-1] if runs else Run(0, 0, 0)
+    behind = last.new + last.count if last.old + last.count == len(old) else len(new)
+    i = j = 0
+    fresh = set[int]()
+    for run in [*runs, Run(len(old), max(behind, last.new + last.count), 0)]:
+        gone, more = run.old - i, run.new - j
+        changed += min(gone, more)
+        taken_out += max(0, gone - more)
+        put_in += max(0, more - gone)
+        fresh.update(new[j : run.new])
+        i, j = run.old + run.count, run.new + run.count
+    fresh.update(new[j:])
+    known = {key for key in old if key in fresh} if fresh else set()
+    i, again = 0, 0
+    for run in [*runs, Run(0, len(new), 0)] if known else []:
+        again += sum(key in known for key in new[i : run.new])
+        i = run.new + run.count
+    passed = sum(run.count for run in runs)
+    return replace(found, passed=passed, changed=changed, put_in=put_in, taken_out=taken_out, again=again)
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M", time.localtime(at))
+
+
+def in_words(found: Rewrite, why: str = "") -> str:
+    """Says in one sentence what was found of a file that took a log's place; empty: nothing that anybody must know."""
+    if found.how == NEW:
+        again = (
+            f", with {counted(found.again, 'line')} that stood in the one before: sent as new" if found.again else ""
+        )
+        seen = f" ({why})" if why else ""
+        return f"{found.name}: another file since {_clock(found.at)}{seen}: it is carried from its beginning{again}"
+    if found.how == STOPPED:
+        return f"{found.name}: another file took its place at {_clock(found.at)}, and {found.why}: not carried"
+    parts = [
+        said for count, said in (
+            (found.changed, f"{counted(found.changed, 'line')} changed"), (found.put_in, f"{found.put_in:,} put in"),
+            (found.taken_out, f"{found.taken_out:,} taken out"),
+        ) if count
+    ]  # fmt: skip
+    again = f"{found.again:,} sent again" if found.again else "none sent again"
+    return f"{found.name} was saved anew at {_clock(found.at)}: {', '.join([*parts, again])}"

@@ -1,0 +1,265 @@
+"""Aligns the lines of a file that took a log's place with the lines that were carried of the log (DESIGN §6.2). Pure.
+
+A line is passed over only where nothing else can explain it: inside a run of equal lines that lines which stand once in
+each of both files anchor, and in order. So whoever writes a message a second time never finds it passed over.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+ANCHORS = 2
+"""So many lines that stand once in each file must be in a run, for its lines to be those of before."""
+
+BYTES = 4096
+"""Or so many bytes of different lines."""
+
+ENOUGH = 4
+"""So many anchors must be in the only run, or in several that hold half of a file; unless all hold `BYTES`, or the
+greater part of both files.
+
+A program that begins its log anew writes some of the same first and last lines each time, without a time in them.
+"""
+
+SAMPLED = 1 << 16
+"""About so many lines of a stretch are laid beside those of the other file at once; of a longer one some stand for
+all, the same ones on both sides."""
+
+EXACT = 1 << 18
+"""Up to so many lines the occurrences of each are counted; above, a table of fixed size tells those that surely stand
+once."""
+
+TABLE = 1 << 25
+"""Bytes of that table, at most."""
+
+Keys = Sequence[int]
+"""A number for each line of a file, in order: the same for equal lines, another for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Lines that stand one behind the other in both files: `count` of them, from the `old`-th and the `new`-th on."""
+
+    old: int
+    new: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """How two files are aligned: the runs that are passed over, in order.
+
+    `anchors` in them; `shared`, where there are no runs: how many lines of the new file stand in the old one as well.
+    """
+
+    runs: tuple[Run, ...]
+    anchors: int = 0
+    shared: int = 0
+
+    def passed(self) -> int:
+        """How many lines are passed over."""
+        return sum(run.count for run in self.runs)
+
+
+def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
+    """Aligns the lines of two files; `size` tells how many bytes a line of the new one takes.
+
+    Linear in the larger file but for what stands between runs. In both the patience method (B. Cohen) finds the runs:
+    lines that stand once in each stretch, in order, and what is equal before and behind each.
+    """
+    runs = _joined(_runs(old, new))
+    once_old, once_new = _once(old), _once(new)
+
+    def anchors(run: Run, most: int) -> list[int]:
+        """The places in a run of its first anchors."""
+        found = []
+        for n in range(run.count):
+            key = old[run.old + n]
+            if once_old(key) and once_new(key):
+                found.append(n)
+                if len(found) == most:
+                    break
+        return found
+
+    def content(run: Run) -> int:
+        """How many bytes the different lines of a run take, up to `BYTES`."""
+        seen, total = set[int](), 0
+        for n in range(run.count):
+            if (key := new[run.new + n]) not in seen:
+                seen.add(key)
+                total += size(run.new + n)
+                if total >= BYTES:
+                    break
+        return total
+
+    strong = [len(anchors(run, ANCHORS)) >= ANCHORS or content(run) >= BYTES for run in runs]
+    ends = [n for n, is_strong in enumerate(strong) if is_strong]
+    kept = [run for n, run in enumerate(runs) if ends and ends[0] <= n <= ends[-1] and (strong[n] or anchors(run, 1))]
+    if kept and kept[-1].old + kept[-1].count < len(old):
+        kept[-1] = _to_the_last_anchor(kept[-1], old, once_old, once_new)
+    weight = sum(len(anchors(run, ENOUGH)) for run in kept)
+    passed = 2 * sum(run.count for run in kept)
+    most = passed > len(old) and passed > len(new)
+    enough = weight >= ENOUGH and (len(kept) == 1 or passed >= min(len(old), len(new)))
+    if kept and (enough or most or sum(map(content, kept)) >= BYTES):
+        return Aligned(tuple(kept), weight)
+    return Aligned((), 0, _shared(old, new))
+
+
+def in_order(old: Keys, new: Keys) -> Aligned:
+    """Aligns the lines of two files as one who knows that one is the other, edited: every run in order counts."""
+    runs = tuple(_joined(_runs(old, new)))
+    return Aligned(runs, 0, 0 if runs else _shared(old, new))
+
+
+def ascending(values: Sequence[int]) -> list[int]:
+    """The places of a longest strictly ascending subsequence (patience sorting)."""
+    ends: list[int] = []
+    last: list[int] = []
+    before: list[int] = [-1] * len(values)
+    for i, value in enumerate(values):
+        n = bisect_left(ends, value)
+        before[i] = last[n - 1] if n else -1
+        if n == len(ends):
+            ends.append(value)
+            last.append(i)
+        else:
+            ends[n], last[n] = value, i
+    chain, at = [], last[-1] if last else -1
+    while at >= 0:
+        chain.append(at)
+        at = before[at]
+    return chain[::-1]
+
+
+def _to_the_last_anchor(run: Run, old: Keys, once_old: Callable[[int], bool], once_new: Callable[[int], bool]) -> Run:
+    """Leaves out what follows a run's last anchor: lines of before may have been cut off there, and written again."""
+    for n in range(run.count - 1, -1, -1):
+        key = old[run.old + n]
+        if once_old(key) and once_new(key):
+            return Run(run.old, run.new, n + 1)
+    return run
+
+
+def _once(keys: Keys) -> Callable[[int], bool]:
+    """Makes what tells whether a line stands once in a file; of a long one it may say no although it does."""
+    if len(keys) <= EXACT:
+        counted = Counter(keys)
+        return lambda key: counted[key] == 1
+    bits = min(TABLE, 1 << (4 * len(keys)).bit_length()) - 1
+    table = bytearray(bits + 1)
+    for key in keys:
+        if table[at := key & bits] < 2:
+            table[at] += 1
+    return lambda key: table[key & bits] == 1
+
+
+def _shared(old: Keys, new: Keys) -> int:
+    """How many lines of the new file stand in the old one as well; of a long old one, at least."""
+    mask = _mask(len(old))
+    some = {key for key in old if not key & mask}
+    return sum(key in some for key in new)
+
+
+def _mask(length: int) -> int:
+    """Which bits of a line's number must be 0, that it stands for those around it."""
+    return (1 << max(0, (length // SAMPLED).bit_length())) - 1
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    """Joins runs that follow each other in both files."""
+    found: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.new):
+        last = found[-1] if found else None
+        if last is not None and (last.old + last.count, last.new + last.count) == (run.old, run.new):
+            found[-1] = Run(last.old, last.new, last.count + run.count)
+        else:
+            found.append(run)
+    return found
+
+
+def _runs(old: Keys, new: Keys) -> list[Run]:
+    """Finds runs of equal lines, in order in both files."""
+    found: list[Run] = []
+    todo = [(0, len(old), 0, len(new))]
+    while todo:
+        a, b, c, d = todo.pop()
+        if n := _alike(old, new, a, c, min(b - a, d - c)):
+            found.append(Run(a, c, n))
+            a, c = a + n, c + n
+        if n := _alike_back(old, new, b, d, min(b - a, d - c)):
+            found.append(Run(b - n, d - n, n))
+            b, d = b - n, d - n
+        if a == b or c == d:
+            continue
+        anchored = list(_anchored(old, new, (a, b, c, d)))
+        found += anchored
+        if anchored:
+            edges = [(a, c), *((run.old + run.count, run.new + run.count) for run in anchored)]
+            todo += [
+                (i, run.old, j, run.new) for (i, j), run in zip(edges, anchored, strict=False)
+            ] + [(edges[-1][0], b, edges[-1][1], d)]  # fmt: skip
+        elif _mask(max(b - a, d - c)):  # what stands for the others has gone: the nearest lines, at either end
+            near = SAMPLED // 2
+            todo.append((a, min(b, a + near), c, min(d, c + near)))
+            todo.append((max(min(b, a + near), b - near), b, max(min(d, c + near), d - near), d))
+    return found
+
+
+def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator[Run]:
+    """Finds runs around lines that stand once in each of two stretches, in order."""
+    a, b, c, d = part
+    mask = _mask(max(b - a, d - c))
+    here, there = _single(old, a, b, mask), _single(new, c, d, mask)
+    both = sorted((j, i) for key, j in there.items() if (i := here.get(key, -1)) >= 0)
+    low_old, low_new = a, c
+    for n in ascending([i for _, i in both]):
+        j, i = both[n]
+        if i < low_old or j < low_new:
+            continue  # in the run before
+        back = _alike_back(old, new, i, j, min(i - low_old, j - low_new))
+        on = _alike(old, new, i, j, min(b - i, d - j))
+        yield Run(i - back, j - back, back + on)
+        low_old, low_new = i + on, j + on
+
+
+def _single(keys: Keys, begin: int, end: int, mask: int) -> dict[int, int]:
+    """Where those lines of a stretch stand that stand once in it, of those whose number has no bit of the mask."""
+    places: dict[int, int] = {}
+    for i, key in enumerate(keys[begin:end], begin):
+        if not key & mask:
+            places[key] = -1 if key in places else i
+    return {key: i for key, i in places.items() if i >= 0}
+
+
+def _alike(old: Keys, new: Keys, i: int, j: int, most: int) -> int:
+    """How many lines from these places on are the same in both files, at most so many."""
+    n, step = 0, 16
+    while n < most:
+        step = min(step, most - n)
+        if old[i + n : i + n + step] == new[j + n : j + n + step]:
+            n += step
+            step *= 2
+        elif step == 1:
+            break
+        else:
+            step //= 2
+    return n
+
+
+def _alike_back(old: Keys, new: Keys, i: int, j: int, most: int) -> int:
+    """How many lines before these places are the same in both files, at most so many."""
+    n, step = 0, 16
+    while n < most:
+        step = min(step, most - n)
+        if old[i - n - step : i - n] == new[j - n - step : j - n]:
+            n += step
+            step *= 2
+        elif step == 1:
+            break
+        else:
+            step //= 2
+    return n

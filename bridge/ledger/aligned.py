@@ -1,0 +1,97 @@
+"""The ledger remembers which lines of a file that took a log's place were carried before, and what was found of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bridge.ledger.store import Ledger
+
+ALIGNED, NEW, STOPPED, AS_NEW, AS_EDIT = "aligned", "new", "stopped", "as-new", "as-edit"
+"""What was found of a file that took a log's place; and what a person says that it is, until forward acts on that."""
+
+
+class Stretch(NamedTuple):
+    """Whole lines of a generation, bytes `start` to `end`, that were carried before as another generation's.
+
+    Those are the lines from byte `of_start` on of generation `of`; 0: nobody can tell which, as they were trimmed.
+    """
+
+    start: int
+    end: int
+    of: int
+    of_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What was found of a file that took a log's place, as generation `generation` behind generation `of`.
+
+    Counts of messages: `changed`, `put_in`, `taken_out`, passed over, and of those `put_in` the ones that stood in the
+    file before (`again`). `at` is in seconds since 1970; `how` is one of the words above, `why` says it in words.
+    """
+
+    name: str
+    generation: int
+    of: int
+    at: float
+    how: str
+    passed: int = 0
+    changed: int = 0
+    put_in: int = 0
+    taken_out: int = 0
+    again: int = 0
+    why: str = ""
+
+
+def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> list[Stretch]:
+    """Reads from the ledger the stretches of a log's generation that were carried before, in file order."""
+    rows = ledger.rows(
+        "SELECT start, end, of, of_start FROM aligned WHERE stream = ? AND name = ? AND generation = ? ORDER BY start",
+        (stream, name, generation),
+    )
+    return [Stretch(*row) for row in rows]
+
+
+def all_stretches(ledger: Ledger, stream: str, name: str) -> dict[int, list[Stretch]]:
+    """Reads from the ledger the stretches of all generations of a log that were carried before, by generation."""
+    found: dict[int, list[Stretch]] = {}
+    rows = ledger.rows(
+        "SELECT generation, start, end, of, of_start FROM aligned WHERE stream = ? AND name = ?"
+        " ORDER BY generation, start",
+        (stream, name),
+    )
+    for generation, *row in rows:
+        found.setdefault(generation, []).append(Stretch(*row))
+    return found
+
+
+def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[Stretch]) -> None:
+    """Writes into the ledger which stretches of a generation were carried before, in place of those it had."""
+    ledger.write("DELETE FROM aligned WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation))
+    for stretch in found:
+        ledger.write(
+            "INSERT INTO aligned (stream, name, generation, start, end, of, of_start) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (stream, name, generation, *stretch),
+        )
+
+
+def save_rewrite(ledger: Ledger, stream: str, found: Rewrite) -> None:
+    """Writes into the ledger what was found of a file that took a log's place."""
+    ledger.write(
+        "INSERT OR REPLACE INTO rewrites (stream, name, generation, of, at, how, passed, changed, put_in, taken_out,"
+        " again, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, found.name, found.generation, found.of, found.at, found.how, found.passed, found.changed,
+         found.put_in, found.taken_out, found.again, found.why),
+    )  # fmt: skip
+
+
+def rewrites_of(ledger: Ledger, stream: str, name: str | None = None) -> list[Rewrite]:
+    """Reads from the ledger what was found of files that took a log's place, oldest first; of one log, or of all."""
+    rows: Iterable[tuple[object, ...]] = ledger.rows(
+        "SELECT name, generation, of, at, how, passed, changed, put_in, taken_out, again, coalesce(why, '')"
+        " FROM rewrites WHERE stream = ? AND (? IS NULL OR name = ?) ORDER BY at, generation",
+        (stream, name, name),
+    )
+    return [Rewrite(*row) for row in rows]  # type: ignore[arg-type]
