@@ -123,6 +123,11 @@ def _act(difference: Difference, result: Result, numbers: Mapping[str, int], tar
         if difference.source in result.cut:
             return Act("", difference, f"{difference.source} was cut or changed: bring it back from a copy first")
         # A line that the file never had cannot be told from one that was taken out of an older piece.
+        if any(row.has(difference.entry) for row in result.tally.taken_out):
+            advice = (
+                "it was changed or taken out of its file; if that was meant: `bridge repair --accept ID --reason …`"
+            )
+            return Act("", difference, advice)
         if difference.file_born:
             return Act("", difference, "no file holds a line where its origin says: bring its file back from a copy")
         return Act("append", difference)

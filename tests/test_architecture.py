@@ -78,6 +78,7 @@ BELOW: dict[str, set[str]] = {
         "streams",
         "ledger",
     },
+    "acknowledge": {"errors", "model", "carry", "ledger", "parity"},
     "mend": {"errors", "model", "mapping", "points", "carry", "files", "streams", "ledger", "parity"},
     "status": {"errors", "dial", "model", "config", "carry", "files", "streams", "ledger", "run"},
     "headline": {"words", "carry", "status"},

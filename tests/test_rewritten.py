@@ -10,6 +10,7 @@ import pytest
 
 from bridge.ledger.aligned import rewrites_of
 from bridge.ledger.store import Ledger
+from bridge.model import format_id
 from tests.rig import STREAM, Rig, line
 from tests.running import Running
 
@@ -152,3 +153,36 @@ def test_edited_and_rotated_while_the_bridge_sleeps(one_rig: Rig) -> None:
     one_rig.append(b"third")
     assert not one_rig.once().errors
     assert came(one_rig) == wanted(BASE, made, [b"more", b"second", b"third"])
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["saved beside", "in place"])
+@pytest.mark.parametrize("act", ["a line changed", "changed and taken out", "the head cut", "put in", "the tail cut"])
+def test_parity_names_once_what_was_taken_out(one_rig: Rig, act: str, in_place: bool) -> None:
+    """What was passed over is equal where it stands now; what is gone is named, acknowledged, and then all is equal."""
+    change, _ = ACTS[act]
+    one_rig.append(*BASE)
+    assert not one_rig.once().errors
+    assert one_rig.parity().verdict == "equal"
+    made = change(BASE)
+    save(one_rig.log, made, in_place=in_place)
+    assert not one_rig.once().errors
+    gone = [one for one in BASE if one not in made]
+    found = one_rig.parity()
+    rows = found.tally.taken_out
+    assert sum(row.count for row in rows) == len(gone)
+    assert found.verdict == ("differs" if gone else "equal")
+    assert not [note for note in found.notes if "is gone" in note]
+    if not gone:
+        return
+    names = [f"{format_id(row.first).decode()}..{format_id(row.last).decode()}" for row in rows]
+    url = ("--redis", one_rig.server.socket_url)
+    told = one_rig.run("repair", *url, "--accept", *names, "--reason", "it was a secret")
+    assert told.returncode == 0, told.stderr
+    equal = one_rig.parity()
+    assert (equal.verdict, equal.tally.acknowledged) == ("equal", len(gone))
+    assert "it was a secret" in one_rig.run("journal").stdout
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    assert one_rig.parity().verdict == "equal"
+    again = one_rig.run("repair", *url, "--accept", names[0], "--reason", "once more")
+    assert again.returncode == 2

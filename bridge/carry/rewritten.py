@@ -197,8 +197,8 @@ class Rewritten:
             return
         name = self._tail.name
         hint = (
-            f"`bridge repair --as-edit {name} --execute` passes over what stood there before,"
-            f" `bridge repair --as-new {name} --execute` sends all of it; {self._deadline()}"
+            f"`bridge repair --as-edit {name}` passes over what stood there before,"
+            f" `bridge repair --as-new {name}` sends all of it; {self._deadline()}"
         )
         error = RewriteStop(f"another file took its place, and {why}", where=name, hint=hint)
         self._stop = facts, error

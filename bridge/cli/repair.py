@@ -11,6 +11,7 @@ import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
 from bridge.cli.late import LateFiles
+from bridge.errors import ConfigError
 from bridge.words import counted
 
 if TYPE_CHECKING:
@@ -27,12 +28,27 @@ LISTED = 20
 @click.command("repair", short_help="Rebuild a lost ledger, and mend what parity found")
 @click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
 @click.option("--take-over", is_flag=True, help="Also where the stream belongs to another bridge that is gone")
+@click.option(
+    "--accept", is_flag=True, help="Acknowledge the differences NAME… that parity finds; with --reason, at once"
+)
+@click.option(
+    "--as-edit", is_flag=True, help="A file that took the place of log NAME is an edit of it: pass over what it was"
+)
+@click.option("--as-new", is_flag=True, help="What took a log's place is new: send all of it")
+@click.option("--reason", metavar="TEXT", help="Why, for the journal")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @verb
-def command(options: Options, execute: bool, take_over: bool) -> int:
+def command(
+    options: Options, execute: bool, take_over: bool, accept: bool, as_edit: bool, as_new: bool, reason: str | None,
+    names: tuple[str, ...],
+) -> int:  # fmt: skip
     """Rebuild a lost ledger by aligning stream and files. Then send what is missing in Redis, append what is missing in
     the files. To a retired mapping's stream, send what others wrote to its files since.
 
     Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
+
+    With --accept, names are entry IDs, FIRST..LAST, or log:generation:offset, as `bridge parity` names them; with
+    --as-edit and --as-new, mappings or logs.
     """
     from bridge.carry.dead import ended
     from bridge.carry.shared import Shared
@@ -43,6 +59,11 @@ def command(options: Options, execute: bool, take_over: bool) -> int:
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
+    if accept or as_edit or as_new:
+        return _say(options, names, accept=accept, as_edit=as_edit, as_new=as_new, reason=reason)
+    if names or reason:
+        raise ConfigError("names are given without --accept, --as-edit or --as-new", where=" ".join(names),
+                          hint="`bridge repair` alone mends what it can of all mappings")  # fmt: skip
     told = []
     with ExitStack() as stack:
         path = settings.state_dir / "ledger.db"
@@ -69,6 +90,50 @@ def command(options: Options, execute: bool, take_over: bool) -> int:
     if options.as_json:
         emit([work.to_json() for work in told])
     return 3 if any(work.left for work in told) else 0
+
+
+def _say(
+    options: Options, names: tuple[str, ...], *, accept: bool, as_edit: bool, as_new: bool, reason: str | None
+) -> int:
+    """Notes what a person says: that differences are known, or what took a log's place."""
+    from contextlib import closing
+    from threading import Event
+
+    from bridge.acknowledge import accept as acknowledge
+    from bridge.acknowledge import declare
+    from bridge.carry.shared import Shared
+    from bridge.dial import dialler
+    from bridge.ledger.aligned import AS_EDIT, AS_NEW
+    from bridge.ledger.store import Ledger
+    from bridge.parity.proof import check_of
+
+    if accept + as_edit + as_new > 1:
+        raise ConfigError("--accept, --as-edit and --as-new are different things", hint="give one of them")
+    if accept and not (names and reason):
+        missing = "no difference is named" if not names else "--accept needs a --reason"
+        raise ConfigError(missing, hint="bridge repair --accept ID… --reason TEXT: the reason goes into the journal")
+    settings = of_root(options.settings())
+    with closing(Ledger(settings.state_dir / "ledger.db")) as ledger, ExitStack() as stack:
+        mappings = [Shared(mapping, settings) for mapping in settings.mappings]
+        for shared in mappings:
+            stack.callback(shared.close)
+        if not accept:
+            declare(ledger, mappings, names, AS_EDIT if as_edit else AS_NEW, who(), time.time(), click.echo)
+            return 0
+        dial = dialler(settings, may_start=True)
+        results = [
+            (
+                shared,
+                check_of(shared.mapping)(shared.mapping, settings, dial, ledger, Event(), lambda read, of: None).run(),
+            )
+            for shared in mappings
+        ]
+        count = acknowledge(ledger, results, names, who(), reason or "", time.time())
+    if options.as_json:
+        emit({"accepted": count})
+    else:
+        click.echo(f"{counted(count, 'difference')} acknowledged: `bridge parity` does not name them any more")
+    return 0
 
 
 class _Repair:

@@ -219,7 +219,7 @@ def _fifteenth(db: sqlite_utils.Database) -> None:
     counts = dict.fromkeys(("passed", "changed", "put_in", "taken_out", "again"), int)
     found = {"of": int, "at": float, "how": str, **counts, "why": str}
     db.table("rewrites").create({**place, **found}, pk=("stream", "name", "generation"))
-    said = {"kind": str, "first": str, "last": str, "count": int, "at": float, "who": str, "why": str}
+    said = {"kind": str, "first": str, "last": str, "count": int, "digest": str, "at": float, "who": str, "why": str}
     db.table("accepted").create({"id": int, "stream": str, **said}, pk="id")
     line = {"offset": int, "length": int, "at": float, "who": str, "why": str}
     db.table("redacted").create(

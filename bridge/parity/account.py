@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.parity.sides import OFFSETS, File
 
-KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting")
+KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside")
 """What may have become of a byte of a file that is compared."""
 
 Sizes = dict[str, int]
@@ -98,7 +98,7 @@ class Account:
             if file.start:
                 told = self._before.get(file.source, {}).get(str(file.generation))
                 if told is not None and sum(told) == file.start:
-                    for kind, size in zip(KINDS, told, strict=True):
+                    for kind, size in zip(KINDS, told, strict=False):
                         compared.sizes[kind] += size
                 else:  # what stood there was proved, and trimmed
                     compared.sizes["carried"] += file.start

@@ -223,7 +223,7 @@ class Check:
         stats = Stats() if self._stats else None
         due = Due(
             view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
-            self._aside(view), gone, view.both, self._kept(),
+            self._aside(view), gone, view.both, view.acknowledged, view.moved, self._kept(view),
         )  # fmt: skip
         start = ZERO_ID if begins is None else begins.resume
         expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
@@ -308,7 +308,7 @@ class Check:
         account.deleted = max(0, view.added - view.length - view.trimmed.count)
         return account
 
-    def _kept(self) -> Callable[[File, int, bytes], bool] | None:
+    def _kept(self, view: View) -> Callable[[File, int, bytes], bool] | None:
         """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source's file.
 
         Or a range of the mirror's covers them, torn by another writer's line, and holds what it held.
@@ -319,7 +319,9 @@ class Check:
         known: dict[str, tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]] = {}
 
         def kept(file: File, place: int, line: bytes) -> bool:
-            name, generation, offset, size = file.source, place >> SHIFT, place & OFFSETS, size_of(line)
+            name, size = file.source, size_of(line)
+            place = view.moved[name].back(place) if name in view.moved else place
+            generation, offset = place >> SHIFT, place & OFFSETS
             if name not in known:
                 known[name] = kept_lines(ledger, stream, name)
             lengths, contents = known[name]
@@ -346,7 +348,9 @@ class Check:
                 kept[""] = still_aside(ledger, stream, "mirror")
                 kept.update((name, still_aside(ledger, stream, "forward", name)) for name in view.sources)
             if isinstance(one, Extra):
-                return (one.place >> SHIFT, one.place & OFFSETS, "") in kept.get(one.file.source, {})
+                name = one.file.source
+                place = view.moved[name].back(one.place) if name in view.moved else one.place
+                return (place >> SHIFT, place & OFFSETS, "") in kept.get(name, {})
             return one.home < 0 and (0, 0, one.entry.decode()) in kept[""]
 
         return aside

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bridge.codecs.named import EXTRA
@@ -104,3 +104,17 @@ def row_of(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
         return tuple(values[name] for name in names)
     return Odd(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
                for part in (name, value))  # fmt: skip
+
+
+def late_among(rows: Rows, late: Callable[[list[bytes]], set[bytes]] | None) -> set[bytes]:
+    """The IDs of those entries that are marked as standing out of order, by their ID or their origin."""
+    if late is None:
+        return set()
+    marks = []
+    for entry_id, fields in rows:
+        names = fields[0::2] if fields is not None else []
+        marks.append((entry_id, entry_id))
+        if fields is not None and ORIGIN_FIELD in names:
+            marks.append((entry_id, fields[2 * names.index(ORIGIN_FIELD) + 1]))
+    marked = late([mark for _, mark in marks])
+    return {entry_id for entry_id, mark in marks if mark in marked}

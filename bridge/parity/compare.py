@@ -15,10 +15,11 @@ from bridge.model import HIGHEST_ID, ORIGIN_FIELD, ZERO_ID, EntryId, Row, before
 from bridge.parity.account import Account
 from bridge.parity.claims import Claims
 from bridge.parity.classify import Seen, classify, look_again
-from bridge.parity.columns import Rows, parted
+from bridge.parity.columns import Rows, late_among, parted
 from bridge.parity.digest import Digest
 from bridge.parity.expected import Expected
 from bridge.parity.matches import Matches
+from bridge.parity.relocated import Relocated
 from bridge.parity.sides import SHIFT, Extra, File, Missing, Passed, size_of
 from bridge.parity.since import TOTALS, Place, Since
 from bridge.parity.stats import Stats
@@ -62,6 +63,7 @@ class Comparison:
         self._late = 0
         self.first_waiting: EntryId | None = None
         """The first Redis-born entry that has no line yet."""
+        self._relocated = Relocated(due.moved, due.acknowledged, self._codec_of, self.missing)
         self._extras: list[Extra] = []
         self._missing: list[Missing] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
@@ -89,7 +91,7 @@ class Comparison:
         if rows and parse_id(rows[0][0]) <= self._since.last:
             self.tally.entries -= sum(1 for row in rows if parse_id(row[0]) <= self._since.last)
             rows = [row for row in rows if not self._known(*row)]
-        late = self._late_of(rows) if self._due.late is not None else set()
+        late = late_among(rows, self._due.late)
         born, plain, odd = parted(rows, self._names)
         self.tally.entries -= len(rows) - len(plain) - len(odd) - sum(len(one.ids) for one in born.values())
         if plain:
@@ -100,7 +102,7 @@ class Comparison:
             claims = self._by_number.get(number)
             if claims is not None:
                 claims.late |= late.intersection(column.ids) if late else late
-                claims.add(*column)
+                claims.add(*self._relocated.standing(claims.name, column))
                 continue
             for place, row, entry_id in zip(*column, strict=True):  # of a source that nobody knows
                 name = f"source {number}"
@@ -121,17 +123,6 @@ class Comparison:
             self.points.append((point, self.fed))
             self._noted, self._noted_at = self.fed, last
 
-    def _late_of(self, rows: Rows) -> set[bytes]:
-        """The IDs of those entries that are marked as standing out of order, by their ID or their origin."""
-        marks = []
-        for entry_id, fields in rows:
-            names = fields[0::2] if fields is not None else []
-            marks.append((entry_id, entry_id))
-            if ORIGIN_FIELD in names:
-                marks.append((entry_id, fields[2 * names.index(ORIGIN_FIELD) + 1]))
-        marked = self._due.late([mark for _, mark in marks]) if self._due.late is not None else set()
-        return {entry_id for entry_id, mark in marks if mark in marked}
-
     def _known(self, raw: bytes, fields: Sequence[bytes] | None) -> bool:
         """Whether an entry was compared the last time, and need not be again."""
         since, entry_id = self._since, parse_id(raw)
@@ -143,7 +134,9 @@ class Comparison:
             if origin is not None:
                 claims = self._by_number.get(origin.source)
                 start = since.places.get(claims.name) if claims is not None else None
-                return start is not None and (origin.generation << SHIFT) + origin.offset < start.place
+                place = (origin.generation << SHIFT) + origin.offset
+                place = self._relocated.place(claims.name, place) if claims is not None else place
+                return start is not None and place < start.place
         [made] = self._expected.lines([fields])
         return entry_id <= (since.targets.get(made[0], ZERO_ID) if made is not None else since.due)
 
@@ -212,14 +205,13 @@ class Comparison:
                     number += len(places)
             matches.finish()
         self._at_the_end = True
-        for matches in self._matches.values():
-            for some in matches.late.values():
-                for one in some:
-                    self.missing(one)
+        for one in [one for matches in self._matches.values() for some in matches.late.values() for one in some]:
+            self.missing(one)
         self._sort_out()
         for files in self._files.values():
             self.account.end(files)
         self.tally.digest = self._digest.hexdigest()
+        self._relocated.tell(self.tally)
         return self.tally
 
     def claimed_to(self) -> dict[str, int]:
@@ -265,14 +257,16 @@ class Comparison:
         if tally.uncounted and due.late is not None:  # their lines may be among those that were only counted
             self._missing = [one for one in self._missing if not one.excused]
         found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
-        tally.differences = sorted(
-            found.differences, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62)
-        )
+        left, told = due.acknowledged.without(found.differences)
+        tally.acknowledged += len(found.differences) - len(left)
+        tally.differences = sorted(left, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62))
         for extra, kind in found.accounted:
             if self.account.found(extra.file, extra.place) or not extra.broken:
                 self.accounted(extra.file, kind, len(extra.line) + 1)
         for extra in found.lost:
-            if not extra.file.foreign:
+            if (extra.file.source, extra.place) in told:
+                self.accounted(extra.file, "aside", size_of(extra.line))
+            elif not extra.file.foreign:
                 self.account.lost(extra.file, extra.place, len(extra.line) + 1)
         tally.quarantined += found.aside - found.altered_broken
         tally.foreign += found.foreign
@@ -344,6 +338,9 @@ class Comparison:
 
     def extra(self, one: Extra) -> None:
         """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
+        if self._due.acknowledged.line(one.file.source, one.place):
+            self.accounted(one.file, "aside", size_of(one.line))
+            return
         if len(self._extras) < MOST:
             self._extras.append(one)
         elif not (one.file.foreign or one.broken):
@@ -351,6 +348,8 @@ class Comparison:
 
     def missing(self, one: Missing) -> None:
         """Keeps an entry that has no line so far, to be told apart at the end; beyond `MOST` it is only counted."""
+        if one.home < 0 and self._relocated.is_acknowledged(one.entry):
+            return
         if one.excused and one.line is not None and not self._at_the_end and self._late < MOST:
             self._late += 1
             self._matches_of(one.name).late.setdefault(one.line, []).append(one)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.model import format_id, shown
+from bridge.parity.acknowledged import TakenOut
 from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of_all
 from bridge.parity.view import NOT_RUNNING
@@ -36,7 +37,9 @@ def verdict_in_words(result: Result) -> str:
         if not tally.compared:
             return "Equal: both sides are empty"
         late = f" but for {tally.late:,} that came late" if tally.late else ""
-        return f"Equal: {counted(tally.compared, 'message')}, each once on both sides, in order{late}"
+        known = tally.acknowledged + tally.redacted
+        more = f"; {counted(known, 'difference')} acknowledged" if known else ""
+        return f"Equal: {counted(tally.compared, 'message')}, each once on both sides, in order{late}{more}"
     if result.verdict == "differs":
         total = sum(result.counts().values())
         lost = sum(size for _, _, size, _ in result.account.unaccounted()) if result.account is not None else 0
@@ -80,7 +83,15 @@ def facts(result: Result, now: float) -> list[str]:
     if tally.quarantined:
         said.append(f"{tally.quarantined:,} in quarantine (`bridge quarantine list`)")
     if tally.late:
-        said.append(f"{tally.late:,} late: out of order, by a retry, a repair or a refill, and marked so")
+        said.append(f"{tally.late:,} late: out of order, by a retry, a repair, a refill or an edit, and marked so")
+    if tally.acknowledged:
+        said.append(f"{counted(tally.acknowledged, 'difference')} acknowledged (`bridge journal` says by whom and why)")
+    if tally.redacted:
+        said.append(f"{counted(tally.redacted, 'entry', 'entries')} deleted on purpose, by `bridge redact`")
+    for row in tally.taken_out[:ROWS]:
+        said.append(_taken_out(row))
+    if len(tally.taken_out) > ROWS:
+        said.append(f"{len(tally.taken_out) - ROWS:,} more rows of lines that were changed or taken out")
     if tally.unordered:
         said.append(f"{tally.unordered:,} by components that write both sides, compared without order")
     if tally.foreign:
@@ -96,6 +107,19 @@ def facts(result: Result, now: float) -> list[str]:
         said.append(f"{counted(tally.copies, 'file')} with a message that another file holds too")
     said += [f"{why}: {counted(count, 'message')}" for why, count in tally.why.items()]
     return said + [note for note in result.notes if note not in tally.why]
+
+
+ROWS = 5
+"""Of so many rows of lines that were taken out it is told which they are."""
+
+
+def _taken_out(row: TakenOut) -> str:
+    """Says which entries' lines were changed in their log or taken out, and how that is acknowledged."""
+    first, last = format_id(row.first).decode(), format_id(row.last).decode()
+    which = first if row.count == 1 else f"{first}..{last}"
+    many = counted(row.count, "line")
+    was = "was" if row.count == 1 else "were"
+    return f"{many} {was} changed or taken out of the log: `bridge repair --accept {which} --reason …` acknowledges it"
 
 
 def counts_in_words(one: Result) -> str:

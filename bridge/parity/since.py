@@ -11,7 +11,7 @@ from bridge.files.generation import TAIL
 from bridge.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
 from bridge.parity.sides import OFFSETS, SHIFT, File
 
-TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered")
+TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered", "acknowledged")
 
 
 @dataclass(frozen=True, slots=True)

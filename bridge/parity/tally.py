@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.model import EntryId
+from bridge.parity.acknowledged import Acknowledged, TakenOut
 from bridge.parity.classify import Difference
+from bridge.parity.moved import Moved
 from bridge.parity.sides import Extra, File, Missing
 from bridge.streams.connect import Connection
 
@@ -27,6 +29,10 @@ class Due:
     aside: Callable[[Extra | Missing], bool]
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     both: frozenset[bytes] = frozenset()
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
+    """What somebody acknowledged."""
+    moved: Mapping[str, Moved] = field(default_factory=dict)
+    """Where lines stand by now that were sent from a file whose place another one took, by their log."""
     kept: Callable[[File, int, bytes], bool] | None = None
     """Whether the line at a place of a source is in quarantine with these bytes; None: nobody can tell."""
 
@@ -50,6 +56,12 @@ class Tally:
     """Messages whose file is gone since."""
     copies: int = 0
     """Files that hold a message which another file holds as well."""
+    acknowledged: int = 0
+    """Differences that somebody acknowledged."""
+    redacted: int = 0
+    """Entries that were deleted on purpose."""
+    taken_out: list[TakenOut] = field(default_factory=list)
+    """Entries whose lines were changed or taken out of their log, in rows, and that nobody acknowledged."""
     unverifiable: int = 0
     why: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, int] = field(default_factory=dict)

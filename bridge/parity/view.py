@@ -18,6 +18,8 @@ from bridge.files.belonging import Belonging
 from bridge.files.folders import leads_out
 from bridge.files.leftovers import leftover
 from bridge.globs import is_glob, translated
+from bridge.ledger.accepted import accepted_of, redacted_of
+from bridge.ledger.aligned import all_stretches
 from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.pieces import LEFT, remembered_pieces
@@ -28,9 +30,11 @@ from bridge.ledger.twofold import roles_of
 from bridge.mapping import Mapping
 from bridge.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.parity.account import Aside
+from bridge.parity.acknowledged import Acknowledged
 from bridge.parity.generations import Cut, Found, Generation, Pieces, written
+from bridge.parity.moved import Moved
 from bridge.parity.sides import OFFSETS, SHIFT, File
-from bridge.parity.since import Since
+from bridge.parity.since import Place, Since
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
@@ -116,6 +120,15 @@ class View(Cursors):
         self.gone: dict[str, list[int]] = {}
         self.cut: dict[str, Cut] = {}
         self._known: dict[str, list[Generation]] = {}
+        self.moved: dict[str, Moved] = {}
+        """Where lines of a log stand by now that were sent from a file whose place another took, by the log's name."""
+        for name, records in self._remembered.items() if ledger is not None else ():
+            replaced = {known.rewrites for known in records if known.rewrites and not known.in_doubt}
+            if replaced and ledger is not None:
+                self.moved[name] = Moved(replaced, all_stretches(ledger, stream, name))
+        self.acknowledged = Acknowledged()
+        if ledger is not None:
+            self.acknowledged = Acknowledged(accepted_of(ledger, stream), redacted_of(ledger, stream), self.moved)
         self._limit = mapping.format.max_line_bytes
         self._pieces = Pieces(settings.root, (), self._limit)
         self._ledger = ledger
@@ -172,7 +185,8 @@ class View(Cursors):
                     known[recorded.number] = replace(told, inode=(recorded.device, recorded.inode))
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
-                self._known[name] = [known[n] for n in sorted(known)]
+                replaced = self.moved[name].replaced if name in self.moved else set[int]()
+                self._known[name] = [known[n] for n in sorted(known) if n not in replaced]
             naming = Naming(mapping.source.path, mapping.source.rotated, self._known)
             self._pieces = Pieces(root, naming.carried(root, found), self._limit)
             self.sources = self._pieces.sort_out(self._known, naming)
@@ -237,8 +251,22 @@ class View(Cursors):
                 hint="only `bridge` may trim a stream that is to be compared: see [retention]",
             )
         begins = replace(Since.from_json(base), totals={}, digest="")
+        begins = replace(begins, places={name: self._now(name, at) for name, at in begins.places.items()})
         # what came late may stand before its places, and its entry anywhere
         return replace(begins, last=HIGHEST_ID) if self.marked else begins
+
+    def _now(self, name: str, at: Place) -> Place:
+        """Where parity begins to read a log of which it compared all before a place, and whose file is another now."""
+        moved = self.moved.get(name)
+        now = moved.first_from(at.place) if moved is not None else at.place
+        if now == at.place:
+            return at
+        newest = max((file.generation for file in self.sources[name].files), default=at.place >> SHIFT)
+        file = next((file for file in self.sources[name].files if file.generation == now >> SHIFT), None)
+        if file is None:  # all of it was taken out, or stands before
+            return replace(at, place=newest << SHIFT, line=1)
+        lines = sum(part.count(b"\n") for part in file.section(0, now & OFFSETS))
+        return replace(at, place=now, line=lines + 1)
 
     def aside(self) -> list[Aside]:
         """The files that are not compared: copies of others, what somebody left alone, and what nothing explains."""

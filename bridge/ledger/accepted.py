@@ -1,0 +1,74 @@
+"""The ledger remembers which differences somebody acknowledged, and which entries were deleted on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.ledger.store import Ledger
+from bridge.model import EntryId, format_id, parse_id
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Differences of one kind that somebody acknowledged, with a reason.
+
+    `first` and `last` are the IDs of the first entry and of the last; of a line without an entry both are its place,
+    `log:generation:offset`. `count` differences lie between. `digest` is that of both sides of a single one.
+    """
+
+    kind: str
+    first: str
+    last: str
+    count: int = 1
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """An entry that was deleted on purpose, and the line that it was made of or that the mirror made of it.
+
+    The line stood at `offset` of a generation of the log `name`, and has `length` bytes with its newline; empty and 0:
+    no file had it.
+    """
+
+    entry: EntryId
+    name: str = ""
+    generation: int = 0
+    offset: int = 0
+    length: int = 0
+
+
+def save_accepted(ledger: Ledger, stream: str, found: Sequence[Accepted], who: str, why: str, at: float) -> None:
+    """Writes into the ledger which differences somebody acknowledged; inside a transaction."""
+    for one in found:
+        ledger.write(
+            "INSERT INTO accepted (stream, kind, first, last, count, digest, at, who, why)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (stream, one.kind, one.first, one.last, one.count, one.digest, at, who, why),
+        )
+
+
+def accepted_of(ledger: Ledger, stream: str) -> list[Accepted]:
+    """Reads from the ledger which differences of a stream somebody acknowledged."""
+    rows = ledger.rows("SELECT kind, first, last, count, digest FROM accepted WHERE stream = ?", (stream,))
+    return [Accepted(*row) for row in rows]
+
+
+def save_redacted(ledger: Ledger, stream: str, found: Redacted, who: str, why: str, at: float) -> None:
+    """Writes into the ledger that an entry is deleted on purpose, before it is."""
+    ledger.write(
+        "INSERT OR REPLACE INTO redacted (stream, entry, name, generation, offset, length, at, who, why)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, format_id(found.entry).decode(), found.name, found.generation, found.offset, found.length, at, who,
+         why),
+    )  # fmt: skip
+
+
+def redacted_of(ledger: Ledger, stream: str, name: str | None = None) -> list[Redacted]:
+    """Reads from the ledger which entries of a stream were deleted on purpose; those of one log, or of all."""
+    rows = ledger.rows(
+        "SELECT entry, name, generation, offset, length FROM redacted WHERE stream = ? AND (? IS NULL OR name = ?)",
+        (stream, name, name),
+    )
+    return [Redacted(parse_id(entry.encode()), *row) for entry, *row in rows]

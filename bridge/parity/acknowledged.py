@@ -1,0 +1,113 @@
+"""Which differences somebody acknowledged, so that parity does not name them again. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bridge.ledger.accepted import Accepted, Redacted
+from bridge.model import EntryId, hex_digest, parse_id
+from bridge.parity.classify import Difference
+from bridge.parity.moved import Moved
+from bridge.parity.sides import OFFSETS, SHIFT
+
+MISSING = "missing_in_file"
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOut:
+    """Entries in a row whose lines were changed in their log, or taken out: their IDs, and how many they are."""
+
+    first: EntryId
+    last: EntryId
+    count: int
+
+    def has(self, entry: str | None) -> bool:
+        """Whether an entry is one of the row, as far as its ID tells."""
+        return entry is not None and self.first <= parse_id(entry.encode()) <= self.last
+
+
+class InRows:
+    """Puts entries that are told one after the other into rows of those that follow each other."""
+
+    def __init__(self) -> None:
+        self.found: list[TakenOut] = []
+        self._open = False
+
+    def add(self, entry: EntryId) -> None:
+        """Takes the next entry."""
+        if self._open:
+            last = self.found[-1]
+            self.found[-1] = TakenOut(last.first, entry, last.count + 1)
+        else:
+            self.found.append(TakenOut(entry, entry, 1))
+        self._open = True
+
+    def end(self) -> None:
+        """Ends the row: what follows was not taken out."""
+        self._open = False
+
+
+class Acknowledged:
+    """What somebody acknowledged of one mapping's differences; and the lines whose entries were deleted on purpose."""
+
+    def __init__(
+        self, accepted: Iterable[Accepted] = (), redacted: Iterable[Redacted] = (),
+        moved: Mapping[str, Moved] | None = None,
+    ) -> None:  # fmt: skip
+        self._single: dict[tuple[str, str], str] = {}
+        self._spans: list[tuple[EntryId, EntryId]] = []
+        for one in accepted:
+            if one.kind == MISSING and ":" not in one.first:
+                self._spans.append((parse_id(one.first.encode()), parse_id(one.last.encode())))
+            else:
+                self._single[one.kind, one.first] = one.digest
+        self._spans.sort()
+        self._lines: set[tuple[str, int]] = set()
+        self.deleted = 0
+        for gone in redacted:
+            self.deleted += 1
+            place = (gone.generation << SHIFT) + gone.offset
+            self._lines.add((gone.name, moved[gone.name](place) if moved and gone.name in moved else place))
+
+    def missing(self, entry: bytes) -> bool:
+        """Whether it is acknowledged that this entry has no line."""
+        if not self._spans:
+            return False
+        entry_id = parse_id(entry)
+        at = bisect_right(self._spans, (entry_id, (1 << 64, 0))) - 1
+        return at >= 0 and self._spans[at][0] <= entry_id <= self._spans[at][1]
+
+    def line(self, source: str, place: int) -> bool:
+        """Whether the entry of the line at this place was deleted on purpose."""
+        return (source, place) in self._lines
+
+    def without(self, differences: Iterable[Difference]) -> tuple[list[Difference], set[tuple[str, int]]]:
+        """The differences that nobody acknowledged; and the source and place of each line that others are about."""
+        left, told = list[Difference](), set[tuple[str, int]]()
+        for difference in differences:
+            if self.has(difference):
+                told.add((difference.source, difference.place))
+            else:
+                left.append(difference)
+        return left, told
+
+    def has(self, difference: Difference) -> bool:
+        """Whether just this difference is acknowledged."""
+        told = self._single.get((difference.kind, name_of(difference)))
+        return told is not None and told == both_sides(difference)
+
+
+def name_of(difference: Difference) -> str:
+    """What a person calls a difference by: the entry's ID; of a line without an entry `log:generation:offset`."""
+    if difference.entry is not None:
+        return difference.entry
+    return f"{difference.source}:{difference.place >> SHIFT}:{difference.place & OFFSETS}"
+
+
+def both_sides(difference: Difference) -> str:
+    """The digest of what stands on both sides of a difference: another one is not acknowledged with it."""
+    return hex_digest(
+        b"\n".join(side if side is not None else b"\0" for side in (difference.expected, difference.actual))
+    )

@@ -1,0 +1,64 @@
+"""Where the lines of one log stand by now that were sent from a file whose place another one took. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+
+from bridge.parity.sides import OFFSETS, SHIFT
+
+GONE = -1
+"""The place of a line that was changed in its file, or taken out."""
+
+Stretch = tuple[int, int, int, int]
+"""Bytes of a file, from one to another, and the generation and offset that they were sent from."""
+
+
+class Moved:
+    """Translates places of one log, generation and offset in one number, to where their lines stand by now.
+
+    `replaced` are the generations whose place another file took; `stretches`, by generation, say what of that file was
+    sent before. They are the ledger's word: that the lines are those of their entries is for parity to see.
+    """
+
+    def __init__(self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]]) -> None:
+        self.replaced = {*replaced}
+        self._there: list[tuple[int, int, int]] = []
+        self._here: list[tuple[int, int, int]] = []
+        for generation, some in stretches.items():
+            for start, end, of, of_start in some if generation not in self.replaced else ():
+                before, now = (of << SHIFT) + of_start, (generation << SHIFT) + start
+                self._here.append((now, now + end - start, before))
+                if of:
+                    self._there.append((before, before + end - start, now))
+        self._there.sort()
+        self._here.sort()
+
+    def __call__(self, place: int) -> int:
+        """Where the line stands now that was sent from this place; `GONE` where it stands nowhere."""
+        if place >> SHIFT not in self.replaced:
+            return place
+        return _through(self._there, place)
+
+    def back(self, place: int) -> int:
+        """From where the line at this place was sent, as what it is known by."""
+        before = _through(self._here, place)
+        return place if before == GONE else before
+
+    def first_from(self, place: int) -> int:
+        """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""
+        if place >> SHIFT not in self.replaced:
+            return place
+        return min((now + max(0, place - before) for before, end, now in self._there if end > place), default=GONE)
+
+    def in_words(self, place: int) -> str:
+        """Says of a line that is gone where it was: in which byte of the file of before."""
+        return f"byte {place & OFFSETS:,} of generation {place >> SHIFT}"
+
+
+def _through(stretches: Sequence[tuple[int, int, int]], place: int) -> int:
+    at = bisect_right(stretches, (place, 1 << 80, 0)) - 1
+    if at < 0:
+        return GONE
+    start, end, there = stretches[at]
+    return there + place - start if place < end else GONE
