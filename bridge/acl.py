@@ -18,9 +18,9 @@ CONNECT = ("client|setname", "ping", "select", "time")
 BRIDGE = (
     "client|tracking", "del", "discard", "eval", "exec", "exists", "get", "hdel", "hello", "hexists", "hget",
     "hgetall", "hincrby", "hkeys", "hlen", "hmget", "hscan", "hset", "hsetnx", "hstrlen", "hvals", "info",
-    "memory|usage", "multi", "publish", "set", "type", "unwatch", "watch", "xack", "xadd", "xclaim", "xgroup|create",
-    "xgroup|destroy", "xinfo|consumers", "xinfo|groups", "xinfo|stream", "xpending", "xrange", "xread", "xreadgroup",
-    "xrevrange", "xtrim", "command|info",
+    "memory|usage", "multi", "publish", "set", "type", "unwatch", "watch", "xack", "xadd", "xclaim", "xdel",
+    "xgroup|create", "xgroup|destroy", "xinfo|consumers", "xinfo|groups", "xinfo|stream", "xpending", "xrange",
+    "xread", "xreadgroup", "xrevrange", "xtrim", "command|info",
 )  # fmt: skip
 
 COMPONENT = (

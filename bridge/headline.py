@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from bridge.carry.behind import Behind
+from bridge.carry.edits import in_words
+from bridge.ledger.aligned import STOPPED
 from bridge.status import Status
 from bridge.words import clock, duration
 
@@ -22,6 +24,10 @@ def headline(status: Status) -> tuple[str, Level]:
     failed = [
         f"{mapping.name}: {source.error}" for mapping in status.mappings for source in mapping.sources if source.error
     ]
+    failed += [
+        f"{mapping.name}: {in_words(edit, status.at)}"
+        for mapping in status.mappings for edit in mapping.edits if edit.how == STOPPED and not status.running
+    ]  # fmt: skip
     waiting = _waiting(status)
     if status.ledger_error:
         return f"The ledger {_after_path(status.ledger_error)}; {waiting}", "bad"

@@ -55,6 +55,7 @@ POINTS = {
     "move.name": "the copies under their names, all at once",
     "move.config": "the new url in bridge.toml",
     "move.stop": "the end of the embedded server",
+    "redact.delete": "the deletion of entries on purpose",
     "repair.restore": "a piece of a file's end that is put back",
     "repair.note": "the journal's word of a repair",
     "repair.late": "the ledger's word of the files that a repair brings over late",

@@ -128,7 +128,9 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
                 tail, _ = shared.tail_at(name, ledger, None)
                 size = sum(generation.left(0) for generation in tail.pending())
                 shared.tail_at(name, ledger, stored.get(name))
-                pieces = [(str(piece.path.relative_to(tail.root)), piece.decided) for piece in tail.pending()]
+                pieces = [
+                    (str(piece.path.relative_to(shared.settings.root)), piece.decided) for piece in tail.pending()
+                ]
                 if len(pieces) > 1:
                     planned.orders[name] = pieces
                 left = sum(generation.left() for generation in tail.pending())

@@ -13,6 +13,7 @@ from bridge.errors import BridgeError, SourceError
 from bridge.files.generation import Generation, open_regular
 from bridge.files.tail import Tail
 from bridge.ledger import spool as memory
+from bridge.ledger.aligned import sent_as, stands_at
 from bridge.ledger.mirrored import range_at, range_of, ranges_of
 from bridge.ledger.quarantine import Quarantined, find_quarantined
 from bridge.ledger.sources import stream_memory
@@ -199,13 +200,15 @@ class Search:
 
     def _of_own(self, place: Place, name: str, at: Position, line: bytes) -> Place:
         """A file-born line: its entry, or why there is none."""
-        encoded = os.fsencode(name)
+        encoded, here = os.fsencode(name), at
+        at = sent_as(self._ledger, self._stream, name, here)
         aside = find_quarantined(self._ledger, self._stream, name=name, generation=at.generation, offset=at.offset)
         if aside is not None and not aside.retried:
             place.said = _in_quarantine(aside)
             return place
         stored, number = self._books.checkpoint.get(encoded), self._books.sources.get(encoded)
-        if number is None or stored is None or at >= Checkpoint.from_json(stored).position:
+        behind = number is None or stored is None or here >= Checkpoint.from_json(stored).position
+        if number is None or (behind and at == here):
             place.said = "it is not carried yet"
             return place
         origin = Origin(int(number), at.generation, at.offset)
@@ -303,6 +306,11 @@ class Search:
 
     def _in_file(self, place: Place, name: str, at: Position) -> None:
         """Fills in where a line of this source stands now."""
+        now = stands_at(self._ledger, self._stream, name, at)
+        if now is None:
+            place.said = f"it stood in generation {at.generation} of {name}, and was changed or taken out of it since"
+            return
+        at = now
         place.generation, place.offset = at
         tail = self.shared.tail(name, self._ledger)
         try:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bridge.carry.account import Accountant
@@ -19,6 +19,7 @@ from bridge.config import Settings, masked
 from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.files.waiting import waiting
+from bridge.ledger.aligned import NEW, STOPPED, Rewrite, rewrites_of
 from bridge.ledger.asked import unsettled
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.holder import lock_holder
@@ -92,6 +93,8 @@ class MappingStatus:
     parity: Run | None = None
     retention: dict[str, Any] | None = None
     """What the last look at the stream's retention found (`bridge.retention.trim`)."""
+    edits: list[Rewrite] = field(default_factory=list)
+    """What was found of files that took a log's place of late, or that wait for a person to say what they are."""
     account: Account | None = None
     """What became of each file that the mapping names; None of a mapping whose messages are each a file."""
     size: StreamSize | None = None
@@ -146,6 +149,9 @@ class Status:
 
 QUIET, ROOM = 6.0, 1 << 20
 """Seconds since the last heartbeat, and bytes of room on the ledger's disk: with less no heartbeat can be noted."""
+
+LATELY = 86_400.0
+"""Seconds in which the status tells that a log was edited."""
 
 LONG = 5.0
 """Seconds after which the status tells of a switch that is not settled."""
@@ -230,6 +236,10 @@ def _mapping(
         found.quarantined = quarantine_counts(ledger, found.stream)
         found.imported = last_import(ledger, found.stream)
         found.parity = next(iter(runs(ledger, found.stream, 1)), None)
+        found.edits = [
+            edit for edit in rewrites_of(ledger, found.stream)
+            if edit.how == STOPPED or (status.at - edit.at < LATELY and (edit.how != NEW or edit.again))
+        ]  # fmt: skip
         looked = last_report(ledger, found.stream) if mapping.retention.limited else None
         found.retention = {"at": looked[0], **looked[1]} if looked is not None else None
     if shared.folder is None and shared.values is None:
@@ -362,6 +372,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
                 "parity": None if mapping.parity is None else mapping.parity.in_short(status.at),
                 "retention": mapping.retention,
                 "account": None if mapping.account is None else mapping.account.to_json(),
+                **({"edits": [asdict(edit) for edit in mapping.edits]} if mapping.edits else {}),
                 "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in mapping.quarantined],
             }
             for mapping in status.mappings

@@ -38,7 +38,7 @@ from tests import zygote
 
 STREAM = "hestai:messages"
 ELSEWHERE = (
-    "forward.align", "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.", "trim.", "retire.", "purge.", "unretire.",
+    "forward.align", "redact.", "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.", "trim.", "retire.", "purge.", "unretire.",
     "move.",
 )  # fmt: skip
 RUNNING = [name for name in POINTS if not name.startswith(ELSEWHERE)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from bridge.ledger.aligned import rewrites_of
 from bridge.ledger.store import Ledger
 from bridge.model import format_id
-from tests.rig import STREAM, Rig, line
+from tests.rig import STREAM, Rig, delimited, line
 from tests.running import Running
 
 BASE = [b"line %d" % n for n in range(400)]
@@ -108,7 +110,8 @@ def test_acts_while_running(one_rig: Rig, act: str, in_place: bool) -> None:
 def test_mirrored_lines_stay_the_mirrors(one_rig: Rig) -> None:
     """Lines that the mirror wrote are not carried back from a file that was saved anew, wherever they stand in it."""
     one_rig.append(*BASE[:50])
-    one_rig.add("r-0", "r-1")
+    one_rig.add("r-0")
+    one_rig.add("r-1")
     assert not one_rig.once().errors
     one_rig.append(*BASE[50:100])
     one_rig.add("r-2")
@@ -186,3 +189,180 @@ def test_parity_names_once_what_was_taken_out(one_rig: Rig, act: str, in_place: 
     assert one_rig.parity().verdict == "equal"
     again = one_rig.run("repair", *url, "--accept", names[0], "--reason", "once more")
     assert again.returncode == 2
+
+
+@pytest.mark.parametrize("left", [0, 37, 99, 103])
+def test_redis_loses_lines_of_an_edited_log(one_rig: Rig, left: int) -> None:
+    """What files hold comes back, once: lines too that stand in another file than the one they were sent from."""
+    one_rig.append(*BASE[:100])
+    assert not one_rig.once().errors
+    one_rig.add("r-0")
+    one_rig.add("r-1")
+    assert not one_rig.once().errors
+    lines = one_rig.log.read_bytes().splitlines(keepends=True)
+    edited = [*lines[10:50], line("put in"), *lines[51:]]
+    one_rig.log.write_bytes(b"".join(edited))
+    assert not one_rig.once().errors
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    before = one_rig.entries()
+    assert len(before) == 104
+    fall_back(one_rig, left)
+    assert not one_rig.once().errors
+    assert not one_rig.once().errors
+    files = [datas.rsplit(b"|", 1)[1] for datas in one_rig.log.read_bytes().splitlines()]
+    kept = [entry.fields[7] for entry in before[:left]]
+    assert came(one_rig) == wanted(kept, files)
+    assert one_rig.log.read_bytes() == b"".join(edited) + line("after")
+
+
+def fall_back(rig: Rig, left: int) -> None:
+    """Redis comes back with an older data set, of which the stream has so many entries."""
+    keys = [key for key in rig.redis.call("KEYS", "*") if key != STREAM.encode()]
+    first = [(entry.id, entry.fields) for entry in rig.entries()[:left]]
+    rig.redis.call("DEL", STREAM, *(key for key in keys if not left))
+    for (ms, seq), fields in first:
+        rig.redis.call("XADD", STREAM, f"{ms}-{seq}", *fields)
+
+
+def test_a_ledger_that_is_lost_behind_an_edit(one_rig: Rig) -> None:
+    """It is rebuilt, and the next run finds out anew which lines of the edited log were carried from the one before."""
+    one_rig.append(*BASE)
+    one_rig.add("r-0")
+    assert not one_rig.once().errors
+    lines = one_rig.log.read_bytes().splitlines(keepends=True)
+    one_rig.log.write_bytes(b"".join([*lines[10:50], line("put in"), *lines[50:]]))
+    assert not one_rig.once().errors
+    before = one_rig.datas()
+    for path in one_rig.state.glob("ledger.db*"):
+        path.unlink()
+    url = ("--redis", one_rig.server.socket_url)
+    told = one_rig.run("repair", *url, "--take-over", "--execute")
+    assert told.returncode in (0, 3, 4), told.stderr
+    assert not one_rig.once().errors
+    assert one_rig.datas() == before
+    found = one_rig.parity()
+    assert [row.count for row in found.tally.taken_out] == [10]
+    assert one_rig.log.read_bytes().count(b"r-0") == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("in_place", [False, True], ids=["saved beside", "in place"])
+def test_killed_as_it_is_found_out(one_rig: Rig, when: str, in_place: bool) -> None:
+    """A bridge that is killed before or after it noted what an edited log holds goes on exactly."""
+    one_rig.append(*BASE)
+    one_rig.add("r-0")
+    assert not one_rig.once().errors
+    lines = one_rig.log.read_bytes().splitlines(keepends=True)
+    made = [*lines[10:50], line("put in"), *lines[50:]]
+    one_rig.log.write_bytes(b"".join(made)) if in_place else _beside(one_rig.log, made)
+    child = one_rig.start("--dual", crash=f"forward.align.{when}")
+    child.wait(timeout=60)
+    assert child.returncode == -9
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    assert came(one_rig) == wanted([*BASE, b"r-0"], [b"put in", b"after"])
+    assert one_rig.log.read_bytes() == b"".join(made) + line("after")
+
+
+def _beside(path: Path, lines: list[bytes]) -> None:
+    beside = path.with_name("saved.tmp")
+    beside.write_bytes(b"".join(lines))
+    beside.replace(path)
+
+
+def beats(*numbers: int) -> list[bytes]:
+    """Lines of which each stands there many times."""
+    return [b"beat %d" % (n % 7) for n in numbers]
+
+
+@pytest.mark.parametrize("say", ["--as-new", "--as-edit"])
+def test_a_log_waits_to_be_told_what_it_is(one_rig: Rig, say: str) -> None:
+    """Where lines are shared and nothing tells which, nothing is sent until a person says what took the log's place."""
+    old = beats(*range(60))
+    one_rig.append(*old)
+    assert not one_rig.once().errors
+    made = [*old[5:], b"more"]
+    save(one_rig.log, made, in_place=False)
+    [error] = one_rig.once().errors
+    assert "stood there before, in no order that tells which" in str(error)
+    assert "--as-new messages.log" in error.hint
+    assert "--as-edit messages.log" in error.hint
+    assert came(one_rig) == Counter(old)
+    url = ("--redis", one_rig.server.socket_url)
+    assert one_rig.run("repair", *url, "--accept", "1-1").returncode == 2
+    told = one_rig.run("repair", *url, say)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert not one_rig.once().errors
+    assert came(one_rig) == (Counter(old) + Counter(made) if say == "--as-new" else Counter([*old, b"more"]))
+    assert one_rig.run("repair", *url, say, "messages.log").returncode == 2
+
+
+def test_a_running_bridge_is_told_what_a_file_is(one_rig: Rig) -> None:
+    """It goes on with the log at its next look."""
+    old = beats(*range(60))
+    one_rig.append(*old)
+    running = Running(one_rig)
+    try:
+        running.sweep(2)
+        save(one_rig.log, old[5:], in_place=True)
+        running.sweep(2)
+        one_rig.append(b"after")
+        running.sweep(2)
+        assert came(one_rig) == Counter(old)
+        assert one_rig.run("repair", "--redis", one_rig.server.socket_url, "--as-edit", "messages.log").returncode == 0
+        running.sweep(2)
+    finally:
+        running.close()
+    assert came(one_rig) == Counter([*old, b"after"])
+
+
+@pytest.mark.parametrize("how", ["stop", "new"])
+def test_on_rewrite(one_rig: Rig, how: str) -> None:
+    """`stop` asks a person at each edit; `new` sends all of the file again."""
+    one_rig.append(*BASE)
+    (one_rig.path / "mine.toml").write_text(
+        delimited("messages.log", "messages.log.*", mirror="messages.log").replace(
+            'kind = "log"', f'kind = "log"\non_rewrite = "{how}"'
+        )
+    )
+    one_rig.write_config(mapping="mine.toml")
+    assert not one_rig.once().errors
+    save(one_rig.log, BASE[1:], in_place=False)
+    errors = one_rig.once().errors
+    assert bool(errors) == (how == "stop")
+    assert came(one_rig) == (Counter(BASE) if how == "stop" else Counter(BASE) + Counter(BASE[1:]))
+
+
+def test_lines_of_before_that_were_trimmed(one_rig: Rig) -> None:
+    """Of a log whose first entries were trimmed, and not archived, an edit of what is left is aligned; else it asks."""
+    one_rig.append(*BASE)
+    assert not one_rig.once().errors
+
+
+def test_status_and_files_say_what_was_found(one_rig: Rig) -> None:
+    """In one sentence: how many lines were changed, put in and taken out, and how many were sent again."""
+    one_rig.append(*BASE)
+    assert not one_rig.once().errors
+    save(one_rig.log, [*BASE[:50], b"changed", *BASE[51:90], *BASE[91:]], in_place=False)
+    assert not one_rig.once().errors
+    url = ("--redis", one_rig.server.socket_url)
+    said = re.compile(r"messages\.log was saved anew at \d\d:\d\d: 1 line changed, 1 taken out, none sent again")
+    for verb in ("status", "files"):
+        told = one_rig.run(verb, *url, env={"COLUMNS": "200"})
+        assert told.returncode == 0, told.stdout
+        assert said.search(" ".join(told.stdout.split())), told.stdout
+    [found] = json.loads(one_rig.run("status", *url, "--json").stdout)["mappings"][0]["edits"]
+    assert (found["how"], found["changed"], found["taken_out"], found["again"]) == ("aligned", 1, 1, 0)
+
+
+def test_status_says_what_waits_for_a_person(one_rig: Rig) -> None:
+    """Also while no bridge runs: it exits 3, with both choices."""
+    one_rig.append(*beats(*range(60)))
+    assert not one_rig.once().errors
+    save(one_rig.log, beats(*range(5, 60)), in_place=False)
+    assert one_rig.once().errors
+    told = one_rig.run("status", "--redis", one_rig.server.socket_url)
+    assert told.returncode == 3
+    assert "stood there before, in no order that tells which" in " ".join(told.stdout.split())
+    assert one_rig.parity().verdict == "inconclusive"

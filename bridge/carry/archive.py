@@ -55,6 +55,10 @@ class Archive:
         self._stream = mapping.stream.key
         self._codecs: dict[str, Codec] = {}
 
+    def every(self) -> list[Span]:
+        """All spans that the archive holds, oldest first."""
+        return spans(self._ledger, self._stream, ZERO_ID)
+
     def begun(self, first: EntryId) -> EntryId | None:
         """Up to where an earlier try kept what stands from `first` on; None: there was none."""
         return next((one.last for one in spans(self._ledger, self._stream, first) if one.first == first), None)

@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 from bridge.carry.account import Accountant
+from bridge.carry.edits import in_words
 from bridge.carry.shared import Shared
 from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
 from bridge.config import Settings
@@ -16,6 +17,7 @@ from bridge.files.age import tells_age
 from bridge.files.generation import open_regular
 from bridge.files.spans import first_and_last
 from bridge.ledger import spool
+from bridge.ledger.aligned import NEW, rewrites_of
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.journal import note
 from bridge.ledger.pieces import LATE, LEFT, Remembered, forget_piece, remembered_pieces, save_piece
@@ -66,7 +68,13 @@ def account_of(shared: Shared, ledger: Ledger | None, clock: Callable[[], float]
         return _of_folder(shared, ledger)
     memories = sources_of(ledger, shared.mapping.stream.key) if ledger is not None else {}
     stored = {name: memory.stored for name, memory in memories.items()}
-    return Accountant(shared, ledger, clock).whole(stored, running=running)
+    account = Accountant(shared, ledger, clock).whole(stored, running=running)
+    edits = rewrites_of(ledger, shared.mapping.stream.key) if ledger is not None else []
+    said = {(edit.name, edit.generation): in_words(edit, clock()) for edit in edits if edit.how != NEW or edit.again}
+    for at, piece in enumerate(account.pieces):
+        if why := said.get((piece.log, piece.generation or 0), ""):
+            account.pieces[at] = replace(piece, why=f"{why}; {piece.why}" if piece.why else why)
+    return account
 
 
 def _of_folder(shared: Shared, ledger: Ledger | None) -> Account:

@@ -16,6 +16,7 @@ from bridge.codecs.continued import Continued
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, Lines, grouped, split
 from bridge.files.tail import Tail
+from bridge.ledger.accepted import redacted_of
 from bridge.ledger.aligned import Stretch, stretches_of
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.store import Ledger
@@ -210,17 +211,22 @@ class Reader:
             size *= 4
 
     def carried_before(self, generation: int) -> list[Stretch]:
-        """The stretches of a generation that were carried before, as an earlier one's."""
+        """The stretches of a generation that are passed over.
+
+        They were carried before, as an earlier one's, or their entries were deleted on purpose.
+        """
         if generation not in self._stretches:
-            rewrites = self._tail.record(generation).rewrites
-            name = self._tail.name
-            self._stretches[generation] = stretches_of(self._ledger, self._stream, name, generation) if rewrites else []
+            name, earlier = self._tail.name, self._tail.record(generation).rewrites
+            found = stretches_of(self._ledger, self._stream, name, generation) if earlier else []
+            gone = [one for one in redacted_of(self._ledger, self._stream, name) if one.generation == generation]
+            found += [Stretch(one.offset, one.offset + one.length, generation, one.offset) for one in gone]
+            self._stretches[generation] = sorted(found)
         return self._stretches[generation]
 
     def among_earlier(self, first: Position | None) -> bool:
         """Whether a line stands before others of its file that were sent earlier, as an earlier generation's."""
         stretches = self.carried_before(first.generation) if first is not None else []
-        return first is not None and bool(stretches) and first.offset < stretches[-1].start
+        return any(one.of != first.generation and first.offset < one.start for one in stretches) if first else False
 
     def _next_carried(self, generation: Generation, start: int) -> Stretch | None:
         """The first stretch behind a place of a generation that was carried before; None: there is none."""

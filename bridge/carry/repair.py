@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge.carry import rebuild
 from bridge.carry.claim import announced
@@ -35,7 +35,7 @@ from bridge.ledger.sources import (
 )
 from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, parse_origin
+from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
 from bridge.streams import keys, state
 from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
@@ -278,7 +278,14 @@ def _source(
             made.generations[name].append(known)
             continue
         taken.add(piece.identity)
-        made.generations[name].append(Known(generation, *piece.identity, known.at, known.closed, born=piece.born))
+        here = Known(generation, *piece.identity, known.at, known.closed, born=piece.born)
+        before = max((g for n, g in claimed if n == number and g < generation), default=0)
+        there = {one.number for one in made.generations[name] if one.inode}
+        if shared.mapping.source.kind == "log" and before and before not in there and not known.closed:
+            here = replace(here, rewrites=before, in_doubt=True)  # forward finds out whether its lines are here
+            if before not in wanted:
+                made.generations[name].append(Known(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
+        made.generations[name].append(here)
         codec = shared.mapping.codec(name)
         fresh = unclaimed(piece, name, generation, claimed.get((number, generation), set()), codec)
         made.aside += no_messages([line for line in fresh if line.offset < known.at.offset], codec)

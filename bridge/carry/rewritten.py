@@ -5,7 +5,6 @@ Forward passes over those; every other line is new, and is sent. Nothing of such
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bridge.carry import former
+from bridge.carry.edits import edited, in_words
 from bridge.carry.former import Carried, Messages
 from bridge.carry.provenance import foreign
 from bridge.carry.shared import Shared
@@ -21,6 +21,7 @@ from bridge.files.alignment import Aligned, Run, align, in_order
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut
 from bridge.files.tail import Tail
+from bridge.ledger.accepted import Redacted, redacted_of
 from bridge.ledger.aligned import (
     ALIGNED,
     AS_EDIT,
@@ -37,9 +38,10 @@ from bridge.ledger.aligned import (
 from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_of
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
+from bridge.model import hex_digest
 from bridge.points import reached
 from bridge.streams.connect import Connection
-from bridge.words import counted
+from bridge.words import clock, counted, duration
 
 PATIENCE = 2.0
 """Seconds after which a file that took a log's place is looked at although it is written to all the time."""
@@ -136,15 +138,33 @@ class Rewritten:
                     found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
                 self._stop_if_unsure(generation, facts, found, old, new, said)
                 moved = list(_moved(found.runs, starts, ends, offsets))
-                rewrite = _counted(self._found(generation, ALIGNED if moved else NEW), found.runs, *keys)
+                rewrite = edited(self._found(generation, ALIGNED if moved else NEW), found.runs, *keys)
                 unknown = []
                 if said == AS_EDIT and old.trimmed and starts:
                     head = starts[found.runs[0].new] if found.runs else ends[-1]
                     unknown = [Stretch(0, head, 0, 0)] if head else []
+                redacted = self._redacted(generation, found.runs, starts, ends)
             stretches, ranges = self._sorted_out(generation, moved)
-            self._save(generation, rewrite, [*unknown, *stretches], ranges)
+            self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
             return True
         return False
+
+    def _redacted(
+        self, generation: Generation, runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int]
+    ) -> list[Stretch]:
+        """The lines of a file, not among those passed over, whose entries were deleted on purpose, each once."""
+        gone: dict[str, list[Redacted]] = {}
+        for one in redacted_of(self._ledger, self._stream, self._tail.name):
+            gone.setdefault(one.digest, []).append(one)
+        found, at = list[Stretch](), 0
+        for run in [*runs, Run(0, len(starts), 0)] if gone else []:
+            for n in range(at, run.new):
+                line = generation.read(ends[n] - starts[n] - 1, starts[n])
+                if known := gone.get(hex_digest(line)):
+                    one = known.pop(0)
+                    found.append(Stretch(starts[n], ends[n], one.generation, one.offset))
+            at = run.new + run.count
+        return found
 
     def _before(self, number: int, held: Generation | None) -> Messages:
         """The messages that were carried of a generation: of its own file while that is open, else of the stream."""
@@ -182,7 +202,7 @@ class Rewritten:
         said: str,
     ) -> None:  # fmt: skip
         """Raises RewriteStop where lines are shared and nothing tells which they are, or some of before are unknown."""
-        if said:
+        if said or generation.read_to:  # what is behind the reader is carried, whatever it is
             return
         many = len(new.keys.numbers())
         why, shared = "", found.shared or found.passed()
@@ -212,8 +232,9 @@ class Rewritten:
         apart = [b - a for a, b in pairwise(closed) if b > a]
         if not apart:
             return "it waits as long as the file lies there"
-        due = closed[-1] + sorted(apart)[len(apart) // 2]
-        return f"the log was rotated about each {apart[-1] / 3600:.1f} h, next at {_clock(max(due, self._clock()))}"
+        each, now = sorted(apart)[len(apart) // 2], self._clock()
+        due = clock(max(closed[-1] + each, now), now)
+        return f"the next rotation is due at about {due}, one each {duration(each)}"
 
     # -- what follows ----------------------------------------------------------------------------------------
 
@@ -262,7 +283,7 @@ class Rewritten:
                     save_generation(self._ledger, self._stream, self._tail.name, known)
             reached("forward.align.after")
             self._stop = None
-            if said := in_words(found, generation.why):
+            if said := in_words(found, found.at, generation.why):
                 self._tail.notices.append(said)
 
 
@@ -337,51 +358,3 @@ def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[Stretch
     if at < end:
         found.append(Stretch(at + shift, end + shift, of, at))
     return found
-
-
-def _counted(found: Rewrite, runs: Sequence[Run], old: Sequence[int], new: Sequence[int]) -> Rewrite:
-    """Counts what was changed, put in and taken out between runs, and how many put in stood there before."""
-    changed = put_in = taken_out = 0
-    last = runs[-1] if runs else Run(0, 0, 0)
-    behind = last.new + last.count if last.old + last.count == len(old) else len(new)
-    i = j = 0
-    fresh = set[int]()
-    for run in [*runs, Run(len(old), max(behind, last.new + last.count), 0)]:
-        gone, more = run.old - i, run.new - j
-        changed += min(gone, more)
-        taken_out += max(0, gone - more)
-        put_in += max(0, more - gone)
-        fresh.update(new[j : run.new])
-        i, j = run.old + run.count, run.new + run.count
-    fresh.update(new[j:])
-    known = {key for key in old if key in fresh} if fresh else set()
-    i, again = 0, 0
-    for run in [*runs, Run(0, len(new), 0)] if known else []:
-        again += sum(key in known for key in new[i : run.new])
-        i = run.new + run.count
-    passed = sum(run.count for run in runs)
-    return replace(found, passed=passed, changed=changed, put_in=put_in, taken_out=taken_out, again=again)
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M", time.localtime(at))
-
-
-def in_words(found: Rewrite, why: str = "") -> str:
-    """Says in one sentence what was found of a file that took a log's place; empty: nothing that anybody must know."""
-    if found.how == NEW:
-        again = (
-            f", with {counted(found.again, 'line')} that stood in the one before: sent as new" if found.again else ""
-        )
-        seen = f" ({why})" if why else ""
-        return f"{found.name}: another file since {_clock(found.at)}{seen}: it is carried from its beginning{again}"
-    if found.how == STOPPED:
-        return f"{found.name}: another file took its place at {_clock(found.at)}, and {found.why}: not carried"
-    parts = [
-        said for count, said in (
-            (found.changed, f"{counted(found.changed, 'line')} changed"), (found.put_in, f"{found.put_in:,} put in"),
-            (found.taken_out, f"{found.taken_out:,} taken out"),
-        ) if count
-    ]  # fmt: skip
-    again = f"{found.again:,} sent again" if found.again else "none sent again"
-    return f"{found.name} was saved anew at {_clock(found.at)}: {', '.join([*parts, again])}"

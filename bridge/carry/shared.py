@@ -146,8 +146,12 @@ class Shared:
         root, codec = self.settings.root, self.mapping.codec(name)
         times = (lambda lines: codec.decode(lines).times) if self.mapping.source.kind == "log" else None
         if self.catalog.many or name == self.mapping.source.path or name in self.catalog.late.values():
-            return Tail(self.catalog, name, known, times)
-        return Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
+            tail = Tail(self.catalog, name, known, times)
+            tail.aligns = times is not None
+        else:
+            tail = Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
+            tail.aligns = False  # only the mirror's lines are this mapping's
+        return tail
 
     def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
         """The `Tail` of this file for a caller that only looks: the file is looked at, and the reader put at `stored`.

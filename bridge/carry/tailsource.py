@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 from bridge.carry.flow import Arrivals
+from bridge.carry.passedover import forget_carried
 from bridge.carry.reading import Reader
+from bridge.carry.refill import Compared
 from bridge.carry.rejects import Rejects
 from bridge.carry.rewritten import Rewritten
 from bridge.carry.shared import keep_news
@@ -122,6 +124,12 @@ class TailSource(Source):
             if range_digest(content) == span.digest or not self._moved(held, identity):
                 break
         return content
+
+    def forget_lost(self, compared: Compared) -> None:
+        """Forgets, inside a ledger transaction, that lines of edited files were carried whose entries Redis lost."""
+        if any(known.rewrites for known in self.tail.records()):
+            forget_carried(self.tail, self._ledger, self._stream, self.memory.number, self.codec, compared)
+            self._reader.forget()
 
     def unfinished(self) -> int:
         """How many bytes of the source stand in last lines without a newline."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bridge.ledger.parity import Run
     from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
 
+EDITS = 3
+"""Of so many edits of logs, of late, the status of a mapping tells."""
+
 SHOWN = 30
 """Sources of a mapping that are shown, at most."""
 
@@ -183,6 +186,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
     from rich.table import Table
 
     from bridge.carry.behind import Behind
+    from bridge.carry.edits import in_words
     from bridge.cli.screen import safe
 
     if mapping.retired is not None:
@@ -218,6 +222,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         notes.append(("error", f"{mapping.error}" + (f"; try: {mapping.hint}" if mapping.hint else "")))
     if mapping.account is not None:
         notes += [("unaccounted", said) for said in mapping.account.sentences()]
+    notes += [("edited", in_words(edit, found.at)) for edit in mapping.edits[-EDITS:]]
     notes += _outboxes(mapping)
     if mapping.imported is not None:
         notes.append(("import", _imported(mapping.imported, found)))

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 ANCHORS = 2
 """So many lines that stand once in each file must be in a run, for its lines to be those of before."""
@@ -23,6 +24,9 @@ greater part of both files.
 
 A program that begins its log anew writes some of the same first and last lines each time, without a time in them.
 """
+
+CHANGES = 1000
+"""So many lines, at most, may differ of what a person says is an edit, where no line that stands once helps."""
 
 SAMPLED = 1 << 16
 """About so many lines of a stretch are laid beside those of the other file at once; of a longer one some stand for
@@ -110,9 +114,17 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
 
 
 def in_order(old: Keys, new: Keys) -> Aligned:
-    """Aligns the lines of two files as one who knows that one is the other, edited: every run in order counts."""
-    runs = tuple(_joined(_runs(old, new)))
-    return Aligned(runs, 0, 0 if runs else _shared(old, new))
+    """Aligns the lines of two files as one who knows that one is the other, edited: every run in order counts.
+
+    What the lines that stand once leave open is aligned with as few changes as there can be, up to `CHANGES`.
+    """
+    runs = _joined(_runs(old, new))
+    edges = [Run(0, 0, 0), *runs, Run(len(old), len(new), 0)]
+    for before, behind in pairwise(edges):
+        part = (before.old + before.count, behind.old, before.new + before.count, behind.new)
+        runs += _fewest_changes(old, new, part)
+    runs = _joined(runs)
+    return Aligned(tuple(runs), 0, 0 if runs else _shared(old, new))
 
 
 def ascending(values: Sequence[int]) -> list[int]:
@@ -133,6 +145,41 @@ def ascending(values: Sequence[int]) -> list[int]:
         chain.append(at)
         at = before[at]
     return chain[::-1]
+
+
+def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> list[Run]:
+    """Finds equal lines of two stretches so that the fewest others are left (E. Myers' O(ND) difference algorithm)."""
+    a, b, c, d = part
+    furthest, steps = {1: 0}, list[dict[int, int]]()
+    for changes in range(min(CHANGES, b - a + d - c) + 1):
+        steps.append(dict(furthest))
+        for k in range(-changes, changes + 1, 2):
+            down = k == -changes or (k != changes and furthest.get(k - 1, -1) < furthest.get(k + 1, -1))
+            x = furthest[k + 1] if down else furthest[k - 1] + 1
+            if x > b - a or x - k > d - c or x - k < 0:
+                furthest[k] = -1 << 40
+                continue
+            x += _alike(old, new, a + x, c + x - k, min(b - a - x, d - c - x + k))
+            furthest[k] = x
+            if x == b - a and x - k == d - c:
+                return _walked_back(steps, part)
+    return []
+
+
+def _walked_back(steps: list[dict[int, int]], part: tuple[int, int, int, int]) -> list[Run]:
+    """The runs on the way that the difference algorithm found, from its end back to its beginning."""
+    a, b, c, d = part
+    found, x, y = list[Run](), b - a, d - c
+    for changes in range(len(steps) - 1, -1, -1):
+        furthest, k = steps[changes], x - y
+        down = k == -changes or (k != changes and furthest.get(k - 1, -1) < furthest.get(k + 1, -1))
+        before = k + 1 if down else k - 1
+        begin = furthest[before] if changes else 0
+        start = begin if down or not changes else begin + 1
+        if x > start:
+            found.append(Run(a + start, c + start - k, x - start))
+        x, y = begin, begin - before
+    return found
 
 
 def _to_the_last_anchor(run: Run, old: Keys, once_old: Callable[[int], bool], once_new: Callable[[int], bool]) -> Run:

@@ -111,6 +111,17 @@ class Register:
         newer = files[known[-1] + 1 :] if known else files
         return any(file.read(1, 0) for file in newer if file.identity != but)
 
+    def meet(self, generation: Generation, lost: int, why: str) -> None:
+        """The register numbers a file that nobody has met; it may hold lines of the generation `lost`, 0 for none."""
+        generation.number = max([0, *self.known]) + 1
+        if lost:
+            generation.rewrites, generation.in_doubt, generation.why = self.carried(lost), True, why
+        self.note(generation)
+
+    def is_replaced(self, number: int) -> bool:
+        """Whether another file took the place of a generation's: what that holds of its lines is known, or will be."""
+        return any(known.rewrites == number for known in self.known.values())
+
     def carried(self, number: int) -> int:
         """The generation of which lines were carried last, from this one back: of one that is in doubt none was."""
         record = self.known.get(number)

@@ -25,9 +25,11 @@ from bridge.model import Fingerprint
 class Tail:
     """A tail follows one source's files. Thread-safe by `lock`; whoever calls takes its `news` and `notices`."""
 
+    aligns = True
+    """Whether somebody finds out which lines of a file that took the log's place were carried."""
+
     def __init__(self, catalog: Catalog, name: str, known: list[Known], times: Times | None = None) -> None:
-        self.name = name
-        self.root, self.path = catalog.root, catalog.root / name
+        self.name, self.path = name, catalog.root / name
         self.lock = RLock()
         self.notices: list[str] = []
         self._catalog, self._survey = catalog, Survey(catalog, name, self._say_once, times)
@@ -202,7 +204,8 @@ class Tail:
                 elif exact or not record.closed:
                     if exact and at.offset > record.at.offset:  # Redis knew more of it than the ledger
                         self.amend(number, at)
-                    self._say(f"generation {record.number} is not to be found any more")
+                    if not self._register.is_replaced(record.number):
+                        self._say(f"generation {record.number} is not to be found any more")
             self._chain.sort(key=lambda generation: generation.number)
             for generation in self._chain:
                 if generation.number != number:
@@ -276,7 +279,7 @@ class Tail:
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
         replaced = (last is None or last.path != self.path) and self._append_newer(last, lost=lost)
-        if lost and not replaced:
+        if lost and not replaced and not self._register.is_replaced(lost):
             end = self._register.known[lost].at.offset
             self._say_once(f"generation {lost}", f"is gone; if anything stood in it behind byte {end}, it was not read")
         if met:
@@ -350,10 +353,8 @@ class Tail:
         else:
             raise SourceError("its files change faster than they can be met", where=str(self.path))
         for file in newer:
-            file.number = max([0, *self._register.known]) + 1
-            file.rewrites, file.in_doubt, file.why = self._register.carried(lost), lost > 0, why
+            self._register.meet(file, lost if self.aligns else 0, why)
             self._chain.append(file)
-            self._register.note(file)
         return bool(newer)
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
@@ -362,9 +363,10 @@ class Tail:
         rotated, now = self._survey.take()
         copy = self._register.copy_of(at, rotated, but=current.identity)
         shut(rotated, now, but=copy)
-        lost = current.number if copy is None and (at.head_len or current.in_doubt) else 0
+        lost = current.number if copy is None and (at.head_len or current.in_doubt) and self.aligns else 0
         if at.head_len and not lost:
-            self._say(f"{why}: the next generation begins at 0; its unread rest is in {copy.path.name if copy else ''}")
+            kept = f"its unread rest is in {copy.path.name}" if copy else "no rotated file holds what stood in it"
+            self._say(f"{why}: the next generation begins at 0; {kept}")
         last_written = current.checked[1]
         current.close()
         current.identity = (-1, -1)
@@ -380,10 +382,7 @@ class Tail:
         self._append_newer(current, last_written, lost=lost, why=why)
 
     def settle(self, generation: Generation, *, aligned: bool) -> list[Known]:
-        """The tail notes that it is known by now which lines of a generation were carried; returns what changed.
-
-        Where some were, no other one took that place.
-        """
+        """The tail notes that it is known which lines of a generation were carried before; returns what changed."""
         with self.lock:
             settled = [generation, *(one for one in self._chain if aligned and one.takes_the_place_of(generation))]
             for other in settled:

@@ -28,8 +28,8 @@ class Accepted:
 class Redacted:
     """An entry that was deleted on purpose, and the line that it was made of or that the mirror made of it.
 
-    The line stood at `offset` of a generation of the log `name`, and has `length` bytes with its newline; empty and 0:
-    no file had it.
+    The line was sent from `offset` of a generation of the log `name`, or written there by the mirror; it has `length`
+    bytes with its newline, and this digest without. Empty and 0: no file had it.
     """
 
     entry: EntryId
@@ -37,6 +37,7 @@ class Redacted:
     generation: int = 0
     offset: int = 0
     length: int = 0
+    digest: str = ""
 
 
 def save_accepted(ledger: Ledger, stream: str, found: Sequence[Accepted], who: str, why: str, at: float) -> None:
@@ -58,17 +59,18 @@ def accepted_of(ledger: Ledger, stream: str) -> list[Accepted]:
 def save_redacted(ledger: Ledger, stream: str, found: Redacted, who: str, why: str, at: float) -> None:
     """Writes into the ledger that an entry is deleted on purpose, before it is."""
     ledger.write(
-        "INSERT OR REPLACE INTO redacted (stream, entry, name, generation, offset, length, at, who, why)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (stream, format_id(found.entry).decode(), found.name, found.generation, found.offset, found.length, at, who,
-         why),
+        "INSERT OR REPLACE INTO redacted (stream, entry, name, generation, offset, length, digest, at, who, why)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (stream, format_id(found.entry).decode(), found.name, found.generation, found.offset, found.length,
+         found.digest, at, who, why),
     )  # fmt: skip
 
 
 def redacted_of(ledger: Ledger, stream: str, name: str | None = None) -> list[Redacted]:
     """Reads from the ledger which entries of a stream were deleted on purpose; those of one log, or of all."""
     rows = ledger.rows(
-        "SELECT entry, name, generation, offset, length FROM redacted WHERE stream = ? AND (? IS NULL OR name = ?)",
+        "SELECT entry, name, generation, offset, length, digest FROM redacted WHERE stream = ?"
+        " AND (? IS NULL OR name = ?) ORDER BY generation, offset",
         (stream, name, name),
     )
     return [Redacted(parse_id(entry.encode()), *row) for entry, *row in rows]

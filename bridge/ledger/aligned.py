@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bridge.ledger.store import Ledger
+from bridge.model import Position
 
 ALIGNED, NEW, STOPPED, AS_NEW, AS_EDIT = "aligned", "new", "stopped", "as-new", "as-edit"
 """What was found of a file that took a log's place; and what a person says that it is, until forward acts on that."""
@@ -65,6 +66,34 @@ def all_stretches(ledger: Ledger, stream: str, name: str) -> dict[int, list[Stre
     for generation, *row in rows:
         found.setdefault(generation, []).append(Stretch(*row))
     return found
+
+
+def sent_as(ledger: Ledger, stream: str, name: str, at: Position) -> Position:
+    """Where the line at a position of a log was first sent from: there, or from an earlier file of the log."""
+    rows = ledger.rows(
+        "SELECT of, of_start + ? - start FROM aligned WHERE stream = ? AND name = ? AND generation = ? AND start <= ?"
+        " AND end > ? AND of > 0",
+        (at.offset, stream, name, at.generation, at.offset, at.offset),
+    )
+    return Position(*rows[0]) if rows else at
+
+
+def stands_at(ledger: Ledger, stream: str, name: str, at: Position) -> Position | None:
+    """Where a line of a log stands now that was sent from a position; None: it was changed, or taken out."""
+    replaced = ledger.rows(
+        "SELECT 1 FROM generations WHERE stream = ? AND name = ? AND rewrites = ? AND NOT in_doubt",
+        (stream, name, at.generation),
+    )
+    if not replaced:
+        return at
+    rows = ledger.rows(
+        "SELECT generation, start + ? - of_start FROM aligned AS here WHERE stream = ? AND name = ? AND of = ?"
+        " AND of_start <= ? AND of_start + end - start > ? AND NOT EXISTS (SELECT 1 FROM generations AS later WHERE"
+        " later.stream = here.stream AND later.name = here.name AND later.rewrites = here.generation"
+        " AND NOT later.in_doubt)",
+        (at.offset, stream, name, at.generation, at.offset, at.offset),
+    )
+    return Position(*rows[0]) if rows else None
 
 
 def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[Stretch]) -> None:

@@ -179,6 +179,16 @@ def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, Known]]:
     return [(name, _known(row)) for name, *row in rows]
 
 
+def in_doubt(ledger: Ledger, stream: str) -> list[str]:
+    """The logs of a stream whose place another file took, and nobody has found out yet which lines of it it holds."""
+    rows = ledger.rows(
+        "SELECT DISTINCT name FROM generations WHERE stream = ? AND in_doubt AND NOT closed AND head_len > 0"
+        " ORDER BY name",
+        (stream,),
+    )
+    return [name for (name,) in rows]
+
+
 _KNOWN = (
     "number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime, coalesce(born, 0),"
     " coalesce(written, 0), coalesce(decided, ''), coalesce(rewrites, 0), coalesce(in_doubt, 0)"

@@ -221,7 +221,7 @@ def _fifteenth(db: sqlite_utils.Database) -> None:
     db.table("rewrites").create({**place, **found}, pk=("stream", "name", "generation"))
     said = {"kind": str, "first": str, "last": str, "count": int, "digest": str, "at": float, "who": str, "why": str}
     db.table("accepted").create({"id": int, "stream": str, **said}, pk="id")
-    line = {"offset": int, "length": int, "at": float, "who": str, "why": str}
+    line = {"offset": int, "length": int, "digest": str, "at": float, "who": str, "why": str}
     db.table("redacted").create(
         {"stream": str, "entry": str, "name": str, "generation": int, **line}, pk=("stream", "entry")
     )

@@ -19,7 +19,7 @@ from bridge.config import Settings
 from bridge.errors import LeaseHeld, RedisLost
 from bridge.ledger.mirrored import range_at, range_digest
 from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
-from bridge.ledger.sources import gone_before_mirrored
+from bridge.ledger.sources import gone_before_mirrored, in_doubt
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
@@ -115,7 +115,7 @@ class Check:
         With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
         Raises Interrupted, SourceError, RedisLost, RedisRefused.
         """
-        if why := self._stranger():
+        if why := self._stranger() or self._in_doubt():
             return Result(self._mapping.name, self._mapping.stream.key, notes=[why], began=time.time())
         result = self._once(since) if since is not None else None
         if result is None or result.verdict != "equal":
@@ -168,6 +168,16 @@ class Check:
             except LeaseHeld as error:
                 return f"these files are not compared: {error.what}"
         return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
+
+    def _in_doubt(self) -> str:
+        """Why it is not known yet which lines of a log were carried, as another file took its place; empty: it is."""
+        for _ in range(AGAIN):
+            logs = in_doubt(self._ledger, self._mapping.stream.key) if self._ledger is not None else []
+            if not logs:
+                return ""
+            if self._stop.wait(self._settling / 2):
+                raise Interrupted
+        return f"another file took the place of {', '.join(logs[:3])}, and the bridge has yet to find out what it holds"
 
     def _once(self, since: Since | None) -> Result | None:
         """Compares both sides of a mapping once; None: what was before `since` changed.

@@ -1,0 +1,58 @@
+"""`bridge redact` deletes entries on purpose."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from bridge.cli.common import Options, emit, of_root, verb, who
+from bridge.errors import ConfigError
+from bridge.words import counted
+
+
+@click.command("redact", short_help="Delete entries on purpose, and say what to edit")
+@click.argument("mapping")
+@click.argument("entries", metavar="ENTRY...", nargs=-1, required=True)
+@click.option("--reason", metavar="TEXT", help="Why, for the journal")
+@click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
+@verb
+def command(options: Options, mapping: str, entries: tuple[str, ...], reason: str | None, execute: bool) -> None:
+    """Delete entries from the mapping's stream, by their IDs, and name the lines that a person has to take out.
+
+    The bridge edits no log. It notes the deletion in the journal, sends no such line again, and takes the edit of the
+    file, before or after, for what it is: `bridge parity` is equal, with so many acknowledged.
+    """
+    from contextlib import closing
+
+    from bridge import redact
+    from bridge.carry.shared import Shared
+    from bridge.dial import dialler
+    from bridge.ledger.store import Ledger
+
+    settings = of_root(options.settings())
+    options.log(settings.log_format)
+    chosen = next((candidate for candidate in settings.mappings if candidate.name == mapping), None)
+    if chosen is None:
+        known = ", ".join(candidate.name for candidate in settings.mappings)
+        raise ConfigError(f"there is no mapping '{mapping}' here", hint=f"there is: {known}")
+    if execute and not reason:
+        raise ConfigError("--execute needs a --reason", hint="it goes into the journal, for whoever asks later")
+    with (
+        closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
+        closing(dialler(settings, may_start=True)()) as connection,
+        closing(Shared(chosen, settings)) as shared,
+    ):
+        targets = redact.plan(shared, ledger, connection, entries)
+        if execute:
+            redact.execute(shared, ledger, connection, targets, who(), reason or "", time.time())
+    if options.as_json:
+        emit({"executed": execute, "entries": [target.to_json() for target in targets]})
+        return
+    for target in targets:
+        for said in target.in_words():
+            click.echo(said.replace("is deleted", "deleted") if execute else said)
+    if not execute:
+        click.echo("nothing was changed; `bridge redact … --reason TEXT --execute` does it")
+    elif any(target.place.line is not None for target in targets):
+        click.echo(f"{counted(len(targets), 'entry', 'entries')} redacted; now edit what is named above, in any editor")
