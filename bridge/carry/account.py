@@ -18,9 +18,9 @@ from bridge.carry.shared import Shared
 from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
 from bridge.errors import BridgeError, SourceError
 from bridge.files.age import bare
-from bridge.files.catalog import Facts, Named
 from bridge.files.content import COMPRESSED
 from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
+from bridge.files.named import Facts, Named
 from bridge.ledger.parity import runs
 from bridge.ledger.pieces import (
     COPY,
@@ -309,6 +309,8 @@ class Accountant:
         """
         if listed.facts is None:
             return self._standing(listed, WAITING)
+        if why := self._shared.held_back.get(listed.name, ""):
+            return self._standing(listed, WAITING, why)
         known = self._catalog.known(listed) if trusted and self._verified(listed) else None
         tail = self._shared.tail(listed.log or listed.name, self._ledger)
         with tail.lock:

@@ -9,8 +9,9 @@ from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.carry.sources import source_of
 from bridge.carry.turns import Turns
+from bridge.carry.twins import Twins
 from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
-from bridge.files.catalog import Named
+from bridge.files.named import Named
 from bridge.ledger.mentions import naming_lines
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
@@ -46,6 +47,8 @@ class Lookout:
         self._switches: tuple[str, bool] | None = None
         tails = shared.folder is None and shared.values is None
         self._accountant = Accountant(shared, ledger, clock) if tails else None
+        logs = tails and shared.catalog.many and shared.mapping.source.kind == "log"
+        self._twins = Twins(shared, ledger, clock) if logs else None
         self.unlisted: BridgeError | None = None
         """Why the mapping's files could not be listed, the last time."""
 
@@ -69,12 +72,22 @@ class Lookout:
                 self._troubles.note(self._ledger, self._worker, error)
 
     def _look_at(self, names: set[str], paths: set[str] | None) -> None:
-        for name in sorted(names & self._sources.keys()):
+        for name in self._in_turn(names & self._sources.keys()):
             source = self._sources[name]
             try:
+                if (
+                    self._twins is not None
+                    and source.is_new
+                    and self._twins.waits_or_is_copy(name, patient=self._swept)
+                ):
+                    self._restless.add(name)
+                    self._due.discard(name)
+                    continue
                 if not source.look(paths):
                     self._due.discard(name)
                     continue
+                if self._twins is not None:
+                    self._twins.begun(name)
                 self.say(source)
                 self.looked.add(name)
                 source.trouble = source.unreadable
@@ -87,6 +100,21 @@ class Lookout:
             (self._restless.add if restless else self._restless.discard)(name)
             self._turns.add(source)
             self._due.discard(name)
+
+    def _in_turn(self, names: set[str]) -> list[str]:
+        """The order in which sources are looked at: those that were carried first, of others the largest.
+
+        So a file into which a log was copied is that log's, and of two new ones that begin alike the shorter a copy.
+        """
+        if self._twins is None:
+            return sorted(names)
+        named = self._shared.catalog.named
+
+        def key(name: str) -> tuple[bool, int, str]:
+            listed, is_new = named.get(name), self._sources[name].is_new
+            return is_new, -listed.facts[2] if is_new and listed is not None and listed.facts is not None else 0, name
+
+        return sorted(names, key=key)
 
     def _to_look_at(self, paths: set[str] | None) -> set[str]:
         """The names of the sources that are to be looked at. What a sweep finds is kept, as it is found once."""

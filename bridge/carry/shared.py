@@ -99,6 +99,8 @@ class Shared:
         """This process's hold on the stream."""
         self.sighted = Sighted()
         """The entries that forward and mirror saw last in the stream."""
+        self.held_back: dict[str, str] = {}
+        """New logs that are not carried yet, as they may be copies of others, each with why."""
         self.compare_again = False
         """Whether forward compares ledger and stream again: the mirror found a loss, or a file can be read by now."""
         self.books_epoch = 0

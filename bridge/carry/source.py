@@ -76,6 +76,11 @@ class Source(ABC):
         if history is not None and (self.memory.history is None or self.memory.history < history):
             self.memory = replace(self.memory, live=False, history=history)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no generation of the source is known, as nobody has looked at its file yet."""
+        return False
+
     def begin(self, number: int) -> SourceMemory:
         """Makes the memory of a source that was never carried: all that stands in it now is its history."""
         history = self.end()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.files.age import Span
-from bridge.files.catalog import Facts
+from bridge.files.named import Facts
 from bridge.ledger.pieces import COPY, LEFT, UNACCOUNTED
 
 ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"

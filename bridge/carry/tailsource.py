@@ -99,6 +99,11 @@ class TailSource(Source):
         return self.tail.restless or bool(self._reader.barred) or self.left() > 0 or self._in_doubt
 
     @property
+    def is_new(self) -> bool:
+        """Whether no generation of the source is known, as nobody has looked at its file yet."""
+        return not self.tail.records()
+
+    @property
     def _in_doubt(self) -> bool:
         first = self.tail.first()
         return first is not None and first.in_doubt

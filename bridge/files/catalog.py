@@ -10,7 +10,6 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
@@ -19,34 +18,11 @@ from bridge.files.belonging import Belonging
 from bridge.files.claims import Claims
 from bridge.files.content import COMPRESSED
 from bridge.files.folders import ABSENT, Folders, leads_out, stat_of
+from bridge.files.forms import other_form
 from bridge.files.generation import Known
 from bridge.files.leftovers import leftover
+from bridge.files.named import Identity, Named
 from bridge.globs import is_glob, translated
-
-Identity = tuple[int, int]
-"""A file's device and inode."""
-
-Facts = tuple[int, int, int, int, int]
-"""A file's device, inode, size in bytes, and times of writing and of change in ns: while they stand, so does it."""
-
-
-@dataclass(slots=True, eq=False)
-class Named:
-    """A file that a mapping names, by its path below the root.
-
-    `log` is the log that it belongs to; `of` the name of the file that this is another name of; `aside` why it is never
-    read. `rotated`: the mapping names it as a piece, not as a log.
-    """
-
-    name: str
-    path: Path
-    link: bool
-    rotated: bool
-    identity: Identity = (0, 0)
-    facts: Facts | None = None
-    log: str | None = None
-    of: str = ""
-    aside: str = ""
 
 
 class Catalog:
@@ -158,14 +134,11 @@ class Catalog:
         """Says of a name that the mapping would name, were it written in another of Unicode's forms."""
         if not self._forms or name.isascii() or name in self._told:
             return
-        for form in ("NFC", "NFD"):
-            raw = os.fsencode(unicodedata.normalize(form, name))
-            if any(pattern.fullmatch(raw) for pattern in (self._wanted, *self._rotated)):
-                self._say(
-                    name, "is not carried: its name on disk has another Unicode form (NFC, NFD) than the mapping's:"
-                    " rename it, or write the mapping's as it is on disk",
-                )  # fmt: skip
-                return
+        if other_form(name, (self._wanted, *self._rotated)):
+            self._say(
+                name, "is not carried: its name on disk has another Unicode form (NFC, NFD) than the mapping's:"
+                " rename it, or write the mapping's as it is on disk",
+            )  # fmt: skip
 
     def _say(self, name: str, what: str) -> None:
         if what and name not in self._told:
@@ -296,6 +269,16 @@ class Catalog:
     def known(self, listed: Named) -> Known | None:
         """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
         return self._claims.known(listed.identity, listed.log or "", listed.name)
+
+    def that_begin(self, length: int, head: str, but: str) -> list[str]:
+        """The files of logs that were seen to begin with so many bytes of this digest, but the one of this name."""
+        with self.lock:
+            found = [self._by_identity.get(identity, ()) for identity in self._claims.that_begin((length, head))]
+            return sorted(name for names in found for name in names if name != but and not self.named[name].of)
+
+    def is_claimed(self, identity: Identity) -> bool:
+        """Whether a file of this device and inode was ever seen to be a generation of a log."""
+        return self._claims.any_of(identity)
 
     def logs(self, known: Iterable[str] = ()) -> list[str]:
         """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""

@@ -19,14 +19,26 @@ class Claims:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._logs: dict[Identity, dict[str, Known]] = {}
+        self._heads: dict[tuple[int, str], dict[Identity, str]] = {}
 
     def add(self, identity: Identity, log: str, known: Known) -> None:
         """Notes that a file of this device and inode was seen to be this generation of a log."""
         self._logs.setdefault(identity, {})[log] = known
+        if known.at.head_len:
+            self._heads.setdefault((known.at.head_len, known.at.head), {})[identity] = log
+
+    def that_begin(self, head: tuple[int, str]) -> list[Identity]:
+        """The files that were seen to begin with so many bytes of this digest, by device and inode."""
+        return [*self._heads.get(head, ())]
+
+    def any_of(self, identity: Identity) -> bool:
+        """Whether a file of this device and inode was ever seen to be a generation of a log."""
+        return identity in self._logs
 
     def clear(self) -> None:
         """Forgets which files were seen to be which generations of which logs."""
         self._logs.clear()
+        self._heads.clear()
 
     def known(self, identity: Identity, log: str, name: str) -> Known | None:
         """What a log knows of the file of this name, which has this identity; None: it was never seen as one of its.

@@ -118,6 +118,12 @@ class Register:
             generation.rewrites, generation.in_doubt, generation.why = self.carried(lost), True, why
         self.note(generation)
 
+    def adopt(self, file: Generation, record: Known) -> Generation:
+        """The register notes that a file is the generation of a record, and returns it."""
+        file.becomes(record)
+        self.note(file)
+        return file
+
     def is_replaced(self, number: int) -> bool:
         """Whether another file took the place of a generation's: what that holds of its lines is known, or will be."""
         return any(known.rewrites == number for known in self.known.values())

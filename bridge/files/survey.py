@@ -14,6 +14,7 @@ from bridge.files.content import HEAD, Content
 from bridge.files.folders import stat_of
 from bridge.files.generation import TAIL, Generation, is_copy, open_regular
 from bridge.files.spans import Times, span_of
+from bridge.model import Fingerprint
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""
@@ -60,6 +61,24 @@ class Survey:
             for file in (*rotated, *([fresh] if fresh else [])):
                 file.close()
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
+
+    def stranger(self, at: Fingerprint) -> Generation | None:
+        """Opens a file, a log by itself that nobody has carried, that holds what a lost generation is known by, there.
+
+        Somebody copied the log there and emptied it, under a name that the mapping takes for a log's. None: there is
+        none. Raises SourceError.
+        """
+        named = sorted(self._catalog.named.items()) if at.head_len and self._catalog.many else []
+        for name, listed in named:
+            odd = name == self._name or listed.log != name or listed.of or listed.aside or listed.rotated
+            if odd or self._catalog.is_claimed(listed.identity):
+                continue
+            file = open_regular(listed.path)
+            if file is not None and file.size() >= at.offset and file.place(at):
+                return file
+            if file is not None:
+                file.close()
+        return None
 
     def at_path(self) -> os.stat_result | None:
         """What stat says of the file at the source's path; None: there is none. Raises SourceError."""

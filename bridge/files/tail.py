@@ -311,7 +311,8 @@ class Tail:
             shut(rotated, fresh, but=chosen)
             if chosen is not None:
                 return chosen
-        return None
+        copy = None if record.closed else self._survey.stranger(record.at)
+        return self._register.adopt(copy, record) if copy is not None else None
 
     def _moved_on(self, current: Generation) -> None:
         """Takes in another file at the source's path: the same content saved anew, or the next generation."""
@@ -361,8 +362,8 @@ class Tail:
         """Begins a new generation at 0 of a file with other content (truncated, copied and truncated, rewritten)."""
         at = at or current.fingerprint()
         rotated, now = self._survey.take()
-        copy = self._register.copy_of(at, rotated, but=current.identity)
-        shut(rotated, now, but=copy)
+        shut(rotated, now, but=(copy := self._register.copy_of(at, rotated, but=current.identity)))
+        copy = copy or self._survey.stranger(at)
         lost = current.number if copy is None and (at.head_len or current.in_doubt) and self.aligns else 0
         if at.head_len and not lost:
             kept = f"its unread rest is in {copy.path.name}" if copy else "no rotated file holds what stood in it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.files.catalog import Facts
+from bridge.files.named import Facts
 from bridge.ledger.store import Ledger
 
 LEFT, COPY, UNACCOUNTED, LATE, SKIPPED = "left", "copy", "unaccounted", "late", "skipped"

@@ -338,7 +338,8 @@ class Comparison:
 
     def extra(self, one: Extra) -> None:
         """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
-        if self._due.acknowledged.line(one.file.source, one.place):
+        where = one.file.source, one.place
+        if self._due.acknowledged.line(*where) or self._relocated.is_anothers(*where):
             self.accounted(one.file, "aside", size_of(one.line))
             return
         if len(self._extras) < MOST:

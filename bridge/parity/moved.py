@@ -43,7 +43,12 @@ class Moved:
     def back(self, place: int) -> int:
         """From where the line at this place was sent, as what it is known by."""
         before = _through(self._here, place)
-        return place if before == GONE else before
+        return place if before == GONE or before >> SHIFT == 0 else before
+
+    def is_anothers(self, place: int) -> bool:
+        """Whether the line at a place was not sent from this log: it is another one's, or its entry was trimmed."""
+        before = _through(self._here, place)
+        return before != GONE and before >> SHIFT == 0
 
     def first_from(self, place: int) -> int:
         """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""

@@ -39,6 +39,10 @@ class Relocated:
         """The place where a line of a log stands that was sent from `place`; `GONE`."""
         return self._moved[name](place) if name in self._moved else place
 
+    def is_anothers(self, name: str, place: int) -> bool:
+        """Whether the line at a place of a log was passed over as another log's, or as one that was trimmed."""
+        return name in self._moved and self._moved[name].is_anothers(place)
+
     def is_acknowledged(self, entry: bytes) -> bool:
         """Whether it is acknowledged that an entry has no line; then it is counted."""
         known = self._acknowledged.missing(entry)

@@ -1,0 +1,31 @@
+"""A file that a mapping names: which file it is, and to which log it belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Identity = tuple[int, int]
+"""A file's device and inode."""
+
+Facts = tuple[int, int, int, int, int]
+"""A file's device, inode, size in bytes, and times of writing and of change in ns: while they stand, so does it."""
+
+
+@dataclass(slots=True, eq=False)
+class Named:
+    """A file that a mapping names, by its path below the root.
+
+    `log` is the log that it belongs to; `of` the name of the file that this is another name of; `aside` why it is never
+    read. `rotated`: the mapping names it as a piece, not as a log.
+    """
+
+    name: str
+    path: Path
+    link: bool
+    rotated: bool
+    identity: Identity = (0, 0)
+    facts: Facts | None = None
+    log: str | None = None
+    of: str = ""
+    aside: str = ""
