@@ -52,6 +52,7 @@ class Running:
             self.forward.flush()
             if self.mirror is not None:
                 if not self.mirror.attached:
+                    self.mirror.settle(time.sleep)
                     self.mirror.attach()
                 while self.mirror.step(0):
                     self.mirror.finish()

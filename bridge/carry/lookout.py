@@ -36,7 +36,7 @@ class Lookout:
         self._sources = sources
         self._turns = turns
         self._dial = dial
-        self._listed = self._swept = self._rebuilt = False
+        self._listed = self._swept = self._rebuilt = self._looked_once = False
         self._restless, self._due = set[str](), set[str]()
         self._changed: list[Named] = []
         self.asleep: dict[str, int] = {}
@@ -60,6 +60,7 @@ class Lookout:
         names = self._to_look_at(paths)
         self._due |= names
         self._look_at(self._due, paths)
+        self._looked_once = True
         if self._accountant is not None and paths is None:
             try:
                 for name in sorted((names | self._before) & self._sources.keys()):
@@ -78,7 +79,7 @@ class Lookout:
                 if (
                     self._twins is not None
                     and source.is_new
-                    and self._twins.waits_or_is_copy(name, patient=self._swept)
+                    and self._twins.waits_or_is_copy(name, patient=self._looked_once)
                 ):
                     self._restless.add(name)
                     self._due.discard(name)

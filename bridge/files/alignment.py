@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ANCHORS = 2
-"""So many lines that stand once in each file must be in a run, for its lines to be those of before."""
+"""So many lines that stand once in each file must be in a run, for its lines to be those of before.
+
+One is enough in a run between two such, or between the beginning of both files and such a one: what stands there can
+only be what an editor left, as programs write at the end.
+"""
 
 BYTES = 4096
 """Or so many bytes of different lines."""
@@ -101,7 +105,9 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
 
     strong = [len(anchors(run, ANCHORS)) >= ANCHORS or content(run) >= BYTES for run in runs]
     ends = [n for n, is_strong in enumerate(strong) if is_strong]
-    kept = [run for n, run in enumerate(runs) if ends and ends[0] <= n <= ends[-1] and (strong[n] or anchors(run, 1))]
+    begins = [0] if runs and (runs[0].old, runs[0].new) == (0, 0) else ends[:1]
+    between = range(begins[0], ends[-1] + 1) if ends else range(0)
+    kept = [runs[n] for n in between if strong[n] or anchors(runs[n], 1)]
     if kept and kept[-1].old + kept[-1].count < len(old):
         kept[-1] = _to_the_last_anchor(kept[-1], old, once_old, once_new)
     weight = sum(len(anchors(run, ENOUGH)) for run in kept)

@@ -1,0 +1,290 @@
+"""Random programs of edits of a log, against a model: any act of an editor or a script, in place or saved beside, with
+mirrored lines inside, behind generations, packed, while a bridge runs, sleeps and is stopped. Half write lines that
+recur."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections import Counter
+from contextlib import closing
+from itertools import count
+from threading import Event
+
+from hypothesis import given
+
+from bridge import points
+from bridge.acknowledge import accept
+from bridge.carry.shared import Shared
+from bridge.drain import once
+from bridge.ledger.aligned import ALIGNED, AS_NEW, STOPPED, Rewrite, rewrites_of, save_rewrite
+from bridge.ledger.store import Ledger
+from bridge.model import format_id
+from bridge.parity.acknowledged import name_of
+from tests.rig import RUNNING, STREAM, Rig, line
+from tests.running import Running
+from tests.test_model import acts, programs, shared_rig
+
+RECURRING = (b"beat", b"tick", b"reload")
+Program = list[tuple[str, int]]
+
+
+class Model:
+    """The log's lines as they are meant to be, each with a tag of its own; and how often each must have come."""
+
+    margin = 0
+    """So many lines at the log's end are not edited."""
+
+    def __init__(self, rig: Rig, *, recurs: bool) -> None:
+        self.rig = rig
+        self.recurs = recurs
+        self.lines: list[tuple[int, bytes]] = []
+        self.seen: dict[int, bytes] = {}
+        self.ever: dict[int, bytes] = {}
+        self.tags = count()
+        self.mirrored = 0
+        self.raw: dict[bytes, bytes] = {}
+        self.running: Running | None = None
+        self.asleep = False
+        self.rotated = 0
+        self.told = False
+
+    def fresh(self, n: int) -> tuple[int, bytes]:
+        tag = next(self.tags)
+        if self.recurs and n % 4 == 0:
+            return tag, RECURRING[n % len(RECURRING)]
+        return tag, b"m%d" % tag
+
+    # -- acts ------------------------------------------------------------------------------------------------
+
+    def append(self, n: int) -> None:
+        more = [self.fresh(n + k) for k in range(1 + n % 12)]
+        self.lines += more
+        self.ever |= dict(more)
+        with self.rig.log.open("ab") as file:
+            file.write(b"".join(line(data) for _, data in more))
+
+    def edit(self, n: int) -> None:
+        self._save(n, [*self.lines[: self._at(n)], self.fresh(1), *self.lines[self._at(n) + 1 :]])
+
+    def insert(self, n: int) -> None:
+        self._save(n, [*self.lines[: self._at(n)], self.fresh(1), *self.lines[self._at(n) :]])
+
+    def delete(self, n: int) -> None:
+        self._save(n, [*self.lines[: self._at(n)], *self.lines[self._at(n) + 1 :]])
+
+    def duplicate(self, n: int) -> None:
+        if self.lines:
+            again = next(self.tags), self.lines[self._at(n)][1]
+            self._save(n, [*self.lines[: self._at(n)], again, *self.lines[self._at(n) :]])
+
+    def swap(self, n: int) -> None:
+        if len(self.lines) > 1:
+            i, j, lines = self._at(n), self._at(n // 3), [*self.lines]
+            lines[i], lines[j] = lines[j], lines[i]
+            self._save(n, lines)
+
+    def sort(self, n: int) -> None:
+        self._save(n, sorted(self.lines, key=lambda one: one[1]))
+
+    def cut_head(self, n: int) -> None:
+        self._save(n, self.lines[self._at(n) :])
+
+    def cut_tail(self, n: int) -> None:
+        self._save(n, self.lines[: self._at(n) + 1])
+
+    def anew(self, n: int) -> None:
+        """The log is begun anew, with the same banner, and ends in the same line."""
+        if self.lines:
+            ends = [(next(self.tags), self.lines[k][1]) for k in (0, -1)]
+            self._save(n, [ends[0], *(self.fresh(1) for _ in range(n % 9)), ends[1]])
+
+    def mirror(self, n: int) -> None:
+        self.rig.add(f"r-{self.mirrored}")
+        self.mirrored += 1
+
+    def rotate(self, n: int) -> None:
+        """The log, edited or not, becomes a piece, packed by half, before the bridge sees it."""
+        self._read_mirrored()
+        if not self.lines:
+            return
+        self.rotated += 1
+        piece = self.rig.root / f"messages.log.{1000 - self.rotated}"
+        if n % 2:
+            piece.with_name(f"{piece.name}.gz").write_bytes(gzip.compress(self.rig.log.read_bytes()))
+            self.rig.log.unlink()
+        else:
+            self.rig.log.rename(piece)
+        self._note(self.lines)
+        self.lines = []
+        self.append(n)
+
+    def _at(self, n: int) -> int:
+        return n % max(1, len(self.lines) - self.margin)
+
+    def _save(self, n: int, lines: list[tuple[int, bytes]]) -> None:
+        self._read_mirrored()
+        if not self.rig.log.exists():
+            return
+        self.lines = lines
+        self.ever |= dict(lines)
+        content = b"".join(self.raw.get(data, line(data)) for _, data in lines)
+        if n % 2:
+            self.rig.log.write_bytes(content)
+        else:
+            beside = self.rig.root / "saved.tmp"
+            beside.write_bytes(content)
+            beside.replace(self.rig.log)
+        if not self.asleep:
+            self.sync(n)
+
+    # -- the bridge ------------------------------------------------------------------------------------------
+
+    def stop(self, n: int) -> None:
+        if self.running is not None:
+            self.running.close()
+            self.running = None
+
+    def sleep(self, n: int) -> None:
+        self.asleep = not self.asleep
+
+    def kill(self, n: int) -> None:
+        """A run in a child process is killed at a point that the number chooses."""
+        self.stop(n)
+        names = [f"{name}.{when}" for name in (*RUNNING, *["forward.align"] * 6) for when in ("before", "after")]
+        pid = os.fork()
+        if pid == 0:
+            points.arm(f"{names[n % len(names)]}:{1 + n // 100 % 3}")
+            try:
+                once(self.rig.settings(), dual=True, stop=Event())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        self._read_mirrored()
+        self._note(self.lines)
+
+    def fail(self, n: int) -> None:
+        points.arm(f"forward.align.{'before' if n % 2 else 'after'}:raise")
+
+    def sync(self, n: int) -> None:
+        """The bridge carries all there is."""
+        if n % 3 == 0:
+            self.stop(n)
+        if self.running is None and n % 3 == 0:
+            for _ in range(3):
+                self._answer([str(error) for error in self.rig.once().errors])
+        else:
+            self.running = self.running or Running(self.rig, dual=True)
+            for _ in range(3):
+                self.running.sweep(2)
+                self._answer([str(error) for error in self.running.forward.failures()])
+        self._read_mirrored()
+        self._note(self.lines)
+
+    def _answer(self, errors: list[str]) -> None:
+        """Says of a log that waits for it that the file is a new one."""
+        waits = [error for error in errors if "another file took its place" in error]
+        assert [error for error in errors if "raised at" not in error] == waits
+        if waits:
+            with closing(Ledger(self.rig.state / "ledger.db")) as ledger:
+                found = [one for one in rewrites_of(ledger, STREAM) if one.how == STOPPED][-1]
+                save_rewrite(ledger, STREAM, Rewrite(found.name, found.generation, found.of, found.at, AS_NEW))
+
+    def _read_mirrored(self) -> None:
+        """Takes in the lines that the mirror appended."""
+        if not self.rig.log.exists():
+            return
+        raws = self.rig.log.read_bytes().splitlines(keepends=True)
+        datas = [raw.rpartition(b"|")[2].removesuffix(b"\n") for raw in raws]
+        self.raw |= {data: raw for data, raw in zip(datas, raws, strict=True) if data.startswith(b"r-")}
+        here = [data for _, data in self.lines]
+        assert datas[: len(here)] == here
+        assert all(data.startswith(b"r-") for data in datas[len(here) :])
+        self.lines += [(next(self.tags), data) for data in datas[len(here) :]]
+        self.ever |= dict(self.lines)
+
+    def _note(self, lines: list[tuple[int, bytes]]) -> None:
+        self.seen |= dict(lines)
+
+    # -- the oracle ------------------------------------------------------------------------------------------
+
+    def check(self, *, twice: bool) -> None:
+        points.arm(None)
+        self.asleep = False
+        self.sync(1)
+        self.sync(0)
+        self.stop(0)
+        wanted, came = Counter(self.seen.values()), Counter(self.rig.datas())
+        assert not wanted - came, ("lost", wanted - came)
+        again = came - Counter(self.ever.values())
+        assert twice or not again, ("twice", again)
+        with closing(Ledger(self.rig.state / "ledger.db", create=True)) as ledger:
+            told = sum(found.again for found in rewrites_of(ledger, STREAM))
+            assert sum(again.values()) <= told, (again, rewrites_of(ledger, STREAM))
+            self.acknowledge(ledger)
+
+    def acknowledge(self, ledger: Ledger) -> None:
+        """Whatever parity names can be acknowledged, and then both sides are equal."""
+        found = self.rig.parity()
+        if found.verdict == "differs":
+            rows = [f"{format_id(row.first).decode()}..{format_id(row.last).decode()}" for row in found.tally.taken_out]
+            names = {*rows, *(name_of(difference) for difference in found.tally.differences)}
+            settings = self.rig.settings()
+            with closing(Shared(settings.mappings[0], settings)) as shared:
+                accept(ledger, [(shared, found)], sorted(names), "test", "meant", 0.0)
+            found = self.rig.parity()
+        gone = any(one.how != ALIGNED for one in rewrites_of(ledger, STREAM))  # then nobody knows what stood there
+        assert found.verdict == "equal" or (gone and found.verdict == "inconclusive"), (found.tally, found.notes)
+
+
+ACTS = {
+    "append": Model.append, "edit": Model.edit, "insert": Model.insert, "delete": Model.delete,
+    "duplicate": Model.duplicate, "swap": Model.swap, "sort": Model.sort, "cut head": Model.cut_head,
+    "cut tail": Model.cut_tail, "anew": Model.anew, "mirror": Model.mirror, "rotate": Model.rotate,
+    "sync": Model.sync, "stop": Model.stop, "asleep": Model.sleep, "kill": Model.kill, "raise": Model.fail,
+}  # fmt: skip
+
+
+def play(rig: Rig, program: Program, *, recurs: bool, twice: bool = True) -> None:
+    model = Model(rig, recurs=recurs)
+    model.margin = 0 if twice else 3
+    try:
+        for k in range(3):
+            model.append(11 + k)
+        model.sync(1)
+        for name, n in program:
+            ACTS[name](model, n)
+        model.check(twice=twice)
+    finally:
+        points.arm(None)
+        model.stop(0)
+
+
+NUMBERS = dict.fromkeys(ACTS, (0, 400))
+
+
+@programs(120)
+@given(acts(12, **NUMBERS))
+def test_programs_of_edits(program: Program) -> None:
+    """No line is lost, whatever becomes of the log; what is sent again is said; and parity takes it all for what it is."""
+    with shared_rig() as rig:
+        play(rig, program, recurs=False)
+
+
+@programs(120)
+@given(acts(12, **NUMBERS))
+def test_programs_of_edits_of_lines_that_recur(program: Program) -> None:
+    """The same where a quarter of the lines are a few that come again and again."""
+    with shared_rig() as rig:
+        play(rig, program, recurs=True)
+
+
+ORDINARY = ("append", "edit", "insert", "delete", "mirror", "rotate", "sync", "stop", "asleep", "kill", "raise")
+
+
+@programs(100)
+@given(acts(10, **dict.fromkeys(ORDINARY, (0, 400))))
+def test_edits_that_send_nothing_again(program: Program) -> None:
+    """Where lines are changed, put in and taken out, and stay in order, none comes twice."""
+    with shared_rig() as rig:
+        play(rig, program, recurs=False, twice=False)
