@@ -12,7 +12,7 @@ from bridge.files.age import Piece, Span, contradicted, in_age_order, tells_age
 from bridge.files.catalog import Catalog
 from bridge.files.content import HEAD, Content
 from bridge.files.folders import stat_of
-from bridge.files.generation import TAIL, Generation, is_copy, open_regular
+from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
 from bridge.files.spans import Times, span_of
 from bridge.model import Fingerprint
 
@@ -22,6 +22,9 @@ SURVEYS = 50
 
 GROWING = 5
 """How often files are met again because a rotated one was written to, which may go on for ever."""
+
+LONG = 4096
+"""Bytes of a file that hardly are another one's by chance."""
 
 Stamps = dict[Path, tuple[int, int, int, int]]
 
@@ -79,6 +82,12 @@ class Survey:
             if file is not None:
                 file.close()
         return None
+
+    def stranger_of(self, record: Known) -> Generation | None:
+        """The same of a generation that nobody saw go: its log's own file was emptied, or it is too long for chance."""
+        here = self.at_path()
+        emptied = here is not None and (here.st_dev, here.st_ino) == (record.device, record.inode)
+        return self.stranger(record.at) if emptied or record.at.offset >= LONG else None
 
     def at_path(self) -> os.stat_result | None:
         """What stat says of the file at the source's path; None: there is none. Raises SourceError."""

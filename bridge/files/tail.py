@@ -311,7 +311,7 @@ class Tail:
             shut(rotated, fresh, but=chosen)
             if chosen is not None:
                 return chosen
-        copy = None if record.closed else self._survey.stranger(record.at)
+        copy = None if record.closed else self._survey.stranger_of(record)
         return self._register.adopt(copy, record) if copy is not None else None
 
     def _moved_on(self, current: Generation) -> None:
