@@ -12,6 +12,7 @@ from bridge.ledger.journal import note
 from bridge.ledger.store import Ledger
 from bridge.model import EntryId, format_id, parse_id
 from bridge.parity.acknowledged import MISSING, TakenOut, both_sides, name_of
+from bridge.parity.classify import Difference
 from bridge.parity.result import Result
 
 
@@ -29,7 +30,7 @@ def accept(
         mine = [one for name in ids for one in _named(result, name, left)]
         found.append((shared, mine))
     if left:
-        hint = "`bridge parity --json` names what there is: an entry's ID, or log:generation:offset"
+        hint = "`bridge parity` names what there is: an entry's ID, or a line as messages.log:12 or messages.log@3041"
         raise ConfigError("is no difference that parity finds now", where=", ".join(sorted(left)), hint=hint)
     with ledger.transaction():
         for shared, mine in found:
@@ -53,7 +54,7 @@ def _named(result: Result, name: str, left: set[str]) -> list[Accepted]:
     )
     found = [Accepted(MISSING, _said(row.first), _said(row.last), row.count) for row in rows]
     for difference in result.tally.differences:
-        if name_of(difference) != name and not (span and dots and _within(difference.entry, span, rows)):
+        if name not in _names(difference) and not (span and dots and _within(difference.entry, span, rows)):
             continue
         entry = difference.entry or ""
         if difference.kind == MISSING and entry:
@@ -63,6 +64,12 @@ def _named(result: Result, name: str, left: set[str]) -> list[Accepted]:
     if found:
         left.discard(name)
     return found
+
+
+def _names(difference: Difference) -> set[str]:
+    """What a person may call a difference: by its entry, or its line as `bridge locate` takes it."""
+    line = {f"{difference.file}:{difference.line}", f"{difference.file}@{difference.offset}"}
+    return {name_of(difference), *(line if difference.entry is None and difference.file else ())}
 
 
 def _said(entry: EntryId) -> str:
@@ -78,7 +85,7 @@ def _within(entry: str | None, span: tuple[EntryId, EntryId], rows: Sequence[Tak
 
 
 def declare(
-    ledger: Ledger, mappings: Sequence[Shared], names: Sequence[str], how: str, who: str, at: float,
+    ledger: Ledger, mappings: Sequence[Shared], names: Sequence[str], how: str, who: str, why: str, at: float,
     tell: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Notes of logs that wait for it what the file is that took their place; forward acts on it at its next look.
@@ -101,7 +108,7 @@ def declare(
         for shared, found in chosen:
             stream = shared.mapping.stream.key
             save_rewrite(ledger, stream, Rewrite(found.name, found.generation, found.of, found.at, how, why=found.why))
-            note(ledger, at, who, how, stream, {"log": found.name, "generation": found.generation})
+            note(ledger, at, who, how, stream, {"log": found.name, "generation": found.generation, "reason": why})
     for _, found in chosen:
         what = "an edit of it: what stood there before is passed over" if how == "as-edit" else "new: all of it is sent"
         tell(f"{found.name}: the file that took its place is {what}, by `bridge run` at its next look")

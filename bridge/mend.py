@@ -16,12 +16,13 @@ from bridge.carry.provenance import release
 from bridge.carry.shared import Shared
 from bridge.errors import SourceError
 from bridge.files.generation import TAIL
+from bridge.ledger.aligned import sent_as
 from bridge.ledger.forgotten import forget_file
 from bridge.ledger.journal import note
 from bridge.ledger.mirrored import range_at
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping as BridgeMapping
-from bridge.model import FIELDS, Origin, hex_digest, parse_id
+from bridge.model import FIELDS, Origin, Position, hex_digest, parse_id
 from bridge.parity.classify import Difference
 from bridge.parity.generations import Cut
 from bridge.parity.result import Result
@@ -34,7 +35,7 @@ PIECE = 1 << 20
 Facts = dict[str, Any]
 
 ADVICE = {
-    "altered": "somebody changed one side: put the old bytes back, from a copy",
+    "altered": "somebody changed one side: put the old bytes back, from a copy; or acknowledge it, with --accept",
     "duplicate": "one side holds it once too often: XDEL the entry, or bring the file back from a copy",
     "reordered": "both sides have it, in different places: bring back the side that was changed from a copy",
 }
@@ -108,6 +109,10 @@ def _act(difference: Difference, result: Result, numbers: Mapping[str, int], tar
             "", difference, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"
         )
     if difference.kind == "missing_in_redis":
+        if difference.source in result.cut:
+            return Act(
+                "", difference, "its log was edited since the bridge ran: start that first, it sends what is new"
+            )
         if difference.source not in numbers:
             return Act("", difference, "its file has no number in Redis yet: `bridge run` gives it one")
         if difference.shift:
@@ -224,7 +229,9 @@ class Mender:
             return
         for act in made.of("send"):
             difference = act.difference
-            origin = Origin(numbers[difference.source], difference.place >> SHIFT, difference.place & OFFSETS)
+            here = Position(difference.place >> SHIFT, difference.place & OFFSETS)
+            was = sent_as(self._ledger, self._shared.mapping.stream.key, difference.source, here)
+            origin = Origin(numbers[difference.source], *was)
             text = b"%d.%d:%d" % origin
             entry = self._late.send(
                 origin,

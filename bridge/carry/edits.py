@@ -36,6 +36,8 @@ def edited(found: Rewrite, runs: Sequence[Run], old: Sequence[int], new: Sequenc
 
 def in_words(found: Rewrite, now: float, why: str = "") -> str:
     """Says in one sentence what was found of a file that took a log's place; empty: nothing that anybody must know."""
+    if found.how == NEW and not (why or found.again):
+        return ""
     if found.how == NEW:
         again = (
             f", with {counted(found.again, 'line')} that stood in the one before: sent as new" if found.again else ""

@@ -200,10 +200,16 @@ class LogSource(TailSource):
     def take(self, count: int) -> Draft | None:
         """Makes a draft of the log's next `count` lines of `head`; None when none of them becomes an entry."""
         read, latest, skipped = self._reader.held, self._latest, self.skipped_since
-        at, place, sent = read.at, (read.generation.read_to, read.generation.tail), self._sent
+        at, place, sent = read.at, read.generation.bookmark, self._sent
         self._latest = read.keys[at + count - 1]
         draft = self._draft(read, count, late=False)
-        self._undo = lambda: self._put_back(read, at, place, latest, skipped, sent)
+
+        def undo() -> None:
+            self._sent, self._latest, self._reader.skipped_since, read.at = sent, latest, skipped, at
+            read.generation.go_back(place)
+            self._reader.handed_out(read.generation, place[0])
+
+        self._undo = undo
         return draft
 
     def give_back(self, draft: Draft) -> None:
@@ -212,14 +218,6 @@ class LogSource(TailSource):
         self._under_way -= 1
         self._closing = list(draft.closing)
         self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
-
-    def _put_back(
-        self, read: Read, at: int, place: tuple[int, bytes], latest: int, skipped: float | None, sent: int
-    ) -> None:
-        self._sent = sent
-        read.at, (read.generation.read_to, read.generation.tail) = at, place
-        self._reader.handed_out(read.generation, place[0])
-        self._latest, self._reader.skipped_since = latest, skipped
 
     def _next(self, limit: int, ahead: int = 0) -> Read | None:
         """Returns lines of the log's first generation that has any left, and ends the generations before it."""

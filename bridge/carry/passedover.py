@@ -46,7 +46,7 @@ def forget_carried(
             return at < resume.checkpoint.position
         return at.offset in compared.offsets.get((number, at.generation), ())
 
-    for which, stretches in all_stretches(ledger, stream, tail.name).items():
+    for which, stretches in all_stretches(ledger, stream).get(tail.name, {}).items():
         if which not in generations:
             continue
         held = tail.of_number(which) or tail.reopen(which)

@@ -216,8 +216,8 @@ class Reader:
         They were carried before, as an earlier one's, or their entries were deleted on purpose.
         """
         if generation not in self._stretches:
-            name, earlier = self._tail.name, self._tail.record(generation).rewrites
-            found = stretches_of(self._ledger, self._stream, name, generation) if earlier else []
+            name = self._tail.name
+            found = stretches_of(self._ledger, self._stream, name, generation)
             gone = [one for one in redacted_of(self._ledger, self._stream, name) if one.generation == generation]
             found += [Stretch(one.offset, one.offset + one.length, generation, one.offset) for one in gone]
             self._stretches[generation] = sorted(found)

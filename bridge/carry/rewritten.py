@@ -21,7 +21,7 @@ from bridge.files.alignment import Aligned, Run, align, in_order
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut
 from bridge.files.tail import Tail
-from bridge.ledger.accepted import Redacted, redacted_of
+from bridge.ledger.accepted import Redacted, accepted_of, redacted_of
 from bridge.ledger.aligned import (
     ALIGNED,
     AS_EDIT,
@@ -38,7 +38,7 @@ from bridge.ledger.aligned import (
 from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_of
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
-from bridge.model import hex_digest
+from bridge.model import ZERO_ID, hex_digest
 from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.words import clock, counted, duration
@@ -86,8 +86,8 @@ class Rewritten:
         RedisLost, RedisRefused, LedgerError.
         """
         self.waits = False
-        if not generation.in_doubt:
-            return True
+        if not generation.in_doubt or generation.content is None:
+            return True  # of one that was replaced before it was looked at nothing was carried
         size, written = generation.size(), generation.written()
         on_rewrite = self._shared.mapping.source.on_rewrite
         if on_rewrite == "new" or (not size and self._tail.current() is not generation):
@@ -116,15 +116,17 @@ class Rewritten:
         return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
 
     def _found(self, generation: Generation, how: str, why: str = "") -> Rewrite:
-        return Rewrite(self._tail.name, generation.number, generation.rewrites, self._clock(), how, why=why)
+        of = self._tail.register.carried(generation.rewrites)
+        return Rewrite(self._tail.name, generation.number, of, self._clock(), how, why=why)
 
     def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
         """Aligns a generation with the one whose place it took. False: its file changed meanwhile."""
         said, name = self._said(generation), self._tail.name
         folder = self._ledger.path.parent
         reached("forward.align.before")
-        before = self._tail.of_number(generation.rewrites)
-        with suppress(_Changed), closing(self._before(generation.rewrites, before)) as old:
+        of = self._tail.register.carried(generation.rewrites)
+        before = self._tail.of_number(of)
+        with suppress(_Changed), closing(self._before(of, before)) as old:
             by_bytes = before is not None and before.content is not None
             codec = self._shared.mapping.codec(name)
             key = former.by_bytes if by_bytes else former.by_meaning(codec)
@@ -154,17 +156,24 @@ class Rewritten:
     ) -> list[Stretch]:
         """The lines of a file, not among those passed over, whose entries were deleted on purpose, each once."""
         gone: dict[str, list[Redacted]] = {}
-        for one in redacted_of(self._ledger, self._stream, self._tail.name):
+        for one in (*redacted_of(self._ledger, self._stream, self._tail.name), *self._without_entry()):
             gone.setdefault(one.digest, []).append(one)
         found, at = list[Stretch](), 0
         for run in [*runs, Run(0, len(starts), 0)] if gone else []:
             for n in range(at, run.new):
                 line = generation.read(ends[n] - starts[n] - 1, starts[n])
-                if known := gone.get(hex_digest(line)):
+                if known := gone.get(hex_digest(line)) or gone.get(hex_digest(line + b"\n\0")):
                     one = known.pop(0)
                     found.append(Stretch(starts[n], ends[n], one.generation, one.offset))
             at = run.new + run.count
         return found
+
+    def _without_entry(self) -> Iterator[Redacted]:
+        """The lines of which somebody acknowledged that they have no entry: their digest is of both sides."""
+        for one in accepted_of(self._ledger, self._stream):
+            name, generation, offset = one.first.rsplit(":", 2) if one.first.count(":") >= 2 else ("", "0", "0")
+            if one.kind == "missing_in_redis" and name == self._tail.name:
+                yield Redacted(ZERO_ID, name, int(generation), int(offset), 0, one.digest)
 
     def _before(self, number: int, held: Generation | None) -> Messages:
         """The messages that were carried of a generation: of its own file while that is open, else of the stream."""
@@ -228,7 +237,11 @@ class Rewritten:
 
     def _deadline(self) -> str:
         """Until when a person must have said what a file is, in words: it lies there until rotations delete it."""
-        closed = sorted(known.written / 1e9 for known in self._tail.records() if known.closed and known.written)
+        records = self._tail.records()
+        edited = {known.rewrites for known in records}
+        closed = sorted(
+            known.written / 1e9 for known in records if known.closed and known.written and known.number not in edited
+        )
         apart = [b - a for a, b in pairwise(closed) if b > a]
         if not apart:
             return "it waits as long as the file lies there"
@@ -240,7 +253,7 @@ class Rewritten:
 
     def _sorted_out(self, generation: Generation, moved: Sequence[Moved]) -> tuple[list[Stretch], list[_Moving]]:
         """What of the moved bytes forward passes over, each with where it was first sent; and the mirror's ranges."""
-        name, of = self._tail.name, generation.rewrites
+        name, of = self._tail.name, self._tail.register.carried(generation.rewrites)
         earlier = stretches_of(self._ledger, self._stream, name, of)
         ours = sorted(
             (span for span in ranges_of(self._ledger, self._stream, name) if span.generation == of),
@@ -270,7 +283,6 @@ class Rewritten:
             if found.how == ALIGNED and (generation.content is None or generation.changed() is not None):
                 raise _Changed
             placed = [(one, one.parts(generation)) for one in moving]
-            before = replace(self._tail.record(found.of), closed=True) if found.how == ALIGNED else None
             records = self._tail.settle(generation, aligned=found.how == ALIGNED)
             with self._ledger.transaction():
                 for one, parts in placed:
@@ -279,7 +291,7 @@ class Rewritten:
                         add_range(self._ledger, self._stream, part)
                 save_stretches(self._ledger, self._stream, self._tail.name, generation.number, stretches)
                 save_rewrite(self._ledger, self._stream, found)
-                for known in [*records, *([before] if before is not None else [])]:
+                for known in records:
                     save_generation(self._ledger, self._stream, self._tail.name, known)
             reached("forward.align.after")
             self._stop = None

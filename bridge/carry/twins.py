@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from bridge.carry.shared import Shared
 from bridge.files.content import HEAD, Content
@@ -57,17 +58,17 @@ class Twins:
         """
         self._shared.held_back.pop(name, None)
         listed = self._shared.catalog.named.get(name)
-        if listed is None or listed.facts is None or listed.log != name or listed.of or listed.aside:
+        if listed is None or listed.log != name or listed.of or listed.aside or (facts := _facts(listed.path)) is None:
             return False
         noted = remembered_pieces(self._ledger, self._stream).get(name)
         before = noted if noted is not None and noted.standing == COPY else None
-        if before is not None and before.facts == listed.facts:
+        if before is not None and before.facts == facts:
             return True
         file = open_regular(self._shared.settings.root / name)
         if file is None or file.packed:
             return False
         try:
-            twin = self._twin_of(name, file, listed.facts)
+            twin = self._twin_of(name, file, facts)
             seen = self._seen.pop(name, None) or (
                 Twin(before.why.rpartition(" ")[2], before.bytes, before.facts) if before and before.facts else None
             )
@@ -75,8 +76,11 @@ class Twins:
                 if seen is not None and seen.equal >= LEAST:
                     self._diverged(name, file, seen)
                 return False
-            rests = self._clock() - listed.facts[3] / 1e9
+            rests = self._clock() - facts[3] / 1e9
             if twin.equal < LEAST and (not patient or rests >= self._settle):
+                log.warning(
+                    "%s begins as %s does, and is short: it is a log of its own, all of it is sent", name, twin.of
+                )
                 return False
             self._seen[name] = twin
             self._shared.held_back[name] = f"its bytes are those of {twin.of} so far"
@@ -141,6 +145,14 @@ class Twins:
             with self._ledger.transaction():
                 save_generation(self._ledger, self._stream, name, known)
                 save_stretches(self._ledger, self._stream, name, first.number, [Stretch(0, end, 0, 0)])
+
+
+def _facts(path: Path) -> Facts | None:
+    try:
+        now = path.stat()
+    except OSError:
+        return None
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def _equal(content: Content, other: Content) -> int:

@@ -118,7 +118,9 @@ def _say(
         for shared in mappings:
             stack.callback(shared.close)
         if not accept:
-            declare(ledger, mappings, names, AS_EDIT if as_edit else AS_NEW, who(), time.time(), click.echo)
+            declare(
+                ledger, mappings, names, AS_EDIT if as_edit else AS_NEW, who(), reason or "", time.time(), click.echo
+            )
             return 0
         dial = dialler(settings, may_start=True)
         results = [

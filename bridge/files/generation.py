@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+from zlib import crc32
 
 from bridge.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
@@ -18,6 +19,9 @@ T = TypeVar("T")
 
 TAIL = 128
 COMPARED = 1 << 18
+
+Bookmark = tuple[int, bytes, tuple[int, int]]
+"""A reader's place, the bytes before it, and what is known of the CRC-32 of all before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,12 @@ class Known:
     decided: str = ""
     rewrites: int = 0
     in_doubt: bool = False
+    crc: int = -1
+    """The CRC-32 of the bytes before `at.offset`; -1 where that is not known."""
+
+    def reopened(self, at: Fingerprint) -> Known:
+        """The record of the generation as one that is not closed, and was carried up to `at`."""
+        return replace(self, at=at, closed=False, packed=None, crc=-1)
 
     def may_be_read(self, low: int, newest: int) -> bool:
         """Whether more may come of the generation: not of old or packed ones that are closed, below `low`.
@@ -79,6 +89,8 @@ class Generation:
     """The generation whose file this one's took the place of, 0 for none."""
     in_doubt: bool = False
     """Whether nobody has found out yet which lines of the file were carried as that generation's."""
+    summed: tuple[int, int] = (0, 0)
+    """A place up to which the CRC-32 of the file's bytes is known, and that: mostly the reader's place."""
     why: str = ""
     """How it was seen that the file is another one than before, in words."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
@@ -102,7 +114,7 @@ class Generation:
         written = self.packed[1] if self.packed else self.seen_written
         return Known(
             self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided,
-            self.rewrites, self.in_doubt,
+            self.rewrites, self.in_doubt, self.summed[1] if self.summed[0] == self.read_to else -1,
         )  # fmt: skip
 
     def takes_the_place_of(self, other: Generation) -> bool:
@@ -113,6 +125,16 @@ class Generation:
         """A file that was opened is this generation, as a record tells."""
         self.number, self.decided = known.number, known.decided or self.decided
         self.rewrites, self.in_doubt = known.rewrites, known.in_doubt
+        self.summed = (known.at.offset, known.crc) if known.crc >= 0 else (-1, 0)
+
+    def differs_within(self, at: int, crc: int) -> bool:
+        """Whether the file's bytes before a place have another CRC-32, where one is known. Reads all of them."""
+        if crc < 0 or self.content is None or self.packed:
+            return False
+        found = 0
+        for offset in range(0, at, COMPARED):
+            found = crc32(self.read(min(COMPARED, at - offset), offset), found)
+        return found != crc
 
     @property
     def packed(self) -> tuple[int, int] | None:
@@ -173,17 +195,31 @@ class Generation:
 
     def advance(self, consumed: bytes) -> None:
         """Moves a generation's reader over what was read behind it."""
+        if self.summed[0] == self.read_to:
+            self.summed = self.read_to + len(consumed), crc32(consumed, self.summed[1])
         self.read_to += len(consumed)
         self.tail = (self.tail + consumed[-TAIL:])[-TAIL:]
         if len(self.head) < self.read_to:
             self.extend_head()
 
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where a generation's reader is, to go back to."""
+        return self.read_to, self.tail, self.summed
+
+    def go_back(self, to: Bookmark) -> None:
+        """Moves a generation's reader back to where it was."""
+        self.read_to, self.tail, self.summed = to
+
     def pass_over(self, end: int) -> None:
         """Moves a generation's reader to a byte, if its file is as it was."""
         back = min(TAIL, end)
-        tail = self.read(back, end - back)
+        tail, summed = self.read(back, end - back), self.summed
+        for at in range(self.read_to, end, COMPARED) if summed[0] == self.read_to else ():
+            piece = self.read(min(COMPARED, end - at), at)
+            summed = at + len(piece), crc32(piece, summed[1])
         if self.content is not None and self.changed() is None:  # asked behind the read
-            self.read_to, self.tail = end, tail
+            self.read_to, self.tail, self.summed = end, tail, summed
             self.extend_head()
 
     def begin(self) -> None:
@@ -205,6 +241,8 @@ class Generation:
     def goes_on_in(self, other: Generation) -> bool:
         """Whether another file holds all that a generation's own holds: it was saved anew, or its own is gone."""
         if not self.head or not other.holds(at := self.fingerprint()):
+            return False
+        if self.summed[0] == self.read_to and other.differs_within(*self.summed):
             return False
         unread = self.size() - at.offset if self.content is not None else 0
         return unread <= 0 or other.read(unread, at.offset) == self.read(unread, at.offset)
@@ -231,6 +269,9 @@ class Generation:
         self.head = self.head[:known]
         if self.read(len(self.tail), self.read_to - len(self.tail)) != self.tail:
             return f"the bytes before offset {self.read_to} are others"
+        touched = self.checked[0] == now.st_size and self.summed[0] == self.read_to
+        if touched and self.differs_within(*self.summed):  # written to, and not longer
+            return f"some of the bytes before offset {self.read_to} are others"
         self.extend_head()
         self.checked = (now.st_size, now.st_mtime_ns)
         self.seen_written = now.st_mtime_ns

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from bridge.files.age import tells_age
 from bridge.files.content import HEAD
 from bridge.files.generation import Generation, Known
 from bridge.model import Fingerprint
+
+SHORT = 1 << 20
+"""Bytes up to which a file that has grown since is read from its beginning, to see whether it was edited as well."""
 
 
 class Register:
@@ -33,7 +37,7 @@ class Register:
         """The register remembers what a generation is known by now, or was before it was gone, and returns it."""
         record, before = generation.known(closed=closed), self.known.get(generation.number)
         if generation.content is None and before is not None and before.at.offset > record.at.offset:
-            record = replace(record, at=before.at)
+            record = replace(record, at=before.at, crc=before.crc)
         if before is not None:
             written, decided = record.written or before.written, record.decided or before.decided
             record = replace(record, written=written, decided=decided)
@@ -53,7 +57,7 @@ class Register:
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """The register writes down that a generation is known by more than its record said, as news for the ledger."""
-        self._keep(replace(self.known[number], at=at))
+        self._keep(replace(self.known[number], at=at, crc=-1))
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, Known]:
@@ -115,8 +119,15 @@ class Register:
         """The register numbers a file that nobody has met; it may hold lines of the generation `lost`, 0 for none."""
         generation.number = max([0, *self.known]) + 1
         if lost:
-            generation.rewrites, generation.in_doubt, generation.why = self.carried(lost), True, why
+            generation.rewrites, generation.in_doubt, generation.why = lost, True, why
         self.note(generation)
+
+    def end(self, number: int) -> list[Known]:
+        """The register notes that no more comes of a generation whose place another file took; returns its record."""
+        if (known := self.known.get(number)) is None:
+            return []
+        self._keep(replace(known, closed=True))
+        return [self.known[number]]
 
     def adopt(self, file: Generation, record: Known) -> Generation:
         """The register notes that a file is the generation of a record, and returns it."""
@@ -153,7 +164,7 @@ class Register:
             return max(known + 1, sum(file.written() < last_written for file in files)), None, bool(last.head)
         copy, gone = files[copies[-1]], last.content is None
         if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
-            return copies[-1] + 1, None, False
+            return copies[-1] + 1, None, not tells_age(copy.path.name)  # an editor's backup is no rotation
         goes_on = last.goes_on_in(copy) or (own and not last.head)
         return (copies[-1] + 1, copy, False) if goes_on else (copies[-1], None, True)
 
@@ -208,9 +219,20 @@ class Register:
         for generation in order:
             weak = record.at.head_len == 0 and not same_inode(generation, record)
             if not weak and generation.identity not in taken and generation.place(record.at):
+                if generation is fresh and record.written != fresh.written() and self._is_edited(fresh, record):
+                    continue
                 generation.becomes(record)
                 return generation
         return None
+
+    @staticmethod
+    def _is_edited(file: Generation, record: Known) -> bool:
+        """Whether a file that begins and ends as a generation did holds other bytes between.
+
+        Asked where it was saved anew, or written to and is no longer than it was; and of a short one that has grown.
+        """
+        anew = file.identity != (record.device, record.inode) or file.size() == record.at.offset
+        return (anew or file.size() <= SHORT) and file.differs_within(record.at.offset, record.crc)
 
     def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
         """Finds the file that was copied of the generation which `at` describes, and places its reader there.

@@ -45,6 +45,8 @@ class Survey:
         self._path = catalog.root / name
         self._say_once = say_once
         self._times = times
+        self.rotated_copies: set[int] = set()
+        """The open generations of which a rotation made one of the copies that were closed last, by number."""
         self._spans: dict[tuple[tuple[int, int], tuple[int, int]], Span | None] = {}
 
     def take(self) -> tuple[list[Generation], Generation | None]:
@@ -149,6 +151,7 @@ class Survey:
         the same line, so a short file of such a name is no copy; nor is one that was `seen` as a generation. `held` are
         the generations that are open already.
         """
+        self.rotated_copies = set()
         known = {file.identity for file in held}
         odd = {id(file) for file in files if not tells_age(file.path.name)}
         dropped: set[int] = set()
@@ -185,7 +188,10 @@ class Survey:
             younger = [other for other in others if other not in older]
             if repeats(file, older, [*younger, *held, fresh]):
                 dropped.add(id(file))
-                if file.packed is None or not repeats(file, [], [*held]):  # what is held was compressed
+                of = {generation.number for generation in held if repeats(file, [], [generation])}
+                if file.packed is not None or tells_age(file.path.name):
+                    self.rotated_copies |= of
+                if file.packed is None or not of:  # what is held was compressed
                     self._say_once(file.path.name, "repeats lines of another file of this source; it is left alone")
         for file in files:
             if id(file) in dropped:

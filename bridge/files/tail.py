@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from threading import RLock
 
@@ -33,9 +32,9 @@ class Tail:
         self.lock = RLock()
         self.notices: list[str] = []
         self._catalog, self._survey = catalog, Survey(catalog, name, self._say_once, times)
-        self._ignored, self._register = set[str](), Register(known, partial(catalog.claim, name))
+        self._ignored, self.register = set[str](), Register(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
-        self._finished = Finished(self._survey, self._register)
+        self._finished = Finished(self._survey, self.register)
         self.owed: Callable[[], object] | None = None  # what the next look must know first; raises SourceError
 
     @property
@@ -46,7 +45,7 @@ class Tail:
     @property
     def news(self) -> list[Known]:
         """The tail's records of generations that are new or known by more than before: the ledger takes them."""
-        return self._register.news
+        return self.register.news
 
     def look(self) -> None:
         """The tail compares its source's files with its chain and takes in changes. Raises SourceError: look again."""
@@ -61,7 +60,7 @@ class Tail:
             found = self._survey.at_path()  # None: moved away or deleted; the descriptor still reads
             here = found is not None and (found.st_dev, found.st_ino) == current.identity
             if found is not None and here and (found.st_size, found.st_mtime_ns) == current.checked:
-                self._register.at_rest(current)
+                self.register.at_rest(current)
                 return
             empty, before = not current.head, current.checked
             why = current.changed()  # also where it was moved: it may have been copied and emptied before
@@ -103,7 +102,7 @@ class Tail:
     def reopen(self, number: int) -> Generation | None:
         """The tail opens a generation it knows by its content, and keeps it with the finished ones; or None."""
         with self.lock:
-            found = self._find(self._register.known[number]) if number in self._register.known else None
+            found = self._find(self.register.known[number]) if number in self.register.known else None
             if found is not None:
                 self._late.append(found)
             return found
@@ -135,10 +134,10 @@ class Tail:
 
     def introduce(self, generation: Generation, *, closed: bool = False) -> None:
         """The tail notes the first bytes of a generation that was numbered when empty, before a line of it is sent."""
-        if not self._register.known[generation.number].at.head_len:
+        if not self.register.known[generation.number].at.head_len:
             generation.extend_head()
             if generation.head:
-                self._register.note(generation, closed=closed)
+                self.register.note(generation, closed=closed)
 
     def close(self) -> None:
         """The tail closes every file of its source that is open."""
@@ -178,7 +177,7 @@ class Tail:
 
     def _end(self, done: Generation) -> Known:
         self._finished.add(done)
-        return self._register.record(done, closed=True)
+        return self.register.record(done, closed=True)
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """The tail puts its reader at a place that Redis confirmed: later generations are read from their beginning.
@@ -197,14 +196,14 @@ class Tail:
                 if record.number < number or record.number in held:
                     continue
                 exact = record.number == number
-                known = record if record.closed or not exact else replace(record, at=at, closed=False, packed=None)
+                known = record if record.closed or not exact else record.reopened(at)
                 found = self._find(known)
                 if found is not None:
                     self._chain.append(found)
                 elif exact or not record.closed:
                     if exact and at.offset > record.at.offset:  # Redis knew more of it than the ledger
                         self.amend(number, at)
-                    if not self._register.is_replaced(record.number):
+                    if not self.register.is_replaced(record.number):
                         self._say(f"generation {record.number} is not to be found any more")
             self._chain.sort(key=lambda generation: generation.number)
             for generation in self._chain:
@@ -219,9 +218,9 @@ class Tail:
     def seek_offset(self, number: int, offset: int) -> bool:
         """The tail puts its reader at a place of which nobody wrote down digests; False: the generation is unknown."""
         with self.lock:
-            if number not in self._register.known:
+            if number not in self.register.known:
                 return False
-            self.seek(number, self._register.known[number].at)
+            self.seek(number, self.register.known[number].at)
             first, back = self.first(), min(TAIL, offset)
             if first is not None and first.number == number:
                 first.read_to, first.tail = offset, first.read(back, offset - back)
@@ -235,19 +234,19 @@ class Tail:
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """The tail writes down that a generation is known by more than its record said, as news for the ledger."""
-        self._register.amend(number, at)
+        self.register.amend(number, at)
 
     def confirmed(self, generation: Generation) -> Known:
         """The tail's record of a generation, now that Redis has confirmed it up to the reader's place."""
-        return self._register.record(generation)
+        return self.register.record(generation)
 
     def record(self, number: int) -> Known:
         """Returns what is remembered of the source's generation of this number."""
-        return self._register.known[number]
+        return self.register.known[number]
 
     def records(self) -> list[Known]:
         """Returns the records of all generations of the source that are known, oldest first."""
-        return [self._register.known[number] for number in sorted(self._register.known)]
+        return [self.register.known[number] for number in sorted(self.register.known)]
 
     # -- taking in what changed ------------------------------------------------------------------------------
 
@@ -263,8 +262,8 @@ class Tail:
 
     def _start(self) -> None:
         """The first look of a process at a source: finds the generations the ledger knows, then what came since."""
-        held, met = {generation.number for generation in self._late}, bool(self._register.known)
-        newest, lost = max(self._register.known, default=0), 0
+        held, met = {generation.number for generation in self._late}, bool(self.register.known)
+        newest, lost = max(self.register.known, default=0), 0
         for record in self.records():
             if record.number in held or not record.may_be_read(newest - KEPT_LATE, newest):
                 continue
@@ -274,13 +273,13 @@ class Tail:
             elif not record.closed and record.at.head_len:
                 lost = record.number
         last = self._chain[-1] if self._chain else None
-        if last is not None and not self._register.known[last.number].at.head_len and self._skipped(last):
+        if last is not None and not self.register.known[last.number].at.head_len and self._skipped(last):
             last.close()  # it was empty and is known by nothing: what stands there now came after those
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
         replaced = (last is None or last.path != self.path) and self._append_newer(last, lost=lost)
-        if lost and not replaced and not self._register.is_replaced(lost):
-            end = self._register.known[lost].at.offset
+        if lost and not replaced and not self.register.is_replaced(lost):
+            end = self.register.known[lost].at.offset
             self._say_once(f"generation {lost}", f"is gone; if anything stood in it behind byte {end}, it was not read")
         if met:
             self._finished.mend({generation.identity for generation in self._chain}, self._say_once)
@@ -288,7 +287,7 @@ class Tail:
     def _skipped(self, last: Generation) -> bool:
         """Whether a rotated file of the source holds lines, and is younger than all generations known but `last`."""
         rotated, fresh = self._files()
-        found = self._register.has_newer(rotated, [*self._chain, *self._late], last.identity)
+        found = self.register.has_newer(rotated, [*self._chain, *self._late], last.identity)
         shut(rotated, fresh)
         return found
 
@@ -297,8 +296,8 @@ class Tail:
         rotated, fresh = self._survey.take()
         self._finished.drop_replaced()
         held = [*self._chain, *self._late]
-        rotated = self._survey.without_copies(rotated, fresh, held, self._register.was_seen)
-        return self._survey.in_age_order(rotated, self._register.seen(rotated, held)), fresh
+        rotated = self._survey.without_copies(rotated, fresh, held, self.register.was_seen)
+        return self._survey.in_age_order(rotated, self.register.seen(rotated, held)), fresh
 
     def _inodes(self) -> set[tuple[int, int]]:
         return {generation.identity for generation in (*self._chain, *self._late) if generation.content is not None}
@@ -307,12 +306,12 @@ class Tail:
         """Opens the file that holds what a generation's record says, placed there; None when it is gone."""
         for _ in range(2):  # behind the back of one survey it may have been copied and emptied
             rotated, fresh = self._files()
-            chosen = self._register.find(record, rotated, fresh, self._inodes())
+            chosen = self.register.find(record, rotated, fresh, self._inodes())
             shut(rotated, fresh, but=chosen)
             if chosen is not None:
                 return chosen
         copy = None if record.closed else self._survey.stranger_of(record)
-        return self._register.adopt(copy, record) if copy is not None else None
+        return self.register.adopt(copy, record) if copy is not None else None
 
     def _moved_on(self, current: Generation) -> None:
         """Takes in another file at the source's path: the same content saved anew, or the next generation."""
@@ -329,7 +328,7 @@ class Tail:
 
     def _take_over(self, current: Generation, file: Generation) -> None:
         current.take_over(file, file.path)
-        self._register.note(current)
+        self.register.note(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1, *, lost: int = 0, why: str = "") -> bool:
         """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age.
@@ -343,18 +342,18 @@ class Tail:
             before = self._survey.stamps()
             (files, fresh), start = self._files(), 0
             if last is not None:
-                start, anew, is_lost = self._register.behind(last, files, last_written)
-                lost = last.number if is_lost else lost
+                start, anew, is_lost = self.register.behind(last, files, last_written)
+                lost = last.number if is_lost and last.number not in self._survey.rotated_copies else lost
                 if anew is not None:
                     self._take_over(last, anew)
-            newer = self._register.newer(files, fresh, start, self._inodes(), None if last else self._say_once)
+            newer = self.register.newer(files, fresh, start, self._inodes(), None if last else self._say_once)
             if same(before, self._survey.stamps(), grown=turn >= GROWING):
                 break
             shut(newer)
         else:
             raise SourceError("its files change faster than they can be met", where=str(self.path))
         for file in newer:
-            self._register.meet(file, lost if self.aligns else 0, why)
+            self.register.meet(file, lost if self.aligns else 0, why)
             self._chain.append(file)
         return bool(newer)
 
@@ -362,7 +361,7 @@ class Tail:
         """Begins a new generation at 0 of a file with other content (truncated, copied and truncated, rewritten)."""
         at = at or current.fingerprint()
         rotated, now = self._survey.take()
-        shut(rotated, now, but=(copy := self._register.copy_of(at, rotated, but=current.identity)))
+        shut(rotated, now, but=(copy := self.register.copy_of(at, rotated, but=current.identity)))
         copy = copy or self._survey.stranger(at)
         lost = current.number if copy is None and (at.head_len or current.in_doubt) and self.aligns else 0
         if at.head_len and not lost:
@@ -377,7 +376,7 @@ class Tail:
         elif not at.head_len:
             self._chain.remove(current)
         if current in self._chain:
-            self._register.note(current)
+            self.register.note(current)
         if copy is None and at.offset > current.read_to:
             self.amend(current.number, at)
         self._append_newer(current, last_written, lost=lost, why=why)
@@ -385,10 +384,11 @@ class Tail:
     def settle(self, generation: Generation, *, aligned: bool) -> list[Known]:
         """The tail notes that it is known which lines of a generation were carried before; returns what changed."""
         with self.lock:
-            settled = [generation, *(one for one in self._chain if aligned and one.takes_the_place_of(generation))]
-            for other in settled:
-                other.in_doubt, other.rewrites = False, generation.rewrites if aligned and other is generation else 0
-            return [self._register.record(other) for other in settled]
+            also = [other for other in self._chain if other.takes_the_place_of(generation)]
+            of = self.register.carried(generation.rewrites)
+            for other in (generation, *(also if aligned else [])):
+                other.in_doubt, other.rewrites = False, of if aligned and other is generation else 0
+            return [*self.register.end(of), *(self.register.record(other) for other in (generation, *also))]
 
     def _say_once(self, name: str, what: str, said: str = "") -> None:
         """Says `what` of the file of this name, or what is `said` instead of both, if it was not said of the name."""

@@ -55,16 +55,16 @@ def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> lis
     return [Stretch(*row) for row in rows]
 
 
-def all_stretches(ledger: Ledger, stream: str, name: str) -> dict[int, list[Stretch]]:
-    """Reads from the ledger the stretches of all generations of a log that were carried before, by generation."""
-    found: dict[int, list[Stretch]] = {}
+def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[Stretch]]]:
+    """Reads from the ledger the stretches of a stream's logs that were carried before, by log and generation."""
+    found: dict[str, dict[int, list[Stretch]]] = {}
     rows = ledger.rows(
-        "SELECT generation, start, end, of, of_start FROM aligned WHERE stream = ? AND name = ?"
-        " ORDER BY generation, start",
-        (stream, name),
+        "SELECT name, generation, start, end, of, of_start FROM aligned WHERE stream = ?"
+        " ORDER BY name, generation, start",
+        (stream,),
     )
-    for generation, *row in rows:
-        found.setdefault(generation, []).append(Stretch(*row))
+    for name, generation, *row in rows:
+        found.setdefault(name, {}).setdefault(generation, []).append(Stretch(*row))
     return found
 
 

@@ -191,14 +191,17 @@ def in_doubt(ledger: Ledger, stream: str) -> list[str]:
 
 _KNOWN = (
     "number, device, inode, offset, head_len, head, tail, closed, packed_size, packed_mtime, coalesce(born, 0),"
-    " coalesce(written, 0), coalesce(decided, ''), coalesce(rewrites, 0), coalesce(in_doubt, 0)"
+    " coalesce(written, 0), coalesce(decided, ''), coalesce(rewrites, 0), coalesce(in_doubt, 0), coalesce(crc, -1)"
 )
 
 
 def _known(row: Sequence[Any]) -> Known:
-    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written, decided, of, doubt = row
+    number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written, decided, *since = row
     packed, at = None if size is None else (size, mtime), Fingerprint(offset, head_len, head, tail)
-    return Known(number, int(device), int(inode), at, bool(closed), packed, born, written, decided, of, bool(doubt))
+    of, doubt, crc = since
+    return Known(
+        number, int(device), int(inode), at, bool(closed), packed, born, written, decided, of, bool(doubt), crc
+    )
 
 
 def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
@@ -206,9 +209,9 @@ def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> Non
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"
-        " tail, closed, packed_size, packed_mtime, born, written, decided, rewrites, in_doubt)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tail, closed, packed_size, packed_mtime, born, written, decided, rewrites, in_doubt, crc)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (stream, name, known.number, str(known.device), str(known.inode), known.number, at.offset, at.head_len, at.head,
          at.tail, int(known.closed), *(known.packed or (None, None)), known.born, known.written, known.decided,
-         known.rewrites, int(known.in_doubt)),
+         known.rewrites, int(known.in_doubt), known.crc),
     )  # fmt: skip

@@ -213,6 +213,7 @@ def _fourteenth(db: sqlite_utils.Database) -> None:
 def _fifteenth(db: sqlite_utils.Database) -> None:
     db.table("generations").add_column("rewrites", int)
     db.table("generations").add_column("in_doubt", int)
+    db.table("generations").add_column("crc", int)
     place = {"stream": str, "name": str, "generation": int}
     stretch = {"start": int, "end": int, "of": int, "of_start": int}
     db.table("aligned").create({**place, **stretch}, pk=("stream", "name", "generation", "start"))

@@ -63,7 +63,7 @@ class Acknowledged:
                 self._spans.append((parse_id(one.first.encode()), parse_id(one.last.encode())))
             else:
                 self._single[one.kind, one.first] = one.digest
-        self._spans.sort()
+        self._spans = _united(self._spans)
         self._lines: set[tuple[str, int]] = set()
         self.deleted = 0
         for gone in redacted:
@@ -97,6 +97,17 @@ class Acknowledged:
         """Whether just this difference is acknowledged."""
         told = self._single.get((difference.kind, name_of(difference)))
         return told is not None and told == both_sides(difference)
+
+
+def _united(spans: list[tuple[EntryId, EntryId]]) -> list[tuple[EntryId, EntryId]]:
+    """Joins spans that overlap; the others stay, in order."""
+    found: list[tuple[EntryId, EntryId]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return found
 
 
 def name_of(difference: Difference) -> str:

@@ -60,7 +60,7 @@ class Cut:
         """What became of the file `name`, and what will."""
         how = f"ends at byte {self.size:,}" if self.size < self.offset else "holds other bytes"
         left = f"the bridge left it at byte {self.offset:,}"
-        return f"{name} {how}, {left}: when it runs, it takes it for a new file and carries all of it again"
+        return f"{name} {how}, {left}: when it runs, it finds out what of it was carried, and sends the rest"
 
 
 @dataclass(slots=True)
@@ -134,6 +134,13 @@ class Pieces:
         self._renamed(known)
         exact = set(self._is_of)
         return {source: self._found(source, known.get(source, ()), exact) for source in {*known, *self._mine}}
+
+    def holds(self, wanted: Generation, but: set[tuple[int, int]]) -> bool:
+        """Whether a file is this generation, whole and as it was left; none of these devices and inodes."""
+        return any(
+            file.inode not in but and file.length() == wanted.at.offset and _exactly(file, wanted.at)
+            for file in self._held
+        )
 
     def _pool(self, source: str) -> list[Plain]:
         """The files that are a source's by name and are nobody's yet: pieces, packed ones last, then its own file."""

@@ -17,19 +17,23 @@ Stretch = tuple[int, int, int, int]
 class Moved:
     """Translates places of one log, generation and offset in one number, to where their lines stand by now.
 
-    `replaced` are the generations whose place another file took; `stretches`, by generation, say what of that file was
-    sent before. They are the ledger's word: that the lines are those of their entries is for parity to see.
+    `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still;
+    `stretches`, by generation, say what of a file was sent before. They are the ledger's word: that the lines are those
+    of their entries is for parity to see.
     """
 
-    def __init__(self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]]) -> None:
+    def __init__(
+        self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]], lying: Iterable[int] = ()
+    ) -> None:
         self.replaced = {*replaced}
+        self._lying = {*lying}
         self._there: list[tuple[int, int, int]] = []
         self._here: list[tuple[int, int, int]] = []
         for generation, some in stretches.items():
             for start, end, of, of_start in some if generation not in self.replaced else ():
                 before, now = (of << SHIFT) + of_start, (generation << SHIFT) + start
                 self._here.append((now, now + end - start, before))
-                if of:
+                if of in self.replaced:
                     self._there.append((before, before + end - start, now))
         self._there.sort()
         self._here.sort()
@@ -46,9 +50,9 @@ class Moved:
         return place if before == GONE or before >> SHIFT == 0 else before
 
     def is_anothers(self, place: int) -> bool:
-        """Whether the line at a place was not sent from this log: it is another one's, or its entry was trimmed."""
+        """Whether no entry is to claim the line at a place: another file's line has it, or it was trimmed."""
         before = _through(self._here, place)
-        return before != GONE and before >> SHIFT == 0
+        return before != GONE and (before >> SHIFT == 0 or before >> SHIFT in self._lying)
 
     def first_from(self, place: int) -> int:
         """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""

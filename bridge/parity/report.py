@@ -13,6 +13,7 @@ from bridge.model import format_id, shown
 from bridge.parity.acknowledged import TakenOut
 from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of_all
+from bridge.parity.sides import SHIFT
 from bridge.parity.view import NOT_RUNNING
 from bridge.words import counted, duration
 
@@ -133,6 +134,8 @@ def where(one: Difference) -> str:
     if one.file is not None:
         line = f" line {one.line:,}" if one.line is not None else ""
         at = f", byte {one.offset:,}" if one.offset is not None else ""
+        if one.line is None and at and one.place >= 0:
+            at += f" of generation {one.place >> SHIFT}"
         parts.append(f"{shown(os.fsencode(one.file))}{line}{at}")
     if one.entry is not None:
         parts.append(f"entry {one.entry}")

@@ -62,7 +62,7 @@ class Result:
     def warnings(self) -> list[str]:
         """Says in words what is to be known before anything is done: entries Redis lost, files that were cut."""
         lost = f"Redis lost entries ({self.lost}): start `bridge run`, it fills it again from the files"
-        cuts = [f"do not start the bridge yet: {cut.in_words(name)}" for name, cut in self.cut.items()]
+        cuts = [cut.in_words(name) for name, cut in self.cut.items()]
         return [lost] * bool(self.lost) + cuts
 
     def counts(self) -> dict[str, int]:

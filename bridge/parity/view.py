@@ -122,13 +122,10 @@ class View(Cursors):
         self._known: dict[str, list[Generation]] = {}
         self.moved: dict[str, Moved] = {}
         """Where lines of a log stand by now that were sent from a file whose place another took, by the log's name."""
-        for name, records in self._remembered.items() if ledger is not None else ():
-            replaced = {known.rewrites for known in records if known.rewrites and not known.in_doubt}
-            if replaced and ledger is not None:
-                self.moved[name] = Moved(replaced, all_stretches(ledger, stream, name))
+        self._stretches = all_stretches(ledger, stream) if ledger is not None else {}
+        told = (accepted_of(ledger, stream), redacted_of(ledger, stream)) if ledger is not None else ([], [])
+        self._acknowledged = told
         self.acknowledged = Acknowledged()
-        if ledger is not None:
-            self.acknowledged = Acknowledged(accepted_of(ledger, stream), redacted_of(ledger, stream), self.moved)
         self._limit = mapping.format.max_line_bytes
         self._pieces = Pieces(settings.root, (), self._limit)
         self._ledger = ledger
@@ -185,10 +182,10 @@ class View(Cursors):
                     known[recorded.number] = replace(told, inode=(recorded.device, recorded.inode))
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
-                replaced = self.moved[name].replaced if name in self.moved else set[int]()
-                self._known[name] = [known[n] for n in sorted(known) if n not in replaced]
+                self._known[name] = [known[n] for n in sorted(known)]
             naming = Naming(mapping.source.path, mapping.source.rotated, self._known)
             self._pieces = Pieces(root, naming.carried(root, found), self._limit)
+            self._leave_out_replaced()
             self.sources = self._pieces.sort_out(self._known, naming)
             for name in self.sources.keys() | ({naming.only} if naming.only else set()):
                 self.sources.setdefault(name, Found([], [], [], {}))
@@ -198,6 +195,20 @@ class View(Cursors):
         except BaseException:
             self.close()
             raise
+
+    def _leave_out_replaced(self) -> None:
+        """Leaves out the generations whose place another file took, unless their own lies there still, as a backup."""
+        for name, records in self._remembered.items():
+            replaced = {known.rewrites for known in records if known.rewrites > 0 and not known.in_doubt}
+            live = {(known.device, known.inode) for known in records if known.number not in replaced}
+            lying = {
+                known.number for known in self._known[name]
+                if known.number in replaced and self._pieces.holds(known, live)
+            }  # fmt: skip
+            if replaced or name in self._stretches:
+                self.moved[name] = Moved(replaced - lying, self._stretches.get(name, {}), lying)
+            self._known[name] = [known for known in self._known[name] if known.number not in replaced - lying]
+        self.acknowledged = Acknowledged(*self._acknowledged, self.moved)
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
         """Opens for parity the files, with their rotated pieces, that only the mirror writes."""
