@@ -19,7 +19,7 @@ from bridge.config import Settings, masked
 from bridge.dial import dialler
 from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.files.waiting import waiting
-from bridge.ledger.aligned import NEW, STOPPED, Rewrite, rewrites_of
+from bridge.ledger.aligned import ALIGNED, STOPPED, Rewrite, rewrites_of
 from bridge.ledger.asked import unsettled
 from bridge.ledger.health import Trouble, heartbeat, troubles
 from bridge.ledger.holder import lock_holder
@@ -27,7 +27,7 @@ from bridge.ledger.imports import last_import
 from bridge.ledger.parity import Run, runs
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retention import last_report
-from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.sources import in_doubt, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
 from bridge.streams.connect import Connection
@@ -236,10 +236,10 @@ def _mapping(
         found.quarantined = quarantine_counts(ledger, found.stream)
         found.imported = last_import(ledger, found.stream)
         found.parity = next(iter(runs(ledger, found.stream, 1)), None)
-        found.edits = [
-            edit for edit in rewrites_of(ledger, found.stream)
-            if edit.how == STOPPED or (status.at - edit.at < LATELY and (edit.how != NEW or edit.again))
-        ]  # fmt: skip
+        doubtful = in_doubt(ledger, found.stream)
+        edits = rewrites_of(ledger, found.stream)
+        late = [edit for edit in edits if status.at - edit.at < LATELY and (edit.how == ALIGNED or edit.again)]
+        found.edits = [edit for edit in edits if edit in late or (edit.how == STOPPED and edit.name in doubtful)]
         looked = last_report(ledger, found.stream) if mapping.retention.limited else None
         found.retention = {"at": looked[0], **looked[1]} if looked is not None else None
     if shared.folder is None and shared.values is None:

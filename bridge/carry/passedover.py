@@ -54,7 +54,8 @@ def forget_carried(
             continue
         left = [part for stretch in stretches for part in _standing(held, stretch, codec, stands)]
         if left != stretches:
-            save_stretches(ledger, stream, tail.name, which, left)
+            marked = [part._replace(crc=held.sum_of(part.start, part.end)) for part in left]
+            save_stretches(ledger, stream, tail.name, which, marked)
 
 
 def _standing(

@@ -21,7 +21,7 @@ from bridge.ledger.aligned import Stretch, stretches_of
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
-from bridge.model import FIELDS, Position, Row, paired
+from bridge.model import FIELDS, Position, Row, hex_digest, paired
 from bridge.points import reached
 
 READ_LINES = 2.1
@@ -218,10 +218,16 @@ class Reader:
         if generation not in self._stretches:
             name = self._tail.name
             found = stretches_of(self._ledger, self._stream, name, generation)
-            gone = [one for one in redacted_of(self._ledger, self._stream, name) if one.generation == generation]
+            gone = [one for one in redacted_of(self._ledger, self._stream, name) if one.generation == generation
+                    and self._is_line(generation, one.offset, one.length, one.digest)]  # fmt: skip
             found += [Stretch(one.offset, one.offset + one.length, generation, one.offset) for one in gone]
             self._stretches[generation] = sorted(found)
         return self._stretches[generation]
+
+    def _is_line(self, number: int, offset: int, length: int, told: str) -> bool:
+        """Whether a line of this digest stands at a place of a generation."""
+        held = self._tail.of_number(number)
+        return held is not None and length > 0 and hex_digest(held.read(length - 1, offset)) == told
 
     def among_earlier(self, first: Position | None) -> bool:
         """Whether a line stands before others of its file that were sent earlier, as an earlier generation's."""
@@ -239,6 +245,9 @@ class Reader:
         while (ahead := self._next_carried(generation, generation.read_to)) is not None:
             if ahead.start > generation.read_to:
                 break
+            if ahead.crc >= 0 and generation.sum_of(ahead.start, ahead.end) != ahead.crc:
+                self._tail.distrust(generation, f"bytes {ahead.start} to {ahead.end} are not what was carried before")
+                return False
             self._tail.pass_over(generation, ahead.end)
             if generation.read_to != ahead.end:
                 return False

@@ -75,6 +75,7 @@ class Rewritten:
         self._stream = shared.mapping.stream.key
         self._settle = shared.mapping.source.settle_ms / 1000
         self._met = (0, 0.0)
+        self._again_at = 0.0
         self._stop: tuple[tuple[int, int, int], RewriteStop] | None = None
         self.waits = False
         """Whether a file is not at rest yet, and will be in a moment."""
@@ -102,7 +103,7 @@ class Rewritten:
         if self._met[0] != generation.number:
             self._met = generation.number, now
         quiet = now - written / 1e9 >= self._settle or now - self._met[1] >= PATIENCE
-        if under_way or not quiet:
+        if under_way or not quiet or now < self._again_at:
             self.waits = True
             return False
         if barrier(self._ledger, self._stream, self._tail.name, generation.number) is not None:
@@ -138,6 +139,9 @@ class Rewritten:
                     found = Aligned(())
                 else:
                     found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
+                if _may_go_on(found, *keys) and self._clock() - facts[2] / 1e9 < PATIENCE and not generation.read_to:
+                    self._again_at, self.waits = self._clock() + PATIENCE / 4, True
+                    return False  # it ends amid what was there: perhaps it is being written still
                 self._stop_if_unsure(generation, facts, found, old, new, said)
                 moved = list(_moved(found.runs, starts, ends, offsets))
                 rewrite = edited(self._found(generation, ALIGNED if moved else NEW), found.runs, *keys)
@@ -200,8 +204,8 @@ class Rewritten:
             if ours and data:
                 here = self._stream, self._tail.name, generation.number
                 data, cuts, stale = foreign(self._ledger, *here, offset, data, at_once)
-                if stale:
-                    raise _Changed
+                for span in stale:  # the file was edited since the mirror wrote there: the bytes are its own by now
+                    drop_range(self._ledger, self._stream, span)
             return data, cuts, more
 
         return read
@@ -289,7 +293,8 @@ class Rewritten:
                     drop_range(self._ledger, self._stream, one.span)
                     for part in parts:
                         add_range(self._ledger, self._stream, part)
-                save_stretches(self._ledger, self._stream, self._tail.name, generation.number, stretches)
+                marked = [one._replace(crc=generation.sum_of(one.start, one.end)) for one in stretches]
+                save_stretches(self._ledger, self._stream, self._tail.name, generation.number, marked)
                 save_rewrite(self._ledger, self._stream, found)
                 for known in records:
                     save_generation(self._ledger, self._stream, self._tail.name, known)
@@ -336,6 +341,14 @@ class _Moving:
             alone = (part.start, part.end) == (self.span.start, self.span.end)
             return replace(part, digest=self.span.digest if alone else b"")
         return replace(part, digest=range_digest(generation.read(part.end - part.start, part.start)))
+
+
+def _may_go_on(found: Aligned, old: Sequence[int], new: Sequence[int]) -> bool:
+    """Whether a file ends amid the lines of before: all of it, or its last run."""
+    if not found.runs:
+        return bool(found.shared) and found.shared == len(new)
+    last = found.runs[-1]
+    return last.new + last.count == len(new) and last.old + last.count < len(old)
 
 
 def _moved(runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]) -> Iterator[Moved]:

@@ -111,6 +111,12 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
     if kept and kept[-1].old + kept[-1].count < len(old):
         kept[-1] = _to_the_last_anchor(kept[-1], old, once_old, once_new)
     weight = sum(len(anchors(run, ENOUGH)) for run in kept)
+    if len(kept) == 1 and (kept[0].old, kept[0].new) == (0, 0) and kept[0].count < len(old):
+        # The first lines alone are what a log that is begun anew has too, however many they are.
+        mostly = 4 * kept[0].count >= 3 * max(len(old), len(new))
+        return (
+            Aligned(tuple(kept), weight) if mostly or content(kept[0]) >= BYTES else Aligned((), 0, _shared(old, new))
+        )
     passed = 2 * sum(run.count for run in kept)
     most = passed > len(old) and passed > len(new)
     enough = weight >= ENOUGH and (len(kept) == 1 or passed >= min(len(old), len(new)))

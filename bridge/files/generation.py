@@ -131,10 +131,14 @@ class Generation:
         """Whether the file's bytes before a place have another CRC-32, where one is known. Reads all of them."""
         if crc < 0 or self.content is None or self.packed:
             return False
+        return self.sum_of(0, at) != crc
+
+    def sum_of(self, start: int, end: int) -> int:
+        """The CRC-32 of bytes of a generation's file, as they are now."""
         found = 0
-        for offset in range(0, at, COMPARED):
-            found = crc32(self.read(min(COMPARED, at - offset), offset), found)
-        return found != crc
+        for offset in range(start, end, COMPARED):
+            found = crc32(self.read(min(COMPARED, end - offset), offset), found)
+        return found
 
     @property
     def packed(self) -> tuple[int, int] | None:

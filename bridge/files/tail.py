@@ -146,10 +146,7 @@ class Tail:
             self._chain, self._finished.held = [], []
 
     def peek(self, generation: Generation, limit: int) -> bytes:
-        """The tail reads up to `limit` bytes behind a generation's reader; none of other content: look again.
-
-        None either of one that was empty at the last look: nothing proves yet that these are its first.
-        """
+        """The tail reads up to `limit` bytes behind a generation's reader; none of other content: look again."""
         with self.lock:
             return generation.peek(limit)
 
@@ -180,10 +177,7 @@ class Tail:
         return self.register.record(done, closed=True)
 
     def seek(self, number: int, at: Fingerprint) -> None:
-        """The tail puts its reader at a place that Redis confirmed: later generations are read from their beginning.
-
-        Where the content there is another, that is noticed and the next generation is read from 0.
-        """
+        """The tail puts its reader at a place that Redis confirmed: later generations are read from their beginning."""
         with self.lock, self._wholly():
             for ended in [g for g in self._chain if g.number < number]:  # as Redis knows and the ledger not
                 self._chain.remove(ended)
@@ -278,6 +272,7 @@ class Tail:
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
         replaced = (last is None or last.path != self.path) and self._append_newer(last, lost=lost)
+        self.register.news += self.register.end(lost) if lost and self.register.known[lost].in_doubt else []
         if lost and not replaced and not self.register.is_replaced(lost):
             end = self.register.known[lost].at.offset
             self._say_once(f"generation {lost}", f"is gone; if anything stood in it behind byte {end}, it was not read")
@@ -333,16 +328,15 @@ class Tail:
     def _append_newer(self, last: Generation | None, last_written: int = -1, *, lost: int = 0, why: str = "") -> bool:
         """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age.
 
-        Where `last`, or the generation `lost`, is in none of the files, they may hold lines of that: they are in doubt.
-        Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now. Returns
-        whether any is younger.
+        They are in doubt where they may hold lines of `last` or of the generation `lost`. Returns whether any is.
+        Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now.
         """
         lost = last.number if last is not None and last.in_doubt and not lost else lost
         for turn in range(SURVEYS):
             before = self._survey.stamps()
             (files, fresh), start = self._files(), 0
             if last is not None:
-                start, anew, is_lost = self.register.behind(last, files, last_written)
+                start, anew, is_lost = self.register.behind(last, files, fresh, last_written)
                 lost = last.number if is_lost and last.number not in self._survey.rotated_copies else lost
                 if anew is not None:
                     self._take_over(last, anew)
@@ -380,6 +374,12 @@ class Tail:
         if copy is None and at.offset > current.read_to:
             self.amend(current.number, at)
         self._append_newer(current, last_written, lost=lost, why=why)
+
+    def distrust(self, generation: Generation, why: str) -> None:
+        """The tail takes the file at its path for another one, as bytes ahead of the reader are not those of before."""
+        with self.lock:
+            if generation is self.current() and generation.content is not None:
+                self._replaced_in_place(generation, why)
 
     def settle(self, generation: Generation, *, aligned: bool) -> list[Known]:
         """The tail notes that it is known which lines of a generation were carried before; returns what changed."""

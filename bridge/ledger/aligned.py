@@ -23,6 +23,8 @@ class Stretch(NamedTuple):
     end: int
     of: int
     of_start: int
+    crc: int = -1
+    """The CRC-32 of the bytes, -1 where nobody noted it: in a file that was edited since, others stand there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Rewrite:
 def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> list[Stretch]:
     """Reads from the ledger the stretches of a log's generation that were carried before, in file order."""
     rows = ledger.rows(
-        "SELECT start, end, of, of_start FROM aligned WHERE stream = ? AND name = ? AND generation = ? ORDER BY start",
+        "SELECT start, end, of, of_start, crc FROM aligned WHERE stream = ? AND name = ? AND generation = ?"
+        " ORDER BY start",
         (stream, name, generation),
     )
     return [Stretch(*row) for row in rows]
@@ -59,7 +62,7 @@ def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[Stret
     """Reads from the ledger the stretches of a stream's logs that were carried before, by log and generation."""
     found: dict[str, dict[int, list[Stretch]]] = {}
     rows = ledger.rows(
-        "SELECT name, generation, start, end, of, of_start FROM aligned WHERE stream = ?"
+        "SELECT name, generation, start, end, of, of_start, crc FROM aligned WHERE stream = ?"
         " ORDER BY name, generation, start",
         (stream,),
     )
@@ -101,7 +104,8 @@ def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, foun
     ledger.write("DELETE FROM aligned WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation))
     for stretch in found:
         ledger.write(
-            "INSERT INTO aligned (stream, name, generation, start, end, of, of_start) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO aligned (stream, name, generation, start, end, of, of_start, crc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (stream, name, generation, *stretch),
         )
 

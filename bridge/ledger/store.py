@@ -215,7 +215,7 @@ def _fifteenth(db: sqlite_utils.Database) -> None:
     db.table("generations").add_column("in_doubt", int)
     db.table("generations").add_column("crc", int)
     place = {"stream": str, "name": str, "generation": int}
-    stretch = {"start": int, "end": int, "of": int, "of_start": int}
+    stretch = {"start": int, "end": int, "of": int, "of_start": int, "crc": int}
     db.table("aligned").create({**place, **stretch}, pk=("stream", "name", "generation", "start"))
     counts = dict.fromkeys(("passed", "changed", "put_in", "taken_out", "again"), int)
     found = {"of": int, "at": float, "how": str, **counts, "why": str}

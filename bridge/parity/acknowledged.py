@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bridge.ledger.accepted import Accepted, Redacted
-from bridge.model import EntryId, hex_digest, parse_id
+from bridge.model import HIGHEST_ID, EntryId, hex_digest, parse_id
 from bridge.parity.classify import Difference
-from bridge.parity.moved import Moved
 from bridge.parity.sides import OFFSETS, SHIFT
 
 MISSING = "missing_in_file"
+
+Span = tuple[EntryId, EntryId]
+"""The first and the last entry of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +55,39 @@ class Acknowledged:
     """What somebody acknowledged of one mapping's differences; and the lines whose entries were deleted on purpose."""
 
     def __init__(
-        self, accepted: Iterable[Accepted] = (), redacted: Iterable[Redacted] = (),
-        moved: Mapping[str, Moved] | None = None,
+        self, accepted: Iterable[Accepted] = (), redacted: Iterable[Redacted] = ()
     ) -> None:  # fmt: skip
         self._single: dict[tuple[str, str], str] = {}
-        self._spans: list[tuple[EntryId, EntryId]] = []
+        self._spans: list[Span] = []
+        self._left: dict[Span, int] = {}
         for one in accepted:
             if one.kind == MISSING and ":" not in one.first:
-                self._spans.append((parse_id(one.first.encode()), parse_id(one.last.encode())))
+                span = parse_id(one.first.encode()), parse_id(one.last.encode())
+                self._spans.append(span)
+                self._left[span] = self._left.get(span, 0) + one.count
             else:
                 self._single[one.kind, one.first] = one.digest
-        self._spans = _united(self._spans)
+        self._spans.sort()
         self._lines: set[tuple[str, int]] = set()
         self.deleted = 0
         for gone in redacted:
             self.deleted += 1
-            place = (gone.generation << SHIFT) + gone.offset
-            self._lines.add((gone.name, moved[gone.name](place) if moved and gone.name in moved else place))
+            self._lines.add((gone.name, (gone.generation << SHIFT) + gone.offset))
 
     def missing(self, entry: bytes) -> bool:
-        """Whether it is acknowledged that this entry has no line."""
+        """Whether it is acknowledged that this entry has no line; of each row as many are as were named then."""
         if not self._spans:
             return False
         entry_id = parse_id(entry)
-        at = bisect_right(self._spans, (entry_id, (1 << 64, 0))) - 1
-        return at >= 0 and self._spans[at][0] <= entry_id <= self._spans[at][1]
+        for at in range(bisect_right(self._spans, (entry_id, HIGHEST_ID)) - 1, -1, -1):
+            span = self._spans[at]
+            if entry_id <= span[1] and self._left[span]:
+                self._left[span] -= 1
+                return True
+        return False
 
     def line(self, source: str, place: int) -> bool:
-        """Whether the entry of the line at this place was deleted on purpose."""
+        """Whether the entry of the line that was sent from this place was deleted on purpose."""
         return (source, place) in self._lines
 
     def without(self, differences: Iterable[Difference]) -> tuple[list[Difference], set[tuple[str, int]]]:
@@ -97,17 +104,6 @@ class Acknowledged:
         """Whether just this difference is acknowledged."""
         told = self._single.get((difference.kind, name_of(difference)))
         return told is not None and told == both_sides(difference)
-
-
-def _united(spans: list[tuple[EntryId, EntryId]]) -> list[tuple[EntryId, EntryId]]:
-    """Joins spans that overlap; the others stay, in order."""
-    found: list[tuple[EntryId, EntryId]] = []
-    for first, last in sorted(spans):
-        if found and first <= found[-1][1]:
-            found[-1] = found[-1][0], max(last, found[-1][1])
-        else:
-            found.append((first, last))
-    return found
 
 
 def name_of(difference: Difference) -> str:

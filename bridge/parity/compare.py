@@ -338,8 +338,7 @@ class Comparison:
 
     def extra(self, one: Extra) -> None:
         """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
-        where = one.file.source, one.place
-        if self._due.acknowledged.line(*where) or self._relocated.is_anothers(*where):
+        if self._relocated.needs_no_entry(one.file.source, one.place):
             self.accounted(one.file, "aside", size_of(one.line))
             return
         if len(self._extras) < MOST:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
+from bridge.ledger.aligned import Stretch
 from bridge.parity.sides import OFFSETS, SHIFT
 
 GONE = -1
 """The place of a line that was changed in its file, or taken out."""
-
-Stretch = tuple[int, int, int, int]
-"""Bytes of a file, from one to another, and the generation and offset that they were sent from."""
 
 
 class Moved:
@@ -29,11 +27,13 @@ class Moved:
         self._lying = {*lying}
         self._there: list[tuple[int, int, int]] = []
         self._here: list[tuple[int, int, int]] = []
+        oldest = min(self._lying, default=1 << 62)
+        self._copies = {generation for generation in stretches if generation > oldest}
         for generation, some in stretches.items():
-            for start, end, of, of_start in some if generation not in self.replaced else ():
+            for start, end, of, of_start, _ in some if generation not in self.replaced else ():
                 before, now = (of << SHIFT) + of_start, (generation << SHIFT) + start
                 self._here.append((now, now + end - start, before))
-                if of in self.replaced:
+                if of in self.replaced and generation not in self._copies:
                     self._there.append((before, before + end - start, now))
         self._there.sort()
         self._here.sort()
@@ -52,7 +52,7 @@ class Moved:
     def is_anothers(self, place: int) -> bool:
         """Whether no entry is to claim the line at a place: another file's line has it, or it was trimmed."""
         before = _through(self._here, place)
-        return before != GONE and (before >> SHIFT == 0 or before >> SHIFT in self._lying)
+        return before != GONE and (before >> SHIFT == 0 or place >> SHIFT in self._copies)
 
     def first_from(self, place: int) -> int:
         """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""

@@ -39,9 +39,12 @@ class Relocated:
         """The place where a line of a log stands that was sent from `place`; `GONE`."""
         return self._moved[name](place) if name in self._moved else place
 
-    def is_anothers(self, name: str, place: int) -> bool:
-        """Whether the line at a place of a log was passed over as another log's, or as one that was trimmed."""
-        return name in self._moved and self._moved[name].is_anothers(place)
+    def needs_no_entry(self, name: str, place: int) -> bool:
+        """Whether no entry is to claim the line at a place: its own was deleted on purpose, or is another line's."""
+        moved = self._moved.get(name)
+        if moved is not None and moved.is_anothers(place):
+            return True
+        return self._acknowledged.line(name, moved.back(place) if moved is not None else place)
 
     def is_acknowledged(self, entry: bytes) -> bool:
         """Whether it is acknowledged that an entry has no line; then it is counted."""

@@ -208,7 +208,7 @@ class View(Cursors):
             if replaced or name in self._stretches:
                 self.moved[name] = Moved(replaced - lying, self._stretches.get(name, {}), lying)
             self._known[name] = [known for known in self._known[name] if known.number not in replaced - lying]
-        self.acknowledged = Acknowledged(*self._acknowledged, self.moved)
+        self.acknowledged = Acknowledged(*self._acknowledged)
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
         """Opens for parity the files, with their rotated pieces, that only the mirror writes."""
