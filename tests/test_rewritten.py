@@ -366,3 +366,118 @@ def test_status_says_what_waits_for_a_person(one_rig: Rig) -> None:
     assert told.returncode == 3
     assert "stood there before, in no order that tells which" in " ".join(told.stdout.split())
     assert one_rig.parity().verdict == "inconclusive"
+
+
+def test_two_saves_close_together(one_rig: Rig) -> None:
+    """A file that is replaced before it is known what it holds is skipped: the next is aligned with what was carried."""
+    one_rig.append(*BASE)
+    running = Running(one_rig)
+    try:
+        running.sweep(2)
+        for n in (3, 5, 7):
+            made = [one for one in BASE if one not in BASE[3 : n + 1]]
+            save(one_rig.log, made, in_place=False)
+            running.forward.look()
+        running.sweep(2)
+        one_rig.append(b"after")
+        running.sweep(2)
+    finally:
+        running.close()
+    assert came(one_rig) == Counter([*BASE, b"after"])
+
+
+@pytest.mark.parametrize("name", ["messages.log.bak", "messages.log.orig"])
+@pytest.mark.parametrize("copied", [False, True], ids=["renamed", "copied"])
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_an_editor_leaves_a_backup(one_rig: Rig, name: str, copied: bool, stopped: bool) -> None:
+    """The backup is no rotation: what stands in it and in the log comes once, and both sides are equal."""
+    one_rig.append(*BASE)
+    running = Running(one_rig)
+    backup = one_rig.root / name
+    try:
+        running.sweep(2)
+        if stopped:
+            running.close()
+        if copied:
+            backup.write_bytes(one_rig.log.read_bytes())
+        else:
+            one_rig.log.rename(backup)
+        save(one_rig.log, [*BASE[:50], b"changed", *BASE[60:]], in_place=False)
+        if not stopped:
+            running.sweep(2)
+    finally:
+        if not stopped:
+            running.close()
+    assert not one_rig.once().errors
+    assert came(one_rig) == Counter([*BASE, b"changed"])
+    assert one_rig.parity().verdict == "equal"
+
+
+def test_edited_again_behind_what_was_found_out(one_rig: Rig) -> None:
+    """A bridge is killed when it noted what a file holds, which is edited then: what stands there by now is looked at."""
+    one_rig.append(*BASE)
+    assert not one_rig.once().errors
+    save(one_rig.log, [*BASE[:40], b"changed", *BASE[41:]], in_place=False)
+    child = one_rig.start("--dual", crash="forward.align.after")
+    child.wait(timeout=60)
+    made = [*BASE[:40], b"changed", *BASE[41:60], *(b"put in %d" % n for n in range(10)), *BASE[60:]]
+    save(one_rig.log, made, in_place=True)
+    assert not one_rig.once().errors
+    assert came(one_rig) == wanted(BASE, made)
+    assert "missing_in_redis" not in {difference.kind for difference in one_rig.parity().tally.differences}
+
+
+def test_mirrored_into_a_file_that_waits_and_is_edited_again(one_rig: Rig) -> None:
+    """What the mirror wrote there does not hold up the log when an edit moves it."""
+    old = beats(*range(60))
+    one_rig.append(*old)
+    running = Running(one_rig, dual=True)
+    try:
+        running.sweep(2)
+        save(one_rig.log, old[5:], in_place=True)
+        running.sweep(2)
+        one_rig.add("r-0")
+        running.sweep(2)
+        raw = one_rig.log.read_bytes()
+        assert b"r-0" in raw
+        one_rig.log.write_bytes(line("put in") + raw)
+        running.sweep(2)
+        assert one_rig.run("repair", "--redis", one_rig.server.socket_url, "--as-new").returncode == 0
+        one_rig.append(b"after")
+        running.sweep(3)
+    finally:
+        running.close()
+    assert not Counter([*old, *old[5:], b"put in", b"r-0", b"after"]) - came(one_rig)
+
+
+def test_rows_that_are_acknowledged_overlap(one_rig: Rig) -> None:
+    """A row around one that is acknowledged is acknowledged as a whole; and of each as many as were named then."""
+    one_rig.append(*BASE[:60])
+    assert not one_rig.once().errors
+    url = ("--redis", one_rig.server.socket_url)
+    for made in (BASE[:60][:20] + BASE[25:60], BASE[:60][:10] + BASE[35:60]):
+        save(one_rig.log, made, in_place=False)
+        assert not one_rig.once().errors
+        [row] = one_rig.parity().tally.taken_out
+        name = f"{format_id(row.first).decode()}..{format_id(row.last).decode()}"
+        assert one_rig.run("repair", *url, "--accept", name, "--reason", "meant").returncode == 0
+    equal = one_rig.parity()
+    assert (equal.verdict, equal.tally.acknowledged) == ("equal", 25)
+
+
+def test_a_line_of_the_same_length(one_rig: Rig) -> None:
+    """A change that leaves size, beginning and end as they were is seen by what is read between."""
+    one_rig.append(*BASE)
+    running = Running(one_rig)
+    made = [*BASE[:200], b"line XXX", *BASE[201:]]
+    try:
+        running.sweep(2)
+        save(one_rig.log, made, in_place=True)
+        running.sweep(2)
+    finally:
+        running.close()
+    assert came(one_rig) == wanted(BASE, made)
+    made = [*made[:100], b"line YYY", *made[101:], b"after"]
+    save(one_rig.log, made, in_place=False)
+    assert not one_rig.once().errors
+    assert came(one_rig) == wanted(BASE, [b"line XXX"], made)

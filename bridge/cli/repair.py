@@ -28,13 +28,9 @@ LISTED = 20
 @click.command("repair", short_help="Rebuild a lost ledger, and mend what parity found")
 @click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
 @click.option("--take-over", is_flag=True, help="Also where the stream belongs to another bridge that is gone")
-@click.option(
-    "--accept", is_flag=True, help="Acknowledge the differences NAME… that parity finds; with --reason, at once"
-)
-@click.option(
-    "--as-edit", is_flag=True, help="A file that took the place of log NAME is an edit of it: pass over what it was"
-)
-@click.option("--as-new", is_flag=True, help="What took a log's place is new: send all of it")
+@click.option("--accept", is_flag=True, help="Acknowledge the differences NAME… of parity, at once; needs --reason")
+@click.option("--as-edit", is_flag=True, help="What took log NAME's place is an edit: pass over what it was; at once")
+@click.option("--as-new", is_flag=True, help="What took log NAME's place is a new file: send all of it; at once")
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @verb
@@ -47,7 +43,7 @@ def command(
 
     Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
 
-    With --accept, names are entry IDs, FIRST..LAST, or log:generation:offset, as `bridge parity` names them; with
+    With --accept, names are entry IDs, FIRST..LAST, or lines as FILE:LINE, as `bridge parity` names them; with
     --as-edit and --as-new, mappings or logs.
     """
     from bridge.carry.dead import ended

@@ -17,6 +17,7 @@ from pathlib import Path
 from bridge.config import Settings
 from bridge.doctor.finding import Finding, Part, Verdict, worst
 from bridge.errors import LedgerError
+from bridge.files.generation import Known
 from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder
 from bridge.ledger.parity import Run, runs
@@ -123,10 +124,17 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
         for name, some in groupby(all_known, key=itemgetter(0)):
             known = [generation for _, generation in some]
             many = sum(one.closed and one.inode < 0 for one in known)
-            many += sum(not a.closed and (a.device, a.inode) == (b.device, b.inode) for a, b in pairwise(known))
+            many += sum(_same_file(before, after) for before, after in pairwise(known))
             if many:
                 found[name] = many
     return found
+
+
+def _same_file(before: Known, after: Known) -> bool:
+    """Whether one generation followed another in the same file, which was changed in place while no bridge ran."""
+    if (before.device, before.inode) != (after.device, after.inode):
+        return False
+    return not before.closed or bool(before.born and before.born == after.born)
 
 
 def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:

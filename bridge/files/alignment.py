@@ -105,7 +105,7 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
 
     strong = [len(anchors(run, ANCHORS)) >= ANCHORS or content(run) >= BYTES for run in runs]
     ends = [n for n, is_strong in enumerate(strong) if is_strong]
-    begins = [0] if runs and (runs[0].old, runs[0].new) == (0, 0) else ends[:1]
+    begins = [0] if runs and (runs[0].old, runs[0].new) == (0, 0) and anchors(runs[0], 1) else ends[:1]
     between = range(begins[0], ends[-1] + 1) if ends else range(0)
     kept = [runs[n] for n in between if strong[n] or anchors(runs[n], 1)]
     if kept and kept[-1].old + kept[-1].count < len(old):

@@ -10,9 +10,6 @@ from bridge.files.content import HEAD
 from bridge.files.generation import Generation, Known
 from bridge.model import Fingerprint
 
-ENDS, ALIKE = 1 << 14, 2
-"""Bytes of either end of two files that are looked at, and how many lines they have in common if one is an edit."""
-
 SHORT = 1 << 20
 """Bytes up to which a file that has grown since is read from its beginning, to see whether it was edited as well."""
 
@@ -150,7 +147,7 @@ class Register:
         return record.number if record is not None else 0
 
     def behind(
-        self, last: Generation, files: list[Generation], fresh: Generation | None, last_written: int
+        self, last: Generation, files: list[Generation], last_written: int
     ) -> tuple[int, Generation | None, bool]:
         """Finds where among a source's rotated files, oldest first, those begin that are younger than `last`.
 
@@ -167,8 +164,7 @@ class Register:
             return max(known + 1, sum(file.written() < last_written for file in files)), None, bool(last.head)
         copy, gone = files[copies[-1]], last.content is None
         if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
-            backup = not tells_age(copy.path.name) or (fresh is not None and _alike(copy, fresh))
-            return copies[-1] + 1, None, backup  # what an editor leaves of the log is no rotation
+            return copies[-1] + 1, None, not tells_age(copy.path.name)  # an editor's backup is no rotation
         goes_on = last.goes_on_in(copy) or (own and not last.head)
         return (copies[-1] + 1, copy, False) if goes_on else (copies[-1], None, True)
 
@@ -269,12 +265,6 @@ def _remembered(generation: Generation, record: Known) -> bool:
         return False
     known = record.packed, (record.device, record.inode)
     return bool(generation.packed) and (generation.packed, generation.identity) == known
-
-
-def _alike(file: Generation, fresh: Generation) -> bool:
-    """Whether two different lines or more of a file's beginning or end stand at that of another; a quick look."""
-    ends = [set(one.read(ENDS, at).split(b"\n")) for one in (file, fresh) for at in (0, max(0, one.size() - ENDS))]
-    return len(((ends[0] | ends[1]) & (ends[2] | ends[3])) - {b""}) >= ALIKE
 
 
 def same_inode(generation: Generation, record: Known) -> bool:
