@@ -263,6 +263,8 @@ def play(rig: Rig, program: Program, *, recurs: bool, twice: bool = True) -> Non
             model.append(11 + k)
         model.sync(1)
         for name, n in program:
+            if not twice and name in ("edit", "insert", "delete"):
+                model.sync(1)  # else what was written since hides how much of the log is as it was
             ACTS[name](model, n)
         model.check(twice=twice)
     finally:
@@ -273,7 +275,7 @@ def play(rig: Rig, program: Program, *, recurs: bool, twice: bool = True) -> Non
 NUMBERS = dict.fromkeys(ACTS, (0, 400))
 
 
-@programs(120)
+@programs(40)
 @given(acts(12, **NUMBERS))
 def test_programs_of_edits(program: Program) -> None:
     """No line is lost, whatever becomes of the log; what is sent again is said; and parity takes it all for what it is."""
@@ -281,7 +283,7 @@ def test_programs_of_edits(program: Program) -> None:
         play(rig, program, recurs=False)
 
 
-@programs(120)
+@programs(40)
 @given(acts(12, **NUMBERS))
 def test_programs_of_edits_of_lines_that_recur(program: Program) -> None:
     """The same where a quarter of the lines are a few that come again and again."""
@@ -289,10 +291,10 @@ def test_programs_of_edits_of_lines_that_recur(program: Program) -> None:
         play(rig, program, recurs=True)
 
 
-ORDINARY = ("append", "edit", "insert", "delete", "mirror", "rotate", "sync", "stop", "asleep", "kill", "raise")
+ORDINARY = ("append", "edit", "insert", "delete", "mirror", "rotate", "sync", "stop", "kill", "raise")
 
 
-@programs(100)
+@programs(30)
 @given(acts(10, **dict.fromkeys(ORDINARY, (0, 400))))
 def test_edits_that_send_nothing_again(program: Program) -> None:
     """Where lines are changed, put in and taken out, and stay in order, none comes twice."""

@@ -74,6 +74,9 @@ class Register:
                 if generation in found or any(same_inode(generation, record_of_open) for record_of_open in unfinished):
                     continue  # it is that one, though another may have held the same
                 record = next((known for known in free.values() if fits(generation, known)), None)
+                if record is not None and self.is_replaced(record.number):
+                    # An edit may leave size, beginning and end as they were: then it is the newer one.
+                    record = None if any(generation.holds(known.at) for known in unfinished) else record
                 if record is not None:
                     found[generation] = self._recognised(generation, free.pop(record.number))
         return found

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from zlib import crc32
 
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
@@ -135,12 +136,11 @@ class Pieces:
         exact = set(self._is_of)
         return {source: self._found(source, known.get(source, ()), exact) for source in {*known, *self._mine}}
 
-    def holds(self, wanted: Generation, but: set[tuple[int, int]]) -> bool:
-        """Whether a file is this generation, whole and as it was left; none of these devices and inodes."""
-        return any(
-            file.inode not in but and file.length() == wanted.at.offset and _exactly(file, wanted.at)
-            for file in self._held
-        )
+    def holds(self, wanted: Generation, crc: int, but: set[tuple[int, int]]) -> bool:
+        """Whether a file is this generation, whole and with this CRC-32; none of these devices and inodes."""
+        size = wanted.at.offset
+        alike = (file for file in self._held if file.inode not in but and file.length() == size)
+        return any(_exactly(file, wanted.at) and _sum(file, size) == crc for file in alike)
 
     def _pool(self, source: str) -> list[Plain]:
         """The files that are a source's by name and are nobody's yet: pieces, packed ones last, then its own file."""
@@ -257,6 +257,13 @@ def _opened(path: Path, limit: int) -> Plain | None:
         return file
     file.close()
     return None
+
+
+def _sum(file: Plain, size: int) -> int:
+    found = 0
+    for part in file.section(0, size):
+        found = crc32(part, found)
+    return found
 
 
 def _head_holds(file: Plain, at: Fingerprint) -> bool:

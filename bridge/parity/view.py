@@ -201,9 +201,10 @@ class View(Cursors):
         for name, records in self._remembered.items():
             replaced = {known.rewrites for known in records if known.rewrites > 0 and not known.in_doubt}
             live = {(known.device, known.inode) for known in records if known.number not in replaced}
+            sums = {known.number: known.crc for known in records if known.number in replaced}
             lying = {
                 known.number for known in self._known[name]
-                if known.number in replaced and self._pieces.holds(known, live)
+                if sums.get(known.number, -1) >= 0 and self._pieces.holds(known, sums[known.number], live)
             }  # fmt: skip
             if replaced or name in self._stretches:
                 self.moved[name] = Moved(replaced - lying, self._stretches.get(name, {}), lying)
