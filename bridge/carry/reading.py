@@ -246,8 +246,10 @@ class Reader:
             if ahead.start > generation.read_to:
                 break
             if ahead.crc >= 0 and generation.sum_of(ahead.start, ahead.end) != ahead.crc:
-                self._tail.distrust(generation, f"bytes {ahead.start} to {ahead.end} are not what was carried before")
-                return False
+                if self._tail.distrust(generation, f"bytes {ahead.start} to {ahead.end} are not those of before"):
+                    return False
+                self._stretches[generation.number].remove(ahead)  # of a piece that was edited: all of it is sent
+                continue
             self._tail.pass_over(generation, ahead.end)
             if generation.read_to != ahead.end:
                 return False

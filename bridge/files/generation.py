@@ -118,8 +118,8 @@ class Generation:
         )  # fmt: skip
 
     def takes_the_place_of(self, other: Generation) -> bool:
-        """Whether a generation may have taken the place of the same one as another generation."""
-        return self is not other and self.in_doubt and self.rewrites == other.rewrites
+        """Whether two generations are in doubt, and may have taken the place of the same one."""
+        return self is not other and self.in_doubt and other.in_doubt and self.rewrites == other.rewrites
 
     def becomes(self, known: Known) -> None:
         """A file that was opened is this generation, as a record tells."""

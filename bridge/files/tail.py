@@ -375,17 +375,17 @@ class Tail:
             self.amend(current.number, at)
         self._append_newer(current, last_written, lost=lost, why=why)
 
-    def distrust(self, generation: Generation, why: str) -> None:
-        """The tail takes the file at its path for another one, as bytes ahead of the reader are not those of before."""
+    def distrust(self, generation: Generation, why: str) -> bool:
+        """The tail takes its newest file, edited ahead of the reader, for another one; False: it is not the newest."""
         with self.lock:
-            if generation is self.current() and generation.content is not None:
+            if is_newest := generation is self.current():
                 self._replaced_in_place(generation, why)
+            return is_newest
 
     def settle(self, generation: Generation, *, aligned: bool) -> list[Known]:
         """The tail notes that it is known which lines of a generation were carried before; returns what changed."""
         with self.lock:
-            also = [other for other in self._chain if other.takes_the_place_of(generation)]
-            of = self.register.carried(generation.rewrites)
+            of, also = self.register.carried(generation.rewrites), [*filter(generation.takes_the_place_of, self._chain)]
             for other in (generation, *(also if aligned else [])):
                 other.in_doubt, other.rewrites = False, of if aligned and other is generation else 0
             return [*self.register.end(of), *(self.register.record(other) for other in (generation, *also))]
