@@ -129,9 +129,8 @@ def _act(difference: Difference, result: Result, numbers: Mapping[str, int], tar
             return Act("", difference, f"{difference.source} was cut or changed: bring it back from a copy first")
         # A line that the file never had cannot be told from one that was taken out of an older piece.
         if any(row.has(difference.entry) for row in result.tally.taken_out):
-            advice = (
-                "it was changed or taken out of its file; if that was meant: `bridge repair --accept ID --reason …`"
-            )
+            meant = f"`bridge repair --accept {difference.entry} --reason …`"
+            advice = f"its line was changed or taken out of the log; {meant} says that it was meant"
             return Act("", difference, advice)
         if difference.file_born:
             return Act("", difference, "no file holds a line where its origin says: bring its file back from a copy")

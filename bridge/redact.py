@@ -41,9 +41,8 @@ class Target:
 
     def in_words(self) -> list[str]:
         """Says what is deleted, and what a person has to edit, a line each."""
-        said = [
-            f"entry {format_id(self.entry).decode()}: {'is deleted' if self.stands else 'stands in the stream no more'}"
-        ]
+        what = "would be deleted" if self.stands else "stands in the stream no more"
+        said = [f"entry {format_id(self.entry).decode()}: {what}"]
         if self.place.line is not None:
             said.append(f"  edit by hand: line {self.place.line:,} of {self.place.file} (byte {self.place.offset:,})")
         elif self.place.said:
@@ -71,7 +70,8 @@ def plan(shared: Shared, ledger: Ledger, connection: Connection, entries: Sequen
         text, place = format_id(entry).decode(), search.of_entry(entry)
         if place is None and entry not in done:
             raise ConfigError("there is no such entry, and there was none", where=f"{shared.mapping.stream.key} {text}")
-        place = place or Place(shared.mapping.name, shared.mapping.stream.key, "it is deleted already", entry=text)
+        known = "it was redacted before, and the ledger knows no more of its line"
+        place = place or Place(shared.mapping.name, shared.mapping.stream.key, known, entry=text)
         waits = place.born == "Redis" and shared.mapping.mirror is not None and entry in standing
         if waits and memory is not None and entry > memory.mirror_cursor:
             hint = "let `bridge run --dual` write its line first: else it counts as lost before it was mirrored"

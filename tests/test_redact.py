@@ -50,7 +50,7 @@ def test_the_plan_names_what_is_to_be_edited_and_changes_nothing(one_rig: Rig) -
     """Without --execute the entry stands; file, line and byte are named."""
     ids = carried(one_rig)
     told = redact(one_rig, ids[SECRET])
-    assert f"entry {ids[SECRET]}: is deleted" in told.stdout
+    assert f"entry {ids[SECRET]}: would be deleted" in told.stdout
     assert f"edit by hand: line {SECRET + 1} of messages.log" in told.stdout
     assert "nothing was changed" in told.stdout
     assert len(one_rig.entries()) == len(BASE) + 1

@@ -51,7 +51,7 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
         return
     for target in targets:
         for said in target.in_words():
-            click.echo(said.replace("is deleted", "deleted") if execute else said)
+            click.echo(said.replace("would be deleted", "deleted") if execute else said)
     if not execute:
         click.echo("nothing was changed; `bridge redact … --reason TEXT --execute` does it")
     elif any(target.place.line is not None for target in targets):

@@ -120,6 +120,12 @@ def save_rewrite(ledger: Ledger, stream: str, found: Rewrite) -> None:
     )  # fmt: skip
 
 
+def waiting(ledger: Ledger, stream: str) -> set[str]:
+    """The logs of a stream that wait for a person to say what the file is that took their place."""
+    latest = {found.name: found.how for found in rewrites_of(ledger, stream)}
+    return {name for name, how in latest.items() if how == STOPPED}
+
+
 def rewrites_of(ledger: Ledger, stream: str, name: str | None = None) -> list[Rewrite]:
     """Reads from the ledger what was found of files that took a log's place, oldest first; of one log, or of all."""
     rows: Iterable[tuple[object, ...]] = ledger.rows(

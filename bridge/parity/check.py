@@ -17,6 +17,7 @@ from bridge.carry.archive import Archive, history
 from bridge.carry.claim import Hold
 from bridge.config import Settings
 from bridge.errors import LeaseHeld, RedisLost
+from bridge.ledger.aligned import waiting
 from bridge.ledger.mirrored import range_at, range_digest
 from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
 from bridge.ledger.sources import gone_before_mirrored, in_doubt
@@ -177,7 +178,10 @@ class Check:
                 return ""
             if self._stop.wait(self._settling / 2):
                 raise Interrupted
-        return f"another file took the place of {', '.join(logs[:3])}, and the bridge has yet to find out what it holds"
+        named = ", ".join(logs[:3])
+        if self._ledger is not None and waiting(self._ledger, self._mapping.stream.key) & {*logs}:
+            return f"another file took the place of {named}: `bridge repair --as-edit` or `--as-new` says what it is"
+        return f"another file took the place of {named}, and the bridge has yet to find out what it holds"
 
     def _once(self, since: Since | None) -> Result | None:
         """Compares both sides of a mapping once; None: what was before `since` changed.
