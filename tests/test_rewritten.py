@@ -386,8 +386,10 @@ def test_two_saves_close_together(one_rig: Rig) -> None:
     assert came(one_rig) == Counter([*BASE, b"after"])
 
 
-@pytest.mark.parametrize("name", ["messages.log.bak", "messages.log.orig"])
-@pytest.mark.parametrize("copied", [False, True], ids=["renamed", "copied"])
+@pytest.mark.parametrize(
+    ("name", "copied"),
+    [("messages.log.bak", False), ("messages.log.bak", True), ("messages.log.orig", False), ("messages.log.1", True)],
+)
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
 def test_an_editor_leaves_a_backup(one_rig: Rig, name: str, copied: bool, stopped: bool) -> None:
     """The backup is no rotation: what stands in it and in the log comes once, and both sides are equal."""

@@ -91,6 +91,8 @@ class Generation:
     """Whether nobody has found out yet which lines of the file were carried as that generation's."""
     summed: tuple[int, int] = (0, 0)
     """A place up to which the CRC-32 of the file's bytes is known, and that: mostly the reader's place."""
+    copied: bool = False
+    """Whether the generation was found in another file than the one it was written to."""
     why: str = ""
     """How it was seen that the file is another one than before, in words."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
@@ -125,6 +127,7 @@ class Generation:
         """A file that was opened is this generation, as a record tells."""
         self.number, self.decided = known.number, known.decided or self.decided
         self.rewrites, self.in_doubt = known.rewrites, known.in_doubt
+        self.copied = self.identity != (known.device, known.inode) and not self.packed
         self.summed = (known.at.offset, known.crc) if known.crc >= 0 else (-1, 0)
 
     def differs_within(self, at: int, crc: int) -> bool:

@@ -150,7 +150,7 @@ class Register:
         return record.number if record is not None else 0
 
     def behind(
-        self, last: Generation, files: list[Generation], last_written: int
+        self, last: Generation, files: list[Generation], fresh: Generation | None, last_written: int
     ) -> tuple[int, Generation | None, bool]:
         """Finds where among a source's rotated files, oldest first, those begin that are younger than `last`.
 
@@ -167,9 +167,21 @@ class Register:
             return max(known + 1, sum(file.written() < last_written for file in files)), None, bool(last.head)
         copy, gone = files[copies[-1]], last.content is None
         if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
-            return copies[-1] + 1, None, not tells_age(copy.path.name)  # an editor's backup is no rotation
+            return copies[-1] + 1, None, self._is_backup(copy, last, fresh, own=bool(own))
         goes_on = last.goes_on_in(copy) or (own and not last.head)
         return (copies[-1] + 1, copy, False) if goes_on else (copies[-1], None, True)
+
+    def _is_backup(self, file: Generation, last: Generation, fresh: Generation | None, *, own: bool) -> bool:
+        """Whether a file that holds a generation is what an editor left beside the log, or a copy; no rotation.
+
+        A rotation renames the log, or copies and empties it; of a copy beside which another file took the log's place
+        it is none.
+        """
+        if not tells_age(file.path.name):
+            return True
+        before = self.known[last.number]
+        replaced = fresh is not None and fresh.identity != (before.device, before.inode)
+        return replaced and not file.packed and (last.copied if own else last.nameless)
 
     def newer(
         self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],

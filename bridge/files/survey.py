@@ -189,7 +189,7 @@ class Survey:
             if repeats(file, older, [*younger, *held, fresh]):
                 dropped.add(id(file))
                 of = {generation.number for generation in held if repeats(file, [], [generation])}
-                if file.packed is not None or tells_age(file.path.name):
+                if file.packed is not None:
                     self.rotated_copies |= of
                 if file.packed is None or not of:  # what is held was compressed
                     self._say_once(file.path.name, "repeats lines of another file of this source; it is left alone")

@@ -336,7 +336,7 @@ class Tail:
             before = self._survey.stamps()
             (files, fresh), start = self._files(), 0
             if last is not None:
-                start, anew, is_lost = self.register.behind(last, files, last_written)
+                start, anew, is_lost = self.register.behind(last, files, fresh, last_written)
                 lost = last.number if is_lost and last.number not in self._survey.rotated_copies else lost
                 if anew is not None:
                     self._take_over(last, anew)
