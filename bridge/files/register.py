@@ -10,9 +10,9 @@ from bridge.files.content import HEAD
 from bridge.files.generation import Generation, Known
 from bridge.model import Fingerprint
 
-SHORT = 1 << 26
+SHORT = 1 << 20
 """Bytes up to which a file that has grown since is read from its beginning at a start, to see whether it was edited as
-well: some hundredths of a second."""
+well."""
 
 
 class Register:
