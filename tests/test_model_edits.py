@@ -275,7 +275,7 @@ def play(rig: Rig, program: Program, *, recurs: bool, twice: bool = True) -> Non
 NUMBERS = dict.fromkeys(ACTS, (0, 400))
 
 
-@programs(15)
+@programs(8)
 @given(acts(12, **NUMBERS))
 def test_programs_of_edits(program: Program) -> None:
     """No line is lost, whatever becomes of the log; what is sent again is said; and parity takes it all for what it is."""
@@ -283,7 +283,7 @@ def test_programs_of_edits(program: Program) -> None:
         play(rig, program, recurs=False)
 
 
-@programs(15)
+@programs(8)
 @given(acts(12, **NUMBERS))
 def test_programs_of_edits_of_lines_that_recur(program: Program) -> None:
     """The same where a quarter of the lines are a few that come again and again."""
@@ -294,7 +294,7 @@ def test_programs_of_edits_of_lines_that_recur(program: Program) -> None:
 ORDINARY = ("append", "edit", "insert", "delete", "mirror", "rotate", "sync", "stop", "kill", "raise")
 
 
-@programs(12)
+@programs(8)
 @given(acts(10, **dict.fromkeys(ORDINARY, (0, 400))))
 def test_edits_that_send_nothing_again(program: Program) -> None:
     """Where lines are changed, put in and taken out, and stay in order, none comes twice."""
