@@ -27,7 +27,7 @@ def accept(
     found: list[tuple[Shared, list[Accepted]]] = []
     left = set(ids)
     for shared, result in results:
-        mine = [one for name in ids for one in _named(result, name, left)]
+        mine = [row for name in ids for row in _named(result, name, left)]
         found.append((shared, mine))
     if left:
         hint = "`bridge parity` names what there is: an entry's ID, or a line as messages.log:12 or messages.log@3041"
@@ -36,10 +36,16 @@ def accept(
         for shared, mine in found:
             stream = shared.mapping.stream.key
             save_accepted(ledger, stream, mine, who, why, at)
-            for one in mine:
-                facts = {"kind": one.kind, "first": one.first, "last": one.last, "count": one.count, "reason": why}
+            for row in mine:
+                facts = {
+                    "kind": row.kind,
+                    "first": row.first,
+                    "last": row.last,
+                    "count": row.count,
+                    "reason": why,
+                }
                 note(ledger, at, who, "accept", stream, facts)
-    return sum(one.count for _, mine in found for one in mine)
+    return sum(row.count for _, mine in found for row in mine)
 
 
 def _named(result: Result, name: str, left: set[str]) -> list[Accepted]:

@@ -17,7 +17,7 @@ LINE = 40
 
 
 def keys(lines: Sequence[object]) -> memoryview:
-    return memoryview(array("q", [hash(("line", one)) for one in lines]))
+    return memoryview(array("q", [hash(("line", item)) for item in lines]))
 
 
 def aligned(old: Sequence[object], new: Sequence[object], size: Callable[[int], int] = lambda n: LINE) -> Aligned:
@@ -97,7 +97,7 @@ def test_who_says_that_it_is_an_edit_is_believed() -> None:
 def test_a_long_file_is_aligned_by_samples_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are too many lines to lay them all side by side, some stand for the others: the result is the same."""
     old = list(range(20_000))
-    new: list[object] = [one for one in old if one % 997 and one > 3000]
+    new: list[object] = [item for item in old if item % 997 and item > 3000]
     new[5000:5000] = ["x", "y"]
     exact = aligned(old, new)
     monkeypatch.setattr(alignment, "SAMPLED", 1 << 6)
@@ -116,7 +116,7 @@ def test_what_is_passed_over_is_equal_and_in_order(old: list[object], new: list[
     """Whatever two files hold: runs are equal lines, in order in both, each with two lines that stand once, or 4 KiB."""
     found = aligned(old, new, lambda n: size)
     at_old = at_new = 0
-    once = {one for one in old if old.count(one) == 1 and new.count(one) == 1}
+    once = {item for item in old if old.count(item) == 1 and new.count(item) == 1}
     strong = []
     for run in found.runs:
         assert run.old >= at_old

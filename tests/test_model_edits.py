@@ -91,7 +91,7 @@ class Model:
             self._save(n, lines)
 
     def sort(self, n: int) -> None:
-        self._save(n, sorted(self.lines, key=lambda one: one[1]))
+        self._save(n, sorted(self.lines, key=lambda found_edit: found_edit[1]))
 
     def cut_head(self, n: int) -> None:
         self._save(n, self.lines[self._at(n) :])
@@ -195,7 +195,7 @@ class Model:
         assert [error for error in errors if "raised at" not in error] == waits
         if waits:
             with closing(Ledger(self.rig.state / "ledger.db")) as ledger:
-                found = [one for one in rewrites_of(ledger, STREAM) if one.how == STOPPED][-1]
+                found = [found_edit for found_edit in rewrites_of(ledger, STREAM) if found_edit.how == STOPPED][-1]
                 save_rewrite(ledger, STREAM, Rewrite(found.name, found.generation, found.of, found.at, AS_NEW))
 
     def _read_mirrored(self) -> None:
@@ -242,7 +242,7 @@ class Model:
                 accept(ledger, [(shared, found)], sorted(names), "test", "meant", 0.0)
             found = self.rig.parity()
         gone = not self.lines or any(
-            one.how != ALIGNED for one in rewrites_of(ledger, STREAM)
+            found_edit.how != ALIGNED for found_edit in rewrites_of(ledger, STREAM)
         )  # then nobody knows what stood there
         assert found.verdict == "equal" or (gone and found.verdict == "inconclusive"), (found.tally, found.notes)
 

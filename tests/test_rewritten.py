@@ -167,7 +167,7 @@ def test_parity_names_once_what_was_taken_out(one_rig: Rig, act: str, in_place: 
     made = change(BASE)
     save(one_rig.log, made, in_place=in_place)
     assert not one_rig.once().errors
-    gone = [one for one in BASE if one not in made]
+    gone = [text for text in BASE if text not in made]
     found = one_rig.parity()
     rows = found.tally.taken_out
     assert sum(row.count for row in rows) == len(gone)
@@ -373,7 +373,7 @@ def test_two_saves_close_together(one_rig: Rig) -> None:
     try:
         running.sweep(2)
         for n in (3, 5, 7):
-            made = [one for one in BASE if one not in BASE[3 : n + 1]]
+            made = [text for text in BASE if text not in BASE[3 : n + 1]]
             save(one_rig.log, made, in_place=False)
             running.forward.look()
         running.sweep(2)
@@ -469,7 +469,7 @@ def test_a_line_of_the_same_length(one_rig: Rig) -> None:
     """A change that leaves size, beginning and end as they were is seen by what is read between."""
     one_rig.append(*BASE)
     running = Running(one_rig)
-    made = [*BASE[:200], b"line XXX", *BASE[201:]]
+    made = [*BASE[:200], b"line ABC", *BASE[201:]]
     try:
         running.sweep(2)
         save(one_rig.log, made, in_place=True)
@@ -477,7 +477,7 @@ def test_a_line_of_the_same_length(one_rig: Rig) -> None:
     finally:
         running.close()
     assert came(one_rig) == wanted(BASE, made)
-    made = [*made[:100], b"line YYY", *made[101:], b"after"]
+    made = [*made[:100], b"line DEF", *made[101:], b"after"]
     save(one_rig.log, made, in_place=False)
     assert not one_rig.once().errors
-    assert came(one_rig) == wanted(BASE, [b"line XXX"], made)
+    assert came(one_rig) == wanted(BASE, [b"line ABC"], made)

@@ -34,7 +34,7 @@ def forget_carried(
     resume = compared.resume.get(tail.name, Resume())
     gone = compared.trimmed.origins.get(number, Gone(None))
     meant = passed_over(compared.trimmed)
-    redacted = {Position(one.generation, one.offset) for one in redacted_of(ledger, stream, tail.name)}
+    redacted = {Position(was.generation, was.offset) for was in redacted_of(ledger, stream, tail.name)}
     generations = {known.number: known for known in tail.records()}
 
     def stands(at: Position) -> bool:

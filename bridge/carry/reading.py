@@ -218,9 +218,9 @@ class Reader:
         if generation not in self._stretches:
             name = self._tail.name
             found = stretches_of(self._ledger, self._stream, name, generation)
-            gone = [one for one in redacted_of(self._ledger, self._stream, name) if one.generation == generation
-                    and self._is_line(generation, one.offset, one.length, one.digest)]  # fmt: skip
-            found += [Stretch(one.offset, one.offset + one.length, generation, one.offset) for one in gone]
+            gone = [part for part in redacted_of(self._ledger, self._stream, name) if part.generation == generation
+                    and self._is_line(generation, part.offset, part.length, part.digest)]  # fmt: skip
+            found += [Stretch(part.offset, part.offset + part.length, generation, part.offset) for part in gone]
             self._stretches[generation] = sorted(found)
         return self._stretches[generation]
 
@@ -232,7 +232,7 @@ class Reader:
     def among_earlier(self, first: Position | None) -> bool:
         """Whether a line stands before others of its file that were sent earlier, as an earlier generation's."""
         stretches = self.carried_before(first.generation) if first is not None else []
-        return any(one.of != first.generation and first.offset < one.start for one in stretches) if first else False
+        return any(part.of != first.generation and first.offset < part.start for part in stretches) if first else False
 
     def _next_carried(self, generation: Generation, start: int) -> Stretch | None:
         """The first stretch behind a place of a generation that was carried before; None: there is none."""

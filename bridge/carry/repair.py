@@ -280,7 +280,7 @@ def _source(
         taken.add(piece.identity)
         here = Known(generation, *piece.identity, known.at, known.closed, born=piece.born)
         before = max((g for n, g in claimed if n == number and g < generation), default=0)
-        there = {one.number for one in made.generations[name] if one.inode}
+        there = {record.number for record in made.generations[name] if record.inode}
         if shared.mapping.source.kind == "log" and before and before not in there and not known.closed:
             here = replace(here, rewrites=before, in_doubt=True)  # forward finds out whether its lines are here
             if before not in wanted:

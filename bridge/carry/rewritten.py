@@ -112,8 +112,8 @@ class Rewritten:
 
     def _said(self, generation: Generation) -> str:
         """What a person says that a file is, `AS_NEW` or `AS_EDIT`; empty: nobody did."""
-        found = [one for one in rewrites_of(self._ledger, self._stream, self._tail.name)
-                 if one.generation == generation.number]  # fmt: skip
+        found = [told for told in rewrites_of(self._ledger, self._stream, self._tail.name)
+                 if told.generation == generation.number]  # fmt: skip
         return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
 
     def _found(self, generation: Generation, how: str, why: str = "") -> Rewrite:
@@ -160,24 +160,24 @@ class Rewritten:
     ) -> list[Stretch]:
         """The lines of a file, not among those passed over, whose entries were deleted on purpose, each once."""
         gone: dict[str, list[Redacted]] = {}
-        for one in (*redacted_of(self._ledger, self._stream, self._tail.name), *self._without_entry()):
-            gone.setdefault(one.digest, []).append(one)
+        for told in (*redacted_of(self._ledger, self._stream, self._tail.name), *self._without_entry()):
+            gone.setdefault(told.digest, []).append(told)
         found, at = list[Stretch](), 0
         for run in [*runs, Run(0, len(starts), 0)] if gone else []:
             for n in range(at, run.new):
                 line = generation.read(ends[n] - starts[n] - 1, starts[n])
                 if known := gone.get(hex_digest(line)) or gone.get(hex_digest(line + b"\n\0")):
-                    one = known.pop(0)
-                    found.append(Stretch(starts[n], ends[n], one.generation, one.offset))
+                    told = known.pop(0)
+                    found.append(Stretch(starts[n], ends[n], told.generation, told.offset))
             at = run.new + run.count
         return found
 
     def _without_entry(self) -> Iterator[Redacted]:
         """The lines of which somebody acknowledged that they have no entry: their digest is of both sides."""
-        for one in accepted_of(self._ledger, self._stream):
-            name, generation, offset = one.first.rsplit(":", 2) if one.first.count(":") >= 2 else ("", "0", "0")
-            if one.kind == "missing_in_redis" and name == self._tail.name:
-                yield Redacted(ZERO_ID, name, int(generation), int(offset), 0, one.digest)
+        for told in accepted_of(self._ledger, self._stream):
+            name, generation, offset = told.first.rsplit(":", 2) if told.first.count(":") >= 2 else ("", "0", "0")
+            if told.kind == "missing_in_redis" and name == self._tail.name:
+                yield Redacted(ZERO_ID, name, int(generation), int(offset), 0, told.digest)
 
     def _before(self, number: int, held: Generation | None) -> Messages:
         """The messages that were carried of a generation: of its own file while that is open, else of the stream."""
@@ -286,14 +286,14 @@ class Rewritten:
         with self._tail.lock:
             if found.how == ALIGNED and (generation.content is None or generation.changed() is not None):
                 raise _Changed
-            placed = [(one, one.parts(generation)) for one in moving]
+            placed = [(told, told.parts(generation)) for told in moving]
             records = self._tail.settle(generation, aligned=found.how == ALIGNED)
             with self._ledger.transaction():
-                for one, parts in placed:
-                    drop_range(self._ledger, self._stream, one.span)
+                for told, parts in placed:
+                    drop_range(self._ledger, self._stream, told.span)
                     for part in parts:
                         add_range(self._ledger, self._stream, part)
-                marked = [one._replace(crc=generation.sum_of(one.start, one.end)) for one in stretches]
+                marked = [told._replace(crc=generation.sum_of(told.start, told.end)) for told in stretches]
                 save_stretches(self._ledger, self._stream, self._tail.name, generation.number, marked)
                 save_rewrite(self._ledger, self._stream, found)
                 for known in records:

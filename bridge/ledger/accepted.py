@@ -42,11 +42,21 @@ class Redacted:
 
 def save_accepted(ledger: Ledger, stream: str, found: Sequence[Accepted], who: str, why: str, at: float) -> None:
     """Writes into the ledger which differences somebody acknowledged; inside a transaction."""
-    for one in found:
+    for row in found:
         ledger.write(
             "INSERT INTO accepted (stream, kind, first, last, count, digest, at, who, why)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stream, one.kind, one.first, one.last, one.count, one.digest, at, who, why),
+            (
+                stream,
+                row.kind,
+                row.first,
+                row.last,
+                row.count,
+                row.digest,
+                at,
+                who,
+                why,
+            ),
         )
 
 

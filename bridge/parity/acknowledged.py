@@ -60,13 +60,13 @@ class Acknowledged:
         self._single: dict[tuple[str, str], str] = {}
         self._spans: list[Span] = []
         self._left: dict[Span, int] = {}
-        for one in accepted:
-            if one.kind == MISSING and ":" not in one.first:
-                span = parse_id(one.first.encode()), parse_id(one.last.encode())
+        for named_difference in accepted:
+            if named_difference.kind == MISSING and ":" not in named_difference.first:
+                span = parse_id(named_difference.first.encode()), parse_id(named_difference.last.encode())
                 self._spans.append(span)
-                self._left[span] = self._left.get(span, 0) + one.count
+                self._left[span] = self._left.get(span, 0) + named_difference.count
             else:
-                self._single[one.kind, one.first] = one.digest
+                self._single[named_difference.kind, named_difference.first] = named_difference.digest
         self._spans.sort()
         self._lines: set[tuple[str, int]] = set()
         self.deleted = 0

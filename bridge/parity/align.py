@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Hashable, Sequence
+
+from bridge.files.alignment import ascending
+
+__all__ = ["align", "ascending"]
 
 EXACT = 250_000
 """Up to this product of lengths the longest common subsequence is found; above, only what its anchors lead to."""
@@ -97,23 +100,3 @@ def _single(items: Sequence[Hashable]) -> dict[Hashable, int]:
     for i, item in enumerate(items):
         places[item] = -1 if item in places else i
     return {item: i for item, i in places.items() if i >= 0}
-
-
-def ascending(values: Sequence[int]) -> list[int]:
-    """The places of a longest strictly ascending subsequence (patience sorting)."""
-    ends: list[int] = []
-    last: list[int] = []
-    before: list[int] = [-1] * len(values)
-    for i, value in enumerate(values):
-        n = bisect_left(ends, value)
-        before[i] = last[n - 1] if n else -1
-        if n == len(ends):
-            ends.append(value)
-            last.append(i)
-        else:
-            ends[n], last[n] = value, i
-    chain, at = [], last[-1] if last else -1
-    while at >= 0:
-        chain.append(at)
-        at = before[at]
-    return chain[::-1]
