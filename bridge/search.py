@@ -225,7 +225,7 @@ class Search:
         return f"it is entry {format_id(entry_id).decode()}{archived}"
 
     def _fields(self, entry_id: EntryId) -> tuple[list[bytes], bool] | None:
-        """An entry's fields, and whether it is in the archive by now; None: it is nowhere."""
+        """Finds an entry's fields in its stream or the archive, and says which; None when it is in neither."""
         found = existing(self._connection, self.shared.keys.stream, [entry_id]).get(entry_id)
         if found is not None:
             return found, False

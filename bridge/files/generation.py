@@ -164,7 +164,7 @@ class Generation:
             return gone
 
     def size(self) -> int:
-        """How many bytes of a generation can be read now; how many were read of it when its content is gone."""
+        """The generation's bytes that can be read now; when its content is gone, as many as were read of it."""
         return self._asked(lambda content: content.size(), self.read_to)
 
     def written(self) -> int:

@@ -231,7 +231,7 @@ class Tail:
         self.register.amend(number, at)
 
     def confirmed(self, generation: Generation) -> Known:
-        """The tail's record of a generation, now that Redis has confirmed it up to the reader's place."""
+        """The tail records that Redis has confirmed a generation's bytes up to the reader's place."""
         return self.register.record(generation)
 
     def record(self, number: int) -> Known:

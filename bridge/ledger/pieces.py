@@ -55,7 +55,7 @@ def forget_piece(ledger: Ledger, stream: str, path: str) -> None:
 
 
 def forget_skipped(ledger: Ledger, stream: str) -> None:
-    """Forgets the stretches that were passed over unread: a repair has sent what stands in them."""
+    """The ledger drops its notes of stretches passed over unread, once a repair has sent their lines."""
     ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, SKIPPED))
 
 

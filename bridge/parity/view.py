@@ -330,7 +330,7 @@ class View(Cursors):
 
 
 def _generations(books: Books, name: str, number: int) -> dict[int, Generation]:
-    """What Redis holds of a source's generations, by number: the closed ones, and the one that its checkpoint is in."""
+    """Reads a source's generations from Redis, by number: the closed ones and the one its checkpoint is in."""
     found = {}
     for key, raw in books.generations.items():
         source, _, which = key.partition(b".")

@@ -221,7 +221,7 @@ def hold(connection: Connection, component: str, mapping: str, token: str, hold_
 
 
 def give_up(connection: Connection, component: str, mapping: str, token: str) -> bool:
-    """Takes a switch back; False when it is not under way any more."""
+    """Takes a component's unfinished switch back in Redis; False when no such switch is under way any more."""
     return bool(connection.call("EVAL", GIVE_UP, 1, COMPONENTS, field_of(component, mapping), token))
 
 
