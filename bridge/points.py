@@ -17,6 +17,7 @@ POINTS = {
     "forward.read": "a piece of a file",
     "forward.send": "a batch on the wire",
     "forward.reply": "the server's answer to a batch",
+    "forward.record": "what of an edited log was carried before, in Redis",
     "forward.align": "the ledger's word of which lines of an edited log were carried before",
     "forward.checkpoint": "the ledger's copy of what Redis confirmed",
     "mirror.read": "entries from the stream",

@@ -38,8 +38,8 @@ from tests import zygote
 
 STREAM = "hestai:messages"
 ELSEWHERE = (
-    "forward.align", "redact.", "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.", "trim.", "retire.", "purge.", "unretire.",
-    "move.",
+    "forward.align", "forward.record", "redact.", "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.",
+    "trim.", "retire.", "purge.", "unretire.", "move.",
 )  # fmt: skip
 RUNNING = [name for name in POINTS if not name.startswith(ELSEWHERE)]
 """The crash points that a running bridge comes by."""

@@ -160,7 +160,11 @@ class Model:
     def kill(self, n: int) -> None:
         """A run in a child process is killed at a point that the number chooses."""
         self.stop(n)
-        names = [f"{name}.{when}" for name in (*RUNNING, *["forward.align"] * 6) for when in ("before", "after")]
+        names = [
+            f"{name}.{when}"
+            for name in (*RUNNING, *["forward.align", "forward.record"] * 3)
+            for when in ("before", "after")
+        ]
         pid = os.fork()
         if pid == 0:
             points.arm(f"{names[n % len(names)]}:{1 + n // 100 % 3}")
@@ -172,7 +176,8 @@ class Model:
         self._read_mirrored()
 
     def fail(self, n: int) -> None:
-        points.arm(f"forward.align.{'before' if n % 2 else 'after'}:raise")
+        point = "forward.record" if n % 4 > 1 else "forward.align"
+        points.arm(f"{point}.{'before' if n % 2 else 'after'}:raise")
 
     def sync(self, n: int) -> None:
         """The bridge carries all there is."""

@@ -223,8 +223,45 @@ def fall_back(rig: Rig, left: int) -> None:
         rig.redis.call("XADD", STREAM, f"{ms}-{seq}", *fields)
 
 
+def lose_the_ledger(rig: Rig) -> None:
+    """The ledger is deleted, and rebuilt from stream and files."""
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    told = rig.run("repair", "--redis", rig.server.socket_url, "--take-over", "--execute")
+    assert told.returncode in (0, 3, 4), told.stderr
+
+
+def _edit(rig: Rig, word: str) -> None:
+    held = rig.log.read_bytes().splitlines(keepends=True)
+    rig.log.write_bytes(b"".join([*held[:50], *held[53:90], line(word), *held[90:]]))
+
+
+@pytest.mark.parametrize("carried", [0, 1, 2])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_ledger_that_is_lost_before_an_edit_is_carried(one_rig: Rig, carried: int, flushed: bool) -> None:
+    """It is rebuilt with the edits of before; what is edited behind them comes neither twice nor not at all."""
+    one_rig.append(*BASE)
+    one_rig.add("r-0")
+    assert not one_rig.once().errors
+    for n in range(carried):
+        _edit(one_rig, f"put in {n}")
+        assert not one_rig.once().errors
+        one_rig.append(f"after {n}")
+        assert not one_rig.once().errors
+    if flushed:
+        one_rig.redis.call("FLUSHALL")
+        assert not one_rig.once().errors
+    before = came(one_rig)
+    lose_the_ledger(one_rig)
+    _edit(one_rig, "the last")
+    assert not one_rig.once().errors
+    one_rig.append("the end")
+    assert not one_rig.once().errors
+    assert came(one_rig) == before + Counter([b"the last", b"the end"])
+
+
 def test_a_ledger_that_is_lost_behind_an_edit(one_rig: Rig) -> None:
-    """It is rebuilt, and the next run finds out anew which lines of the edited log were carried from the one before."""
+    """It is rebuilt, with what of the edited log was carried from the one before, and parity finds that there."""
     one_rig.append(*BASE)
     one_rig.add("r-0")
     assert not one_rig.once().errors
@@ -232,11 +269,7 @@ def test_a_ledger_that_is_lost_behind_an_edit(one_rig: Rig) -> None:
     one_rig.log.write_bytes(b"".join([*lines[10:50], line("put in"), *lines[50:]]))
     assert not one_rig.once().errors
     before = one_rig.datas()
-    for path in one_rig.state.glob("ledger.db*"):
-        path.unlink()
-    url = ("--redis", one_rig.server.socket_url)
-    told = one_rig.run("repair", *url, "--take-over", "--execute")
-    assert told.returncode in (0, 3, 4), told.stderr
+    lose_the_ledger(one_rig)
     assert not one_rig.once().errors
     assert one_rig.datas() == before
     found = one_rig.parity()
@@ -244,7 +277,7 @@ def test_a_ledger_that_is_lost_behind_an_edit(one_rig: Rig) -> None:
     assert one_rig.log.read_bytes().count(b"r-0") == 1
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["align.before", "record.before", "record.after", "align.after"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["saved beside", "in place"])
 def test_killed_as_it_is_found_out(one_rig: Rig, when: str, in_place: bool) -> None:
     """A bridge that is killed before or after it noted what an edited log holds goes on exactly."""
@@ -254,7 +287,7 @@ def test_killed_as_it_is_found_out(one_rig: Rig, when: str, in_place: bool) -> N
     lines = one_rig.log.read_bytes().splitlines(keepends=True)
     made = [*lines[10:50], line("put in"), *lines[50:]]
     one_rig.log.write_bytes(b"".join(made)) if in_place else _beside(one_rig.log, made)
-    child = one_rig.start("--dual", crash=f"forward.align.{when}")
+    child = one_rig.start("--dual", crash=f"forward.{when}")
     child.wait(timeout=60)
     assert child.returncode == -9
     one_rig.append(b"after")
@@ -332,10 +365,39 @@ def test_on_rewrite(one_rig: Rig, how: str) -> None:
     assert came(one_rig) == (Counter(BASE) if how == "stop" else Counter(BASE) + Counter(BASE[1:]))
 
 
-def test_lines_of_before_that_were_trimmed(one_rig: Rig) -> None:
-    """Of a log whose first entries were trimmed, and not archived, an edit of what is left is aligned; else it asks."""
+def _who_trims(rig: Rig, by: str) -> None:
+    """The 300 oldest entries go: by the bridge's own trimming, without an archive, or by another client's."""
+    if by == "somebody":
+        assert rig.redis.call("XTRIM", STREAM, "MAXLEN", 100) == 300
+        return
+    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    limits = "[retention]\nkeep_entries = 100\nconfirm = false\n"
+    (rig.path / "kept.toml").write_text(f"{shipped}\n{limits}")
+    rig.write_config(mapping="kept.toml")
+    assert rig.run("parity", "--redis", rig.server.socket_url).returncode == 0
+    done = rig.run("trim", "--execute", "--redis", rig.server.socket_url)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("by", ["the bridge", "somebody"])
+@pytest.mark.parametrize("say", ["", "--as-edit"])
+def test_lines_of_before_that_were_trimmed(one_rig: Rig, by: str, say: str) -> None:
+    """Of a log whose first entries were trimmed an edit asks, if it leaves their lines; it does not if they are cut."""
     one_rig.append(*BASE)
     assert not one_rig.once().errors
+    _who_trims(one_rig, by)
+    left = one_rig.datas()
+    assert 100 <= len(left) < 200
+    made = [*BASE[0 if say else 320 : 350], *BASE[351:]]
+    save(one_rig.log, made, in_place=False)
+    errors = one_rig.once().errors
+    assert bool(errors) == bool(say)
+    if say:
+        assert re.search("its first [23].. may be some of those", str(errors[0]))
+        assert one_rig.run("repair", "--redis", one_rig.server.socket_url, say).returncode == 0
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    assert one_rig.datas() == [*left, b"after"]
 
 
 def test_status_and_files_say_what_was_found(one_rig: Rig) -> None:

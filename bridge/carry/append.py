@@ -149,7 +149,7 @@ class Target:
         return self._generation.number, self._file.size()
 
     def put(self, write: Write, ledger: Ledger, now: float) -> str:
-        """The mirror appends what is missing of `write` to its file; returns why it must wait, or an empty string.
+        """Appends what is missing of `write` to the mirrored file; returns why it must wait, or an empty string.
 
         What went in is noted in `write` before anything else can fail, so whoever calls again after an error goes on
         behind it. Raises TargetError when the disk is full: what was begun is finished by the next call, before

@@ -21,6 +21,7 @@ from bridge.codecs import Codec
 from bridge.codecs.continued import Continued
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
+from bridge.ledger.accepted import redacted_of
 from bridge.ledger.aligned import stretches_of
 from bridge.ledger.mirrored import Range, ranges_of
 from bridge.ledger.quarantine import carried_aside
@@ -84,13 +85,15 @@ class Messages:
     """Messages of a generation: for each a number that equal ones have too, where it begins, and where the next may.
 
     Of those that were read of the stream nobody knows where they end. `trimmed`: some that were carried are not among
-    them, as their entries were trimmed, and no archive has them.
+    them, as their entries were trimmed, and no archive has them. `unknown`: so many bytes at the beginning may have
+    held messages whose entries somebody else removed.
     """
 
     keys: Column
     starts: Column
     ends: Column
     trimmed: bool = False
+    unknown: int = 0
 
     @classmethod
     def kept_in(cls, folder: Path) -> Messages:
@@ -165,8 +168,8 @@ class Carried:
         self._number = number
         self._codec = shared.mapping.codec(name)
 
-    def read(self, generation: int, folder: Path) -> Messages:
-        """Reads the messages that were carried of this generation, in file order.
+    def read(self, generation: int, end: int, folder: Path) -> Messages:
+        """Reads the messages that were carried of this generation, up to byte `end`, in file order.
 
         Raises RedisLost, RedisRefused, SourceError, LedgerError.
         """
@@ -181,7 +184,15 @@ class Carried:
         messages.trimmed = (
             low is not None and low >= Position(generation, 0) and (low.generation > generation or first > low.offset)
         )
+        info = stream_info(self._connection, self._shared.keys.stream)
+        if info.added > info.length:  # of a stream that lost what it held, and is filled again, nothing was removed
+            messages.unknown = min(first, end) - self._redacted_before(generation, first)
         return messages
+
+    def _redacted_before(self, generation: int, first: int) -> int:
+        """How many bytes the lines take, before this one, whose entries were deleted on purpose."""
+        redacted = redacted_of(self._ledger, self._stream, self._name)
+        return sum(was.length for was in redacted if was.generation == generation and was.offset < first)
 
     def _rows(self, generation: int) -> Iterator[list[tuple[int, int]]]:
         """Offsets and numbers of a generation's messages, some at a time, in any order."""

@@ -12,6 +12,7 @@ from bridge.carry.forks import missing, what_was_lost
 from bridge.carry.lookout import Lookout
 from bridge.carry.places import Places
 from bridge.carry.reconcile import catch_up, put_back, settle_loss
+from bridge.carry.recorded import record_again
 from bridge.carry.refill import Compared, compare, in_words
 from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
@@ -173,6 +174,7 @@ class Forward:
         self._places.put(self._sources.values(), compared, remembered, connection, sender)
         sender.quiet()
         self._settle_loss(compared)
+        record_again(connection, self.shared, self._ledger, lost=bool(compared.lost))
         sender = self._begin_sending(connection)  # what the one before watched is watched no more
         self.shared.hold.settle()
         sender.exists = compared.info.last_id > ZERO_ID

@@ -334,7 +334,7 @@ class Intake:
         return found is not None and found.facts == facts
 
     def _comes_after(self, name: bytes, facts: Facts, key: bytes) -> bool:
-        """Whether another file in the folder holds this message and was written before, or is named before."""
+        """Whether a spool has another file with this message that was written before this one, or is named before."""
         return any(
             other != name and (known.written, other) < (facts.written, name) and self._is_there(other, known)
             for other, known in memory.names_of(self._ledger, self._stream, key)

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from bridge.carry import rebuild
 from bridge.carry.claim import announced
 from bridge.carry.draft import closed_fingerprint
+from bridge.carry.former import Places
 from bridge.carry.oldlines import Line, no_messages, pieces_of, unclaimed
 from bridge.carry.shared import Shared
 from bridge.errors import BridgeError, NotOwner, NotYet
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
+from bridge.ledger.aligned import Stretch, save_stretches
 from bridge.ledger.attached import adopt_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.quarantine import Quarantined, add_quarantined
@@ -37,6 +39,7 @@ from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
 from bridge.streams import keys, state
+from bridge.streams.aligned import Edit, edits_of
 from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT, Keys
@@ -47,7 +50,7 @@ from bridge.streams.trim import Gone, read_trimmed
 from bridge.streams.writer import Books, read_books
 
 TABLES = (
-    "streams", "sources", "generations", "intents", "ranges", "state_values", "witness", "seen", "released",
+    "streams", "sources", "generations", "aligned", "intents", "ranges", "state_values", "witness", "seen", "released",
 )  # fmt: skip
 """The ledger's tables that a repair clears of a stream: made anew from both sides, or of a past that is not theirs."""
 
@@ -76,6 +79,8 @@ class Plan:
     """Lines that were carried past and are no messages."""
     values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     """Name, digest and timestamp of the latest values that both sides hold."""
+    edits: dict[str, dict[int, Edit]] = field(default_factory=dict)
+    """Of each log that was edited which stretches of which generations were carried before."""
     writes: dict[str, str] = field(default_factory=dict)
     """The side to which each component writes that was ever switched, by the component's name."""
 
@@ -140,7 +145,7 @@ def plan(
         return _folder(connection, shared, ledger, books, made)
     claimed: dict[tuple[int, int], set[int]] = {}
     born: list[tuple[EntryId, str, bytes]] = []
-    trimmed = read_trimmed(connection, shared.keys)
+    trimmed, edits = read_trimmed(connection, shared.keys), edits_of(connection, shared.keys)
     for one in entries(connection, shared.keys.stream, format_id(trimmed.floor)):
         raw = one.origin()
         origin = parse_origin(raw) if raw is not None else None
@@ -154,7 +159,7 @@ def plan(
     for raw_name, number in books.sources.items():
         name = os.fsdecode(raw_name)
         gone = trimmed.origins.get(int(number), Gone(None))
-        found = _source(shared, books, made, name, int(number), claimed)
+        found = _source(shared, books, made, name, int(number), claimed, edits.get(int(number), {}))
         lines += [one for one in found if not gone.has(Position(one.generation, one.offset))]
     _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
     return made
@@ -204,6 +209,8 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_source(ledger, stream, name, memory)
             for known in made.generations[name]:
                 save_generation(ledger, stream, name, known)
+            for generation, edit in made.edits.get(name, {}).items():
+                save_stretches(ledger, stream, name, generation, [Stretch(*stretch) for stretch in edit.stretches])
         for one in made.ranges if made.folder is None else ():
             add_range(ledger, stream, one)
         add_quarantined(ledger, stream, made.aside, time.time())
@@ -251,8 +258,9 @@ def _check_dead(connection: Connection, shared: Shared, instance: str, owner: by
 
 
 def _source(
-    shared: Shared, books: Books, made: Plan, name: str, number: int, claimed: dict[tuple[int, int], set[int]]
-) -> list[Line]:
+    shared: Shared, books: Books, made: Plan, name: str, number: int, claimed: dict[tuple[int, int], set[int]],
+    edits: dict[int, Edit],
+) -> list[Line]:  # fmt: skip
     """Finds a source's generations among its files by what Redis knows of them, and reads their unclaimed lines."""
     stored = books.checkpoint.get(os.fsencode(name))
     made.sources[name] = SourceMemory(number, stored, live=True)
@@ -265,6 +273,15 @@ def _source(
     if stored:
         checkpoint = Checkpoint.from_json(stored)
         wanted[checkpoint.generation] = Known(checkpoint.generation, 0, 0, checkpoint.at)
+    made.edits[name] = edits
+    for generation in sorted(edits, reverse=True):
+        if generation not in wanted:
+            del edits[generation]  # nothing of it was carried: forward finds it out anew
+            continue
+        before = edits[generation].rewrites
+        wanted[generation] = replace(wanted[generation], rewrites=before)
+        wanted.setdefault(before, Known(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
+    replaced = {edit.rewrites for edit in edits.values()}
     files, others, current = pieces_of(shared, name)
     lines: list[Line] = []
     taken: set[tuple[int, int]] = set()
@@ -272,22 +289,20 @@ def _source(
         known = wanted[generation]
         order = files if known.closed else [*([current] if current else []), *files[::-1]]
         order = [*order, *(file for file in others if known.closed and file.size() == known.at.offset)]
-        piece = next((f for f in order if f.identity not in taken and f.place(known.at)), None)
+        free = [file for file in order if file.identity not in taken] if known.at.head_len else []
+        piece = next((file for file in free if file.place(known.at)), None)
         if piece is None:
-            made.missing.append(f"{name} generation {generation}")
+            made.missing += [f"{name} generation {generation}"] if generation not in replaced else []
             made.generations[name].append(known)
             continue
         taken.add(piece.identity)
-        here = Known(generation, *piece.identity, known.at, known.closed, born=piece.born)
-        before = max((g for n, g in claimed if n == number and g < generation), default=0)
-        there = {record.number for record in made.generations[name] if record.inode}
-        if shared.mapping.source.kind == "log" and before and before not in there and not known.closed:
-            here = replace(here, rewrites=before, in_doubt=True)  # forward finds out whether its lines are here
-            if before not in wanted:
-                made.generations[name].append(Known(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
+        here = Known(generation, *piece.identity, known.at, known.closed, born=piece.born, rewrites=known.rewrites)
         made.generations[name].append(here)
         codec = shared.mapping.codec(name)
-        fresh = unclaimed(piece, name, generation, claimed.get((number, generation), set()), codec)
+        passed = edits[generation].stretches if generation in edits else []
+        places = Places(generation, ((of, at, end - start, start) for start, end, of, at, _ in passed))
+        mine = {places.here(which, at) for (n, which), some in claimed.items() if n == number for at in some}
+        fresh = unclaimed(piece, name, generation, mine, codec)
         made.aside += no_messages([line for line in fresh if line.offset < known.at.offset], codec)
         lines += fresh
     if current is not None and current.identity not in taken and current.size():

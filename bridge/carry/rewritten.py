@@ -5,16 +5,16 @@ Forward passes over those; every other line is new, and is sent. Nothing of such
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bridge.carry import former
 from bridge.carry.edits import edited, in_words
 from bridge.carry.former import Carried, Messages
+from bridge.carry.moving import Moving, moved_by, sorted_out
 from bridge.carry.provenance import foreign
+from bridge.carry.recorded import record
 from bridge.carry.shared import Shared
 from bridge.errors import RewriteStop
 from bridge.files.alignment import Aligned, Run, align, in_order
@@ -33,13 +33,13 @@ from bridge.ledger.aligned import (
     rewrites_of,
     save_rewrite,
     save_stretches,
-    stretches_of,
 )
-from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_of
+from bridge.ledger.mirrored import add_range, barrier, drop_range
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.model import ZERO_ID, hex_digest
 from bridge.points import reached
+from bridge.streams.aligned import Edit
 from bridge.streams.connect import Connection
 from bridge.words import clock, counted, duration
 
@@ -48,15 +48,6 @@ PATIENCE = 2.0
 
 SHARED = 10
 """So many lines of the file before must stand in a file, and be half of it, for nobody to dare to call it new."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """Bytes `start` to `end` of a file that hold what byte `of_start` and those behind it held in the file before."""
-
-    start: int
-    end: int
-    of_start: int
 
 
 class Rewritten:
@@ -143,14 +134,14 @@ class Rewritten:
                     self._again_at, self.waits = self._clock() + PATIENCE / 4, True
                     return False  # it ends amid what was there: perhaps it is being written still
                 self._stop_if_unsure(generation, facts, found, old, new, said)
-                moved = list(_moved(found.runs, starts, ends, offsets))
+                moved = list(moved_by(found.runs, starts, ends, offsets))
                 rewrite = edited(self._found(generation, ALIGNED if moved else NEW), found.runs, *keys)
                 unknown = []
-                if said == AS_EDIT and old.trimmed and starts:
+                if said == AS_EDIT and starts and _head_unknown(old, new, found.runs):
                     head = starts[found.runs[0].new] if found.runs else ends[-1]
                     unknown = [Stretch(0, head, 0, 0)] if head else []
                 redacted = self._redacted(generation, found.runs, starts, ends)
-            stretches, ranges = self._sorted_out(generation, moved)
+            stretches, ranges = sorted_out(self._ledger, self._stream, name, of, moved)
             self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
             return True
         return False
@@ -186,7 +177,8 @@ class Rewritten:
             codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
             return former.in_file(former.reading(held, held.read_to), codec, limit, folder, former.by_bytes)
         with closing(self._dial()) as connection:
-            return Carried(self._shared, self._ledger, connection, name, self._number()).read(number, folder)
+            end = next((known.at.offset for known in self._tail.records() if known.number == number), 0)
+            return Carried(self._shared, self._ledger, connection, name, self._number()).read(number, end, folder)
 
     def _reading(self, generation: Generation) -> former.Read:
         """Reads what of a file is not the mirror's. Raises _Changed: it is another by now."""
@@ -221,9 +213,10 @@ class Rewritten:
         why, shared = "", found.shared or found.passed()
         if self._shared.mapping.source.on_rewrite == "stop" and shared:
             why = f"{counted(shared, 'line')} of before stand in it, and on_rewrite is stop"
-        elif old.trimmed and many and (found.runs[0].new if found.runs else found.shared or not old.keys.numbers()):
+        elif _head_unknown(old, new, found.runs) and (found.runs or found.shared or not old.keys.numbers()):
             unsure = found.runs[0].new if found.runs else many
-            why = f"lines of before were trimmed and no archive has them: its first {unsure:,} may be some of those"
+            gone = "trimmed and no archive has them" if old.trimmed else "carried whose entries somebody removed"
+            why = f"lines of before were {gone}: its first {unsure:,} may be some of those"
         elif not found.runs and found.shared >= SHARED and 2 * found.shared >= many:
             why = f"{found.shared:,} of its {counted(many, 'line')} stood there before, in no order that tells which"
         if not why:
@@ -253,47 +246,26 @@ class Rewritten:
         due = clock(max(closed[-1] + each, now), now)
         return f"the next rotation is due at about {due}, one each {duration(each)}"
 
-    # -- what follows ----------------------------------------------------------------------------------------
-
-    def _sorted_out(self, generation: Generation, moved: Sequence[Moved]) -> tuple[list[Stretch], list[_Moving]]:
-        """What of the moved bytes forward passes over, each with where it was first sent; and the mirror's ranges."""
-        name, of = self._tail.name, self._tail.register.carried(generation.rewrites)
-        earlier = stretches_of(self._ledger, self._stream, name, of)
-        ours = sorted(
-            (span for span in ranges_of(self._ledger, self._stream, name) if span.generation == of),
-            key=lambda span: span.start,
-        )
-        begins, ranges = [span.start for span in ours], dict[int, _Moving]()
-        stretches = []
-        for part in moved:
-            shift = part.start - part.of_start
-            at, end = part.of_start, part.of_start + part.end - part.start
-            n = max(0, bisect_right(begins, at) - 1)
-            while n < len(ours) and ours[n].start < end:
-                span = ours[n]
-                if span.end > at:
-                    ranges.setdefault(n, _Moving(span)).add(max(at, span.start), min(end, span.end), shift)
-                    stretches += _mapped(at, max(at, span.start), shift, of, earlier)
-                    at = max(at, span.end)
-                n += 1
-            stretches += _mapped(at, end, shift, of, earlier)
-        return stretches, [*ranges.values()]
-
     def _save(
-        self, generation: Generation, found: Rewrite, stretches: Sequence[Stretch], moving: Sequence[_Moving]
+        self, generation: Generation, found: Rewrite, stretches: Sequence[Stretch], moving: Sequence[Moving]
     ) -> None:
         """Writes into the ledger, at once, what was found of a file. Raises _Changed: it is another by now."""
         with self._tail.lock:
             if found.how == ALIGNED and (generation.content is None or generation.changed() is not None):
                 raise _Changed
             placed = [(told, told.parts(generation)) for told in moving]
+            marked = [told._replace(crc=generation.sum_of(told.start, told.end)) for told in stretches]
+            if found.how == ALIGNED:  # Redis first: a ledger that is lost behind this is rebuilt of it
+                reached("forward.record.before")
+                with closing(self._dial()) as connection:
+                    record(connection, self._shared, self._number(), {generation.number: Edit(found.of, marked)})
+                reached("forward.record.after")
             records = self._tail.settle(generation, aligned=found.how == ALIGNED)
             with self._ledger.transaction():
                 for told, parts in placed:
                     drop_range(self._ledger, self._stream, told.span)
                     for part in parts:
                         add_range(self._ledger, self._stream, part)
-                marked = [told._replace(crc=generation.sum_of(told.start, told.end)) for told in stretches]
                 save_stretches(self._ledger, self._stream, self._tail.name, generation.number, marked)
                 save_rewrite(self._ledger, self._stream, found)
                 for known in records:
@@ -308,39 +280,11 @@ class _Changed(Exception):
     """A file changed while it was looked at: another look tells."""
 
 
-class _Moving:
-    """A range of the mirror's whose lines stand in another file by now, some of them or all."""
-
-    def __init__(self, span: Range) -> None:
-        self.span = span
-        self._parts: list[tuple[int, int, int]] = []
-
-    def add(self, start: int, end: int, shift: int) -> None:
-        """Bytes `start` to `end` of before stand `shift` bytes further on."""
-        self._parts.append((start, end, shift))
-
-    def parts(self, generation: Generation) -> list[Range]:
-        """Makes the ranges that take the place of this one: where its lines stand now, and those that are gone."""
-        found: list[Range] = []
-        at = self.span.start
-        for entry, length in self.span.entries:
-            shift = next((by for a, b, by in self._parts if a <= at and at + length <= b), None)
-            start = at if shift is None else at + shift
-            number = self.span.generation if shift is None else generation.number
-            last = found[-1] if found else None
-            if last is not None and (last.generation, last.end) == (number, start):
-                last.entries.append((entry, length))
-                found[-1] = replace(last, end=start + length)
-            else:
-                found.append(Range(self.span.name, number, start, start + length, b"", [(entry, length)]))
-            at += length
-        return [self._digested(part, generation) for part in found]
-
-    def _digested(self, part: Range, generation: Generation) -> Range:
-        if part.generation != generation.number:
-            alone = (part.start, part.end) == (self.span.start, self.span.end)
-            return replace(part, digest=self.span.digest if alone else b"")
-        return replace(part, digest=range_digest(generation.read(part.end - part.start, part.start)))
+def _head_unknown(old: Messages, new: Messages, runs: Sequence[Run]) -> bool:
+    """Whether lines before the first run may be among those of before of which nothing tells any more."""
+    starts, ends = new.starts.numbers(), new.ends.numbers()
+    head = range(runs[0].new if runs else len(starts))
+    return bool(head) and (old.trimmed or any(ends[n] - starts[n] <= old.unknown for n in head))
 
 
 def _may_go_on(found: Aligned, old: Sequence[int], new: Sequence[int]) -> bool:
@@ -349,37 +293,3 @@ def _may_go_on(found: Aligned, old: Sequence[int], new: Sequence[int]) -> bool:
         return bool(found.shared) and found.shared == len(new)
     last = found.runs[-1]
     return last.new + last.count == len(new) and last.old + last.count < len(old)
-
-
-def _moved(runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]) -> Iterator[Moved]:
-    """The bytes of runs of messages, as far as they stand one behind the other in both files."""
-    for run in runs:
-        begin = n = 0
-        for n in range(1, run.count + 1):
-            if (
-                n < run.count
-                and ends[run.new + n - 1] == starts[run.new + n]
-                and (offsets[run.old + n] - offsets[run.old + n - 1] == starts[run.new + n] - starts[run.new + n - 1])
-            ):
-                continue
-            yield Moved(starts[run.new + begin], ends[run.new + n - 1], offsets[run.old + begin])
-            begin = n
-
-
-def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[Stretch]) -> list[Stretch]:
-    """Stretches for bytes of the generation before, `shift` further on now: some were an earlier one's themselves."""
-    found: list[Stretch] = []
-    at = start
-    for stretch in earlier[max(0, bisect_right(earlier, (start, 1 << 62, 0, 0)) - 1) :]:
-        if stretch.start >= end:
-            break
-        if stretch.end <= at:
-            continue
-        begin, stop = max(at, stretch.start), min(end, stretch.end)
-        if begin > at:
-            found.append(Stretch(at + shift, begin + shift, of, at))
-        found.append(Stretch(begin + shift, stop + shift, stretch.of, stretch.of_start + begin - stretch.start))
-        at = stop
-    if at < end:
-        found.append(Stretch(at + shift, end + shift, of, at))
-    return found

@@ -149,7 +149,7 @@ class Source(ABC):
         return None
 
     def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
-        """Whether this source can have sent just what a checkpoint of it says: a file tells by itself, so always."""
+        """Whether what is known of a source's past bears out its checkpoint in Redis; a file tells by itself: yes."""
         return True
 
     @abstractmethod

@@ -125,7 +125,7 @@ class SpoolSource(Source):
         return carried + due
 
     def _totals(self) -> tuple[int, int, int, int | None]:
-        """Counts what is carried and due in the spool, once a second at most: an import asks often, there may be many.
+        """Counts the carried and due messages of a spool, once a second at most: there may be many.
 
         Bytes of the files that were carried; number, bytes and earliest time, in ms, of what is due.
         """
@@ -213,7 +213,7 @@ class SpoolSource(Source):
         return False  # one folder is one source: there is nothing to merge it with
 
     def next_draft(self, limit: int) -> Draft | None:
-        """Makes a draft of the spool's next batch of up to `limit` messages; None when nothing is due now.
+        """Drafts a spool's next batch of up to `limit` messages to be sent; None when nothing is due now.
 
         A batch that may be in the stream already is sent again first. Raises RejectStop, SourceError, LedgerError.
         """

@@ -249,7 +249,7 @@ def _runs(old: Keys, new: Keys) -> list[Run]:
         if n := _alike(old, new, a, c, min(b - a, d - c)):
             found.append(Run(a, c, n))
             a, c = a + n, c + n
-        if n := _alike_back(old, new, b, d, min(b - a, d - c)):
+        if n := _alike(old, new, b, d, min(b - a, d - c), -1):
             found.append(Run(b - n, d - n, n))
             b, d = b - n, d - n
         if a == b or c == d:
@@ -279,7 +279,7 @@ def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator
         j, i = both[n]
         if i < low_old or j < low_new:
             continue  # in the run before
-        back = _alike_back(old, new, i, j, min(i - low_old, j - low_new))
+        back = _alike(old, new, i, j, min(i - low_old, j - low_new), -1)
         on = _alike(old, new, i, j, min(b - i, d - j))
         yield Run(i - back, j - back, back + on)
         low_old, low_new = i + on, j + on
@@ -294,31 +294,17 @@ def _single(keys: Keys, begin: int, end: int, mask: int) -> dict[int, int]:
     return {key: i for key, i in places.items() if i >= 0}
 
 
-def _alike(old: Keys, new: Keys, i: int, j: int, most: int) -> int:
-    """How many lines from these places on are the same in both files, at most so many."""
-    n, step = 0, 16
+def _alike(old: Keys, new: Keys, i: int, j: int, most: int, step: int = 1) -> int:
+    """How many lines from these places on are the same in both files, at most `most`; with -1 how many before them."""
+    n, some = 0, 16
     while n < most:
-        step = min(step, most - n)
-        if old[i + n : i + n + step] == new[j + n : j + n + step]:
-            n += step
-            step *= 2
-        elif step == 1:
+        some = min(some, most - n)
+        a, b = (i + n, j + n) if step > 0 else (i - n - some, j - n - some)
+        if old[a : a + some] == new[b : b + some]:
+            n += some
+            some *= 2
+        elif some == 1:
             break
         else:
-            step //= 2
-    return n
-
-
-def _alike_back(old: Keys, new: Keys, i: int, j: int, most: int) -> int:
-    """How many lines before these places are the same in both files, at most so many."""
-    n, step = 0, 16
-    while n < most:
-        step = min(step, most - n)
-        if old[i - n - step : i - n] == new[j - n - step : j - n]:
-            n += step
-            step *= 2
-        elif step == 1:
-            break
-        else:
-            step //= 2
+            some //= 2
     return n

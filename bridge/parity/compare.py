@@ -205,8 +205,9 @@ class Comparison:
                     number += len(places)
             matches.finish()
         self._at_the_end = True
-        for one in [one for matches in self._matches.values() for some in matches.late.values() for one in some]:
-            self.missing(one)
+        left = (entry for matches in self._matches.values() for some in matches.late.values() for entry in some)
+        for entry in left:
+            self.missing(entry)
         self._sort_out()
         for files in self._files.values():
             self.account.end(files)
@@ -259,7 +260,7 @@ class Comparison:
         found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
         left, told = due.acknowledged.without(found.differences)
         tally.acknowledged += len(found.differences) - len(left)
-        tally.differences = sorted(left, key=lambda one: (one.source, one.place if one.place >= 0 else 1 << 62))
+        tally.differences = sorted(left, key=lambda told: (told.source, told.place if told.place >= 0 else 1 << 62))
         for extra, kind in found.accounted:
             if self.account.found(extra.file, extra.place) or not extra.broken:
                 self.accounted(extra.file, kind, len(extra.line) + 1)

@@ -351,7 +351,7 @@ def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
 
 
 class Naming:
-    """Says of a file's path which source of a mapping it belongs to by its name."""
+    """Tells parity, of a path and without a ledger, which source of a mapping the file belongs to by its name."""
 
     def __init__(self, path: str, rotated: Sequence[str], known: Iterable[str]) -> None:
         self.only = "" if is_glob(path) else path

@@ -24,6 +24,7 @@ class Keys:
     positions: bytes
     producers: bytes
     trimmed: bytes
+    aligned: bytes
     lease: bytes
     retired: bytes
 
@@ -32,7 +33,7 @@ class Keys:
         """Makes the table of Redis keys for stream `stream`."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
-                 "producers", "trimmed", "lease", "retired")  # fmt: skip
+                 "producers", "trimmed", "aligned", "lease", "retired")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property
