@@ -76,8 +76,14 @@ class Plan:
         return [act for act in self.acts if act.action == action]
 
 
-def plan(result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str]) -> Plan:
-    """Plans what a repair does about each difference that parity found, or advises; `numbers`: the sources'. Pure."""
+def plan(
+    result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str],
+    taken: Callable[[set[bytes]], set[bytes]] = lambda origins: set(),
+) -> Plan:  # fmt: skip
+    """Plans what a repair does about each difference that parity found, or advises; `numbers`: the sources'. Pure.
+
+    `taken` tells of origins, of which an entry has one already: somebody put a line in before the one it was made of.
+    """
     made = Plan(result.mapping, result.stream)
     made.untold = sum(result.counts().values()) - len(result.tally.differences)
     restored: set[int] = set()
@@ -90,7 +96,18 @@ def plan(result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], rol
     for n, difference in enumerate(result.tally.differences):
         if n not in restored:
             made.acts.append(_act(difference, result, numbers, targets))
+    sends = {origin: act for act in made.of("send") if (origin := origin_of(act.difference, numbers))}
+    for origin in taken(set(sends)) if sends else ():
+        said = "it was put in there, and its place is the origin of another line's entry: append it anew"
+        made.acts[made.acts.index(sends[origin])] = Act("", sends[origin].difference, said)
     return made
+
+
+def origin_of(difference: Difference, numbers: Mapping[str, int]) -> bytes:
+    """The origin under which the line of a difference would be sent as itself; empty where its file has no number."""
+    place = difference.place
+    number = numbers.get(difference.source)
+    return b"" if number is None or place < 0 else b"%d.%d:%d" % (number, place >> SHIFT, place & OFFSETS)
 
 
 def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:

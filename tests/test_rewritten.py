@@ -543,3 +543,83 @@ def test_a_line_of_the_same_length(one_rig: Rig) -> None:
     save(one_rig.log, made, in_place=False)
     assert not one_rig.once().errors
     assert came(one_rig) == wanted(BASE, [b"line ABC"], made)
+
+
+EDITS: dict[str, Act] = {
+    "changed": lambda old: [*old[:20], b"changed, and longer", *old[21:]],
+    "taken out": lambda old: [*old[:20], *old[21:]],
+    "put in": lambda old: [*old[:20], b"put in", *old[20:]],
+}
+
+
+def _rotated(rig: Rig, edit: Act, *, in_place: bool) -> Path:
+    """A log of 100 lines is rotated and goes on with 50; then its rotated piece is edited."""
+    rig.append(*BASE[:100])
+    assert not rig.once().errors
+    piece = rig.log.rename(rig.log.with_name("messages.log.1"))
+    rig.append(*BASE[100:150])
+    assert not rig.once().errors
+    save(piece, edit(BASE[:100]), in_place=in_place)
+    return piece
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["saved beside", "in place"])
+@pytest.mark.parametrize("act", EDITS)
+def test_a_piece_is_edited_and_so_is_its_log(one_rig: Rig, act: str, in_place: bool) -> None:
+    """What is left of both comes once, though nothing but their lines tells which generation a piece was."""
+    piece = _rotated(one_rig, EDITS[act], in_place=in_place)
+    save(one_rig.log, [*BASE[100:110], *BASE[111:150]], in_place=False)
+    told = one_rig.once()
+    assert not told.errors
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    assert came(one_rig) == wanted(BASE[:150], EDITS[act](BASE[:100]), [b"after"])
+    status = one_rig.run("status", "--redis", one_rig.server.socket_url).stdout
+    assert "messages.log was saved anew" in status
+    assert piece.exists()
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["saved beside", "in place"])
+@pytest.mark.parametrize("act", EDITS)
+def test_a_piece_is_edited_and_then_the_log_rotated(one_rig: Rig, act: str, in_place: bool) -> None:
+    """A piece that was written to last is no new one for that."""
+    piece = _rotated(one_rig, EDITS[act], in_place=in_place)
+    piece.rename(piece.with_name("messages.log.2"))
+    one_rig.log.rename(piece)
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    assert came(one_rig) == wanted(BASE[:150], EDITS[act](BASE[:100]), [b"after"])
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["saved beside", "in place"])
+@pytest.mark.parametrize("act", EDITS)
+def test_an_edited_piece_is_not_brought_over(one_rig: Rig, act: str, in_place: bool) -> None:
+    """A repair tells which generation it is, and parity names what was changed, until somebody acknowledges that."""
+    piece = _rotated(one_rig, EDITS[act], in_place=in_place)
+    url = ("--redis", one_rig.server.socket_url)
+    one_rig.append(b"more")
+    assert not one_rig.once().errors
+    files = one_rig.run("files", *url)
+    assert files.returncode == 3
+    assert "as generation 1 did" in files.stdout
+    told = one_rig.run("repair", *url)
+    assert f"{piece.name} is generation 1 of messages.log, edited since it was carried: " in told.stdout
+    done = one_rig.run("repair", "--execute", *url)
+    assert "it is not brought over" in done.stdout
+    assert came(one_rig) == Counter([*BASE[:150], b"more"])
+    [difference] = one_rig.parity().tally.differences
+    name = difference.entry or f"{piece.name}:{difference.line}"
+    accepted = one_rig.run("repair", *url, "--accept", name, "--reason", "meant")
+    assert (accepted.returncode, accepted.stderr) == (0, "")
+    piece.rename(piece.with_name("messages.log.2"))
+    one_rig.log.rename(piece)
+    one_rig.append(b"after")
+    assert not one_rig.once().errors
+    found = one_rig.parity()
+    assert (found.verdict, found.tally.acknowledged) == ("equal", 1)
+    assert one_rig.run("files", *url).returncode == 0
+    one_rig.redis.call("FLUSHALL")
+    assert not one_rig.once().errors
+    assert one_rig.run("files", *url).returncode == 3  # what it holds is in the stream no more
+    assert one_rig.run("repair", "--execute", *url).returncode in (0, 3)
+    assert came(one_rig) == Counter([*EDITS[act](BASE[:100]), *BASE[100:150], b"more", b"after"])

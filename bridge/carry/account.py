@@ -16,14 +16,15 @@ from pathlib import Path
 
 from bridge.carry.shared import Shared
 from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
+from bridge.carry.strangers import Strangers, is_known_by
 from bridge.errors import BridgeError, SourceError
 from bridge.files.age import bare
-from bridge.files.content import COMPRESSED
-from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
+from bridge.files.generation import Known, open_regular
 from bridge.files.named import Facts, Named
 from bridge.ledger.parity import runs
 from bridge.ledger.pieces import (
     COPY,
+    EDITED,
     LATE,
     LEFT,
     SKIPPED,
@@ -36,7 +37,7 @@ from bridge.ledger.pieces import (
 from bridge.ledger.sources import SourceMemory, gone_before_mirrored
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import Checkpoint, Fingerprint, hex_digest
+from bridge.model import Checkpoint
 
 SELDOM = 50.0
 """Listing all files once more takes at most about one part in so many of forward's time."""
@@ -55,7 +56,10 @@ class Accountant:
         self._stream = shared.mapping.stream.key
         self._clock = clock
         self._settle = shared.mapping.source.settle_ms / 1000
+        self._strangers = Strangers(shared, ledger)
         self._remembered: dict[str, Remembered] = {}
+        self._edited: dict[tuple[int, ...], Remembered] = {}
+        """Those that a repair found edited, by all facts but the one that a rename changes."""
         self._unsaved: list[Remembered] = []
         self._open: dict[str, tuple[Facts | None, int]] = {}
         """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
@@ -63,6 +67,12 @@ class Accountant:
         self._marks: tuple[int, ...] = ()
         self._list_at = 0.0
         self._unheard, self._unheard_of = set[str](), dict[str, int]()
+
+    def _remember_pieces(self, ledger: Ledger) -> None:
+        self._remembered = remembered_pieces(ledger, self._stream)
+        self._edited = {
+            known.facts[:4]: known for known in self._remembered.values() if known.standing == EDITED and known.facts
+        }
 
     # -- a whole look ----------------------------------------------------------------------------------------
 
@@ -76,7 +86,7 @@ class Accountant:
         self._catalog.sweep()
         account = Account()
         if self._ledger is not None:
-            self._remembered = remembered_pieces(self._ledger, self._stream)
+            self._remember_pieces(self._ledger)
             account.gone, account.acknowledged = gone_before_mirrored(self._ledger, self._stream)
         for listed in sorted(self._catalog.named.values(), key=lambda listed: listed.name):
             found = self._by_books(listed)
@@ -112,7 +122,7 @@ class Accountant:
         `sources` is what the ledger remembers of them. Raises LedgerError.
         """
         if self._ledger is not None:
-            self._remembered = remembered_pieces(self._ledger, self._stream)
+            self._remember_pieces(self._ledger)
         return lambda: self._at_rest(sources)
 
     def _at_rest(self, sources: dict[str, SourceMemory]) -> dict[str, int]:
@@ -139,7 +149,7 @@ class Accountant:
         """
         if self._ledger is not None:
             self._save_skipped()
-            self._remembered = remembered_pieces(self._ledger, self._stream)
+            self._remember_pieces(self._ledger)
         self._list_again()
         named = self._catalog.named
         names = {listed.name for listed in changed} | self._open.keys()
@@ -232,7 +242,7 @@ class Accountant:
     def _settled(self, name: str) -> None:
         self._open.pop(name, None)
         before = self._remembered.get(name)
-        if before is not None and before.standing not in (LEFT, LATE) and self._ledger is not None:
+        if before is not None and before.standing not in (LEFT, LATE, EDITED) and self._ledger is not None:
             forget_piece(self._ledger, self._stream, name)
             del self._remembered[name]
             if before.standing == UNACCOUNTED:
@@ -263,6 +273,8 @@ class Accountant:
             return replace(self._standing(listed, ASIDE, listed.aside), behind=0)
         if listed.of:
             return replace(self._standing(listed, LINK, f"another name of {listed.of}"), behind=0, bytes=0)
+        if listed.facts is not None and (edited := self._edited.get(listed.facts[:4])) is not None:
+            return replace(self._standing(listed, PIECE, edited.why), behind=0)
         before = self._remembered.get(listed.name)
         known = self._catalog.known(listed)
         if known is not None and listed.facts is not None:
@@ -297,7 +309,7 @@ class Accountant:
         if file is None:
             return True
         try:
-            return self._is_known_by(file, known.at, ends=not file.packed)
+            return is_known_by(file, known.at, ends=not file.packed)
         finally:
             file.close()
 
@@ -328,67 +340,13 @@ class Accountant:
         if listed.facts[2] == 0:
             return self._standing(listed, PIECE, "it is empty")
         try:
-            return self._by_content(listed) or self._standing(listed, UNACCOUNTED, self._reason(listed))
+            told = self._strangers.tell(listed)
         except BridgeError as error:
             return self._standing(listed, UNACCOUNTED, f"it cannot be looked at: {error.what}")
+        if told is None:
+            return self._standing(listed, UNACCOUNTED, self._reason(listed))
+        found = self._standing(listed, told.standing, told.why)
+        return found if told.standing == UNACCOUNTED else replace(found, generation=told.generation, behind=0)
 
     def _reason(self, listed: Named) -> str:
         return "it was never carried, and is older than what was" if listed.rotated else "it was never carried"
-
-    def _by_content(self, listed: Named) -> Standing | None:
-        """The standing of a file whose bytes are those of another one, or of a generation whose own file is gone."""
-        file = open_regular(self._catalog.root / listed.name)
-        if file is None:
-            return None
-        try:
-            if twin := self._twin(listed):
-                return self._copy(listed, file, [twin])
-            others = [
-                other.name for other in self._catalog.named.values()
-                if other.log == listed.log and other is not listed and not (other.of or other.aside)
-            ]  # fmt: skip
-            return self._gone_one(listed, file) or self._copy(listed, file, others)
-        finally:
-            file.close()
-
-    def _twin(self, listed: Named) -> str | None:
-        """The name of the file that counts in the place of a packed one, and lies beside it."""
-        short = bare(listed.name)
-        beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
-        return next((other for other in beside[: beside.index(listed.name)] if other in self._catalog.named), None)
-
-    def _copy(self, listed: Named, file: Generation, others: Iterable[str]) -> Standing | None:
-        """A copy's standing: each of its bytes is one of another file's, which goes on from there or ends with it."""
-        for name in others:
-            other = open_regular(self._catalog.root / name)
-            if other is None:
-                continue
-            try:
-                if file.content is not None and other.content is not None and is_copy(file.content, other.content):
-                    return replace(self._standing(listed, COPY, f"its bytes are those of {name}"), behind=0)
-            finally:
-                other.close()
-        return None
-
-    @staticmethod
-    def _is_known_by(file: Generation, at: Fingerprint, *, ends: bool = True) -> bool:
-        """Whether a file's own bytes have the digests of a generation; asked of nobody who decides what is carried.
-
-        `ends`: of its end as well, for which a compressed one would be unpacked.
-        """
-        back = min(TAIL, at.offset)
-        begins = hex_digest(file.read(at.head_len, 0)) == at.head
-        return begins and (not ends or hex_digest(file.read(back, at.offset - back)) == at.tail)
-
-    def _gone_one(self, listed: Named, file: Generation) -> Standing | None:
-        """The standing of an unknown file that holds just what was carried of a generation whose own file is gone."""
-        mine = [other for other in self._catalog.named.values() if other.log == listed.log and not other.aside]
-        here = {known.number for other in mine if (known := self._catalog.known(other)) is not None}
-        for known in self._shared.tail(listed.log or listed.name, self._ledger).records():
-            if known.number in here or not known.closed or not known.at.head_len:
-                continue
-            if file.size() == known.at.offset and self._is_known_by(file, known.at):
-                return replace(
-                    self._standing(listed, PIECE, "its content is that generation's"), generation=known.number, behind=0
-                )
-        return None

@@ -57,4 +57,4 @@ def in_words(found: Rewrite, now: float, why: str = "") -> str:
         ) if count
     ]  # fmt: skip
     again = f"{found.again:,} sent again" if found.again else "none sent again"
-    return f"{found.name} was saved anew at {clock(found.at, now)}: {', '.join([*parts, again])}"
+    return f"{found.why or found.name} was saved anew at {clock(found.at, now)}: {', '.join([*parts, again])}"

@@ -10,7 +10,7 @@ import mmap
 import tempfile
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,9 @@ SPILLED = 1 << 18
 """So many numbers of a column are in memory at most; more of them are in a file."""
 
 PAGE, PAGE_BYTES = 500, 1 << 20
+
+GENERATION = 1 << 44
+"""Where a message began is this times its generation's number, and its offset: more than a file ever has bytes."""
 
 
 class Column:
@@ -82,11 +85,11 @@ class Column:
 
 @dataclass(slots=True)
 class Messages:
-    """Messages of a generation: for each a number that equal ones have too, where it begins, and where the next may.
+    """Messages of generations: for each a number that equal ones have too, where it begins, and where the next may.
 
-    Of those that were read of the stream nobody knows where they end. `trimmed`: some that were carried are not among
-    them, as their entries were trimmed, and no archive has them. `unknown`: so many bytes at the beginning may have
-    held messages whose entries somebody else removed.
+    Of those that were read of the stream nobody knows where they end; `of_a_file`: they were not. `trimmed`: some that
+    were carried are not among them, as their entries were trimmed, and no archive has them. `unknown`: so many bytes at
+    the beginning may have held messages whose entries somebody else removed.
     """
 
     keys: Column
@@ -94,6 +97,7 @@ class Messages:
     ends: Column
     trimmed: bool = False
     unknown: int = 0
+    of_a_file: bool = False
 
     @classmethod
     def kept_in(cls, folder: Path) -> Messages:
@@ -111,13 +115,14 @@ Read = Callable[[int, int], tuple[bytes, list[Cut], bool]]
 
 
 def in_file(
-    read: Read, codec: Codec, limit: int, folder: Path, key: Callable[[Sequence[bytes]], Iterable[int]]
+    read: Read, codec: Codec, limit: int, folder: Path, key: Callable[[Sequence[bytes]], Iterable[int]], *, of: int = 0
 ) -> Messages:
     """Reads the messages of a file; `limit` is the longest line in bytes, `key` numbers them. Raises SourceError.
 
-    A line that is over the limit is none of them.
+    They begin in generation `of`. A line that is over the limit is none of them.
     """
     found = Messages.kept_in(folder)
+    found.of_a_file = True
     begins = codec.begins if isinstance(codec, Continued) else None
     for lines, cut in walk(read, 0, begins, limit):
         texts, starts, ends = lines.lines, lines.offsets, lines.ends
@@ -125,7 +130,7 @@ def in_file(
             good = [n for n, text in enumerate(texts) if text and len(text) <= limit and not (cut and n == 0)]
             texts, starts, ends = [texts[n] for n in good], [starts[n] for n in good], [ends[n] for n in good]
         found.keys.add(key(texts))
-        found.starts.add(starts)
+        found.starts.add([of * GENERATION + start for start in starts] if of else starts)
         found.ends.add(ends)
     return found
 
@@ -156,7 +161,7 @@ def reading(generation: Generation, end: int) -> Read:
 
 
 class Carried:
-    """Reads what was carried of one generation of a log, of the stream and the archive, the ledger's ranges and
+    """Reads what was carried of generations of a log, of the stream and the archive, the ledger's ranges and
     quarantine."""
 
     def __init__(self, shared: Shared, ledger: Ledger, connection: Connection, name: str, number: int) -> None:
@@ -168,19 +173,22 @@ class Carried:
         self._number = number
         self._codec = shared.mapping.codec(name)
 
-    def read(self, generation: int, end: int, folder: Path) -> Messages:
-        """Reads the messages that were carried of this generation, up to byte `end`, in file order.
+    def read(self, ends: Mapping[int, int], folder: Path) -> Messages:
+        """Reads the messages that were carried of these generations in file order; of each, up to which byte is told.
 
         Raises RedisLost, RedisRefused, SourceError, LedgerError.
         """
         trimmed = read_trimmed(self._connection, self._shared.keys)
         messages = Messages.kept_in(folder)
-        rows = in_order(self._rows(generation))
+        rows = in_order(self._rows(sorted(ends)))
         while some := list(islice(rows, PAGE)):
             messages.starts.add(start for start, _ in some)
             messages.keys.add(key for _, key in some)
+        if len(ends) > 1:
+            return messages
+        [(generation, end)] = ends.items()
         low = trimmed.origins.get(self._number, Gone(None)).low
-        first = next(iter(messages.starts.numbers()), 1 << 62)
+        first = next(iter(messages.starts.numbers()), 1 << 62) - generation * GENERATION
         messages.trimmed = (
             low is not None and low >= Position(generation, 0) and (low.generation > generation or first > low.offset)
         )
@@ -194,11 +202,18 @@ class Carried:
         redacted = redacted_of(self._ledger, self._stream, self._name)
         return sum(was.length for was in redacted if was.generation == generation and was.offset < first)
 
-    def _rows(self, generation: int) -> Iterator[list[tuple[int, int]]]:
-        """Offsets and numbers of a generation's messages, some at a time, in any order."""
-        earlier = stretches_of(self._ledger, self._stream, self._name, generation)
-        places = Places(generation, ((at.of, at.of_start, at.end - at.start, at.start) for at in earlier))
-        mirrored = Mirrored(ranges_of(self._ledger, self._stream, self._name), generation)
+    def _rows(self, generations: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+        """Where the messages of generations begin, with their numbers, some at a time, in any order."""
+        places = []
+        for generation in generations:
+            earlier = stretches_of(self._ledger, self._stream, self._name, generation)
+            moved = ((at.of, at.of_start, at.end - at.start, at.start) for at in earlier)
+            places.append((generation * GENERATION, Places(generation, moved)))
+
+        def here(which: int, offset: int) -> int:
+            return next((base + at for base, some in places if (at := some.here(which, offset)) >= 0), -1)
+
+        mirrored = Mirrored(ranges_of(self._ledger, self._stream, self._name), generations)
         names = self._codec.fields
         archive = Archive(self._shared.mapping, self._shared.settings.state_dir, self._ledger)
         last = stream_info(self._connection, self._shared.keys.stream).last_id
@@ -217,14 +232,14 @@ class Carried:
                 values = paired(fields)
                 raw = values[ORIGIN_FIELD]
                 origin = parse_origin(raw) if raw.startswith(prefix) else None
-                start = places.here(origin.generation, origin.offset) if origin is not None else -1
+                start = here(origin.generation, origin.offset) if origin is not None else -1
                 if start >= 0:
                     found.append((start, hash(tuple(values.get(field) for field in names))))
             texts = [text for _, text in ours]
             yield found
             yield list(zip((start for start, _ in ours), by_meaning(self._codec)(texts), strict=True))
         aside = carried_aside(self._ledger, self._stream, self._name)
-        yield [(start, hash(raw)) for n, offset, raw in aside if (start := places.here(n, offset)) >= 0]
+        yield [(start, hash(raw)) for n, offset, raw in aside if (start := here(n, offset)) >= 0]
 
 
 class Places:
@@ -249,17 +264,17 @@ class Places:
 
 
 class Mirrored:
-    """Tells where in a generation's file the mirror wrote an entry's line, of the ranges it wrote there."""
+    """Tells where in generations' files the mirror wrote an entry's line, of the ranges it wrote there."""
 
-    def __init__(self, ranges: Iterable[Range], generation: int) -> None:
+    def __init__(self, ranges: Iterable[Range], generations: Collection[int]) -> None:
         self._starts: dict[EntryId, int] = {}
         for span in ranges:
-            at = span.start
-            for entry, length in span.entries if span.generation == generation else ():
+            at = span.generation * GENERATION + span.start
+            for entry, length in span.entries if span.generation in generations else ():
                 self._starts[entry] = at
                 at += length
         self.any = bool(self._starts)
 
     def start_of(self, entry: EntryId) -> int:
-        """The offset of an entry's line; -1: it has none here."""
+        """Where an entry's line begins; -1: it has none here."""
         return self._starts.get(entry, -1)

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from bridge.carry.former import GENERATION
 from bridge.files.alignment import Run
 from bridge.files.generation import Generation
 from bridge.ledger.aligned import Stretch, stretches_of
@@ -15,10 +16,11 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes `start` to `end` of a file that hold what byte `of_start` and those behind it held in the file before."""
+    """Bytes `start` to `end` of a file that hold what byte `of_start` of generation `of` and those behind it held."""
 
     start: int
     end: int
+    of: int
     of_start: int
 
 
@@ -60,7 +62,7 @@ class Moving:
 def moved_by(
     runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]
 ) -> Iterator[Moved]:
-    """The bytes of runs of messages, as far as they stand one behind the other in both files."""
+    """The bytes of runs of messages, as far as they stand one behind the other in both files; `offsets`: of before."""
     for run in runs:
         begin = n = 0
         for n in range(1, run.count + 1):
@@ -70,14 +72,22 @@ def moved_by(
                 and (offsets[run.old + n] - offsets[run.old + n - 1] == starts[run.new + n] - starts[run.new + n - 1])
             ):
                 continue
-            yield Moved(starts[run.new + begin], ends[run.new + n - 1], offsets[run.old + begin])
+            yield Moved(starts[run.new + begin], ends[run.new + n - 1], *divmod(offsets[run.old + begin], GENERATION))
             begin = n
 
 
-def sorted_out(
-    ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[Moved]
-) -> tuple[list[Stretch], list[Moving]]:
-    """Sorts the bytes of generation `of` that moved into stretches, which say where they were sent from, and ranges."""
+def sorted_out(ledger: Ledger, stream: str, name: str, moved: Sequence[Moved]) -> tuple[list[Stretch], list[Moving]]:
+    """Sorts bytes that moved into stretches, which say where they were first sent from, and ranges of the mirror's."""
+    stretches, ranges = list[Stretch](), list[Moving]()
+    for of in sorted({part.of for part in moved}):
+        some, moving = _of(ledger, stream, name, of, [part for part in moved if part.of == of])
+        stretches += some
+        ranges += moving
+    return stretches, ranges
+
+
+def _of(ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[Moved]) -> tuple[list[Stretch], list[Moving]]:
+    """The same of bytes of one generation."""
     earlier = stretches_of(ledger, stream, name, of)
     ours = sorted(
         (span for span in ranges_of(ledger, stream, name) if span.generation == of),

@@ -17,6 +17,7 @@ from bridge.carry.source import Source
 from bridge.errors import NotOwner
 from bridge.ledger.forgotten import unread
 from bridge.ledger.mirrored import Range
+from bridge.ledger.pieces import forget_edited
 from bridge.ledger.quarantine import in_doubt, mark_lost
 from bridge.ledger.seen import forget_released
 from bridge.ledger.sources import save_mirror_cursor, save_timeline, sources_of
@@ -103,6 +104,7 @@ def settle_loss(
                 _go_back(connection, shared, sources, refilled.first, compared)
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
                 forget_puts(ledger, stream)
+                forget_edited(ledger, stream)
             save(info)
             save_timeline(ledger, stream, shared.hold.nonce if compared.lost else compared.books.timeline)
             shared.hold.confirm(connection)

@@ -83,7 +83,8 @@ class Rewritten:
         size, written = generation.size(), generation.written()
         on_rewrite = self._shared.mapping.source.on_rewrite
         if on_rewrite == "new" or (not size and self._tail.current() is not generation):
-            self._save(generation, self._found(generation, NEW), [], [])
+            of = self._tail.register.carried(generation.rewrites)
+            self._save(generation, self._found(generation, of, NEW), [], [])
             return True
         if not size:
             return False
@@ -107,44 +108,72 @@ class Rewritten:
                  if told.generation == generation.number]  # fmt: skip
         return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
 
-    def _found(self, generation: Generation, how: str, why: str = "") -> Rewrite:
-        of = self._tail.register.carried(generation.rewrites)
+    def _found(self, generation: Generation, of: int, how: str, why: str = "") -> Rewrite:
         return Rewrite(self._tail.name, generation.number, of, self._clock(), how, why=why)
 
     def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
-        """Aligns a generation with the one whose place it took. False: its file changed meanwhile."""
-        said, name = self._said(generation), self._tail.name
-        folder = self._ledger.path.parent
+        """Aligns a generation with the one whose place it took. False: its file changed meanwhile.
+
+        A rotated file, which may have been edited long after, with those as well whose own files are gone.
+        """
         reached("forward.align.before")
         of = self._tail.register.carried(generation.rewrites)
-        before = self._tail.of_number(of)
-        with suppress(_Changed), closing(self._before(of, before)) as old:
-            by_bytes = before is not None and before.content is not None
-            codec = self._shared.mapping.codec(name)
-            key = former.by_bytes if by_bytes else former.by_meaning(codec)
-            limit = self._shared.mapping.format.max_line_bytes
-            with closing(former.in_file(self._reading(generation), codec, limit, folder, key)) as new:
-                starts, ends, offsets = new.starts.numbers(), new.ends.numbers(), old.starts.numbers()
-                keys = old.keys.numbers(), new.keys.numbers()
-                if said == AS_NEW:
-                    found = Aligned(())
-                else:
-                    found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
-                if _may_go_on(found, *keys) and self._clock() - facts[2] / 1e9 < PATIENCE and not generation.read_to:
-                    self._again_at, self.waits = self._clock() + PATIENCE / 4, True
-                    return False  # it ends amid what was there: perhaps it is being written still
-                self._stop_if_unsure(generation, facts, found, old, new, said)
-                moved = list(moved_by(found.runs, starts, ends, offsets))
-                rewrite = edited(self._found(generation, ALIGNED if moved else NEW), found.runs, *keys)
-                unknown = []
-                if said == AS_EDIT and starts and _head_unknown(old, new, found.runs):
-                    head = starts[found.runs[0].new] if found.runs else ends[-1]
-                    unknown = [Stretch(0, head, 0, 0)] if head else []
-                redacted = self._redacted(generation, found.runs, starts, ends)
-            stretches, ranges = sorted_out(self._ledger, self._stream, name, of, moved)
-            self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
-            return True
+        gone = self._gone(generation, of) if generation.path != self._tail.path else []
+        with suppress(_Changed):
+            for some, is_last in ([([of], False), (gone, False)] if gone else []) + [([of], True)]:
+                with closing(self._before(some)) as old:
+                    known = self._lay_beside(generation, facts, old, of, is_last=is_last)
+                if known is not None:
+                    return known
         return False
+
+    def _gone(self, generation: Generation, but: int) -> list[int]:
+        """The log's finished generations whose own file is nowhere, oldest first: `generation` may be one, edited."""
+        catalog, name = self._shared.catalog, self._tail.name
+        mine = [listed for listed in catalog.named.values() if listed.log == name and not listed.aside]
+        others = [listed for listed in mine if listed.identity != generation.identity]
+        here = {known.number for listed in others if (known := catalog.known(listed)) is not None}
+        return [
+            known.number for known in self._tail.records()
+            if known.closed and known.at.head_len and known.number not in (*here, but)
+            and not self._tail.register.is_replaced(known.number)
+        ]  # fmt: skip
+
+    def _lay_beside(
+        self, generation: Generation, facts: tuple[int, int, int], old: Messages, of: int, *, is_last: bool
+    ) -> bool | None:
+        """Lays a generation's lines beside those of before, and notes what is found. False: the file changed meanwhile.
+
+        None: it is none of those, and others are to be tried.
+        """
+        said, name, folder = self._said(generation), self._tail.name, self._ledger.path.parent
+        codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
+        key = former.by_bytes if old.of_a_file else former.by_meaning(codec)
+        with closing(former.in_file(self._reading(generation), codec, limit, folder, key)) as new:
+            starts, ends = new.starts.numbers(), new.ends.numbers()
+            keys = old.keys.numbers(), new.keys.numbers()
+            if said == AS_NEW:
+                found = Aligned(())
+            else:
+                found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
+            if not (found.runs or is_last):
+                return None
+            if _may_go_on(found, *keys) and self._clock() - facts[2] / 1e9 < PATIENCE and not generation.read_to:
+                self._again_at, self.waits = self._clock() + PATIENCE / 4, True
+                return False  # it ends amid what was there: perhaps it is being written still
+            self._stop_if_unsure(generation, facts, found, old, new, said)
+            moved = list(moved_by(found.runs, starts, ends, old.starts.numbers()))
+            of = moved[0].of if moved else of
+            piece = generation.path.name if moved and generation.path != self._tail.path else ""
+            rewrite = edited(self._found(generation, of, ALIGNED if moved else NEW, piece), found.runs, *keys)
+            unknown = []
+            if said == AS_EDIT and starts and _head_unknown(old, new, found.runs):
+                head = starts[found.runs[0].new] if found.runs else ends[-1]
+                unknown = [Stretch(0, head, 0, 0)] if head else []
+            redacted = self._redacted(generation, found.runs, starts, ends)
+        stretches, ranges = sorted_out(self._ledger, self._stream, name, moved)
+        self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
+        return True
 
     def _redacted(
         self, generation: Generation, runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int]
@@ -170,15 +199,18 @@ class Rewritten:
             if told.kind == "missing_in_redis" and name == self._tail.name:
                 yield Redacted(ZERO_ID, name, int(generation), int(offset), 0, told.digest)
 
-    def _before(self, number: int, held: Generation | None) -> Messages:
-        """The messages that were carried of a generation: of its own file while that is open, else of the stream."""
+    def _before(self, numbers: Sequence[int]) -> Messages:
+        """The messages that were carried of generations: of one's own file while that is open, else of the stream."""
         name, folder = self._tail.name, self._ledger.path.parent
-        if held is not None and held.content is not None:
+        held = self._tail.of_number(numbers[0])
+        if len(numbers) == 1 and held is not None and held.content is not None:
             codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
-            return former.in_file(former.reading(held, held.read_to), codec, limit, folder, former.by_bytes)
+            read = former.reading(held, held.read_to)
+            return former.in_file(read, codec, limit, folder, former.by_bytes, of=held.number)
         with closing(self._dial()) as connection:
-            end = next((known.at.offset for known in self._tail.records() if known.number == number), 0)
-            return Carried(self._shared, self._ledger, connection, name, self._number()).read(number, end, folder)
+            carried = Carried(self._shared, self._ledger, connection, name, self._number())
+            ends = {known.number: known.at.offset for known in self._tail.records()}
+            return carried.read({number: ends.get(number, 0) for number in numbers}, folder)
 
     def _reading(self, generation: Generation) -> former.Read:
         """Reads what of a file is not the mirror's. Raises _Changed: it is another by now."""
@@ -229,7 +261,8 @@ class Rewritten:
         error = RewriteStop(f"another file took its place, and {why}", where=name, hint=hint)
         self._stop = facts, error
         with self._ledger.transaction():
-            save_rewrite(self._ledger, self._stream, self._found(generation, STOPPED, why))
+            of = self._tail.register.carried(generation.rewrites)
+            save_rewrite(self._ledger, self._stream, self._found(generation, of, STOPPED, why))
         raise error
 
     def _deadline(self) -> str:
@@ -260,7 +293,7 @@ class Rewritten:
                 with closing(self._dial()) as connection:
                     record(connection, self._shared, self._number(), {generation.number: Edit(found.of, marked)})
                 reached("forward.record.after")
-            records = self._tail.settle(generation, aligned=found.how == ALIGNED)
+            records = self._tail.settle(generation, found.of if found.how == ALIGNED else 0)
             with self._ledger.transaction():
                 for told, parts in placed:
                     drop_range(self._ledger, self._stream, told.span)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -176,7 +177,7 @@ class _Repair:
         if self.rebuilt is not None and ledger is not None:
             repair.execute(self._connection, self.shared, ledger, self.rebuilt)
         if ledger is not None and self.shared.mapping.source.kind == "log":
-            self.late = LateFiles(self.shared, ledger)
+            self.late = LateFiles(self.shared, ledger, self._connection)
             if self._execute:
                 self.late.execute()
         if self._execute and ledger is not None:
@@ -190,6 +191,7 @@ class _Repair:
         from bridge.dial import dialler
         from bridge.mend import plan
         from bridge.parity.proof import check_of
+        from bridge.streams.reader import origins_taken
         from bridge.streams.writer import read_books
 
         settings, mapping = self.shared.settings, self.shared.mapping
@@ -198,7 +200,8 @@ class _Repair:
         self.result = check.run()
         books = read_books(self._connection, self.shared.keys)
         self._numbers = {os.fsdecode(name): int(n) for name, n in books.sources.items()}
-        self.plan = plan(self.result, mapping, self._numbers, settings.roles)
+        taken = partial(origins_taken, self._connection, self.shared.keys)
+        self.plan = plan(self.result, mapping, self._numbers, settings.roles, taken)
 
     def _mend(self, ledger: Ledger) -> None:
         from bridge.carry.late import Late
@@ -268,7 +271,7 @@ class _Repair:
         if not (sends or appends or left or restores or self.plan.untold):
             from bridge.parity.report import verdict_in_words
 
-            if self.late is not None and self.late.found:
+            if self.late is not None and (self.late.found or self.late.edited):
                 return
             unknown = self.result is not None and self.result.verdict == "inconclusive"
             said = f". {verdict_in_words(self.result)}" if self.result and unknown else ", nothing to repair"

@@ -119,7 +119,7 @@ class Generation:
             self.rewrites, self.in_doubt, self.summed[1] if self.summed[0] == self.read_to else -1,
         )  # fmt: skip
 
-    def takes_the_place_of(self, other: Generation) -> bool:
+    def rivals(self, other: Generation) -> bool:
         """Whether two generations are in doubt, and may have taken the place of the same one."""
         return self is not other and self.in_doubt and other.in_doubt and self.rewrites == other.rewrites
 
@@ -295,6 +295,14 @@ class Generation:
     def holds(self, at: Fingerprint) -> bool:
         """Whether a generation's content is what `at` describes: both digests, and it reaches the offset."""
         return self._read_around(at) is not None
+
+    def may_be_edited(self, at: Fingerprint) -> bool:
+        """Whether a file begins or ends as a whole generation did that `at` describes: perhaps it was edited since."""
+        if at.head_len and hex_digest(self.read(HEAD, 0)[: at.head_len]) == at.head:
+            return True
+        back = min(TAIL, at.offset)
+        size = 0 if self.packed is not None else self.size()
+        return size >= back > 0 and hex_digest(self.read(back, size - back)) == at.tail
 
     def place(self, at: Fingerprint) -> bool:
         """Moves a generation's reader to `at`, if the file holds there what `at` says; False when it does not."""

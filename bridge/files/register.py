@@ -121,7 +121,7 @@ class Register:
 
     def meet(self, generation: Generation, lost: int, why: str) -> None:
         """The register numbers a file that nobody has met; it may hold lines of the generation `lost`, 0 for none."""
-        generation.number = max([0, *self.known]) + 1
+        generation.number, generation.rewrites = max([0, *self.known]) + 1, 0
         if lost:
             generation.rewrites, generation.in_doubt, generation.why = lost, True, why
         self.note(generation)
@@ -190,10 +190,14 @@ class Register:
     ) -> list[Generation]:  # fmt: skip
         """Tells which files of a source nobody has met: `fresh`, and of `files` those from `start` on. Closes others.
 
-        Not those that are `opened`, by inode. Where `say_once` is given, none that is older than one that is known
+        Not those that are `opened`, by inode. One of `files` that may be a finished generation which was edited since
+        `rewrites` that. Where `say_once` is given, none that is older than one that is known
         either, and that is said. Raises SourceError.
         """
         matched, found = self.match(files), list[Generation]()
+        here = {record.number for record in matched.values()}
+        gone = [record for record in self.known.values() if record.closed and record.at.head_len
+                and record.number not in here and not self.is_replaced(record.number)]  # fmt: skip
         known = [i for i, file in enumerate(files) if file in matched or file.identity in opened]
         for i, file in enumerate([*files, *([fresh] if fresh else [])]):
             if i < start or file in matched or file.identity in opened:
@@ -204,6 +208,8 @@ class Register:
             else:
                 if file is fresh:
                     file.decided = "path" if say_once is not None else "seen"
+                else:
+                    file.rewrites = next((known.number for known in gone if file.may_be_edited(known.at)), 0)
                 file.begin()
                 found.append(file)
         return found

@@ -347,7 +347,7 @@ class Tail:
         else:
             raise SourceError("its files change faster than they can be met", where=str(self.path))
         for file in newer:
-            self.register.meet(file, lost if self.aligns else 0, why)
+            self.register.meet(file, (lost or file.rewrites) if self.aligns else 0, why)
             self._chain.append(file)
         return bool(newer)
 
@@ -382,13 +382,13 @@ class Tail:
                 self._replaced_in_place(generation, why)
             return is_newest
 
-    def settle(self, generation: Generation, *, aligned: bool) -> list[Known]:
-        """The tail notes that it is known which lines of a generation were carried before; returns what changed."""
+    def settle(self, generation: Generation, of: int) -> list[Known]:
+        """The tail notes of which generation's lines one holds some, 0: of none; returns the records that changed."""
         with self.lock:
-            of, also = self.register.carried(generation.rewrites), [*filter(generation.takes_the_place_of, self._chain)]
-            for other in (generation, *(also if aligned else [])):
-                other.in_doubt, other.rewrites = False, of if aligned and other is generation else 0
-            return [*self.register.end(of), *(self.register.record(other) for other in (generation, *also))]
+            lost, also = self.register.carried(generation.rewrites), [*filter(generation.rivals, self._chain)]
+            for other in (generation, *(also if of == lost else [])):
+                other.in_doubt, other.rewrites = False, of if other is generation else 0
+            return [*self.register.end(lost), *(self.register.record(other) for other in (generation, *also))]
 
     def _say_once(self, name: str, what: str, said: str = "") -> None:
         """Says `what` of the file of this name, or what is `said` instead of both, if it was not said of the name."""

@@ -32,7 +32,8 @@ class Rewrite:
     """What was found of a file that took a log's place, as generation `generation` behind generation `of`.
 
     Counts of messages: `changed`, `put_in`, `taken_out`, passed over, and of those `put_in` the ones that stood in the
-    file before (`again`). `at` is in seconds since 1970; `how` is one of the words above, `why` says it in words.
+    file before (`again`). `at` is in seconds since 1970; `how` is one of the words above, `why` says it in
+    words; of a rotated file that is aligned it is that one's name.
     """
 
     name: str

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from bridge.files.named import Facts
 from bridge.ledger.store import Ledger
 
-LEFT, COPY, UNACCOUNTED, LATE, SKIPPED = "left", "copy", "unaccounted", "late", "skipped"
+LEFT, COPY, UNACCOUNTED, LATE, SKIPPED, EDITED = "left", "copy", "unaccounted", "late", "skipped", "edited"
 """The standings that are remembered: somebody said `--leave`; its bytes are another file's; nothing explains it; a
-repair brings it over, or has: it is a log by itself; a stretch of it was passed over unread (`path:offset`)."""
+repair brings it over, or has: it is a log by itself; a stretch of it was passed over unread (`path:offset`); a repair
+found that most of its lines are in the stream, as those of a generation that was edited since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ def forget_piece(ledger: Ledger, stream: str, path: str) -> None:
 def forget_skipped(ledger: Ledger, stream: str) -> None:
     """The ledger drops its notes of stretches passed over unread, once a repair has sent their lines."""
     ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, SKIPPED))
+
+
+def forget_edited(ledger: Ledger, stream: str) -> None:
+    """The ledger drops its notes of pieces that were edited, as Redis lost entries: perhaps they are not there now."""
+    ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, EDITED))
 
 
 def _read(facts: str | None) -> Facts | None:

@@ -101,7 +101,9 @@ class Acknowledged:
         return left, told
 
     def has(self, difference: Difference) -> bool:
-        """Whether just this difference is acknowledged."""
+        """Whether just this difference is acknowledged. To be asked once of each."""
+        if difference.kind == MISSING and difference.entry is not None:
+            return self.missing(difference.entry.encode())
         told = self._single.get((difference.kind, name_of(difference)))
         return told is not None and told == both_sides(difference)
 

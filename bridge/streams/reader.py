@@ -249,6 +249,11 @@ def file_born(
                     yield entry, origin
 
 
+def origins_taken(connection: Connection, keys: Keys, origins: set[bytes]) -> set[bytes]:
+    """Tells which of these origins an entry of the stream has already. Raises RedisLost, RedisRefused."""
+    return {raw for entry, _ in file_born(connection, keys.stream) if (raw := entry.origin()) in origins and raw}
+
+
 def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
     """Reads those of these entries that stand in the stream, and returns their fields by ID."""
     standing: dict[EntryId, list[bytes]] = {}
