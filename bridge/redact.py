@@ -5,18 +5,19 @@ The ledger notes it first: from then on the line counts for what it is, and is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.carry.archive import Archive
+from bridge.carry.archive import Archive, entries_digest
+from bridge.carry.handedited import pieces_of
 from bridge.carry.shared import Shared
-from bridge.errors import BridgeError, ConfigError
+from bridge.errors import BridgeError, ConfigError, SourceError
 from bridge.ledger.accepted import Redacted, redacted_of, save_redacted
 from bridge.ledger.aligned import sent_as
-from bridge.ledger.archive import parts_of
+from bridge.ledger.archive import Part, Piece, parts_of, save_pieces
 from bridge.ledger.journal import note
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
@@ -38,6 +39,8 @@ class Target:
     """The log that its line stands in; empty: none does, or it is not known."""
     archived: str = ""
     """The archive's file that holds it; empty: none does."""
+    parts: tuple[Part, ...] = ()
+    """The parts of that."""
 
     def in_words(self) -> list[str]:
         """Says what is deleted, and what a person has to edit, a line each."""
@@ -48,7 +51,7 @@ class Target:
         elif self.place.said:
             said.append(f"  no line to edit: {self.place.said}")
         if self.archived:
-            said.append(f"  and the archive: {self.archived}, which will not be what was archived then")
+            said.append(f"  and the archive: {self.archived} (unpack it, take the line out, pack it with gzip)")
         return said
 
     def to_json(self) -> dict[str, Any]:
@@ -76,9 +79,8 @@ def plan(shared: Shared, ledger: Ledger, connection: Connection, entries: Sequen
         if waits and memory is not None and entry > memory.mirror_cursor:
             hint = "let `bridge run --dual` write its line first: else it counts as lost before it was mirrored"
             raise ConfigError("is not mirrored yet", where=text, hint=hint)
-        found.append(
-            Target(entry, entry in standing, place, _log_of(shared, ledger, place), _archived(shared, ledger, entry))
-        )
+        archived, parts = _archived(shared, ledger, entry)
+        found.append(Target(entry, entry in standing, place, _log_of(shared, ledger, place), archived, parts))
     return found
 
 
@@ -100,15 +102,13 @@ def _log_of(shared: Shared, ledger: Ledger, place: Place) -> str:
     return shared.catalog.log_at(path) or (mirror if place.file.startswith(mirror) else place.file)
 
 
-def _archived(shared: Shared, ledger: Ledger, entry: EntryId) -> str:
-    """The archive's file that holds an entry which was trimmed; empty: none does."""
+def _archived(shared: Shared, ledger: Ledger, entry: EntryId) -> tuple[str, tuple[Part, ...]]:
+    """The archive's file that holds an entry which was trimmed, and which parts of it do; empty: none does."""
     archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
-    for span in archive.every():
-        if span.first <= entry <= span.last:
-            for part in parts_of(ledger, shared.mapping.stream.key, span):
-                if any(kept.id == entry for kept in part.listed):
-                    return str(Path(archive.folder) / part.path)
-    return ""
+    spans = [span for span in archive.every() if span.first <= entry <= span.last]
+    parts = [part for span in spans for part in parts_of(ledger, shared.mapping.stream.key, span)]
+    holding = tuple(part for part in parts if any(kept.id == entry for kept in part.listed))
+    return str(Path(archive.folder) / holding[0].path) if holding else "", holding
 
 
 def execute(
@@ -119,18 +119,35 @@ def execute(
     Raises RedisLost, RedisRefused, LedgerError.
     """
     stream = shared.mapping.stream.key
+    spared = list(_spared(shared, ledger, targets))
     with ledger.transaction():
         for target in targets:
             save_redacted(ledger, stream, _noted(shared, ledger, target), who, why, at)
             facts = {"entry": format_id(target.entry).decode(), "file": target.place.file, "line": target.place.line,
                      "reason": why}  # fmt: skip
             note(ledger, at, who, "redact", stream, facts)
+        for part, pieces, stay in spared:
+            save_pieces(ledger, stream, part, pieces, stay)
     reached("redact.delete.before")
     gone = connection.call("XDEL", shared.keys.stream, *(format_id(target.entry) for target in targets))
     reached("redact.delete.after")
     if gone < sum(target.stands for target in targets):
         raise BridgeError("some entries were deleted by somebody else meanwhile", where=stream)
     return int(gone)
+
+
+def _spared(shared: Shared, ledger: Ledger, targets: Sequence[Target]) -> Iterator[tuple[Part, list[Piece], bytes]]:
+    """What of each part of the archive stands beside the redacted lines, that a person will take out; and a digest of
+    the entries that stay."""
+    archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+    gone = {was.entry for was in redacted_of(ledger, shared.mapping.stream.key)} | {target.entry for target in targets}
+    parts = {(part.path, part.at): part for target in targets for part in target.parts}
+    for part in parts.values():
+        with suppress(SourceError):  # who reads it says what is wrong with it
+            listed, lines = archive.lines_of(part)
+            there = dict(zip((kept.id for kept in listed), lines, strict=True))
+            pieces = pieces_of(part.listed, [there.get(kept.id, b"") for kept in part.listed], gone)
+            yield part, pieces, entries_digest([entry for entry in archive.of_parts([part]) if entry.id not in gone])
 
 
 def _noted(shared: Shared, ledger: Ledger, target: Target) -> Redacted:

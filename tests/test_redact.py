@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,3 +160,71 @@ def test_what_cannot_be_redacted_is_refused(one_rig: Rig) -> None:
     told = one_rig.run("redact", "--redis", one_rig.server.socket_url, "other", ids[0])
     assert (told.returncode, "no mapping 'other'" in told.stderr) == (2, True)
     assert len(one_rig.entries()) == len(BASE) + 2
+
+
+EDITS: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
+    "taken out": lambda lines, n: [*lines[:n], *lines[n + 1 :]],
+    "written over": lambda lines, n: [*lines[:n], b"agent|2026-03-02T09:14:05.112Z|turn|XXXX", *lines[n + 1 :]],
+    "left": lambda lines, n: lines,
+}
+
+
+@pytest.mark.parametrize("secrets", [[SECRET], [0, 1, 59], [30, 31, 32, 40]], ids=str)
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_archive_is_edited_by_hand(one_rig: Rig, edit: str, secrets: list[int]) -> None:
+    """The line of a redacted entry may be taken out of the archive, or written over: the others are read as before."""
+    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    (one_rig.path / "kept.toml").write_text(
+        f"{shipped}\n[retention]\nkeep_entries = 100\nconfirm = false\narchive = true\n"
+    )
+    one_rig.write_config(mapping="kept.toml")
+    url = ("--redis", one_rig.server.socket_url)
+    ids = carried(one_rig)
+    one_rig.append(*(b"more %d" % n for n in range(340)))
+    assert not one_rig.once().errors
+    assert one_rig.run("parity", *url).returncode == 0
+    assert one_rig.run("trim", "--execute", *url).returncode == 0
+    chosen = [ids[n] for n in secrets]
+    told = redact(one_rig, *chosen[:2], "--reason", "a password", "--execute")
+    [path] = {Path(raw) for raw in re.findall(r"the archive: (\S+)", told.stdout)}
+    for n, entry in enumerate(chosen):  # one after the other: the owner may have edited the file for the first
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        if edit != "left" and n < 2:
+            at = next(i for i, raw in enumerate(lines) if raw.endswith(b"|" + BASE[secrets[n]]))
+            path.write_bytes(gzip.compress(b"".join(raw + b"\n" for raw in EDITS[edit](lines, at))))
+        if n >= 2:
+            redact(one_rig, entry, "--reason", "a password", "--execute")
+    wanted = [data for n, data in enumerate(BASE) if n not in secrets]
+    printed = one_rig.run("tail", "--json", "-n", "1000", *url)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    datas = [json.loads(row)["data"].encode() for row in printed.stdout.splitlines()]
+    assert [data for data in datas if data.startswith(b"line ")] == wanted
+    assert len(datas) == 60 + 1 + 340 - len(secrets)
+    one_rig.append(*(b"again %d" % n for n in range(200)))
+    assert not one_rig.once().errors
+    assert one_rig.run("parity", *url).returncode == 0, one_rig.run("parity", *url).stdout
+    assert one_rig.run("trim", "--execute", *url).returncode == 0
+    printed = one_rig.run("tail", "--json", "-n", "1000", *url)
+    assert (printed.returncode, len(printed.stdout.splitlines())) == (0, 601 - len(secrets))
+
+
+def test_an_archive_that_was_spoiled_beside_what_was_redacted(one_rig: Rig) -> None:
+    """Another line that is missing there is an error that names the file, as before."""
+    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    (one_rig.path / "kept.toml").write_text(
+        f"{shipped}\n[retention]\nkeep_entries = 100\nconfirm = false\narchive = true\n"
+    )
+    one_rig.write_config(mapping="kept.toml")
+    url = ("--redis", one_rig.server.socket_url)
+    ids = carried(one_rig)
+    one_rig.append(*(b"more %d" % n for n in range(340)))
+    assert not one_rig.once().errors
+    assert one_rig.run("parity", *url).returncode == 0
+    assert one_rig.run("trim", "--execute", *url).returncode == 0
+    told = redact(one_rig, ids[SECRET], "--reason", "a password", "--execute")
+    [path] = {Path(raw) for raw in re.findall(r"the archive: (\S+)", told.stdout)}
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join([*lines[:10], *lines[11:SECRET], *lines[SECRET + 1 :]])))
+    printed = one_rig.run("tail", "-n", "1000", *url)
+    assert printed.returncode == 1
+    assert "does not hold what was archived" in printed.stderr

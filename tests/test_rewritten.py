@@ -6,11 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bridge.ledger.aligned import rewrites_of
+from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
 from bridge.model import format_id
 from tests.rig import STREAM, Rig, delimited, line
@@ -543,6 +545,31 @@ def test_a_line_of_the_same_length(one_rig: Rig) -> None:
     save(one_rig.log, made, in_place=False)
     assert not one_rig.once().errors
     assert came(one_rig) == wanted(BASE, [b"line ABC"], made)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("length", [300, 70_000, 3_000_000])
+def test_a_line_that_was_set_aside_stays_where_it_is(one_rig: Rig, length: int, stopped: bool) -> None:
+    """A line that is no message, or over the limit, is passed over with those around it, and is set aside once."""
+    one_rig.append(*BASE[:50])
+    with one_rig.log.open("ab") as file:
+        file.write(b"x" * length + b"\n")
+    one_rig.append(*BASE[50:100])
+    running = Running(one_rig, dual=True)
+    running.sweep(3)
+    lines = one_rig.log.read_bytes().splitlines(keepends=True)
+    edited = [*lines[:10], line("put in"), *lines[11:]]
+    if stopped:
+        running.close()
+    _beside(one_rig.log, edited)
+    if not stopped:
+        running.sweep(3)
+        running.close()
+    told = one_rig.once()
+    assert not told.errors
+    assert came(one_rig) == wanted(BASE[:100], [b"put in"])
+    with closing(Ledger(one_rig.state / "ledger.db")) as ledger:
+        assert sum(count for _, _, count in quarantine_counts(ledger, STREAM)) == 1
 
 
 EDITS: dict[str, Act] = {

@@ -17,12 +17,24 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from bridge.carry.handedited import unedited
 from bridge.carry.translate import untold
 from bridge.codecs import Codec
 from bridge.config import ROLE
 from bridge.errors import SourceError
 from bridge.globs import is_glob
-from bridge.ledger.archive import Part, Span, drop_span, parts_of, spans
+from bridge.ledger.accepted import redacted_of
+from bridge.ledger.archive import (
+    Listed,
+    Part,
+    Piece,
+    Span,
+    drop_span,
+    parts_in,
+    parts_of,
+    redacted_parts,
+    spans,
+)
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
 from bridge.model import (
@@ -43,6 +55,9 @@ from bridge.streams.follow import Wanted
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Beside, Entry, pages
 from bridge.streams.resp import pack
+
+Redactions = Names[tuple[str, int], tuple[Sequence[Piece], bytes]]
+"""What stands beside redacted lines, by file and place of a part: pieces, and the digest of the entries that stay."""
 
 
 class Archive:
@@ -118,7 +133,7 @@ class Archive:
             for part in parts_of(self._ledger, self._stream, span):
                 for one in part.listed:
                     if one.origin == origin:
-                        return one.id
+                        return one.id if self.get(floor, one.id) is not None else None
         return None
 
     def of_span(self, span: Span) -> Iterator[Entry]:
@@ -130,14 +145,52 @@ class Archive:
         files: dict[str, list[Part]] = {}
         for part in parts:
             files.setdefault(part.path, []).append(part)
-        yield from merge(*(chain.from_iterable(map(self._of_part, some)) for some in files.values()))
+        redacted = redacted_parts(self._ledger, self._stream)
+        yield from merge(
+            *(chain.from_iterable(self._of_part(part, redacted) for part in some) for some in files.values())
+        )
 
-    def _of_part(self, part: Part) -> list[Entry]:
-        raw, listed = self._unpacked(part), part.listed
-        lines, at = [], 0
+    def lines_of(self, part: Part) -> tuple[list[Listed], list[bytes]]:
+        """What a part lists and holds still, but for what was redacted; lines with newlines. Raises SourceError."""
+        return self._lines_of(part, redacted_parts(self._ledger, self._stream))
+
+    def _lines_of(self, part: Part, redacted: Redactions) -> tuple[list[Listed], list[bytes]]:
+        listed = part.listed
+        try:
+            raw = self._unpacked(part)
+        except SourceError as error:
+            if not any(path == part.path for path, _ in redacted):
+                raise
+            raw, edited = self._edited(part, redacted, error), True
+        else:
+            edited = False
+        here = (part.path, part.at) in redacted
+        gone = {told.entry for told in redacted_of(self._ledger, self._stream)} if here else set[EntryId]()
+        found, lines, at = [], [], 0
         for one in listed:
-            lines.append(raw[at : at + one.length - 1])
-            at += one.length
+            if one.id not in gone:
+                found.append(one)
+                lines.append(raw[at : at + one.length])
+            at += one.length if one.id not in gone or not edited else 0
+        return found, lines
+
+    def _edited(self, part: Part, redacted: Redactions, error: SourceError) -> bytes:
+        """What is left of a part in a file that was edited by hand, as something in it was redacted; else the error."""
+        try:
+            with gzip.open(self.folder / part.path) as file:
+                raw = file.read()
+        except (OSError, EOFError, zlib.error):
+            raise error from None
+        parts = parts_in(self._ledger, self._stream, part.path)
+        whole = [(one, redacted.get((one.path, one.at), ([_all_of(one)], b""))[0]) for one in parts]
+        found = unedited(raw, whole).get(part.at)
+        if found is None:
+            raise error
+        return found
+
+    def _of_part(self, part: Part, redacted: Redactions) -> list[Entry]:
+        listed, whole = self._lines_of(part, redacted)
+        lines = [line[:-1] for line in whole]
         if not part.name:
             found = [Entry(one.id, untold(line)) for one, line in zip(listed, lines, strict=True)]
         else:
@@ -146,7 +199,7 @@ class Archive:
                 Entry(one.id, fields_of(names, row, one.origin) if isinstance(row, tuple) else [])
                 for one, row in zip(listed, rows, strict=True)
             ]
-        if entries_digest(found) != part.entries:
+        if entries_digest(found) != redacted.get((part.path, part.at), ([], part.entries))[1]:
             raise SourceError(
                 "its lines are read otherwise than when they were archived", where=str(self.folder / part.path),
                 hint=f"put [format] and [message] of {self._mapping.name} back as they were",
@@ -184,6 +237,10 @@ class Archive:
         if name not in self._codecs:
             self._codecs[name] = self._mapping.codec(name)
         return self._codecs[name]
+
+
+def _all_of(part: Part) -> Piece:
+    return Piece(0, sum(one.length for one in part.listed), part.digest)
 
 
 def same(some: Iterable[Entry], others: Iterable[Entry]) -> bool:

@@ -7,11 +7,22 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain, count
 
 from bridge.carry.archive import Archive, entries_digest, fields_of, home, same
 from bridge.carry.translate import told
 from bridge.errors import SourceError
-from bridge.ledger.archive import Listed, Part, Span, begin_part, begun_at, end_of, index_of, save_span
+from bridge.ledger.archive import (
+    Listed,
+    Part,
+    Span,
+    begin_part,
+    begun_at,
+    end_of,
+    index_of,
+    redacted_parts,
+    save_span,
+)
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.mapping import Mapping
@@ -92,7 +103,7 @@ class Archiving:
         self, name: str, day: str, entries: Sequence[Entry], lines: Sequence[bytes], origins: Sequence[Origin | None]
     ) -> Part:
         """One part, behind what stands in its file."""
-        path = f"{name}.{day}.gz" if name else f"{ENTRIES}.{day}.jsonl.gz"
+        path = self._path(name, day)
         whole = self._archive.folder / path
         whole.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         raw = b"".join(line + b"\n" for line in lines)
@@ -115,6 +126,15 @@ class Archiving:
         index = index_of([Listed(entry.id, len(line) + 1, origin)
                           for entry, line, origin in zip(entries, lines, origins, strict=True)])  # fmt: skip
         return Part(path, name, at, len(packed), digest(raw), entries_digest(entries), index)
+
+    def _path(self, name: str, day: str) -> str:
+        """The file for a source's day; another one where something in it was redacted, as a person may edit that."""
+        edited = {path for path, _ in redacted_parts(self._ledger, self._stream)}
+        paths = (
+            f"{name}.{day}{n}.gz" if name else f"{ENTRIES}.{day}{n}.jsonl.gz"
+            for n in chain([""], map("_{}".format, count(2)))
+        )
+        return next(path for path in paths if path not in edited)
 
     def _end(self, path: str, size: int) -> int:
         """Where the next part goes: behind all that stands there, but for what a try left that was not ended.

@@ -24,7 +24,7 @@ from bridge.files.lines import Cut, walk
 from bridge.ledger.accepted import redacted_of
 from bridge.ledger.aligned import stretches_of
 from bridge.ledger.mirrored import Range, ranges_of
-from bridge.ledger.quarantine import carried_aside
+from bridge.ledger.quarantine import KEPT, carried_aside
 from bridge.ledger.scratch import in_order
 from bridge.ledger.store import Ledger
 from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, paired, parse_id, parse_origin
@@ -119,20 +119,34 @@ def in_file(
 ) -> Messages:
     """Reads the messages of a file; `limit` is the longest line in bytes, `key` numbers them. Raises SourceError.
 
-    They begin in generation `of`. A line that is over the limit is none of them.
+    They begin in generation `of`. One that is over the limit is numbered by its first bytes and its length.
     """
     found = Messages.kept_in(folder)
     found.of_a_file = True
     begins = codec.begins if isinstance(codec, Continued) else None
+    end = 0
     for lines, cut in walk(read, 0, begins, limit):
         texts, starts, ends = lines.lines, lines.offsets, lines.ends
         if cut or not all(texts) or max(map(len, texts), default=0) > limit:
-            good = [n for n, text in enumerate(texts) if text and len(text) <= limit and not (cut and n == 0)]
-            texts, starts, ends = [texts[n] for n in good], [starts[n] for n in good], [ends[n] for n in good]
-        found.keys.add(key(texts))
+            long = {n: by_beginning(text[:KEPT], len(text)) for n, text in enumerate(texts) if len(text) > limit}
+            if cut:  # its beginning was in the pieces before
+                starts[0] = end
+                long[0] = by_beginning(read(KEPT, end)[0], ends[0] - 1 - end)
+            good = [n for n, text in enumerate(texts) if text or n in long]
+            keys = iter(key([texts[n] for n in good if n not in long]))
+            found.keys.add([long[n] if n in long else next(keys) for n in good])
+            starts, ends = [starts[n] for n in good], [ends[n] for n in good]
+        else:
+            found.keys.add(key(texts))
+        end = lines.end
         found.starts.add([of * GENERATION + start for start in starts] if of else starts)
         found.ends.add(ends)
     return found
+
+
+def by_beginning(kept: bytes, length: int) -> int:
+    """Numbers a line that is over the limit, or cannot be an entry, by its first bytes; its length counts them all."""
+    return hash(kept) if length <= KEPT else hash((kept[:KEPT], length))
 
 
 def by_bytes(texts: Sequence[bytes]) -> Iterable[int]:
@@ -145,7 +159,10 @@ def by_meaning(codec: Codec) -> Callable[[Sequence[bytes]], Iterable[int]]:
 
     def numbered(texts: Sequence[bytes]) -> Iterable[int]:
         rows = codec.decode(texts).rows
-        return (hash(row) if row.__class__ is tuple else hash(text) for row, text in zip(rows, texts, strict=True))
+        return (
+            hash(row) if row.__class__ is tuple else by_beginning(text, len(text))
+            for row, text in zip(rows, texts, strict=True)
+        )
 
     return numbered
 
@@ -239,7 +256,9 @@ class Carried:
             yield found
             yield list(zip((start for start, _ in ours), by_meaning(self._codec)(texts), strict=True))
         aside = carried_aside(self._ledger, self._stream, self._name)
-        yield [(start, hash(raw)) for n, offset, raw in aside if (start := here(n, offset)) >= 0]
+        yield [
+            (start, by_beginning(raw, length)) for n, offset, raw, length in aside if (start := here(n, offset)) >= 0
+        ]
 
 
 class Places:

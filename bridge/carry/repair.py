@@ -296,7 +296,10 @@ def _source(
             made.generations[name].append(known)
             continue
         taken.add(piece.identity)
-        here = Known(generation, *piece.identity, known.at, known.closed, born=piece.born, rewrites=known.rewrites)
+        crc = -1 if known.closed else piece.sum_of(0, known.at.offset)
+        here = Known(
+            generation, *piece.identity, known.at, known.closed, born=piece.born, rewrites=known.rewrites, crc=crc
+        )
         made.generations[name].append(here)
         codec = shared.mapping.codec(name)
         passed = edits[generation].stretches if generation in edits else []

@@ -93,6 +93,8 @@ class Generation:
     """A place up to which the CRC-32 of the file's bytes is known, and that: mostly the reader's place."""
     copied: bool = False
     """Whether the generation was found in another file than the one it was written to."""
+    placed: tuple[int, int] = (-1, -1)
+    """Size and mtime when the reader was put in its place: what is written between that and a comparison is seen."""
     why: str = ""
     """How it was seen that the file is another one than before, in words."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
@@ -276,7 +278,8 @@ class Generation:
         self.head = self.head[:known]
         if self.read(len(self.tail), self.read_to - len(self.tail)) != self.tail:
             return f"the bytes before offset {self.read_to} are others"
-        touched = self.checked[0] == now.st_size and self.summed[0] == self.read_to
+        before = self.checked if self.checked != (-1, -1) else self.placed
+        touched = before[0] == now.st_size and before[1] != now.st_mtime_ns and self.summed[0] == self.read_to
         if touched and self.differs_within(*self.summed):  # written to, and not longer
             return f"some of the bytes before offset {self.read_to} are others"
         self.extend_head()
@@ -306,11 +309,12 @@ class Generation:
 
     def place(self, at: Fingerprint) -> bool:
         """Moves a generation's reader to `at`, if the file holds there what `at` says; False when it does not."""
+        now = self._asked(lambda content: content.stat(), None)  # before it is read
         found = self._read_around(at)
-        if found is None:
+        if found is None or now is None:
             return False
         self.head, self.tail = found
-        self.read_to, self.checked = at.offset, (-1, -1)
+        self.read_to, self.checked, self.placed = at.offset, (-1, -1), (now.st_size, now.st_mtime_ns)
         return True
 
     def _read_around(self, at: Fingerprint) -> tuple[bytes, bytes] | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bridge.ledger.retention import key_of
 from bridge.ledger.store import Ledger
@@ -54,6 +56,14 @@ class Span:
     last: EntryId
     base: str = "null"
     parts: list[Part] = field(default_factory=list)
+
+
+class Piece(NamedTuple):
+    """What stands in a part behind `between` lines that were redacted: its length in bytes, unpacked, and digest."""
+
+    between: int
+    length: int
+    digest: bytes
 
 
 def index_of(listed: Sequence[Listed]) -> bytes:
@@ -119,6 +129,34 @@ def parts_of(ledger: Ledger, stream: str, span: Span) -> list[Part]:
         "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND span = ?"
         " ORDER BY number",
         (stream, key_of(span.last)),
+    )
+    return [Part(*row) for row in rows]
+
+
+def save_pieces(ledger: Ledger, stream: str, part: Part, pieces: Sequence[Piece], entries: bytes) -> None:
+    """Writes into the ledger what of a part stands beside redacted lines; `entries`: the digest of those that stay."""
+    told = json.dumps([[piece.between, piece.length, piece.digest.hex()] for piece in pieces])
+    ledger.write(
+        "INSERT OR REPLACE INTO redacted_parts (stream, path, at, pieces, entries) VALUES (?, ?, ?, ?, ?)",
+        (stream, part.path, part.at, told, entries),
+    )
+
+
+def redacted_parts(ledger: Ledger, stream: str) -> dict[tuple[str, int], tuple[list[Piece], bytes]]:
+    """Reads from the ledger what of parts stands beside redacted lines, by file and place, with a digest of entries."""
+    rows = ledger.rows("SELECT path, at, pieces, entries FROM redacted_parts WHERE stream = ?", (stream,))
+    return {
+        (path, at): ([Piece(n, length, bytes.fromhex(told)) for n, length, told in json.loads(pieces)], entries)
+        for path, at, pieces, entries in rows
+    }
+
+
+def parts_in(ledger: Ledger, stream: str, path: str) -> list[Part]:
+    """All parts of an archive's file, in the order they stand in it."""
+    rows = ledger.rows(
+        "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND path = ?"
+        " ORDER BY at",
+        (stream, path),
     )
     return [Part(*row) for row in rows]
 

@@ -191,16 +191,16 @@ def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, 
     return {(row[0], row[1]): row[2] for row in rows}, {(row[2], bytes(row[3])) for row in rows}
 
 
-def carried_aside(ledger: Ledger, stream: str, name: str) -> Iterator[tuple[int, int, bytes]]:
-    """Generation, offset and bytes of the lines of a log that were set aside and kept whole, a few at a time."""
+def carried_aside(ledger: Ledger, stream: str, name: str) -> Iterator[tuple[int, int, bytes, int]]:
+    """Generation, offset, first bytes and length of the lines of a log that were set aside, a few at a time."""
     last = 0
     while rows := ledger.rows(
-        "SELECT id, generation, offset, raw FROM quarantine WHERE stream = ? AND direction = 'forward' AND name = ?"
-        " AND id > ? AND length(raw) = length ORDER BY id LIMIT 50",
+        "SELECT id, generation, offset, raw, length FROM quarantine WHERE stream = ? AND direction = 'forward'"
+        " AND name = ? AND id > ? ORDER BY id LIMIT 50",
         (stream, name, last),
     ):
-        for _, generation, offset, raw in rows:
-            yield generation, offset, bytes(raw)
+        for _, generation, offset, raw, length in rows:
+            yield generation, offset, bytes(raw), length
         last = int(rows[-1][0])
 
 

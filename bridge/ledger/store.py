@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from bridge.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
-VERSION = 15
+VERSION = 16
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
@@ -226,6 +226,12 @@ def _fifteenth(db: sqlite_utils.Database) -> None:
     db.table("redacted").create(
         {"stream": str, "entry": str, "name": str, "generation": int, **line}, pk=("stream", "entry")
     )
+
+
+@migrations(name="016_redacted_parts")
+def _sixteenth(db: sqlite_utils.Database) -> None:
+    part = {"stream": str, "path": str, "at": int, "pieces": str, "entries": bytes}
+    db.table("redacted_parts").create(part, pk=("stream", "path", "at"))
 
 
 LOOKS, LOOK = 20, 0.05
