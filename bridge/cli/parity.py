@@ -193,7 +193,16 @@ def _notes(one: Result) -> None:
 def _print(results: list[Result]) -> None:
     from bridge.cli.screen import STYLES, console, safe
     from bridge.model import shown
-    from bridge.parity.report import WORDS, counts_in_words, facts, sides, verdict_in_words, where, without
+    from bridge.parity.report import (
+        WORDS,
+        counts_in_words,
+        facts,
+        sides,
+        verdict_in_words,
+        what_to_try,
+        where,
+        without,
+    )
     from bridge.parity.result import verdict_of_all
     from bridge.words import counted
 
@@ -224,7 +233,7 @@ def _print(results: list[Result]) -> None:
         say("")
     whole = verdict_of_all(results)
     lost = any(one.lost for one in results)
-    hint = ": `bridge repair` says what can be mended" if whole == "differs" and not lost else ""
+    hint = f": {what_to_try(results)}" if whole == "differs" and not lost else ""
     say(f"{whole.upper()}{hint}", STYLES[level[whole]])
 
 

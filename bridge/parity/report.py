@@ -123,6 +123,15 @@ def _taken_out(row: TakenOut) -> str:
     return f"{many} {was} changed or taken out of the log: `bridge repair --accept {which} --reason …` acknowledges it"
 
 
+def what_to_try(results: Sequence[Result]) -> str:
+    """Says what a person does about differences."""
+    taken_out = sum(row.count for result in results for row in result.tally.taken_out)
+    total = sum(sum(result.counts().values()) for result in results)
+    if taken_out and taken_out == total:
+        return "lines were changed or taken out of a log; if that was meant, acknowledge it as said above"
+    return "`bridge repair` says what can be mended"
+
+
 def counts_in_words(one: Result) -> str:
     """Says how many differences of each kind parity found: `1 altered, 2 missing in Redis`."""
     return ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in one.counts().items() if count)
