@@ -131,9 +131,9 @@ class Archive:
         """The entry of this origin; None: it is not here."""
         for span in reversed(self.chain(floor)):
             for part in parts_of(self._ledger, self._stream, span):
-                for one in part.listed:
-                    if one.origin == origin:
-                        return one.id if self.get(floor, one.id) is not None else None
+                for kept in part.listed:
+                    if kept.origin == origin:
+                        return kept.id if self.get(floor, kept.id) is not None else None
         return None
 
     def of_span(self, span: Span) -> Iterator[Entry]:
@@ -167,11 +167,11 @@ class Archive:
         here = (part.path, part.at) in redacted
         gone = {told.entry for told in redacted_of(self._ledger, self._stream)} if here else set[EntryId]()
         found, lines, at = [], [], 0
-        for one in listed:
-            if one.id not in gone:
-                found.append(one)
-                lines.append(raw[at : at + one.length])
-            at += one.length if one.id not in gone or not edited else 0
+        for kept in listed:
+            if kept.id not in gone:
+                found.append(kept)
+                lines.append(raw[at : at + kept.length])
+            at += kept.length if kept.id not in gone or not edited else 0
         return found, lines
 
     def _edited(self, part: Part, redacted: Redactions, error: SourceError) -> bytes:
@@ -182,7 +182,7 @@ class Archive:
         except (OSError, EOFError, zlib.error):
             raise error from None
         parts = parts_in(self._ledger, self._stream, part.path)
-        whole = [(one, redacted.get((one.path, one.at), ([_all_of(one)], b""))[0]) for one in parts]
+        whole = [(other, redacted.get((other.path, other.at), ([_all_of(other)], b""))[0]) for other in parts]
         found = unedited(raw, whole).get(part.at)
         if found is None:
             raise error
@@ -240,7 +240,7 @@ class Archive:
 
 
 def _all_of(part: Part) -> Piece:
-    return Piece(0, sum(one.length for one in part.listed), part.digest)
+    return Piece(0, sum(kept.length for kept in part.listed), part.digest)
 
 
 def same(some: Iterable[Entry], others: Iterable[Entry]) -> bool:
