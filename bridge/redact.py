@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge.carry.archive import Archive, entries_digest
 from bridge.carry.handedited import pieces_of
+from bridge.carry.recorded import deleted_of
 from bridge.carry.shared import Shared
 from bridge.errors import BridgeError, ConfigError, SourceError
 from bridge.ledger.accepted import Redacted, redacted_of, save_redacted
@@ -26,6 +27,7 @@ from bridge.points import reached
 from bridge.search import Place, Search
 from bridge.streams.connect import Connection
 from bridge.streams.reader import existing
+from bridge.streams.redacted import write_deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ def execute(
             note(ledger, at, who, "redact", stream, facts)
         for part, pieces, stay in spared:
             save_pieces(ledger, stream, part, pieces, stay)
+    kept = [gone for gone in redacted_of(ledger, stream) if gone.entry in {target.entry for target in targets}]
+    write_deleted(connection, shared.keys, map(deleted_of, kept))
     reached("redact.delete.before")
     gone = connection.call("XDEL", shared.keys.stream, *(format_id(target.entry) for target in targets))
     reached("redact.delete.after")

@@ -98,6 +98,7 @@ class Messages:
     trimmed: bool = False
     unknown: int = 0
     of_a_file: bool = False
+    is_of_one: bool = True
 
     @classmethod
     def kept_in(cls, folder: Path) -> Messages:
@@ -201,7 +202,8 @@ class Carried:
         while some := list(islice(rows, PAGE)):
             messages.starts.add(start for start, _ in some)
             messages.keys.add(key for _, key in some)
-        if len(ends) > 1:
+        messages.is_of_one = len(ends) == 1
+        if not messages.is_of_one:
             return messages
         [(generation, end)] = ends.items()
         low = trimmed.origins.get(self._number, Gone(None)).low

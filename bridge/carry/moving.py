@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bridge.carry.former import GENERATION
@@ -76,21 +76,29 @@ def moved_by(
             begin = n
 
 
-def sorted_out(ledger: Ledger, stream: str, name: str, moved: Sequence[Moved]) -> tuple[list[Stretch], list[Moving]]:
-    """Sorts bytes that moved into stretches, which say where they were first sent from, and ranges of the mirror's."""
+def sorted_out(
+    ledger: Ledger, stream: str, name: str, moved: Sequence[Moved], here: Collection[int]
+) -> tuple[list[Stretch], list[Moving]]:
+    """Sorts bytes that moved into stretches, which say where they were first sent from, and ranges of the mirror's.
+
+    Of a generation whose file is `here` still the ranges stay in that.
+    """
     stretches, ranges = list[Stretch](), list[Moving]()
     for of in sorted({part.of for part in moved}):
-        some, moving = _of(ledger, stream, name, of, [part for part in moved if part.of == of])
+        parts = [part for part in moved if part.of == of]
+        some, moving = _of(ledger, stream, name, of, parts, are_left=of in here)
         stretches += some
         ranges += moving
     return stretches, ranges
 
 
-def _of(ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[Moved]) -> tuple[list[Stretch], list[Moving]]:
-    """The same of bytes of one generation."""
+def _of(
+    ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[Moved], *, are_left: bool
+) -> tuple[list[Stretch], list[Moving]]:
+    """The same of bytes of one generation; `are_left`: its ranges are."""
     earlier = stretches_of(ledger, stream, name, of)
     ours = sorted(
-        (span for span in ranges_of(ledger, stream, name) if span.generation == of),
+        (span for span in ranges_of(ledger, stream, name) if span.generation == of and not are_left),
         key=lambda span: span.start,
     )
     begins, ranges = [span.start for span in ours], dict[int, Moving]()

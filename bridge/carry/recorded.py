@@ -1,15 +1,18 @@
-"""Keeps in Redis what of edited logs was passed over: of that a ledger which is lost can be rebuilt."""
+"""Keeps in Redis what of edited logs was passed over, and what was redacted: of that a lost ledger is rebuilt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from bridge.carry.shared import Shared
+from bridge.ledger.accepted import Redacted, redacted_of
 from bridge.ledger.aligned import all_stretches
 from bridge.ledger.sources import all_generations, sources_of
 from bridge.ledger.store import Ledger
+from bridge.model import EntryId
 from bridge.streams.aligned import Edit, packed
 from bridge.streams.connect import Connection
+from bridge.streams.redacted import Deleted, read_deleted, write_deleted
 
 
 def record(connection: Connection, shared: Shared, source: int, edits: Mapping[int, Edit]) -> None:
@@ -21,12 +24,20 @@ def record(connection: Connection, shared: Shared, source: int, edits: Mapping[i
         shared.hold.write(connection, "HSET", shared.keys.aligned, *packed(source, generation, edit))
 
 
+def deleted_of(gone: Redacted) -> Deleted:
+    """What Redis keeps of an entry that was deleted on purpose."""
+    return Deleted(gone.entry, gone.name, gone.generation, gone.offset, gone.length, gone.digest)
+
+
 def record_again(connection: Connection, shared: Shared, ledger: Ledger, *, lost: bool) -> None:
-    """Writes those edits of a stream's logs into Redis that are not there; all, where it `lost` entries.
+    """Writes those edits and redactions of a stream into Redis that are not there; all, where it `lost` entries.
 
     Raises NotYet, RedisLost, RedisRefused, LedgerError.
     """
     stream = shared.mapping.stream.key
+    if redacted := redacted_of(ledger, stream):
+        kept = set[EntryId]() if lost else {gone.entry for gone in read_deleted(connection, shared.keys)}
+        write_deleted(connection, shared.keys, (deleted_of(gone) for gone in redacted if gone.entry not in kept))
     stretches = all_stretches(ledger, stream)
     numbers = {name: memory.number for name, memory in sources_of(ledger, stream).items()} if stretches else {}
     edits: dict[int, dict[int, Edit]] = {}

@@ -22,6 +22,7 @@ from bridge.errors import BridgeError, NotOwner, NotYet
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
+from bridge.ledger.accepted import Redacted, redacted_of, save_redacted
 from bridge.ledger.aligned import Stretch, save_stretches
 from bridge.ledger.attached import adopt_nonces
 from bridge.ledger.mirrored import Range, add_range, range_digest
@@ -45,6 +46,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import StreamInfo, entries, stream_info
+from bridge.streams.redacted import Deleted, read_deleted
 from bridge.streams.resp import pack
 from bridge.streams.trim import Gone, read_trimmed
 from bridge.streams.writer import Books, read_books
@@ -81,6 +83,7 @@ class Plan:
     """Name, digest and timestamp of the latest values that both sides hold."""
     edits: dict[str, dict[int, Edit]] = field(default_factory=dict)
     """Of each log that was edited which stretches of which generations were carried before."""
+    redacted: list[Deleted] = field(default_factory=list)
     writes: dict[str, str] = field(default_factory=dict)
     """The side to which each component writes that was ever switched, by the component's name."""
 
@@ -138,6 +141,7 @@ def plan(
         _check_dead(connection, shared, instance, owner, take_over=take_over)
     info = stream_info(connection, shared.keys.stream)
     made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
+    made.redacted = read_deleted(connection, shared.keys)
     modes = all_modes(connection)
     made.writes = {name: one.writes for (name, its), one in modes.items() if its == shared.mapping.name and one.epoch}
     made.component_that_owns(shared)
@@ -218,6 +222,10 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             save_value(ledger, stream, *value)
         if made.folder is not None:
             rebuild.write(ledger, stream, made.folder)
+        noted = {was.entry for was in redacted_of(ledger, stream)}
+        for deleted in made.redacted:
+            if deleted.entry not in noted:
+                save_redacted(ledger, stream, Redacted(*deleted), "", "as Redis had it", time.time())
         adopt_nonces(ledger, stream, last)
         _restore_switches(ledger, shared, made)
         if not unchanged(connection, shared.keys):

@@ -68,6 +68,8 @@ class Rewritten:
         self._met = (0, 0.0)
         self._again_at = 0.0
         self._stop: tuple[tuple[int, int, int], RewriteStop] | None = None
+        self._in_front = False
+        """Whether lines stand before the first that was carried of the file looked at, more than a few."""
         self.waits = False
         """Whether a file is not at rest yet, and will be in a moment."""
 
@@ -114,37 +116,50 @@ class Rewritten:
     def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
         """Aligns a generation with the one whose place it took. False: its file changed meanwhile.
 
-        A rotated file, which may have been edited long after, with those as well whose own files are gone.
+        A rotated file, which may have been edited long after, with those as well whose own files are gone; and one
+        before whose beginning much was put in with all of them: a piece may have been put back there.
         """
         reached("forward.align.before")
         of = self._tail.register.carried(generation.rewrites)
-        gone = self._gone(generation, of) if generation.path != self._tail.path else []
+        gone, here = self._others(generation, of)
+        tries = [[of]]
+        tries += [gone] if gone and generation.path != self._tail.path else []
+        tries += [sorted([*gone, *here, of])] if gone or here else []
+        self._in_front = False
         with suppress(_Changed):
-            for some, is_last in ([([of], False), (gone, False)] if gone else []) + [([of], True)]:
-                with closing(self._before(some)) as old:
-                    known = self._lay_beside(generation, facts, old, of, is_last=is_last)
+            for numbers in [*tries, [of]] if len(tries) > 1 else tries:
+                if len(numbers) > 1 and of in numbers and not self._in_front:
+                    continue
+                with closing(self._before(numbers)) as old:
+                    is_last = len(tries) == 1 or (numbers == [of] and numbers is not tries[0])
+                    known = self._lay_beside(generation, facts, old, of, here, is_last=is_last)
                 if known is not None:
                     return known
         return False
 
-    def _gone(self, generation: Generation, but: int) -> list[int]:
-        """The log's finished generations whose own file is nowhere, oldest first: `generation` may be one, edited."""
+    def _others(self, generation: Generation, but: int) -> tuple[list[int], list[int]]:
+        """The log's finished generations whose own file is nowhere, and those whose file is there, oldest first.
+
+        `generation` may be one of the former, edited.
+        """
         catalog, name = self._shared.catalog, self._tail.name
         mine = [listed for listed in catalog.named.values() if listed.log == name and not listed.aside]
         others = [listed for listed in mine if listed.identity != generation.identity]
         here = {known.number for listed in others if (known := catalog.known(listed)) is not None}
-        return [
+        finished = [
             known.number for known in self._tail.records()
-            if known.closed and known.at.head_len and known.number not in (*here, but)
+            if known.closed and known.at.head_len and known.number != but
             and not self._tail.register.is_replaced(known.number)
         ]  # fmt: skip
+        return [n for n in finished if n not in here], [n for n in finished if n in here]
 
     def _lay_beside(
-        self, generation: Generation, facts: tuple[int, int, int], old: Messages, of: int, *, is_last: bool
-    ) -> bool | None:
+        self, generation: Generation, facts: tuple[int, int, int], old: Messages, of: int, here: Sequence[int], *,
+        is_last: bool,
+    ) -> bool | None:  # fmt: skip
         """Lays a generation's lines beside those of before, and notes what is found. False: the file changed meanwhile.
 
-        None: it is none of those, and others are to be tried.
+        None: others are to be tried. Of generations whose files are `here` the lines stand there as well.
         """
         said, name, folder = self._said(generation), self._tail.name, self._ledger.path.parent
         codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
@@ -156,22 +171,24 @@ class Rewritten:
                 found = Aligned(())
             else:
                 found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
-            if not (found.runs or is_last):
+            self._in_front = self._in_front or bool(found.runs and found.runs[0].new >= SHARED)
+            if not is_last and (not found.runs or (old.is_of_one and self._in_front)):
                 return None
             if _may_go_on(found, *keys) and self._clock() - facts[2] / 1e9 < PATIENCE and not generation.read_to:
                 self._again_at, self.waits = self._clock() + PATIENCE / 4, True
                 return False  # it ends amid what was there: perhaps it is being written still
             self._stop_if_unsure(generation, facts, found, old, new, said)
             moved = list(moved_by(found.runs, starts, ends, old.starts.numbers()))
-            of = moved[0].of if moved else of
+            of = next((part.of for part in moved if part.of == of), moved[0].of) if moved else of
             piece = generation.path.name if moved and generation.path != self._tail.path else ""
             rewrite = edited(self._found(generation, of, ALIGNED if moved else NEW, piece), found.runs, *keys)
             unknown = []
             if said == AS_EDIT and starts and _head_unknown(old, new, found.runs):
                 head = starts[found.runs[0].new] if found.runs else ends[-1]
                 unknown = [Stretch(0, head, 0, 0)] if head else []
-            redacted = self._redacted(generation, found.runs, starts, ends)
-        stretches, ranges = sorted_out(self._ledger, self._stream, name, moved)
+            behind = max((stretch.end for stretch in unknown), default=0)
+            redacted = [told for told in self._redacted(generation, found.runs, starts, ends) if told.start >= behind]
+        stretches, ranges = sorted_out(self._ledger, self._stream, name, moved, here)
         self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
         return True
 
@@ -293,8 +310,10 @@ class Rewritten:
                 with closing(self._dial()) as connection:
                     record(connection, self._shared, self._number(), {generation.number: Edit(found.of, marked)})
                 reached("forward.record.after")
-            records = self._tail.settle(generation, found.of if found.how == ALIGNED else 0)
-            with self._ledger.transaction():
+            with (
+                self._ledger.transaction(),
+                self._tail.settled(generation, found.of if found.how == ALIGNED else 0) as records,
+            ):
                 for told, parts in placed:
                     drop_range(self._ledger, self._stream, told.span)
                     for part in parts:

@@ -100,8 +100,8 @@ class TailSource(Source):
 
     @property
     def is_new(self) -> bool:
-        """Whether no generation of the source is known, as nobody has looked at its file yet."""
-        return not self.tail.records()
+        """Whether nobody has seen a byte of the source's file yet."""
+        return not any(known.at.head_len or known.closed for known in self.tail.records())
 
     @property
     def _in_doubt(self) -> bool:

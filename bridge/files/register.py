@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from bridge.files.age import tells_age
@@ -132,6 +133,24 @@ class Register:
             return []
         self._keep(replace(known, closed=True))
         return [self.known[number]]
+
+    @contextmanager
+    def settled(self, generation: Generation, rivals: list[Generation], of: int) -> Iterator[list[Known]]:
+        """The register notes of which generation's lines one in doubt holds some, 0: of none; not if the block fails.
+
+        Of `rivals`, which are in doubt for the same reason, none holds any then. Yields the records that changed.
+        """
+        lost, all_of_them = self.carried(generation.rewrites), [generation, *rivals]
+        before = [(other, other.in_doubt, other.rewrites) for other in all_of_them]
+        for other in all_of_them if of == lost else [generation]:
+            other.in_doubt, other.rewrites = False, of if other is generation else 0
+        try:
+            yield [*self.end(lost), *map(self.record, all_of_them)]
+        except BaseException:
+            for other, in_doubt, rewrites in before:
+                other.in_doubt, other.rewrites = in_doubt, rewrites
+                self.record(other)
+            raise
 
     def adopt(self, file: Generation, record: Known) -> Generation:
         """The register notes that a file is the generation of a record, and returns it."""

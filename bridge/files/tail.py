@@ -382,13 +382,12 @@ class Tail:
                 self._replaced_in_place(generation, why)
             return is_newest
 
-    def settle(self, generation: Generation, of: int) -> list[Known]:
-        """The tail notes of which generation's lines one holds some, 0: of none; returns the records that changed."""
-        with self.lock:
-            lost, also = self.register.carried(generation.rewrites), [*filter(generation.rivals, self._chain)]
-            for other in (generation, *(also if of == lost else [])):
-                other.in_doubt, other.rewrites = False, of if other is generation else 0
-            return [*self.register.end(lost), *(self.register.record(other) for other in (generation, *also))]
+    @contextmanager
+    def settled(self, generation: Generation, of: int) -> Iterator[list[Known]]:
+        """The tail notes of which generation's lines one holds some, as `Register.settled` does."""
+        rivals = [*filter(generation.rivals, self._chain)]
+        with self.lock, self.register.settled(generation, rivals, of) as changed:
+            yield changed
 
     def _say_once(self, name: str, what: str, said: str = "") -> None:
         """Says `what` of the file of this name, or what is `said` instead of both, if it was not said of the name."""

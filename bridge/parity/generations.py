@@ -131,6 +131,7 @@ class Pieces:
         for file in self._held:
             self._mine[near(self.names[id(file)])].append(file)
         for source, generations in known.items():
+            self._claim_seen(source, generations)
             self._claim(source, generations, (_exactly,))
         self._renamed(known)
         exact = set(self._is_of)
@@ -160,6 +161,17 @@ class Pieces:
                 if (source, wanted.number) not in self._is_of:
                     order = (file for file in (pool if wanted.closed else pool[::-1]) if id(file) in self._free)
                     self._assign(source, wanted, next((file for file in order if test(file, wanted.at)), None))
+
+    def _claim_seen(self, source: str, known: Sequence[Generation]) -> None:
+        """Files that are under the inode which the ledger names, and hold what it says: another may begin alike.
+
+        The newest first, as a file that is deleted leaves its inode to a later one.
+        """
+        by_inode = {file.inode: file for file in self._pool(source)}
+        for wanted in sorted(known, key=lambda generation: -generation.number):
+            file = by_inode.get(wanted.inode)
+            if file is not None and id(file) in self._free and wanted.at.head_len and _exactly(file, wanted.at):
+                self._assign(source, wanted, file)
 
     def _renamed(self, known: Mapping[str, Sequence[Generation]]) -> None:
         """Finds generations under names of other sources: renamed inside the glob, or moved."""
@@ -215,8 +227,11 @@ class Pieces:
         return Found(files, strangers, [], changed)
 
     def _file(self, name: str, file: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
+        """A file as a generation; of one that was finished, and edited since, nothing is due any more."""
+        is_edited = wanted.closed and wanted.at.head_len and not _exactly(file, wanted.at)
+        due = OFFSETS if is_edited else wanted.at.offset
         return File(
-            file.path.name, name, wanted.number, wanted.at.offset, file.blocks, file.section, file.damage, file.end,
+            file.path.name, name, wanted.number, due, file.blocks, file.section, file.damage, file.end,
             doubtful, path=self.names[id(file)],
         )  # fmt: skip
 

@@ -50,9 +50,11 @@ class Moved:
         return place if before == GONE or before >> SHIFT == 0 else before
 
     def is_anothers(self, place: int) -> bool:
-        """Whether no entry is to claim the line at a place: another file's line has it, or it was trimmed."""
+        """Whether no entry is to claim the line at a place: the line of another file has it, or it was trimmed."""
         before = _through(self._here, place)
-        return before != GONE and (before >> SHIFT == 0 or place >> SHIFT in self._copies)
+        if before == GONE:
+            return False
+        return before >> SHIFT not in self.replaced or place >> SHIFT in self._copies
 
     def first_from(self, place: int) -> int:
         """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""

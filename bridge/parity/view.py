@@ -33,6 +33,7 @@ from bridge.parity.account import Aside
 from bridge.parity.acknowledged import Acknowledged
 from bridge.parity.generations import Cut, Found, Generation, Pieces, written
 from bridge.parity.moved import Moved
+from bridge.parity.replaced import replaced
 from bridge.parity.sides import OFFSETS, SHIFT, File
 from bridge.parity.since import Place, Since
 from bridge.streams import keys
@@ -199,16 +200,11 @@ class View(Cursors):
     def _leave_out_replaced(self) -> None:
         """Leaves out the generations whose place another file took, unless their own lies there still, as a backup."""
         for name, records in self._remembered.items():
-            replaced = {known.rewrites for known in records if known.rewrites > 0 and not known.in_doubt}
-            live = {(known.device, known.inode) for known in records if known.number not in replaced}
-            sums = {known.number: known.crc for known in records if known.number in replaced}
-            lying = {
-                known.number for known in self._known[name]
-                if sums.get(known.number, -1) >= 0 and self._pieces.holds(known, sums[known.number], live)
-            }  # fmt: skip
-            if replaced or name in self._stretches:
-                self.moved[name] = Moved(replaced - lying, self._stretches.get(name, {}), lying)
-            self._known[name] = [known for known in self._known[name] if known.number not in replaced - lying]
+            stretches = self._stretches.get(name, {})
+            gone, lying = replaced(records, self._known[name], stretches, self._pieces)
+            if gone or lying or stretches:
+                self.moved[name] = Moved(gone, stretches, lying)
+            self._known[name] = [known for known in self._known[name] if known.number not in gone]
         self.acknowledged = Acknowledged(*self._acknowledged)
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:

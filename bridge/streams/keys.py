@@ -25,6 +25,7 @@ class Keys:
     producers: bytes
     trimmed: bytes
     aligned: bytes
+    redacted: bytes
     lease: bytes
     retired: bytes
 
@@ -33,7 +34,7 @@ class Keys:
         """Makes the table of Redis keys for stream `stream`."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
-                 "producers", "trimmed", "aligned", "lease", "retired")  # fmt: skip
+                 "producers", "trimmed", "aligned", "redacted", "lease", "retired")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property
