@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import pairwise
 
 from bridge.carry import former
@@ -188,6 +189,13 @@ class Rewritten:
                 unknown = [Stretch(0, head, 0, 0)] if head else []
             behind = max((stretch.end for stretch in unknown), default=0)
             redacted = [told for told in self._redacted(generation, found.runs, starts, ends) if told.start >= behind]
+            unproved = (found.runs[0].new if found.runs else len(starts)) if unknown else 0
+            rewrite = replace(rewrite, put_in=max(0, rewrite.put_in - len(redacted) - unproved))
+        if unproved:
+            self._tail.notices.append(
+                f"{name}: its first {counted(unproved, 'line')} are passed over, as somebody said --as-edit:"
+                " nothing tells which of them were carried"
+            )
         stretches, ranges = sorted_out(self._ledger, self._stream, name, moved, here)
         self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
         return True

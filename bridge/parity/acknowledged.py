@@ -61,7 +61,10 @@ class Acknowledged:
         self._spans: list[Span] = []
         self._left: dict[Span, int] = {}
         for named_difference in accepted:
-            if named_difference.kind == MISSING and ":" not in named_difference.first:
+            by_entry = ":" not in named_difference.first
+            if named_difference.kind == "altered" and by_entry:  # once the file is aligned its line is missing
+                self._single[named_difference.kind, named_difference.first] = named_difference.digest
+            if named_difference.kind in (MISSING, "altered") and by_entry:
                 span = parse_id(named_difference.first.encode()), parse_id(named_difference.last.encode())
                 self._spans.append(span)
                 self._left[span] = self._left.get(span, 0) + named_difference.count
@@ -89,6 +92,10 @@ class Acknowledged:
     def line(self, source: str, place: int) -> bool:
         """Whether the entry of the line that was sent from this place was deleted on purpose."""
         return (source, place) in self._lines
+
+    def line_without_entry(self, source: str, place: int) -> bool:
+        """Whether it is acknowledged that the line which was sent from this place has no entry."""
+        return ("missing_in_redis", f"{source}:{place >> SHIFT}:{place & OFFSETS}") in self._single
 
     def without(self, differences: Iterable[Difference]) -> tuple[list[Difference], set[tuple[str, int]]]:
         """The differences that nobody acknowledged; and the source and place of each line that others are about."""

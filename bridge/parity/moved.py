@@ -15,16 +15,18 @@ GONE = -1
 class Moved:
     """Translates places of one log, generation and offset in one number, to where their lines stand by now.
 
-    `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still;
+    `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still,
+    `copies` those that begin with lines of another log;
     `stretches`, by generation, say what of a file was sent before. They are the ledger's word: that the lines are those
     of their entries is for parity to see.
     """
 
     def __init__(
-        self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]], lying: Iterable[int] = ()
-    ) -> None:
+        self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]], lying: Iterable[int] = (),
+        copies: Iterable[int] = (),
+    ) -> None:  # fmt: skip
         self.replaced = {*replaced}
-        self._lying = {*lying}
+        self._lying, self._of_others = {*lying}, {*copies}
         self._there: list[tuple[int, int, int]] = []
         self._here: list[tuple[int, int, int]] = []
         oldest = min(self._lying, default=1 << 62)
@@ -55,6 +57,10 @@ class Moved:
         if before == GONE:
             return False
         return before >> SHIFT not in self.replaced or place >> SHIFT in self._copies
+
+    def is_unproved(self, place: int) -> bool:
+        """Whether a line was passed over on somebody's word alone: nothing told which one of before it is."""
+        return _through(self._here, place) >> SHIFT == 0 and place >> SHIFT not in self._of_others
 
     def first_from(self, place: int) -> int:
         """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""

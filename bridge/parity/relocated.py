@@ -28,12 +28,13 @@ class Relocated:
         self._codec = codec
         self._missing = missing
         self._rows = InRows()
-        self._count = 0
+        self._count = self._unproved = 0
 
     def tell(self, tally: Tally) -> None:
         """Adds to a tally which lines were changed or taken out, and what of it is acknowledged."""
         tally.taken_out, tally.redacted = self._rows.found, self._acknowledged.deleted
         tally.acknowledged += self._count
+        tally.unproved = self._unproved
 
     def place(self, name: str, place: int) -> int:
         """The place where a line of a log stands that was sent from `place`; `GONE`."""
@@ -42,9 +43,16 @@ class Relocated:
     def needs_no_entry(self, name: str, place: int) -> bool:
         """Whether no entry is to claim the line at a place: its own was deleted on purpose, or is another line's."""
         moved = self._moved.get(name)
-        if moved is not None and moved.is_anothers(place):
+        if moved is None:
+            return self._acknowledged.line(name, place)
+        if moved.is_anothers(place):
+            self._unproved += moved.is_unproved(place)
             return True
-        return self._acknowledged.line(name, moved.back(place) if moved is not None else place)
+        was = moved.back(place)
+        if was != place and self._acknowledged.line_without_entry(name, was):
+            self._count += 1
+            return True
+        return self._acknowledged.line(name, was)
 
     def is_acknowledged(self, entry: bytes) -> bool:
         """Whether it is acknowledged that an entry has no line; then it is counted."""

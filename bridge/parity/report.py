@@ -38,7 +38,7 @@ def verdict_in_words(result: Result) -> str:
         if not tally.compared:
             return "Equal: both sides are empty"
         late = f" but for {tally.late:,} that came late" if tally.late else ""
-        known = tally.acknowledged + tally.redacted
+        known = tally.acknowledged + tally.redacted + tally.unproved
         more = f"; {counted(known, 'difference')} acknowledged" if known else ""
         return f"Equal: {counted(tally.compared, 'message')}, each once on both sides, in order{late}{more}"
     if result.verdict == "differs":
@@ -87,6 +87,10 @@ def facts(result: Result, now: float) -> list[str]:
         said.append(f"{tally.late:,} late: out of order, by a retry, a repair, a refill or an edit, and marked so")
     if tally.acknowledged:
         said.append(f"{counted(tally.acknowledged, 'difference')} acknowledged (`bridge journal` says by whom and why)")
+    if tally.unproved:
+        said.append(
+            f"{counted(tally.unproved, 'line')} passed over on somebody's word (`--as-edit`), compared with nothing"
+        )
     if tally.redacted:
         said.append(f"{counted(tally.redacted, 'entry', 'entries')} deleted on purpose, by `bridge redact`")
     for row in tally.taken_out[:ROWS]:

@@ -78,7 +78,7 @@ class Result:
             "file_born": tally.file_born, "redis_born": tally.redis_born, "in_flight": tally.in_flight,
             "not_mirrored": tally.not_mirrored, "quarantined": tally.quarantined, "unverifiable": tally.unverifiable,
             "position": {"files": self.files, "entry": format_id(self.entry).decode()}, "digest": tally.digest,
-            **({"acknowledged": known} if (known := tally.acknowledged + tally.redacted) else {}),
+            **({"acknowledged": known} if (known := tally.acknowledged + tally.redacted + tally.unproved) else {}),
             **({"artifacts": self.artifacts} if self.artifacts is not None else {}),
             **({"account": self.account.to_json()} if self.account is not None else {}),
             "counts": self.counts(), "differences": [difference.to_json() for difference in tally.differences],

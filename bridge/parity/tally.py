@@ -56,6 +56,8 @@ class Tally:
     """Messages whose file is gone since."""
     copies: int = 0
     """Files that hold a message which another file holds as well."""
+    unproved: int = 0
+    """Lines that were passed over on somebody's word, `--as-edit`, and are compared with nothing."""
     acknowledged: int = 0
     """Differences that somebody acknowledged."""
     redacted: int = 0

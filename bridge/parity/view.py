@@ -203,7 +203,8 @@ class View(Cursors):
             stretches = self._stretches.get(name, {})
             gone, lying = replaced(records, self._known[name], stretches, self._pieces)
             if gone or lying or stretches:
-                self.moved[name] = Moved(gone, stretches, lying)
+                copies = {known.number for known in records if known.rewrites < 0}
+                self.moved[name] = Moved(gone, stretches, lying, copies)
             self._known[name] = [known for known in self._known[name] if known.number not in gone]
         self.acknowledged = Acknowledged(*self._acknowledged)
 
