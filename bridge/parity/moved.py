@@ -26,6 +26,8 @@ class Moved:
         copies: Iterable[int] = (),
     ) -> None:  # fmt: skip
         self.replaced = {*replaced}
+        self.begins = 0
+        """The place from which on lines are compared: entries of those that were sent before were trimmed."""
         self._lying, self._of_others = {*lying}, {*copies}
         self._there: list[tuple[int, int, int]] = []
         self._here: list[tuple[int, int, int]] = []
@@ -56,6 +58,8 @@ class Moved:
         before = _through(self._here, place)
         if before == GONE:
             return False
+        if before < self.begins:
+            return True
         return before >> SHIFT not in self.replaced or place >> SHIFT in self._copies
 
     def is_unproved(self, place: int) -> bool:

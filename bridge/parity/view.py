@@ -268,6 +268,8 @@ class View(Cursors):
         """Where parity begins to read a log of which it compared all before a place, and whose file is another now."""
         moved = self.moved.get(name)
         now = moved.first_from(at.place) if moved is not None else at.place
+        if moved is not None:
+            moved.begins = at.place
         if now == at.place:
             return at
         newest = max((file.generation for file in self.sources[name].files), default=at.place >> SHIFT)
