@@ -16,16 +16,18 @@ class Moved:
     """Translates places of one log, generation and offset in one number, to where their lines stand by now.
 
     `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still,
-    `copies` those that begin with lines of another log;
+    `copies` those that begin with lines of another log, `aliases` say which other number a file is compared under;
     `stretches`, by generation, say what of a file was sent before. They are the ledger's word: that the lines are those
     of their entries is for parity to see.
     """
 
     def __init__(
         self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]], lying: Iterable[int] = (),
-        copies: Iterable[int] = (),
+        copies: Iterable[int] = (), aliases: Mapping[int, int] | None = None,
     ) -> None:  # fmt: skip
         self.replaced = {*replaced}
+        self._aliases = {**(aliases or {})}
+        self._names = {alias: number for number, alias in self._aliases.items()}
         self.begins = 0
         """The place from which on lines are compared: entries of those that were sent before were trimmed."""
         self._lying, self._of_others = {*lying}, {*copies}
@@ -35,7 +37,8 @@ class Moved:
         self._copies = {generation for generation in stretches if generation > oldest}
         for generation, some in stretches.items():
             for start, end, of, of_start, _ in some if generation not in self.replaced else ():
-                before, now = (of << SHIFT) + of_start, (generation << SHIFT) + start
+                number = self._aliases.get(generation, generation)
+                before, now = (of << SHIFT) + of_start, (number << SHIFT) + start
                 self._here.append((now, now + end - start, before))
                 if of in self.replaced and generation not in self._copies:
                     self._there.append((before, before + end - start, now))
@@ -44,14 +47,17 @@ class Moved:
 
     def __call__(self, place: int) -> int:
         """Where the line stands now that was sent from this place; `GONE` where it stands nowhere."""
-        if place >> SHIFT not in self.replaced:
-            return place
-        return _through(self._there, place)
+        number = place >> SHIFT
+        if number in self._aliases:
+            return (self._aliases[number] << SHIFT) + (place & OFFSETS)
+        return place if number not in self.replaced else _through(self._there, place)
 
     def back(self, place: int) -> int:
         """From where the line at this place was sent, as what it is known by."""
         before = _through(self._here, place)
-        return place if before == GONE or before >> SHIFT == 0 else before
+        if before != GONE and before >> SHIFT:
+            return before
+        return (self._names.get(place >> SHIFT, place >> SHIFT) << SHIFT) + (place & OFFSETS)
 
     def is_anothers(self, place: int) -> bool:
         """Whether no entry is to claim the line at a place: the line of another file has it, or it was trimmed."""

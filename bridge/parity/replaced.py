@@ -31,3 +31,16 @@ def replaced(
         and not pieces.holds(wanted, sums[wanted.number], set())
     }  # fmt: skip
     return edited - lying | gone, lying
+
+
+def out_of_turn(records: Sequence[Known], gone: set[int]) -> dict[int, int]:
+    """Finds the generations that are older than their numbers say, and under which number each is compared.
+
+    A rotated piece that was edited, and met again behind younger ones, has the turn of the one that it was.
+    """
+    numbers = {record.number for record in records} - gone
+    edited = {record.number: record.rewrites for record in records if record.rewrites > 0 and not record.in_doubt}
+    return {
+        number: of for number, of in edited.items()
+        if number in numbers and of in gone and any(of < other < number for other in numbers)
+    }  # fmt: skip

@@ -33,7 +33,7 @@ from bridge.parity.account import Aside
 from bridge.parity.acknowledged import Acknowledged
 from bridge.parity.generations import Cut, Found, Generation, Pieces, written
 from bridge.parity.moved import Moved
-from bridge.parity.replaced import replaced
+from bridge.parity.replaced import out_of_turn, replaced
 from bridge.parity.sides import OFFSETS, SHIFT, File
 from bridge.parity.since import Place, Since
 from bridge.streams import keys
@@ -202,10 +202,12 @@ class View(Cursors):
         for name, records in self._remembered.items():
             stretches = self._stretches.get(name, {})
             gone, lying = replaced(records, self._known[name], stretches, self._pieces)
+            aliases = out_of_turn(records, gone)
             if gone or lying or stretches:
                 copies = {known.number for known in records if known.rewrites < 0}
-                self.moved[name] = Moved(gone, stretches, lying, copies)
-            self._known[name] = [known for known in self._known[name] if known.number not in gone]
+                self.moved[name] = Moved(gone, stretches, lying, copies, aliases)
+            left = [known for known in self._known[name] if known.number not in gone]
+            self._known[name] = [replace(known, number=aliases.get(known.number, known.number)) for known in left]
         self.acknowledged = Acknowledged(*self._acknowledged)
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
