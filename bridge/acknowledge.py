@@ -106,6 +106,9 @@ def declare(
     chosen = [
         (shared, found) for shared, found in waiting if not names or {shared.mapping.name, found.name} & {*names}
     ]  # fmt: skip
+    if not names and len(chosen) > 1:
+        hint = f"name those that it is true of: {', '.join(found.name for _, found in chosen)}"
+        raise ConfigError(f"{len(chosen)} logs wait to be told what took their place", hint=hint)
     if not chosen:
         there = ", ".join(found.name for _, found in waiting)
         hint = f"there waits: {there}" if there else "`bridge status` says when one does"

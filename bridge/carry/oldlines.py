@@ -10,6 +10,7 @@ from bridge.codecs.continued import Continued
 from bridge.files.age import Piece, in_age_order
 from bridge.files.generation import Generation, open_regular
 from bridge.ledger.quarantine import KEPT, Quarantined
+from bridge.model import hex_digest
 
 
 @dataclass(slots=True)
@@ -52,13 +53,15 @@ def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], c
     return lines
 
 
-def no_messages(lines: list[Line], codec: Codec) -> list[Quarantined]:
-    """Lines that were passed over and are no messages: they were in the quarantine of a ledger that is lost."""
-    rows = codec.decode([line.content for line in lines]).rows
-    odd = [(line, row) for line, row in zip(lines, rows, strict=True) if isinstance(row, str)]
-    return [
-        Quarantined(
-            "forward", line.name, line.generation, line.offset, "", why, line.content[:KEPT], len(line.content), ""
-        )
-        for line, why in odd
-    ]
+def no_messages(lines: list[Line], codec: Codec, limit: int) -> list[Quarantined]:
+    """Lines that were passed over and are no messages, or over `limit` bytes: a lost ledger had them in quarantine."""
+    rows = codec.decode([line.content if len(line.content) <= limit else b"" for line in lines]).rows
+    found = []
+    for line, row in zip(lines, rows, strict=True):
+        length, is_long = len(line.content), len(line.content) > limit
+        why = f"over max_line_bytes: a line of {length} bytes, the limit is {limit}" if is_long else row
+        if isinstance(why, str):
+            digest = hex_digest(line.content) if is_long else ""
+            where = line.name, line.generation, line.offset
+            found.append(Quarantined("forward", *where, "", why, line.content[:KEPT], length, digest))
+    return found

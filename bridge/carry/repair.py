@@ -314,7 +314,8 @@ def _source(
         places = Places(generation, ((of, at, end - start, start) for start, end, of, at, _ in passed))
         mine = {places.here(which, at) for (n, which), some in claimed.items() if n == number for at in some}
         fresh = unclaimed(piece, name, generation, mine, codec)
-        made.aside += no_messages([line for line in fresh if line.offset < known.at.offset], codec)
+        carried = [line for line in fresh if line.offset < known.at.offset]
+        made.aside += no_messages(carried, codec, shared.mapping.format.max_line_bytes)
         lines += fresh
     if current is not None and current.identity not in taken and current.size():
         newest = max(wanted, default=0)
