@@ -15,6 +15,7 @@ from zlib import crc32
 
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
+from bridge.files.named import Facts
 from bridge.model import Fingerprint, hex_digest
 from bridge.parity.files import LAST, Plain
 from bridge.parity.sides import OFFSETS, File
@@ -241,6 +242,11 @@ class Pieces:
     def size_of(self, name: str) -> int:
         """How many bytes, unpacked, a file holds."""
         return self._named(name).length()
+
+    def is_as(self, name: str, facts: Facts | None) -> bool:
+        """Whether a file has this device, inode, size and time of writing."""
+        file = self._named(name)
+        return facts is not None and (*file.inode, file.size, file.written) == facts[:4]
 
     def changed(self, name: str) -> float:
         """When a file was written to, or got its name, in seconds since 1970."""

@@ -22,7 +22,7 @@ from bridge.ledger.accepted import accepted_of, redacted_of
 from bridge.ledger.aligned import all_stretches
 from bridge.ledger.health import heartbeat
 from bridge.ledger.holder import lock_holder
-from bridge.ledger.pieces import LEFT, remembered_pieces
+from bridge.ledger.pieces import COPY, LEFT, remembered_pieces
 from bridge.ledger.seen import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -292,6 +292,8 @@ class View(Cursors):
                 size, copy = self._pieces.size_of(piece), self._pieces.copied_of(piece)
                 if noted is not None and noted.standing == LEFT:
                     found.append(Aside(piece, LEFT, size, noted.why))
+                elif noted is not None and noted.standing == COPY and self._pieces.is_as(piece, noted.facts):
+                    found.append(Aside(piece, "copy", size, noted.why))  # that one was edited since
                 elif copy:
                     found.append(Aside(piece, "copy", size, f"its bytes are those of {copy}"))
                 elif self._may_come_to(piece):
