@@ -84,9 +84,12 @@ class Lookout:
                     self._restless.add(name)
                     self._due.discard(name)
                     continue
+                is_new = source.is_new
                 if not source.look(paths):
                     self._due.discard(name)
                     continue
+                if self._twins is not None and is_new and not source.is_new:
+                    self._twins.tell_edited(name)
                 if self._twins is not None:
                     self._twins.begun(name)
                 self.say(source)

@@ -17,7 +17,7 @@ from bridge.files.generation import COMPARED, Generation, is_copy, open_regular
 from bridge.files.named import Facts
 from bridge.ledger.aligned import Stretch, save_stretches
 from bridge.ledger.pieces import COPY, Remembered, forget_piece, remembered_pieces, save_piece
-from bridge.ledger.sources import save_generation
+from bridge.ledger.sources import all_generations, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
 from bridge.model import hex_digest
@@ -129,6 +129,27 @@ class Twins:
             self._begin[name] = begin
             log.warning("%s: a copy of %s up to byte %d, and a log of its own from there on", name, seen.of, begin)
         forget_piece(self._ledger, self._stream, name)
+
+    def tell_edited(self, name: str) -> None:
+        """Says of a log that was just met that it begins or ends as one did whose file is gone: all of it is sent.
+
+        A log that was renamed, and then saved anew, is not known again.
+        """
+        file = open_regular(self._shared.settings.root / name)
+        if file is None:
+            return
+        catalog = self._shared.catalog
+        try:
+            for log_name, known in all_generations(self._ledger, self._stream):
+                gone = log_name != name and not catalog.lies((known.device, known.inode))
+                if gone and known.at.head_len and file.may_be_edited(known.at):
+                    log.warning(
+                        "%s begins or ends as generation %d of %s did, whose file is gone: it is a log of its own,"
+                        " all of it is sent", name, known.number, log_name,
+                    )  # fmt: skip
+                    return
+        finally:
+            file.close()
 
     def begun(self, name: str) -> None:
         """Notes in the ledger what of a log that was just met is another one's: it is passed over."""
