@@ -75,7 +75,13 @@ def plan(shared: Shared, ledger: Ledger, connection: Connection, entries: Sequen
         text, place = format_id(entry).decode(), search.of_entry(entry)
         if place is None and entry not in done:
             raise ConfigError("there is no such entry, and there was none", where=f"{shared.mapping.stream.key} {text}")
-        known = "it was redacted before, and the ledger knows no more of its line"
+        was = done.get(entry)
+        where = (
+            f"; its line was byte {was.offset:,} of generation {was.generation} of {was.name}"
+            if was and was.name
+            else ""
+        )
+        known = f"it was redacted before{where}"
         place = place or Place(shared.mapping.name, shared.mapping.stream.key, known, entry=text)
         waits = place.born == "Redis" and shared.mapping.mirror is not None and entry in standing
         if waits and memory is not None and entry > memory.mirror_cursor:

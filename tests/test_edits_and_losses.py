@@ -186,7 +186,7 @@ def test_a_long_line_and_the_ledger_is_lost(one_rig: Rig) -> None:
     """It is in quarantine again, as the lines are that do not parse."""
     one_rig.append(*BASE[:30])
     with one_rig.log.open("ab") as file:
-        file.write(b"garbage\n" + b"y" * (1 << 21) + b"\n")
+        file.write(b"garbage\n" + line(b"y" * (1 << 21)))
     one_rig.append(*BASE[30:60])
     assert not one_rig.once().errors
     lose_the_ledger(one_rig)
