@@ -45,7 +45,9 @@ def in_words(found: Rewrite, now: float, why: str = "") -> str:
         seen = f" ({why})" if why else ""
         return f"{found.name}: another file since {clock(found.at, now)}{seen}: it is carried from its beginning{again}"
     if found.how == STOPPED:
-        return f"{found.name}: another file took its place at {clock(found.at, now)}, and {found.why}: not carried"
+        told = f"`bridge repair --as-edit {found.name}` or `--as-new` says what it is"
+        seen = f"another file took its place at {clock(found.at, now)}, and {found.why}"
+        return f"{found.name}: {seen}: not carried until {told}"
     if found.how != ALIGNED:
         return (
             f"{found.name}: somebody said `--{found.how}` of the file that took its place: the next look acts on that"
