@@ -194,7 +194,7 @@ def killed(rig: Rig, n: int) -> None:
     os.waitpid(pid, 0)
 
 
-@programs(200)
+@programs(140)
 @given(acts(
     14, write=(1, 30), half=(1, 60), add=(1, 5), rotate=(0, 0), copytruncate=(0, 0), replace=(0, 0), delete=(0, 0),
     carry=(0, 0), kill=(0, 10_000), touch=(0, 0), press=(0, 100), unpress=(0, 100),

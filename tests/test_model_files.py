@@ -188,7 +188,7 @@ def play(rig: Rig, program: Program, scheme: int, *, recurs: bool, timed: bool) 
         bridge.close()
 
 
-@programs(120)
+@programs(80)
 @given(
     acts(
         14, write=(1, 9), rotate=(0, 0), pack=(0, 9), **{"step back": (1, 5000)}, restore=(0, 9), **{"put back": (0, 9)},
@@ -259,7 +259,7 @@ class Glob:
             self.made += 1
 
 
-@programs(80)
+@programs(60)
 @given(
     acts(16, new=(0, 9), write=(0, 40), rename=(0, 9), follow=(0, 9), link=(0, 9), **{"hard link": (0, 9)}, sweep=(0, 0),
          once=(0, 0), stop=(0, 0), end=(0, 9)),

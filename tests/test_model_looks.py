@@ -106,7 +106,7 @@ def run_program(rig: Rig, played: list[tuple[str, int]]) -> None:
     assert rig.datas() == datas
 
 
-@programs(150)
+@programs(100)
 @given(acts(
     16, write=(1, 9), copytruncate=(0, 0), rotate=(0, 0), touch=(0, 0), late=(0, 9), add=(1, 3), glance=(0, 0),
     look=(0, 0), sleep=(0, 0), press=(0, 100), kill=(0, 10_000),
