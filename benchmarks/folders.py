@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks import measures
-from bridge.server.binary import Binary
+from bridge.streams.embedded.binary import Binary
 
 FILES = int(os.environ.get("BRIDGE_BENCH_FILES", "100000"))
 ARTIFACT = int(os.environ.get("BRIDGE_BENCH_ARTIFACT", str(2 << 30)))

@@ -13,8 +13,8 @@ from threading import Event, Thread
 from typing import Any
 
 from benchmarks.measures import FIELDS, STREAM, Bench, apart, bench, floor, percentile
-from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
+from bridge.streams.embedded.binary import Binary
 from bridge.streams.resp import entry_packer
 
 SCALE = 1 << 20 if sys.platform == "darwin" else 1 << 10

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import measures
-from bridge.server.binary import Binary
+from bridge.streams.embedded.binary import Binary
 
 COUNTS = (100, 1_000, 3_000, 10_000)
 EACH = 20

@@ -22,9 +22,9 @@ from typing import Any
 
 import redis
 
-from bridge.server import embedded
-from bridge.server.binary import Binary, candidates, identify
 from bridge.streams.connect import Connection
+from bridge.streams.embedded import embedded
+from bridge.streams.embedded.binary import Binary, candidates, identify
 from bridge.streams.resp import entry_packer, pack
 
 LINES = int(os.environ.get("BRIDGE_BENCH_LINES", "1000000"))

@@ -13,8 +13,8 @@ from threading import Event, Thread
 
 from benchmarks.history import SCALE, imported, pings
 from benchmarks.measures import STREAM, Bench, apart, bench, percentile
-from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
+from bridge.streams.embedded.binary import Binary
 from bridge.streams.reader import pages
 from bridge.streams.resp import pack
 

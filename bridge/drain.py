@@ -13,9 +13,9 @@ from bridge.carry.carrier import Carrier, carrier_of, let_go
 from bridge.carry.inventory import account_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.config import Settings
-from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError, as_bridge_error
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError, as_bridge_error
+from bridge.core.mapping import Mapping
 from bridge.ledger.asked import lapse
 from bridge.ledger.health import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
@@ -23,8 +23,8 @@ from bridge.ledger.retired import retired
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import LARGE, Ledger
 from bridge.log import Troubles
-from bridge.mapping import Mapping
 from bridge.run import RETRY
+from bridge.streams.dial import Backoff, dialler
 from bridge.streams.writer import Overtaken
 
 

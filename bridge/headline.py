@@ -6,9 +6,9 @@ from typing import Literal
 
 from bridge.carry.behind import Behind
 from bridge.carry.edits import in_words
+from bridge.core.text import clock, duration
 from bridge.ledger.aligned import STOPPED
 from bridge.status import Status
-from bridge.words import clock, duration
 
 Level = Literal["good", "behind", "idle", "bad"]
 """good: at work. behind: at work, or waiting for Redis. idle: no bridge runs. bad: a person is needed."""

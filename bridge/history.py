@@ -13,15 +13,15 @@ from bridge.carry.forward import BATCH, Forward
 from bridge.carry.inventory import account_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.config import Settings
-from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused, as_bridge_error
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, as_bridge_error
+from bridge.core.mapping import Mapping
+from bridge.core.model import format_id
 from bridge.ledger.imports import begin_import, save_import
 from bridge.ledger.store import LARGE, Ledger
 from bridge.log import Troubles, log
-from bridge.mapping import Mapping
-from bridge.model import format_id
 from bridge.run import RETRY
+from bridge.streams.dial import Backoff, dialler
 from bridge.streams.writer import Overtaken
 
 PATIENCE = 60.0

@@ -11,7 +11,7 @@ from dataclasses import replace
 from threading import Lock
 from typing import TextIO
 
-from bridge.errors import BridgeError, LedgerError
+from bridge.core.errors import BridgeError, LedgerError
 from bridge.ledger.health import Trouble, note_trouble
 from bridge.ledger.store import Ledger
 

@@ -18,9 +18,8 @@ from bridge.carry.flow import Flow, Part, Rates
 from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.config import Settings
-from bridge.dial import Backoff, dialler
-from bridge.errors import (
+from bridge.core.config import Settings
+from bridge.core.errors import (
     BridgeError,
     LedgerError,
     LockHeld,
@@ -37,9 +36,10 @@ from bridge.ledger.parity import runs
 from bridge.ledger.retired import retired
 from bridge.ledger.store import CACHE, LARGE, Ledger
 from bridge.log import Troubles, log
-from bridge.server import embedded
 from bridge.streams import keys
 from bridge.streams.connect import Connection
+from bridge.streams.dial import Backoff, dialler
+from bridge.streams.embedded import embedded
 from bridge.streams.writer import Overtaken
 from bridge.tune import collect, give_back
 

@@ -15,9 +15,9 @@ from bridge.carry.behind import Behind, file_behind, folder_behind, stream_behin
 from bridge.carry.dead import ended
 from bridge.carry.shared import Shared
 from bridge.carry.standing import Account
-from bridge.config import Settings, masked
-from bridge.dial import dialler
-from bridge.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.core.config import Settings, masked
+from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
 from bridge.files.waiting import waiting
 from bridge.ledger.aligned import ALIGNED, STOPPED, Rewrite, rewrites_of
 from bridge.ledger.asked import unsettled
@@ -29,8 +29,8 @@ from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retention import last_report
 from bridge.ledger.sources import in_doubt, sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
 from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
 from bridge.streams.reader import GroupInfo, groups_of, stream_info
 from bridge.streams.writer import read_books
 
@@ -92,7 +92,7 @@ class MappingStatus:
     """The report of the last import run (`bridge.history`)."""
     parity: Run | None = None
     retention: dict[str, Any] | None = None
-    """What the last look at the stream's retention found (`bridge.retention.trim`)."""
+    """What the last look at the stream's retention found (`bridge.admin.retention.trim`)."""
     edits: list[Rewrite] = field(default_factory=list)
     """What was found of files that took a log's place of late, or that wait for a person to say what they are."""
     account: Account | None = None

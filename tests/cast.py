@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from threading import Event
 
+from bridge.core.errors import BridgeError
 from bridge.cutover.operator import Operator, Wish
 from bridge.cutover.phase import Bounds
 from bridge.cutover.plan import Done, Plan
-from bridge.errors import BridgeError
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES
 from bridge.streams.connect import Connection

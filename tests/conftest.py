@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.server.binary import Binary, candidates, identify
+from bridge.streams.embedded.binary import Binary, candidates, identify
 from tests.rig import Rig
 
 

@@ -159,7 +159,7 @@ def main(args: Sequence[str]) -> None:
     _ledger(injector)
     from bridge.carry import intake
     from bridge.cli import main as cli
-    from bridge.dial import Backoff
+    from bridge.streams.dial import Backoff
 
     Backoff.next = lambda self: 0.005  # type: ignore[method-assign]
     intake.UNREADABLE = 0.05

@@ -21,7 +21,8 @@ from typing import Any
 
 from bridge.carry.inventory import account_of
 from bridge.carry.shared import Shared
-from bridge.config import Settings, load
+from bridge.core.config import Settings, load
+from bridge.core.failpoints import POINTS
 from bridge.drain import Drained, once
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
@@ -29,10 +30,9 @@ from bridge.parity.account import Account
 from bridge.parity.proof import check_of
 from bridge.parity.result import Result
 from bridge.parity.units import Units
-from bridge.points import POINTS
-from bridge.server import embedded
-from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
+from bridge.streams.embedded import embedded
+from bridge.streams.embedded.binary import Binary
 from bridge.streams.reader import Entry, entries
 from tests import zygote
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from bridge.carry.carrier import carrier_of
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.dial import dialler
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
+from bridge.streams.dial import dialler
 from tests.rig import Rig, delimited, line
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
-from bridge.mapping import Mapping, load_mapping
-from bridge.model import ORIGIN_FIELD, EntryId, format_id
+from bridge.core.mapping import Mapping, load_mapping
+from bridge.core.model import ORIGIN_FIELD, EntryId, format_id
 from bridge.parity.compare import Comparison
 from bridge.parity.expected import Expected
 from bridge.parity.sides import OFFSETS, SHIFT, Block, File

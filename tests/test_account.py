@@ -23,7 +23,7 @@ from bridge.carry.inventory import account_of
 from bridge.carry.logsource import LogSource
 from bridge.carry.reading import Read
 from bridge.carry.shared import Shared
-from bridge.errors import LedgerFull
+from bridge.core.errors import LedgerFull
 from bridge.files.catalog import Catalog
 from bridge.files.folders import Folders
 from bridge.files.generation import Generation, Known
@@ -33,8 +33,8 @@ from bridge.ledger import pieces
 from bridge.ledger.store import Ledger
 from bridge.parity.chunks import _Comparison as Chunks
 from bridge.parity.units import Units
-from bridge.server.binary import find
 from bridge.status import sample
+from bridge.streams.embedded.binary import find
 from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write
 

@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from bridge.acl import User, users
-from bridge.errors import RedisRefused
+from bridge.admin.acl import User, users
+from bridge.core.errors import RedisRefused
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG, Cast
 from tests.rig import STREAM, Rig

@@ -11,11 +11,11 @@ from threading import Event
 
 import pytest
 
+from bridge.core.paths import Paths
 from bridge.files.artifacts import type_of
 from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger
 from bridge.parity.result import Result
-from bridge.paths import Paths
 from bridge.streams.reader import entries
 from tests.conftest import BINARIES
 from tests.inbox import Inbox

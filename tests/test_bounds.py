@@ -17,7 +17,7 @@ import pytest
 from bridge.carry import append
 from bridge.carry.forward import Forward
 from bridge.carry.shared import Shared
-from bridge.errors import ConfigError
+from bridge.core.errors import ConfigError
 from bridge.files.artifacts import hashed
 from bridge.files.descriptors import Deleted, Handle, Pool
 from bridge.ledger.store import Ledger

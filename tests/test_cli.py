@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bridge.cli import cli
-from bridge.config import load, masked
-from bridge.errors import ConfigError
-from bridge.server import binary, embedded
+from bridge.core.config import load, masked
+from bridge.core.errors import ConfigError
+from bridge.streams.embedded import binary, embedded
 from tests import zygote
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bridge import Log, Message, open_log
-from bridge.errors import BridgeError, ConfigError, TargetError
+from bridge.core.errors import BridgeError, ConfigError, TargetError
 from bridge.ledger.attached import note_begun
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, make_group

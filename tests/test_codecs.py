@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.codecs.jsonl import find_span
-from bridge.codecs.timestamps import clock_for
-from bridge.errors import ConfigError
-from bridge.mapping import Mapping, load_mapping
-from bridge.schema import validated
+from bridge.core.codecs.jsonl import find_span
+from bridge.core.codecs.timestamps import clock_for
+from bridge.core.errors import ConfigError
+from bridge.core.mapping import Mapping, load_mapping
+from bridge.core.schema import validated
 
 BASE = {"name": "m", "source": {"kind": "log", "path": "m.log"}, "stream": {"key": "s"}}
 PIPE = {"codec": "delimited", "delimiter": "|", "columns": ["role", "timestamp", "type", "data"]}

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.codecs.chunk import STARTED, whole_characters
-from bridge.model import format_id, parse_origin
+from bridge.core.codecs.chunk import STARTED, whole_characters
+from bridge.core.model import format_id, parse_origin
 from bridge.parity.result import Result
 from bridge.streams.reader import Entry, entries
 from tests.conftest import BINARIES

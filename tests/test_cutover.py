@@ -13,11 +13,11 @@ from threading import Barrier, Thread
 import pytest
 
 from bridge import open_log
+from bridge.core.errors import BridgeError
+from bridge.core.model import format_id
 from bridge.cutover.operator import Wish
 from bridge.cutover.waiting import Refused
-from bridge.errors import BridgeError
 from bridge.ledger.store import Ledger
-from bridge.model import format_id
 from bridge.streams.components import COMPONENTS, group_of
 from tests.cast import CONFIG, Cast
 from tests.rig import STREAM, Rig, wait_until

@@ -10,9 +10,9 @@ from itertools import product
 
 import pytest
 
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import POINTS
 from bridge.cutover import switch
-from bridge.errors import BridgeError
-from bridge.points import POINTS
 from tests import zygote
 from tests.cast import ROOT, Cast
 from tests.rig import Rig, wait_until

@@ -14,9 +14,9 @@ from threading import Event
 
 import pytest
 
-from bridge.demo.players import write_redis
-from bridge.demo.verdict import judge
-from bridge.model import paired
+from bridge.admin.demo.players import write_redis
+from bridge.admin.demo.verdict import judge
+from bridge.core.model import paired
 from bridge.streams.connect import Connection
 from tests.proxy import Proxy
 from tests.rig import STREAM, Rig, wait_until

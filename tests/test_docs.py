@@ -17,10 +17,10 @@ import pytest
 from pydantic import BaseModel
 
 from bridge.cli import cli
-from bridge.config import File
-from bridge.mapping import Mapping
-from bridge.points import POINTS
-from bridge.schema import known_keys
+from bridge.core.config import File
+from bridge.core.failpoints import POINTS
+from bridge.core.mapping import Mapping
+from bridge.core.schema import known_keys
 from tests import reference
 
 ROOT = Path(__file__).parent.parent

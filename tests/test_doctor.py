@@ -19,14 +19,14 @@ from threading import Event
 
 import pytest
 
-from bridge.config import load
-from bridge.dial import dialler
-from bridge.doctor import machine, own, peers, server
-from bridge.doctor.examine import examine
-from bridge.doctor.finding import Finding
+from bridge.admin.doctor import machine, own, peers, server
+from bridge.admin.doctor.examine import examine
+from bridge.admin.doctor.finding import Finding
+from bridge.core.config import load
 from bridge.ledger.parity import Run
-from bridge.server import embedded
 from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
+from bridge.streams.embedded import embedded
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 from tests.proxy import Proxy

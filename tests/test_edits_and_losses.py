@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bridge.carry import rewritten
-from bridge.errors import LedgerError
+from bridge.core.errors import LedgerError
+from bridge.core.model import format_id
 from bridge.ledger.aligned import save_rewrite
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
-from bridge.model import format_id
 from tests.rig import STREAM, Rig, line
 from tests.running import Running, mapped, write
 from tests.test_rewritten import BASE, accept_all, came, lose_the_ledger, save

@@ -20,11 +20,11 @@ import pytest
 
 from bridge import Log, open_log
 from bridge.client.writing import HEARD
+from bridge.core.failpoints import POINTS
+from bridge.core.model import format_id
 from bridge.files.append import Appender
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
-from bridge.model import format_id
-from bridge.points import POINTS
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG, ROOT, Cast
 from tests.inbox import document

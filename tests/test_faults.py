@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from bridge.errors import RedisRefused
+from bridge.core.errors import RedisRefused
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
 from tests.proxy import Proxy

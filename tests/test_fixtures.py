@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from bridge.core.mapping import load_mapping
+from bridge.core.model import as_json
 from bridge.ledger.store import Ledger
-from bridge.mapping import load_mapping
-from bridge.model import as_json
-from bridge.server.binary import find
+from bridge.streams.embedded.binary import find
 from bridge.streams.reader import entries
 from tests.rig import Rig
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.catalog import Catalog
 from bridge.files.descriptors import POOL
 from bridge.files.tail import Tail
-from bridge.model import Fingerprint, hex_digest
 from tests.test_between_calls import CALLS, lines, read, shift
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bridge.codecs.infer import codec_of, infer
-from bridge.codecs.timestamps import clock_for
-from bridge.mapping import Mapping, shipped_names
-from bridge.schema import Strict
+from bridge.admin.survey.infer import codec_of, infer
+from bridge.core.codecs.timestamps import clock_for
+from bridge.core.mapping import Mapping, shipped_names
+from bridge.core.schema import Strict
 from tests.test_cli import bridge
 
 NOISE = random.Random(5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from bridge.errors import LedgerError
+from bridge.core.errors import LedgerError
 from bridge.ledger.health import heartbeat, save_heartbeat
 from bridge.ledger.quarantine import Quarantined, add_quarantined, mark_retried, quarantine_counts, quarantined
 from bridge.ledger.store import VERSION, Ledger, migrations

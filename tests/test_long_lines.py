@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 
+from bridge.core.failpoints import POINTS
 from bridge.ledger.store import Ledger
-from bridge.points import POINTS
 from tests.rig import Rig, line, wait_until
 from tests.test_rotation import Follow, follow, live, names, rotate
 
@@ -145,8 +145,8 @@ def test_our_line_inside_it(rig: Rig) -> None:
 
 def _rewind(rig: Rig, offset: int) -> None:
     """Puts the checkpoint, in Redis and in the ledger, back to the end of the first line."""
-    from bridge.model import Checkpoint, Fingerprint
-    from bridge.model import hex_digest as short
+    from bridge.core.model import Checkpoint, Fingerprint
+    from bridge.core.model import hex_digest as short
     from tests.rig import STREAM
 
     head = line("a")

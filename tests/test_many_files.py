@@ -16,13 +16,13 @@ from bridge.carry.inventory import account_of
 from bridge.carry.logsource import LogSource
 from bridge.carry.source import Source
 from bridge.carry.sources import source_of
-from bridge.errors import LedgerError, SourceError
+from bridge.core.errors import LedgerError, SourceError
 from bridge.files.catalog import Catalog
 from bridge.files.descriptors import Pool
 from bridge.files.generation import Generation
 from bridge.ledger import twofold
 from bridge.ledger.sources import SourceMemory, sources_of
-from bridge.server.binary import find
+from bridge.streams.embedded.binary import find
 from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bridge.carry.translate import Pass, Translator
+from bridge.core.model import format_id
 from bridge.ledger.journal import journal
 from bridge.ledger.store import Ledger
-from bridge.model import format_id
 from bridge.streams.reader import Entry
 from tests import zygote
 from tests.proxy import Proxy, every_second

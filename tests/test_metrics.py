@@ -23,19 +23,19 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.admin.metrics.health import PATIENCE, SILENT, Going, Health
+from bridge.admin.metrics.server import MOST as SERVED
+from bridge.admin.metrics.server import MetricsServer, Monitor
 from bridge.carry.behind import Behind
 from bridge.carry.flow import BOUNDS, MOST, Arrivals, Flow, Latency, Part
-from bridge.errors import ConfigError, SourceError
+from bridge.core.errors import ConfigError, SourceError
+from bridge.core.model import Position
 from bridge.files.catalog import Catalog
 from bridge.files.tail import Tail
 from bridge.ledger.health import Trouble
 from bridge.ledger.health import troubles as known
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.metrics.health import PATIENCE, SILENT, Going, Health
-from bridge.metrics.server import MOST as SERVED
-from bridge.metrics.server import MetricsServer, Monitor
-from bridge.model import Position
 from bridge.run import Process
 from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
 from tests.rig import STREAM, Rig, line, wait_until
@@ -537,14 +537,14 @@ def test_a_look_that_fails(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     def fails(*args: object, **more: object) -> Status:
         raise LookupError("nobody thought of this")
 
-    monkeypatch.setattr("bridge.metrics.server.sample", fails)
+    monkeypatch.setattr("bridge.admin.metrics.server.sample", fails)
     monitor.look()
     assert monitor.healthz()[0] == 503
     assert monitor.wrong == "the look failed, see the log"
     monkeypatch.undo()
     monitor.look()
     assert monitor.healthz()[0] == 200
-    monkeypatch.setattr("bridge.metrics.server.BLIND", -1.0)
+    monkeypatch.setattr("bridge.admin.metrics.server.BLIND", -1.0)
     assert monitor.healthz()[0] == 503
     assert "ago" in monitor.wrong
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.drain import once
-from bridge.server.binary import find
+from bridge.streams.embedded.binary import find
 from tests.rig import RUNNING, Rig, line, unpacked
 from tests.test_rotation import copytruncate, rotate
 
@@ -184,7 +184,7 @@ def killed(rig: Rig, n: int) -> None:
     point = [f"{name}.{when}" for name in RUNNING for when in ("before", "after")][n % (2 * len(RUNNING))]
     pid = os.fork()
     if pid == 0:
-        from bridge import points
+        from bridge.core import failpoints as points
 
         points.arm(f"{point}:{1 + n // 100 % 3}")
         try:

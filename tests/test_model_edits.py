@@ -13,13 +13,13 @@ from threading import Event
 
 from hypothesis import given
 
-from bridge import points
-from bridge.acknowledge import accept
+from bridge.admin.repair.acknowledge import accept
 from bridge.carry.shared import Shared
+from bridge.core import failpoints as points
+from bridge.core.model import format_id
 from bridge.drain import once
 from bridge.ledger.aligned import ALIGNED, AS_NEW, STOPPED, Rewrite, rewrites_of, save_rewrite
 from bridge.ledger.store import Ledger
-from bridge.model import format_id
 from bridge.parity.acknowledged import name_of
 from tests.rig import RUNNING, STREAM, Rig, line
 from tests.running import Running

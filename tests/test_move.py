@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import load
-from bridge.move import with_url
-from bridge.points import POINTS
-from bridge.server import embedded
+from bridge.admin.move import with_url
+from bridge.core.config import load
+from bridge.core.failpoints import POINTS
 from bridge.streams.connect import Connection
+from bridge.streams.embedded import embedded
 from bridge.streams.transfer import Held, held, names
 from tests.rig import STREAM, Rig
 

@@ -22,9 +22,9 @@ from threading import Event, Lock, Thread
 
 import pytest
 
-from bridge.errors import BridgeError
-from bridge.server.embedded import pid_of
+from bridge.core.errors import BridgeError
 from bridge.streams.connect import Connection
+from bridge.streams.embedded.embedded import pid_of
 from tests.cast import Cast
 from tests.proxy import Proxy
 from tests.rig import Rig, wait_until

@@ -15,13 +15,13 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.codecs.timestamps import older
+from bridge.core.codecs.timestamps import older
+from bridge.core.errors import BridgeError, RedisRefused
+from bridge.core.failpoints import POINTS
 from bridge.cutover import waiting
 from bridge.cutover.operator import Operator, Wish
-from bridge.errors import BridgeError, RedisRefused
 from bridge.ledger.state import ask_owner, note_asked, owner_of, set_owner, unask_owner
 from bridge.ledger.store import Ledger
-from bridge.points import POINTS
 from bridge.streams.components import REDIS, WRITES, look
 from bridge.streams.connect import Connection
 from tests.rig import Rig, line, wait_until

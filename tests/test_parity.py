@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bridge.model import format_id, parse_id
+from bridge.core.model import format_id, parse_id
 from bridge.parity.result import Result
 from tests.rig import STREAM, Rig, line
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.model import format_id
+from bridge.core.model import format_id
 from tests.rig import FIELDS, STREAM, Rig, line
 from tests.test_parity import bridged, entry_of, found
 

@@ -21,7 +21,8 @@ from bridge.carry import mirror as mirror_module
 from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.errors import NotYet, SourceError, TargetError
+from bridge.core.errors import NotYet, SourceError, TargetError
+from bridge.core.model import EntryId
 from bridge.files.append import Appender
 from bridge.files.finished import KEPT_LATE
 from bridge.files.spool import Facts
@@ -31,9 +32,8 @@ from bridge.ledger.sources import stream_memory
 from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.model import EntryId
-from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
+from bridge.streams.embedded.binary import Binary
 from bridge.streams.resp import pack
 from tests.inbox import INBOX, Inbox
 from tests.proxy import Proxy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.model import parse_origin
+from bridge.core.model import parse_origin
 from bridge.streams.reader import entries
 from tests.inbox import document
 from tests.rig import Rig, line, wait_until

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.model import format_id
+from bridge.core.model import format_id
 from bridge.streams.connect import Connection
 from tests.proxy import Proxy, every_second
 from tests.rig import STREAM, Rig, line, wait_until

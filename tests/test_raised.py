@@ -16,7 +16,7 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.errors import LedgerError
+from bridge.core.errors import LedgerError
 from bridge.ledger.store import Ledger
 from bridge.run import Process
 from bridge.streams.reader import entries

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.model import format_id
+from bridge.core.model import format_id
 from tests.rig import Rig, wait_until
 
 BASE = [b"line %d" % n for n in range(60)]

@@ -11,17 +11,17 @@ from threading import Event
 
 import pytest
 
+from bridge.admin.retention.trim import Done, Plan, Retention
 from bridge.carry.archive import Archive
 from bridge.carry.archiving import PIECE
+from bridge.core.model import EntryId
 from bridge.ledger.archive import parts_of, spans
 from bridge.ledger.mirrored import all_ranges
 from bridge.ledger.retention import points_of
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId
 from bridge.parity import check
 from bridge.parity.proof import Proof
 from bridge.parity.result import Result
-from bridge.retention.trim import Done, Plan, Retention
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, entries
@@ -344,7 +344,7 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
     """Whatever a mapping's files hold, its stream is trimmed, both sides stay equal, and nothing comes back."""
     keep(rig, name=f"hestai-{kind}", keep_entries=10, archive=archived)
     monkeypatch.setattr(check, "CLOSEST", 5)
-    monkeypatch.setattr("bridge.retention.trim.SPACING", 5)
+    monkeypatch.setattr("bridge.admin.retention.trim.SPACING", 5)
     stream, own = f"hestai:{kind}", Keys.of(f"hestai:{kind}")
     rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "5")
     folder = rig.root / kind
@@ -385,7 +385,7 @@ def test_a_context_that_begins_anew(one_rig: Rig, monkeypatch: pytest.MonkeyPatc
     rig = one_rig
     keep(rig, name="hestai-context", keep_entries=10)
     monkeypatch.setattr(check, "CLOSEST", 5)
-    monkeypatch.setattr("bridge.retention.trim.SPACING", 5)
+    monkeypatch.setattr("bridge.admin.retention.trim.SPACING", 5)
     rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "5")
     path = rig.root / "context" / "a.ctx"
     path.parent.mkdir()

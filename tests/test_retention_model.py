@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from bridge.admin.retention import trim
 from bridge.carry import archiving, forward
 from bridge.carry.archive import Archive
 from bridge.carry.floor import remembered
+from bridge.core.model import EntryId, format_id, parse_id
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, format_id, parse_id
 from bridge.parity import check
-from bridge.retention import trim
-from bridge.server.binary import find
+from bridge.streams.embedded.binary import find
 from bridge.streams.reader import Entry
 from bridge.streams.trim import read_trimmed
 from tests.rig import STREAM, Rig

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bridge.core.model import format_id
 from bridge.ledger.aligned import rewrites_of
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
-from bridge.model import format_id
 from bridge.parity.acknowledged import name_of
 from tests.rig import STREAM, Rig, delimited, line
 from tests.running import Running

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import LedgerError
+from bridge.core.errors import LedgerError
 from bridge.ledger.store import VERSION, Ledger
 from bridge.streams import keys
 from tests.rig import STREAM, Rig, line, wait_until

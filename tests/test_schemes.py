@@ -16,10 +16,10 @@ import pytest
 from bridge.carry.carrier import carrier_of
 from bridge.carry.inventory import account_of
 from bridge.carry.shared import Shared
-from bridge.dial import dialler
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.server.binary import find
+from bridge.streams.dial import dialler
+from bridge.streams.embedded.binary import find
 from tests.rig import Rig, delimited
 
 DAY = 86_400

@@ -14,10 +14,10 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.errors import RedisLost, RedisRefused, ServerError
-from bridge.server import embedded
-from bridge.server.binary import Binary
+from bridge.core.errors import RedisLost, RedisRefused, ServerError
 from bridge.streams.connect import Connection
+from bridge.streams.embedded import embedded
+from bridge.streams.embedded.binary import Binary
 from tests.rig import Rig, wait_until
 
 

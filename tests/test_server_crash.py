@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.server import embedded
-from bridge.server.binary import Binary
 from bridge.streams.connect import Connection
+from bridge.streams.embedded import embedded
+from bridge.streams.embedded.binary import Binary
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_crash import Writers
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge import service
-from bridge.notify import Notify
+from bridge.admin import service
+from bridge.streams.notify import Notify
 from tests.rig import Rig, wait_until
 
 

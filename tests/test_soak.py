@@ -20,7 +20,7 @@ from threading import Event, Thread
 import pytest
 
 from benchmarks.plot import over_time
-from bridge.errors import BridgeError, RedisRefused
+from bridge.core.errors import BridgeError, RedisRefused
 from bridge.streams.connect import Connection
 from tests import zygote
 from tests.cast import CONFIG, Cast

@@ -17,14 +17,14 @@ from bridge.carry.deliver import Deliveries, Delivery
 from bridge.carry.forward import Forward
 from bridge.carry.intake import Intake
 from bridge.carry.shared import Shared
-from bridge.config import Settings
-from bridge.errors import LedgerError, TargetError
+from bridge.core.config import Settings
+from bridge.core.errors import LedgerError, TargetError
+from bridge.core.mapping import Mapping
 from bridge.files.place import Place
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.mapping import Mapping
 from bridge.streams.connect import Connection
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until

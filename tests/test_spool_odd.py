@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import load
-from bridge.errors import ConfigError, SourceError
+from bridge.core.config import load
+from bridge.core.errors import ConfigError, SourceError
 from bridge.files.spool import Folder, Taken
 from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger

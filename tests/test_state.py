@@ -13,7 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.codecs.timestamps import older
+from bridge.core.codecs.timestamps import older
 from bridge.parity.result import Result
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries

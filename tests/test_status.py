@@ -16,13 +16,13 @@ import pytest
 
 from bridge.carry.behind import Behind
 from bridge.carry.flow import RATED, Rates
+from bridge.core.text import duration
 from bridge.files.tail import Tail
 from bridge.headline import headline
 from bridge.ledger.health import Trouble, save_heartbeat
 from bridge.ledger.store import Ledger
 from bridge.run import state_lock
 from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status, sample
-from bridge.words import duration
 from tests.rig import Rig, line, wait_until
 from tests.terminal import coloured, on_terminal, plain
 

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from bridge.cli.tail import moment
-from bridge.model import format_id
+from bridge.core.model import format_id
 from tests.rig import STREAM, Rig, line, wait_until
 
 NOW = 1_800_000_000.0

@@ -19,12 +19,12 @@ from bridge.carry import append, mirror, unfinished
 from bridge.carry.forward import Forward
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
-from bridge.dial import dialler
+from bridge.core.errors import NotYet, TargetError
 from bridge.drain import once
-from bridge.errors import NotYet, TargetError
 from bridge.files.append import Appender
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
+from bridge.streams.dial import dialler
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_rotation import copytruncate, rotate
 

@@ -14,7 +14,7 @@ from bridge.carry import append as append_module
 from bridge.carry.append import Target
 from bridge.carry.deliver import Delivery
 from bridge.carry.pieces import Write
-from bridge.errors import TargetError
+from bridge.core.errors import TargetError
 from bridge.files.append import Appender
 from bridge.files.place import Place
 from bridge.ledger.mirrored import move_intent

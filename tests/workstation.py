@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from threading import Event, Lock, Thread
 
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
 from tests.inbox import document

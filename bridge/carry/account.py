@@ -17,7 +17,8 @@ from pathlib import Path
 from bridge.carry.shared import Shared
 from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
 from bridge.carry.strangers import Strangers, is_known_by
-from bridge.errors import BridgeError, SourceError
+from bridge.core.errors import BridgeError, SourceError
+from bridge.core.model import Checkpoint
 from bridge.files.age import bare
 from bridge.files.generation import Known, open_regular
 from bridge.files.named import Facts, Named
@@ -37,7 +38,6 @@ from bridge.ledger.pieces import (
 from bridge.ledger.sources import SourceMemory, gone_before_mirrored
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import Checkpoint
 
 SELDOM = 50.0
 """Listing all files once more takes at most about one part in so many of forward's time."""

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from bridge.model import EntryId, format_id
+from bridge.core.model import EntryId, format_id
 from bridge.streams.keys import Keys
 from bridge.streams.lease import writing
 

@@ -9,8 +9,10 @@ from typing import Protocol
 from bridge.carry.pieces import UNPLACED, Piece, Write
 from bridge.carry.shared import keep_news
 from bridge.carry.unfinished import resolve
-from bridge.codecs import Codec
-from bridge.errors import NotYet, SourceError, TargetError
+from bridge.core.codecs import Codec
+from bridge.core.errors import NotYet, SourceError, TargetError
+from bridge.core.failpoints import reached
+from bridge.core.sections import MirrorSection
 from bridge.files.append import Appender
 from bridge.files.content import HEAD
 from bridge.files.generation import Generation
@@ -20,8 +22,6 @@ from bridge.ledger.seen import note_released
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.points import reached
-from bridge.sections import MirrorSection
 
 TORN = "%s: a torn line of ours was followed by another's; it is written again whole"
 """What the log says of a line of the mirror's in which another program wrote; with the file's name."""

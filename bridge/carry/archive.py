@@ -19,10 +19,24 @@ from typing import Any
 
 from bridge.carry.handedited import unedited
 from bridge.carry.translate import untold
-from bridge.codecs import Codec
-from bridge.config import ROLE
-from bridge.errors import SourceError
-from bridge.globs import is_glob
+from bridge.core.codecs import Codec
+from bridge.core.config import ROLE
+from bridge.core.errors import SourceError
+from bridge.core.globs import is_glob
+from bridge.core.mapping import Mapping
+from bridge.core.model import (
+    ORIGIN_FIELD,
+    ZERO_ID,
+    EntryId,
+    Origin,
+    after,
+    before,
+    digest,
+    format_id,
+    paired,
+    parse_id,
+    parse_origin,
+)
 from bridge.ledger.accepted import redacted_of
 from bridge.ledger.archive import (
     Listed,
@@ -36,20 +50,6 @@ from bridge.ledger.archive import (
     spans,
 )
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import (
-    ORIGIN_FIELD,
-    ZERO_ID,
-    EntryId,
-    Origin,
-    after,
-    before,
-    digest,
-    format_id,
-    paired,
-    parse_id,
-    parse_origin,
-)
 from bridge.streams.connect import Connection
 from bridge.streams.follow import Wanted
 from bridge.streams.keys import Keys

@@ -11,7 +11,10 @@ from itertools import chain, count
 
 from bridge.carry.archive import Archive, entries_digest, fields_of, home, same
 from bridge.carry.translate import told
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import EntryId, Origin, digest
 from bridge.ledger.archive import (
     Listed,
     Part,
@@ -25,9 +28,6 @@ from bridge.ledger.archive import (
 )
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import EntryId, Origin, digest
-from bridge.points import reached
 from bridge.streams.reader import Entry
 
 PIECE, PIECE_BYTES = 1000, 1 << 20

@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 from bridge.carry.intake import Intake, Waiting
 from bridge.carry.spool import SpoolSource
-from bridge.codecs.artifact import Artifact, announcement
-from bridge.codecs.document import Message, moment
-from bridge.errors import SourceError
+from bridge.core.codecs.artifact import Artifact, announcement
+from bridge.core.codecs.document import Message, moment
+from bridge.core.errors import SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.model import shown_name
+from bridge.core.paths import Paths
 from bridge.files.artifacts import INLINE, Hasher, Known, hashed
 from bridge.files.spool import BUSY, Folder, Found, Taken
 from bridge.ledger import spool as memory
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import shown_name
-from bridge.paths import Paths
 from bridge.streams.keys import Keys
 
 AGAIN = 0.05

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from bridge.carry.provenance import foreign
-from bridge.codecs import Codec
-from bridge.codecs.chunk import CHUNK, Chunk
+from bridge.core.codecs import Codec
+from bridge.core.codecs.chunk import CHUNK, Chunk
+from bridge.core.mapping import Mapping
+from bridge.core.model import EntryId, after
 from bridge.files.lines import Cut, split
 from bridge.files.spool import Folder
 from bridge.files.tail import Tail
 from bridge.ledger.spool import files_known, totals
 from bridge.ledger.state import owner_of, values
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import EntryId, after
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
 

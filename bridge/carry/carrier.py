@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bridge.carry.forward import Forward
 from bridge.carry.shared import Shared
 from bridge.carry.state import State
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
 from bridge.streams.connect import Connection

@@ -11,13 +11,13 @@ import json
 import secrets
 from pathlib import Path
 
-from bridge.errors import LeaseHeld, NotOwner, NotYet
+from bridge.core.errors import LeaseHeld, NotOwner, NotYet
+from bridge.core.model import ZERO_ID, EntryId, parse_id
 from bridge.ledger.attached import nonces, note_nonce
 from bridge.ledger.mark import read_mark
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import StreamMemory, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, parse_id
 from bridge.streams import lease
 from bridge.streams.connect import Connection
 from bridge.streams.ending import ending_of

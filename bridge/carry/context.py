@@ -13,15 +13,15 @@ from bridge.carry.logsource import LogSource
 from bridge.carry.reading import Read, Reader
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.rejects import Rejects
-from bridge.codecs import Codec
-from bridge.codecs.chunk import CHUNK, Chunk, whole_characters
-from bridge.codecs.document import moment
+from bridge.core.codecs import Codec
+from bridge.core.codecs.chunk import CHUNK, Chunk, whole_characters
+from bridge.core.codecs.document import moment
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, Checkpoint, Position, paired
 from bridge.files.generation import Generation
 from bridge.files.lines import Lines
 from bridge.files.tail import Tail
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import FIELDS, Checkpoint, Position, paired
 from bridge.streams.keys import Keys
 
 MOST = 16

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bridge.carry.behind import Behind, file_behind, folder_behind, values_changed
 from bridge.carry.shared import Shared
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger

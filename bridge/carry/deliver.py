@@ -14,18 +14,18 @@ from pathlib import Path
 from bridge.carry.identity import keys_of, read_document
 from bridge.carry.pieces import Piece, Write
 from bridge.carry.translate import Pass, Translator
-from bridge.codecs import Codec
-from bridge.config import Settings
-from bridge.errors import TargetError
+from bridge.core.codecs import Codec
+from bridge.core.config import Settings
+from bridge.core.errors import TargetError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, ZERO_ID, EntryId, digest, format_id, hex_digest
 from bridge.files.place import Place, another
 from bridge.files.spool import Facts, Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import Intent, intents_of, rename_intent
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.mapping import Mapping
-from bridge.model import FIELDS, ZERO_ID, EntryId, digest, format_id, hex_digest
-from bridge.points import reached
 from bridge.streams.reader import Entry
 
 LONGEST_NAME = 220

@@ -8,11 +8,11 @@ from bridge.carry.append import Destination, Target
 from bridge.carry.deliver import Deliveries, Delivery
 from bridge.carry.pieces import Write
 from bridge.carry.shared import Shared
-from bridge.codecs import Codec
+from bridge.core.codecs import Codec
+from bridge.core.sections import MirrorSection
 from bridge.ledger.mirrored import Intent, Written
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.sections import MirrorSection
 
 
 class Destinations:

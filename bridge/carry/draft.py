@@ -10,9 +10,9 @@ from itertools import accumulate
 from operator import ne
 from typing import TYPE_CHECKING
 
-from bridge.codecs.named import EXTRA
+from bridge.core.codecs.named import EXTRA
+from bridge.core.model import ORIGIN_FIELD, Fingerprint, Position, Row
 from bridge.files.generation import Known
-from bridge.model import ORIGIN_FIELD, Fingerprint, Position, Row
 from bridge.streams.resp import Packer, Places, entry_packer
 from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Batch, Cursor
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bridge.core.text import clock, counted
 from bridge.files.alignment import Run
 from bridge.ledger.aligned import ALIGNED, NEW, STOPPED, Rewrite
-from bridge.words import clock, counted
 
 
 def edited(found: Rewrite, runs: Sequence[Run], old: Sequence[int], new: Sequence[int]) -> Rewrite:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge.errors import NotYet
+from bridge.core.errors import NotYet
+from bridge.core.model import HIGHEST_ID, ZERO_ID, EntryId, Position, before, format_id
 from bridge.ledger.mirrored import forget_entries_below
 from bridge.ledger.retention import drop_points, save_trimmed, trimmed_of
 from bridge.ledger.store import Ledger
-from bridge.model import HIGHEST_ID, ZERO_ID, EntryId, Position, before, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.trim import Trimmed, put_floor

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, digest, format_id
 from bridge.ledger.mirrored import Range, add_range, range_digest
 from bridge.ledger.seen import Released, Seen, forget_released, released_of
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, digest, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, stream_info

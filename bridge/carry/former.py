@@ -17,8 +17,9 @@ from pathlib import Path
 
 from bridge.carry.archive import Archive, history
 from bridge.carry.shared import Shared
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, paired, parse_id, parse_origin
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
 from bridge.ledger.accepted import redacted_of
@@ -27,7 +28,6 @@ from bridge.ledger.mirrored import Range, ranges_of
 from bridge.ledger.quarantine import KEPT, carried_aside
 from bridge.ledger.scratch import in_order
 from bridge.ledger.store import Ledger
-from bridge.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, paired, parse_id, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
 from bridge.streams.trim import Gone, read_trimmed

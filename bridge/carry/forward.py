@@ -18,14 +18,14 @@ from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.carry.turns import Turns
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, EntryId, Origin
 from bridge.ledger.mentions import naming_lines
 from bridge.ledger.seen import all_seen, save_seen
 from bridge.ledger.sources import StreamMemory, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import ZERO_ID, EntryId, Origin
-from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import StreamInfo, stream_info
 from bridge.streams.writer import Batch, Landed, Overtaken

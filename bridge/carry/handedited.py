@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from bridge.core.model import EntryId, digest
 from bridge.ledger.archive import Listed, Part, Piece
-from bridge.model import EntryId, digest
 
 
 def pieces_of(listed: Sequence[Listed], lines: Sequence[bytes], gone: Collection[EntryId]) -> list[Piece]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from bridge.carry.values import File, Values
-from bridge.errors import BridgeError, RedisRefused
+from bridge.core.errors import BridgeError, RedisRefused
+from bridge.core.model import shown
 from bridge.log import log
-from bridge.model import shown
 from bridge.streams import state
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from bridge.codecs.document import Message
+from bridge.core.codecs.document import Message
+from bridge.core.mapping import Mapping
+from bridge.core.model import digest
 from bridge.files.spool import Facts
-from bridge.mapping import Mapping
-from bridge.model import digest
 
 
 def read_document(mapping: Mapping, name: bytes, content: bytes) -> Message:

@@ -14,8 +14,11 @@ from math import inf
 
 from bridge.carry.identity import identity_of, keys_of, read_document
 from bridge.carry.rejects import Kinds
-from bridge.codecs.document import Message
-from bridge.errors import RejectStop, SourceError
+from bridge.core.codecs.document import Message
+from bridge.core.errors import RejectStop, SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import digest, hex_digest, shown, shown_name
 from bridge.files.spool import BUSY, Facts, Folder, Found, Taken
 from bridge.ledger import spool as memory
 from bridge.ledger.forgotten import forget_mirrored, is_among, unread
@@ -23,9 +26,6 @@ from bridge.ledger.mirrored import contents_of_intents
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import digest, hex_digest, shown, shown_name
-from bridge.points import reached
 
 PARTLY = 10.0
 """Seconds that forward gives a file whose JSON breaks off to be ended, before it sets the file aside."""

@@ -11,8 +11,10 @@ from bridge.carry.account import Accountant
 from bridge.carry.edits import in_words
 from bridge.carry.shared import Shared
 from bridge.carry.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
-from bridge.config import Settings
-from bridge.errors import ConfigError, SourceError
+from bridge.core.config import Settings
+from bridge.core.errors import ConfigError, SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
 from bridge.files.age import tells_age
 from bridge.files.generation import open_regular
 from bridge.files.spans import first_and_last
@@ -23,8 +25,6 @@ from bridge.ledger.journal import note
 from bridge.ledger.pieces import LATE, LEFT, Remembered, forget_piece, remembered_pieces, save_piece
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.points import reached
 
 
 def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, Account]:

@@ -15,15 +15,15 @@ from bridge.carry.mentions import mentions_of
 from bridge.carry.mirror import PAUSE, Mirror
 from bridge.carry.pieces import Write
 from bridge.carry.shared import Shared
-from bridge.codecs import Codec
-from bridge.codecs.named import EXTRA
-from bridge.errors import NotOwner, RedisRefused
+from bridge.core.codecs import Codec
+from bridge.core.codecs.named import EXTRA
+from bridge.core.errors import NotOwner, RedisRefused
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, EntryId, Origin, Row, format_id
 from bridge.ledger.mirrored import Written
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
-from bridge.model import ZERO_ID, EntryId, Origin, Row, format_id
-from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.resp import entry_packer, pack
 from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter, read_stream

@@ -14,14 +14,14 @@ from bridge.carry.refill import Compared, Resume
 from bridge.carry.shared import keep_generations
 from bridge.carry.tailsource import TailSource
 from bridge.carry.twofold import OwnLines
-from bridge.errors import LedgerError, SourceError
+from bridge.core.errors import LedgerError, SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, Fingerprint, Position, Row
 from bridge.files.generation import Generation, Known
 from bridge.files.tail import Tail
 from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Position, Row
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 

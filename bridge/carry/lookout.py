@@ -10,7 +10,7 @@ from bridge.carry.source import Source
 from bridge.carry.sources import source_of
 from bridge.carry.turns import Turns
 from bridge.carry.twins import Twins
-from bridge.errors import BridgeError, LedgerError, SourceError, as_bridge_error
+from bridge.core.errors import BridgeError, LedgerError, SourceError, as_bridge_error
 from bridge.files.named import Named
 from bridge.ledger.mentions import naming_lines
 from bridge.ledger.sources import sources_of

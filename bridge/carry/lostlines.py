@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from bridge.carry.forks import LineOf
 from bridge.carry.provenance import release
 from bridge.carry.refill import Compared, trimmed_to
+from bridge.core.model import HIGHEST_ID, ZERO_ID, EntryId, Position, after, before, format_id
 from bridge.ledger.mirrored import Range, Written, all_ranges, disown, intents_of, range_digest
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import HIGHEST_ID, ZERO_ID, EntryId, Position, after, before, format_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import entries, existing

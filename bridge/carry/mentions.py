@@ -10,12 +10,12 @@ import os
 from collections.abc import Sequence
 
 from bridge.carry.shared import Shared
-from bridge.codecs.named import path_in
+from bridge.core.codecs.named import path_in
+from bridge.core.model import Position, Row
 from bridge.files.artifacts import inside, looked_at
 from bridge.files.spool import Facts
 from bridge.ledger import mentions as memory
 from bridge.ledger.store import Ledger
-from bridge.model import Position, Row
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 

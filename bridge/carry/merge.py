@@ -11,9 +11,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.carry.draft import Draft, Parcel
-from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
+from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
+from bridge.core.model import Row
 from bridge.files.lines import Lines
-from bridge.model import Row
 
 if TYPE_CHECKING:
     from bridge.carry.source import Source

@@ -16,16 +16,16 @@ from bridge.carry.translate import Pass, Translator
 from bridge.carry.twofold import OwnEntries
 from bridge.carry.unseen import Unseen, counted
 from bridge.carry.witness import Witness
-from bridge.errors import NotYet, TargetError
+from bridge.core.errors import NotYet, TargetError
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.core.sections import MirrorSection
 from bridge.ledger.mirrored import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.seen import note_released
 from bridge.ledger.sources import save_mirror_cursor, seen_by_mirror, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import ZERO_ID, EntryId, format_id, parse_id
-from bridge.points import reached
-from bridge.sections import MirrorSection
 from bridge.streams.connect import Connection
 from bridge.streams.reader import BlockingReader, stream_info
 

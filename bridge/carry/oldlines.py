@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.carry.shared import Shared
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import hex_digest
 from bridge.files.age import Piece, in_age_order
 from bridge.files.generation import Generation, open_regular
 from bridge.ledger.quarantine import KEPT, Quarantined
-from bridge.model import hex_digest
 
 
 @dataclass(slots=True)

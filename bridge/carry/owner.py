@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.errors import BridgeError, NotYet, SourceError
+from bridge.core.errors import BridgeError, NotYet, SourceError
+from bridge.core.mapping import Mapping
 from bridge.ledger.state import Owner, note_asked, owner_of
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
 from bridge.streams.components import look
 from bridge.streams.connect import Connection
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 
 from bridge.carry.floor import passed_over
 from bridge.carry.refill import Compared, Resume
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import Position
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
 from bridge.files.tail import Tail
 from bridge.ledger.accepted import redacted_of
 from bridge.ledger.aligned import Stretch, all_stretches, save_stretches
 from bridge.ledger.store import Ledger
-from bridge.model import Position
 from bridge.streams.trim import Gone
 
 LONGEST = 1 << 28

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from bridge.core.model import ZERO_ID, digest
 from bridge.ledger.mirrored import Range, Written, range_digest
 from bridge.ledger.seen import Released
-from bridge.model import ZERO_ID, digest
 
 if TYPE_CHECKING:
     from bridge.carry.append import Destination

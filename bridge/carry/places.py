@@ -13,11 +13,11 @@ from bridge.carry.sender import Sender
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
 from bridge.carry.turns import Turns
-from bridge.errors import SourceError, as_bridge_error
+from bridge.core.errors import SourceError, as_bridge_error
+from bridge.core.model import Checkpoint
 from bridge.ledger.sources import SourceMemory
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import Checkpoint
 from bridge.streams.connect import Connection
 
 

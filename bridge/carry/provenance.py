@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridge.core.model import EntryId, digest
 from bridge.files.lines import Cut
 from bridge.ledger.mirrored import Range, add_range, barrier, drop_range, range_digest, ranges_between
 from bridge.ledger.seen import Released, note_released
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, digest
 
 
 def foreign(

@@ -11,8 +11,11 @@ from bridge.carry.longline import LongLine, Piece
 from bridge.carry.merge import BATCH_BYTES
 from bridge.carry.provenance import foreign
 from bridge.carry.rejects import Rejects
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, Position, Row, hex_digest, paired
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, Lines, grouped, split
 from bridge.files.tail import Tail
@@ -20,9 +23,6 @@ from bridge.ledger.accepted import redacted_of
 from bridge.ledger.aligned import Stretch, stretches_of
 from bridge.ledger.mirrored import drop_range
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import FIELDS, Position, Row, hex_digest, paired
-from bridge.points import reached
 
 READ_LINES = 2.1
 READ_BYTES = (1 << 16, 1 << 20)

@@ -14,9 +14,10 @@ from bridge.carry.deliver import number_of
 from bridge.carry.forks import Standing
 from bridge.carry.identity import keys_of, read_document
 from bridge.carry.shared import Shared
-from bridge.codecs.artifact import announcement
-from bridge.codecs.document import Message
-from bridge.errors import SourceError
+from bridge.core.codecs.artifact import announcement
+from bridge.core.codecs.document import Message
+from bridge.core.errors import SourceError
+from bridge.core.model import FIELDS, ZERO_ID, EntryId, Origin, Row, digest, paired, parse_origin
 from bridge.files.spool import Facts
 from bridge.ledger import spool as memory
 from bridge.ledger.forgotten import (
@@ -35,7 +36,6 @@ from bridge.ledger.forgotten import (
 from bridge.ledger.mirrored import Range, add_range, all_ranges, range_digest
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, digest, paired, parse_origin
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 

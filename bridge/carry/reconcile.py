@@ -14,7 +14,8 @@ from bridge.carry.refill import Compared
 from bridge.carry.repair import execute, plan
 from bridge.carry.shared import Shared
 from bridge.carry.source import Source
-from bridge.errors import NotOwner
+from bridge.core.errors import NotOwner
+from bridge.core.model import EntryId, Position, format_id, paired, parse_id
 from bridge.ledger.forgotten import unread
 from bridge.ledger.mirrored import Range
 from bridge.ledger.pieces import forget_edited
@@ -24,7 +25,6 @@ from bridge.ledger.sources import save_mirror_cursor, save_timeline, sources_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.witness import forget_puts
 from bridge.log import log
-from bridge.model import EntryId, Position, format_id, paired, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.reader import StreamInfo, existing, stream_info
 from bridge.streams.writer import REFILLED

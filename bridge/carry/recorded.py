@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bridge.carry.shared import Shared
+from bridge.core.model import EntryId
 from bridge.ledger.accepted import Redacted, redacted_of
 from bridge.ledger.aligned import all_stretches
 from bridge.ledger.sources import all_generations, sources_of
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId
 from bridge.streams.aligned import Edit, packed
 from bridge.streams.connect import Connection
 from bridge.streams.redacted import Deleted, read_deleted, write_deleted

@@ -14,9 +14,7 @@ from typing import Protocol
 
 from bridge.carry.floor import last_of, passed_over
 from bridge.carry.forks import began_anew, missing, what_was_lost
-from bridge.ledger.seen import Seen
-from bridge.ledger.sources import SourceMemory, StreamMemory
-from bridge.model import (
+from bridge.core.model import (
     FIELDS,
     ZERO_ID,
     Checkpoint,
@@ -28,6 +26,8 @@ from bridge.model import (
     paired,
     parse_id,
 )
+from bridge.ledger.seen import Seen
+from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, file_born, to_entries

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bridge.errors import RejectStop
+from bridge.core.errors import RejectStop
+from bridge.core.mapping import Mapping
+from bridge.core.model import hex_digest, shown
 from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import hex_digest, shown
 
 
 class Kinds:

@@ -18,7 +18,8 @@ from bridge.carry.draft import closed_fingerprint
 from bridge.carry.former import Places
 from bridge.carry.oldlines import Line, no_messages, pieces_of, unclaimed
 from bridge.carry.shared import Shared
-from bridge.errors import BridgeError, NotOwner, NotYet
+from bridge.core.errors import BridgeError, NotOwner, NotYet
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
 from bridge.files.generation import Known
 from bridge.files.spool import Folder
 from bridge.ledger import twofold
@@ -38,7 +39,6 @@ from bridge.ledger.sources import (
 )
 from bridge.ledger.state import save_value, set_owner
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
 from bridge.streams import keys, state
 from bridge.streams.aligned import Edit, edits_of
 from bridge.streams.components import BOTH, all_modes

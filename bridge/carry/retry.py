@@ -18,15 +18,15 @@ from bridge.carry.late import Late
 from bridge.carry.mirror import Mirror
 from bridge.carry.shared import Shared
 from bridge.carry.translate import unpack_fields
-from bridge.codecs import Codec
-from bridge.errors import SourceError
+from bridge.core.codecs import Codec
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, hex_digest, parse_id
 from bridge.ledger.forgotten import forget_aside
 from bridge.ledger.mirrored import Written, intents_of, range_of, written_above
 from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, Checkpoint, EntryId, Origin, Position, Row, before, hex_digest, parse_id
-from bridge.points import reached
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, existing, file_born
 from bridge.streams.writer import RETRIED, Books, read_books

@@ -17,7 +17,10 @@ from bridge.carry.moving import Moving, moved_by, sorted_out
 from bridge.carry.provenance import foreign
 from bridge.carry.recorded import record
 from bridge.carry.shared import Shared
-from bridge.errors import RewriteStop
+from bridge.core.errors import RewriteStop
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, hex_digest
+from bridge.core.text import clock, counted, duration
 from bridge.files.alignment import Aligned, Run, align, in_order
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut
@@ -38,11 +41,8 @@ from bridge.ledger.aligned import (
 from bridge.ledger.mirrored import add_range, barrier, drop_range
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, hex_digest
-from bridge.points import reached
 from bridge.streams.aligned import Edit
 from bridge.streams.connect import Connection
-from bridge.words import clock, counted, duration
 
 PATIENCE = 2.0
 """Seconds after which a file that took a log's place is looked at although it is written to all the time."""

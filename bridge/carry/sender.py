@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.carry.draft import Batcher, Draft, Parcel
-from bridge.points import reached
+from bridge.core.failpoints import reached
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.writer import FULL, Batch, Cursor, Landed, Newer, Overtaken, StreamWriter

@@ -10,8 +10,10 @@ from threading import Event, Lock, RLock
 from bridge.carry.claim import Hold
 from bridge.carry.flow import Flow
 from bridge.carry.forks import Sighted
-from bridge.config import Settings
-from bridge.errors import LedgerError, SourceError
+from bridge.core.config import Settings
+from bridge.core.errors import LedgerError, SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, Position, paired
 from bridge.files.artifacts import Hasher
 from bridge.files.catalog import Catalog
 from bridge.files.generation import Known
@@ -21,8 +23,6 @@ from bridge.ledger.pieces import LATE, LEFT, remembered_pieces
 from bridge.ledger.sources import all_generations, generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Position, paired
 from bridge.streams.keys import Keys
 
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge.carry.tally import Tally
-from bridge.codecs import Codec
-from bridge.errors import BridgeError, SourceError
-from bridge.globs import is_glob
+from bridge.core.codecs import Codec
+from bridge.core.errors import BridgeError, SourceError
+from bridge.core.globs import is_glob
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, Origin, Position
 from bridge.ledger.mirrored import Range
 from bridge.ledger.sources import SourceMemory, save_source
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Origin, Position
 
 if TYPE_CHECKING:
     from bridge.carry.draft import Draft

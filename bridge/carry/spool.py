@@ -18,8 +18,11 @@ from bridge.carry.intake import UNREADABLE, Intake
 from bridge.carry.merge import BATCH_BYTES
 from bridge.carry.refill import Compared, Resume
 from bridge.carry.source import Source
-from bridge.codecs.document import Message
-from bridge.errors import SourceError
+from bridge.core.codecs.document import Message
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.forgotten import forget_above
@@ -28,9 +31,6 @@ from bridge.ledger.quarantine import anything_aside, find_quarantined, mark_retr
 from bridge.ledger.spool import Due
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.mapping import Mapping
-from bridge.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
-from bridge.points import reached
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
 

@@ -14,17 +14,17 @@ from bridge.carry.hashes import VERIFY, Hashes
 from bridge.carry.owner import Owned
 from bridge.carry.shared import Shared
 from bridge.carry.values import File, Values, numbered
-from bridge.codecs.timestamps import older
-from bridge.errors import BridgeError, RedisRefused, SourceError, TargetError
+from bridge.core.codecs.timestamps import older
+from bridge.core.errors import BridgeError, RedisRefused, SourceError, TargetError
+from bridge.core.failpoints import reached
+from bridge.core.globs import is_glob
+from bridge.core.model import EntryId, digest, shown
 from bridge.files.place import Place
 from bridge.files.spool import Folder
-from bridge.globs import is_glob
 from bridge.ledger.sources import save_stream, stream_memory
 from bridge.ledger.state import forget_value, save_value, values, version_of
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles, log
-from bridge.model import EntryId, digest, shown
-from bridge.points import reached
 from bridge.streams import state
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info

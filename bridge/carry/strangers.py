@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from bridge.carry.shared import Shared
 from bridge.carry.standing import PIECE
+from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.age import bare
 from bridge.files.content import COMPRESSED
 from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
 from bridge.files.named import Named
 from bridge.ledger.pieces import COPY, UNACCOUNTED
 from bridge.ledger.store import Ledger
-from bridge.model import Fingerprint, hex_digest
 
 
 @dataclass(frozen=True, slots=True)

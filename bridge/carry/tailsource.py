@@ -13,13 +13,13 @@ from bridge.carry.rejects import Rejects
 from bridge.carry.rewritten import Rewritten
 from bridge.carry.shared import keep_news
 from bridge.carry.source import Source
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.model import Origin, Position
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.ledger.mirrored import Range, range_digest
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import Origin, Position
 from bridge.streams.keys import Keys
 
 LOOKS = 20

@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass, field
 
 from bridge.carry.pieces import Write
-from bridge.config import ROLE
-from bridge.errors import RejectStop
+from bridge.core.config import ROLE
+from bridge.core.errors import RejectStop
+from bridge.core.mapping import Mapping
+from bridge.core.model import EntryId, format_id, parse_origin, shown
+from bridge.core.paths import Paths
+from bridge.core.sections import MirrorSection
 from bridge.ledger.mirrored import Written
 from bridge.ledger.quarantine import KEPT, Quarantined
-from bridge.mapping import Mapping
-from bridge.model import EntryId, format_id, parse_origin, shown
-from bridge.paths import Paths
-from bridge.sections import MirrorSection
 from bridge.streams.reader import Entry
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bridge.carry.draft import Parcel
 from bridge.carry.merge import Failed, Merge
 from bridge.carry.source import Source
-from bridge.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
+from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
 from bridge.ledger.store import Ledger
 from bridge.log import Troubles
 

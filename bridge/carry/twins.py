@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from bridge.carry.shared import Shared
+from bridge.core.model import hex_digest
 from bridge.files.content import HEAD, Content
 from bridge.files.generation import COMPARED, Generation, is_copy, open_regular
 from bridge.files.named import Facts
@@ -20,7 +21,6 @@ from bridge.ledger.pieces import COPY, Remembered, forget_piece, remembered_piec
 from bridge.ledger.sources import all_generations, save_generation
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import hex_digest
 
 LEAST, AT_REST = 4096, 60.0
 """Bytes that a copy has at least, and seconds for which it must lie unchanged."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from bridge.core.model import EntryId, Position
 from bridge.ledger import twofold as memory
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, Position
 from bridge.streams.reader import Entry
 
 EVERY = 0.2

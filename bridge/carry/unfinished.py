@@ -6,8 +6,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from bridge.carry.pieces import Piece, Write
-from bridge.codecs import Codec
-from bridge.errors import NotYet
+from bridge.core.codecs import Codec
+from bridge.core.errors import NotYet
 from bridge.files.generation import Generation
 from bridge.ledger.mirrored import Intent
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from bridge.core.model import ORIGIN_FIELD, Checkpoint, EntryId
 from bridge.ledger.sources import Seen
 from bridge.log import log
-from bridge.model import ORIGIN_FIELD, Checkpoint, EntryId
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, StreamInfo, stream_info

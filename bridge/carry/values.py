@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from bridge.carry.refill import number_for
 from bridge.carry.tally import Tally
-from bridge.codecs.document import moment
-from bridge.errors import BridgeError, SourceError
+from bridge.core.codecs.document import moment
+from bridge.core.errors import BridgeError, SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.model import shown_name
 from bridge.files.spool import BUSY, Facts, Folder, Found
 from bridge.ledger.sources import SourceMemory, save_source, sources_of
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import shown_name
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.state import LIMIT, Seen, Value

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bridge.carry.append import Destination
 from bridge.carry.pieces import Write
+from bridge.core.model import ZERO_ID, EntryId, format_id
 from bridge.ledger.mirrored import Written
 from bridge.ledger.store import Ledger
 from bridge.ledger.witness import Put, forget_puts, puts_of, save_put
-from bridge.model import ZERO_ID, EntryId, format_id
 
 
 class Witness:

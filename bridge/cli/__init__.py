@@ -86,12 +86,12 @@ cli.add_command(retire.runbook)
 
 def main() -> None:
     """The console script `bridge` runs the verb, and turns errors into one message and an exit code."""
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
 
     # A sixth of the time a command takes to start would go into looking for plugins, of which it needs none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        from bridge import points
+        from bridge.core import failpoints as points
         from bridge.files.descriptors import raise_limit
 
         points.arm(os.environ.get("BRIDGE_CRASH_AT"))

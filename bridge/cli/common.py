@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from bridge.config import Settings
-    from bridge.errors import BridgeError
+    from bridge.core.config import Settings
+    from bridge.core.errors import BridgeError
 
 FILES = 10_240
 """Open files that are asked for: the most that macOS grants."""
@@ -65,7 +65,7 @@ class Options:
 
     def settings(self, log_format: str | None = None) -> Settings:
         """bridge.toml under these flags. Raises ConfigError."""
-        from bridge.config import load
+        from bridge.core.config import load
 
         return load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)
 
@@ -123,9 +123,9 @@ def _may_open_many() -> None:
 
 def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell's completion: this bridge's mappings, or the shipped ones."""
-    from bridge.config import load
-    from bridge.errors import BridgeError
-    from bridge.mapping import shipped_names
+    from bridge.core.config import load
+    from bridge.core.errors import BridgeError
+    from bridge.core.mapping import shipped_names
 
     try:
         names = [one.name for one in load(config=None, redis=None, env=os.environ, cwd=Path.cwd()).mappings]
@@ -163,7 +163,7 @@ def complain(error: BridgeError) -> None:
 def serve(settings: Settings) -> None:
     """Starts the embedded server, if it is the one to be used and does not run."""
     from bridge.log import log
-    from bridge.server import embedded
+    from bridge.streams.embedded import embedded
 
     if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
         server = embedded.start(settings.state_dir)
@@ -172,7 +172,7 @@ def serve(settings: Settings) -> None:
 
 def of_root(settings: Settings) -> Settings:
     """Returns a command's settings, once it is sure that their root is a folder. Raises ConfigError: it is none."""
-    from bridge.errors import ConfigError
+    from bridge.core.errors import ConfigError
 
     if not settings.root.is_dir():
         raise ConfigError("root is no folder", where=str(settings.root), hint="make it, or mend `root` in bridge.toml")

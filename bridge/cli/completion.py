@@ -25,7 +25,7 @@ def command(options: Options, shell: str | None) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from bridge.errors import ConfigError
+    from bridge.core.errors import ConfigError
 
     root = click.get_current_context().find_root()
     yours = Path(os.environ.get("SHELL", "")).name

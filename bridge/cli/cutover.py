@@ -70,9 +70,9 @@ def _run(
     options: Options, to: str, *, component: str, mapping: str | None, reads: bool, writes: bool, execute: bool,
     reason: str, given: str | None, force: str | None, accept_volatile: bool,
 ) -> int:  # fmt: skip
+    from bridge.core.errors import ConfigError
     from bridge.cutover.operator import Wish
     from bridge.cutover.whereabouts import entry_id
-    from bridge.errors import ConfigError
     from bridge.streams.components import FILE, READS, WRITES
 
     if force is not None and force != component:
@@ -96,8 +96,8 @@ def _run(
 @contextmanager
 def _operator(options: Options) -> Iterator[Operator]:
     from bridge.cutover.operator import Operator
-    from bridge.dial import dialler
     from bridge.ledger.store import Ledger
+    from bridge.streams.dial import dialler
 
     settings = of_root(options.settings())
     options.log(settings.log_format)

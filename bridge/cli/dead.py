@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import complain, who
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from bridge.carry.dead import Ended
@@ -43,9 +43,9 @@ class DeadFiles:
         """Looks at what stands in the files, and with `--execute` brings it over. Raises BridgeError, OSError."""
         from threading import Event
 
+        from bridge.admin.retire.purge import purge
+        from bridge.admin.retire.retire import retell
         from bridge.cutover.adopt import adopt
-        from bridge.cutover.purge import purge
-        from bridge.cutover.retire import retell
         from bridge.drain import bring_over
         from bridge.ledger.journal import note
         from bridge.streams.ending import ending_of

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-    from bridge.demo.stage import Crossing, Scene
-    from bridge.demo.verdict import Verdict
+    from bridge.admin.demo.stage import Crossing, Scene
+    from bridge.admin.demo.verdict import Verdict
 
 EVERY = 1.0
 """Seconds between two lines of counts where there is no terminal."""
@@ -55,9 +55,9 @@ def command(options: Options, story: bool) -> int:
 
 
 def _story(options: Options, wait: Callable[[float], None]) -> int:
+    from bridge.admin.demo.stage import staged
+    from bridge.admin.demo.story import CONFIG, Story
     from bridge.cli.screen import console, safe
-    from bridge.demo.stage import staged
-    from bridge.demo.story import CONFIG, Story
 
     out, begun = console(), time.monotonic()
 
@@ -81,8 +81,8 @@ def _story(options: Options, wait: Callable[[float], None]) -> int:
 def _play(options: Options, wait: Callable[[float], None]) -> int:
     from rich.live import Live
 
+    from bridge.admin.demo.stage import play, staged
     from bridge.cli.screen import console
-    from bridge.demo.stage import play, staged
 
     out = console()
     begun = time.monotonic()
@@ -133,7 +133,7 @@ def _screen(scene: Scene) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from bridge.demo.stage import FILE_BORN
+    from bridge.admin.demo.stage import FILE_BORN
 
     programs = _grid()
     for role, count in scene.written.items():

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, emit, verb
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bridge.doctor.finding import Finding
+    from bridge.admin.doctor.finding import Finding
 
 SIGNS = {"good": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "bold red"), "unknown": ("?", "cyan")}
 
@@ -24,9 +24,9 @@ def command(options: Options) -> int:
 
     Nothing is started and nothing is changed. Exits 3 when something is BAD: messages are at risk, or it will stop.
     """
+    from bridge.admin.doctor.examine import examine
     from bridge.cli.screen import console, show
-    from bridge.dial import dialler
-    from bridge.doctor.examine import examine
+    from bridge.streams.dial import dialler
 
     settings = options.settings()
     options.log(settings.log_format)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
-from bridge.errors import ConfigError
-from bridge.words import counted
+from bridge.core.errors import ConfigError
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from bridge.carry.standing import Account, Standing
-    from bridge.config import Settings
-    from bridge.mapping import Mapping
+    from bridge.core.config import Settings
+    from bridge.core.mapping import Mapping
 
 SHOWN = 30
 """Files that are shown of a mapping unless all are asked for; those that need a person always are."""
@@ -92,8 +92,8 @@ def _sorted(account: Account) -> list[Standing]:
 
 def _why(piece: Standing) -> str:
     """What decided the standing of a file, or the place of a generation among the others of its log."""
+    from bridge.core.globs import is_glob
     from bridge.files.age import HOW
-    from bridge.globs import is_glob
 
     told = not piece.log or is_glob(piece.log) or piece.path.startswith(piece.log)
     of = "" if told else f"of {piece.log}"

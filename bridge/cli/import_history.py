@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, say_unaccounted, serve, verb
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from bridge.config import Settings
+    from bridge.admin.survey.preview import Preview
+    from bridge.core.config import Settings
+    from bridge.core.mapping import Mapping
     from bridge.history import Report
-    from bridge.mapping import Mapping
-    from bridge.preview import Preview
 
 KINDS = 8
 ORDERS, PIECES = 5, 20
@@ -48,7 +48,7 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
     from bridge.history import import_history
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
@@ -204,7 +204,7 @@ def _beginning(report: Report) -> str:
 
 
 def _so_far(report: Report) -> str:
-    from bridge.words import duration
+    from bridge.core.text import duration
 
     size, left = report.total("bytes"), _seconds_left(report)
     share = f"{100 * report.total('done') / size:.0f} %" if size else "100 %"
@@ -214,7 +214,7 @@ def _so_far(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """Says for people, in a few rows, what an import brought over."""
-    from bridge.words import duration
+    from bridge.core.text import duration
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
@@ -258,7 +258,7 @@ def moment(ms: int) -> str:
 
 def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int:
     """Prints what an import would do; returns 3 where something cannot be read, goes aside, or would not fit."""
-    from bridge.preview import preview, too_big
+    from bridge.admin.survey.preview import preview, too_big
 
     found, room, said = preview(settings, chosen)
     big = too_big(found, room) if room is not None else ""
@@ -288,8 +288,8 @@ def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int
 def _describe(plan: Preview) -> None:
     import os
 
+    from bridge.core.model import shown, shown_name
     from bridge.files.age import HOW
-    from bridge.model import shown, shown_name
 
     size, read = sum(size for _, size, _, _ in plan.sources), plan.total("translated") + plan.total("rejected")
     click.echo(f"{plan.mapping} → {plan.stream}: {counted(size, 'byte')} in {counted(len(plan.sources), 'source')}")

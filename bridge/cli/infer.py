@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.codecs.infer import Proposal, infer
-from bridge.errors import SourceError
-from bridge.model import shown
-from bridge.words import counted
+from bridge.admin.survey.infer import Proposal, infer
+from bridge.core.errors import SourceError
+from bridge.core.model import shown
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
-    from bridge.check import Checked
+    from bridge.admin.survey.check import Checked
 
 SAMPLE = 1 << 18
 """Bytes that are looked at, from each of the beginning, the middle and the end."""
@@ -25,11 +25,11 @@ CHECKED = 1 << 26
 
 def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Checked]:
     """The TOML, the same as tables, what was found, and how the file translates. Raises SourceError, ConfigError."""
-    from bridge.check import check_file
+    from bridge.admin.survey.check import check_file
+    from bridge.core.mapping import Mapping
+    from bridge.core.schema import validated
     from bridge.files.age import bare
     from bridge.files.generation import open_regular
-    from bridge.mapping import Mapping
-    from bridge.schema import validated
 
     if path.is_dir():
         return _folder(path, root)
@@ -75,11 +75,11 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     """The same for a folder. Raises SourceError where there is no file in it."""
     from itertools import islice
 
-    from bridge.check import check_folder
-    from bridge.codecs.infer_folder import infer_folder
+    from bridge.admin.survey.check import check_folder
+    from bridge.admin.survey.infer_folder import infer_folder
+    from bridge.core.mapping import Mapping
+    from bridge.core.schema import validated
     from bridge.files.spool import Folder
-    from bridge.mapping import Mapping
-    from bridge.schema import validated
 
     folder = Folder(path.resolve(), "**/*")
     files = []

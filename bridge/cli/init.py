@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, verb
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bridge.discover import Found, Seen
-    from bridge.errors import ConfigError
+    from bridge.admin.survey.discover import Found, Seen
+    from bridge.core.errors import ConfigError
 
 _TEMPLATE = """\
 # How this bridge carries messages between files and Redis. Every key: MIGRATION.md.
@@ -66,10 +66,10 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     import json
     import secrets
 
-    from bridge.config import check_url, masked
-    from bridge.discover import discover
-    from bridge.errors import ConfigError
-    from bridge.mapping import load_mapping, shipped_names
+    from bridge.admin.survey.discover import discover
+    from bridge.core.config import check_url, masked
+    from bridge.core.errors import ConfigError
+    from bridge.core.mapping import load_mapping, shipped_names
 
     if options.config:
         raise click.UsageError("init writes ./bridge.toml; --config is for the commands that read one")
@@ -151,7 +151,7 @@ def _facts(one: Found) -> list[dict[str, Any]]:
 
 def _show(out: Console, one: Found, folder: Path) -> None:
     from bridge.cli.screen import safe
-    from bridge.model import shown
+    from bridge.core.model import shown
 
     out.print(safe(f"{one.mapping.name}: {one.mapping.source.path} → {one.mapping.stream.key}", "bold"))
     for path, check in one.files:
@@ -179,7 +179,7 @@ def _rest(out: Console, seen: Seen) -> None:
     from collections import Counter
 
     from bridge.cli.screen import safe
-    from bridge.model import shown
+    from bridge.core.model import shown
 
     folders = Counter(name.rpartition("/")[0] for name in seen.names)
     out.print(safe("not understood, and not carried:", "yellow"))
@@ -212,8 +212,8 @@ def _nothing(out: Console, seen: Seen, folder: Path, names: list[str]) -> None:
 
 def _nearly(seen: Seen, folder: Path) -> ConfigError:
     """No log has a name that a mapping knows, but some have lines that one would translate."""
-    from bridge.errors import ConfigError
-    from bridge.model import shown
+    from bridge.core.errors import ConfigError
+    from bridge.core.model import shown
 
     told = []
     for path, mapping, check in seen.near[:3]:
@@ -230,9 +230,9 @@ def _nearly(seen: Seen, folder: Path) -> ConfigError:
 
 def _own(here: Path, folder: Path, log: str) -> str:
     """Writes a mapping for a log of another name; returns the name of its file. Raises ConfigError."""
-    from bridge.discover import closest, own_mapping
-    from bridge.errors import ConfigError
-    from bridge.mapping import load_mapping, mapping_path, shipped_names
+    from bridge.admin.survey.discover import closest, own_mapping
+    from bridge.core.errors import ConfigError
+    from bridge.core.mapping import load_mapping, mapping_path, shipped_names
 
     file = next((path for path in (folder / log, here / log) if path.is_file()), None)
     if file is None:
@@ -260,10 +260,10 @@ def _own(here: Path, folder: Path, log: str) -> str:
 
 def _server(url: str) -> tuple[bool, str]:
     """Whether there is a server, and that in words."""
-    from bridge.config import masked
-    from bridge.errors import BridgeError
-    from bridge.server.binary import find
+    from bridge.core.config import masked
+    from bridge.core.errors import BridgeError
     from bridge.streams.connect import Connection
+    from bridge.streams.embedded.binary import find
 
     try:
         if url == "embedded":
@@ -283,12 +283,12 @@ def _begin(options: Options, path: Path) -> list[str]:
     """
     from contextlib import closing, suppress
 
-    from bridge.config import load
-    from bridge.dial import dialler
-    from bridge.errors import BridgeError
+    from bridge.core.config import load
+    from bridge.core.errors import BridgeError
     from bridge.ledger.attached import note_begun
     from bridge.ledger.store import Ledger
-    from bridge.server import embedded
+    from bridge.streams.dial import dialler
+    from bridge.streams.embedded import embedded
     from bridge.streams.ending import ending_of
     from bridge.streams.keys import Keys
 

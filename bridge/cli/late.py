@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import complain, who
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from bridge.carry.shared import Shared

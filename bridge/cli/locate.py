@@ -21,11 +21,11 @@ def command(options: Options, what: str) -> None:
     """
     from contextlib import closing
 
+    from bridge.admin.locate import locate
     from bridge.cli.screen import console, safe
-    from bridge.dial import dialler
+    from bridge.core.model import shown
     from bridge.ledger.store import Ledger
-    from bridge.locate import locate
-    from bridge.model import shown
+    from bridge.streams.dial import dialler
 
     settings = options.settings()
     with (

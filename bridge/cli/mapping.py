@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bridge.cli.common import Options, Verbs, emit, options, verb
-from bridge.globs import is_glob
+from bridge.core.globs import is_glob
 
 
 @click.group("mapping", cls=Verbs, short_help="Show mappings, and try one on a file")
@@ -21,7 +21,7 @@ def command(**_: object) -> None:
 @verb
 def list_(given: Options) -> None:
     """The shipped mappings."""
-    from bridge.mapping import load_mapping, shipped_names
+    from bridge.core.mapping import load_mapping, shipped_names
 
     loaded = [load_mapping(name, Path.cwd()) for name in shipped_names()]
     if given.as_json:
@@ -42,7 +42,7 @@ def list_(given: Options) -> None:
 @verb
 def show(given: Options, name: str) -> None:
     """A mapping's file: NAME is a shipped mapping or a path."""
-    from bridge.mapping import load_mapping, mapping_path, read_mapping
+    from bridge.core.mapping import load_mapping, mapping_path, read_mapping
 
     load_mapping(name, Path.cwd())
     if given.as_json:
@@ -58,9 +58,9 @@ def show(given: Options, name: str) -> None:
 @verb
 def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
     """How the lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
-    from bridge.check import check_file, check_folder
-    from bridge.errors import ConfigError
-    from bridge.mapping import load_mapping
+    from bridge.admin.survey.check import check_file, check_folder
+    from bridge.core.errors import ConfigError
+    from bridge.core.mapping import load_mapping
 
     loaded = load_mapping(mapping, Path.cwd())
     own = loaded.source.path
@@ -113,13 +113,13 @@ def infer(given: Options, file: Path) -> int:
 @verb
 def schema(given: Options) -> None:
     """The JSON Schema of a mapping file, with which editors complete it and find mistakes."""
-    from bridge.mapping import Mapping
+    from bridge.core.mapping import Mapping
 
     emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Mapping.model_json_schema()})
 
 
 def _render(result: Any, noun: str) -> None:
-    from bridge.model import shown
+    from bridge.core.model import shown
 
     for number, fields in result.first:
         click.echo(f"{result.noun} {number}")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
-    from bridge.config import Settings
+    from bridge.core.config import Settings
+    from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.mapping import Mapping
     from bridge.parity.proof import Proof
     from bridge.parity.result import Result
     from bridge.streams.connect import Connection
@@ -69,7 +69,7 @@ def command(
     ledger, why = None, "there is no ledger"
     path = settings.state_dir / "ledger.db"
     if path.exists():
-        from bridge.errors import LedgerError
+        from bridge.core.errors import LedgerError
 
         try:
             ledger = Ledger(path)
@@ -93,11 +93,11 @@ def _prove(
     options: Options, settings: Settings, ledger: Ledger | None, why: str, chosen: list[Mapping], *,
     html: Path | None, watch: bool, full: bool, max_rate: float | None,
 ) -> int:  # fmt: skip
-    from bridge.dial import dialler
     from bridge.parity.check import Interrupted
     from bridge.parity.proof import Proof
     from bridge.parity.result import verdict_of_all
     from bridge.run import stop_on_signals
+    from bridge.streams.dial import dialler
     from bridge.tune import tune_interpreter
 
     stop = stop_on_signals()
@@ -134,7 +134,7 @@ PAGE = "<!doctype html>\n<!-- bridge parity -->"
 
 def _may_write(path: Path) -> None:
     """A page may take the place of an earlier one, and of nothing else. Raises BridgeError."""
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
 
     try:
         with path.open("rb") as file:
@@ -149,7 +149,7 @@ def _may_write(path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
 
     _may_write(path)
     try:
@@ -192,7 +192,8 @@ def _notes(one: Result) -> None:
 
 def _print(results: list[Result]) -> None:
     from bridge.cli.screen import STYLES, console, safe
-    from bridge.model import shown
+    from bridge.core.model import shown
+    from bridge.core.text import counted
     from bridge.parity.report import (
         WORDS,
         counts_in_words,
@@ -204,7 +205,6 @@ def _print(results: list[Result]) -> None:
         without,
     )
     from bridge.parity.result import verdict_of_all
-    from bridge.words import counted
 
     out = console()
     level = {"equal": "good", "differs": "bad", "inconclusive": "behind"}
@@ -242,7 +242,7 @@ def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop:
     from rich.live import Live
 
     from bridge.cli.screen import console, safe
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
     from bridge.parity.check import Interrupted
     from bridge.parity.report import verdict_in_words
     from bridge.parity.result import verdict_of_all
@@ -277,7 +277,7 @@ def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop:
 
 def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Mapping]) -> int:
     from bridge.cli.screen import console, safe, show
-    from bridge.errors import LedgerError
+    from bridge.core.errors import LedgerError
     from bridge.ledger.parity import runs
 
     if ledger is None:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, Verbs, emit, emit_line, mapping_names, options, verb
-from bridge.model import as_json
-from bridge.words import counted
+from bridge.core.model import as_json
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.config import Settings
+    from bridge.core.config import Settings
+    from bridge.core.mapping import Mapping
     from bridge.ledger.quarantine import Quarantined
     from bridge.ledger.store import Ledger
-    from bridge.mapping import Mapping
 
 NUMBER = click.IntRange(1, (1 << 63) - 1)
 SHOWN = 10_000
@@ -36,7 +36,7 @@ def command(**_: object) -> None:
 def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     """Each with its number, place and reason, oldest first, and how it begins."""
     from bridge.cli.screen import console, safe
-    from bridge.model import shown
+    from bridge.core.model import shown
 
     settings = given.settings()
     if given.as_json:
@@ -63,7 +63,7 @@ def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
 def show(given: Options, number: int) -> None:
     """All that is known of one, and the message itself."""
     from bridge.cli.screen import console, safe
-    from bridge.model import shown
+    from bridge.core.model import shown
 
     settings = given.settings()
     with _ledger(settings) as ledger:
@@ -95,10 +95,10 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
 
     from bridge.carry.retry import Retry
     from bridge.carry.shared import Shared
-    from bridge.dial import dialler
     from bridge.ledger.mirrored import intents_of
     from bridge.ledger.quarantine import quarantine_counts, quarantined
     from bridge.run import state_lock
+    from bridge.streams.dial import dialler
 
     settings = given.settings()
     given.log(settings.log_format)
@@ -208,7 +208,7 @@ def _found(
 
 
 def _numbered(settings: Settings, ledger: Ledger, number: int) -> tuple[Mapping, Quarantined]:
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
     from bridge.ledger.quarantine import quarantined_number
 
     found = quarantined_number(ledger, number)

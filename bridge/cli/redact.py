@@ -7,8 +7,8 @@ import time
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
-from bridge.errors import ConfigError
-from bridge.words import counted
+from bridge.core.errors import ConfigError
+from bridge.core.text import counted
 
 
 @click.command("redact", short_help="Delete entries on purpose, and say what to edit")
@@ -25,10 +25,10 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
     """
     from contextlib import closing
 
-    from bridge import redact
+    from bridge.admin.repair import redact
     from bridge.carry.shared import Shared
-    from bridge.dial import dialler
     from bridge.ledger.store import Ledger
+    from bridge.streams.dial import dialler
 
     settings = of_root(options.settings())
     options.log(settings.log_format)

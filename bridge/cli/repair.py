@@ -12,14 +12,14 @@ import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
 from bridge.cli.late import LateFiles
-from bridge.errors import ConfigError
-from bridge.words import counted
+from bridge.core.errors import ConfigError
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
+    from bridge.admin.repair.mend import Act, Plan
     from bridge.carry import repair
     from bridge.carry.shared import Shared
     from bridge.ledger.store import Ledger
-    from bridge.mend import Act, Plan
     from bridge.parity.result import Result
     from bridge.streams.connect import Connection
 
@@ -50,9 +50,9 @@ def command(
     from bridge.carry.dead import ended
     from bridge.carry.shared import Shared
     from bridge.cli.dead import DeadFiles
-    from bridge.dial import dialler
     from bridge.ledger.store import Ledger
     from bridge.run import state_lock
+    from bridge.streams.dial import dialler
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
@@ -96,13 +96,13 @@ def _say(
     from contextlib import closing
     from threading import Event
 
-    from bridge.acknowledge import accept as acknowledge
-    from bridge.acknowledge import declare
+    from bridge.admin.repair.acknowledge import accept as acknowledge
+    from bridge.admin.repair.acknowledge import declare
     from bridge.carry.shared import Shared
-    from bridge.dial import dialler
     from bridge.ledger.aligned import AS_EDIT, AS_NEW
     from bridge.ledger.store import Ledger
     from bridge.parity.proof import check_of
+    from bridge.streams.dial import dialler
 
     if accept + as_edit + as_new > 1:
         raise ConfigError("--accept, --as-edit and --as-new are different things", hint="give one of them")
@@ -188,9 +188,9 @@ class _Repair:
     def _look(self) -> None:
         from threading import Event
 
-        from bridge.dial import dialler
-        from bridge.mend import plan
+        from bridge.admin.repair.mend import plan
         from bridge.parity.proof import check_of
+        from bridge.streams.dial import dialler
         from bridge.streams.reader import origins_taken
         from bridge.streams.writer import read_books
 
@@ -204,10 +204,10 @@ class _Repair:
         self.plan = plan(self.result, mapping, self._numbers, settings.roles, taken)
 
     def _mend(self, ledger: Ledger) -> None:
+        from bridge.admin.repair.mend import Mender
         from bridge.carry.late import Late
-        from bridge.dial import dialler
         from bridge.ledger.pieces import forget_skipped
-        from bridge.mend import Mender
+        from bridge.streams.dial import dialler
         from bridge.streams.writer import REPAIRED
 
         settings = self.shared.settings

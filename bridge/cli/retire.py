@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, mapping_names, of_root, verb, who
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
-    from bridge.config import Settings
+    from bridge.core.config import Settings
+    from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.mapping import Mapping
     from bridge.streams.connect import Connection
 
 
@@ -32,8 +32,8 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     any more is named, and what somebody does. The only way back is `bridge unretire`. Exits 3 when somebody still uses
     the files, or the two sides are not the same.
     """
-    from bridge.cutover import retire as ending
-    from bridge.errors import ConfigError
+    from bridge.admin.retire import retire as ending
+    from bridge.core.errors import ConfigError
     from bridge.run import state_lock
 
     settings = of_root(options.settings())
@@ -75,7 +75,7 @@ def _again(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, execute: bool
 ) -> int:  # fmt: skip
     """Finishes a retirement that a crash has cut short, and says what the mapping leaves."""
-    from bridge.cutover.retire import settle
+    from bridge.admin.retire.retire import settle
 
     did = settle(settings, mapping, ledger, connection) if execute else False
     if not options.as_json:
@@ -92,7 +92,7 @@ def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: C
     """Says what somebody has written to the files while the mapping was retired, such as who lost Redis just then."""
     from bridge.carry.dead import ended
     from bridge.carry.shared import Shared
-    from bridge.errors import BridgeError
+    from bridge.core.errors import BridgeError
 
     shared = Shared(mapping, settings)
     try:
@@ -112,8 +112,8 @@ def _left(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection
 ) -> dict[str, object]:  # fmt: skip
     """Says what a retired mapping leaves: what may go, and what must stay."""
-    from bridge.cutover.purge import left
-    from bridge.model import shown
+    from bridge.admin.retire.purge import left
+    from bridge.core.model import shown
 
     found = left(settings, mapping, ledger, connection)
     for head, some in (("nobody needs any more:", found.goes), ("must stay:", found.stays)):
@@ -142,11 +142,11 @@ def _end(
     from dataclasses import replace
     from threading import Event
 
-    from bridge.cutover import retire as ending
-    from bridge.dial import dialler
+    from bridge.admin.retire import retire as ending
+    from bridge.core.model import format_id
     from bridge.drain import once
-    from bridge.model import format_id
     from bridge.parity.proof import Proof
+    from bridge.streams.dial import dialler
 
     alone = replace(settings, mappings=(mapping,))
     drained = once(alone, dual=mapping.mirror is not None, stop=Event())
@@ -186,7 +186,7 @@ def purge(options: Options, mapping: str, execute: bool) -> None:
 
     The stream and its groups stay, and one key: it keeps programs from falling back to the files.
     """
-    from bridge.cutover.purge import purge as remove
+    from bridge.admin.retire.purge import purge as remove
 
     settings = of_root(options.settings())
     chosen = settings.mapping(mapping)
@@ -220,8 +220,8 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     From its retirement: what was written to the stream since goes to the files, and what others wrote to the files goes
     to the stream. Programs with our client stay on Redis; `bridge rollback` moves them.
     """
-    from bridge.cutover import unretire as beginning
-    from bridge.errors import ConfigError
+    from bridge.admin.retire import unretire as beginning
+    from bridge.core.errors import ConfigError
     from bridge.headline import many
     from bridge.run import state_lock
 
@@ -266,11 +266,11 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
 @verb
 def runbook(options: Options) -> None:
     """Write the plan for these components: in which order, with which commands, what to see, and how to go back."""
-    from bridge.config import masked
+    from bridge.core.config import masked
+    from bridge.core.errors import BridgeError
     from bridge.cutover.phase import Facts, durable
     from bridge.cutover.runbook import Part
     from bridge.cutover.runbook import runbook as written
-    from bridge.errors import BridgeError
     from bridge.ledger.retired import retired
     from bridge.streams.components import Modes, all_modes
     from bridge.streams.reader import durability
@@ -305,8 +305,8 @@ def runbook(options: Options) -> None:
 @contextmanager
 def _both(settings: Settings) -> Iterator[tuple[Ledger, Connection]]:
     """Ledger and connection."""
-    from bridge.dial import dialler
     from bridge.ledger.store import Ledger
+    from bridge.streams.dial import dialler
 
     with ExitStack() as stack:
         ledger = Ledger(settings.state_dir / "ledger.db")

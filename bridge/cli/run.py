@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, of_root, say_unaccounted, serve, verb
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from threading import Event
 
-    from bridge.config import Settings
+    from bridge.core.config import Settings
 
 
 @click.command("run", short_help="Carry lines into the stream, and back with --dual")
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 @verb
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
+    from bridge.admin.retention.keep import keep_retention
     from bridge.cutover.finish import finish_switches
-    from bridge.notify import Notify
-    from bridge.retention.keep import keep_retention
     from bridge.run import Process, state_lock, stop_on_signals
+    from bridge.streams.notify import Notify
     from bridge.tune import tune_interpreter
 
     settings = of_root(options.settings(log_format))
@@ -43,7 +43,7 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
         process = Process(settings, dual=dual, poll=poll, stop=stop, tell=Notify(os.environ))
         beside = [finish_switches, keep_retention]
         if settings.metrics_port is not None:
-            from bridge.metrics.server import MetricsServer  # prometheus-client is an extra
+            from bridge.admin.metrics.server import MetricsServer  # prometheus-client is an extra
 
             beside.append(MetricsServer(settings, process).serve)
         serve(settings)

@@ -17,7 +17,7 @@ def command(**_: object) -> None:
 
 
 def _state_dir(given: Options) -> Path:
-    from bridge.config import find_config, state_dir
+    from bridge.core.config import find_config, state_dir
 
     if find_config(given.config, os.environ, Path.cwd()) is not None:
         return given.settings().state_dir
@@ -28,8 +28,8 @@ def _state_dir(given: Options) -> Path:
 @verb
 def start(given: Options) -> None:
     """Start it; it stays until `bridge server stop`."""
-    from bridge.config import find_config, masked
-    from bridge.server import embedded
+    from bridge.core.config import find_config, masked
+    from bridge.streams.embedded import embedded
 
     state = _state_dir(given)
     server = embedded.start(state)
@@ -47,7 +47,7 @@ def start(given: Options) -> None:
 @verb
 def stop(given: Options) -> None:
     """Stop it; its data stays on disk."""
-    from bridge.server import embedded
+    from bridge.streams.embedded import embedded
 
     was_running = embedded.stop(_state_dir(given))
     if given.as_json:
@@ -60,7 +60,7 @@ def stop(given: Options) -> None:
 @verb
 def status(given: Options) -> int:
     """Whether it runs; exits 1 when it does not."""
-    from bridge.server import embedded
+    from bridge.streams.embedded import embedded
 
     state = _state_dir(given)
     server, up = embedded.known(state), embedded.running(state)
@@ -84,8 +84,8 @@ def status(given: Options) -> int:
 @verb
 def url(given: Options) -> None:
     """Its url, with the password, for other programs."""
-    from bridge.errors import ServerError
-    from bridge.server import embedded
+    from bridge.core.errors import ServerError
+    from bridge.streams.embedded import embedded
 
     server = embedded.known(_state_dir(given))
     if server is None:

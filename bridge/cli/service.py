@@ -30,7 +30,7 @@ def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
 
     It is started again when it failed, but not after a configuration error.
     """
-    from bridge import service
+    from bridge.admin import service
 
     settings = of_root(given.settings())
     one, manager = service.here(settings, _flags(dual, poll))
@@ -49,7 +49,7 @@ def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
 @verb
 def uninstall(given: Options) -> None:
     """Stop the service and remove its file. Ledger, files and stream stay as they are."""
-    from bridge import service
+    from bridge.admin import service
 
     one, manager = service.here(given.settings(), [])
     was = service.uninstall(one, manager)
@@ -65,7 +65,7 @@ def uninstall(given: Options) -> None:
 @verb
 def status(given: Options, dual: bool, poll: bool) -> int:
     """Say whether the service is installed, and what its manager says of it. Exits 3 when it is not installed."""
-    from bridge import service
+    from bridge.admin import service
 
     one, manager = service.here(given.settings(), _flags(dual, poll))
     told = service.status(one, manager)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, emit_line, of_root, verb
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     from rich.console import Group
 
     from bridge.cli.screen import STYLES, safe
-    from bridge.words import clock, duration
+    from bridge.core.text import clock, duration
 
     facts: list[tuple[str, str]] = []
     beat = found.heartbeat
@@ -141,7 +141,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
 def _components(components: list[Standing], found: Status) -> Iterator[RenderableType]:
     """Prints for `bridge status` what each component reads and writes, how far it is, and what it waits for."""
     from bridge.cli.screen import safe
-    from bridge.words import clock, duration
+    from bridge.core.text import clock, duration
 
     places = {"file": "files", "redis": "Redis", "both": "both sides"}
     for standing in components:
@@ -190,7 +190,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
     from bridge.cli.screen import safe
 
     if mapping.retired is not None:
-        from bridge.words import clock
+        from bridge.core.text import clock
 
         over = [("error", mapping.error + (f"; try: {mapping.hint}" if mapping.hint else ""))] if mapping.error else []
         for name, written in mapping.dead.items():
@@ -259,7 +259,7 @@ def _outboxes(mapping: MappingStatus) -> list[tuple[str, str]]:
 
 
 def _imported(report: dict[str, Any], found: Status) -> str:
-    from bridge.words import clock, duration
+    from bridge.core.text import clock, duration
 
     state = report["state"]
     if state == "running" and not found.importing:
@@ -278,7 +278,7 @@ def _imported(report: dict[str, Any], found: Status) -> str:
 
 
 def _parity(run: Run, found: Status) -> str:
-    from bridge.words import duration
+    from bridge.core.text import duration
 
     said = (
         f"{run.verdict}, {duration(max(0.0, found.at - run.ended))} ago: {counted(run.report['compared'], 'message')}"
@@ -288,7 +288,7 @@ def _parity(run: Run, found: Status) -> str:
 
 
 def _retention(report: dict[str, Any], found: Status) -> str:
-    from bridge.words import duration, size
+    from bridge.core.text import duration, size
 
     said = f"{counted(report['length'], 'entry', 'entries')}, {size(report['bytes'])} of memory"
     said += f", {report['trimmed']:,} trimmed so far" if report["trimmed"] else ""
@@ -316,8 +316,8 @@ def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:
 
 
 def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
+    from bridge.core.model import ZERO_ID, format_id
     from bridge.headline import many
-    from bridge.model import ZERO_ID, format_id
 
     at = f"entry {format_id(mirror.cursor).decode()}" if mirror.cursor > ZERO_ID else "nothing yet"
     behind = "not known without Redis" if mirror.behind is None else many(mirror.behind, "entry", "entries")
@@ -327,7 +327,7 @@ def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
 
 
 def _age(behind: Behind | None, found: Status) -> str:
-    from bridge.words import duration
+    from bridge.core.text import duration
 
     return duration(found.at - behind.oldest) if behind and behind.oldest is not None else ""
 

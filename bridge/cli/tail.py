@@ -13,10 +13,10 @@ import click
 from bridge.cli.common import Options, emit_line, mapping_names, verb
 
 if TYPE_CHECKING:
-    from bridge.codecs import Codec
-    from bridge.config import Settings
-    from bridge.mapping import Mapping
-    from bridge.model import EntryId
+    from bridge.core.codecs import Codec
+    from bridge.core.config import Settings
+    from bridge.core.mapping import Mapping
+    from bridge.core.model import EntryId
     from bridge.streams.follow import Wanted
     from bridge.streams.reader import Entry
 
@@ -44,9 +44,9 @@ def command(
     """Print a stream as lines of its mapping, as `tail` prints a log. Times are those of the entry IDs."""
     import time
 
-    from bridge.dial import dialler
-    from bridge.errors import ConfigError
-    from bridge.model import ZERO_ID
+    from bridge.core.errors import ConfigError
+    from bridge.core.model import ZERO_ID
+    from bridge.streams.dial import dialler
     from bridge.streams.follow import Wanted, follow, newest
     from bridge.streams.keys import Keys
     from bridge.streams.trim import read_trimmed
@@ -109,8 +109,8 @@ def named(mapping: Mapping) -> bool:
 
 
 def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
-    from bridge.model import FIELDS, format_id, shown
-    from bridge.model import as_json as of_bytes
+    from bridge.core.model import FIELDS, format_id, shown
+    from bridge.core.model import as_json as of_bytes
 
     pairs = list(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
     if as_json:
@@ -135,7 +135,7 @@ def moment(text: str | None, now: float, option: str) -> EntryId | None:
 
     A time that names no zone is this machine's. `now` in seconds since 1970. Raises click.UsageError.
     """
-    from bridge.model import parse_id
+    from bridge.core.model import parse_id
 
     if text is None:
         return None

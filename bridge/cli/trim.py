@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, mapping_names, verb, who
-from bridge.words import counted
+from bridge.core.text import counted
 
 if TYPE_CHECKING:
-    from bridge.retention.trim import Done, Plan
+    from bridge.admin.retention.trim import Done, Plan
 
 
 @click.command("trim", short_help="Remove what is over [retention] and not needed")
@@ -26,11 +26,11 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     equal. A running bridge does the same by itself; but the first time after the limits were changed it waits until you
     say this with --execute, unless the mapping has `confirm = false`. Exits 3 when something that is over is held.
     """
-    from bridge.dial import dialler
-    from bridge.errors import ConfigError
+    from bridge.admin.retention.trim import Retention
+    from bridge.core.errors import ConfigError
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
-    from bridge.retention.trim import Retention
+    from bridge.streams.dial import dialler
 
     settings = options.settings()
     options.log(settings.log_format)
@@ -71,8 +71,8 @@ def _done(done: Done | None) -> dict[str, Any] | None:
 
 
 def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
-    from bridge.model import ZERO_ID, format_id, shown
-    from bridge.words import size
+    from bridge.core.model import ZERO_ID, format_id, shown
+    from bridge.core.text import size
 
     click.echo(f"{name} → {stream}")
     click.echo(f"  holds {counted(plan.size.length, 'entry', 'entries')}, {size(plan.size.bytes)}")

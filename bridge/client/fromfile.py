@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from bridge.carry.shared import Shared
 from bridge.client.message import Message, made
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import Fingerprint, Position, hex_digest
 from bridge.files.bookmark import Bookmark, Place
 from bridge.files.finished import KEPT_LATE
 from bridge.files.generation import TAIL, Generation, Known
 from bridge.files.lines import grouped, split
 from bridge.files.tail import Tail
 from bridge.log import log
-from bridge.model import Fingerprint, Position, hex_digest
 
 PIECE = 1 << 16
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bridge.errors import RedisLost, RedisRefused
+from bridge.core.errors import RedisLost, RedisRefused
+from bridge.core.model import EntryId, format_id, parse_id
 from bridge.log import log
-from bridge.model import EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.reader import to_entries
 from bridge.streams.resp import pack

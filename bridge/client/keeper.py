@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
 from typing import Any
 
-from bridge.dial import Backoff
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 from bridge.log import log
 from bridge.streams.components import COMPONENTS, Modes, field_of, packed_look, seen
 from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.dial import Backoff
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 

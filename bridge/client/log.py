@@ -22,15 +22,15 @@ from bridge.client.sides import FileSide, GroupSide, InHand, Side, worker_slot
 from bridge.client.vouched import Vouched
 from bridge.client.whence import Whence
 from bridge.client.writing import Writing
-from bridge.codecs.timestamps import shown_time
-from bridge.config import Settings, check_component, load
-from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
+from bridge.core.codecs.timestamps import shown_time
+from bridge.core.config import Settings, check_component, load
+from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
+from bridge.core.mapping import Mapping
+from bridge.core.model import format_id
 from bridge.files.bookmark import Bookmark
 from bridge.log import log
-from bridge.mapping import Mapping
-from bridge.model import format_id
 from bridge.streams.components import FILE, READS, REDIS, WRITES, Modes, Switch
+from bridge.streams.dial import Backoff, dialler
 
 IDLE = 0.02
 """Seconds between two looks at files in which nothing is new."""

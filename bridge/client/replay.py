@@ -9,10 +9,10 @@ from pathlib import Path
 from bridge.carry.shared import Shared
 from bridge.client.fromfile import FileReader
 from bridge.client.message import Message, made
-from bridge.errors import ConfigError
+from bridge.core.errors import ConfigError
+from bridge.core.model import Fingerprint, Position, format_id, paired
 from bridge.files.bookmark import Bookmark, Marks, Place
 from bridge.files.generation import Known
-from bridge.model import Fingerprint, Position, format_id, paired
 from bridge.streams.components import group_of
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries

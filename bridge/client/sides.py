@@ -16,10 +16,10 @@ from bridge.carry.shared import Shared
 from bridge.client.fromfile import FileReader, Given
 from bridge.client.fromgroup import Delivered, GroupGone, GroupReader
 from bridge.client.message import Message, made
-from bridge.errors import BridgeError, NotYet, RedisLost, RedisRefused
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused
+from bridge.core.model import EntryId, format_id, paired
 from bridge.files.bookmark import Bookmark, still_named
 from bridge.log import log
-from bridge.model import EntryId, format_id, paired
 from bridge.streams.connect import Connection
 
 

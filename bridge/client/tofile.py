@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.carry.shared import Shared
-from bridge.errors import ConfigError, TargetError
+from bridge.core.errors import ConfigError, TargetError
 from bridge.files.append import Appender
 
 PATIENCE = 1.0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.client.outbox import Outbox, Waiting, left_behind
-from bridge.errors import BridgeError, RedisLost, RedisRefused
+from bridge.core.errors import BridgeError, RedisLost, RedisRefused
 from bridge.log import log
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys

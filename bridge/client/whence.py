@@ -7,13 +7,13 @@ from collections.abc import Callable
 from bridge.carry.shared import Shared
 from bridge.client.keeper import Keeper
 from bridge.client.vouched import Vouched
-from bridge.config import Settings
-from bridge.dial import Backoff
-from bridge.errors import BridgeError, NotYet
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet
 from bridge.files.bookmark import Bookmark, Place
 from bridge.log import log
 from bridge.streams.components import REDIS, Modes, announced_positions
 from bridge.streams.connect import Connection
+from bridge.streams.dial import Backoff
 from bridge.streams.ending import ending_of
 
 

@@ -15,11 +15,11 @@ from bridge.client.outbox import Outbox
 from bridge.client.tofile import FileWriter
 from bridge.client.tostream import StreamWriter
 from bridge.client.vouched import Vouched
-from bridge.codecs import Codec
-from bridge.errors import BridgeError, ConfigError, RedisLost, RedisRefused, TargetError
+from bridge.core.codecs import Codec
+from bridge.core.errors import BridgeError, ConfigError, RedisLost, RedisRefused, TargetError
+from bridge.core.model import Checkpoint, Fingerprint, Row, hex_digest, paired
 from bridge.files.generation import TAIL
 from bridge.log import log
-from bridge.model import Checkpoint, Fingerprint, Row, hex_digest, paired
 from bridge.streams.components import BOTH, FILE, REDIS, WRITES, Modes
 from bridge.streams.connect import Connection
 

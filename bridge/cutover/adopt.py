@@ -6,12 +6,12 @@ import json
 import time
 
 from bridge.carry.shared import Shared
+from bridge.core.model import Checkpoint
 from bridge.files.generation import Known
 from bridge.ledger.journal import note
 from bridge.ledger.retired import retire
 from bridge.ledger.sources import SourceMemory, save_generation, save_source, save_stream
 from bridge.ledger.store import Ledger
-from bridge.model import Checkpoint
 from bridge.streams.connect import Connection
 from bridge.streams.ending import Ending
 

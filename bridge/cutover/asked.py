@@ -9,8 +9,8 @@ import time
 from typing import Any, Protocol
 
 from bridge.carry.shared import Shared
+from bridge.core.errors import BridgeError, NotYet
 from bridge.cutover.phase import Step
-from bridge.errors import BridgeError, NotYet
 from bridge.ledger import state, twofold
 from bridge.ledger.store import Ledger
 from bridge.streams.components import BOTH, WRITES

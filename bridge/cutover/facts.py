@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bridge.config import Settings
+from bridge.core.config import Settings
+from bridge.core.mapping import Mapping
 from bridge.cutover.phase import Facts
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
 from bridge.status import MappingStatus, Status, sample
 from bridge.streams.connect import Connection
 from bridge.streams.reader import durability

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from threading import Event
 
-from bridge.config import Settings
-from bridge.dial import Backoff, dialler
-from bridge.errors import BridgeError, NotYet
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet
 from bridge.ledger.asked import LAPSES, lapse
 from bridge.ledger.journal import unfinished
 from bridge.ledger.store import Ledger
 from bridge.log import log
+from bridge.streams.dial import Backoff, dialler
 
 
 def finish_switches(settings: Settings, stop: Event) -> None:

@@ -13,17 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
 from bridge.carry.shared import Shared
-from bridge.errors import BridgeError
-from bridge.files.bookmark import Place, Span
-from bridge.files.content import HEAD
-from bridge.files.finished import KEPT_LATE
-from bridge.files.generation import TAIL, Generation, Known
-from bridge.files.tail import Tail
-from bridge.ledger.mirrored import LARGEST, unpack_written
-from bridge.ledger.quarantine import still_aside
-from bridge.ledger.sources import stream_memory
-from bridge.ledger.store import Ledger
-from bridge.model import (
+from bridge.core.errors import BridgeError
+from bridge.core.model import (
     ORIGIN_FIELD,
     ZERO_ID,
     Checkpoint,
@@ -38,6 +29,15 @@ from bridge.model import (
     parse_id,
     parse_origin,
 )
+from bridge.files.bookmark import Place, Span
+from bridge.files.content import HEAD
+from bridge.files.finished import KEPT_LATE
+from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.tail import Tail
+from bridge.ledger.mirrored import LARGEST, unpack_written
+from bridge.ledger.quarantine import still_aside
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
 from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.streams.components import Group
 from bridge.streams.connect import Connection

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.carry.shared import Shared
-from bridge.config import Settings
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.model import after
 from bridge.cutover.operator import Operator, Wish
 from bridge.cutover.phase import Reason, Step
-from bridge.dial import dialler
-from bridge.errors import BridgeError, RedisLost
 from bridge.files.bookmark import Bookmark, Place
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import after
 from bridge.streams.components import (
     READS,
     REDIS,
@@ -32,6 +31,7 @@ from bridge.streams.components import (
     workers_of,
 )
 from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
 from bridge.streams.reader import groups_of
 
 MOST_COUNTED = 1000

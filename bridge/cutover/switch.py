@@ -13,22 +13,22 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.carry.shared import Shared
-from bridge.config import Settings
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import reached
+from bridge.core.model import format_id
 from bridge.cutover.asked import Asked, asked_of
 from bridge.cutover.phase import Bounds, Facts, Reason, Step, gate
 from bridge.cutover.plan import Done, Pending, Plan
 from bridge.cutover.position import InStream
 from bridge.cutover.waiting import HOLD_MS, LONG_HOLD_MS, LOOKS, Overtaken, Refused, Waiting
 from bridge.cutover.whereabouts import Whereabouts, said_files, said_stream
-from bridge.errors import BridgeError
 from bridge.files.bookmark import Bookmark
 from bridge.ledger.journal import amend, facts_of
 from bridge.ledger.journal import begin as journal_begin
 from bridge.ledger.state import owner_of
 from bridge.ledger.store import Ledger
 from bridge.log import log
-from bridge.model import format_id
-from bridge.points import reached
 from bridge.streams.components import (
     BOTH,
     FILE,

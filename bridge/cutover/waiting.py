@@ -11,17 +11,17 @@ from collections.abc import Callable
 from threading import Event
 
 from bridge.carry.shared import Shared
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import reached
+from bridge.core.model import ORIGIN_FIELD, ZERO_ID, Checkpoint, EntryId, Position, format_id
 from bridge.cutover.asked import Asked
 from bridge.cutover.phase import Step
-from bridge.dial import dialler
-from bridge.errors import BridgeError
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.model import ORIGIN_FIELD, ZERO_ID, Checkpoint, EntryId, Position, format_id
 from bridge.parity.proof import check_of
-from bridge.points import reached
 from bridge.streams.components import COMPONENTS, Worker, announced_positions, hold, look, workers_of
 from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
 from bridge.streams.reader import entries_back, stream_info
 from bridge.streams.writer import read_books
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from bridge.carry.shared import Shared
-from bridge.config import Settings
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, ConfigError
+from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.cutover.phase import Step
 from bridge.cutover.position import InFiles, InStream, Translator, fingerprint
-from bridge.errors import BridgeError, ConfigError
 from bridge.files.bookmark import Bookmark, Place
 from bridge.files.generation import Known
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.components import FILE, REDIS, Group, Modes, Worker, group_of, to_id
 from bridge.streams.connect import Connection
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.errors import TargetError
+from bridge.core.errors import TargetError
 
 
 class Appender:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
+from bridge.core.model import Fingerprint, Position
 from bridge.files.generation import Known
-from bridge.model import Fingerprint, Position
 
 LONGEST = 1 << 17
 """Bytes of a bookmark before it is written anew as one line."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import RLock
 
+from bridge.core.globs import is_glob, translated
 from bridge.files.age import Order, bare
 from bridge.files.belonging import Belonging
 from bridge.files.claims import Claims
@@ -22,7 +23,6 @@ from bridge.files.forms import other_form
 from bridge.files.generation import Known
 from bridge.files.leftovers import leftover
 from bridge.files.named import Identity, Named
-from bridge.globs import is_glob, translated
 
 
 class Catalog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
 from bridge.files.born import born
 from bridge.files.generation import Known, open_regular
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
 from bridge.files.descriptors import Handle
 
 HEAD = 1024

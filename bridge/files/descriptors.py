@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import RLock
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
 from bridge.files.born import born
 
 RESERVED, EACH, FEWEST = 20, 4, 8

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
 
-from bridge.errors import SourceError
-from bridge.globs import is_glob
+from bridge.core.errors import SourceError
+from bridge.core.globs import is_glob
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The error numbers which say that there is no file of a name; any other says that nobody could look."""

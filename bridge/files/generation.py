@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 from zlib import crc32
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
 from bridge.files.descriptors import POOL, Deleted, Handle
-from bridge.model import Fingerprint, hex_digest
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import TargetError
+from bridge.core.errors import TargetError
 from bridge.files.append import folder_below, link_or
 from bridge.files.spool import Facts
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from bridge.core.model import Fingerprint
 from bridge.files.age import tells_age
 from bridge.files.content import HEAD
 from bridge.files.generation import Generation, Known
-from bridge.model import Fingerprint
 
 SHORT = 1 << 20
 """Bytes up to which a file that has grown since is read from its beginning at a start, to see whether it was edited as

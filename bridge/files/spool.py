@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.globs import is_glob, translated
+from bridge.core.model import shown_name
 from bridge.files.folders import ABSENT
 from bridge.files.leftovers import leftover
-from bridge.globs import is_glob, translated
-from bridge.model import shown_name
 
 AT_ONCE = 1000
 """How many files a scan of a folder gives at once."""

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.model import Fingerprint
 from bridge.files.age import Piece, Span, contradicted, in_age_order, tells_age
 from bridge.files.catalog import Catalog
 from bridge.files.content import HEAD, Content
 from bridge.files.folders import stat_of
 from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
 from bridge.files.spans import Times, span_of
-from bridge.model import Fingerprint
 
 SURVEYS = 50
 """How often a survey of the files is taken again before it is given up until the next look."""

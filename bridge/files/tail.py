@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 from threading import RLock
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
+from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
 from bridge.files.finished import KEPT_LATE, Finished
 from bridge.files.generation import TAIL, Generation, Known, shut
 from bridge.files.register import Register
 from bridge.files.spans import Times
 from bridge.files.survey import GROWING, SURVEYS, Survey, same
-from bridge.model import Fingerprint
 
 
 class Tail:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bridge.core.model import EntryId, format_id, parse_id
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, format_id, parse_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bridge.core.model import Position
 from bridge.ledger.store import Ledger
-from bridge.model import Position
 
 ALIGNED, NEW, STOPPED, AS_NEW, AS_EDIT = "aligned", "new", "stopped", "as-new", "as-edit"
 """What was found of a file that took a log's place; and what a person says that it is, until forward acts on that."""

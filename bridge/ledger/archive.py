@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from bridge.core.model import ZERO_ID, EntryId, Origin, parse_id
 from bridge.ledger.retention import key_of
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, Origin, parse_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from bridge.model import hex_digest
+from bridge.core.model import hex_digest
 
 
 def path_of(ledger: Path, stream: str) -> Path:

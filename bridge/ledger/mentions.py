@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridge.core.model import Position
 from bridge.ledger.store import Ledger
-from bridge.model import Position
 
 
 def add(ledger: Ledger, stream: str, name: str, found: Sequence[tuple[int, int, bytes]]) -> None:

@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bridge.core.model import ZERO_ID, EntryId, Position
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, Position
 
 LARGEST = (1 << 63) - 1
 """The largest of SQLite's integers; an entry ID's milliseconds may be larger."""

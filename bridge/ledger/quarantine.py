@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.core.model import EntryId, parse_id
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, parse_id
 
 KEPT = 1 << 16
 """Of a line over `max_line_bytes`, this many first bytes are kept, with its length and digest."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.core.model import ZERO_ID, EntryId, parse_id
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, parse_id
 
 
 @dataclass(frozen=True, slots=True)

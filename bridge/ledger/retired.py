@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from bridge.errors import LedgerError
+from bridge.core.errors import LedgerError
 from bridge.ledger.store import Ledger
 
 

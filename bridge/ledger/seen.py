@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.ledger.mirrored import intents_of, last_mirrored
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, format_id, parse_id
 
 Seen = tuple[EntryId, bytes]
 """An entry that was seen in a stream: its ID and the digest of its fields."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bridge.core.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
 from bridge.files.generation import Known
 from bridge.ledger.mark import read_mark
 from bridge.ledger.store import Ledger
-from bridge.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from bridge.errors import LedgerError, LedgerFull
+from bridge.core.errors import LedgerError, LedgerFull
 from bridge.ledger.mark import write_mark
 
 VERSION = 16

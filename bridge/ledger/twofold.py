@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bridge.core.model import EntryId, Position, format_id, parse_id
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, Position, format_id, parse_id
 
 
 @dataclass(frozen=True, slots=True)

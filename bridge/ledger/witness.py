@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bridge.core.model import EntryId, format_id, parse_id
 from bridge.ledger.store import Ledger
-from bridge.model import EntryId, format_id, parse_id
 
 
 class Put(NamedTuple):

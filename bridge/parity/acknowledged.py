@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bridge.core.model import HIGHEST_ID, EntryId, hex_digest, parse_id
 from bridge.ledger.accepted import Accepted, Redacted
-from bridge.model import HIGHEST_ID, EntryId, hex_digest, parse_id
 from bridge.parity.classify import Difference
 from bridge.parity.sides import OFFSETS, SHIFT
 

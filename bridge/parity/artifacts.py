@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.config import Settings
+from bridge.core.config import Settings
+from bridge.core.model import Origin, Row, digest, paired, parse_origin, shown_name
+from bridge.core.text import counted
 from bridge.files.artifacts import hashed, inside
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
-from bridge.model import Origin, Row, digest, paired, parse_origin, shown_name
 from bridge.parity.check import Check, Interrupted
 from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of
@@ -25,7 +26,6 @@ from bridge.parity.tally import Tally
 from bridge.parity.units import Units
 from bridge.parity.view import Cursors
 from bridge.streams.connect import Connection
-from bridge.words import counted
 
 
 @dataclass(frozen=True, slots=True)

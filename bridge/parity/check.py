@@ -15,16 +15,16 @@ from typing import Any
 
 from bridge.carry.archive import Archive, history
 from bridge.carry.claim import Hold
-from bridge.config import Settings
-from bridge.errors import LeaseHeld, RedisLost
+from bridge.core.config import Settings
+from bridge.core.errors import LeaseHeld, RedisLost
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
+from bridge.core.model import before as before_it
 from bridge.ledger.aligned import waiting
 from bridge.ledger.mirrored import range_at, range_digest
 from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
 from bridge.ledger.sources import gone_before_mirrored, in_doubt
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
-from bridge.model import before as before_it
 from bridge.parity.account import Account, Lost
 from bridge.parity.classify import Difference
 from bridge.parity.compare import Comparison

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from bridge.codecs.chunk import STARTED, Chunk
+from bridge.core.codecs.chunk import STARTED, Chunk
+from bridge.core.mapping import Mapping
+from bridge.core.model import Row, hex_digest
+from bridge.core.text import counted
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
-from bridge.mapping import Mapping
-from bridge.model import Row, hex_digest
 from bridge.parity.account import Account
 from bridge.parity.check import Check, told
 from bridge.parity.classify import Difference
@@ -24,7 +25,6 @@ from bridge.parity.since import Since
 from bridge.parity.tally import Tally
 from bridge.parity.view import View
 from bridge.streams.connect import Connection
-from bridge.words import counted
 
 
 class ChunkCheck(Check):

@@ -14,9 +14,9 @@ from itertools import islice
 from operator import lt
 from pathlib import PurePath
 
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
-from bridge.model import Row
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import Row
 from bridge.parity.align import align, ascending
 from bridge.parity.columns import Odd
 from bridge.parity.lines import Lines, around

@@ -9,8 +9,8 @@ from itertools import islice
 from operator import eq
 from typing import Any
 
-from bridge.codecs import Codec
-from bridge.model import Row, as_json
+from bridge.core.codecs import Codec
+from bridge.core.model import Row, as_json
 from bridge.parity.lines import messages
 from bridge.parity.sides import OFFSETS, SHIFT, Extra, File, Missing
 

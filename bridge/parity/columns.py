@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bridge.codecs.named import EXTRA
-from bridge.model import ORIGIN_FIELD, Row, parse_origin
+from bridge.core.codecs.named import EXTRA
+from bridge.core.model import ORIGIN_FIELD, Row, parse_origin
 from bridge.parity.sides import OFFSETS, SHIFT
 
 Rows = Sequence[Sequence[Any]]

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bridge.codecs import Codec
-from bridge.model import HIGHEST_ID, ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
+from bridge.core.codecs import Codec
+from bridge.core.model import HIGHEST_ID, ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
 from bridge.parity.account import Account
 from bridge.parity.claims import Claims
 from bridge.parity.classify import Seen, classify, look_again

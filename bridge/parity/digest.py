@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
-from bridge.model import EntryId, parse_id
+from bridge.core.model import EntryId, parse_id
 from bridge.parity.sides import SHIFT, File
 from bridge.parity.spool import HELD, Spool
 

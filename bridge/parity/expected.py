@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.mapping import Mapping
-from bridge.model import FIELDS
-from bridge.paths import Paths
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS
+from bridge.core.paths import Paths
 
 
 class Expected:

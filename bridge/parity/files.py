@@ -15,7 +15,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import SourceError
+from bridge.core.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD
 from bridge.parity.sides import Block, Long
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
-from bridge.config import Settings
+from bridge.core.config import Settings
+from bridge.core.mapping import Mapping
+from bridge.core.model import ZERO_ID, EntryId, Origin, Row, digest, parse_id, shown_name
 from bridge.files.spool import Folder
 from bridge.ledger import spool as memory
 from bridge.ledger.mirrored import range_digest, range_of, ranges_of
 from bridge.ledger.quarantine import find_quarantined
 from bridge.ledger.scratch import Document, Documents
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
-from bridge.model import ZERO_ID, EntryId, Origin, Row, digest, parse_id, shown_name
 from bridge.parity.check import Check, Interrupted, told
 from bridge.parity.classify import Difference
 from bridge.parity.compare import MOST

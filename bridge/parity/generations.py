@@ -13,10 +13,10 @@ from itertools import zip_longest
 from pathlib import Path
 from zlib import crc32
 
+from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
 from bridge.files.named import Facts
-from bridge.model import Fingerprint, hex_digest
 from bridge.parity.files import LAST, Plain
 from bridge.parity.sides import OFFSETS, File
 

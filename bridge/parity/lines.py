@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
-from bridge.model import Row
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import Row
 from bridge.parity.sides import File, Long
 
 Unit = tuple[int, int, bytes]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from bridge.codecs import Codec
-from bridge.codecs.continued import Continued
-from bridge.model import ZERO_ID, EntryId, parse_id
+from bridge.core.codecs import Codec
+from bridge.core.codecs.continued import Continued
+from bridge.core.model import ZERO_ID, EntryId, parse_id
 from bridge.parity.align import Pair, align
 from bridge.parity.claims import RUN, WIDEST, WINDOW
 from bridge.parity.sides import Extra, File, Long, Missing, Passed, Sink, size_of

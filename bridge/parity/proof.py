@@ -10,12 +10,13 @@ from contextlib import closing
 from dataclasses import replace
 from threading import Event
 
-from bridge.config import Settings
-from bridge.errors import LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.core.config import Settings
+from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.text import duration
 from bridge.ledger.parity import Run, runs, save_run, save_verified, verified
 from bridge.ledger.retention import Point, drop_points, points_of, save_points
 from bridge.ledger.store import Ledger
-from bridge.mapping import Mapping
 from bridge.parity.artifacts import ArtifactCheck, of_lines
 from bridge.parity.check import SETTLING, Check, spacing
 from bridge.parity.chunks import ChunkCheck
@@ -26,7 +27,6 @@ from bridge.parity.states import StateCheck
 from bridge.parity.view import NOT_RUNNING
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.words import duration
 
 MUCH = 1000
 """How many messages in flight are more than what is always under way."""

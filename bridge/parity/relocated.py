@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bridge.codecs import Codec
-from bridge.model import EntryId, Row, parse_id
+from bridge.core.codecs import Codec
+from bridge.core.model import EntryId, Row, parse_id
 from bridge.parity.acknowledged import Acknowledged, InRows
 from bridge.parity.columns import Odd
 from bridge.parity.moved import GONE, Moved

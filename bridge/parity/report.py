@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.model import format_id, shown
+from bridge.core.model import format_id, shown
+from bridge.core.text import counted, duration
 from bridge.parity.acknowledged import TakenOut
 from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of_all
 from bridge.parity.sides import SHIFT
 from bridge.parity.view import NOT_RUNNING
-from bridge.words import counted, duration
 
 WORDS = {
     "missing_in_redis": "missing in Redis",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.model import ZERO_ID, EntryId, format_id
+from bridge.core.model import ZERO_ID, EntryId, format_id
 from bridge.parity.account import Account
 from bridge.parity.classify import counts
 from bridge.parity.generations import Cut

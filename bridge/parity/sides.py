@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from bridge.model import EntryId, Row
+from bridge.core.model import EntryId, Row
 
 SHIFT = 48
 OFFSETS = (1 << SHIFT) - 1

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bridge.core.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
-from bridge.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
 from bridge.parity.sides import OFFSETS, SHIFT, File
 
 TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered", "acknowledged")

@@ -7,11 +7,11 @@ import os
 import time
 from dataclasses import dataclass
 
-from bridge.codecs.document import moment
-from bridge.codecs.timestamps import older
+from bridge.core.codecs.document import moment
+from bridge.core.codecs.timestamps import older
+from bridge.core.model import FIELDS, Row, digest, paired, parse_origin, shown_name
 from bridge.files.spool import Folder, Taken
 from bridge.ledger.state import owner_of, values
-from bridge.model import FIELDS, Row, digest, paired, parse_origin, shown_name
 from bridge.parity.check import Check, Interrupted
 from bridge.parity.classify import Difference
 from bridge.parity.result import Result, verdict_of

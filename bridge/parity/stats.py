@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from bridge.codecs import Codec
-from bridge.model import shown
+from bridge.core.codecs import Codec
+from bridge.core.model import shown
 
 BUCKETS = 240
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.model import EntryId
+from bridge.core.model import EntryId
 from bridge.parity.acknowledged import Acknowledged, TakenOut
 from bridge.parity.classify import Difference
 from bridge.parity.moved import Moved

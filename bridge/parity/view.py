@@ -12,12 +12,14 @@ from pathlib import Path
 from bridge.carry.archive import Archive
 from bridge.carry.draft import closed_fingerprint
 from bridge.carry.forks import missing, what_was_lost
-from bridge.config import Settings
-from bridge.errors import SourceError
+from bridge.core.config import Settings
+from bridge.core.errors import SourceError
+from bridge.core.globs import is_glob, translated
+from bridge.core.mapping import Mapping
+from bridge.core.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.files.belonging import Belonging
 from bridge.files.folders import leads_out
 from bridge.files.leftovers import leftover
-from bridge.globs import is_glob, translated
 from bridge.ledger.accepted import accepted_of, redacted_of
 from bridge.ledger.aligned import all_stretches
 from bridge.ledger.health import heartbeat
@@ -27,8 +29,6 @@ from bridge.ledger.seen import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.twofold import roles_of
-from bridge.mapping import Mapping
-from bridge.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.parity.account import Aside
 from bridge.parity.acknowledged import Acknowledged
 from bridge.parity.generations import Cut, Found, Generation, Pieces, written

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge.model import EntryId, parse_id
+from bridge.core.model import EntryId, parse_id
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.errors import BridgeError, RedisRefused
-from bridge.model import ZERO_ID, EntryId, format_id, paired, parse_id
+from bridge.core.errors import BridgeError, RedisRefused
+from bridge.core.model import ZERO_ID, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Reply
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of

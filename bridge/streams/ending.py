@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 

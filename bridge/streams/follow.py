@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from bridge.errors import RedisLost, RedisRefused
-from bridge.model import EntryId, before, format_id, paired
+from bridge.core.errors import RedisLost, RedisRefused
+from bridge.core.model import EntryId, before, format_id, paired
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, Entry, entries, entries_back, stream_info

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from bridge.errors import RedisRefused
-from bridge.model import Checkpoint, parse_id, shown
+from bridge.core.errors import RedisRefused
+from bridge.core.model import Checkpoint, parse_id, shown
 
 T = TypeVar("T")
 WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)

@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bridge.model import ZERO_ID, EntryId, paired, parse_id
+from bridge.core.model import ZERO_ID, EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.junk import a_target, checked
 from bridge.streams.keys import Keys

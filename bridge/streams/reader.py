@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.errors import RedisLost
-from bridge.model import (
+from bridge.core.errors import RedisLost
+from bridge.core.model import (
     ORIGIN_FIELD,
     ZERO_ID,
     EntryId,

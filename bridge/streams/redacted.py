@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bridge.model import EntryId, format_id, parse_id
+from bridge.core.model import EntryId, format_id, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.junk import WRONG, junk
 from bridge.streams.keys import Keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from bridge.model import ORIGIN_FIELD
+from bridge.core.model import ORIGIN_FIELD
 
 
 def pack(*args: bytes | str | int) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from bridge.model import EntryId, paired, parse_id
+from bridge.core.model import EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack

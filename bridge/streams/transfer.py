@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from bridge.errors import RedisRefused
-from bridge.model import paired
+from bridge.core.errors import RedisRefused
+from bridge.core.model import paired
 from bridge.streams.connect import Connection, Reply
 from bridge.streams.reader import pages
 from bridge.streams.resp import pack

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bridge.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
+from bridge.core.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.junk import parsed
 from bridge.streams.keys import Keys

@@ -16,8 +16,8 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.errors import NotYet, RedisRefused
-from bridge.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_id
+from bridge.core.errors import NotYet, RedisRefused
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.junk import a_checkpoint, a_generation, a_target, checked, parsed
 from bridge.streams.keys import FORMAT, Keys

@@ -1,0 +1,84 @@
+"""The smallest rights in Redis for the bridge and for each component: keys, channels, commands. Pure.
+
+Rules are those of ACL SETUSER (Redis 7.0). A script's commands and keys are checked as if its caller had sent them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bridge.core.config import Settings
+from bridge.core.mapping import Mapping
+from bridge.streams.keys import Keys, health
+
+CONNECT = ("client|setname", "ping", "select", "time")
+
+BRIDGE = (
+    "client|tracking", "del", "discard", "eval", "exec", "exists", "get", "hdel", "hello", "hexists", "hget",
+    "hgetall", "hincrby", "hkeys", "hlen", "hmget", "hscan", "hset", "hsetnx", "hstrlen", "hvals", "info",
+    "memory|usage", "multi", "publish", "set", "type", "unwatch", "watch", "xack", "xadd", "xclaim", "xdel",
+    "xgroup|create", "xgroup|destroy", "xinfo|consumers", "xinfo|groups", "xinfo|stream", "xpending", "xrange",
+    "xread", "xreadgroup", "xrevrange", "xtrim", "command|info",
+)  # fmt: skip
+
+COMPONENT = (
+    "eval", "exists", "hdel", "hget", "hset", "hvals", "publish", "xack", "xadd", "xautoclaim", "xclaim",
+    "xinfo|groups", "xpending", "xrange", "xreadgroup",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user of its own: what it is for, and its rules, without `on` and a password."""
+
+    name: str
+    purpose: str
+    keys: tuple[str, ...]
+    channels: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    @property
+    def rules(self) -> str:
+        """As ACL SETUSER takes them."""
+        parts = [*self.keys, "resetchannels", *(f"&{one}" for one in self.channels), "-@all"]
+        return " ".join([*parts, *(f"+{one}" for one in sorted(self.commands))])
+
+    @property
+    def shown(self) -> str:
+        """The rules of a Redis user as redis-cli reads them: what it would take apart is in quotes."""
+        return " ".join(f"'{one}'" if re.search(r"[^\w@+:~&|./-]", one) else one for one in self.rules.split(" "))
+
+
+def users(settings: Settings) -> list[User]:
+    """The bridge's, and one for each component that bridge.toml declares."""
+    mappings = settings.mappings
+    bridge = User(
+        settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
+        (*(f"~{_literal(one.stream.key)}" for one in mappings),
+         *(f"~bridge:{{{_literal(one.stream.key)}}}:*" for one in mappings),
+         "~bridge:components", f"~{_literal(health(settings.instance).decode())}"),
+        (*(_literal(one.notify) for one in mappings), "bridge:components"), (*CONNECT, *BRIDGE),
+    )  # fmt: skip
+    return [bridge, *(_component(name, mappings) for name in sorted(settings.components))]
+
+
+def _component(name: str, mappings: Iterable[Mapping]) -> User:
+    keys: list[str] = []
+    channels: list[str] = []
+    for one in mappings:
+        own = Keys.of(one.stream.key)
+        keys += [f"~{_literal(key.decode())}" for key in (own.stream, own.positions, own.producers)]
+        keys += [f"~{_literal(own.meta.decode())}"]
+        keys += [f"%R~{_literal(key.decode())}" for key in (own.checkpoint, own.generations, own.late, own.retired)]
+        channels.append(_literal(one.notify))
+        if one.source.kind == "state":
+            keys.append(f"~bridge:{{{_literal(one.stream.key)}}}:state:*")
+    return User(name, f"component {name}", (*keys, "~bridge:components"), (*channels, "bridge:components"),
+                (*CONNECT, *COMPONENT))  # fmt: skip
+
+
+def _literal(text: str) -> str:
+    """A name as a pattern that only it matches."""
+    return re.sub(r"([*?\\[\]])", r"\\\1", text)

@@ -1,0 +1,48 @@
+"""Runs all checks of `bridge doctor`, in the order in which they are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from bridge.admin.doctor import ending, machine, own, server
+from bridge.admin.doctor.account import look_at_files
+from bridge.admin.doctor.finding import Finding, asked
+from bridge.core.config import Settings, masked
+from bridge.core.errors import BridgeError
+from bridge.streams.connect import Connection
+from bridge.streams.embedded import embedded
+
+
+def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]:
+    """Runs every check of `bridge doctor` once; starts and changes nothing. What cannot be looked at is unknown."""
+    findings: list[Finding] = []
+    try:
+        with closing(dial()) as connection:
+            findings += server.examine(connection, settings, time.time)
+            findings.append(asked("components", lambda: own.look_at_components(connection, settings)))
+            findings.append(asked("origins", lambda: own.look_at_origins(connection, settings)))
+            findings.append(asked("groups", lambda: own.look_at_groups(connection, settings)))
+            findings.append(asked("retired", lambda: ending.look(connection, settings)))
+    except BridgeError as error:
+        findings = [_silent(settings, error), asked("retired", lambda: ending.look(None, settings))]
+    findings.append(asked("account", lambda: look_at_files(settings)))
+    findings.append(asked("outboxes", lambda: ending.look_at_outboxes(settings)))
+    found, files = machine.examine(settings)
+    return [*findings, *found, *own.examine(settings, files)]
+
+
+def _silent(settings: Settings, error: BridgeError) -> Finding:
+    """Makes the doctor's finding of a server that does not answer.
+
+    That our own server was not started yet is no fault: who needs it starts it.
+    """
+    mine = embedded.known(settings.state_dir) if settings.redis_url == "embedded" else None
+    pid = embedded.pid_of(mine) if mine is not None else None
+    if mine is not None and pid is not None and not embedded.alive(mine):
+        said = f"our own server died (process {pid}): nobody stopped it"
+        return Finding("server", "bad", said, f"`bridge server start`; {mine.home / 'server.log'} says what happened")
+    idle = settings.redis_url == "embedded" and pid is None
+    said = f"{masked(settings.redis_url)}: {error.what}"
+    return Finding("server", "note" if idle else "bad", said, error.hint or "is it running, and is the url right?")

@@ -1,0 +1,74 @@
+"""Where one message stands on the other side: from a line of a file to its entry, from an entry to its line."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from bridge.admin.search import Place, Search
+from bridge.admin.survey.check import is_regular
+from bridge.carry.shared import Shared
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError
+from bridge.core.model import Origin, parse_id, parse_origin
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+
+_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+_PLACE = re.compile(r"(.+?)([:@])([0-9]{1,18})", re.DOTALL)
+
+
+def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[Place]:
+    """What is known of `FILE:LINE`, `FILE@OFFSET`, a whole file, an entry ID or an origin.
+
+    Raises BridgeError when it is nowhere.
+    """
+    searches = [Search(Shared(mapping, settings), ledger, connection) for mapping in settings.mappings]
+    try:
+        origin = parse_origin(os.fsencode(what))
+        if _ID.fullmatch(what):
+            found = [one for search in searches if (one := search.of_entry(parse_id(what.encode()))) is not None]
+            if not found:
+                raise BridgeError(f"no stream holds entry {what}, and the ledger knows no line of it")
+            return found
+        if origin is not None:
+            return _of_origin(searches, origin)
+        for search in searches:
+            for whole in (cwd / what, settings.root / what):
+                one = search.of_whole_file(whole)
+                if one is not None:
+                    return [one]
+        place = _PLACE.fullmatch(what)
+        if place is None:
+            forms = (
+                "FILE:LINE, FILE@OFFSET, a whole FILE of a folder, an entry ID (1771004967322-0), or an origin (1.2:3)"
+            )
+            raise BridgeError(f"{what!a} is no place", hint=forms)
+        path = next((p for p in (cwd / place[1], settings.root / place[1]) if is_regular(p)), None)
+        if path is None:
+            raise BridgeError(f"there is no such file, neither here nor in {settings.root}", where=ascii(place[1]))
+        for search in searches:
+            one = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
+            if one is not None:
+                return [one]
+        raise BridgeError("belongs to no mapping", where=str(path), hint="`bridge status` lists the files")
+    finally:
+        for search in searches:
+            search.shared.close()
+
+
+def _of_origin(searches: list[Search], origin: Origin) -> list[Place]:
+    """In each stream that has an entry of this origin; else where its line is all the same. Raises BridgeError."""
+    found: list[Place] = []
+    errors = [BridgeError(f"no source has the number {origin.source}")]
+    for search in searches:
+        try:
+            one = search.of_origin(origin)
+        except BridgeError as error:
+            errors.append(error)
+        else:
+            found += [one] if one is not None else []
+    if not found:
+        raise errors[-1]
+    return [one for one in found if one.entry is not None] or found

@@ -1,0 +1,215 @@
+"""`/metrics` and `/healthz` on a loopback port, beside a bridge that runs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, cast
+
+from bridge.admin.metrics.health import Going, Health
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, ConfigError
+from bridge.ledger.health import Trouble
+from bridge.log import log
+from bridge.run import Process
+from bridge.status import Status, sample
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+    from prometheus_client.registry import Collector
+
+HOST = "127.0.0.1"
+LOOK, SHARE, SELDOM = 2.0, 20.0, 10.0
+"""Seconds between two looks at files, ledger and Redis, how much longer than a look that is at least, and at most."""
+
+BLIND = 30.0
+"""Seconds after which a look that has not ended is itself what is wrong."""
+
+SLOW = 10.0
+"""Seconds a client has for all it wants."""
+
+MOST = 16
+"""Clients at once; more are turned away, as their descriptors are the carrying's too."""
+
+WANTED = "pip install 'hestai-bridge[metrics]', or take [metrics] out of bridge.toml"
+
+
+class Monitor:
+    """What both pages say, of the last look. Safe for several threads."""
+
+    def __init__(self, settings: Settings, process: Process) -> None:
+        self._settings = settings
+        self._process = process
+        self._health = Health(time.monotonic)
+        self._last: tuple[Status, list[Going]] | None = None
+        self._error = "nobody has looked yet"
+        self._at = time.monotonic()
+
+    def look(self) -> float:
+        """Looks at everything once; returns after how many seconds to look again."""
+        begun = time.monotonic()
+        try:
+            waits = {worker: Trouble(one.plain, "", one.since) for worker, one in self._process.troubles.now().items()}
+            status = sample(self._settings, time.time, mirrors=self._process.dual, waits=waits)
+            self._last = status, self._health.judge(status, self._process.flows(), self._process.silent())
+            self._error = ""
+        except BridgeError as error:
+            self._error = error.plain
+        except Exception:  # noqa: BLE001 - a page that cannot be made is no reason to carry no messages
+            if self._error != "the look failed, see the log":
+                self._error = "the look failed, see the log"
+                log.exception("metrics: the look failed; the bridge goes on")
+        self._at = time.monotonic()
+        return min(SELDOM, max(LOOK, SHARE * (self._at - begun)))
+
+    @property
+    def wrong(self) -> str:
+        """Why nothing is known; empty: something is."""
+        ago = time.monotonic() - self._at
+        return self._error or (f"the last look ended {ago:.0f} s ago" if ago > BLIND else "")
+
+    def collect(self) -> Iterator[Metric]:
+        """For a registry of prometheus-client."""
+        from bridge.admin.metrics.families import families
+
+        if self._last is not None:
+            status, going = self._last
+            yield from families(status, self._process.flows(), going, self._settings.instance, self._process.silent())
+
+    def healthz(self) -> tuple[int, bytes]:
+        """Status code and JSON."""
+        if self.wrong or self._last is None:
+            return 503, _json({"healthy": False, "error": self.wrong, "directions": []})
+        going = self._last[1]
+        healthy = all(one.state != "stuck" for one in going)
+        rows = [
+            {"mapping": one.mapping, "direction": one.direction, "state": one.state,
+             "waiting": one.waiting.messages if one.waiting is not None else None, "why": one.why or None}
+            for one in going
+        ]  # fmt: skip
+        return 200 if healthy else 503, _json({"healthy": healthy, "error": None, "directions": rows})
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+class Server(ThreadingHTTPServer):
+    """Few clients at a time, and none for long: it shares its descriptors with who carries messages."""
+
+    request_queue_size = 128
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._lock = Lock()
+        self._since: dict[socket.socket, float] = {}
+        super().__init__((HOST, port), handler)
+
+    def server_bind(self) -> None:
+        """As the base class's, which asks the network for this address's name."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = HOST, self.server_address[1]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """As the base class says; where no descriptor is left it does not try at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.1)
+            raise
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more."""
+        with self._lock:
+            if len(self._since) < MOST:
+                self._since[request] = time.monotonic()
+                return True
+        return False
+
+    def shutdown_request(self, request: Any) -> None:
+        """It is over."""
+        with self._lock:
+            self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Every half second: those that take too long are cut off, and their threads end."""
+        with self._lock:
+            late = [one for one, since in self._since.items() if time.monotonic() - since > SLOW]
+        for one in late:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it has just ended
+                continue
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no concern; anything else is no reason to carry no messages."""
+        log.debug("metrics: a request failed", exc_info=True)
+
+
+class MetricsServer:
+    """Bound when it is made, so that a port which is taken is known before anything is begun."""
+
+    def __init__(self, settings: Settings, process: Process) -> None:
+        """Raises ConfigError: the port is taken, or the extra `metrics` is not installed."""
+        try:
+            from prometheus_client import CollectorRegistry, ProcessCollector
+            from prometheus_client.exposition import choose_encoder
+        except ImportError:
+            said = "[metrics] needs prometheus-client, which is not installed"
+            raise ConfigError(said, where=str(settings.path), hint=WANTED) from None
+        self._monitor = monitor = Monitor(settings, process)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(cast("Collector", monitor))
+        ProcessCollector(registry=registry)
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = SLOW
+            server_version, sys_version = "bridge", ""
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                if path == "/metrics" and monitor.wrong:
+                    self._give(503, f"{monitor.wrong}\n".encode(), "text/plain; charset=utf-8")
+                elif path == "/metrics":
+                    encode, kind = choose_encoder(self.headers.get("Accept", ""))
+                    self._give(200, encode(registry), kind)
+                elif path == "/healthz":
+                    self._give(*monitor.healthz(), "application/json")
+                else:
+                    self._give(404, b"here are /metrics and /healthz\n", "text/plain; charset=utf-8")
+
+            do_HEAD = do_GET
+
+            def _give(self, code: int, body: bytes, kind: str) -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                log.debug("metrics: %s", format % args)
+
+        try:
+            self._server = Server(settings.metrics_port or 0, Handler)
+        except OSError as error:
+            said = f"the metrics' port {settings.metrics_port} cannot be had: {error.strerror}"
+            hint = "choose another in [metrics], or 0 for any"
+            raise ConfigError(said, where=str(settings.path), hint=hint) from None
+        self.url = f"http://{HOST}:{self._server.server_address[1]}"
+
+    def serve(self, settings: Settings, stop: Event) -> None:
+        """Until the stop event."""
+        with self._server:
+            thread = Thread(target=self._server.serve_forever, name="metrics pages", daemon=True)
+            thread.start()
+            log.info("metrics are at %s/metrics, health at %s/healthz", self.url, self.url)
+            while not stop.wait(self._monitor.look()):
+                pass
+            self._server.shutdown()

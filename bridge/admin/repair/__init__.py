@@ -1,0 +1,1 @@
+"""What mends both sides, or says that a difference is meant."""

@@ -1,0 +1,332 @@
+"""What parity found, mended where it can be: lines sent, lines appended, each once. Nothing is rewritten or deleted.
+
+`plan` decides (pure); `Mender` acts. What is sent or appended stands out of order, and is marked so; only a tail that
+was cut off a file is put back byte for byte, where all of it is known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.carry.late import Late
+from bridge.carry.provenance import release
+from bridge.carry.shared import Shared
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping as BridgeMapping
+from bridge.core.model import FIELDS, Origin, Position, hex_digest, parse_id
+from bridge.files.generation import TAIL
+from bridge.ledger.aligned import sent_as
+from bridge.ledger.forgotten import forget_file
+from bridge.ledger.journal import note
+from bridge.ledger.mirrored import range_at
+from bridge.ledger.store import Ledger
+from bridge.parity.classify import Difference
+from bridge.parity.generations import Cut
+from bridge.parity.result import Result
+from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.streams.reader import Entry
+
+PIECE = 1 << 20
+
+Facts = dict[str, Any]
+
+ADVICE = {
+    "altered": "somebody changed one side: put the old bytes back, from a copy; or acknowledge it, with --accept",
+    "duplicate": "one side holds it once too often: XDEL the entry, or bring the file back from a copy",
+    "reordered": "both sides have it, in different places: bring back the side that was changed from a copy",
+}
+"""What a person can do about a difference that is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing to do: "send" a line, or "append" one; or nothing but `advice`."""
+
+    action: str
+    difference: Difference
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The end of a file that was cut off, to be put back: `raw` belongs at `offset` of the file of this source."""
+
+    source: str
+    offset: int
+    raw: bytes
+    lines: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """For one mapping. `untold`: differences beyond those that parity lists."""
+
+    mapping: str
+    stream: str
+    acts: list[Act] = field(default_factory=list)
+    restores: list[Restore] = field(default_factory=list)
+    untold: int = 0
+
+    def of(self, action: str) -> list[Act]:
+        """Those of one kind."""
+        return [act for act in self.acts if act.action == action]
+
+
+def plan(
+    result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str],
+    taken: Callable[[set[bytes]], set[bytes]] = lambda origins: set(),
+) -> Plan:  # fmt: skip
+    """Plans what a repair does about each difference that parity found, or advises; `numbers`: the sources'. Pure.
+
+    `taken` tells of origins, of which an entry has one already: somebody put a line in before the one it was made of.
+    """
+    made = Plan(result.mapping, result.stream)
+    made.untold = sum(result.counts().values()) - len(result.tally.differences)
+    restored: set[int] = set()
+    for source, cut in result.cut.items():
+        restore = _tail(source, cut, result.tally.differences)
+        if restore is not None:
+            made.restores.append(restore[0])
+            restored |= restore[1]
+    targets = _targets(mapping, roles)
+    for n, difference in enumerate(result.tally.differences):
+        if n not in restored:
+            made.acts.append(_act(difference, result, numbers, targets))
+    sends = {origin: act for act in made.of("send") if (origin := origin_of(act.difference, numbers))}
+    for origin in taken(set(sends)) if sends else ():
+        said = "it was put in there, and its place is the origin of another line's entry: append it anew"
+        made.acts[made.acts.index(sends[origin])] = Act("", sends[origin].difference, said)
+    return made
+
+
+def origin_of(difference: Difference, numbers: Mapping[str, int]) -> bytes:
+    """The origin under which the line of a difference would be sent as itself; empty where its file has no number."""
+    place = difference.place
+    number = numbers.get(difference.source)
+    return b"" if number is None or place < 0 else b"%d.%d:%d" % (number, place >> SHIFT, place & OFFSETS)
+
+
+def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
+    path = mapping.mirror.path if mapping.mirror is not None else ""
+    names = roles if "{role}" in path else [path]
+    return frozenset(path.replace("{role}", name) for name in names if name)
+
+
+def _act(difference: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
+    if result.unit == "batch":
+        return _of_folder(difference)
+    if result.unit == "value" and difference.entry is not None:
+        return Act("", difference, "an entry of its history that no value made: XDEL it")
+    if result.unit == "value":
+        return Act(
+            "", difference, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"
+        )
+    if difference.kind == "missing_in_redis":
+        if difference.source in result.cut:
+            return Act(
+                "", difference, "its log was edited since the bridge ran: start that first, it sends what is new"
+            )
+        if difference.source not in numbers:
+            return Act("", difference, "its file has no number in Redis yet: `bridge run` gives it one")
+        if difference.shift:
+            shift = f"({difference.shift:+})"
+            said = f"bytes were put in or cut out before it {shift}, so its place is not its origin any more"
+            return Act("", difference, f"{said}: append it anew, or bring the file back from a copy")
+        return Act("send", difference)
+    if difference.kind == "missing_in_file":
+        if difference.expected is None or not difference.whole:
+            return Act("", difference, "its fields make no line: write it by hand")
+        if not difference.file_born and difference.source not in targets:
+            return Act("", difference, "the mirror does not write this file: append it by hand")
+        if difference.source in result.cut:
+            return Act("", difference, f"{difference.source} was cut or changed: bring it back from a copy first")
+        # A line that the file never had cannot be told from one that was taken out of an older piece.
+        if any(row.has(difference.entry) for row in result.tally.taken_out):
+            meant = f"`bridge repair --accept {difference.entry} --reason …`"
+            advice = f"its line was changed or taken out of the log; {meant} says that it was meant"
+            return Act("", difference, advice)
+        if difference.file_born:
+            return Act("", difference, "no file holds a line where its origin says: bring its file back from a copy")
+        return Act("append", difference)
+    return Act("", difference, ADVICE[difference.kind])
+
+
+def _of_folder(difference: Difference) -> Act:
+    """The same for a folder with a file per message."""
+    if difference.kind == "missing_in_redis":
+        return Act("send", difference)
+    if difference.kind == "missing_in_file" and not difference.file_born:
+        return Act("append", difference)
+    missing = "the file that it was made of is gone, and was not seen by this bridge: bring it back from a copy"
+    return Act("", difference, missing if difference.kind == "missing_in_file" else ADVICE[difference.kind])
+
+
+def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore, set[int]] | None:
+    """The missing end of a file, if lines that are known fill it to the byte, and its digest is the one noted."""
+    mine = [
+        (n, difference)
+        for n, difference in enumerate(differences)
+        if difference.kind == "missing_in_file" and difference.source == source
+    ]
+    by_offset = {
+        difference.place & OFFSETS: (n, difference)
+        for n, difference in mine
+        if difference.place >> SHIFT == cut.generation
+    }
+    others = iter([(n, difference) for n, difference in mine if difference.place < 0])
+    at, raw, used = cut.whole, b"", set[int]()
+    while at < cut.offset:
+        n, difference = by_offset.get(at) or next(others, (-1, None))
+        if difference is None or difference.expected is None or not difference.whole:
+            return None
+        raw += difference.expected + b"\n"
+        used.add(n)
+        at = cut.whole + len(raw)
+    if not used:
+        return None
+    known = (cut.before + raw)[-TAIL:]
+    if at != cut.offset or hex_digest(known[-min(TAIL, cut.offset) :]) != cut.tail or not raw.startswith(cut.torn):
+        return None
+    return Restore(source, cut.whole + len(cut.torn), raw[len(cut.torn) :], len(used)), used
+
+
+class Mender:
+    """Carries a plan out. The state directory's lock is held. `who` goes into the journal."""
+
+    def __init__(self, shared: Shared, ledger: Ledger, late: Late, who: str, clock: Callable[[], float]) -> None:
+        self._shared = shared
+        self._ledger = ledger
+        self._late = late
+        self._who = who
+        self._clock = clock
+
+    def _note(self, what: str, facts: Facts) -> None:
+        note(self._ledger, self._clock(), self._who, what, self._shared.mapping.stream.key, facts)
+
+    def restore(self, end: Restore) -> None:
+        """Puts back the end of a file. Raises SourceError: somebody writes into it, or it cannot be written."""
+        path = self._shared.settings.root / end.source
+        hint = "stop the programs that write it, and run it again"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                left = memoryview(end.raw)
+                while left:
+                    reached("repair.restore.before")
+                    if os.fstat(fd).st_size != end.offset + len(end.raw) - len(left):
+                        raise SourceError("was written to meanwhile", where=str(path), hint=hint)
+                    left = left[os.write(fd, left[:PIECE]) :]
+                    reached("repair.restore.after")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SourceError(f"cannot be written: {error.strerror}", where=str(path)) from None
+        self._note(
+            "restored",
+            {
+                "file": end.source,
+                "offset": end.offset,
+                "bytes": len(end.raw),
+                "lines": end.lines,
+            },
+        )
+
+    def run(self, made: Plan, numbers: Mapping[str, int]) -> Iterator[tuple[Act, str]]:
+        """Sends and appends; yields each act when it is done, and where the message is now.
+
+        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run parity and repair again then.
+        """
+        if self._shared.folder is not None:
+            yield from self._files(made)
+            return
+        for act in made.of("send"):
+            difference = act.difference
+            here = Position(difference.place >> SHIFT, difference.place & OFFSETS)
+            was = sent_as(self._ledger, self._shared.mapping.stream.key, difference.source, here)
+            origin = Origin(numbers[difference.source], *was)
+            text = b"%d.%d:%d" % origin
+            entry = self._late.send(
+                origin,
+                difference.source,
+                difference.row,
+                self._shared.mapping.codec(difference.source),
+                self._late.mark(text),
+            )
+            self._leave_range(difference)
+            facts = {
+                "file": difference.file,
+                "line": difference.line,
+                "offset": difference.offset,
+                "origin": text.decode(),
+                "entry": entry,
+            }
+            self._noted("sent", facts)
+            yield act, f"entry {entry}"
+        appends = made.of("append")
+        if not appends:
+            return
+        mirror = self._late.finished()
+        try:
+            for act in appends:
+                difference = act.difference
+                line = (difference.expected or b"") + b"\n"
+                self._late.write(
+                    mirror, difference.source, line, [(parse_id((difference.entry or "").encode()), len(line))], []
+                )
+                self._noted("appended", {"file": difference.source, "entry": difference.entry, "bytes": len(line)})
+                yield act, difference.source
+        finally:
+            mirror.close()
+
+    def _files(self, made: Plan) -> Iterator[tuple[Act, str]]:
+        """The same for a folder with a file per message."""
+        stream, sends, appends = self._shared.mapping.stream.key, made.of("send"), made.of("append")
+        for act in sends:
+            forget_file(self._ledger, stream, act.difference.raw_name)
+        if sends:
+            self._late.carry_files()
+        for act in sends:
+            self._noted("sent", {"file": act.difference.file})
+            yield act, "in the stream"
+        mirror = self._late.finished() if appends else None
+        for act in appends:
+            entry_id, row = parse_id((act.difference.entry or "").encode()), act.difference.row
+            fields = [part for pair in zip(FIELDS, row, strict=True) for part in pair]
+            if mirror is None:
+                continue
+            name, content, reason = mirror.translator.line(Entry(entry_id, fields))
+            if not reason:
+                self._late.write(mirror, name, content, [(entry_id, len(content))], [])
+                self._noted("appended", {"file": name, "entry": act.difference.entry, "bytes": len(content)})
+            yield act, reason or name
+        if mirror is not None:
+            mirror.close()
+
+    def _noted(self, what: str, facts: Facts) -> None:
+        reached("repair.note.before")
+        self._note(what, facts)
+        reached("repair.note.after")
+
+    def _leave_range(self, difference: Difference) -> None:
+        """A mirrored line whose entry was removed is the file's own from here on."""
+        stream = self._shared.mapping.stream.key
+        held = range_at(self._ledger, stream, difference.source, difference.place >> SHIFT, difference.place & OFFSETS)
+        if held is None:
+            return
+        at = held.start
+        gone = set()
+        for entry_id, length in held.entries:
+            if at == difference.place & OFFSETS:
+                gone.add(entry_id)
+            at += length
+        tail = self._shared.tail(difference.source, self._ledger)
+        tail.look()
+        generation = tail.of_number(held.generation) or tail.reopen(held.generation)
+        content = tail.read(generation, held.end - held.start, held.start) if generation is not None else b""
+        if gone and len(content) == held.end - held.start:
+            with self._ledger.transaction():
+                release(self._ledger, stream, held, content, gone)

@@ -1,0 +1,170 @@
+"""Deletes entries from a stream on purpose, and names what a person has to take out elsewhere: the bridge edits no log.
+
+The ledger notes it first: from then on the line counts for what it is, and is not sent again after a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.admin.search import Place, Search
+from bridge.carry.archive import Archive, entries_digest
+from bridge.carry.handedited import pieces_of
+from bridge.carry.recorded import deleted_of
+from bridge.carry.shared import Shared
+from bridge.core.errors import BridgeError, ConfigError, SourceError
+from bridge.core.failpoints import reached
+from bridge.core.model import EntryId, Position, format_id, hex_digest, parse_id
+from bridge.ledger.accepted import Redacted, redacted_of, save_redacted
+from bridge.ledger.aligned import sent_as
+from bridge.ledger.archive import Part, Piece, parts_of, save_pieces
+from bridge.ledger.journal import note
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.reader import existing
+from bridge.streams.redacted import write_deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An entry that is to be deleted: whether it stands in the stream, its line, and its file in the archive."""
+
+    entry: EntryId
+    stands: bool
+    place: Place
+    name: str = ""
+    """The log that its line stands in; empty: none does, or it is not known."""
+    archived: str = ""
+    """The archive's file that holds it; empty: none does."""
+    parts: tuple[Part, ...] = ()
+    """The parts of that."""
+
+    def in_words(self) -> list[str]:
+        """Says what is deleted, and what a person has to edit, a line each."""
+        what = "would be deleted" if self.stands else "stands in the stream no more"
+        said = [f"entry {format_id(self.entry).decode()}: {what}"]
+        if self.place.line is not None:
+            said.append(f"  edit by hand: line {self.place.line:,} of {self.place.file} (byte {self.place.offset:,})")
+        elif self.place.said:
+            said.append(f"  no line to edit: {self.place.said}")
+        if self.archived:
+            said.append(f"  and the archive: {self.archived} (unpack it, take the line out, pack it with gzip)")
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """The target of a redaction as `--json` prints it."""
+        return {
+            "entry": format_id(self.entry).decode(), "stands": self.stands, "file": self.place.file,
+            "line": self.place.line, "offset": self.place.offset, "archived": self.archived or None,
+        }  # fmt: skip
+
+
+def plan(shared: Shared, ledger: Ledger, connection: Connection, entries: Sequence[str]) -> list[Target]:
+    """Finds out of these entries where they stand. Raises ConfigError: one is none, or is not mirrored yet."""
+    search = Search(shared, ledger, connection)
+    done = {gone.entry: gone for gone in redacted_of(ledger, shared.mapping.stream.key)}
+    ids = [_parsed(text) for text in entries]
+    standing = existing(connection, shared.keys.stream, ids)
+    memory, found = stream_memory(ledger, shared.mapping.stream.key), list[Target]()
+    for entry in ids:
+        text, place = format_id(entry).decode(), search.of_entry(entry)
+        if place is None and entry not in done:
+            raise ConfigError("there is no such entry, and there was none", where=f"{shared.mapping.stream.key} {text}")
+        was = done.get(entry)
+        where = (
+            f"; its line was byte {was.offset:,} of generation {was.generation} of {was.name}"
+            if was and was.name
+            else ""
+        )
+        known = f"it was redacted before{where}"
+        place = place or Place(shared.mapping.name, shared.mapping.stream.key, known, entry=text)
+        waits = place.born == "Redis" and shared.mapping.mirror is not None and entry in standing
+        if waits and memory is not None and entry > memory.mirror_cursor:
+            hint = "let `bridge run --dual` write its line first: else it counts as lost before it was mirrored"
+            raise ConfigError("is not mirrored yet", where=text, hint=hint)
+        archived, parts = _archived(shared, ledger, entry)
+        found.append(Target(entry, entry in standing, place, _log_of(shared, ledger, place), archived, parts))
+    return found
+
+
+def _parsed(text: str) -> EntryId:
+    with suppress(ValueError):
+        return parse_id(text.encode())
+    raise ConfigError(
+        "is no entry's ID", where=text, hint="`bridge tail` and `bridge locate` show them: 1771004967322-0"
+    )
+
+
+def _log_of(shared: Shared, ledger: Ledger, place: Place) -> str:
+    """The log that a place's file is a piece of; empty where the mapping's messages are no lines of a log."""
+    if place.file is None or place.line is None or shared.mapping.source.kind != "log":
+        return ""
+    shared.claim_all(ledger)
+    path = str(shared.settings.root / place.file)
+    mirror = shared.mapping.mirror.path if shared.mapping.mirror is not None else ""
+    return shared.catalog.log_at(path) or (mirror if place.file.startswith(mirror) else place.file)
+
+
+def _archived(shared: Shared, ledger: Ledger, entry: EntryId) -> tuple[str, tuple[Part, ...]]:
+    """The archive's file that holds an entry which was trimmed, and which parts of it do; empty: none does."""
+    archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+    spans = [span for span in archive.every() if span.first <= entry <= span.last]
+    parts = [part for span in spans for part in parts_of(ledger, shared.mapping.stream.key, span)]
+    holding = tuple(part for part in parts if any(kept.id == entry for kept in part.listed))
+    return str(Path(archive.folder) / holding[0].path) if holding else "", holding
+
+
+def execute(
+    shared: Shared, ledger: Ledger, connection: Connection, targets: Sequence[Target], who: str, why: str, at: float
+) -> int:
+    """Deletes the entries, noted in ledger and journal before; returns how many stood. Harmless twice.
+
+    Raises RedisLost, RedisRefused, LedgerError.
+    """
+    stream = shared.mapping.stream.key
+    spared = list(_spared(shared, ledger, targets))
+    with ledger.transaction():
+        for target in targets:
+            save_redacted(ledger, stream, _noted(shared, ledger, target), who, why, at)
+            facts = {"entry": format_id(target.entry).decode(), "file": target.place.file, "line": target.place.line,
+                     "reason": why}  # fmt: skip
+            note(ledger, at, who, "redact", stream, facts)
+        for part, pieces, stay in spared:
+            save_pieces(ledger, stream, part, pieces, stay)
+    kept = [gone for gone in redacted_of(ledger, stream) if gone.entry in {target.entry for target in targets}]
+    write_deleted(connection, shared.keys, map(deleted_of, kept))
+    reached("redact.delete.before")
+    gone = connection.call("XDEL", shared.keys.stream, *(format_id(target.entry) for target in targets))
+    reached("redact.delete.after")
+    if gone < sum(target.stands for target in targets):
+        raise BridgeError("some entries were deleted by somebody else meanwhile", where=stream)
+    return int(gone)
+
+
+def _spared(shared: Shared, ledger: Ledger, targets: Sequence[Target]) -> Iterator[tuple[Part, list[Piece], bytes]]:
+    """What of each part of the archive stands beside the redacted lines, that a person will take out; and a digest of
+    the entries that stay."""
+    archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+    gone = {was.entry for was in redacted_of(ledger, shared.mapping.stream.key)} | {target.entry for target in targets}
+    parts = {(part.path, part.at): part for target in targets for part in target.parts}
+    for part in parts.values():
+        with suppress(SourceError):  # who reads it says what is wrong with it
+            listed, lines = archive.lines_of(part)
+            there = dict(zip((kept.id for kept in listed), lines, strict=True))
+            pieces = pieces_of(part.listed, [there.get(kept.id, b"") for kept in part.listed], gone)
+            yield part, pieces, entries_digest([entry for entry in archive.of_parts([part]) if entry.id not in gone])
+
+
+def _noted(shared: Shared, ledger: Ledger, target: Target) -> Redacted:
+    """What the ledger keeps of a deleted entry: where its line was sent from, and a digest, but not the line."""
+    place, known = target.place, {gone.entry: gone for gone in redacted_of(ledger, shared.mapping.stream.key)}
+    if not target.name or place.generation is None or place.offset is None or not place.raw:
+        return known.get(target.entry, Redacted(target.entry))
+    was = sent_as(ledger, shared.mapping.stream.key, target.name, Position(place.generation, place.offset))
+    line = place.raw.removesuffix(b"\n")
+    return Redacted(target.entry, target.name, *was, len(line) + 1, hex_digest(line))

@@ -1,0 +1,69 @@
+"""What is over a mapping's `[retention]`, and up to where it may go. Pure.
+
+A stream is trimmed only up to a position at which parity found both sides equal, and never its newest entry. Whatever
+still needs an entry holds it, and all that come after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bridge.core.model import EntryId
+from bridge.core.sections import RetentionSection
+from bridge.ledger.retention import Point
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A stream, now: entries ever added and standing, bytes it takes of the server's memory, the server's clock."""
+
+    added: int
+    length: int
+    bytes: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Who needs the entries from `first` on, in words; and what to do about it."""
+
+    first: EntryId
+    who: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """`wanted`: up to where entries are over; `upto`: up to where they may go. `holds`: why these are not the same."""
+
+    wanted: EntryId | None
+    upto: Point | None
+    holds: list[Hold]
+    free: Sequence[Point] = ()
+    """All the points up to which they may go."""
+
+
+def over(policy: RetentionSection, size: Size, entry: EntryId, behind: int) -> bool:
+    """Whether entries up to this one are over one of the limits, where `behind` come after it."""
+    if behind < 1:
+        return False
+    if policy.keep_days is not None and entry[0] < size.now_ms - policy.keep_days * DAY_MS:
+        return True
+    if policy.keep_entries is not None and behind >= policy.keep_entries:
+        return True
+    each = size.bytes / max(1, size.length)
+    return policy.keep_bytes is not None and behind * each >= policy.keep_bytes
+
+
+def allowed(points: Iterable[Point], policy: RetentionSection, size: Size, holds: Iterable[Hold]) -> Allowed:
+    """The last of these points, in stream order, that is over the limits; and the last that nobody holds."""
+    due = [one for one in points if over(policy, size, one.entry, size.added - one.added)]
+    if not due:
+        return Allowed(None, None, [])
+    wanted = due[-1].entry
+    against = sorted((one for one in holds if one.first <= wanted), key=lambda one: one.first)
+    free = [one for one in due if not against or one.entry < against[0].first]
+    return Allowed(wanted, free[-1] if free else None, against, free)

@@ -1,0 +1,341 @@
+"""One stream's retention: looks at what is over and who holds it, and removes what nobody does, a part at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from bridge.admin.retention.limits import Allowed, Hold, Size, allowed, over
+from bridge.carry.archive import Archive
+from bridge.carry.archiving import Archiving
+from bridge.carry.floor import remember
+from bridge.core.errors import LockHeld, NotOwner
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, after, before, format_id, parse_id, parse_origin
+from bridge.ledger.mirrored import first_line_from, last_end
+from bridge.ledger.parity import runs
+from bridge.ledger.quarantine import first_in_quarantine
+from bridge.ledger.retention import Point, confirm, confirmed, drop_points, points_of, save_report
+from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import Entry, pages, stream_info, to_entries
+from bridge.streams.trim import STEP, Gone, Held, Moved, Trimmed, groups_hold, read_trimmed, set_floor, step
+
+PAGE, PAGE_BYTES = 1000, 1 << 20
+
+PART, PART_BYTES = 1000, 2 << 20
+"""Entries, and their bytes, that are archived and let go together: about, as there is not a place behind each."""
+
+SPACING = 100
+"""Entries between two places at which a stream whose files have no order may begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a look at a stream's retention found at one moment, and what may be trimmed."""
+
+    trimmed: Trimmed
+    size: Size
+    allowed: Allowed
+    oldest: EntryId
+    """The first entry that stands at or above the floor; 0-0: none does."""
+    unproven: bool
+    """Whether something is over that parity did not find equal yet."""
+    little: bool
+    """Whether something is over, and the stream can be cut nowhere yet that would let it go."""
+    fresh: int
+    """Entries that came since the last place up to which parity found all equal."""
+    leftover: bool
+    """Whether more than a part of a node stands below the floor."""
+    waits: bool
+    """Whether the limits are new, so that the first trim by them waits for a person's word."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing is over the limits."""
+        return self.allowed.wanted is None and not (self.unproven or self.little)
+
+    @property
+    def goes(self) -> int:
+        """About so many entries may go now."""
+        upto = self.allowed.upto
+        return 0 if upto is None else max(0, self.size.length - (self.size.added - upto.added))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`, and for the ledger's note of the last look."""
+        upto = self.allowed.upto
+        return {
+            "floor": format_id(self.trimmed.floor).decode(), "trimmed": self.trimmed.count,
+            "length": self.size.length, "bytes": self.size.bytes, "oldest": format_id(self.oldest).decode(),
+            "over": format_id(self.allowed.wanted).decode() if self.allowed.wanted else None,
+            "upto": format_id(upto.entry).decode() if upto else None, "unproven": self.unproven,
+            "goes": self.goes, "waits": self.waits,
+            "holds": [{"from": format_id(one.first).decode(), "who": one.who, "hint": one.hint or None}
+                      for one in self.allowed.holds],
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Done:
+    """What a trim did: entries removed, and the floor it left."""
+
+    removed: int = 0
+    archived: int = 0
+    """Bytes that were added to the archive."""
+    floor: EntryId = ZERO_ID
+    held: Held | None = None
+    """A group that came to need what was to go while it was going."""
+
+
+class Retention:
+    """Plans and makes the trims of one mapping's stream. `dial` connects; `clock` in seconds since 1970.
+
+    Used by one thread.
+    """
+
+    def __init__(
+        self, mapping: Mapping, state_dir: Path, ledger: Ledger, dial: Callable[[], Connection],
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.mapping = mapping
+        self._lock = state_dir / "trim.lock"
+        self._archive = Archive(mapping, state_dir, ledger) if mapping.retention.archive else None
+        self._ledger = ledger
+        self._dial = dial
+        self._clock = clock
+        self._stream = mapping.stream.key
+        self._keys = Keys.of(self._stream)
+        self._looked_to = ZERO_ID
+        """No Redis-born entry that the mirror did not write stands up to here."""
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Reads stream and ledger; changes nothing. Raises RedisLost, RedisRefused, LedgerError."""
+        with closing(self._dial()) as connection:
+            return self._plan(connection)
+
+    def _plan(self, connection: Connection) -> Plan:
+        keys, policy = self._keys, self.mapping.retention
+        trimmed, info = read_trimmed(connection, keys), stream_info(connection, keys.stream)
+        seconds, micros = connection.call("TIME")
+        used = connection.call("MEMORY", "USAGE", keys.stream) if info.exists else None
+        size = Size(info.added, info.length, int(used or 0), int(seconds) * 1000 + int(micros) // 1000)
+        start = format_id(trimmed.floor) if trimmed.floor > ZERO_ID else b"-"
+        first = connection.call("XRANGE", keys.stream, start, "+", "COUNT", 1)
+        oldest = parse_id(first[0][0]) if first else ZERO_ID
+        points = points_of(self._ledger, self._stream, max(oldest, trimmed.floor))
+        if points and points[-1].position is None:
+            points = list(self._places(connection, size, start, points[-1].entry))
+        found = allowed(points, policy, size, [])
+        holds = list(self._holds(connection, trimmed, found.wanted)) if found.wanted is not None else []
+        behind = info.length - 1 - max(0, rank_of(trimmed) - trimmed.count)
+        is_over = bool(first) and over(policy, size, oldest, behind)
+        left = rank_of(trimmed) - trimmed.count > STEP
+        little = is_over and bool(points) and found.wanted is None
+        found = allowed(points, policy, size, holds) if holds else found
+        fresh = info.added - (points[-1].added if points else 0)
+        return Plan(trimmed, size, found, oldest, is_over and not points, little, fresh, left, self._waits(trimmed))
+
+    def _waits(self, trimmed: Trimmed) -> bool:
+        """Whether nobody has confirmed these limits, where the mapping asks for that.
+
+        A stream that was trimmed before there was a word to be asked for goes on being trimmed.
+        """
+        policy = self.mapping.retention
+        known = confirmed(self._ledger, self._stream)
+        return policy.confirm and known != policy.limits and not (known is None and trimmed.floor > ZERO_ID)
+
+    def adopt(self, trimmed: Trimmed) -> None:
+        """Notes that the stream is trimmed by its limits as they are now, where it is and nobody had to say so."""
+        known = confirmed(self._ledger, self._stream)
+        if trimmed.floor > ZERO_ID and known != self.mapping.retention.limits:
+            self.confirm("bridge run")
+
+    def confirm(self, who: str) -> None:
+        """Notes that somebody wants the stream trimmed by its limits as they are now. Raises LedgerError."""
+        confirm(self._ledger, self._stream, self.mapping.retention.limits, self._clock(), who)
+
+    def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
+        """Where a stream may begin whose files have no order: anywhere that was compared."""
+        gone, policy = size.added - size.length, self.mapping.retention
+        for rows in pages(connection, self._keys.stream, start, format_id(upto), SPACING, most_bytes=PAGE_BYTES):
+            if not rows:
+                return
+            gone += len(rows)
+            last = parse_id(rows[-1][0])
+            yield Point(last, gone, None)
+            if not over(policy, size, last, size.added - gone):
+                return
+
+    def _holds(self, connection: Connection, trimmed: Trimmed, wanted: EntryId) -> Iterator[Hold]:
+        for held in groups_hold(connection, self._keys, trimmed.floor):
+            yield hold_of(held)
+        last = next(iter(runs(self._ledger, self._stream, 1)), None)
+        if last is not None and last.verdict == "differs":
+            hint = "`bridge parity` says where"
+            yield Hold(max(trimmed.floor, (0, 1)), "parity: the two sides differ", hint)
+        first = self._unmirrored(connection, trimmed.floor, wanted)
+        if first is not None:
+            yield Hold(first, "the mirror: it is not in its file yet", "`bridge run --dual` writes it")
+        aside = first_in_quarantine(self._ledger, self._stream, trimmed.floor)
+        if aside is not None:
+            yield Hold(aside, "quarantine: it is in no file", "`bridge quarantine list`")
+
+    def _unmirrored(self, connection: Connection, floor: EntryId, wanted: EntryId) -> EntryId | None:
+        """The first Redis-born entry up to `wanted` that the mirror did not come to."""
+        memory = stream_memory(self._ledger, self._stream)
+        if self.mapping.mirror is None or memory is None or memory.mirror_cursor >= wanted:
+            return None
+        seen = max(memory.mirror_cursor, self._looked_to, before(floor))
+        for rows in pages(connection, self._keys.stream, after(seen), format_id(wanted), PAGE, most_bytes=PAGE_BYTES):
+            for raw_id, fields in rows:
+                if fields is not None and ORIGIN_FIELD not in fields[0::2]:
+                    return parse_id(raw_id)
+        self._looked_to = max(self._looked_to, wanted)
+        return None
+
+    def note(self, plan: Plan) -> None:
+        """Lets the ledger know what the last look found, for `status`."""
+        save_report(self._ledger, self._stream, self._clock(), plan.to_json())
+
+    # -- removing --------------------------------------------------------------------------------------------
+
+    def trim(self, stop: Callable[[], bool], *, only_finish: bool = False) -> Done:
+        """Removes what is over and nobody holds; first what an earlier one had begun to remove, or that alone.
+
+        Raises NotOwner, LockHeld, RedisLost, RedisRefused, LedgerError, SourceError.
+        """
+        with self._alone(), closing(self._dial()) as connection, closing(self._dial()) as reading:
+            self._own(connection)
+            done = Done()
+            self._finish(connection, done, stop)
+            while not (stop() or only_finish) and done.held is None:
+                plan = self._plan(connection)
+                upto = self._next(plan)
+                if upto is None:
+                    break
+                self._one(connection, reading, plan, upto, done)
+                self._finish(connection, done, stop)
+            done.floor = read_trimmed(connection, self._keys).floor
+            return done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No two processes trim at once: they would write into the archive one over the other."""
+        with self._lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LockHeld(
+                    "another process trims at this moment", where=str(self._lock), hint="try again in a moment"
+                ) from None
+            yield
+
+    def _own(self, connection: Connection) -> None:
+        if connection.call("HGET", self._keys.meta, "owner") not in (None, self._ledger.uuid):
+            raise NotOwner("the stream belongs to another ledger: it is not trimmed here", where=self._stream)
+
+    def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
+        """Sets the floor behind one point."""
+        now, floor = plan.trimmed, parse_id(after(upto.entry))
+        base, archiving = json.loads(upto.position) if upto.position is not None else None, None
+
+        def read(first: EntryId, last: EntryId) -> Iterator[Entry]:
+            return chain.from_iterable(map(to_entries, self._pages(reading, first, last)))
+
+        if self._archive is not None and not self._archive.stands(now.floor, upto.entry, read):
+            archiving = Archiving(self._archive, self.mapping, self._ledger, now.floor, upto.entry, now.base)
+        then = replace(now, floor=floor, origins=self._walk(reading, now, floor, archiving), base=base)
+        if archiving is not None:
+
+            def note() -> None:  # if Redis loses all before it has the floor, these are in the archive alone
+                remember(self._ledger, self._stream, then)
+
+            done.archived += archiving.end(note)
+        reached("trim.floor.before")
+        try:
+            done.held = set_floor(connection, self._keys, self._ledger.uuid, now, upto.entry, then)
+        except Moved:
+            raise NotOwner(
+                "somebody else trims it, or owns it by now", where=self._stream, hint="is another bridge at work?"
+            ) from None
+        reached("trim.floor.after")
+        if done.held is None:
+            self._remember(connection, upto)
+
+    def _pages(self, connection: Connection, first: EntryId, last: EntryId) -> Iterator[list[Any]]:
+        span = format_id(first), format_id(last)
+        return pages(connection, self._keys.stream, *span, PAGE, most_bytes=PAGE_BYTES)
+
+    def _walk(
+        self, connection: Connection, now: Trimmed, floor: EntryId, archiving: Archiving | None
+    ) -> dict[int, Gone]:
+        """Reads what is to go, and archives it if that is wanted: which lines of each source have their entries among
+        it, or among what went before.
+        """
+        numbers = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
+        gone = {number: one.positions for number, one in now.origins.items()}
+        stays = {number: first_line_from(self._ledger, self._stream, name, floor) for number, name in numbers.items()}
+        for rows in self._pages(connection, now.floor, before(floor)):
+            if archiving is not None:
+                archiving.add(to_entries(rows))
+            for _, fields in rows:
+                names = fields[0::2] if fields is not None else []
+                origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1]) if ORIGIN_FIELD in names else None
+                if origin is not None:
+                    gone.setdefault(origin.source, []).append(Position(origin.generation, origin.offset))
+            gone = {number: Gone.of(lines, stays.get(number)).positions for number, lines in gone.items()}
+        ends = {number: last_end(self._ledger, self._stream, name) for number, name in numbers.items()}
+        return {number: Gone.of(lines, stays.get(number), ends.get(number)) for number, lines in gone.items()}
+
+    def _next(self, plan: Plan) -> Point | None:
+        """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
+        begun = self._archive.begun(plan.trimmed.floor) if self._archive is not None else None
+        again = next((one for one in plan.allowed.free if one.entry == begun), None)
+        if again is not None:
+            return again
+        gone, each = plan.size.added - plan.size.length, plan.size.bytes / max(1, plan.size.length)
+        part = max(1, min(PART, int(PART_BYTES / max(1.0, each))))
+        return next((one for one in plan.allowed.free if one.added - gone >= part), plan.allowed.upto)
+
+    def _finish(self, connection: Connection, done: Done, stop: Callable[[], bool]) -> None:
+        """Removes what stands below the floor, up to a part of a node."""
+        while not stop():
+            reached("trim.step.before")
+            gone = step(connection, self._keys)
+            reached("trim.step.after")
+            if isinstance(gone, Held):
+                done.held = gone
+                break
+            done.removed += gone
+            if not gone:
+                break
+
+    def _remember(self, connection: Connection, upto: Point) -> None:
+        """The ledger has a copy of what Redis says, and no points below it."""
+        now = read_trimmed(connection, self._keys)
+        with self._ledger.transaction():
+            remember(self._ledger, self._stream, now)
+            drop_points(self._ledger, self._stream, upto.entry)
+
+
+def rank_of(trimmed: Trimmed) -> int:
+    """Entries that had come by the floor, as far as parity noted it; else those that went. Pure."""
+    return int(trimmed.base["added"]) if trimmed.base is not None else trimmed.count
+
+
+def hold_of(held: Held) -> Hold:
+    """A consumer group, in words. Pure."""
+    what = "did not acknowledge it" if held.pending else "was not given it yet"
+    hint = f"is it still used? XGROUP DESTROY removes a group that nobody reads with: {held.group}"
+    return Hold(held.first, f"group {held.group}: it {what}", hint)

@@ -1,0 +1,1 @@
+"""The end of a mapping: its files are retired, and what the bridge kept is removed."""

@@ -1,0 +1,213 @@
+"""The end of a migration: what speaks against it, a last parity, the stream as files, and then nothing is carried."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bridge.admin.retire.keepsake import Keepsake
+from bridge.admin.snapshot import Kept, keep
+from bridge.carry.dead import written_since
+from bridge.carry.floor import remember
+from bridge.carry.inventory import account_of
+from bridge.carry.shared import Shared
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, format_id
+from bridge.cutover.phase import Reason, sides_of
+from bridge.cutover.position import fingerprint
+from bridge.ledger.journal import note
+from bridge.ledger.quarantine import unacknowledged
+from bridge.ledger.retired import ending_noted, note_told, retire, retired
+from bridge.ledger.sources import sources_of
+from bridge.ledger.store import Ledger
+from bridge.parity.result import Result
+from bridge.streams.components import REDIS, all_modes, announced_positions
+from bridge.streams.connect import Connection
+from bridge.streams.ending import Ending, note_ending
+from bridge.streams.keys import Keys
+from bridge.streams.reader import groups_of
+from bridge.streams.trim import cut, read_trimmed
+
+RECENT = 600.0
+"""Seconds in which nobody may have written to the files, before they count as left."""
+
+
+def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
+    """Gathers what speaks against retiring a mapping: who uses its files still, or a message on one side only."""
+    keys, found = Keys.of(mapping.stream.key), []
+    modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
+    known = set(modes)
+    if mapping.source.kind == "log":  # who reads anything else needs no switch
+        known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
+    known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
+    for name in sorted(known):
+        one = modes.get(name)
+        if one is None or any(getattr(one, side) != REDIS for side in sides_of(mapping.source.kind)):
+            reads, writes = (one.reads, one.writes) if one is not None else ("file", "file")
+            what = f"{name} reads {'Redis' if reads == REDIS else 'the files'} and writes to"
+            if mapping.source.kind != "log":
+                what = f"{name} writes to"
+            hint = f"bridge cutover {name} --mapping {mapping.name} --execute"
+            found.append(Reason(f"{what} {'Redis' if writes == REDIS else 'the files'}", hint, firm=True))
+    if not known:
+        found.append(Reason("no component of it has ever been switched", "cut them over first: `bridge runbook`"))
+    count = unacknowledged(ledger, mapping.stream.key)
+    if count:
+        what = f"{count} messages are in quarantine, on one side only"
+        found.append(Reason(what, "`bridge quarantine list`, then `retry` or `acknowledge` them"))
+    shared = Shared(mapping, settings)
+    try:
+        unaccounted = account_of(shared, ledger, lambda: now, running=True).sentences()
+        recent = {name: age for name in shared.source_names() if (age := _age(settings.root / name, now)) < RECENT}
+    finally:
+        shared.close()
+    for said in unaccounted:
+        found.append(Reason(said, "`bridge files` shows it, `bridge repair` brings it over"))
+    for name, age in sorted(recent.items()):
+        what = f"{name} was written to {age:.0f} s ago: is that the mirror alone?"
+        found.append(Reason(what, f"wait {RECENT / 60:.0f} minutes after the last cut-over, or pass with --force"))
+    return found
+
+
+def _age(path: Path, now: float) -> float:
+    try:
+        return now - path.stat().st_mtime
+    except OSError:
+        return RECENT
+
+
+def folder_of(settings: Settings, mapping: str) -> Path:
+    """Returns the folder in which a retirement leaves the stream of a mapping as files."""
+    return settings.state_dir / "retired" / mapping
+
+
+def _unplaced(settings: Settings, mapping: str) -> Path:
+    """Returns where a retirement writes the stream as files, until the ledger knows that it is retired."""
+    return settings.state_dir / "retired" / f".{mapping}.kept"
+
+
+def execute(
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: Result, who: str, reason: str,
+    forced: list[str], now: Callable[[], float] = time.time,
+) -> Kept:  # fmt: skip
+    """Retires a mapping, after a parity that said equal: first the stream as files, then ledger, then Redis.
+
+    The ledger's word is what counts: a crash before leaves all as it was, and what one after left undone `settle` does.
+    Raises BridgeError, OSError, RedisLost.
+    """
+    if result.verdict != "equal":
+        raise BridgeError(f"the last parity says '{result.verdict}'", where=mapping.name, hint="`bridge repair`")
+    stream, keys, at = mapping.stream.key, Keys.of(mapping.stream.key), now()
+    held = cut(connection, keys)
+    with ledger.transaction():
+        remember(ledger, stream, read_trimmed(connection, keys))
+    reached("retire.keep.before")
+    shared = Shared(mapping, settings)
+    try:
+        report = {
+            "mapping": mapping.name, "stream": stream, "at": at, "who": who, "reason": reason or None,
+            "forced": forced or None, "parity": {k: v for k, v in result.to_json().items() if k != "differences"},
+        }  # fmt: skip
+        made = Keepsake(settings, mapping, ledger, connection, result, report, held)
+        kept = keep(shared, ledger, connection, _unplaced(settings, mapping.name), beside=made.files)
+        ends = _ends(shared, ledger)
+    finally:
+        shared.close()
+    reached("retire.keep.after")
+    groups = [row.name.decode(errors="replace") for row in groups_of(connection, keys.stream)]
+    modes = {name: said for (name, its), said in all_modes(connection).items() if its == mapping.name}
+    epochs = {name: said.epoch for name, said in modes.items() if REDIS in (said.reads, said.writes)}
+    ending = Ending(mapping.name, who, at, kept.last, ends, groups, epochs)
+    reached("retire.note.before")
+    with ledger.transaction():
+        retire(ledger, stream, mapping.name, who, at, ending.to_json())
+        told = {"messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
+                "forced": forced or None, "reason": reason or None, "files": kept.digests}  # fmt: skip
+        note(ledger, at, who, "retire", stream, told)
+    reached("retire.note.after")
+    ledger.be_reborn()
+    settle(settings, mapping, ledger, connection)
+    kept.folder = folder_of(settings, mapping.name)
+    return kept
+
+
+def settle(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> bool:
+    """Puts in place what a retired mapping leaves, and tells Redis, where a crash has kept that from being done.
+
+    Returns whether there was anything to do; nothing for a mapping that is not retired. Raises OSError, RedisLost,
+    RedisRefused.
+    """
+    stream = mapping.stream.key
+    known = ending_noted(ledger, stream)
+    if known is None:
+        return False
+    name, who, at, told = known
+    beside, place = _unplaced(settings, mapping.name), folder_of(settings, mapping.name)
+    reached("retire.place.before")
+    placed = beside.exists() and not place.exists()
+    if placed:
+        beside.rename(place)
+        _sync(place.parent)
+    reached("retire.place.after")
+    ending = Ending.from_json(told) if told is not None else Ending(name, who, at)
+    reached("retire.tell.before")
+    new = note_ending(connection, Keys.of(stream), ending)
+    reached("retire.tell.after")
+    return placed or new
+
+
+def retell(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
+    """Notes up to where the files of a retired mapping are carried by now, in the ledger and in Redis.
+
+    Raises LedgerError, SourceError, RedisLost, RedisRefused.
+    """
+    known = ending_noted(ledger, mapping.stream.key)
+    if known is None or known[3] is None:
+        return
+    shared = Shared(mapping, settings)
+    try:
+        ending = replace(Ending.from_json(known[3]), files=_ends(shared, ledger))
+    finally:
+        shared.close()
+    note_told(ledger, mapping.stream.key, ending.to_json())
+    connection.call("SET", shared.keys.retired, ending.to_json())
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _ends(shared: Shared, ledger: Ledger) -> dict[str, str]:
+    """Tells up to where each source of a mapping was carried: its end, where nothing that is not carried stands behind.
+
+    As the checkpoint of the source in JSON, with its number.
+    """
+    if shared.folder is not None or shared.values is not None:
+        return {}
+    waits, found = written_since(shared, ledger, {}), dict[str, str]()
+    for name, source in sources_of(ledger, shared.mapping.stream.key).items():
+        stored = source.stored
+        tail, _ = shared.tail_at(name, ledger, stored)
+        current, behind = tail.current(), waits.get(name)
+        if current is not None and (behind is None or not (behind.messages or behind.more)):
+            end = current.size() - (behind.unfinished if behind is not None else 0)
+            stored = Checkpoint(current.number, fingerprint(current, end)).to_json()
+        if stored is not None:
+            found[name] = json.dumps(json.loads(stored) | {"number": source.number})
+    return found
+
+
+def is_retired(mapping: Mapping, ledger: Ledger) -> bool:
+    """Whether the ledger knows that a mapping is retired."""
+    return mapping.stream.key in retired(ledger)

@@ -1,0 +1,151 @@
+"""A retired mapping begins again: where it ended, or from the beginning of its files with an empty stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.admin.retire.retire import folder_of, is_retired
+from bridge.carry.behind import Behind, stream_behind
+from bridge.carry.dead import ended
+from bridge.carry.shared import Shared
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import ZERO_ID, Checkpoint, format_id
+from bridge.ledger.attached import note_begun
+from bridge.ledger.forgotten import forget_stream
+from bridge.ledger.journal import note
+from bridge.ledger.mark import drop_mark
+from bridge.ledger.retired import ending_noted, unretire
+from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.streams.components import COMPONENTS, REDIS, Modes, field_of
+from bridge.streams.connect import Connection
+from bridge.streams.ending import Ending
+from bridge.streams.reader import stream_info
+from bridge.streams.resp import pack
+
+RETIREMENT, BEGINNING = "retirement", "beginning"
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What waits to be carried once a mapping begins again where it ended.
+
+    `entries`: those that were written to Redis since; `lines`: those that others wrote to its files. `rebuild`: the
+    ledger was lost meanwhile, so that `bridge repair` must align stream and files first. `empty`: whether the stream
+    holds nothing. `gone`: files that were carried and are no more.
+    """
+
+    entries: Behind
+    lines: Behind
+    rebuild: bool
+    empty: bool
+    gone: tuple[str, ...] = ()
+
+
+def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Again:
+    """Looks at what a retired mapping would begin with. Raises BridgeError: it is not retired."""
+    shared = Shared(mapping, settings)
+    try:
+        over = ended(shared, ledger, connection)
+        if over is None:
+            raise BridgeError("is not retired", where=mapping.name, hint="`bridge status` says where it stands")
+        if not is_retired(mapping, ledger):
+            hint = "`bridge repair --execute` lets it know first"
+            raise BridgeError(
+                "is retired, says Redis, and the ledger here does not know", where=mapping.name, hint=hint
+            )
+        info, memory = stream_info(connection, shared.keys.stream), stream_memory(ledger, mapping.stream.key)
+        cursor = memory.mirror_cursor if memory is not None else ZERO_ID
+        adopted = memory is not None and mapping.mirror is not None and cursor == ZERO_ID < memory.last_id
+        waits = Behind()
+        if mapping.mirror is not None and info.exists and not adopted:
+            waits = stream_behind(connection, shared.keys.stream, cursor)
+        lines = sum(over.written.values(), Behind())
+        gone = () if shared.folder is not None or shared.values is not None else _gone(shared, ledger)
+        return Again(waits, lines, adopted, not info.length, gone)
+    finally:
+        shared.close()
+
+
+def _gone(shared: Shared, ledger: Ledger) -> tuple[str, ...]:
+    """The sources that were carried and of which no file is there any more."""
+    known = sources_of(ledger, shared.mapping.stream.key)
+    return tuple(name for name, source in known.items() if source.stored and not (shared.settings.root / name).exists())
+
+
+def execute(
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, place: str, who: str, reason: str
+) -> Path | None:  # fmt: skip
+    """Lets a retired mapping begin again; returns where what `bridge retire` wrote lies from now on, None: nowhere.
+
+    The ledger's word comes last: until then the mapping is retired, and this can be run again. Raises BridgeError,
+    OSError, RedisLost, RedisRefused.
+    """
+    found, stream = plan(settings, mapping, ledger, connection), mapping.stream.key
+    if place == BEGINNING and not found.empty:
+        hint = f"DEL {stream}, if nobody needs what is in it; or begin with --from {RETIREMENT}"
+        raise BridgeError("the stream holds entries, which would all come again", where=stream, hint=hint)
+    shared = Shared(mapping, settings)
+    try:
+        folder, now = folder_of(settings, mapping.name), time.time()
+        aside = None
+        if folder.exists():
+            aside = folder.with_name(f"{mapping.name}.{time.strftime('%Y-%m-%dT%H-%M-%S', time.gmtime(now))}")
+            folder.rename(aside)
+        memory = stream_memory(ledger, stream)
+        if place == RETIREMENT and memory is not None and memory.timeline:  # a purge removed it: that was no loss
+            connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
+        if place == BEGINNING:
+            connection.call("DEL", *shared.keys.own)
+        elif found.rebuild:
+            _restore_books(shared, ledger, connection)
+        if place == RETIREMENT:
+            _restore_components(mapping, ledger, connection)
+        reached("unretire.tell.before")
+        connection.call("DEL", shared.keys.retired)
+        reached("unretire.tell.after")
+        reached("unretire.note.before")
+        if place == BEGINNING or found.rebuild:
+            drop_mark(ledger.path, stream)
+        with ledger.transaction():
+            if place == BEGINNING or found.rebuild:
+                forget_stream(ledger, stream)
+            unretire(ledger, stream)
+            note_begun(ledger, stream)
+            note(ledger, now, who, "unretire", stream, {"from": place, "reason": reason or None})
+        reached("unretire.note.after")
+        return aside
+    finally:
+        shared.close()
+
+
+def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
+    """Tells Redis again which components of a mapping that begins again had gone over: a purge had removed that."""
+    known = ending_noted(ledger, mapping.stream.key)
+    ending = Ending.from_json(known[3]) if known is not None and known[3] is not None else None
+    for name, epoch in ending.components.items() if ending is not None else ():
+        modes = Modes(REDIS, REDIS, max(1, epoch))
+        connection.call("HSETNX", COMPONENTS, field_of(name, mapping.name), modes.to_json())
+
+
+def _restore_books(shared: Shared, ledger: Ledger, connection: Connection) -> None:
+    """Puts into Redis what `bridge repair` goes by when it aligns stream and files for a ledger that was lost."""
+    known = ending_noted(ledger, shared.mapping.stream.key)
+    if known is None or known[3] is None:
+        return
+    ending, keys = Ending.from_json(known[3]), shared.keys
+    for name, raw in ending.files.items():
+        at = Checkpoint.from_json(raw.encode())
+        mirrored = {"id": format_id(ending.last).decode(), "generation": at.generation, "end": at.at.offset}
+        connection.calls(
+            pack("HSET", keys.sources, os.fsencode(name), json.loads(raw)["number"]),
+            pack("HSET", keys.checkpoint, os.fsencode(name), at.to_json()),
+            pack("HSET", keys.mirror, os.fsencode(name), json.dumps(mirrored)),
+        )

@@ -1,0 +1,209 @@
+"""The bridge as a service that starts at login: a systemd user unit on Linux, a launchd agent on macOS.
+
+It is started again when it failed, but not after exit code 2: nobody can mend a configuration by trying again.
+"""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError
+
+WATCHDOG = 60
+"""Seconds without a word after which systemd starts it anew; it says one each second."""
+
+UNIT = """[Unit]
+Description=bridge {instance}: carries files into Redis Streams and back
+StartLimitIntervalSec=300
+StartLimitBurst=20
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={command}
+Environment={path}
+Restart=on-failure
+RestartSec=2
+RestartPreventExitStatus=2
+TimeoutStartSec=180
+WatchdogSec={watchdog}
+TimeoutStopSec=60
+# The embedded server stays for the components when the bridge stops.
+KillMode=process
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=default.target
+"""
+
+# launchd knows success and failure alone. So a shell makes a success of exit code 2, and passes on SIGTERM.
+RUNNER = (
+    "trap 'kill -TERM $pid' TERM INT; \"$@\" & pid=$!; "
+    "while wait $pid; code=$?; kill -0 $pid 2>/dev/null; do :; done; "
+    "[ $code -eq 2 ] && exit 0; exit $code"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service's file: where it goes, what it holds, and what the manager calls it."""
+
+    name: str
+    path: Path
+    content: bytes
+
+
+def command(settings: Settings, options: Sequence[str]) -> list[str]:
+    """What is run, with absolute paths alone."""
+    return [sys.executable, "-m", "bridge", "--config", str(settings.path.resolve()), "run", *options]
+
+
+def unit(settings: Settings, options: Sequence[str], home: Path, path: str) -> Service:
+    """For systemd. `home` is where its user units are kept, `path` the PATH in which a server is looked for. Pure."""
+    name = f"hestai-bridge-{settings.instance}.service"
+    text = UNIT.format(
+        instance=settings.instance, command=" ".join(map(_quoted, command(settings, options))),
+        path=_quoted(f"PATH={path}", expands=False), watchdog=WATCHDOG,
+    )  # fmt: skip
+    return Service(name, home / name, text.encode())
+
+
+def _quoted(word: str, *, expands: bool = True) -> str:
+    """One word as systemd reads it: specifiers mean nothing in it, nor variables where it `expands` them."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return '"' + (escaped.replace("$", "$$") if expands else escaped) + '"'
+
+
+def agent(settings: Settings, options: Sequence[str], home: Path, logs: Path, path: str) -> Service:
+    """For launchd: `home` is ~/Library/LaunchAgents, `logs` ~/Library/Logs. Pure."""
+    name = f"org.hestai.bridge.{settings.instance}"
+    log = str(logs / f"hestai-bridge-{settings.instance}.log")
+    content = {
+        "Label": name,
+        "ProgramArguments": ["/bin/sh", "-c", RUNNER, "sh", *command(settings, options)],
+        "EnvironmentVariables": {"PATH": path},
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ExitTimeOut": 60,
+        "AbandonProcessGroup": True,  # the embedded server stays for the components
+        "StandardOutPath": log,
+        "StandardErrorPath": log,
+        "WorkingDirectory": str(settings.path.resolve().parent),
+    }
+    return Service(name, home / f"{name}.plist", plistlib.dumps(content))
+
+
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+def run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A command of the service manager. Raises BridgeError when there is none."""
+    if shutil.which(words[0]) is None:
+        raise BridgeError(f"there is no {words[0]}", hint="--print shows the file for another service manager")
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The commands of one service manager, for one service."""
+
+    enable: Sequence[Sequence[str]]
+    disable: Sequence[Sequence[str]]
+    show: Sequence[str]
+    logs: str
+
+
+def here(settings: Settings, options: Sequence[str]) -> tuple[Service, Manager]:
+    """This platform's service and manager. Raises BridgeError: it has neither systemd nor launchd."""
+    path = os.environ.get("PATH", os.defpath)
+    if sys.platform == "darwin":
+        library = Path.home() / "Library"
+        one = agent(settings, options, library / "LaunchAgents", library / "Logs", path)
+        target = f"gui/{os.getuid()}"
+        start = [["launchctl", "bootstrap", target, str(one.path)]]
+        return one, Manager(
+            start, [["launchctl", "bootout", f"{target}/{one.name}"]], ["launchctl", "print", f"{target}/{one.name}"],
+            f"{library}/Logs/hestai-bridge-{settings.instance}.log",
+        )  # fmt: skip
+    if not sys.platform.startswith("linux"):
+        raise BridgeError(
+            f"no service manager is known on {sys.platform}", hint="run `bridge run --dual` from your own"
+        )
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    one = unit(settings, options, configuration / "systemd" / "user", path)
+    user = ["systemctl", "--user"]
+    return one, Manager(
+        [[*user, "daemon-reload"], [*user, "enable", "--now", one.name]],
+        [[*user, "disable", "--now", one.name], [*user, "daemon-reload"]],
+        [*user, "show", one.name, "--property=ActiveState,SubState,MainPID,Result,StatusText"],
+        f"journalctl --user -u {one.name}",
+    )
+
+
+def install(one: Service, manager: Manager, does: Run = run) -> None:
+    """Writes the file and starts the service. Raises BridgeError: the manager refuses; the file stays."""
+    one.path.parent.mkdir(parents=True, exist_ok=True)
+    beside = one.path.with_name(f".{one.path.name}.new")
+    beside.write_bytes(one.content)
+    beside.chmod(0o600)
+    beside.replace(one.path)
+    for words in manager.enable:
+        _must(does(words), words)
+
+
+def uninstall(one: Service, manager: Manager, does: Run = run) -> bool:
+    """Stops it and removes the file; False: there was none. Raises BridgeError: the manager cannot be asked."""
+    if not one.path.exists():
+        return False
+    last, *rest = manager.disable
+    stopped = does(last)
+    one.path.unlink()
+    for words in rest:
+        does(words)
+    if stopped.returncode:
+        raise BridgeError(
+            f"its file is removed, but it could not be stopped: {stopped.stderr.strip()}", where=one.name,
+            hint="does it still run? `bridge status` tells",
+        )  # fmt: skip
+    return True
+
+
+def _must(done: subprocess.CompletedProcess[str], words: Sequence[str]) -> None:
+    if done.returncode:
+        raise BridgeError(
+            f"{' '.join(words)}: {done.stderr.strip() or f'exit {done.returncode}'}",
+            hint="the file is written: start it by hand, or from a session of your own (not over sudo or cron)",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`installed`: its file is there; `current`: as it would be written now; `said`: what the manager says of it."""
+
+    installed: bool
+    current: bool
+    said: str
+
+
+def status(one: Service, manager: Manager, does: Run = run) -> Standing:
+    """How it stands."""
+    there = one.path.exists()
+    try:
+        told = does(manager.show)
+        said = " ".join((told.stdout if told.returncode == 0 else told.stderr).split("\n")).strip()
+    except BridgeError as error:
+        said = str(error)
+    return Standing(there, there and one.path.read_bytes() == one.content, said)

@@ -1,0 +1,1 @@
+"""What lies in a folder, before anything is carried: how it reads, and which mapping suits it."""

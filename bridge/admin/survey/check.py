@@ -1,0 +1,241 @@
+"""How a file's lines would translate: the first ones, how many of all, and each kind of reason for the rest."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import accumulate, compress
+from operator import ne
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.core.codecs import Codec
+from bridge.core.codecs.artifact import Artifact
+from bridge.core.codecs.chunk import CHUNK
+from bridge.core.codecs.continued import Continued
+from bridge.core.codecs.document import Document, Text
+from bridge.core.errors import SourceError
+from bridge.core.model import Row, as_json, shown
+from bridge.files.artifacts import HEAD, type_of
+from bridge.files.generation import open_regular
+from bridge.files.lines import Cut, walk
+from bridge.files.spool import Folder, Taken
+
+if TYPE_CHECKING:
+    from bridge.core.mapping import Mapping
+
+KEPT_LINES = 5
+SHOWN = 200
+"""Bytes of a growing file that stand for it."""
+
+MOST_KINDS = 1000
+"""So many different roles, and types, are counted by themselves."""
+
+
+@dataclass(slots=True)
+class Checked:
+    """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example. Of whole
+    files their names stand for the line numbers.
+
+    `partial` are the bytes of last lines without their newline, `size` all bytes. `earliest` and `latest` are times of
+    messages in ms since 1970; `clamped` counts those whose entry ID would be another than their time; `values` are the
+    bytes of all their fields; `damage` is what is wrong with a compressed file.
+    """
+
+    translated: int = 0
+    rejected: int = 0
+    empty: int = 0
+    partial: int = 0
+    size: int = 0
+    first: list[tuple[int | str, list[tuple[str, bytes]]]] = field(default_factory=list)
+    reasons: dict[str, tuple[int, list[int | str], bytes]] = field(default_factory=dict)
+    earliest: int | None = None
+    latest: int | None = None
+    clamped: int = 0
+    values: int = 0
+    roles: Counter[bytes] = field(default_factory=Counter)
+    types: Counter[bytes] = field(default_factory=Counter)
+    damage: str = ""
+    noun: str = "line"
+    last: int | None = None
+    """The latest time up to now: the ID of a message that is older is clamped to it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "translated": self.translated, "rejected": self.rejected, "empty": self.empty,
+            "partial_bytes": self.partial, "damage": self.damage or None,
+            "first": [{self.noun: n, "fields": {name: as_json(v) for name, v in pairs}} for n, pairs in self.first],
+            "reasons": [{"reason": reason, "count": count, f"{self.noun}s": numbers, "example": as_json(example)}
+                        for reason, (count, numbers, example) in self.reasons.items()],
+        }  # fmt: skip
+
+    def reject(self, reason: str, number: int | str, line: bytes) -> None:
+        """Counts a line that does not translate under the kind of its reason."""
+        self.rejected += 1
+        kind = reason.partition(":")[0]
+        count, numbers, example = self.reasons.get(kind, (0, [], line[:400]))
+        self.reasons[kind] = (count + 1, [*numbers, number] if len(numbers) < KEPT_LINES else numbers, example)
+
+    def take(
+        self, codec: Codec, lines: list[bytes], numbers: Sequence[int | str], limit: int, first: int, *,
+        cut: bool = False, now: int | None = None, timed: bool = True,
+    ) -> None:  # fmt: skip
+        """Translates whole messages, whose first lines have these numbers; `cut`: the first is the end of a longer one.
+
+        `now` in ms: later times are clamped too. Not `timed`: only the writing of the file has a time.
+        """
+        if cut:
+            self.reject(f"over max_line_bytes: the limit is {limit}", numbers[0], b"")
+            lines, numbers = lines[1:], numbers[1:]
+        rows, times = codec.decode(lines) if lines else ([], [])
+        good = [row.__class__ is tuple and len(line) <= limit for row, line in zip(rows, lines, strict=True)]
+        if not all(good):
+            for line, number, row, fine in zip(lines, numbers, rows, good, strict=True):
+                if fine:
+                    continue
+                if not line:
+                    self.empty += 1
+                else:
+                    over = f"over max_line_bytes: a line of {len(line)} bytes, the limit is {limit}"
+                    self.reject(row if isinstance(row, str) and len(line) <= limit else over, number, line)
+            rows, times, numbers = [*compress(rows, good)], [*compress(times, good)], [*compress(numbers, good)]
+        if not rows:
+            return
+        whole: list[Row] = rows  # type: ignore[assignment]
+        self.took(codec, whole, numbers, first)
+        if not timed:
+            return
+        running = [*accumulate(times, max, initial=times[0] if self.last is None else self.last)][1:]
+        self.clamped += sum(map(ne, running, times)) + sum(now is not None and time > now for time in times)
+        self.last = running[-1]
+        self.earliest = min(times) if self.earliest is None else min(self.earliest, *times)
+        self.latest = max(times) if self.latest is None else max(self.latest, *times)
+
+    def took(self, codec: Codec, rows: Sequence[Row], numbers: Sequence[int | str], first: int) -> None:
+        """Counts messages."""
+        names = [name.decode() for name in codec.fields]
+        for row, number in zip(rows[: max(0, first - len(self.first))], numbers, strict=False):
+            self.first.append((number, list(zip(names, row, strict=True))))
+        self.translated += len(rows)
+        self.values += sum(len(b"".join(row)) for row in rows)
+        self._count(self.roles, [row[0] for row in rows])
+        self._count(self.types, [row[2] for row in rows])
+
+    def document(self, mapping: Mapping, name: bytes, taken: Taken, limit: int, first: int) -> None:
+        """Translates a whole file."""
+        self.size += taken.facts.size
+        path = os.fsdecode(name)
+        if mapping.source.kind == "artifacts":
+            kind, codec_ = type_of(taken.raw[:HEAD], path), mapping.codec(path)
+            row = codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, Artifact) else ()
+            self.took(codec_, [row], [shown(name)], first)
+            return
+        if mapping.source.kind == "state":
+            codec: Document | Text = mapping.value(path, taken.facts.written)
+        else:
+            codec = mapping.document(path, taken.facts.written)
+        message = codec.read(taken.raw[:limit])
+        if len(taken.raw) > limit:
+            self.reject(f"over max_line_bytes: the limit is {limit}", shown(name), taken.raw)
+        elif isinstance(message.row, str):
+            self.reject(message.row, shown(name), taken.raw)
+        else:
+            self.take(codec, [taken.raw], [shown(name)], limit, first)
+            self.clamped, self.last = 0, None  # they go in the order of their times
+
+    @staticmethod
+    def _count(counter: Counter[bytes], values: list[Any]) -> None:
+        found = Counter(values)
+        if len(counter) + len(found) > MOST_KINDS:
+            found = Counter({value if value in counter else b"\xe2\x80\xa6": many for value, many in found.items()})
+        counter.update(found)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file, as far as this user may see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> Checked:
+    """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
+    codec, limit = mapping.codec(path.name), mapping.format.max_line_bytes
+    result, number, end = Checked(), 0, 0
+    opened = open_regular(path)
+    if opened is None or opened.content is None:
+        raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
+    if mapping.source.kind in ("spool", "state", "artifacts"):
+        opened.close()
+        return _whole(mapping, path, first)
+    if mapping.source.kind == "context":  # whatever stands in it is carried
+        with closing(opened):
+            result.size, result.noun = opened.size(), "chunk"
+            chunks = [piece for piece in [opened.read(SHOWN, 0)] if piece]
+            result.take(codec, chunks, [1] * len(chunks), limit, first, timed=False)
+            result.translated = -(-result.size // CHUNK)
+        return result
+
+    def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
+        wanted = size if most is None else min(size, most - offset)
+        data = opened.read(wanted, offset)
+        result.size = max(result.size, offset + len(data))
+        return data, [], len(data) == size
+
+    try:
+        for lines, cut in walk(read, 0, continuing(codec), limit):
+            counts = [line.count(b"\n") + 1 for line in lines.lines]
+            numbers = [*accumulate(counts, initial=number + 1)]
+            result.take(codec, lines.lines, numbers[:-1], limit, first, cut=cut)
+            number, end = numbers[-1] - 1, lines.end
+        result.damage = opened.content.damage()
+    finally:
+        opened.close()
+    result.partial = result.size - end
+    return result
+
+
+def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
+    """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
+    result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
+    folder = Folder(root, mapping.files, mapping.source.exclude)
+    if mapping.source.kind in ("log", "context"):
+        return _each_file(mapping, folder, first)
+    for name in sorted(found.name for some in folder.scan() for found in some):
+        taken = folder.read(name, limit + 1)
+        if taken is not None:
+            result.document(mapping, name, taken, limit, first)
+    return result
+
+
+def _whole(mapping: Mapping, path: Path, first: int) -> Checked:
+    """A file that is one message, value or artifact."""
+    result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
+    name = os.fsencode(path.name)
+    taken = Folder(path.resolve().parent, "*").read(name, limit + 1)
+    if taken is not None:
+        result.document(mapping, os.fsencode(path), taken, limit, first)
+    return result
+
+
+def _each_file(mapping: Mapping, folder: Folder, first: int) -> Checked:
+    """Files of lines, or of chunks, as one."""
+    result = Checked(noun=mapping.noun)
+    for name in sorted(found.name for some in folder.scan() for found in some):
+        one = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
+        result.translated, result.rejected = result.translated + one.translated, result.rejected + one.rejected
+        result.size, result.first = result.size + one.size, result.first or one.first
+        for reason, (count, numbers, example) in one.reasons.items():
+            before = result.reasons.get(reason, (0, numbers, example))
+            result.reasons[reason] = (before[0] + count, before[1], before[2])
+    return result
+
+
+def continuing(codec: Codec) -> Callable[[Sequence[bytes]], list[bool]] | None:
+    """Which lines begin a message, for a codec whose messages may go on; None for any other."""
+    return codec.begins if isinstance(codec, Continued) else None

@@ -1,0 +1,130 @@
+"""What lies in a folder that a mapping knows, or nearly knows: for `bridge init`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge.admin.survey.check import Checked, check_file, check_folder, is_regular
+from bridge.core.errors import SourceError
+from bridge.core.mapping import Mapping
+from bridge.files.spool import Folder
+
+SAMPLE = 1 << 16
+LOOKED_AT = 200
+DEPTH = 2
+"""Of files that no mapping names: how many bytes of each, how many of them, and how deep below the folder."""
+
+
+@dataclass(slots=True)
+class Found:
+    """The files that one mapping names, oldest first, and how their lines translate."""
+
+    mapping: Mapping
+    files: list[tuple[Path, Checked]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What there is. `near`: files of another name whose lines a mapping would translate. `names`: all other files."""
+
+    found: list[Found]
+    near: list[tuple[Path, Mapping, Checked]]
+    names: list[str]
+
+
+def discover(root: Path, mappings: list[Mapping]) -> Seen:
+    """Looks through the folder. Files that cannot be read are told in `Found.unread`."""
+    found = []
+    claimed: set[Path] = set()
+    for mapping in mappings:
+        one = Found(mapping)
+        if mapping.source.kind in ("spool", "state", "artifacts"):
+            found.append(_folder(one, root, claimed))
+            continue
+        rotated = sorted({path for glob in mapping.source.rotated for path in root.glob(glob)}, reverse=True)
+        for path in [*rotated, *sorted(set(root.glob(mapping.source.path)) - set(rotated))]:
+            if is_regular(path) and path not in claimed:
+                claimed.add(path)
+                try:
+                    one.files.append((path, check_file(mapping, path, 3)))
+                except SourceError as error:
+                    one.unread.append(str(error))
+        found.append(one)
+    near = []
+    others = [path for path in _files(root) if path not in claimed]
+    for path in others[:LOOKED_AT]:
+        best = closest(mappings, path)
+        if best is not None:
+            near.append((path, *best))
+    return Seen(found, near, [str(path.relative_to(root)) for path in others])
+
+
+def _folder(one: Found, root: Path, claimed: set[Path]) -> Found:
+    """A folder with a file per message counts as one file; one of which none translates is none of this mapping's."""
+    source = one.mapping.source
+    folder = Folder(root, one.mapping.files, source.exclude)
+    names = [found.name for some in folder.scan() for found in some]
+    if not names and not any(path.is_dir() and path != root for path in folder.folders):
+        return one
+    try:
+        check = check_folder(one.mapping, root, 3)
+        if check.rejected and not check.translated:
+            return one
+        one.files.append((root / source.path, check))
+    except SourceError as error:
+        one.unread.append(str(error))
+    claimed |= {root / os.fsdecode(name) for name in names}
+    return one
+
+
+def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, Checked] | None:
+    """The mapping that translates most of a file's first lines; None where none translates most of them."""
+    logs = [one for one in mappings if one.source.kind == "log"]
+    tried = [(one, check) for one in logs if (check := _sampled(one, path)) is not None]
+    return max(tried, key=lambda pair: pair[1].translated) if tried else None
+
+
+_NAME = re.compile(r"[\w. -]+(/[\w. -]+)*")
+
+
+def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
+    """A mapping's text turned to another file of the same form, with a name and a stream of its own; and that name.
+
+    Raises ValueError for a file whose name would mean something in a glob.
+    """
+    if not _NAME.fullmatch(file):
+        raise ValueError(f"{file!a} holds more than letters, digits, spaces and . _ - /")
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0])[:64] or "log"
+    old = mapping.source.path
+    for was, now in (
+        (f'name = "{mapping.name}"', f'name = "{name}"'), (f'"{old}"', f'"{file}"'),
+        (f'"{old}.*"', f'"{file}.*"'), (f'"{old}-*"', f'"{file}-*"'),
+        (f'key = "{mapping.stream.key}"', f'key = "{name}:messages"'),
+    ):  # fmt: skip
+        text = text.replace(was, now)
+    return text, name
+
+
+def _sampled(mapping: Mapping, path: Path) -> Checked | None:
+    """How the file's first lines translate; None where most do not."""
+    try:
+        check = check_file(mapping, path, 1, SAMPLE)
+    except SourceError:
+        return None
+    return check if check.translated > check.rejected else None
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Regular files, not hidden, down to `DEPTH` folders."""
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        deep = len(here.relative_to(root).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep + 1 < DEPTH else []
+        for name in sorted(names):
+            if not name.startswith(".") and is_regular(here / name) and name != "bridge.toml":
+                yield here / name

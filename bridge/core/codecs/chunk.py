@@ -1,0 +1,68 @@
+"""A context's chunk: bytes that were appended in one go, cut between characters. Role and type are the mapping's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.core.codecs import Codec, Decoded, FieldRule
+from bridge.core.errors import ConfigError
+from bridge.core.model import FIELDS, Row
+
+CHUNK = 1 << 16
+"""Bytes after which a chunk ends although the writer goes on."""
+
+STARTED = b"context_started"
+"""The type of the entry, without data, that stands where a file began anew."""
+
+
+def no_pointers(rules: dict[str, FieldRule]) -> None:
+    """Raises ConfigError where a field is to be found in JSON that is not read."""
+    for name, rule in rules.items():
+        if rule.pointers:
+            raise ConfigError(f"message.{name}: a pointer finds nothing here", hint="a const, or a name")
+
+
+class Chunk(Codec):
+    """Forward only: what stands between two chunks is no newline, so there are no lines to write."""
+
+    fields: tuple[bytes, ...] = FIELDS
+    invertible = False
+
+    def __init__(self, rules: dict[str, FieldRule]) -> None:
+        for name in ("timestamp", "data"):
+            if name in rules:
+                raise ConfigError(
+                    f"message.{name} means nothing for a context: it is the time of writing, and the bytes"
+                )
+        no_pointers(rules)
+        told = {name: rule.const if rule.const is not None else rule.default for name, rule in rules.items()}
+        self._role, self._type = told.get("role"), told.get("type", b"context_chunk")
+        if self._role is None or self._type is None:
+            raise ConfigError("a context needs message.role", hint='a const, or { name = "stem" }')
+
+    def row(self, chunk: bytes, written: bytes) -> Row:
+        """One chunk, which was written at this time; without bytes it says that the file began anew."""
+        return self._role or b"", written, (self._type or b"") if chunk else STARTED, chunk
+
+    def decode(self, lines: Sequence[bytes]) -> Decoded:
+        """Rows without their times, which only the file tells."""
+        return Decoded([self.row(chunk, b"") for chunk in lines], [0] * len(lines))
+
+    def encode(self, row: Row) -> bytes | str:
+        """None has a line."""
+        return "a context has no lines"
+
+    def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
+        """None has a line."""
+        return ["a context has no lines"] * len(rows)
+
+
+def whole_characters(data: bytes) -> int:
+    """How many first bytes do not end within a UTF-8 character that could still be ended. Pure."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        length = 2 if 0xC2 <= byte <= 0xDF else 3 if 0xE0 <= byte <= 0xEF else 4 if 0xF0 <= byte <= 0xF4 else 1
+        return len(data) - back if length > back else len(data)
+    return len(data)

@@ -1,0 +1,118 @@
+"""A whole file as one message: a JSON object whose fields pointers find, or text of which its name tells the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from bridge.core.codecs import Codec, Decoded, FieldRule
+from bridge.core.codecs.chunk import no_pointers
+from bridge.core.codecs.jsonl import Jsonl, parsed, scalar
+from bridge.core.codecs.timestamps import Clock
+from bridge.core.errors import ConfigError
+from bridge.core.model import FIELDS, Row, shown
+
+
+class Message(NamedTuple):
+    """What a file says: its row, or why it is no message; the time in ms since 1970; its own identity, if it has one.
+
+    `partly`: the file may be half-written. `named`: what its name tells, of one that has no identity.
+    """
+
+    row: Row | str
+    time: int = 0
+    identity: bytes | None = None
+    partly: bool = False
+    named: bytes = b""
+
+
+class Document(Jsonl):
+    """JSON. `data` is the whole file, newlines and all, unless a pointer is given."""
+
+    spans_lines = True
+
+    def __init__(self, rules: dict[str, FieldRule], clock: Clock, identity: FieldRule | None) -> None:
+        super().__init__(rules, clock)
+        self._identity = identity
+
+    def read(self, raw: bytes) -> Message:
+        """The message in a file's bytes."""
+        found = parsed(raw) if raw.strip() else "an empty file"
+        if isinstance(found, str):
+            return Message(found.replace("line", "file"), partly=not found.startswith(("more", "not a")))
+        row, time = self._row(raw, *found)
+        return Message(row, time, (scalar(found[1], self._identity) if self._identity is not None else None) or None)
+
+
+class Text(Codec):
+    """Any bytes are `data`; role, timestamp and type are those of `head`, or there is a `reason` why it has none."""
+
+    fields: tuple[bytes, ...] = FIELDS
+    invertible = True
+
+    def __init__(self, head: tuple[bytes, bytes, bytes], clock: Clock, reason: str = "", named: bytes = b"") -> None:
+        self._head = head
+        self._named = named
+        self._reason = reason
+        self._time = 0
+        if not reason:
+            try:
+                [self._time] = clock((head[1],))
+            except ValueError:
+                self._reason = "timestamp not understood: " + shown(head[1], 40)
+
+    def read(self, raw: bytes) -> Message:
+        """The message in a file's bytes."""
+        return Message(self._reason or (*self._head, raw), self._time, named=self._named)
+
+    def decode(self, lines: Sequence[bytes]) -> Decoded:
+        """One row or reason for each file's bytes."""
+        found = [self.read(raw) for raw in lines]
+        return Decoded([one.row for one in found], [one.time for one in found])
+
+    def encode(self, row: Row) -> bytes | str:
+        """`data` itself, when the name says the same role, timestamp and type."""
+        if self._reason:
+            return self._reason
+        for name, ours, theirs in zip(FIELDS, row, self._head, strict=False):
+            if ours != theirs:
+                return f"{name.decode()} is not what the file's name says: {shown(ours, 40)}, not {shown(theirs, 40)}"
+        return row[3]
+
+    def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
+        """The same for many rows."""
+        return [self.encode(row) for row in rows]
+
+
+def moment(ns: int) -> bytes:
+    """Nanoseconds since 1970 as a timestamp: ISO 8601, UTC, milliseconds."""
+    return datetime.fromtimestamp(ns // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")[:23].encode() + b"Z"
+
+
+def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written: bytes, clock: Clock) -> Text:
+    """The codec of one text file. Raises ConfigError when nothing tells its role or its type."""
+    if "data" in rules:
+        raise ConfigError("message.data means nothing for a text: it is all of the file")
+    no_pointers(rules)
+    told = {"timestamp": written}
+    reason, named = "", b""
+    if pattern is not None:
+        groups = re.compile(pattern).groupindex
+        match = re.fullmatch(pattern, name)
+        found = match.groupdict() if match is not None else {}
+        told |= {group: _raw(found.get(group) or "") for group in groups}
+        named = b"\0".join(told[group] for group in sorted(groups))
+        reason = "" if match is not None else "its name does not match format.pattern: " + shown(_raw(name), 80)
+    told |= {field: rule.const if rule.const is not None else rule.default or b"" for field, rule in rules.items()}
+    for field in ("role", "type"):
+        if field not in told:
+            raise ConfigError(
+                f"codec 'document' of text needs message.{field}", hint="a const, a name, or a group in format.pattern"
+            )
+    return Text((told["role"], told["timestamp"], told["type"]), clock, reason, named)
+
+
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

@@ -1,0 +1,194 @@
+"""One JSON object a line. Fields by JSON pointer (RFC 6901); `data` keeps its bytes exactly.
+
+The line is scanned for the spans of the values that are asked for, and never re-serialised: big integers, NaN,
+duplicate keys, lone surrogates and white space come through as they were written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+from bridge.core.codecs import Codec, Decoded, FieldRule
+from bridge.core.codecs.timestamps import Clock
+from bridge.core.errors import ConfigError
+from bridge.core.model import FIELDS, Row, shown
+
+_DECODER = json.JSONDecoder()
+STRINGS = json.JSONDecoder(parse_int=len, parse_float=len)
+"""Reads JSON of which only the strings count: a number may have more digits than Python turns into one."""
+
+_SPACE = " \t\r\n"
+
+
+class Jsonl(Codec):
+    """`data` is the whole line unless `message.data` points to a part of it."""
+
+    spans_lines = False
+
+    def __init__(self, rules: dict[str, FieldRule], clock: Clock) -> None:
+        self.fields: tuple[bytes, ...] = FIELDS
+        self._clock = clock
+        self._rules: list[FieldRule] = []
+        for name in FIELDS[:3]:
+            rule = rules.get(name.decode())
+            if rule is None:
+                raise ConfigError(f"codec 'jsonl' needs message.{name.decode()}", hint="a pointer, a const or a name")
+            self._rules.append(rule)
+        self._data = rules.get("data")
+        self.invertible = self._data is None
+
+    def decode(self, lines: Sequence[bytes]) -> Decoded:
+        """One row or reason a line."""
+        found = [self._decode(line) for line in lines]
+        return Decoded([row for row, _ in found], [time for _, time in found])
+
+    def _decode(self, line: bytes) -> tuple[Row | str, int]:
+        found = parsed(line) if line else "empty line"
+        return (found, 0) if isinstance(found, str) else self._row(line, *found)
+
+    def _row(self, line: bytes, text: str, value: dict[str, Any]) -> tuple[Row | str, int]:
+        """The row and time of a JSON object, which `line` holds."""
+        row: list[bytes] = []
+        for name, rule in zip(FIELDS, self._rules, strict=False):
+            found = scalar(value, rule)
+            if found is None:
+                return f"nothing at {' or '.join(rule.pointers)} for {name.decode()}", 0
+            row.append(found)
+        try:
+            [time] = self._clock((row[1],))
+        except ValueError:
+            return "timestamp not understood: " + shown(row[1], 40), 0
+        if self._data is None:
+            row.append(line)
+        else:
+            part = _part(text, self._data)
+            if part is None:
+                return f"nothing at {' or '.join(self._data.pointers)} for data", 0
+            row.append(part)
+        return tuple(row), time
+
+    def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
+        """The same for many rows."""
+        return [self.encode(row) for row in rows]
+
+    def encode(self, row: Row) -> bytes | str:
+        """`data` itself, when it is a line that says the same role, timestamp and type."""
+        line = row[3]
+        if self._data is not None:
+            return "this codec has no inverse"
+        if b"\n" in line and not self.spans_lines:
+            return "newline in data"
+        back, _ = self._decode(line)
+        if isinstance(back, str):
+            return back
+        for name, ours, theirs in zip(FIELDS, row, back, strict=True):
+            if ours != theirs:
+                return f"{name.decode()} is not what data says: {shown(ours, 40)}, not {shown(theirs, 40)}"
+        return line
+
+
+def parsed(raw: bytes) -> tuple[str, dict[str, Any]] | str:
+    """The text and the object of bytes that hold one JSON object and nothing else; or why they do not."""
+    text = raw.decode("utf-8", "surrogateescape")
+    try:
+        value, end = _DECODER.raw_decode(text, _skip(text, 0))
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {str(error).partition(':')[0].removesuffix(' at')}"
+    if _skip(text, end) != len(text):
+        return "more than one JSON value in the line"
+    return (text, value) if isinstance(value, dict) else "not a JSON object"
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _tokens(pointer: str) -> list[str]:
+    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+
+
+def scalar(value: Any, rule: FieldRule) -> bytes | None:
+    """What a rule finds in a parsed JSON value, as text; None where it finds nothing."""
+    if rule.const is not None:
+        return rule.const
+    for pointer in rule.pointers:
+        at = value
+        for token in _tokens(pointer):
+            if isinstance(at, dict):
+                at = at.get(token)
+            elif isinstance(at, list) and token.isdigit() and int(token) < len(at):
+                at = at[int(token)]
+            else:
+                at = None
+        if isinstance(at, str):
+            return at.encode("utf-8", "surrogatepass" if _lone(at) else "surrogateescape")
+        if isinstance(at, bool | int | float):
+            return json.dumps(at).encode()
+    return rule.default
+
+
+def _lone(text: str) -> bool:
+    """Whether the text holds a surrogate that no undecodable byte explains, such as a JSON `\\ud800`."""
+    return any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in text)
+
+
+def _part(text: str, rule: FieldRule) -> bytes | None:
+    if rule.const is not None:
+        return rule.const
+    for pointer in rule.pointers:
+        span = find_span(text, _tokens(pointer))
+        if span is not None:
+            return text[span[0] : span[1]].encode("utf-8", "surrogateescape")
+    return rule.default
+
+
+def find_span(text: str, tokens: Sequence[str]) -> tuple[int, int] | None:
+    """Where the value at a pointer stands in valid JSON, as start and end; the last of duplicate keys; or None."""
+    start = _skip(text, 0)
+    for token in tokens:
+        found = None
+        if text[start] == "{":
+            for key, at in _members(text, start):
+                if key == token:
+                    found = at
+        elif text[start] == "[" and token.isdigit():
+            for index, at in enumerate(_items(text, start)):
+                if index == int(token):
+                    found = at
+        if found is None:
+            return None
+        start = found
+    return start, _end(text, start)
+
+
+def _end(text: str, start: int) -> int:
+    return STRINGS.raw_decode(text, start)[1]
+
+
+def _members(text: str, at: int) -> list[tuple[str, int]]:
+    members = []
+    at = _skip(text, at + 1)
+    while text[at] != "}":
+        key, at = scanstring(text, at + 1)
+        at = _skip(text, _skip(text, at) + 1)
+        members.append((key, at))
+        at = _skip(text, _end(text, at))
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return members
+
+
+def _items(text: str, at: int) -> list[int]:
+    items = []
+    at = _skip(text, at + 1)
+    while text[at] != "]":
+        items.append(at)
+        at = _skip(text, _end(text, at))
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return items

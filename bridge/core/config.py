@@ -1,0 +1,269 @@
+"""`bridge.toml`, read once (DESIGN §5.1): flag > environment > file > default. Secrets are masked when shown."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+from pydantic import Field, field_validator
+
+from bridge.core.errors import ConfigError
+from bridge.core.mapping import Mapping, load_mapping
+from bridge.core.paths import Paths
+from bridge.core.schema import Strict, validated
+
+SCHEMES = ("embedded", "redis", "rediss", "unix")
+ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class RedisSection(Strict):
+    """The table `[redis]` of bridge.toml: the url of the server, or `embedded`."""
+
+    url: str = "embedded"
+
+
+class StateSection(Strict):
+    """The table `[state]` of bridge.toml: the folder of the ledger, the lock and the embedded server's data."""
+
+    dir: str = ".bridge"
+
+
+class MetricsSection(Strict):
+    """The table `[metrics]` of bridge.toml: where `bridge run` tells how it does, on this machine alone.
+
+    Port 0: any that is free.
+    """
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+
+
+class ComponentSection(Strict):
+    """A table `[components.NAME]` of bridge.toml: a program that reads and writes messages, and its roles."""
+
+    roles: tuple[str, ...] = ()
+
+    @field_validator("roles")
+    @classmethod
+    def _safe(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        for role in roles:
+            if not ROLE.fullmatch(role):
+                raise ValueError(f"role {role!r} must match {ROLE.pattern}, it may become a file name")
+        return roles
+
+
+def check_component(name: str) -> None:
+    """Raises ConfigError for a component's name that could not be a folder, a consumer group and a part of a field."""
+    if not ROLE.fullmatch(name):
+        raise ConfigError(f"component {name!r} must match {ROLE.pattern}")
+
+
+class PathPair(Strict):
+    """A rule of `[[paths]]` in bridge.toml: the same artifact, as the files' side and the readers of Redis name it."""
+
+    from_: Annotated[str, Field(alias="from")]
+    to: str
+
+    @field_validator("from_", "to")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        if not path.startswith("/"):
+            raise ValueError("a path of a rule begins with /")
+        return path
+
+
+class File(Strict):
+    """The tables of `bridge.toml` as written, before flags and environment have their say."""
+
+    instance: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    root: str = "."
+    mappings: Annotated[tuple[str, ...], Field(min_length=1)]
+    redis: RedisSection = RedisSection()
+    state: StateSection = StateSection()
+    components: dict[str, ComponentSection] = Field(default_factory=dict)
+    paths: tuple[PathPair, ...] = ()
+    metrics: MetricsSection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings that a command runs with, after flags and environment had their say. Paths are absolute."""
+
+    path: Path
+    instance: str
+    root: Path
+    state_dir: Path
+    redis_url: str
+    mappings: tuple[Mapping, ...]
+    components: MappingType[str, frozenset[str]]
+    """The roles that each component writes as."""
+    log_format: str = "text"
+    paths: Paths = field(default_factory=Paths)
+    """The rules by which each side names the same artifact."""
+    metrics_port: int | None = None
+    """The port of the loopback address that serves metrics; 0: any that is free; None: no metrics are served."""
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that the components of bridge.toml write as, of all components together."""
+        return frozenset().union(*self.components.values())
+
+    def mapping(self, name: str) -> Mapping:
+        """Returns the mapping of bridge.toml that has this name. Raises ConfigError that names the nearest one."""
+        for one in self.mappings:
+            if one.name == name:
+                return one
+        names = [one.name for one in self.mappings]
+        near = difflib.get_close_matches(name, names, 1)
+        raise ConfigError(
+            f"there is no mapping '{name}' here",
+            where=str(self.path),
+            hint=f"did you mean '{near[0]}'?" if near else f"mappings: {', '.join(names)}",
+        )
+
+
+def masked(url: str) -> str:
+    """Returns a Redis URL with its password as `***`, and no query (a query may carry a password too)."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    if not parts.netloc:
+        return f"{parts.scheme}://{parts.path}"
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return urlunsplit((parts.scheme, f"{user}{':***' if colon else ''}{at}{host}", parts.path, "", ""))
+
+
+def check_url(url: str, where: str) -> str:
+    """Returns a Redis URL as it is. Raises ConfigError for one that the bridge cannot use.
+
+    The scheme must be one the bridge speaks, database and port must be numbers.
+    """
+    scheme = "embedded" if url == "embedded" else url.partition("://")[0]
+    if "://" not in url and difflib.get_close_matches(url, ["embedded"], 1):
+        if url != "embedded":
+            raise ConfigError(f"redis url {url!r} is not known", where=where, hint="did you mean embedded?")
+        return url
+    if "://" not in url and re.fullmatch(r"[\w.-]+(:\d+)?(/\d+)?", url) and url != "embedded":
+        raise ConfigError(f"redis url {url!r} names no scheme", where=where, hint=f"did you mean redis://{url}?")
+    if scheme not in SCHEMES or (scheme != "embedded" and "://" not in url):
+        raise ConfigError(
+            f"redis url {masked(url)!r}: scheme {scheme!r} is not supported yet",
+            where=where,
+            hint="use embedded, redis://host:6379/0, rediss://… or unix:///path/to/socket",
+        )
+    database = urlsplit(url).path.strip("/")
+    if scheme in ("redis", "rediss") and database and not database.isdigit():
+        raise ConfigError(f"redis url {masked(url)!r}: database {database!r} is no number", where=where)
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ConfigError(f"redis url {masked(url)!r} is not usable: {error}", where=where) from None
+    return url
+
+
+def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path | None:
+    """Finds bridge.toml: --config > BRIDGE_CONFIG > ./bridge.toml > the user's config directory; None: there is none.
+
+    Raises ConfigError when a file that was named does not exist.
+    """
+    for named, source in ((flag, "--config"), (env.get("BRIDGE_CONFIG"), "BRIDGE_CONFIG")):
+        if named:
+            path = cwd / named
+            if not path.is_file():
+                raise ConfigError(
+                    f"no such file, named by {source}", where=str(path), hint="make one with `bridge init`"
+                )
+            return path
+    for path in (cwd / "bridge.toml", Path(platformdirs.user_config_dir("bridge")) / "bridge.toml"):
+        if path.is_file():
+            return path
+    return None
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """Reads a TOML file and returns its tables. Raises ConfigError when the file cannot be read or parsed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
+
+
+def load(
+    *, config: str | None, redis: str | None, env: MappingType[str, str], cwd: Path, log_format: str | None = None
+) -> Settings:
+    """Reads bridge.toml and its mappings. Raises ConfigError for whatever is missing or unknown."""
+    path = find_config(config, env, cwd)
+    if path is None:
+        raise ConfigError("there is no bridge.toml here", where=str(cwd), hint="make one with `bridge init`")
+    file = validated(File, read_toml(path), str(path))
+    base = path.resolve().parent
+    mappings = tuple(load_mapping(name, base) for name in file.mappings)
+    _check_together(mappings, str(path))
+    url, source = redis or env.get("BRIDGE_REDIS_URL") or file.redis.url, str(path)
+    if redis or env.get("BRIDGE_REDIS_URL"):
+        source = "--redis" if redis else "BRIDGE_REDIS_URL"
+    log_format = log_format or env.get("BRIDGE_LOG_FORMAT") or "text"
+    if log_format not in ("text", "json"):
+        raise ConfigError(f"log format {log_format!r} is neither text nor json", where="BRIDGE_LOG_FORMAT")
+    root = (cwd / env["BRIDGE_ROOT"] if env.get("BRIDGE_ROOT") else base / file.root).resolve()
+    paths = Paths.of([(pair.from_, pair.to) for pair in file.paths])
+    if clash := paths.clash(os.fsencode(root)):
+        first, other = (ascii(os.fsdecode(part)) for part in clash)
+        said = f"[[paths]] give {first} and {other} one name" if first != other else f"[[paths]] name {first} twice"
+        hint = "each path of the files' side needs a name of its own on the other"
+        raise ConfigError(said, where=str(path), hint=hint)
+    return Settings(
+        path=path,
+        instance=file.instance,
+        root=root,
+        state_dir=state_dir(env, cwd, base / file.state.dir),
+        redis_url=check_url(url, source),
+        mappings=mappings,
+        components={name: frozenset(component.roles) for name, component in file.components.items()},
+        log_format=log_format,
+        paths=paths,
+        metrics_port=file.metrics.port if file.metrics is not None else None,
+    )
+
+
+def state_dir(env: MappingType[str, str], cwd: Path, default: Path) -> Path:
+    """Returns the state directory, where the ledger, the lock and the embedded server's data live.
+
+    BRIDGE_STATE_DIR names it, else it is the default.
+    """
+    return (cwd / env["BRIDGE_STATE_DIR"] if env.get("BRIDGE_STATE_DIR") else default).resolve()
+
+
+def _check_together(mappings: tuple[Mapping, ...], where: str) -> None:
+    """Raises ConfigError for mappings that share a name or a stream, or of which one writes what another reads.
+
+    Two mappings that would carry each other's lines would echo for ever.
+    """
+    for seen, one in ((m.name, m) for m in mappings):
+        for other in mappings:
+            if other is one:
+                continue
+            if other.name == seen:
+                raise ConfigError(f"mapping '{seen}' is named twice", where=where)
+            if other.stream.key == one.stream.key:
+                raise ConfigError(
+                    f"mappings '{one.name}' and '{other.name}' both use stream '{one.stream.key}'",
+                    where=where,
+                    hint="give each mapping a stream of its own",
+                )
+            if one.written and other.claims(one.written):
+                raise ConfigError(
+                    f"mapping '{one.name}' writes {one.written}, which mapping '{other.name}' reads",
+                    where=where,
+                    hint="what one writes would be carried into the other's stream",
+                )

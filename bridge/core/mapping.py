@@ -1,0 +1,287 @@
+"""mappings/*.toml → Mapping: which files are which stream, and how a line is a message (DESIGN §5.2)."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from bridge.core.codecs import Codec, FieldRule, delimited, jsonl, regexp
+from bridge.core.codecs.artifact import Artifact
+from bridge.core.codecs.chunk import Chunk
+from bridge.core.codecs.continued import Continued
+from bridge.core.codecs.document import Document, Text, moment, text_of
+from bridge.core.codecs.template import TemplateCodec
+from bridge.core.codecs.timestamps import Clock, clock_for
+from bridge.core.errors import ConfigError
+from bridge.core.globs import translated
+from bridge.core.schema import Strict, validated
+from bridge.core.sections import (
+    FormatSection,
+    MessageSection,
+    MirrorSection,
+    PolicySection,
+    RetentionSection,
+    SourceSection,
+    StreamSection,
+)
+
+MEANT = {
+    "source.rotated": ("log",),
+    "source.order": ("log",),
+    "source.settle_ms": ("log", "spool", "state", "artifacts"),
+    "source.owner": ("state",),
+    "stream.history": ("state",),
+    "source.idle_ms": ("context",),
+    "message.id": ("spool",),
+    "message.artifact_types": ("log",),
+    "mirror.name": ("spool",),
+    "mirror.template": ("log",),
+    "mirror.lock": ("log",),
+    "mirror.newline": ("log",),
+    "mirror.abandoned_line_s": ("log",),
+    "format.continuation": ("log",),
+    "format.codec": ("log", "spool"),
+    "format.max_line_bytes": ("log", "spool"),
+    "policy.on_reject": ("log", "spool"),
+    "format.timestamp": ("log", "spool"),
+    "format.timezone": ("log", "spool"),
+}
+"""Keys that mean something for some kinds of sources alone."""
+
+CODECS = {
+    "log": ("delimited", "jsonl", "regex"),
+    "spool": ("document",),
+    "context": (None,),
+    "state": (None,),
+    "artifacts": (None,),
+}
+"""The codecs of each kind."""
+
+
+class Mapping(Strict):
+    """A mapping that ties sources to a stream, read from its file and validated."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str = ""
+    source: SourceSection
+    format: FormatSection = FormatSection()
+    message: MessageSection = MessageSection()
+    stream: StreamSection
+    mirror: MirrorSection | None = None
+    policy: PolicySection = PolicySection()
+    retention: RetentionSection = RetentionSection()
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Mapping:
+        kind = self.source.kind
+        for key, kinds in MEANT.items():
+            table, _, name = key.partition(".")
+            section = getattr(self, table)
+            if kind not in kinds and section is not None and name in section.model_fields_set:
+                raise ValueError(f"{key} means nothing for source.kind '{kind}', it is for {' and '.join(kinds)}")
+        if self.mirror is not None and kind not in ("log", "spool"):
+            raise ValueError(f"[mirror] means nothing for source.kind '{kind}', which goes to the stream alone")
+        if self.retention.limited and kind == "state" and not self.stream.history:
+            raise ValueError("[retention] is for streams, and this state has none without stream.history")
+        if self.format.codec not in CODECS[kind]:
+            known = ", ".join(map(str, CODECS[kind]))
+            if self.format.codec is None:
+                raise ValueError(f"key 'format.codec' is missing: {known}")
+            raise ValueError(f"format.codec '{self.format.codec}' is not for source.kind '{kind}', which has {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _codec_works(self) -> Mapping:
+        try:
+            codec = self.codec("x")
+        except ConfigError as error:
+            raise ValueError("; ".join(filter(None, (error.what, error.hint)))) from None
+        if self.mirror is not None and self.source.kind == "spool" and not self._tells_time:
+            raise ValueError("a mirrored file must tell its time: give message.timestamp, or leave [mirror] out")
+        if self.message.id is not None and self.format.pattern is not None:
+            raise ValueError("message.id is found in JSON, and format.pattern is for texts: give one of them")
+        if self.mirror is not None and not codec.invertible:
+            raise ValueError("this codec has no inverse: give mirror.template, or leave [mirror] out")
+        return self
+
+    @property
+    def notify(self) -> str:
+        """The Pub/Sub channel on which is said that entries came to the mapping's stream."""
+        return self.stream.notify or f"{self.stream.key}:notify"
+
+    @property
+    def files(self) -> str:
+        """The glob of the files; of a folder of artifacts all that lie in it, at any depth."""
+        path = self.source.path
+        return f"{path}**/*" if path.endswith("/") else path
+
+    @property
+    def noun(self) -> str:
+        """The word for what holds a message of the mapping's: line, chunk, value, artifact or file."""
+        return {"log": "line", "context": "chunk", "state": "value", "artifacts": "artifact"}.get(
+            self.source.kind, "file"
+        )
+
+    @property
+    def written(self) -> str:
+        """The path, or the glob, of what the bridge writes for this mapping, values as x; empty: nothing."""
+        if self.source.kind == "state":
+            return self.source.path if self.source.owner == "redis" else ""
+        if self.mirror is None:
+            return ""
+        name = f"/{self.mirror.name}" if self.source.kind == "spool" else ""
+        return re.sub(r"\{\w+\}", "x", self.mirror.path + name)
+
+    def claims(self, path: str) -> bool:
+        """Whether a file of this relative path, or some that this glob matches, would be read by this mapping."""
+        if any(fnmatchcase(path, p) or fnmatchcase(p, path) for p in (self.source.path, *self.source.rotated)):
+            return True
+        name = os.fsencode(path)
+        unwanted = any(translated(one).fullmatch(name) for one in self.source.exclude)
+        return not unwanted and translated(self.files).fullmatch(name) is not None
+
+    def codec(self, source_name: str) -> Codec:
+        """The codec for one source; `source_name` is its path below the root."""
+        if self.format.codec == "document":
+            return self.document(source_name)
+        if self.source.kind == "log" and self._alike:
+            return self._of_all_sources
+        return self._made_codec(source_name)
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether the name of a source tells nothing of its messages."""
+        return self._rules("a/b.c") == self._rules("d/e.f")
+
+    @cached_property
+    def _of_all_sources(self) -> Codec:
+        return self._made_codec("x")
+
+    def _made_codec(self, source_name: str) -> Codec:
+        rules, clock = self._rules(source_name), self._clock
+        if self.source.kind == "context":
+            return Chunk(rules)
+        if self.source.kind == "artifacts":
+            return Artifact(rules)
+        if self.source.kind == "state":
+            return self.value(source_name, 0)
+        escape = self.mirror is None or self.mirror.newline == "escape"
+        codec: Codec
+        if self.format.codec == "delimited":
+            codec = delimited.Delimited(self.format.delimiter or "", self.format.columns, rules, clock, escape)
+        elif self.format.codec == "regex":
+            codec = regexp.Regex(self.format.pattern or "", rules, clock)
+        else:
+            codec = jsonl.Jsonl(rules, clock)
+        if self.mirror is not None and self.mirror.template is not None:
+            codec = TemplateCodec(codec, self.mirror.template, escape)
+        return Continued(codec) if self.format.continuation else codec
+
+    def value(self, path: str, written_ns: int) -> Text:
+        """The codec of a file that holds a latest value."""
+        rules = self._rules(path)
+        for name in ("timestamp", "data"):
+            if name in rules:
+                raise ConfigError(f"message.{name} means nothing for a state: it is the time of writing, and the file")
+        rules.setdefault("type", FieldRule(const=b"state"))
+        return text_of(Path(path).name, rules, None, moment(written_ns), clock_for("iso8601", "UTC"))
+
+    def document(self, path: str, written_ns: int = 0) -> Document | Text:
+        """The codec of one whole file, by its path below the root; `written_ns` is when, where nothing else tells."""
+        if self._same_document is not None:
+            return self._same_document
+        rules = self._rules(path)
+        written, clock = moment(written_ns), self._clock
+        if self.format.pattern is not None or not self._by_pointers:
+            name = Path(path).name
+            return text_of(
+                name, rules, self.format.pattern, written, clock if self._tells_time else clock_for("iso8601", "UTC")
+            )
+        if "timestamp" not in rules:
+            rules["timestamp"], clock = FieldRule(const=written), clock_for("iso8601", "UTC")
+        identity = self.message.id.rule(path) if self.message.id is not None else None
+        return Document(rules, clock, identity)
+
+    def _rules(self, path: str) -> dict[str, FieldRule]:
+        return {name: section.rule(path) for name, section in self._fields.items()}
+
+    @cached_property
+    def _fields(self) -> dict[str, Any]:
+        names = ("role", "timestamp", "type", "data")
+        return {name: section for name in names if (section := getattr(self.message, name)) is not None}
+
+    @cached_property
+    def _clock(self) -> Clock:
+        return clock_for(self.format.timestamp, self.format.timezone)
+
+    @cached_property
+    def _by_pointers(self) -> bool:
+        return self.message.id is not None or any(section.all_pointers for section in self._fields.values())
+
+    @cached_property
+    def _tells_time(self) -> bool:
+        return "timestamp" in self._fields or "(?P<timestamp>" in (self.format.pattern or "")
+
+    @cached_property
+    def _same_document(self) -> Document | None:
+        """The codec of all files, where neither their names nor their times say anything."""
+        named = any(section.name is not None for section in self._fields.values())
+        if self.format.pattern is not None or named or not self._by_pointers or "timestamp" not in self._fields:
+            return None
+        rules = self._rules("x")
+        return Document(rules, self._clock, self.message.id.rule("x") if self.message.id is not None else None)
+
+
+def shipped_dir() -> Path:
+    """Where the shipped mappings are: in the wheel, or beside the package in a checkout."""
+    ours = Path(__file__).parent.parent
+    packaged = ours / "_mappings"
+    return packaged if packaged.is_dir() else ours.parent / "mappings"
+
+
+def shipped_names() -> list[str]:
+    """The shipped mappings' names, sorted."""
+    return sorted(path.stem for path in shipped_dir().glob("*.toml"))
+
+
+def mapping_path(name: str, base: Path) -> Path:
+    """A shipped mapping's file, or the file that `name` is a path to. Raises ConfigError when there is neither."""
+    import difflib
+
+    shipped = shipped_dir() / f"{name}.toml"
+    if "/" not in name and not name.endswith(".toml") and shipped.is_file():
+        return shipped
+    path = base / name
+    if path.is_file():
+        return path
+    if "/" in name or name.endswith(".toml"):
+        raise ConfigError("there is no such mapping file", where=str(path))
+    near = difflib.get_close_matches(name, shipped_names(), 1)
+    raise ConfigError(
+        f"there is no mapping '{name}'",
+        where=str(base),
+        hint=f"did you mean '{near[0]}'?"
+        if near
+        else f"shipped: {', '.join(shipped_names())}; or a path to a .toml file",
+    )
+
+
+def read_mapping(name: str, base: Path) -> dict[str, Any]:
+    """The mapping file's tables as they are written. Raises ConfigError."""
+    path = mapping_path(name, base)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read as TOML: {error}", where=str(path)) from None
+
+
+def load_mapping(name: str, base: Path) -> Mapping:
+    """A shipped mapping by name, or one by path relative to `base`. Raises ConfigError."""
+    return validated(Mapping, read_mapping(name, base), str(mapping_path(name, base)))

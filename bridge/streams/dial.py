@@ -1,0 +1,54 @@
+"""Makes the bridge's connections to Redis, and says how long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from bridge.core.config import Settings
+from bridge.core.errors import RedisLost
+from bridge.streams.connect import Budget, Connection
+from bridge.streams.embedded import embedded
+
+
+class Backoff:
+    """Waiting times between tries that fail: exponential, with jitter, from 50 ms to 5 s."""
+
+    def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
+        self._first, self._most, self._tries = first, most, 0
+
+    def next(self) -> float:
+        """Returns the seconds to wait before the next try, which grow with each call."""
+        wait = min(self._most, self._first * 2 ** min(self._tries, 16))
+        self._tries += 1
+        return float(wait * random.uniform(0.5, 1.0))
+
+    def reset(self) -> None:
+        """Begins again at the shortest waiting time, after a try that worked."""
+        self._tries = 0
+
+
+def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
+    """Returns the function by which this bridge connects: to the url, or to the embedded server.
+
+    The embedded server is started if it never was, and again if it died; but not for a command that only looks
+    (`may_start` is False), which gets RedisLost.
+    """
+
+    budget = Budget()
+
+    def dial() -> Connection:
+        if settings.redis_url == "embedded":
+            if not may_start and not embedded.running(settings.state_dir):
+                raise RedisLost("the embedded server does not run", hint="`bridge server start`")
+            connection = embedded.dial(settings.state_dir, timeout, budget)
+        else:
+            connection = Connection(settings.redis_url, timeout=timeout, budget=budget)
+        try:
+            budget.met(connection)
+        except RedisLost:
+            connection.close()
+            raise
+        return connection
+
+    return dial
