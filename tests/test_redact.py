@@ -162,6 +162,21 @@ def test_what_cannot_be_redacted_is_refused(one_rig: Rig) -> None:
     assert len(one_rig.entries()) == len(BASE) + 2
 
 
+def archived(rig: Rig) -> tuple[list[str], tuple[str, str]]:
+    """A log whose first entries were trimmed and archived: their IDs, and where the stream is."""
+    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
+    limits = "[retention]\nkeep_entries = 100\nconfirm = false\narchive = true\n"
+    (rig.path / "kept.toml").write_text(f"{shipped}\n{limits}")
+    rig.write_config(mapping="kept.toml")
+    url = ("--redis", rig.server.socket_url)
+    ids = carried(rig)
+    rig.append(*(b"more %d" % n for n in range(340)))
+    assert not rig.once().errors
+    assert rig.run("parity", *url).returncode == 0
+    assert rig.run("trim", "--execute", *url).returncode == 0
+    return ids, url
+
+
 EDITS: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
     "taken out": lambda lines, n: [*lines[:n], *lines[n + 1 :]],
     "written over": lambda lines, n: [*lines[:n], b"agent|2026-03-02T09:14:05.112Z|turn|XXXX", *lines[n + 1 :]],
@@ -173,17 +188,7 @@ EDITS: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_the_archive_is_edited_by_hand(one_rig: Rig, edit: str, secrets: list[int]) -> None:
     """The line of a redacted entry may be taken out of the archive, or written over: the others are read as before."""
-    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
-    (one_rig.path / "kept.toml").write_text(
-        f"{shipped}\n[retention]\nkeep_entries = 100\nconfirm = false\narchive = true\n"
-    )
-    one_rig.write_config(mapping="kept.toml")
-    url = ("--redis", one_rig.server.socket_url)
-    ids = carried(one_rig)
-    one_rig.append(*(b"more %d" % n for n in range(340)))
-    assert not one_rig.once().errors
-    assert one_rig.run("parity", *url).returncode == 0
-    assert one_rig.run("trim", "--execute", *url).returncode == 0
+    ids, url = archived(one_rig)
     chosen = [ids[n] for n in secrets]
     told = redact(one_rig, *chosen[:2], "--reason", "a password", "--execute")
     [path] = {Path(raw) for raw in re.findall(r"the archive: (\S+)", told.stdout)}
@@ -210,17 +215,7 @@ def test_the_archive_is_edited_by_hand(one_rig: Rig, edit: str, secrets: list[in
 
 def test_an_archive_that_was_spoiled_beside_what_was_redacted(one_rig: Rig) -> None:
     """Another line that is missing there is an error that names the file, as before."""
-    shipped = (Path(__file__).parent.parent / "mappings" / "hestai-message.toml").read_text()
-    (one_rig.path / "kept.toml").write_text(
-        f"{shipped}\n[retention]\nkeep_entries = 100\nconfirm = false\narchive = true\n"
-    )
-    one_rig.write_config(mapping="kept.toml")
-    url = ("--redis", one_rig.server.socket_url)
-    ids = carried(one_rig)
-    one_rig.append(*(b"more %d" % n for n in range(340)))
-    assert not one_rig.once().errors
-    assert one_rig.run("parity", *url).returncode == 0
-    assert one_rig.run("trim", "--execute", *url).returncode == 0
+    ids, url = archived(one_rig)
     told = redact(one_rig, ids[SECRET], "--reason", "a password", "--execute")
     [path] = {Path(raw) for raw in re.findall(r"the archive: (\S+)", told.stdout)}
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)

@@ -61,7 +61,7 @@ class Place:
     raw: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Makes the place of a message as `bridge locate --json` prints it."""
+        """Turns the place where `bridge locate` found a message into what `--json` prints."""
         names = ("mapping", "stream", "said", "born", "file", "line", "offset", "generation", "entry", "origin")
         facts: dict[str, Any] = {name: getattr(self, name) for name in names}
         return facts | {"raw": None if self.raw is None else as_json(self.raw)}

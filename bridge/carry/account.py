@@ -117,7 +117,7 @@ class Accountant:
         return self._explained(listed, patient=False)
 
     def books(self, sources: dict[str, SourceMemory]) -> Callable[[], dict[str, int]]:
-        """Reads the books, for what tells behind the next sweep which logs are carried and rest, and how many bytes.
+        """Reads the ledger before a sweep; returns what tells behind it which logs are carried whole, and their bytes.
 
         `sources` is what the ledger remembers of them. Raises LedgerError.
         """

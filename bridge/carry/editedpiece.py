@@ -51,9 +51,7 @@ def edited_piece(connection: Connection, shared: Shared, ledger: Ledger, piece: 
     listed = catalog.named.get(piece.path)
     if memory is None or listed is None:
         return None
-    mine = (other for other in catalog.named.values() if other.log == piece.log and not other.aside)
-    others = [other for other in mine if other.identity != listed.identity]
-    here = {known.number for other in others if (known := catalog.known(other)) is not None}
+    here = catalog.lying(piece.log, listed.identity)
     ends = {
         known.number: known.at.offset
         for known in generations_of(ledger, stream, piece.log)

@@ -143,10 +143,7 @@ class Rewritten:
 
         `generation` may be one of the former, edited.
         """
-        catalog, name = self._shared.catalog, self._tail.name
-        mine = [listed for listed in catalog.named.values() if listed.log == name and not listed.aside]
-        others = [listed for listed in mine if listed.identity != generation.identity]
-        here = {known.number for listed in others if (known := catalog.known(listed)) is not None}
+        here = self._shared.catalog.lying(self._tail.name, generation.identity)
         finished = [
             known.number for known in self._tail.records()
             if known.closed and known.at.head_len and known.number != but

@@ -15,7 +15,7 @@ NEWER = 3
 
 
 class Sender:
-    """Sends forward's parcels into one stream over one connection; after an exception the sender is of no use any more.
+    """Sends forward's parcels into one stream over one connection; after an exception a sender must be thrown away.
 
     `exists`: the stream is known to. `landed` is told of every parcel that is in the stream.
     """

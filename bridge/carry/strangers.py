@@ -77,9 +77,7 @@ class Strangers:
 
     def _gone(self, listed: Named) -> list[Known]:
         """The finished generations of a file's log whose own file is nowhere."""
-        mine = [other for other in self._catalog.named.values() if other.log == listed.log and not other.aside]
-        others = (other for other in mine if other.identity != listed.identity)
-        here = {known.number for other in others if (known := self._catalog.known(other)) is not None}
+        here = self._catalog.lying(listed.log or "", listed.identity)
         records = self._shared.tail(listed.log or listed.name, self._ledger).records()
         return [known for known in records if known.number not in here and known.closed and known.at.head_len]
 

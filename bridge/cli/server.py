@@ -59,7 +59,7 @@ def stop(given: Options) -> None:
 @command.command("status")
 @verb
 def status(given: Options) -> int:
-    """Whether it runs; exits 1 when it does not."""
+    """Whether the embedded server runs; exits 1 when it does not."""
     from bridge.streams.embedded import embedded
 
     state = _state_dir(given)

@@ -375,7 +375,7 @@ class Log:
             raise BridgeError("this log is closed")
 
     def let_go(self) -> None:
-        """In a process that was forked: closes its copies of the locks, which go on being the parent's."""
+        """Closes a client's inherited file locks in a forked child, so that they stay the parent's alone."""
         self._bookmark.close()
         os.close(self._slot)
 

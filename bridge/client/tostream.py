@@ -55,7 +55,10 @@ class StreamWriter:
         return [*self._earlier, self._outbox]
 
     def connect(self) -> Connection:
-        """The connection, made if there is none or the server has closed it. Raises RedisLost, RedisRefused."""
+        """Returns the client's connection to Redis, a new one where the server closed it or there was none.
+
+        Raises RedisLost, RedisRefused.
+        """
         if self._connection is not None and self._connection.closed():
             self.disconnect()
         if self._connection is None:

@@ -270,6 +270,12 @@ class Catalog:
         """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
         return self._claims.known(listed.identity, listed.log or "", listed.name)
 
+    def lying(self, log: str, but: Identity) -> set[int]:
+        """The generations of a log, by number, of which a file lies there: not those that only this inode would be."""
+        mine = (listed for listed in self.named.values() if listed.log == log and not listed.aside)
+        found = (self.known(listed) for listed in mine if listed.identity != but)
+        return {known.number for known in found if known is not None}
+
     def that_begin(self, length: int, head: str, but: str) -> list[str]:
         """The files of logs that were seen to begin with so many bytes of this digest, but the one of this name."""
         with self.lock:

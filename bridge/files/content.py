@@ -65,7 +65,7 @@ class Content(Protocol):
         ...
 
     def disown(self, start: int, end: int) -> None:
-        """What stands between these offsets of a source's file is nobody's: the mirror wrote it to a deleted file."""
+        """Takes bytes that the mirror wrote into a log's file after it was deleted for no part of the log."""
         ...
 
     def damage(self) -> str:
@@ -125,7 +125,7 @@ class Plain:
         return False
 
     def close(self) -> None:
-        """Closes the descriptor of the uncompressed file."""
+        """Closes the descriptor of a log's file that is not compressed."""
         self._handle.close()
 
 

@@ -52,7 +52,7 @@ class Comparison:
         self._rest = rest
         self._since = since or Since()
         self._stats = stats
-        starts = {name: one.place for name, one in self._since.places.items()}
+        starts = {name: begin.place for name, begin in self._since.places.items()}
         self._claims = {
             name: Claims(name, of, self._codec_of(name), self, starts.get(name, -1)) for name, of in files.items()
         }
@@ -93,7 +93,7 @@ class Comparison:
             rows = [row for row in rows if not self._known(*row)]
         late = late_among(rows, self._due.late)
         born, plain, odd = parted(rows, self._names)
-        self.tally.entries -= len(rows) - len(plain) - len(odd) - sum(len(one.ids) for one in born.values())
+        self.tally.entries -= len(rows) - len(plain) - len(odd) - sum(len(batch.ids) for batch in born.values())
         if plain:
             self._redis_born(plain, late)
         for entry_id in odd:
@@ -116,7 +116,7 @@ class Comparison:
             return
         if not all(claims.settle() for claims in self._claims.values()):
             return
-        if not all(one.at_rest for one in self._matches.values()):
+        if not all(matches.at_rest for matches in self._matches.values()):
             return
         point = replace(self.until(last, 0, min(self._due.entry, last)), digest="", account={})
         if point.resume > self._noted_at:  # else entries wait for lines that stand in a file which is read at the end
@@ -229,12 +229,12 @@ class Comparison:
                 places[name] = Place.of(*end)
             elif name in self._since.places:
                 places[name] = self._since.places[name]
-        firsts = [self.first_waiting, *(one.early_from for one in self._matches.values())] if self._due.dual else []
-        firsts += [one.first_left for one in self._matches.values()]
-        resume = min([before(one) for one in firsts if one is not None], default=last)
-        targets = {name: max(one.matched_to, self._since.targets.get(name, ZERO_ID))
-                   for name, one in self._matches.items()}  # fmt: skip
-        totals["redis_born"] -= sum(one.early for one in self._matches.values())
+        firsts = [self.first_waiting, *(log.early_from for log in self._matches.values())] if self._due.dual else []
+        firsts += [matches.first_left for matches in self._matches.values()]
+        resume = min([before(first) for first in firsts if first is not None], default=last)
+        targets = {name: max(matches.matched_to, self._since.targets.get(name, ZERO_ID))
+                   for name, matches in self._matches.items()}  # fmt: skip
+        totals["redis_born"] -= sum(matches.early for matches in self._matches.values())
         for name, number in self._since.totals.items():
             totals[name] += number
         raw = (self._since.digest + self.tally.digest).encode()
@@ -254,9 +254,9 @@ class Comparison:
         if not (self._extras or self._missing):
             return
         tally, due = self.tally, self._due
-        self._missing = [one for one in self._missing if not self._went_with_its_file(one)]
+        self._missing = [missing for missing in self._missing if not self._went_with_its_file(missing)]
         if tally.uncounted and due.late is not None:  # their lines may be among those that were only counted
-            self._missing = [one for one in self._missing if not one.excused]
+            self._missing = [missing for missing in self._missing if not missing.excused]
         found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
         left, told = due.acknowledged.without(found.differences)
         tally.acknowledged += len(found.differences) - len(left)
@@ -276,21 +276,21 @@ class Comparison:
         tally.file_born += found.file_born
         tally.redis_born += found.redis_born
 
-    def _went_with_its_file(self, one: Missing) -> bool:
+    def _went_with_its_file(self, missing: Missing) -> bool:
         """Whether a Redis-born entry's line may have stood in a generation that is gone.
 
         It was to stand there by its neighbours, and was written before anything was read of the generation after it.
         """
-        low, high = (place >> SHIFT for place in one.between)
-        claims = self._claims.get(one.name)
-        gone = {*self._due.gone.get(one.name, ()), *(claims.gone if claims is not None else ())}
-        for number in sorted(gone) if one.home < 0 else ():
+        low, high = (place >> SHIFT for place in missing.between)
+        claims = self._claims.get(missing.name)
+        gone = {*self._due.gone.get(missing.name, ()), *(claims.gone if claims is not None else ())}
+        for number in sorted(gone) if missing.home < 0 else ():
             later = [n for n in claims.first_ids if n > number] if claims is not None else []
             next_id = parse_id(claims.first_ids[min(later)]) if claims is not None and later else None
-            if low < number < high and (next_id is None or parse_id(one.entry) < next_id):
-                self.unverifiable(1, f"generation {number} of {one.name} is gone")
+            if low < number < high and (next_id is None or parse_id(missing.entry) < next_id):
+                self.unverifiable(1, f"generation {number} of {missing.name} is gone")
                 return True
-        for file in self._files.get(one.name, ()) if one.home < 0 else ():
+        for file in self._files.get(missing.name, ()) if missing.home < 0 else ():
             if low <= file.generation <= high and file.damage():
                 self.unverifiable(1, f"{file.name} {file.damage()}")
                 return True
@@ -299,7 +299,7 @@ class Comparison:
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
         """Parity reads the mapping's files once more, for lines of these bytes and for the lines at these places."""
         wanted, asked = set(lines), set(places)
-        left_over = {(one.file.source, one.place) for one in self._extras}
+        left_over = {(extra.file.source, extra.place) for extra in self._extras}
         if not (self.tally.compared or asked):
             return Seen({}, {})
         files = [*self._files.items(), *self._rest.items()]
@@ -337,34 +337,34 @@ class Comparison:
             self._stats.add(self._codec_of(name), lines)
         self._digest.redis_born(name, ids, lines)
 
-    def extra(self, one: Extra) -> None:
+    def extra(self, extra: Extra) -> None:
         """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
-        if self._relocated.needs_no_entry(one.file.source, one.place):
-            self.accounted(one.file, "aside", size_of(one.line))
+        if self._relocated.needs_no_entry(extra.file.source, extra.place):
+            self.accounted(extra.file, "aside", size_of(extra.line))
             return
         if len(self._extras) < MOST:
-            self._extras.append(one)
-        elif not (one.file.foreign or one.broken):
+            self._extras.append(extra)
+        elif not (extra.file.foreign or extra.broken):
             self.tally.uncounted["missing_in_redis"] = self.tally.uncounted.get("missing_in_redis", 0) + 1
 
-    def missing(self, one: Missing) -> None:
+    def missing(self, missing: Missing) -> None:
         """Keeps an entry that has no line so far, to be told apart at the end; beyond `MOST` it is only counted."""
-        if one.home < 0 and self._relocated.is_acknowledged(one.entry):
+        if missing.home < 0 and self._relocated.is_acknowledged(missing.entry):
             return
-        if one.excused and one.line is not None and not self._at_the_end and self._late < MOST:
+        if missing.excused and missing.line is not None and not self._at_the_end and self._late < MOST:
             self._late += 1
-            self._matches_of(one.name).late.setdefault(one.line, []).append(one)
+            self._matches_of(missing.name).late.setdefault(missing.line, []).append(missing)
             return
         if len(self._missing) < MOST:
-            self._missing.append(one)
+            self._missing.append(missing)
         else:
             self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1
 
-    def came_late(self, one: Missing) -> None:
+    def came_late(self, missing: Missing) -> None:
         """Counts an entry that is marked as standing out of order, and whose line was found."""
         self.tally.late += 1
-        self.tally.redis_born += one.home < 0
-        self.tally.file_born += one.home >= 0
+        self.tally.redis_born += missing.home < 0
+        self.tally.file_born += missing.home >= 0
 
     def unverifiable(self, count: int, why: str) -> None:
         """Counts entries whose lines cannot be looked at, and says `why`."""

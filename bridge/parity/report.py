@@ -136,41 +136,41 @@ def what_to_try(results: Sequence[Result]) -> str:
     return "`bridge repair` says what can be mended"
 
 
-def counts_in_words(one: Result) -> str:
+def counts_in_words(result: Result) -> str:
     """Says how many differences of each kind parity found: `1 altered, 2 missing in Redis`."""
-    return ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in one.counts().items() if count)
+    return ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in result.counts().items() if count)
 
 
-def where(one: Difference) -> str:
+def where(difference: Difference) -> str:
     """File, line, byte and entry, as far as they are known."""
     parts = []
-    if one.file is not None:
-        line = f" line {one.line:,}" if one.line is not None else ""
-        at = f", byte {one.offset:,}" if one.offset is not None else ""
-        if one.line is None and at and one.place >= 0:
-            at += f" of generation {one.place >> SHIFT}"
-        parts.append(f"{shown(os.fsencode(one.file))}{line}{at}")
-    if one.entry is not None:
-        parts.append(f"entry {one.entry}")
+    if difference.file is not None:
+        line = f" line {difference.line:,}" if difference.line is not None else ""
+        at = f", byte {difference.offset:,}" if difference.offset is not None else ""
+        if difference.line is None and at and difference.place >= 0:
+            at += f" of generation {difference.place >> SHIFT}"
+        parts.append(f"{shown(os.fsencode(difference.file))}{line}{at}")
+    if difference.entry is not None:
+        parts.append(f"entry {difference.entry}")
     return " · ".join(parts)
 
 
-def sides(one: Difference) -> tuple[bytes | None, bytes | None]:
+def sides(difference: Difference) -> tuple[bytes | None, bytes | None]:
     """The message in the file, and in Redis."""
-    if one.kind == "missing_in_redis":
-        return one.expected, None
-    if one.kind == "missing_in_file":
-        return None, one.expected
-    if one.kind == "duplicate":
-        return (one.actual, None) if one.entry is None else (None, one.actual)
-    if one.kind == "altered" and one.file_born:
-        return one.expected, one.actual
-    return one.actual, one.expected
+    if difference.kind == "missing_in_redis":
+        return difference.expected, None
+    if difference.kind == "missing_in_file":
+        return None, difference.expected
+    if difference.kind == "duplicate":
+        return (difference.actual, None) if difference.entry is None else (None, difference.actual)
+    if difference.kind == "altered" and difference.file_born:
+        return difference.expected, difference.actual
+    return difference.actual, difference.expected
 
 
-def without(one: Difference) -> str:
+def without(difference: Difference) -> str:
     """What stands on the side that does not have it."""
-    return "once, not twice" if one.kind == "duplicate" else "nothing"
+    return "once, not twice" if difference.kind == "duplicate" else "nothing"
 
 
 # -- the page -------------------------------------------------------------------------------------------------
@@ -205,18 +205,19 @@ def page(results: Sequence[Result], now: float) -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("parity.html").render(
         verdict=verdict_of_all(results), at=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
-        mappings=[_mapping(one, now) for one in results],
+        mappings=[_mapping(result, now) for result in results],
     )  # fmt: skip
 
 
-def _mapping(one: Result, now: float) -> dict[str, Any]:
-    listed = one.tally.differences[:SHOWN]
+def _mapping(result: Result, now: float) -> dict[str, Any]:
+    listed = result.tally.differences[:SHOWN]
     return {
-        "name": one.mapping, "stream": one.stream, "verdict": one.verdict, "said": verdict_in_words(one),
-        "warnings": one.warnings(), "facts": facts(one, now),
-        "counts": {WORDS[kind]: n for kind, n in one.counts().items()},
-        "digest": one.tally.digest, "seconds": f"{one.seconds:.1f}", "chart": _chart(one), "kinds": _kinds(one),
-        "left_out": sum(one.counts().values()) - len(listed),
+        "name": result.mapping, "stream": result.stream, "verdict": result.verdict, "said": verdict_in_words(result),
+        "warnings": result.warnings(), "facts": facts(result, now),
+        "counts": {WORDS[kind]: n for kind, n in result.counts().items()},
+        "digest": result.tally.digest, "seconds": f"{result.seconds:.1f}",
+        "chart": _chart(result), "kinds": _kinds(result),
+        "left_out": sum(result.counts().values()) - len(listed),
         "differences": [
             {"number": n, "kind": WORDS[d.kind], "slug": d.kind, "where": where(d),
              "file": marked(*sides(d)), "redis": marked(*sides(d)[::-1]), "without": without(d)}
@@ -225,11 +226,11 @@ def _mapping(one: Result, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _kinds(one: Result) -> list[tuple[str, str, int, int, int]]:
+def _kinds(result: Result) -> list[tuple[str, str, int, int, int]]:
     """Role, type, and how many messages: on both sides, in the file alone, in Redis alone."""
-    both = dict(one.stats.kinds) if one.stats is not None else {}
+    both = dict(result.stats.kinds) if result.stats is not None else {}
     alone: dict[tuple[str, str], list[int]] = {}
-    for difference in one.tally.differences:
+    for difference in result.tally.differences:
         file, redis = sides(difference)
         row = difference.row
         if (file is None) != (redis is None) and len(row) >= 3:
@@ -242,14 +243,14 @@ def _kinds(one: Result) -> list[tuple[str, str, int, int, int]]:
 WIDE, HIGH = 960, 60
 
 
-def _chart(one: Result) -> dict[str, Any] | None:
+def _chart(result: Result) -> dict[str, Any] | None:
     """Bars for both sides over time, and where the differences are."""
-    if one.stats is None:
+    if result.stats is None:
         return None
-    timeline = one.stats.timeline
+    timeline = result.stats.timeline
     alone: dict[int, list[int]] = {}
     marks: dict[int, list[int]] = {}
-    for number, difference in enumerate(one.tally.differences, 1):
+    for number, difference in enumerate(result.tally.differences, 1):
         if difference.time_ms <= 0:
             continue
         bucket = difference.time_ms // timeline.width

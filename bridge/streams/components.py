@@ -291,8 +291,9 @@ def flip(
     connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: Modes,
     position: dict[str, Any] | None, group: Group | None,
 ) -> str:  # fmt: skip
-    """Makes the switch, with the component's position: "flipped"; "lapsed": it is not under way; "moved": see below.
+    """Switches a component to the other side in Redis, at once with its position; returns what came of it.
 
+    "flipped": done; "lapsed": no switch is under way; "moved": its group was given something meanwhile.
     `group`: the component's, as it was looked at. It is destroyed, if nobody was given or acknowledged anything since.
     """
     last, count = (format_id(group.last), len(group.pending)) if group is not None else (b"", 0)

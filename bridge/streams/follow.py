@@ -54,7 +54,7 @@ def follow(
     dial: Callable[[], Connection], keys: Keys, cursor: EntryId, wanted: Wanted, wait: Callable[[float], object],
     say: Callable[[str], None],
 ) -> Iterator[Entry]:  # fmt: skip
-    """Entries behind `cursor` as they come, for ever; a lost connection is said and made again."""
+    """Yields a stream's new entries behind `cursor`, without end; connects again, and says so, where Redis is lost."""
     tries = 0
     while True:
         connection = None

@@ -35,7 +35,7 @@ def clock_for(pattern: str, timezone: str, now: Callable[[], datetime] = datetim
 
 
 def shown_time(pattern: str, timezone: str, moment: datetime) -> str:
-    """A moment, with its zone, as `format.timestamp` writes it; in ISO 8601 in UTC, to the millisecond."""
+    """Writes a moment as a mapping's `format.timestamp` says; without one as ISO 8601 in UTC, to the millisecond."""
     if pattern == "iso8601":
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if pattern in ("epoch_s", "epoch_ms"):

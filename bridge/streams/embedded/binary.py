@@ -23,7 +23,7 @@ WAYS_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A server program, its flavour (redis or valkey) and version."""
+    """The program that the embedded server runs: its path, whether it is Redis or Valkey, and its version."""
 
     path: Path
     flavour: str
