@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,20 +20,33 @@ from tests.running import Running, mapped, write
 from tests.test_rewritten import BASE, accept_all, came, lose_the_ledger, save
 
 
-def test_a_ledger_that_takes_no_note_of_an_edit(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_commit", [False, True])
+def test_a_ledger_that_takes_no_note_of_an_edit(
+    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, at_commit: bool
+) -> None:
     """Where it cannot be written what an edited log holds, nothing of it is sent; the next try finds it out again."""
     one_rig.append(*BASE[:100])
     running = Running(one_rig)
     running.sweep(2)
-    tries = [0]
+    tries, due, transaction = [0], [False], Ledger.transaction
 
     def fails(*args: object) -> None:
         tries[0] += 1
-        if tries[0] == 1:
+        if tries[0] == 1 and not at_commit:
             raise LedgerError("the disk is full")
+        due[0] = tries[0] == 1
         save_rewrite(*args)  # type: ignore[arg-type]
 
+    @contextmanager
+    def committed(self: Ledger, marked: str = "") -> Iterator[None]:
+        with transaction(self, marked):
+            yield
+            if due[0]:
+                due[0] = False
+                raise LedgerError("the disk is full")
+
     monkeypatch.setattr(rewritten, "save_rewrite", fails)
+    monkeypatch.setattr(Ledger, "transaction", committed)
     save(one_rig.log, [*BASE[:50], b"put in", *BASE[50:100]], in_place=False)
     running.sweep(5)
     running.close()

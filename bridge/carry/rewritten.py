@@ -315,10 +315,8 @@ class Rewritten:
                 with closing(self._dial()) as connection:
                     record(connection, self._shared, self._number(), {generation.number: Edit(found.of, marked)})
                 reached("forward.record.after")
-            with (
-                self._ledger.transaction(),
-                self._tail.settled(generation, found.of if found.how == ALIGNED else 0) as records,
-            ):
+            of = found.of if found.how == ALIGNED else 0
+            with self._tail.settled(generation, of) as records, self._ledger.transaction():
                 for told, parts in placed:
                     drop_range(self._ledger, self._stream, told.span)
                     for part in parts:
