@@ -164,3 +164,16 @@ def test_a_log_that_is_not_whole_is_no_copy(one_rig: Rig) -> None:
     assert not one_rig.once().errors
     assert came(one_rig) == Counter({**dict.fromkeys(LONG, 2), "otherwise": 1})
     assert one_rig.parity().verdict == "equal"
+
+
+def test_a_log_that_is_renamed_and_saved_anew_is_told_of(one_rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a log of its own, and all of it is sent: the log says so, and which one it begins or ends as."""
+    mapped(one_rig, "*.log")
+    write(one_rig.root / "app.log", *LONG)
+    assert not one_rig.once().errors
+    lines = (one_rig.root / "app.log").read_bytes().splitlines(keepends=True)
+    (one_rig.root / "other.log").write_bytes(b"".join([*lines[:100], line("put in"), *lines[100:]]))
+    (one_rig.root / "app.log").unlink()  # last: its inode may be the next file's
+    assert not one_rig.once().errors
+    assert "other.log begins or ends as generation 1 of app.log did, whose file is gone" in caplog.text
+    assert came(one_rig) == Counter(LONG) + Counter([*LONG, "put in"])

@@ -21,9 +21,7 @@ from tests.test_rewritten import BASE, accept_all, came, lose_the_ledger, save
 
 
 @pytest.mark.parametrize("at_commit", [False, True])
-def test_a_ledger_that_takes_no_note_of_an_edit(
-    one_rig: Rig, monkeypatch: pytest.MonkeyPatch, at_commit: bool
-) -> None:
+def test_a_ledger_that_takes_no_note_of_an_edit(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, at_commit: bool) -> None:
     """Where it cannot be written what an edited log holds, nothing of it is sent; the next try finds it out again."""
     one_rig.append(*BASE[:100])
     running = Running(one_rig)

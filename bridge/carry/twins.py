@@ -14,7 +14,7 @@ from pathlib import Path
 from bridge.carry.shared import Shared
 from bridge.core.model import hex_digest
 from bridge.files.content import HEAD, Content
-from bridge.files.generation import COMPARED, Generation, is_copy, open_regular
+from bridge.files.generation import COMPARED, TAIL, Generation, is_copy, open_regular
 from bridge.files.named import Facts
 from bridge.ledger.aligned import Stretch, save_stretches
 from bridge.ledger.pieces import COPY, Remembered, forget_piece, remembered_pieces, save_piece
@@ -49,6 +49,7 @@ class Twins:
         self._settle = shared.mapping.source.settle_ms / 1000
         self._seen: dict[str, Twin] = {}
         self._begin: dict[str, int] = {}
+        self._gone: tuple[float, dict[str, tuple[str, int]]] = -1e9, {}
 
     def waits_or_is_copy(self, name: str, *, patient: bool) -> bool:
         """Whether a log that nobody carried is not to be carried now: it is a copy, or may be.
@@ -135,21 +136,32 @@ class Twins:
 
         A log that was renamed, and then saved anew, is not known again.
         """
-        file = open_regular(self._shared.settings.root / name)
+        gone, file = self._gone_ones(), open_regular(self._shared.settings.root / name)
         if file is None:
             return
-        catalog = self._shared.catalog
         try:
-            for log_name, known in all_generations(self._ledger, self._stream):
-                gone = log_name != name and not catalog.lies((known.device, known.inode))
-                if gone and known.at.head_len and file.may_be_edited(known.at):
-                    log.warning(
-                        "%s begins or ends as generation %d of %s did, whose file is gone: it is a log of its own,"
-                        " all of it is sent", name, known.number, log_name,
-                    )  # fmt: skip
-                    return
+            size = 0 if file.packed else file.size()
+            ends = [file.read(HEAD, 0), file.read(TAIL, size - TAIL)] if gone and size >= HEAD else []
         finally:
             file.close()
+        for log_name, number in (gone[digest] for end in ends if (digest := hex_digest(end)) in gone):
+            if log_name != name:
+                log.warning(
+                    "%s begins or ends as generation %d of %s did, whose file is gone: it is a log of its own,"
+                    " all of it is sent", name, number, log_name,
+                )  # fmt: skip
+                return
+
+    def _gone_ones(self) -> dict[str, tuple[str, int]]:
+        """The generations whose file is gone, by the digests of their first KiB and last bytes; read once a second."""
+        now = self._clock()
+        if now >= self._gone[0] + 1:
+            lies, found = self._shared.catalog.lies, dict[str, tuple[str, int]]()
+            for log_name, known in all_generations(self._ledger, self._stream):
+                if known.at.head_len == HEAD and not lies((known.device, known.inode)):
+                    found |= dict.fromkeys((known.at.head, known.at.tail), (log_name, known.number))
+            self._gone = now, found
+        return self._gone[1]
 
     def begun(self, name: str) -> None:
         """Notes in the ledger what of a log that was just met is another one's: it is passed over."""
