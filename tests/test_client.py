@@ -15,6 +15,7 @@ import pytest
 
 from bridge import Log, Message, open_log
 from bridge.core.errors import BridgeError, ConfigError, TargetError
+from bridge.files.bookmark import Bookmark
 from bridge.ledger.attached import note_begun
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, make_group
@@ -567,6 +568,22 @@ def test_a_group_that_redis_lost(one_rig: Rig, caplog: pytest.LogCaptureFixture)
     with opened(one_rig, url=one_rig.url) as log:
         assert texts(log, idle=1.0) == []
     assert "its consumer group is gone" in caplog.text
+
+
+def test_the_bookmark_is_busy_at_the_first_start(one_rig: Rig) -> None:
+    """That a component has begun to read Redis is noted before it is given a message, though the bookmark is locked."""
+    says(one_rig, "ui", reads="redis")
+    one_rig.add("0")
+    with opened(one_rig, url=one_rig.url) as log:
+        other = Bookmark(one_rig.state, "ui", "hestai-message")
+        wait_until(other.lock, "the bookmark's lock")
+        reader = Thread(target=texts, args=(log, 1))
+        reader.start()
+        wait_until(lambda: one_rig.redis.call("XINFO", "GROUPS", STREAM), "the group")
+        reader.join(0.5)
+        other.close()
+        reader.join(30)
+    assert Bookmark(one_rig.state, "ui", "hestai-message").load().begun
 
 
 def test_a_switch_between_two_looks(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

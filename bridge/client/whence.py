@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from bridge.carry.shared import Shared
@@ -15,6 +16,9 @@ from bridge.streams.components import REDIS, Modes, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff
 from bridge.streams.ending import ending_of
+
+WRITTEN = 5.0
+"""Seconds in which another holder of a bookmark's lock has written what it wanted to write."""
 
 
 class Whence:
@@ -144,8 +148,17 @@ class Whence:
         return "`bridge rollback NAME --from` tells it"
 
     def begun(self) -> None:
-        """Notes in a component's bookmark that it has begun to read Redis: a group that is gone after this was lost."""
-        if not self._bookmark.marks.begun and self._bookmark.lock():
+        """Notes in a component's bookmark that it has begun to read Redis: a group that is gone after this was lost.
+
+        Whoever else holds the bookmark's lock only writes a line into it: it is waited for, `WRITTEN` seconds at most,
+        because a message that is given before the note would be given again if the group were lost.
+        """
+        deadline = time.monotonic() + WRITTEN
+        while not self._bookmark.marks.begun and time.monotonic() < deadline:
+            if not self._bookmark.lock():
+                with self._keeper.turn:
+                    self._keeper.turn.wait(0.01)
+                continue
             self._bookmark.load()
             self._bookmark.marks.begun = True
             self._bookmark.save()
