@@ -43,6 +43,8 @@ def test_there_and_back_under_the_rules(rig: Rig) -> None:
     cast.start("both", "ui")
     cast.start("both", "daemon")
     cast.start("read", "viewer", 0)
+    for name in ("ui", "viewer"):  # a component that has only just started has told no position yet
+        cast.given_more(name, 1)
     for reads, writes in (("redis", "redis"), ("file", "file"), ("redis", "redis")):
         for name in ("ui", "daemon"):
             cast.bring(name, reads, writes)
