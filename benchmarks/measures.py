@@ -23,7 +23,7 @@ from typing import Any
 import redis
 
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 from bridge.streams.embedded.binary import Binary, candidates, identify
 from bridge.streams.resp import entry_packer, pack
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridge.client.log import Log, open_log
+    from bridge.client.component_log import Log, open_log
     from bridge.client.message import Message
 
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ __all__ = ["Log", "Message", "open_log"]
 def __getattr__(name: str) -> Any:
     """What a component imports, when it is asked for: the commands need none of it."""
     if name in ("Log", "open_log"):
-        from bridge.client import log
+        from bridge.client import component_log as log
 
         return getattr(log, name)
     if name == "Message":

@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import Event
 
 from bridge.core.errors import BridgeError
+from bridge.cutover.gate import Bounds
 from bridge.cutover.operator import Operator, Wish
-from bridge.cutover.phase import Bounds
 from bridge.cutover.plan import Done, Plan
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from bridge.ledger.store import Ledger
-from bridge.parity.proof import Proof
+from bridge.parity.prove import Proof
 from bridge.parity.result import Result
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries

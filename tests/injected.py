@@ -157,8 +157,8 @@ def main(args: Sequence[str]) -> None:
     builtins.open = _failing(injector, "open", builtins.open)
     fcntl.flock = _failing(injector, "flock", fcntl.flock)
     _ledger(injector)
-    from bridge.carry import intake
     from bridge.cli import main as cli
+    from bridge.kinds.spool import scanner as intake
     from bridge.streams.dial import Backoff
 
     Backoff.next = lambda self: 0.005  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Self
 
-from bridge.streams.embedded.embedded import Embedded
+from bridge.streams.embedded.server import Embedded
 
 Fault = Callable[[bytes, int], str]
 """(a piece of a request, how many were seen) → "pass", "swallow" (executed, its reply lost) or "cut" (halfway)."""

@@ -19,19 +19,19 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from bridge.carry.inventory import account_of
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings, load
 from bridge.core.failpoints import POINTS
-from bridge.drain import Drained, once
+from bridge.engine.account.inventory import account_of
+from bridge.engine.once import Drained, once
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.parity.account import Account
-from bridge.parity.proof import check_of
+from bridge.parity.prove import check_of
 from bridge.parity.result import Result
-from bridge.parity.units import Units
+from bridge.parity.whole_file_account import Units
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 from bridge.streams.embedded.binary import Binary
 from bridge.streams.reader import Entry, entries
 from tests import zygote

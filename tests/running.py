@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from bridge.carry.carrier import carrier_of
-from bridge.carry.mirror import Mirror
-from bridge.carry.shared import Shared
+from bridge.engine.mirror import Mirror
+from bridge.engine.worker import carrier_of
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import dialler
 from tests.rig import Rig, delimited, line
 

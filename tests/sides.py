@@ -10,11 +10,11 @@ from pathlib import Path
 
 from bridge.core.mapping import Mapping, load_mapping
 from bridge.core.model import ORIGIN_FIELD, EntryId, format_id
-from bridge.parity.compare import Comparison
-from bridge.parity.expected import Expected
-from bridge.parity.sides import OFFSETS, SHIFT, Block, File
-from bridge.parity.since import Since
-from bridge.parity.tally import Due, Tally
+from bridge.parity.log.compare import Comparison
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT, Block, File
+from bridge.parity.log.expected_line import Expected
+from bridge.parity.log.tally import Due, Tally
+from bridge.parity.proof_point import Since
 from tests.rig import FIELDS
 
 MAPPING: Mapping = load_mapping("hestai-message", Path())

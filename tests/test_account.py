@@ -17,23 +17,23 @@ from typing import Any
 
 import pytest
 
-import bridge.carry.account as account_module
-from bridge.carry.draft import Draft
-from bridge.carry.inventory import account_of
-from bridge.carry.logsource import LogSource
-from bridge.carry.reading import Read
-from bridge.carry.shared import Shared
+import bridge.engine.account.accountant as account_module
 from bridge.core.errors import LedgerFull
+from bridge.engine.account.inventory import account_of
+from bridge.engine.status import sample
 from bridge.files.catalog import Catalog
-from bridge.files.folders import Folders
+from bridge.files.folder_listing import Folders
 from bridge.files.generation import Generation, Known
-from bridge.files.leftovers import leftover
-from bridge.files.register import Register
-from bridge.ledger import pieces
+from bridge.files.generation_index import Register
+from bridge.files.temporary_names import leftover
+from bridge.kinds.kind import Draft
+from bridge.kinds.log.reader import Read
+from bridge.kinds.log.source import LogSource
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger import file_standings as pieces
 from bridge.ledger.store import Ledger
-from bridge.parity.chunks import _Comparison as Chunks
-from bridge.parity.units import Units
-from bridge.status import sample
+from bridge.parity.context import _Comparison as Chunks
+from bridge.parity.whole_file_account import Units
 from bridge.streams.embedded.binary import find
 from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write

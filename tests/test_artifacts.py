@@ -11,8 +11,8 @@ from threading import Event
 
 import pytest
 
-from bridge.core.paths import Paths
-from bridge.files.artifacts import type_of
+from bridge.core.path_rules import Paths
+from bridge.files.artifact_digest import type_of
 from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger
 from bridge.parity.result import Result

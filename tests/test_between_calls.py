@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bridge.files.catalog import Catalog
-from bridge.files.descriptors import POOL
+from bridge.files.descriptor_pool import POOL
 from bridge.files.generation import Known
 from bridge.files.tail import Tail
 

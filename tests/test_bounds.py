@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from bridge.carry import append
-from bridge.carry.forward import Forward
-from bridge.carry.shared import Shared
 from bridge.core.errors import ConfigError
-from bridge.files.artifacts import hashed
-from bridge.files.descriptors import Deleted, Handle, Pool
+from bridge.engine.forward import Forward
+from bridge.files.artifact_digest import hashed
+from bridge.files.descriptor_pool import Deleted, Handle, Pool
+from bridge.kinds.log import target as append
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 from tests.inbox import Inbox, document
 from tests.rig import STREAM, Rig, wait_until

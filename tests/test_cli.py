@@ -13,7 +13,8 @@ import pytest
 from bridge.cli import cli
 from bridge.core.config import load, masked
 from bridge.core.errors import ConfigError
-from bridge.streams.embedded import binary, embedded
+from bridge.streams.embedded import binary
+from bridge.streams.embedded import server as embedded
 from tests import zygote
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bridge import Log, Message, open_log
+from bridge.client.bookmark import Bookmark
 from bridge.core.errors import BridgeError, ConfigError, TargetError
-from bridge.files.bookmark import Bookmark
-from bridge.ledger.attached import note_begun
+from bridge.ledger.process_nonces import note_begun
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, make_group
 from bridge.streams.connect import Connection

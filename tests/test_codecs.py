@@ -12,7 +12,7 @@ from bridge.core.codecs.jsonl import find_span
 from bridge.core.codecs.timestamps import clock_for
 from bridge.core.errors import ConfigError
 from bridge.core.mapping import Mapping, load_mapping
-from bridge.core.schema import validated
+from bridge.core.strict_models import validated
 
 BASE = {"name": "m", "source": {"kind": "log", "path": "m.log"}, "stream": {"key": "s"}}
 PIPE = {"codec": "delimited", "delimiter": "|", "columns": ["role", "timestamp", "type", "data"]}

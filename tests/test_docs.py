@@ -20,7 +20,7 @@ from bridge.cli import cli
 from bridge.core.config import File
 from bridge.core.failpoints import POINTS
 from bridge.core.mapping import Mapping
-from bridge.core.schema import known_keys
+from bridge.core.strict_models import known_keys
 from tests import reference
 
 ROOT = Path(__file__).parent.parent

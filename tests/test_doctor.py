@@ -19,14 +19,16 @@ from threading import Event
 
 import pytest
 
-from bridge.admin.doctor import machine, own, peers, server
+from bridge.admin.doctor import installation as own
+from bridge.admin.doctor import machine, server
+from bridge.admin.doctor import other_clients as peers
 from bridge.admin.doctor.examine import examine
 from bridge.admin.doctor.finding import Finding
 from bridge.core.config import load
-from bridge.ledger.parity import Run
+from bridge.ledger.parity_runs import Run
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 from tests.proxy import Proxy

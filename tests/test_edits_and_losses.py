@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.carry import rewritten
 from bridge.core.errors import LedgerError
 from bridge.core.model import format_id
-from bridge.ledger.aligned import save_rewrite
+from bridge.kinds.log import edited_log as rewritten
+from bridge.ledger.edits import save_rewrite
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
 from tests.rig import STREAM, Rig, line

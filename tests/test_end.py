@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from bridge import Log, open_log
-from bridge.client.writing import HEARD
+from bridge.client.write_routing import HEARD
 from bridge.core.failpoints import POINTS
 from bridge.core.model import format_id
-from bridge.files.append import Appender
+from bridge.files.appender import Appender
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection

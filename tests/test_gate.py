@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from bridge.cutover.phase import Bounds, Facts, Step, allowed, gate, steps
+from bridge.cutover.gate import Bounds, Facts, Step, allowed, gate, steps
 from bridge.streams.components import Modes
 
 WELL = Facts(parity="equal", running=True, dual=True, forward_lag=0, mirror_lag=0, workers=1)

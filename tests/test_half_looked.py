@@ -17,7 +17,7 @@ import pytest
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.catalog import Catalog
-from bridge.files.descriptors import POOL
+from bridge.files.descriptor_pool import POOL
 from bridge.files.tail import Tail
 from tests.test_between_calls import CALLS, lines, read, shift
 

@@ -14,7 +14,7 @@ import pytest
 from bridge.admin.survey.infer import codec_of, infer
 from bridge.core.codecs.timestamps import clock_for
 from bridge.core.mapping import Mapping, shipped_names
-from bridge.core.schema import Strict
+from bridge.core.strict_models import Strict
 from tests.test_cli import bridge
 
 NOISE = random.Random(5)

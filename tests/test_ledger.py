@@ -9,7 +9,7 @@ import pytest
 import sqlite_utils
 
 from bridge.core.errors import LedgerError
-from bridge.ledger.health import heartbeat, save_heartbeat
+from bridge.ledger.heartbeat import heartbeat, save_heartbeat
 from bridge.ledger.quarantine import Quarantined, add_quarantined, mark_retried, quarantine_counts, quarantined
 from bridge.ledger.store import VERSION, Ledger, migrations
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from bridge.carry.account import Accountant
-from bridge.carry.inventory import account_of
-from bridge.carry.logsource import LogSource
-from bridge.carry.source import Source
-from bridge.carry.sources import source_of
 from bridge.core.errors import LedgerError, SourceError
+from bridge.engine.account.accountant import Accountant
+from bridge.engine.account.inventory import account_of
 from bridge.files.catalog import Catalog
-from bridge.files.descriptors import Pool
+from bridge.files.descriptor_pool import Pool
 from bridge.files.generation import Generation
-from bridge.ledger import twofold
+from bridge.kinds.kind import Source
+from bridge.kinds.log.source import LogSource
+from bridge.kinds.registry import source_of
+from bridge.ledger import dual_writes as twofold
 from bridge.ledger.sources import SourceMemory, sources_of
 from bridge.streams.embedded.binary import find
 from tests.rig import STREAM, Rig, wait_until
@@ -383,7 +383,7 @@ def test_a_ledger_that_fails_as_a_log_appears(mem: Rig, monkeypatch: pytest.Monk
             raise LedgerError("the disk is full")
         return real(*args)
 
-    monkeypatch.setattr("bridge.carry.lookout.source_of", fails)
+    monkeypatch.setattr("bridge.engine.discovery.source_of", fails)
     logs(mem, 2, "a", first=2)
     with pytest.raises(LedgerError):
         running.sweep()
@@ -416,7 +416,7 @@ def test_a_new_log_behind_a_switch_and_back(mem: Rig) -> None:
 
 def test_a_merge_that_waits_for_a_switch(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histories that are being merged as a component is switched go on behind it, each in its order."""
-    monkeypatch.setattr("bridge.carry.twofold.EVERY", 0.0)
+    monkeypatch.setattr("bridge.kinds.log.dual_write.EVERY", 0.0)
     mapped(mem, "*.log", "*.log.*")
     for i, days in enumerate(((5,), (2, 6))):
         with (mem.root / f"s{i:02}.log").open("ab") as file:

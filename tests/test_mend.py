@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bridge.carry.translate import Pass, Translator
 from bridge.core.model import format_id
+from bridge.kinds.translation import Pass, Translator
 from bridge.ledger.journal import journal
 from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.codecs.named import path_in, with_path
+from bridge.core.codecs.named_path import path_in, with_path
 from bridge.core.model import format_id
-from bridge.files.artifacts import looked_at
+from bridge.files.artifact_digest import looked_at
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_quarantine import limit
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.carry.draft import history_times
-from bridge.carry.merge import Head, merge
+from bridge.engine.batch_encoder import history_times
+from bridge.engine.merge import merge
 from bridge.files.lines import Lines
+from bridge.kinds.kind import Head
 from bridge.streams.reader import entries
 from tests.rig import Rig
 

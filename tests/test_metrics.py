@@ -26,18 +26,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.admin.metrics.health import PATIENCE, SILENT, Going, Health
 from bridge.admin.metrics.server import MOST as SERVED
 from bridge.admin.metrics.server import MetricsServer, Monitor
-from bridge.carry.behind import Behind
-from bridge.carry.flow import BOUNDS, MOST, Arrivals, Flow, Latency, Part
 from bridge.core.errors import ConfigError, SourceError
 from bridge.core.model import Position
+from bridge.engine.lag import Behind
+from bridge.engine.run import Process
+from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status
 from bridge.files.catalog import Catalog
 from bridge.files.tail import Tail
-from bridge.ledger.health import Trouble
-from bridge.ledger.health import troubles as known
+from bridge.kinds.direction_stats import BOUNDS, MOST, Arrivals, Flow, Latency, Part
+from bridge.ledger.heartbeat import Trouble
+from bridge.ledger.heartbeat import troubles as known
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
-from bridge.run import Process
-from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
+from bridge.ledger.troubles import Troubles
 from tests.rig import STREAM, Rig, line, wait_until
 
 METRICS = "\n[metrics]\nport = 0\n"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bridge.drain import once
+from bridge.engine.once import once
 from bridge.streams.embedded.binary import find
 from tests.rig import RUNNING, Rig, line, unpacked
 from tests.test_rotation import copytruncate, rotate

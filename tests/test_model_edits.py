@@ -14,11 +14,11 @@ from threading import Event
 from hypothesis import given
 
 from bridge.admin.repair.acknowledge import accept
-from bridge.carry.shared import Shared
 from bridge.core import failpoints as points
 from bridge.core.model import format_id
-from bridge.drain import once
-from bridge.ledger.aligned import ALIGNED, AS_NEW, STOPPED, Rewrite, rewrites_of, save_rewrite
+from bridge.engine.once import once
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.edits import ALIGNED, AS_NEW, STOPPED, Rewrite, rewrites_of, save_rewrite
 from bridge.ledger.store import Ledger
 from bridge.parity.acknowledged import name_of
 from tests.rig import RUNNING, STREAM, Rig, line

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.carry.inventory import account_of, bring_over
-from bridge.carry.shared import Shared
-from bridge.drain import bring_over as carry_late
+from bridge.engine.account.inventory import account_of, bring_over
+from bridge.engine.once import bring_over as carry_late
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
 from tests.rig import Rig
 from tests.running import Running, mapped

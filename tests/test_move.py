@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge.admin.move import with_url
+from bridge.admin.move_server import with_url
 from bridge.core.config import load
 from bridge.core.failpoints import POINTS
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
-from bridge.streams.transfer import Held, held, names
+from bridge.streams.copy_keys import Held, held, names
+from bridge.streams.embedded import server as embedded
 from tests.rig import STREAM, Rig
 
 

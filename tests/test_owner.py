@@ -18,9 +18,9 @@ import pytest
 from bridge.core.codecs.timestamps import older
 from bridge.core.errors import BridgeError, RedisRefused
 from bridge.core.failpoints import POINTS
-from bridge.cutover import waiting
+from bridge.cutover import switch_waits as waiting
 from bridge.cutover.operator import Operator, Wish
-from bridge.ledger.state import ask_owner, note_asked, owner_of, set_owner, unask_owner
+from bridge.ledger.states import ask_owner, note_asked, owner_of, set_owner, unask_owner
 from bridge.ledger.store import Ledger
 from bridge.streams.components import REDIS, WRITES, look
 from bridge.streams.connect import Connection

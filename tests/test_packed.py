@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.files.age import Piece, in_age_order
 from bridge.files.content import KEPT, MOST_OUT, Packed
-from bridge.files.descriptors import Handle
+from bridge.files.descriptor_pool import Handle
+from bridge.files.piece_age import Piece, in_age_order
 from bridge.ledger.store import Ledger
 from tests.rig import Rig, line, unpacked, wait_until
 

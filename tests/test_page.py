@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridge.parity.report import marked, page
-from bridge.parity.stats import BUCKETS, Timeline
+from bridge.parity.statistics import BUCKETS, Timeline
 from tests.rig import STREAM, Rig
 from tests.test_parity import bridged, entry_of, offset_of
 

@@ -15,15 +15,16 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.carry import append, provenance
-from bridge.carry.draft import Batcher, Parcel
+from bridge.engine.batch_encoder import Batcher, Parcel
+from bridge.engine.run import Process
 from bridge.files.generation import Known
 from bridge.files.tail import Tail
-from bridge.ledger import mirrored
+from bridge.kinds import provenance
+from bridge.kinds.log import target as append
+from bridge.ledger import ranges as mirrored
 from bridge.ledger.store import Ledger
-from bridge.parity.proof import Proof
+from bridge.parity.prove import Proof
 from bridge.parity.result import Result
-from bridge.run import Process
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 from bridge.streams.writer import Batch
@@ -350,7 +351,7 @@ def test_spooled_lines_leave_nothing(one_rig: Rig, monkeypatch: pytest.MonkeyPat
     """Redis-born entries that wait for their lines go to a file without a name when they are many."""
     rig, folder = one_rig, tmp_path / "spool"
     folder.mkdir()
-    monkeypatch.setattr("bridge.parity.spool.HELD", 1000)
+    monkeypatch.setattr("bridge.parity.log.overflow_queue.HELD", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     rig.append("f-0")
     rig.once()

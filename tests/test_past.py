@@ -16,22 +16,22 @@ from threading import Thread
 
 import pytest
 
-from bridge.carry import forward as forward_module
-from bridge.carry import mirror as mirror_module
-from bridge.carry.forward import Forward
-from bridge.carry.mirror import Mirror
-from bridge.carry.shared import Shared
 from bridge.core.errors import NotYet, SourceError, TargetError
 from bridge.core.model import EntryId
-from bridge.files.append import Appender
-from bridge.files.finished import KEPT_LATE
-from bridge.files.spool import Facts
-from bridge.ledger.forgotten import forget_above, forget_all
-from bridge.ledger.health import heartbeat, save_heartbeat
+from bridge.engine import forward as forward_module
+from bridge.engine import mirror as mirror_module
+from bridge.engine.forward import Forward
+from bridge.engine.mirror import Mirror
+from bridge.files.appender import Appender
+from bridge.files.closed_generations import KEPT_LATE
+from bridge.files.folder import Facts
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.heartbeat import heartbeat, save_heartbeat
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
+from bridge.ledger.spool_recovery import forget_above, forget_all
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary
 from bridge.streams.resp import pack

@@ -17,8 +17,8 @@ from threading import Event, Thread
 import pytest
 
 from bridge.core.errors import LedgerError
+from bridge.engine.run import Process
 from bridge.ledger.store import Ledger
-from bridge.run import Process
 from bridge.streams.reader import entries
 from tests import zygote
 from tests.inbox import Inbox
@@ -211,7 +211,7 @@ def test_a_ledger_that_no_thread_can_open_at_first(
             raise error
         return opened(path, create=create)
 
-    monkeypatch.setattr("bridge.run.Ledger", at_first)
+    monkeypatch.setattr("bridge.engine.run.Ledger", at_first)
     rig.append("f-0")
     rig.add("r-0")
     done: list[int] = []

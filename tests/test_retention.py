@@ -12,15 +12,15 @@ from threading import Event
 import pytest
 
 from bridge.admin.retention.trim import Done, Plan, Retention
-from bridge.carry.archive import Archive
-from bridge.carry.archiving import PIECE
+from bridge.continuity.archive_reader import Archive
+from bridge.continuity.archive_writer import PIECE
 from bridge.core.model import EntryId
-from bridge.ledger.archive import parts_of, spans
-from bridge.ledger.mirrored import all_ranges
-from bridge.ledger.retention import points_of
+from bridge.ledger.archive_index import parts_of, spans
+from bridge.ledger.ranges import all_ranges
 from bridge.ledger.store import Ledger
-from bridge.parity import check
-from bridge.parity.proof import Proof
+from bridge.ledger.trim_points import points_of
+from bridge.parity.log import check
+from bridge.parity.prove import Proof
 from bridge.parity.result import Result
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys

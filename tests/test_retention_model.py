@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.admin.retention import trim
-from bridge.carry import archiving, forward
-from bridge.carry.archive import Archive
-from bridge.carry.floor import remembered
+from bridge.continuity import archive_writer as archiving
+from bridge.continuity.archive_reader import Archive
+from bridge.continuity.trim_floor import remembered
 from bridge.core.model import EntryId, format_id, parse_id
+from bridge.engine import forward
 from bridge.ledger.store import Ledger
-from bridge.parity import check
+from bridge.parity.log import check
 from bridge.streams.embedded.binary import find
 from bridge.streams.reader import Entry
 from bridge.streams.trim import read_trimmed

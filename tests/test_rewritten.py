@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.model import format_id
-from bridge.ledger.aligned import rewrites_of
+from bridge.ledger.edits import rewrites_of
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
 from bridge.parity.acknowledged import name_of

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bridge.carry import unfinished
-from bridge.carry.forward import Forward
-from bridge.carry.reading import Reader
-from bridge.carry.shared import Shared
+from bridge.engine.forward import Forward
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
+from bridge.kinds.log import unfinished_write as unfinished
+from bridge.kinds.log.reader import Reader
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 from tests.rig import STREAM, Rig, line, wait_until
 

@@ -410,7 +410,7 @@ def test_a_new_source_needs_no_sweep(one_rig: Rig) -> None:
 
 
 BUSY = """
-from bridge.run import stop_on_signals
+from bridge.engine.run import stop_on_signals
 stop = stop_on_signals()
 print("ready", flush=True)
 while not stop.wait(0):

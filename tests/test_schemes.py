@@ -13,11 +13,11 @@ from threading import Event
 
 import pytest
 
-from bridge.carry.carrier import carrier_of
-from bridge.carry.inventory import account_of
-from bridge.carry.shared import Shared
+from bridge.engine.account.inventory import account_of
+from bridge.engine.worker import carrier_of
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import dialler
 from bridge.streams.embedded.binary import find
 from tests.rig import Rig, delimited

@@ -16,7 +16,7 @@ import pytest
 
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 from bridge.streams.embedded.binary import Binary
 from tests.rig import Rig, wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 from bridge.streams.embedded.binary import Binary
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_crash import Writers

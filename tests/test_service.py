@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bridge.admin import service
-from bridge.streams.notify import Notify
+from bridge.engine.service_notify import Notify
 from tests.rig import Rig, wait_until
 
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from bridge.carry.deliver import Deliveries, Delivery
-from bridge.carry.forward import Forward
-from bridge.carry.intake import Intake
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, TargetError
 from bridge.core.mapping import Mapping
-from bridge.files.place import Place
-from bridge.files.spool import Folder
+from bridge.engine.forward import Forward
+from bridge.files.atomic import Place
+from bridge.files.folder import Folder
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.spool.scanner import Intake
+from bridge.kinds.spool.target import Deliveries, Delivery
 from bridge.ledger import spool as memory
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -691,7 +691,7 @@ def test_every_way_to_put_a_file_in_place(tmp_path: Path, monkeypatch: pytest.Mo
     for way in ("_rename", "_link", "_take"):
         if way == known:
             break
-        monkeypatch.setattr(f"bridge.files.place.{way}", unknown)
+        monkeypatch.setattr(f"bridge.files.atomic.{way}", unknown)
     place = Place(tmp_path, "folder/deep")
     (tmp_path / "folder/deep/taken").write_bytes(b"theirs")
     place.write("1", b"ours")

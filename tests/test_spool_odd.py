@@ -12,7 +12,7 @@ import pytest
 
 from bridge.core.config import load
 from bridge.core.errors import ConfigError, SourceError
-from bridge.files.spool import Folder, Taken
+from bridge.files.folder import Folder, Taken
 from bridge.ledger.spool import GONE
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
@@ -313,8 +313,8 @@ def test_touched_before_it_was_sent(texts: Inbox) -> None:
 
 def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps no other, and goes over when it may be read again."""
-    monkeypatch.setattr("bridge.carry.intake.KEEP_BYTES", 0)
-    monkeypatch.setattr("bridge.carry.intake.SHARE", 1 << 62)
+    monkeypatch.setattr("bridge.kinds.spool.scanner.KEEP_BYTES", 0)
+    monkeypatch.setattr("bridge.kinds.spool.scanner.SHARE", 1 << 62)
     read, asked = Folder.read, [0]
 
     def reads(self: Folder, name: bytes, limit: int) -> Taken | None:

@@ -340,7 +340,7 @@ def test_data_alone_is_put_back(one_rig: Rig) -> None:
 
 def test_too_large(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is too large for a value is not carried in part, and that is an error."""
-    monkeypatch.setattr("bridge.carry.values.LIMIT", 10)
+    monkeypatch.setattr("bridge.kinds.state.value_files.LIMIT", 10)
     values = Values(one_rig)
     values.save(b"x" * 11)
     assert "too large" in str(one_rig.once().errors)

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from bridge.carry.behind import Behind
-from bridge.carry.flow import RATED, Rates
-from bridge.core.text import duration
+from bridge.core.wording import duration
+from bridge.engine.headline import headline
+from bridge.engine.lag import Behind
+from bridge.engine.run import state_lock
+from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status, sample
 from bridge.files.tail import Tail
-from bridge.headline import headline
-from bridge.ledger.health import Trouble, save_heartbeat
+from bridge.kinds.direction_stats import RATED, Rates
+from bridge.ledger.heartbeat import Trouble, save_heartbeat
 from bridge.ledger.store import Ledger
-from bridge.run import state_lock
-from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status, sample
 from tests.rig import Rig, line, wait_until
 from tests.terminal import coloured, on_terminal, plain
 

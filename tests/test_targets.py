@@ -15,15 +15,17 @@ from threading import Event
 
 import pytest
 
-from bridge.carry import append, mirror, unfinished
-from bridge.carry.forward import Forward
-from bridge.carry.mirror import Mirror
-from bridge.carry.shared import Shared
 from bridge.core.errors import NotYet, TargetError
-from bridge.drain import once
-from bridge.files.append import Appender
+from bridge.engine import mirror
+from bridge.engine.forward import Forward
+from bridge.engine.mirror import Mirror
+from bridge.engine.once import once
+from bridge.files.appender import Appender
+from bridge.kinds.log import target as append
+from bridge.kinds.log import unfinished_write as unfinished
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles
+from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import dialler
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_rotation import copytruncate, rotate

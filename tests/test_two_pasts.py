@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.carry.deliver import Delivery
 from bridge.core.errors import NotYet, TargetError
 from bridge.core.model import EntryId, format_id
-from bridge.files.append import Appender
+from bridge.files.appender import Appender
+from bridge.kinds.spool.target import Delivery
 from bridge.streams.writer import Overtaken
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_past import KINDS, Exchange, fall_back, keep

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from bridge.carry import append as append_module
-from bridge.carry.append import Target
-from bridge.carry.deliver import Delivery
-from bridge.carry.pieces import Write
 from bridge.core.errors import TargetError
-from bridge.files.append import Appender
-from bridge.files.place import Place
-from bridge.ledger.mirrored import move_intent
+from bridge.engine.run import Process
+from bridge.files.appender import Appender
+from bridge.files.atomic import Place
+from bridge.kinds.log import target as append_module
+from bridge.kinds.log.target import Target
+from bridge.kinds.spool.target import Delivery
+from bridge.kinds.target import Write
+from bridge.ledger.ranges import move_intent
 from bridge.ledger.store import Ledger
-from bridge.run import Process
 from bridge.streams.reader import entries
 from tests.inbox import INBOX, Inbox
 from tests.rig import STREAM, Rig, wait_until

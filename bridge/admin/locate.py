@@ -6,12 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from bridge.admin.search import Place, Search
+from bridge.admin.find_message import Place, Search
 from bridge.admin.survey.check import is_regular
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.model import Origin, parse_id, parse_origin
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from bridge.carry.archive import Archive, history, home
-from bridge.carry.floor import remembered
-from bridge.carry.shared import Shared
-from bridge.carry.translate import told
+from bridge.continuity.archive_reader import Archive, history, home
+from bridge.continuity.trim_floor import remembered
 from bridge.core.errors import BridgeError
 from bridge.core.model import ZERO_ID, EntryId, paired
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.sources import sources_of
-from bridge.ledger.state import values
+from bridge.ledger.states import values
 from bridge.ledger.store import Ledger
-from bridge.streams import state
+from bridge.streams import latest_value as state
 from bridge.streams.connect import Connection
+from bridge.streams.entry_json import entry_as_json
 from bridge.streams.reader import Entry, stream_info, to_entries
 from bridge.streams.trim import read_trimmed
 from bridge.streams.writer import read_books
@@ -134,7 +134,7 @@ def keep(
             name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
             if line is None:
                 kept.aside += lines
-                files.write(ASIDE if lines else ENTRIES, told(entry) + b"\n")
+                files.write(ASIDE if lines else ENTRIES, entry_as_json(entry) + b"\n")
             else:
                 files.write(name, line)
                 kept.lines[name] = kept.lines.get(name, 0) + 1

@@ -92,7 +92,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from bridge.core import failpoints as points
-        from bridge.files.descriptors import raise_limit
+        from bridge.files.descriptor_pool import raise_limit
 
         points.arm(os.environ.get("BRIDGE_CRASH_AT"))
         raise_limit()

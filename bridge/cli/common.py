@@ -71,7 +71,7 @@ class Options:
 
     def log(self, log_format: str = "text") -> None:
         """Sets up a command's log on stderr, as its options say."""
-        from bridge.log import set_up
+        from bridge.core.logger import set_up
 
         set_up(log_format, self.verbosity)
 
@@ -162,12 +162,12 @@ def complain(error: BridgeError) -> None:
 
 def serve(settings: Settings) -> None:
     """Starts the embedded server, if it is the one to be used and does not run."""
-    from bridge.log import log
-    from bridge.streams.embedded import embedded
+    from bridge.core.logger import logger
+    from bridge.streams.embedded import server as embedded
 
     if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
         server = embedded.start(settings.state_dir)
-        log.info("started the embedded server (process %s); `bridge server stop` ends it", embedded.pid_of(server))
+        logger.info("started the embedded server (process %s); `bridge server stop` ends it", embedded.pid_of(server))
 
 
 def of_root(settings: Settings) -> Settings:

@@ -72,7 +72,7 @@ def _run(
 ) -> int:  # fmt: skip
     from bridge.core.errors import ConfigError
     from bridge.cutover.operator import Wish
-    from bridge.cutover.whereabouts import entry_id
+    from bridge.cutover.position_store import entry_id
     from bridge.streams.components import FILE, READS, WRITES
 
     if force is not None and force != component:

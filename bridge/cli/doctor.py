@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, emit, verb
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,12 +9,12 @@ import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
 from bridge.core.errors import ConfigError
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
-    from bridge.carry.standing import Account, Standing
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
+    from bridge.engine.account.standing import Account, Standing
 
 SHOWN = 30
 """Files that are shown of a mapping unless all are asked for; those that need a person always are."""
@@ -43,7 +43,7 @@ def command(
     Standings: active, piece, copy, link, waiting, left (by --leave), aside (never read, and why), unaccounted. Exits 3
     when a file, or a part of one, is unaccounted: no message of it is in the stream, and nothing says why not.
     """
-    from bridge.carry.inventory import accounts
+    from bridge.engine.account.inventory import accounts
 
     settings = of_root(options.settings())
     chosen = [candidate for candidate in settings.mappings if mapping in (None, candidate.name)]
@@ -64,7 +64,7 @@ def command(
 
 
 def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str | None, reason: str | None) -> int:
-    from bridge.carry import inventory
+    from bridge.engine.account import inventory
 
     if leave and take:
         raise ConfigError("--leave and --take are given", hint="give one of them")
@@ -78,7 +78,7 @@ def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str |
 
 
 def _json(settings: Settings, mapping: Mapping, account: Account) -> dict[str, Any]:
-    from bridge.carry.inventory import dated
+    from bridge.engine.account.inventory import dated
 
     pieces = dated(settings, mapping, _sorted(account))
     return {"mapping": mapping.name, **account.to_json(), "pieces": [piece.to_json() for piece in pieces]}
@@ -93,7 +93,7 @@ def _sorted(account: Account) -> list[Standing]:
 def _why(piece: Standing) -> str:
     """What decided the standing of a file, or the place of a generation among the others of its log."""
     from bridge.core.globs import is_glob
-    from bridge.files.age import HOW
+    from bridge.files.piece_age import HOW
 
     told = not piece.log or is_glob(piece.log) or piece.path.startswith(piece.log)
     of = "" if told else f"of {piece.log}"
@@ -117,8 +117,8 @@ def _show(settings: Settings, mapping: Mapping, account: Account, *, everything:
     from rich.table import Table
     from rich.text import Text
 
-    from bridge.carry.inventory import dated
     from bridge.cli.screen import console, safe, show
+    from bridge.engine.account.inventory import dated
 
     out, sums = console(), account.sums()
     if not first:

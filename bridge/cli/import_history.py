@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, say_unaccounted, serve, verb
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bridge.admin.survey.preview import Preview
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
-    from bridge.history import Report
+    from bridge.engine.importer import Report
 
 KINDS = 8
 ORDERS, PIECES = 5, 20
@@ -49,11 +49,11 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
     from bridge.core.errors import BridgeError
-    from bridge.history import import_history
+    from bridge.core.interpreter import tune_interpreter
+    from bridge.engine.importer import import_history
+    from bridge.engine.run import state_lock, stop_on_signals
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
-    from bridge.run import state_lock, stop_on_signals
-    from bridge.tune import tune_interpreter
 
     with state_lock(settings.state_dir, "import-history"):
         path = settings.state_dir / "ledger.db"
@@ -153,7 +153,7 @@ class _Bars(_Lines):
         )
 
         from bridge.cli.screen import console, safe
-        from bridge.log import redirect
+        from bridge.core.logger import redirect
 
         out = console(stderr=True)
         size = DownloadColumn() if out.width >= NARROW else TaskProgressColumn()
@@ -169,7 +169,7 @@ class _Bars(_Lines):
 
     def close(self) -> None:
         """Ends the progress bars of an import, which stay on the screen as they are."""
-        from bridge.log import redirect
+        from bridge.core.logger import redirect
 
         if self._progress is not None:
             self._progress.stop()
@@ -204,7 +204,7 @@ def _beginning(report: Report) -> str:
 
 
 def _so_far(report: Report) -> str:
-    from bridge.core.text import duration
+    from bridge.core.wording import duration
 
     size, left = report.total("bytes"), _seconds_left(report)
     share = f"{100 * report.total('done') / size:.0f} %" if size else "100 %"
@@ -214,7 +214,7 @@ def _so_far(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """Says for people, in a few rows, what an import brought over."""
-    from bridge.core.text import duration
+    from bridge.core.wording import duration
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
@@ -289,7 +289,7 @@ def _describe(plan: Preview) -> None:
     import os
 
     from bridge.core.model import shown, shown_name
-    from bridge.files.age import HOW
+    from bridge.files.piece_age import HOW
 
     size, read = sum(size for _, size, _, _ in plan.sources), plan.total("translated") + plan.total("rejected")
     click.echo(f"{plan.mapping} → {plan.stream}: {counted(size, 'byte')} in {counted(len(plan.sources), 'source')}")

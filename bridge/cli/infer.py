@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.admin.survey.infer import Proposal, infer
 from bridge.core.errors import SourceError
 from bridge.core.model import shown
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.admin.survey.check import Checked
@@ -27,9 +27,9 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     """The TOML, the same as tables, what was found, and how the file translates. Raises SourceError, ConfigError."""
     from bridge.admin.survey.check import check_file
     from bridge.core.mapping import Mapping
-    from bridge.core.schema import validated
-    from bridge.files.age import bare
+    from bridge.core.strict_models import validated
     from bridge.files.generation import open_regular
+    from bridge.files.piece_age import bare
 
     if path.is_dir():
         return _folder(path, root)
@@ -78,8 +78,8 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     from bridge.admin.survey.check import check_folder
     from bridge.admin.survey.infer_folder import infer_folder
     from bridge.core.mapping import Mapping
-    from bridge.core.schema import validated
-    from bridge.files.spool import Folder
+    from bridge.core.strict_models import validated
+    from bridge.files.folder import Folder
 
     folder = Folder(path.resolve(), "**/*")
     files = []

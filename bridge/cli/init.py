@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, verb
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -279,18 +279,18 @@ def _server(url: str) -> tuple[bool, str]:
 def _begin(options: Options, path: Path) -> list[str]:
     """Makes a ledger that vouches for the files of mappings which nobody has retired; returns the retired ones.
 
-    From then on programs with our client may write to the files without Redis (`bridge.client.vouched`).
+    From then on programs with our client may write to the files without Redis (`bridge.client.carried_still`).
     """
     from contextlib import closing, suppress
 
     from bridge.core.config import load
     from bridge.core.errors import BridgeError
-    from bridge.ledger.attached import note_begun
+    from bridge.ledger.process_nonces import note_begun
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
-    from bridge.streams.embedded import embedded
-    from bridge.streams.ending import ending_of
+    from bridge.streams.embedded import server as embedded
     from bridge.streams.keys import Keys
+    from bridge.streams.retired import ending_of
 
     settings, over = load(config=str(path), redis=options.redis, env=os.environ, cwd=path.parent), list[str]()
     with suppress(BridgeError, OSError):  # without one they ask Redis first

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 
 @click.command("move", short_help="Move from the embedded server to one of your own")
@@ -23,10 +23,10 @@ def command(options: Options, url: str, execute: bool) -> int:
     Streams with their groups and pending entries, and all other keys; each copy is compared with what it was made of.
     bridge.toml is changed last, and the old data stay. Exits 3 when something speaks against it.
     """
-    from bridge.admin.move import Move, check_source
+    from bridge.admin.move_server import Move, check_source
+    from bridge.engine.run import state_lock
     from bridge.ledger.journal import note
     from bridge.ledger.store import Ledger
-    from bridge.run import state_lock
 
     settings = of_root(options.settings())
     check_source(settings.path, options.redis, os.environ)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.parity.proof import Proof
+    from bridge.parity.prove import Proof
     from bridge.parity.result import Result
     from bridge.streams.connect import Connection
 
@@ -93,12 +93,12 @@ def _prove(
     options: Options, settings: Settings, ledger: Ledger | None, why: str, chosen: list[Mapping], *,
     html: Path | None, watch: bool, full: bool, max_rate: float | None,
 ) -> int:  # fmt: skip
-    from bridge.parity.check import Interrupted
-    from bridge.parity.proof import Proof
+    from bridge.core.interpreter import tune_interpreter
+    from bridge.engine.run import stop_on_signals
+    from bridge.parity.log.check import Interrupted
+    from bridge.parity.prove import Proof
     from bridge.parity.result import verdict_of_all
-    from bridge.run import stop_on_signals
     from bridge.streams.dial import dialler
-    from bridge.tune import tune_interpreter
 
     stop = stop_on_signals()
     tune_interpreter()
@@ -193,7 +193,7 @@ def _notes(one: Result) -> None:
 def _print(results: list[Result]) -> None:
     from bridge.cli.screen import STYLES, console, safe
     from bridge.core.model import shown
-    from bridge.core.text import counted
+    from bridge.core.wording import counted
     from bridge.parity.report import (
         WORDS,
         counts_in_words,
@@ -243,7 +243,7 @@ def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop:
 
     from bridge.cli.screen import console, safe
     from bridge.core.errors import BridgeError
-    from bridge.parity.check import Interrupted
+    from bridge.parity.log.check import Interrupted
     from bridge.parity.report import verdict_in_words
     from bridge.parity.result import verdict_of_all
 
@@ -278,7 +278,7 @@ def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop:
 def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Mapping]) -> int:
     from bridge.cli.screen import console, safe, show
     from bridge.core.errors import LedgerError
-    from bridge.ledger.parity import runs
+    from bridge.ledger.parity_runs import runs
 
     if ledger is None:
         raise LedgerError(f"no runs are kept: {why}")

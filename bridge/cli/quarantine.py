@@ -8,7 +8,7 @@ import click
 
 from bridge.cli.common import Options, Verbs, emit, emit_line, mapping_names, options, verb
 from bridge.core.model import as_json
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,11 +93,11 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     """
     import time
 
-    from bridge.carry.retry import Retry
-    from bridge.carry.shared import Shared
-    from bridge.ledger.mirrored import intents_of
+    from bridge.admin.repair.retry import Retry
+    from bridge.engine.run import state_lock
+    from bridge.kinds.mapping_context import Shared
     from bridge.ledger.quarantine import quarantine_counts, quarantined
-    from bridge.run import state_lock
+    from bridge.ledger.ranges import intents_of
     from bridge.streams.dial import dialler
 
     settings = given.settings()

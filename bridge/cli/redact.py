@@ -8,7 +8,7 @@ import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
 from bridge.core.errors import ConfigError
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 
 @click.command("redact", short_help="Delete entries on purpose, and say what to edit")
@@ -26,7 +26,7 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
     from contextlib import closing
 
     from bridge.admin.repair import redact
-    from bridge.carry.shared import Shared
+    from bridge.kinds.mapping_context import Shared
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 

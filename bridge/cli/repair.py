@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
-from bridge.cli.late import LateFiles
+from bridge.cli.repair_files import LateFiles
 from bridge.core.errors import ConfigError
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.admin.repair.mend import Act, Plan
-    from bridge.carry import repair
-    from bridge.carry.shared import Shared
+    from bridge.engine import rebuild_ledger as repair
+    from bridge.kinds.mapping_context import Shared
     from bridge.ledger.store import Ledger
     from bridge.parity.result import Result
     from bridge.streams.connect import Connection
@@ -47,11 +47,11 @@ def command(
     With --accept, names are entry IDs, FIRST..LAST, or lines as FILE:LINE, as `bridge parity` names them; with
     --as-edit and --as-new, mappings or logs.
     """
-    from bridge.carry.dead import ended
-    from bridge.carry.shared import Shared
-    from bridge.cli.dead import DeadFiles
+    from bridge.cli.repair_retired import DeadFiles
+    from bridge.engine.retired_files import ended
+    from bridge.engine.run import state_lock
+    from bridge.kinds.mapping_context import Shared
     from bridge.ledger.store import Ledger
-    from bridge.run import state_lock
     from bridge.streams.dial import dialler
 
     settings = of_root(options.settings())
@@ -98,10 +98,10 @@ def _say(
 
     from bridge.admin.repair.acknowledge import accept as acknowledge
     from bridge.admin.repair.acknowledge import declare
-    from bridge.carry.shared import Shared
-    from bridge.ledger.aligned import AS_EDIT, AS_NEW
+    from bridge.kinds.mapping_context import Shared
+    from bridge.ledger.edits import AS_EDIT, AS_NEW
     from bridge.ledger.store import Ledger
-    from bridge.parity.proof import check_of
+    from bridge.parity.prove import check_of
     from bridge.streams.dial import dialler
 
     if accept + as_edit + as_new > 1:
@@ -164,7 +164,7 @@ class _Repair:
 
     def run(self) -> None:
         """The repair plans for the mapping's ledger and its differences; with `--execute` it carries the plans out."""
-        from bridge.carry import repair
+        from bridge.engine import rebuild_ledger as repair
 
         ledger = self._ledger
         uuid = ledger.uuid if ledger is not None else b""
@@ -189,7 +189,7 @@ class _Repair:
         from threading import Event
 
         from bridge.admin.repair.mend import plan
-        from bridge.parity.proof import check_of
+        from bridge.parity.prove import check_of
         from bridge.streams.dial import dialler
         from bridge.streams.reader import origins_taken
         from bridge.streams.writer import read_books
@@ -205,8 +205,8 @@ class _Repair:
 
     def _mend(self, ledger: Ledger) -> None:
         from bridge.admin.repair.mend import Mender
-        from bridge.carry.late import Late
-        from bridge.ledger.pieces import forget_skipped
+        from bridge.admin.repair.out_of_order import Late
+        from bridge.ledger.file_standings import forget_skipped
         from bridge.streams.dial import dialler
         from bridge.streams.writer import REPAIRED
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, mapping_names, of_root, verb, who
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.core.config import Settings
@@ -34,7 +34,7 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     """
     from bridge.admin.retire import retire as ending
     from bridge.core.errors import ConfigError
-    from bridge.run import state_lock
+    from bridge.engine.run import state_lock
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
@@ -90,9 +90,9 @@ def _again(
 
 def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> dict[str, int]:
     """Says what somebody has written to the files while the mapping was retired, such as who lost Redis just then."""
-    from bridge.carry.dead import ended
-    from bridge.carry.shared import Shared
     from bridge.core.errors import BridgeError
+    from bridge.engine.retired_files import ended
+    from bridge.kinds.mapping_context import Shared
 
     shared = Shared(mapping, settings)
     try:
@@ -144,8 +144,8 @@ def _end(
 
     from bridge.admin.retire import retire as ending
     from bridge.core.model import format_id
-    from bridge.drain import once
-    from bridge.parity.proof import Proof
+    from bridge.engine.once import once
+    from bridge.parity.prove import Proof
     from bridge.streams.dial import dialler
 
     alone = replace(settings, mappings=(mapping,))
@@ -222,8 +222,8 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     """
     from bridge.admin.retire import unretire as beginning
     from bridge.core.errors import ConfigError
-    from bridge.headline import many
-    from bridge.run import state_lock
+    from bridge.engine.headline import many
+    from bridge.engine.run import state_lock
 
     settings = of_root(options.settings())
     chosen = settings.mapping(mapping)
@@ -268,7 +268,7 @@ def runbook(options: Options) -> None:
     """Write the plan for these components: in which order, with which commands, what to see, and how to go back."""
     from bridge.core.config import masked
     from bridge.core.errors import BridgeError
-    from bridge.cutover.phase import Facts, durable
+    from bridge.cutover.gate import Facts, durable
     from bridge.cutover.runbook import Part
     from bridge.cutover.runbook import runbook as written
     from bridge.ledger.retired import retired

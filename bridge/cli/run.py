@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, of_root, say_unaccounted, serve, verb
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from threading import Event
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.admin.retention.keep import keep_retention
-    from bridge.cutover.finish import finish_switches
-    from bridge.run import Process, state_lock, stop_on_signals
-    from bridge.streams.notify import Notify
-    from bridge.tune import tune_interpreter
+    from bridge.core.interpreter import tune_interpreter
+    from bridge.cutover.recovery import finish_switches
+    from bridge.engine.run import Process, state_lock, stop_on_signals
+    from bridge.engine.service_notify import Notify
 
     settings = of_root(options.settings(log_format))
     options.log(settings.log_format)
@@ -51,7 +51,7 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
 
 
 def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
-    from bridge.drain import once as drain
+    from bridge.engine.once import once as drain
 
     results = drain(settings, dual=dual, stop=stop)
     for did in results:

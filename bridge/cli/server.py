@@ -29,7 +29,7 @@ def _state_dir(given: Options) -> Path:
 def start(given: Options) -> None:
     """Start it; it stays until `bridge server stop`."""
     from bridge.core.config import find_config, masked
-    from bridge.streams.embedded import embedded
+    from bridge.streams.embedded import server as embedded
 
     state = _state_dir(given)
     server = embedded.start(state)
@@ -47,7 +47,7 @@ def start(given: Options) -> None:
 @verb
 def stop(given: Options) -> None:
     """Stop it; its data stays on disk."""
-    from bridge.streams.embedded import embedded
+    from bridge.streams.embedded import server as embedded
 
     was_running = embedded.stop(_state_dir(given))
     if given.as_json:
@@ -60,7 +60,7 @@ def stop(given: Options) -> None:
 @verb
 def status(given: Options) -> int:
     """Whether the embedded server runs; exits 1 when it does not."""
-    from bridge.streams.embedded import embedded
+    from bridge.streams.embedded import server as embedded
 
     state = _state_dir(given)
     server, up = embedded.known(state), embedded.running(state)
@@ -85,7 +85,7 @@ def status(given: Options) -> int:
 def url(given: Options) -> None:
     """Its url, with the password, for other programs."""
     from bridge.core.errors import ServerError
-    from bridge.streams.embedded import embedded
+    from bridge.streams.embedded import server as embedded
 
     server = embedded.known(_state_dir(given))
     if server is None:

@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.common import Options, emit, mapping_names, verb
 from bridge.cli.tail import moment
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 
 @click.command("snapshot", short_help="Write a stream, or a range, as files")
@@ -25,9 +25,9 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
     What makes no line is written as JSON, one entry a line. Nothing is changed.
     """
     from bridge.admin.snapshot import keep
-    from bridge.carry.shared import Shared
     from bridge.core.errors import ConfigError
     from bridge.core.model import ZERO_ID
+    from bridge.kinds.mapping_context import Shared
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 

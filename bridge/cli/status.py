@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, emit_line, of_root, verb
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
-    from bridge.carry.behind import Behind
-    from bridge.cutover.standing import Standing
-    from bridge.headline import Level
-    from bridge.ledger.parity import Run
-    from bridge.status import MappingStatus, MirrorStatus, SourceStatus, Status
+    from bridge.cutover.component_status import Standing
+    from bridge.engine.headline import Level
+    from bridge.engine.lag import Behind
+    from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status
+    from bridge.ledger.parity_runs import Run
 
 EDITS = 3
 """Of so many edits of logs, of late, the status of a mapping tells."""
@@ -41,13 +41,13 @@ def command(options: Options, watch: bool) -> int:
     Exits 3 when something is wrong that does not mend itself, 5 without Redis.
     """
     from bridge.cli.screen import console, show
-    from bridge.headline import headline
-    from bridge.status import sample, to_json
+    from bridge.engine.headline import headline
+    from bridge.engine.status import sample, to_json
 
     settings = of_root(options.settings())
     if watch:
         return _watch(options)
-    from bridge.cutover.standing import sampled
+    from bridge.cutover.component_status import sampled
 
     found = sample(settings, time.time)
     said, level = headline(found)
@@ -71,9 +71,9 @@ def _watch(options: Options) -> int:
     from rich.live import Live
 
     from bridge.cli.screen import console, show
-    from bridge.cutover.standing import sampled
-    from bridge.headline import headline
-    from bridge.status import sample, to_json
+    from bridge.cutover.component_status import sampled
+    from bridge.engine.headline import headline
+    from bridge.engine.status import sample, to_json
 
     settings, out, last = of_root(options.settings()), console(), ""
     live = Live(console=out, screen=False, auto_refresh=False) if out.is_terminal and not options.as_json else None
@@ -107,7 +107,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     from rich.console import Group
 
     from bridge.cli.screen import STYLES, safe
-    from bridge.core.text import clock, duration
+    from bridge.core.wording import clock, duration
 
     facts: list[tuple[str, str]] = []
     beat = found.heartbeat
@@ -141,7 +141,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
 def _components(components: list[Standing], found: Status) -> Iterator[RenderableType]:
     """Prints for `bridge status` what each component reads and writes, how far it is, and what it waits for."""
     from bridge.cli.screen import safe
-    from bridge.core.text import clock, duration
+    from bridge.core.wording import clock, duration
 
     places = {"file": "files", "redis": "Redis", "both": "both sides"}
     for standing in components:
@@ -185,12 +185,12 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
 def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[object]:
     from rich.table import Table
 
-    from bridge.carry.behind import Behind
-    from bridge.carry.edits import in_words
     from bridge.cli.screen import safe
+    from bridge.engine.lag import Behind
+    from bridge.kinds.log.edit_summary import in_words
 
     if mapping.retired is not None:
-        from bridge.core.text import clock
+        from bridge.core.wording import clock
 
         over = [("error", mapping.error + (f"; try: {mapping.hint}" if mapping.hint else ""))] if mapping.error else []
         for name, written in mapping.dead.items():
@@ -259,7 +259,7 @@ def _outboxes(mapping: MappingStatus) -> list[tuple[str, str]]:
 
 
 def _imported(report: dict[str, Any], found: Status) -> str:
-    from bridge.core.text import clock, duration
+    from bridge.core.wording import clock, duration
 
     state = report["state"]
     if state == "running" and not found.importing:
@@ -278,7 +278,7 @@ def _imported(report: dict[str, Any], found: Status) -> str:
 
 
 def _parity(run: Run, found: Status) -> str:
-    from bridge.core.text import duration
+    from bridge.core.wording import duration
 
     said = (
         f"{run.verdict}, {duration(max(0.0, found.at - run.ended))} ago: {counted(run.report['compared'], 'message')}"
@@ -288,7 +288,7 @@ def _parity(run: Run, found: Status) -> str:
 
 
 def _retention(report: dict[str, Any], found: Status) -> str:
-    from bridge.core.text import duration, size
+    from bridge.core.wording import duration, size
 
     said = f"{counted(report['length'], 'entry', 'entries')}, {size(report['bytes'])} of memory"
     said += f", {report['trimmed']:,} trimmed so far" if report["trimmed"] else ""
@@ -301,7 +301,7 @@ def _retention(report: dict[str, Any], found: Status) -> str:
 
 
 def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:
-    from bridge.headline import many
+    from bridge.engine.headline import many
 
     at = "nothing yet"
     if source.position is not None:
@@ -317,7 +317,7 @@ def _forward(source: SourceStatus, found: Status) -> tuple[str, ...]:
 
 def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
     from bridge.core.model import ZERO_ID, format_id
-    from bridge.headline import many
+    from bridge.engine.headline import many
 
     at = f"entry {format_id(mirror.cursor).decode()}" if mirror.cursor > ZERO_ID else "nothing yet"
     behind = "not known without Redis" if mirror.behind is None else many(mirror.behind, "entry", "entries")
@@ -327,7 +327,7 @@ def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
 
 
 def _age(behind: Behind | None, found: Status) -> str:
-    from bridge.core.text import duration
+    from bridge.core.wording import duration
 
     return duration(found.at - behind.oldest) if behind and behind.oldest is not None else ""
 

@@ -88,7 +88,7 @@ def command(
 
 def _archived(settings: Settings, mapping: Mapping, floor: EntryId, wanted: Wanted, count: int | None) -> list[Entry]:
     """What was trimmed, as far as it was archived."""
-    from bridge.carry.archive import Archive
+    from bridge.continuity.archive_reader import Archive
     from bridge.ledger.store import Ledger
 
     path = settings.state_dir / "ledger.db"

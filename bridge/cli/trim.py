@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, mapping_names, verb, who
-from bridge.core.text import counted
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.admin.retention.trim import Done, Plan
@@ -72,7 +72,7 @@ def _done(done: Done | None) -> dict[str, Any] | None:
 
 def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
     from bridge.core.model import ZERO_ID, format_id, shown
-    from bridge.core.text import size
+    from bridge.core.wording import size
 
     click.echo(f"{name} → {stream}")
     click.echo(f"  holds {counted(plan.size.length, 'entry', 'entries')}, {size(plan.size.bytes)}")

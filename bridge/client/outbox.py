@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.client.bookmark import still_named
 from bridge.core.errors import BridgeError
-from bridge.files.bookmark import still_named
-from bridge.log import log
+from bridge.core.logger import logger
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class Outbox:
                 number, fields, *free = said
                 self.waiting.append(Waiting(int(number), [base64.b64decode(part) for part in fields], bool(free)))
             except (ValueError, TypeError, KeyError):
-                log.warning("%s holds a line that is no message, it is kept beside: %.200r", self._path, line)
+                logger.warning("%s holds a line that is no message, it is kept beside: %.200r", self._path, line)
                 with self._path.with_suffix(".damaged").open("ab") as aside:
                     aside.write(line + b"\n")
         if not self.waiting:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bridge.carry.shared import Shared
-from bridge.client.fromfile import FileReader
+from bridge.client.bookmark import Bookmark, Marks, Place
+from bridge.client.file_reader import FileReader
 from bridge.client.message import Message, made
 from bridge.core.errors import ConfigError
 from bridge.core.model import Fingerprint, Position, format_id, paired
-from bridge.files.bookmark import Bookmark, Marks, Place
 from bridge.files.generation import Known
+from bridge.kinds.mapping_context import Shared
 from bridge.streams.components import group_of
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries

@@ -17,8 +17,8 @@ from pydantic import Field, field_validator
 
 from bridge.core.errors import ConfigError
 from bridge.core.mapping import Mapping, load_mapping
-from bridge.core.paths import Paths
-from bridge.core.schema import Strict, validated
+from bridge.core.path_rules import Paths
+from bridge.core.strict_models import Strict, validated
 
 SCHEMES = ("embedded", "redis", "rediss", "unix")
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")

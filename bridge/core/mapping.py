@@ -15,14 +15,13 @@ from pydantic import Field, model_validator
 from bridge.core.codecs import Codec, FieldRule, delimited, jsonl, regexp
 from bridge.core.codecs.artifact import Artifact
 from bridge.core.codecs.chunk import Chunk
-from bridge.core.codecs.continued import Continued
 from bridge.core.codecs.document import Document, Text, moment, text_of
-from bridge.core.codecs.template import TemplateCodec
+from bridge.core.codecs.line_template import TemplateCodec
+from bridge.core.codecs.multiline import Continued
 from bridge.core.codecs.timestamps import Clock, clock_for
 from bridge.core.errors import ConfigError
 from bridge.core.globs import translated
-from bridge.core.schema import Strict, validated
-from bridge.core.sections import (
+from bridge.core.mapping_sections import (
     FormatSection,
     MessageSection,
     MirrorSection,
@@ -31,6 +30,7 @@ from bridge.core.sections import (
     SourceSection,
     StreamSection,
 )
+from bridge.core.strict_models import Strict, validated
 
 MEANT = {
     "source.rotated": ("log",),

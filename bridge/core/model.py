@@ -90,6 +90,18 @@ class Fingerprint:
     head: str
     tail: str
 
+    def to_json(self) -> bytes:
+        """Encodes the fingerprint of a closed generation as a field of the Redis hash `bridge:{S}:generations`."""
+        return b'{"size":%d,"head_len":%d,"head":"%b","tail":"%b"}' % (
+            self.offset, self.head_len, self.head.encode(), self.tail.encode(),
+        )  # fmt: skip
+
+    @classmethod
+    def from_json(cls, stored: bytes) -> Fingerprint:
+        """Parses a field of the Redis hash `bridge:{S}:generations`. Raises ValueError, KeyError: it is none."""
+        facts = json.loads(stored)
+        return cls(int(facts["size"]), int(facts["head_len"]), str(facts["head"]), str(facts["tail"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

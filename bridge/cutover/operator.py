@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused
 from bridge.core.mapping import Mapping
-from bridge.cutover.facts import gathered
-from bridge.cutover.phase import Bounds, Step, sides_of, steps
+from bridge.cutover.gate import Bounds, Step, sides_of, steps
+from bridge.cutover.gate_facts import gathered
 from bridge.cutover.plan import Done, Plan
 from bridge.cutover.switch import Switcher
-from bridge.cutover.waiting import Overtaken, Refused
-from bridge.ledger.asked import lapse
+from bridge.cutover.switch_waits import Overtaken, Refused
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.journal import unfinished
 from bridge.ledger.retired import retired
-from bridge.ledger.state import owner_of
+from bridge.ledger.states import owner_of
 from bridge.ledger.store import Ledger
+from bridge.ledger.switch_requests import lapse
 from bridge.streams.components import BOTH, READS, REDIS, WRITES, Modes, all_modes, announced_positions, look, named_in
 from bridge.streams.connect import Connection
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.client.bookmark import Bookmark, Marks
 from bridge.core.model import format_id
-from bridge.cutover.asked import Asked
-from bridge.cutover.phase import Reason, Step
+from bridge.cutover.gate import Reason, Step
 from bridge.cutover.position import InFiles
-from bridge.files.bookmark import Bookmark, Marks
+from bridge.cutover.switch_request import Asked
 from bridge.streams.components import READS, Group, Modes, Worker
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
-from bridge.carry.shared import Shared
+from bridge.client.bookmark import Place, Span
 from bridge.core.errors import BridgeError
 from bridge.core.model import (
     ORIGIN_FIELD,
@@ -29,16 +29,16 @@ from bridge.core.model import (
     parse_id,
     parse_origin,
 )
-from bridge.files.bookmark import Place, Span
+from bridge.files.closed_generations import KEPT_LATE
 from bridge.files.content import HEAD
-from bridge.files.finished import KEPT_LATE
 from bridge.files.generation import TAIL, Generation, Known
 from bridge.files.tail import Tail
-from bridge.ledger.mirrored import LARGEST, unpack_written
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.quarantine import still_aside
+from bridge.ledger.ranges import LARGEST, unpack_written
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT
 from bridge.streams.components import Group
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info

@@ -12,23 +12,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bridge.carry.shared import Shared
+from bridge.client.bookmark import Bookmark
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.failpoints import reached
+from bridge.core.logger import logger
 from bridge.core.model import format_id
-from bridge.cutover.asked import Asked, asked_of
-from bridge.cutover.phase import Bounds, Facts, Reason, Step, gate
+from bridge.cutover.gate import Bounds, Facts, Reason, Step, gate
 from bridge.cutover.plan import Done, Pending, Plan
 from bridge.cutover.position import InStream
-from bridge.cutover.waiting import HOLD_MS, LONG_HOLD_MS, LOOKS, Overtaken, Refused, Waiting
-from bridge.cutover.whereabouts import Whereabouts, said_files, said_stream
-from bridge.files.bookmark import Bookmark
+from bridge.cutover.position_store import Whereabouts, said_files, said_stream
+from bridge.cutover.switch_request import Asked, asked_of
+from bridge.cutover.switch_waits import HOLD_MS, LONG_HOLD_MS, LOOKS, Overtaken, Refused, Waiting
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.journal import amend, facts_of
 from bridge.ledger.journal import begin as journal_begin
-from bridge.ledger.state import owner_of
+from bridge.ledger.states import owner_of
 from bridge.ledger.store import Ledger
-from bridge.log import log
 from bridge.streams.components import (
     BOTH,
     FILE,
@@ -296,7 +296,7 @@ class Switcher:
             if given_up and step.forth and step.side == READS:
                 drop_group(self._connection, self._keys.stream, step.component)
         except BridgeError as error:
-            log.warning("the request to switch is left to lapse within %d s: %s", HOLD_MS // 1000, error)
+            logger.warning("the request to switch is left to lapse within %d s: %s", HOLD_MS // 1000, error)
 
     def _prepared(self, step: Step, modes: Modes, token: str, bookmark: Bookmark, waiting: Waiting) -> Pending:
         alive = waiting.paused()

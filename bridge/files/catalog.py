@@ -14,15 +14,15 @@ from pathlib import Path
 from threading import RLock
 
 from bridge.core.globs import is_glob, translated
-from bridge.files.age import Order, bare
-from bridge.files.belonging import Belonging
-from bridge.files.claims import Claims
 from bridge.files.content import COMPRESSED
-from bridge.files.folders import ABSENT, Folders, leads_out, stat_of
-from bridge.files.forms import other_form
+from bridge.files.folder_listing import ABSENT, Folders, leads_out, stat_of
 from bridge.files.generation import Known
-from bridge.files.leftovers import leftover
-from bridge.files.named import Identity, Named
+from bridge.files.known_inodes import Claims
+from bridge.files.named_file import Identity, Named
+from bridge.files.piece_age import Order, bare
+from bridge.files.piece_names import Belonging
+from bridge.files.temporary_names import leftover
+from bridge.files.unicode_forms import other_form
 
 
 class Catalog:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bridge.core.errors import SourceError
-from bridge.files.descriptors import Handle
+from bridge.files.descriptor_pool import Handle
 
 HEAD = 1024
 KEPT = 1 << 18

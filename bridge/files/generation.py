@@ -13,7 +13,7 @@ from zlib import crc32
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
-from bridge.files.descriptors import POOL, Deleted, Handle
+from bridge.files.descriptor_pool import POOL, Deleted, Handle
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Known:
 
     `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
     was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell. `decided` is what
-    put it behind the generation before, as `bridge.files.age` has it; empty where that was not written down.
+    put it behind the generation before, as `bridge.files.piece_age` has it; empty where that was not written down.
     `rewrites` is the generation whose file this one's took the place of, 0 for none; while it is `in_doubt` nobody has
     found out yet which of its lines were carried as that one's.
     """
@@ -82,7 +82,7 @@ class Generation:
     checked: tuple[int, int] = (-1, -1)
     born: int = 0
     decided: str = ""
-    """What put the generation behind the one before, as `bridge.files.age` has it."""
+    """What put the generation behind the one before, as `bridge.files.piece_age` has it."""
     seen_written: int = 0
     """When the file was written to last, as far as a comparison saw, in ns since 1970."""
     rewrites: int = 0

@@ -14,11 +14,11 @@ from threading import RLock
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
-from bridge.files.finished import KEPT_LATE, Finished
+from bridge.files.closed_generations import KEPT_LATE, Finished
 from bridge.files.generation import TAIL, Generation, Known, shut
-from bridge.files.register import Register
-from bridge.files.spans import Times
-from bridge.files.survey import GROWING, SURVEYS, Survey, same
+from bridge.files.generation_index import Register
+from bridge.files.piece_times import Times
+from bridge.files.source_paths import GROWING, SURVEYS, Survey, same
 
 
 class Tail:

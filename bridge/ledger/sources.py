@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.core.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
 from bridge.files.generation import Known
-from bridge.ledger.mark import read_mark
+from bridge.ledger.staleness_mark import read_mark
 from bridge.ledger.store import Ledger
 
 

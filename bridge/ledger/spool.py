@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.files.spool import Facts
+from bridge.files.folder import Facts
 from bridge.ledger.store import Ledger
 
 SECOND = 1_000_000_000

@@ -17,7 +17,7 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from bridge.core.errors import LedgerError, LedgerFull
-from bridge.ledger.mark import write_mark
+from bridge.ledger.staleness_mark import write_mark
 
 VERSION = 16
 """The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.parity.sides import OFFSETS, File
+from bridge.parity.log.comparison_types import OFFSETS, File
 
 KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside")
 """What may have become of a byte of a file that is compared."""

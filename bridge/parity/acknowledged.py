@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bridge.core.model import HIGHEST_ID, EntryId, hex_digest, parse_id
-from bridge.ledger.accepted import Accepted, Redacted
-from bridge.parity.classify import Difference
-from bridge.parity.sides import OFFSETS, SHIFT
+from bridge.ledger.acknowledged import Accepted, Redacted
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT
 
 MISSING = "missing_in_file"
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 from bridge.core.config import Settings
 from bridge.core.model import Origin, Row, digest, paired, parse_origin, shown_name
-from bridge.core.text import counted
-from bridge.files.artifacts import hashed, inside
-from bridge.files.spool import Folder
+from bridge.core.wording import counted
+from bridge.files.artifact_digest import hashed, inside
+from bridge.files.folder import Folder
 from bridge.ledger import spool as memory
-from bridge.parity.check import Check, Interrupted
-from bridge.parity.classify import Difference
+from bridge.parity.log.check import Check, Interrupted
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.tally import Tally
+from bridge.parity.proof_point import Since
 from bridge.parity.result import Result, verdict_of
-from bridge.parity.since import Since
-from bridge.parity.tally import Tally
-from bridge.parity.units import Units
-from bridge.parity.view import Cursors
+from bridge.parity.snapshot import Cursors
+from bridge.parity.whole_file_account import Units
 from bridge.streams.connect import Connection
 
 

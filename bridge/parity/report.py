@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.model import format_id, shown
-from bridge.core.text import counted, duration
+from bridge.core.wording import counted, duration
 from bridge.parity.acknowledged import TakenOut
-from bridge.parity.classify import Difference
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.comparison_types import SHIFT
 from bridge.parity.result import Result, verdict_of_all
-from bridge.parity.sides import SHIFT
-from bridge.parity.view import NOT_RUNNING
+from bridge.parity.snapshot import NOT_RUNNING
 
 WORDS = {
     "missing_in_redis": "missing in Redis",

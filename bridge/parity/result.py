@@ -8,12 +8,12 @@ from typing import Any
 
 from bridge.core.model import ZERO_ID, EntryId, format_id
 from bridge.parity.account import Account
-from bridge.parity.classify import counts
-from bridge.parity.generations import Cut
-from bridge.parity.since import Since
-from bridge.parity.stats import Stats
-from bridge.parity.tally import Tally
-from bridge.parity.units import Units
+from bridge.parity.log.classify import counts
+from bridge.parity.log.generations import Cut
+from bridge.parity.log.tally import Tally
+from bridge.parity.proof_point import Since
+from bridge.parity.statistics import Stats
+from bridge.parity.whole_file_account import Units
 
 
 @dataclass(slots=True)

@@ -1,117 +1,322 @@
-"""A queue of lines and entry IDs that may grow: what is over a megabyte waits in a temporary file without a name."""
+"""Parity of a folder (a file per message) with its stream: each message by what it says, wherever its file lies now.
+
+Both sides are read anew. What the ledger says is asked only of what does not agree: a file may have been rewritten or
+taken away since, and then the digest of what was sent tells whether the entry is what the file was.
+"""
 
 from __future__ import annotations
 
-import marshal
-import tempfile
-from collections import deque
-from collections.abc import Iterator
-from typing import IO
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
 
-HELD = 1 << 20
-"""Bytes that are kept in memory."""
+from bridge.core.config import Settings
+from bridge.core.mapping import Mapping
+from bridge.core.model import ZERO_ID, EntryId, Origin, Row, digest, parse_id, shown_name
+from bridge.files.folder import Folder
+from bridge.ledger import spool as memory
+from bridge.ledger.quarantine import find_quarantined
+from bridge.ledger.ranges import range_digest, range_of, ranges_of
+from bridge.ledger.scratch_table import Document, Documents
+from bridge.ledger.store import Ledger
+from bridge.parity.log.bytes_written import Witness
+from bridge.parity.log.check import Check, Interrupted, told
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.compare import MOST
+from bridge.parity.log.tally import Late, Tally
+from bridge.parity.proof_point import Since
+from bridge.parity.result import Result, verdict_of
+from bridge.parity.snapshot import Cursors
+from bridge.parity.statistics import Stats
+from bridge.parity.whole_file_account import Units
+from bridge.streams.connect import Connection
 
-Part = tuple[list[bytes], list[bytes]]
+
+class FolderCheck(Check):
+    """The comparison of one mapping whose source is a folder with a file per message."""
+
+    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        if since is not None:
+            return None  # there is no position in a folder to go on from
+        cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
+        cursors.say_who()
+        late = Late(marks, self._keys.late) if cursors.marked else None
+        with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as comparison:
+            comparison.read_folder(self._pause)
+            for rows in self._entries(connection, cursors.last, cursors.length):
+                comparison.feed(rows)
+            comparison.finish()
+        too_much, account = comparison.witness.too_much(), comparison.account
+        account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
+        differs = too_much or any(account.unaccounted())
+        verdict = "differs" if differs else verdict_of(comparison.tally, cursors.length)
+        result = Result(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
+        result.account = account
+        result.too_much = too_much
+        result.files, result.entry, result.unit = {self._mapping.source.path: comparison.batch}, cursors.last, "batch"
+        result.alive = cursors.alive
+        result.notes, result.lost = cursors.notes + too_much, cursors.lost
+        result.stats = comparison.stats if self._stats else None
+        return result
+
+    def _pause(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted
 
 
-class Spool:
-    """First in, first out. The file is unlinked as soon as it is made: nothing is left behind, whatever dies."""
+class _Comparison:
+    """Compares a folder with its stream: files are read first into a table, then the stream's entries claim them."""
 
-    def __init__(self) -> None:
-        self._parts: deque[Part] = deque()
-        self._held = 0
-        self._file: IO[bytes] | None = None
-        self._read_at = self._write_at = 0
-        self._left = 0
-
-    def __len__(self) -> int:
-        return self._left
-
-    def push(self, ids: list[bytes], lines: list[bytes]) -> None:
-        """Adds entries; the lists are kept, not copied. Raises OSError: no room for the temporary file."""
-        if not ids:
-            return
-        self._left += len(ids)
-        if self._held < HELD and self._read_at == self._write_at:
-            self._parts.append((ids, lines))
-            self._held += sum(map(len, lines)) + 100 * len(ids)
-            return
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="bridge-parity-")  # noqa: SIM115 - closed by close()
-        self._file.seek(self._write_at)
-        marshal.dump((ids, lines), self._file)
-        self._write_at = self._file.tell()
-
-    def peek(self, count: int) -> Part:
-        """The first `count` entries, or all there are."""
-        while (have := sum(len(ids) for ids, _ in self._parts)) < count and self._read_at < self._write_at:
-            self._load()
-        if not have:
-            return [], []
-        if len(self._parts[0][0]) < min(count, have):
-            self._merge(min(count, have))
-        ids, lines = self._parts[0]
-        return ids[:count], lines[:count]
-
-    def pop(self, count: int) -> Part:
-        """The same, taken out."""
-        ids, lines = self.peek(count)
-        if ids:
-            whole_ids, whole_lines = self._parts.popleft()
-            if len(whole_ids) > len(ids):
-                self._parts.appendleft((whole_ids[len(ids) :], whole_lines[len(ids) :]))
-            self._left -= len(ids)
-            if not self._parts:
-                self._held = 0
-        return ids, lines
-
-    def put_back(self, ids: list[bytes], lines: list[bytes]) -> None:
-        """Entries that were taken out stand first again."""
-        if ids:
-            self._parts.appendleft((ids, lines))
-            self._left += len(ids)
-            self._held += sum(map(len, lines)) + 100 * len(ids)
-
-    def look(self) -> Iterator[list[bytes]]:
-        """All lines, a part at a time; nothing is taken out."""
-        for _, lines in [*self._parts]:
-            yield lines
-        at = self._read_at
-        while self._file is not None and at < self._write_at:
-            self._file.seek(at)
-            _, lines = marshal.load(self._file)
-            at = self._file.tell()
-            yield lines
-
-    def drain(self) -> Iterator[Part]:
-        """All of it, a part at a time."""
-        while self._left:
-            self.peek(1)
-            yield self.pop(len(self._parts[0][0]))
+    def __init__(
+        self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: Late | None
+    ) -> None:
+        self.tally = Tally(marked=bool(cursors.marked))
+        self.account = Units()
+        self.stats = Stats()
+        self.batch = cursors.books.batch(mapping.source.path)
+        self._mapping = mapping
+        self._ledger = ledger
+        self._cursors = cursors
+        self._late = late
+        self._stream = mapping.stream.key
+        self._folder = Folder(settings.root, mapping.files, mapping.source.exclude)
+        self._documents = Documents()
+        self._limit = mapping.format.max_line_bytes
+        self._whole = mapping.message.data is None
+        self._born, self._mirrored = (hashlib.blake2b(digest_size=16) for _ in range(2))
+        self._first: Origin | None = None
+        self._last: Origin | None = None
+        self._trimmed = cursors.added > cursors.length
+        said = cursors.books.mirror if cursors.mirrored else {}
+        self.witness = Witness(said, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
 
     def close(self) -> None:
-        """Forgets it all."""
-        self._parts.clear()
-        self._left = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Forgets what the comparison read of the folder."""
+        self._documents.close()
 
-    def _load(self) -> None:
-        if self._file is None:
+    # -- the folder ------------------------------------------------------------------------------------------
+
+    def read_folder(self, pause: Callable[[], None]) -> None:
+        """Reads all files of the folder into the table; those that are no message, or not complete, are counted."""
+        for some in self._folder.scan():
+            self.account.total += len(some)
+            self._documents.add(self._read(found.name for found in some))
+            pause()
+
+    def _read(self, names: Iterator[bytes]) -> Iterator[Document]:
+        for name in names:
+            taken = self._folder.read(name, self._limit + 1)
+            if taken is None or len(taken.raw) > self._limit:
+                self._not_a_message(name, gone=taken is None)
+                continue
+            message = self._mapping.document(os.fsdecode(name), taken.facts.written).read(taken.raw)
+            if isinstance(message.row, str):
+                self._not_a_message(name, gone=False)
+                continue
+            if not taken.raw:
+                self.account.add("empty")
+                continue  # a text that nobody has written yet
+            yield Document(name, message.identity or b"", digest(*message.row))
+
+    def _not_a_message(self, name: bytes, *, gone: bool) -> None:
+        aside = (
+            find_quarantined(self._ledger, self._stream, name=shown_name(name)) if self._ledger is not None else None
+        )
+        if aside is not None or (self._ledger is None and not gone):
+            self.tally.quarantined += 1
+            self.account.add("quarantined")
+        else:
+            self.tally.in_flight += 1
+            self.account.add("waiting")
+
+    # -- the stream ------------------------------------------------------------------------------------------
+
+    def feed(self, rows: list[Any]) -> None:
+        """Takes a page of the stream: each entry claims the file that says the same."""
+        for raw_id, fields in rows:
+            if fields is None:
+                continue
+            self.tally.entries += 1
+            raw, origin, row = told(fields)
+            if raw is not None and (origin is None or row is None):
+                self.tally.quarantined += 1
+            elif origin is not None and row is not None:
+                self._file_born(raw_id, origin, raw or b"", row)
+            else:
+                self._redis_born(raw_id, row)
+
+    def _file_born(self, entry: bytes, origin: Origin, raw: bytes, row: Row) -> None:
+        self._first = min(origin, self._first or origin)
+        name = self._documents.claim(digest(*row))
+        self.account.add("carried", int(name is not None))
+        sent = None
+        if self._ledger is not None:
+            sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
+        if name is not None and sent is not None and sent != digest(*row):  # another's place: it was sent elsewhere
+            self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
             return
-        self._file.seek(self._read_at)
-        self._parts.append(marshal.load(self._file))
-        self._read_at = self._file.tell()
-        if self._read_at == self._write_at:
-            self._file.truncate(0)
-            self._read_at = self._write_at = 0
+        behind = self._last is not None and origin <= self._last and not (self._late and self._late([raw]))
+        if name is None:
+            vouched = sent == digest(*row)
+            name = self._touched(origin, row) if vouched else None
+            name = name or self._not_as_it_was(entry, row, file_born=True, vouched=vouched, behind=behind)
+            if name is None and not vouched:
+                return
+        self._last = max(origin, self._last or origin)
+        if name is None:
+            return
+        if behind:
+            self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
+            return
+        self.tally.file_born += 1
+        self._agree(self._born, name, row)
 
-    def _merge(self, count: int) -> None:
-        ids, lines = self._parts.popleft()
-        ids, lines = [*ids], [*lines]
-        while len(ids) < count:
-            more = self._parts.popleft()
-            ids += more[0]
-            lines += more[1]
-        self._parts.appendleft((ids, lines))
+    def _touched(self, origin: Origin, row: Row) -> bytes | None:
+        """Finds the file of a message whose time is its file's, where only that time changed; None: there is none."""
+        if self._ledger is None or self._mapping.message.id is not None or not self._whole:
+            return None
+        for name in memory.files_of(self._ledger, self._stream, origin.generation, origin.offset):
+            taken = self._folder.read(name, self._limit)
+            if taken is not None and taken.raw == row[3] and self._documents.take(name):
+                self.tally.rewritten += 1
+                self.account.add("carried")
+                return name
+        return None
+
+    def _agree(self, hasher: Any, name: bytes, row: Row) -> None:
+        hasher.update(row[3] + b"\n")
+        self.stats.add(self._mapping.document(os.fsdecode(name)), [row[3]])
+
+    def _not_as_it_was(
+        self, entry: bytes, row: Row, *, file_born: bool, vouched: bool, behind: bool = False
+    ) -> bytes | None:
+        """Tells what became of an entry's file, as no file says just what the entry says.
+
+        The file was rewritten or taken away since, which the ledger can vouch for; or it differs. Returns the file's
+        name where it is the same message all the same. `behind`: its place, or a later one, has an entry already.
+        """
+        identity = self._identity(row)
+        found = self._documents.same(identity, digest(*row))
+        claimed = found is not None and found[1]
+        if (claimed and (identity or not vouched)) or (vouched and behind and (found is None or claimed)):
+            name = shown_name(found[0]) if found is not None else None
+            self._differ(Difference("duplicate", name, None, None, entry.decode(), row[3], row[3], row=row))
+        elif found is not None and not found[1] and vouched:
+            self._documents.take(found[0])
+            self.tally.rewritten += 1
+            self.account.add("carried" if file_born else "mirrored")
+            return found[0]
+        elif found is not None and not found[1]:
+            self._documents.take(found[0])
+            taken = self._folder.read(found[0], self._limit)
+            raw = taken.raw if taken is not None else None
+            expected, actual = (raw, row[3]) if file_born else (row[3], raw)
+            name = shown_name(found[0])
+            self.account.lost(name, "its entry says something else")
+            self._differ(Difference("altered", name, None, None, entry.decode(), expected, actual, row=row,
+                                    file_born=file_born))  # fmt: skip
+        elif vouched:
+            self.tally.taken_away += 1
+        else:
+            self._differ(Difference("missing_in_file", None, None, None, entry.decode(), row[3], None, row=row,
+                                    file_born=file_born))  # fmt: skip
+        return None
+
+    def _identity(self, row: Row) -> bytes:
+        if not self._whole or self._mapping.message.id is None:
+            return b""
+        return self._mapping.document("x").read(row[3]).identity or b""
+
+    def _redis_born(self, entry: bytes, row: Row | None) -> None:
+        entry_id = parse_id(entry)
+        mirrored = self._cursors.mirrored
+        content = self._expected(row) if row is not None and mirrored else None
+        if content is not None:
+            self.witness.born(self._mapping.source.path, [entry], [content], 0)
+        name = self._documents.claim(digest(*row)) if row is not None and mirrored else None
+        self.account.add("mirrored", int(name is not None))
+        if name is None:
+            if mirrored and self._aside(entry):
+                self.tally.quarantined += 1
+                return
+            held = range_of(self._ledger, self._stream, entry_id) if mirrored and self._ledger is not None else None
+            if held is None and (not mirrored or entry_id > self._cursors.mirrored_to):
+                self._waiting(entry_id)
+                return
+            if row is None or content is None:
+                self.tally.quarantined += 1
+                return
+            vouched = held is not None and held[0].digest == range_digest(content)
+            name = self._not_as_it_was(entry, row, file_born=False, vouched=vouched)
+            if name is None:
+                return
+        if row is not None:
+            self.tally.redis_born += 1
+            self._agree(self._mirrored, name, row)
+
+    def _waiting(self, entry_id: EntryId) -> None:
+        if not self._cursors.dual:
+            self.tally.not_mirrored += 1
+            return
+        self.tally.in_flight += 1
+        self.tally.oldest_ms = min(self.tally.oldest_ms or entry_id[0], entry_id[0])
+
+    def _aside(self, entry: bytes) -> bool:
+        if self._ledger is None:
+            return False
+        found = find_quarantined(self._ledger, self._stream, entry_id=entry.decode())
+        return found is not None and not found.retried
+
+    def _expected(self, row: Row) -> bytes | None:
+        """What the file of a Redis-born entry holds, as far as its name does not matter; None: it can be no file."""
+        if self._mapping.format.pattern is not None:
+            return row[3]
+        content = self._mapping.document("x").encode(row)
+        return content if isinstance(content, bytes) and 0 < len(content) <= self._limit else None
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Ends the comparison: files no entry claimed are copies, not due yet, unverifiable or missing in Redis."""
+        for file in self._documents.left():
+            if file.identity and self._documents.claimed(file.identity):
+                self.tally.copies += 1  # another file with the same identity is the message
+                self.account.add("copies")
+                continue
+            known = memory.carried(self._ledger, self._stream, file.name) if self._ledger is not None else None
+            if known is None or known[0] > self.batch or self._under_way(known[2]):
+                self.tally.in_flight += 1
+                self.account.add("waiting")
+            elif self._trimmed and known[0] and (self._first is None or known[:2] < self._first[1:]):
+                self.tally.unverifiable += 1
+                self.account.add("carried")
+                why = "trimmed: entries were removed from the stream"
+                self.tally.why[why] = self.tally.why.get(why, 0) + 1
+            else:
+                taken = self._folder.read(file.name, self._limit)
+                raw = taken.raw if taken is not None else None
+                message = self._mapping.document(os.fsdecode(file.name)).read(raw or b"")
+                row = message.row if isinstance(message.row, tuple) else ()
+                self.account.lost(shown_name(file.name), "no entry says what it says")
+                self._differ(
+                    Difference("missing_in_redis", shown_name(file.name), None, None, None, raw, None, row=row,
+                               raw_name=file.name)
+                )  # fmt: skip
+        self.tally.digest = hashlib.blake2b(self._born.digest() + self._mirrored.digest(), digest_size=16).hexdigest()
+
+    def _under_way(self, mark: str) -> bool:
+        """Whether the mirror made this file of an entry that came after the stream's end as it was read."""
+        if not mark or self._ledger is None:
+            return False
+        generation, _, path = mark.partition(":")
+        held = [span for span in ranges_of(self._ledger, self._stream, path) if span.generation == int(generation)]
+        ids = [entry_id for span in held for entry_id, _ in span.entries]
+        return max(ids, default=ZERO_ID) > self._cursors.last
+
+    def _differ(self, difference: Difference) -> None:
+        if len(self.tally.differences) < MOST:
+            self.tally.differences.append(difference)
+        else:
+            self.tally.uncounted[difference.kind] = self.tally.uncounted.get(difference.kind, 0) + 1

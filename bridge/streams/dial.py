@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bridge.core.config import Settings
 from bridge.core.errors import RedisLost
 from bridge.streams.connect import Budget, Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 
 
 class Backoff:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from bridge.core.model import ZERO_ID, EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
-from bridge.streams.junk import a_target, checked
 from bridge.streams.keys import Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
+from bridge.streams.validation import a_target, checked
 from bridge.streams.writer import Books, read_books
 
 LASTS_MS = 10_000

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from bridge.core.model import EntryId, format_id, parse_id
 from bridge.streams.connect import Connection
-from bridge.streams.junk import WRONG, junk
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
+from bridge.streams.validation import WRONG, junk
 
 
 class Deleted(NamedTuple):

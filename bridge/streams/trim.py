@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from bridge.core.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
-from bridge.streams.junk import parsed
 from bridge.streams.keys import Keys
 from bridge.streams.lease import writing
-from bridge.streams.reader import groups_of
+from bridge.streams.reader import StreamInfo, groups_of, to_entries
 from bridge.streams.resp import pack
+from bridge.streams.validation import parsed
 
 STEP = 1000
 """Entries that one command removes, at most: under a millisecond of the server's time."""
@@ -232,3 +232,9 @@ def cut(connection: Connection, keys: Keys) -> Held | None:
         if isinstance(gone, list):
             return Held(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
     return None
+
+
+def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
+    """Returns the ID of the first entry that stands in a stream, where some below it were trimmed; 0-0: none were."""
+    first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
+    return first[0].id if first and info.added > info.length else ZERO_ID

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bridge.core.errors import NotYet, RedisRefused
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
-from bridge.streams.junk import a_checkpoint, a_generation, a_target, checked, parsed
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.reader import StreamInfo, to_info
 from bridge.streams.resp import pack
+from bridge.streams.validation import a_checkpoint, a_generation, a_target, checked, parsed
 
 GUARD = b"""local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if not last then return 0 end
@@ -337,6 +338,11 @@ class Books:
         """Whether these are what forward alone writes of the same stream: the mirror and trimming go on meanwhile."""
         mine, theirs = ((books.meta, books.checkpoint, books.generations) for books in (self, other))
         return mine == theirs
+
+    def number_for(self, name: bytes, taken: Collection[int]) -> int:
+        """Returns the short number that stands for a source in origins: as Redis has it, or one above all `taken`."""
+        found = self.sources.get(name)
+        return int(found) if found is not None else max(taken, default=0) + 1
 
     def batch(self, path: str) -> int:
         """The number of the last batch of a folder's messages that Redis holds; 0 when there was none."""

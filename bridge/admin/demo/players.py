@@ -93,8 +93,8 @@ def _last_of(connection: Connection, role: str) -> bytes | None:
 
 def keep(scratch: Path) -> int:
     """Ends a bridge and a server that nobody minds any more, and removes their folder."""
-    from bridge.ledger.holder import lock_holder
-    from bridge.streams.embedded import embedded
+    from bridge.ledger.lock_holder import lock_holder
+    from bridge.streams.embedded import server as embedded
 
     state = scratch / ".bridge"
     holder = lock_holder(state)

@@ -21,7 +21,7 @@ from bridge.admin.demo.verdict import Verdict, judge
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
 from bridge.core.model import ZERO_ID, EntryId, paired
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, entries
 

@@ -6,10 +6,10 @@ import time
 from contextlib import closing
 
 from bridge.admin.doctor.finding import Finding, Part, worst
-from bridge.carry.inventory import accounts
 from bridge.core.config import Settings
-from bridge.core.text import counted
-from bridge.ledger.aligned import waiting
+from bridge.core.wording import counted
+from bridge.engine.account.inventory import accounts
+from bridge.ledger.edits import waiting
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 

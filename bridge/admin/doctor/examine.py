@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from bridge.admin.doctor import ending, machine, own, server
+from bridge.admin.doctor import installation as own
+from bridge.admin.doctor import machine, server
+from bridge.admin.doctor import retired as ending
 from bridge.admin.doctor.account import look_at_files
 from bridge.admin.doctor.finding import Finding, asked
 from bridge.core.config import Settings, masked
 from bridge.core.errors import BridgeError
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import embedded
+from bridge.streams.embedded import server as embedded
 
 
 def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]:

@@ -13,10 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from bridge.admin.doctor.finding import Finding, Part, asked, worst
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings
 from bridge.core.errors import SourceError
-from bridge.core.text import counted, size
+from bridge.core.wording import counted, size
+from bridge.kinds.mapping_context import Shared
 
 NETWORK = (
     "nfs",

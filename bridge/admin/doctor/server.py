@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bridge.admin.doctor import peers
+from bridge.admin.doctor import other_clients as peers
 from bridge.admin.doctor.finding import Facts, Finding, Part, Verdict, asked, worst
 from bridge.core.config import Settings
 from bridge.core.errors import RedisRefused
 from bridge.core.model import parse_id
-from bridge.core.text import counted, duration, size
+from bridge.core.wording import counted, duration, size
 from bridge.streams.connect import CLIENT_NAME, NEEDED, Connection
 from bridge.streams.reader import server_info, stream_info
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 import bridge
-from bridge.carry.flow import BOUNDS, Flow
+from bridge.kinds.direction_stats import BOUNDS, Flow
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from bridge.admin.metrics.health import Flows, Going
-    from bridge.status import MappingStatus, Status
+    from bridge.engine.status import MappingStatus, Status
 
 WAYS = ("mapping", "direction")
 VERDICTS = ("equal", "differs", "inconclusive")

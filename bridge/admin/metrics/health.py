@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from bridge.carry.behind import Behind
-from bridge.carry.flow import Flow, Part
-from bridge.ledger.health import Trouble
-from bridge.status import MappingStatus, Status
+from bridge.engine.lag import Behind
+from bridge.engine.status import MappingStatus, Status
+from bridge.kinds.direction_stats import Flow, Part
+from bridge.ledger.heartbeat import Trouble
 
 PATIENCE = 10.0
 """Seconds that messages may wait while nothing moves."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 from bridge.admin.metrics.health import Going, Health
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError
-from bridge.ledger.health import Trouble
-from bridge.log import log
-from bridge.run import Process
-from bridge.status import Status, sample
+from bridge.core.logger import logger
+from bridge.engine.run import Process
+from bridge.engine.status import Status, sample
+from bridge.ledger.heartbeat import Trouble
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -63,7 +63,7 @@ class Monitor:
         except Exception:  # noqa: BLE001 - a page that cannot be made is no reason to carry no messages
             if self._error != "the look failed, see the log":
                 self._error = "the look failed, see the log"
-                log.exception("metrics: the look failed; the bridge goes on")
+                logger.exception("metrics: the look failed; the bridge goes on")
         self._at = time.monotonic()
         return min(SELDOM, max(LOOK, SHARE * (self._at - begun)))
 
@@ -148,7 +148,7 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no concern; anything else is no reason to carry no messages."""
-        log.debug("metrics: a request failed", exc_info=True)
+        logger.debug("metrics: a request failed", exc_info=True)
 
 
 class MetricsServer:
@@ -194,7 +194,7 @@ class MetricsServer:
                     self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                log.debug("metrics: %s", format % args)
+                logger.debug("metrics: %s", format % args)
 
         try:
             self._server = Server(settings.metrics_port or 0, Handler)
@@ -209,7 +209,7 @@ class MetricsServer:
         with self._server:
             thread = Thread(target=self._server.serve_forever, name="metrics pages", daemon=True)
             thread.start()
-            log.info("metrics are at %s/metrics, health at %s/healthz", self.url, self.url)
+            logger.info("metrics are at %s/metrics, health at %s/healthz", self.url, self.url)
             while not stop.wait(self._monitor.look()):
                 pass
             self._server.shutdown()

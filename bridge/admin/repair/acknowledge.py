@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bridge.carry.shared import Shared
 from bridge.core.errors import ConfigError
 from bridge.core.model import EntryId, format_id, parse_id
-from bridge.ledger.accepted import Accepted, save_accepted
-from bridge.ledger.aligned import STOPPED, Rewrite, rewrites_of, save_rewrite
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.acknowledged import Accepted, save_accepted
+from bridge.ledger.edits import STOPPED, Rewrite, rewrites_of, save_rewrite
 from bridge.ledger.journal import note
 from bridge.ledger.store import Ledger
 from bridge.parity.acknowledged import MISSING, TakenOut, both_sides, name_of
-from bridge.parity.classify import Difference
+from bridge.parity.log.classify import Difference
 from bridge.parity.result import Result
 
 

@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.carry.late import Late
-from bridge.carry.provenance import release
-from bridge.carry.shared import Shared
+from bridge.admin.repair.out_of_order import Late
 from bridge.core.errors import SourceError
 from bridge.core.failpoints import reached
 from bridge.core.mapping import Mapping as BridgeMapping
 from bridge.core.model import FIELDS, Origin, Position, hex_digest, parse_id
 from bridge.files.generation import TAIL
-from bridge.ledger.aligned import sent_as
-from bridge.ledger.forgotten import forget_file
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.provenance import release
+from bridge.ledger.edits import sent_as
 from bridge.ledger.journal import note
-from bridge.ledger.mirrored import range_at
+from bridge.ledger.ranges import range_at
+from bridge.ledger.spool_recovery import forget_file
 from bridge.ledger.store import Ledger
-from bridge.parity.classify import Difference
-from bridge.parity.generations import Cut
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT
+from bridge.parity.log.generations import Cut
 from bridge.parity.result import Result
-from bridge.parity.sides import OFFSETS, SHIFT
 from bridge.streams.reader import Entry
 
 PIECE = 1 << 20

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.admin.search import Place, Search
-from bridge.carry.archive import Archive, entries_digest
-from bridge.carry.handedited import pieces_of
-from bridge.carry.recorded import deleted_of
-from bridge.carry.shared import Shared
+from bridge.admin.find_message import Place, Search
+from bridge.continuity.archive_hand_edits import pieces_of
+from bridge.continuity.archive_reader import Archive, entries_digest
 from bridge.core.errors import BridgeError, ConfigError, SourceError
 from bridge.core.failpoints import reached
 from bridge.core.model import EntryId, Position, format_id, hex_digest, parse_id
-from bridge.ledger.accepted import Redacted, redacted_of, save_redacted
-from bridge.ledger.aligned import sent_as
-from bridge.ledger.archive import Part, Piece, parts_of, save_pieces
+from bridge.kinds.log.edit_records import deleted_of
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.acknowledged import Redacted, redacted_of, save_redacted
+from bridge.ledger.archive_index import Part, Piece, parts_of, save_pieces
+from bridge.ledger.edits import sent_as
 from bridge.ledger.journal import note
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LockHeld
+from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
-from bridge.core.text import counted
+from bridge.core.wording import counted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
-from bridge.log import Troubles, log
+from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def keep_retention(settings: Settings, stop: Event) -> None:
                     one.look(stop)
                     troubles.clear(ledger, one.worker)
                 except LockHeld:
-                    log.debug("%s: somebody trims by hand", one.worker)
+                    logger.debug("%s: somebody trims by hand", one.worker)
                 except BridgeError as error:
                     troubles.note(ledger, one.worker, error)
                 except Exception:  # noqa: BLE001 - a stream that grows is no reason to carry no messages
-                    log.exception("%s failed; the bridge goes on", one.worker)
+                    logger.exception("%s failed; the bridge goes on", one.worker)
     finally:
         ledger.close()
 
@@ -92,19 +93,19 @@ class _Kept:
         if (plan.allowed.upto is not None and not plan.waits) or plan.leftover:
             done = self._retention.trim(stop.is_set, only_finish=plan.waits)
             if done.removed:
-                log.info("%s: %s trimmed", self.name, counted(done.removed, "entry", "entries"))
+                logger.info("%s: %s trimmed", self.name, counted(done.removed, "entry", "entries"))
             plan = self._retention.plan()
         if plan.waits and plan.goes and not self._waits:
             said = "%s: its limits are new, and about %s may go by them: `bridge trim %s --execute` lets them"
-            log.warning(said, self.name, counted(plan.goes, "entry", "entries"), self.name)
+            logger.warning(said, self.name, counted(plan.goes, "entry", "entries"), self.name)
         self._waits = plan.waits and bool(plan.goes)
         self._retention.note(plan)
         self._say(plan.allowed.holds)
 
     def _prove(self, mapping: Mapping, stop: Event) -> None:
         """Both sides compared from where they were equal the last time."""
-        from bridge.parity.check import Interrupted  # much is read in with it, and mostly for nothing
-        from bridge.parity.proof import Proof
+        from bridge.parity.log.check import Interrupted  # much is read in with it, and mostly for nothing
+        from bridge.parity.prove import Proof
 
         begun = time.monotonic()
         tell: Callable[[Mapping, int, int], None] = lambda mapping, read, of: None  # noqa: E731
@@ -121,5 +122,5 @@ class _Kept:
         who = tuple(one.who for one in holds)
         if who != self._said:
             for one in who:
-                log.warning("%s: nothing is trimmed beyond what is still needed by %s", self.name, one)
+                logger.warning("%s: nothing is trimmed beyond what is still needed by %s", self.name, one)
             self._said = who

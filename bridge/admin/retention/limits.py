@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bridge.core.mapping_sections import RetentionSection
 from bridge.core.model import EntryId
-from bridge.core.sections import RetentionSection
-from bridge.ledger.retention import Point
+from bridge.ledger.trim_points import Point
 
 DAY_MS = 86_400_000
 

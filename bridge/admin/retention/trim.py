@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from bridge.admin.retention.limits import Allowed, Hold, Size, allowed, over
-from bridge.carry.archive import Archive
-from bridge.carry.archiving import Archiving
-from bridge.carry.floor import remember
+from bridge.continuity.archive_reader import Archive
+from bridge.continuity.archive_writer import Archiving
+from bridge.continuity.trim_floor import remember
 from bridge.core.errors import LockHeld, NotOwner
 from bridge.core.failpoints import reached
 from bridge.core.mapping import Mapping
 from bridge.core.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, after, before, format_id, parse_id, parse_origin
-from bridge.ledger.mirrored import first_line_from, last_end
-from bridge.ledger.parity import runs
+from bridge.ledger.parity_runs import runs
 from bridge.ledger.quarantine import first_in_quarantine
-from bridge.ledger.retention import Point, confirm, confirmed, drop_points, points_of, save_report
+from bridge.ledger.ranges import first_line_from, last_end
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
+from bridge.ledger.trim_points import Point, confirm, confirmed, drop_points, points_of, save_report
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, pages, stream_info, to_entries

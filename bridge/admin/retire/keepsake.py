@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.admin.snapshot import ASIDE, ENTRIES, Kept
-from bridge.carry.archive import Archive
+from bridge.continuity.archive_reader import Archive
 from bridge.core.config import Settings, masked
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, format_id
-from bridge.ledger.archive import parts_of
+from bridge.ledger.archive_index import parts_of
 from bridge.ledger.store import Ledger
 from bridge.parity.report import page
 from bridge.parity.result import Result

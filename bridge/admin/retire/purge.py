@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.admin.retire.retire import folder_of, is_retired, settle
-from bridge.carry.dead import files_of
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.failpoints import reached
 from bridge.core.mapping import Mapping
 from bridge.core.model import paired, shown
-from bridge.files.waiting import outboxes, waiting
+from bridge.engine.retired_files import files_of
+from bridge.files.outboxes import outboxes, waiting
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.journal import note, noted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger

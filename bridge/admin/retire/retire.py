@@ -11,17 +11,17 @@ from pathlib import Path
 
 from bridge.admin.retire.keepsake import Keepsake
 from bridge.admin.snapshot import Kept, keep
-from bridge.carry.dead import written_since
-from bridge.carry.floor import remember
-from bridge.carry.inventory import account_of
-from bridge.carry.shared import Shared
+from bridge.continuity.trim_floor import remember
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.failpoints import reached
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, format_id
-from bridge.cutover.phase import Reason, sides_of
+from bridge.cutover.gate import Reason, sides_of
 from bridge.cutover.position import fingerprint
+from bridge.engine.account.inventory import account_of
+from bridge.engine.retired_files import written_since
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import ending_noted, note_told, retire, retired
@@ -30,9 +30,9 @@ from bridge.ledger.store import Ledger
 from bridge.parity.result import Result
 from bridge.streams.components import REDIS, all_modes, announced_positions
 from bridge.streams.connect import Connection
-from bridge.streams.ending import Ending, note_ending
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
+from bridge.streams.retired import Ending, note_ending
 from bridge.streams.trim import cut, read_trimmed
 
 RECENT = 600.0

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.admin.retire.retire import folder_of, is_retired
-from bridge.carry.behind import Behind, stream_behind
-from bridge.carry.dead import ended
-from bridge.carry.shared import Shared
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.failpoints import reached
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, Checkpoint, format_id
-from bridge.ledger.attached import note_begun
-from bridge.ledger.forgotten import forget_stream
+from bridge.engine.lag import Behind, stream_behind
+from bridge.engine.retired_files import ended
+from bridge.kinds.mapping_context import Shared
 from bridge.ledger.journal import note
-from bridge.ledger.mark import drop_mark
+from bridge.ledger.process_nonces import note_begun
 from bridge.ledger.retired import ending_noted, unretire
 from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.spool_recovery import forget_stream
+from bridge.ledger.staleness_mark import drop_mark
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, REDIS, Modes, field_of
 from bridge.streams.connect import Connection
-from bridge.streams.ending import Ending
 from bridge.streams.reader import stream_info
 from bridge.streams.resp import pack
+from bridge.streams.retired import Ending
 
 RETIREMENT, BEGINNING = "retirement", "beginning"
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from bridge.core.codecs import Codec
 from bridge.core.codecs.artifact import Artifact
 from bridge.core.codecs.chunk import CHUNK
-from bridge.core.codecs.continued import Continued
 from bridge.core.codecs.document import Document, Text
+from bridge.core.codecs.multiline import Continued
 from bridge.core.errors import SourceError
 from bridge.core.model import Row, as_json, shown
-from bridge.files.artifacts import HEAD, type_of
+from bridge.files.artifact_digest import HEAD, type_of
+from bridge.files.folder import Folder, Taken
 from bridge.files.generation import open_regular
 from bridge.files.lines import Cut, walk
-from bridge.files.spool import Folder, Taken
 
 if TYPE_CHECKING:
     from bridge.core.mapping import Mapping

@@ -11,7 +11,7 @@ from pathlib import Path
 from bridge.admin.survey.check import Checked, check_file, check_folder, is_regular
 from bridge.core.errors import SourceError
 from bridge.core.mapping import Mapping
-from bridge.files.spool import Folder
+from bridge.files.folder import Folder
 
 SAMPLE = 1 << 16
 LOOKED_AT = 200

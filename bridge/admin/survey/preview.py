@@ -10,17 +10,17 @@ from functools import partial
 from typing import Any
 
 from bridge.admin.survey.check import Checked, continuing
-from bridge.carry.provenance import foreign
-from bridge.carry.shared import Shared
 from bridge.core.codecs.chunk import CHUNK
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError, SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import as_json
+from bridge.files.folder import Folder
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
-from bridge.files.spool import Folder
 from bridge.files.tail import Tail
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.provenance import foreign
 from bridge.ledger.sources import sources_of
 from bridge.ledger.spool import files_known
 from bridge.ledger.store import Ledger

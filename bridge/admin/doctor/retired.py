@@ -1,0 +1,50 @@
+"""The doctor's look at mappings that are retired, whose files nobody may write to, and at what waits to be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+
+from bridge.admin.doctor.finding import Finding, Part, worst
+from bridge.core.config import Settings
+from bridge.core.wording import counted
+from bridge.engine.retired_files import Ended, ended
+from bridge.files.outboxes import waiting
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+
+
+def retirements(over: Mapping[str, Ended]) -> Finding:
+    """Checks what others wrote to the files of retired mappings. Pure."""
+    parts: list[Part] = []
+    for name, end in sorted(over.items()):
+        if end.error:
+            parts.append(("bad", f"{name}: {end.error}", end.hint))
+    said = f"{counted(len(over), 'mapping')}, and nobody writes to their files" if over else "no mapping is"
+    return worst("retired", parts or [("good", said, "")])
+
+
+def look(connection: Connection | None, settings: Settings) -> Finding:
+    """Checks the retired mappings of this bridge; `connection`: None where Redis does not answer."""
+    path, over = settings.state_dir / "ledger.db", dict[str, Ended]()
+    with closing(Ledger(path)) if path.exists() else nullcontext() as ledger:
+        for mapping in settings.mappings:
+            shared = Shared(mapping, settings)
+            try:
+                found = ended(shared, ledger, connection)
+            finally:
+                shared.close()
+            if found is not None:
+                over[mapping.name] = found
+    return retirements(over)
+
+
+def look_at_outboxes(settings: Settings) -> Finding:
+    """Checks whether messages of components wait on disk to be sent: of one that has ended nobody sends them."""
+    parts: list[Part] = []
+    for mapping in settings.mappings:
+        for name, count in sorted(waiting(settings.state_dir, mapping.name).items()):
+            said = f"{counted(count, 'message')} of {name} in {mapping.name} wait on disk to be sent"
+            parts.append(("note", said, f"{name} sends them when Redis answers: does it run? Else start it again"))
+    return worst("outboxes", parts or [("good", "no message waits on disk", "")])

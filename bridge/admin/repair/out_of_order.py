@@ -1,0 +1,149 @@
+"""Sends and writes single messages out of order for a retry and a repair, each exactly once and marked late.
+
+A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. An
+entry's line goes through the mirror, with an intent and a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.continuity.lost_entries import what_was_lost
+from bridge.continuity.ownership import own
+from bridge.core.codecs import Codec
+from bridge.core.codecs.named_path import EXTRA
+from bridge.core.errors import NotOwner, RedisRefused
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, EntryId, Origin, Row, format_id
+from bridge.engine.forward import Forward
+from bridge.engine.mirror import PAUSE, Mirror
+from bridge.kinds.artifacts.mentions import mentions_of
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.target import Write
+from bridge.ledger.ranges import Written
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.ledger.troubles import Troubles
+from bridge.streams.connect import Connection
+from bridge.streams.resp import entry_packer, pack
+from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter, read_stream
+
+
+class Late:
+    """Carries single messages of one mapping out of order, for a retry or a repair, and marks them late.
+
+    The state directory's lock is held, so no bridge runs beside it. `why` is what the marks say.
+    """
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, connection: Connection, why: bytes, dial: Callable[[], Connection],
+        clock: Callable[[], float], settle: Callable[[float], object],
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._why = why
+        self._dial = dial
+        self._clock = clock
+        self._settle = settle
+        self._writer: StreamWriter | None = None
+        self._exists = False
+
+    def own(self) -> None:
+        """Makes sure that this ledger owns the stream, and that Redis lost nothing that comes back by itself.
+
+        Takes the lease on the stream. Raises NotOwner, RedisRefused.
+        """
+        stream, keys = self._shared.mapping.stream.key, self._shared.keys
+        known = stream_memory(self._ledger, stream)
+        own(self._connection, keys, self._ledger, known, self._shared.settings.instance)
+        doubt = self._shared.hold.doubt(self._connection, self._ledger)
+        if doubt:
+            hint = "let `bridge run` compare it with stream and files first"
+            raise NotOwner(f"this ledger may be an older one: {doubt}", where=stream, hint=hint)
+        self._shared.hold.take(self._connection, self._ledger)
+        info, books = read_stream(self._connection, keys)
+        self._exists = info.exists
+        lost = what_was_lost(known, {}, info, books)
+        if lost:
+            hint = "let `bridge run` fill it again first"
+            raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=stream, hint=hint)
+
+    def mark(self, origin: bytes) -> bytes | None:
+        """Returns what the Redis hash `bridge:{S}:late` says of an origin by now; None: nothing."""
+        found = self._connection.call("HGET", self._shared.keys.late, origin)
+        return None if found is None else bytes(found)
+
+    def send(self, origin: Origin, name: str, row: Row, codec: Codec, mark: bytes | None) -> str:
+        """Sends one line of the source of this name to the stream, out of order; returns its entry's ID.
+
+        Only if `bridge:{S}:late` still says `mark` of the origin. Raises RedisRefused, RedisLost, LedgerError.
+        """
+        prefix = b"%d.%d:" % origin[:2]
+        text = prefix + b"%d" % origin.offset
+        keys = self._shared.keys
+        writer = self._writer = self._writer or StreamWriter(
+            self._connection, keys, self._shared.hold.holder(self._ledger)
+        )
+        mentions = mentions_of(self._shared, name, self._ledger)
+        if mentions is not None:
+            [row] = mentions.widened([row], origin.generation, [origin.offset])
+        fields = codec.fields + EXTRA[: len(row) - len(codec.fields)]
+        packed = entry_packer(keys.stream, fields)([row], None, prefix, [origin.offset], self._exists)
+        reached("retry.send.before")
+        writer.stage(Batch((Cursor(keys.late, text, self._why),), packed, 1, text))
+        try:
+            writer.execute((mark,))
+            landed = writer.finish()
+        except Overtaken:
+            raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
+        reached("retry.send.after")
+        writer.publish(self._shared.mapping.notify.encode(), landed)
+        writer.quiet()
+        self._exists = True
+        return format_id(landed.last).decode() if landed.last else ""
+
+    def finished(self) -> Mirror:
+        """Makes the mapping's mirror, which finishes what an earlier process had begun to write. Close it.
+
+        Raises TargetError.
+        """
+        mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        try:
+            mirror.settle(self._settle)
+        except BaseException:
+            mirror.close()
+            raise
+        return mirror
+
+    def carry_files(self) -> None:
+        """Has forward send all that is due of a folder with a file per message.
+
+        Raises RedisLost, RedisRefused, SourceError.
+        """
+        forward = Forward(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
+        try:
+            forward.look()
+            forward.attach()
+            while forward.step() or forward.waits:
+                if forward.waits:
+                    self._settle(PAUSE)
+            forward.flush()
+            for error in forward.failures():
+                raise error
+        except Overtaken:
+            raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
+        finally:
+            forward.detach()
+
+    def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[Written], numbers: list[int]) -> None:
+        """Marks entries late in Redis, and has the mirror append the whole lines made of them to a file.
+
+        `entries` are those the lines were made of, `numbers` what leaves quarantine so. Entries 0-0 are none of Redis's
+        any more: their lines will be the file's own. Raises TargetError, LedgerError.
+        """
+        # The marks first: one without its line harms nobody, a line without its mark is out of order.
+        late: list[EntryId] = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
+        self._connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), self._why) for i in late))
+        mirror.write_late([Write(name, lines, entries)], [(number, name) for number in numbers])
+        mirror.settle(self._settle)

@@ -1,0 +1,253 @@
+"""Out of quarantine (DESIGN §5.4, P7): each message once more through its mapping, exactly once, and marked late.
+
+A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. What
+an earlier retry sent and could not note is found in the stream. An entry leaves quarantine in the ledger's transaction
+that notes the mirror's intent, so it is written once, whatever happens. One that Redis lost comes back as the file's
+own line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bridge.admin.repair.out_of_order import Late
+from bridge.core.codecs import Codec
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.model import (
+    ZERO_ID,
+    Checkpoint,
+    EntryId,
+    Fingerprint,
+    Origin,
+    Position,
+    Row,
+    before,
+    hex_digest,
+    parse_id,
+)
+from bridge.engine.mirror import Mirror
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
+from bridge.ledger.ranges import Written, intents_of, range_of, written_above
+from bridge.ledger.sources import sources_of
+from bridge.ledger.spool_recovery import forget_aside
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.entry_json import unpack_fields
+from bridge.streams.reader import Entry, existing, file_born
+from bridge.streams.writer import RETRIED, Books, read_books
+
+AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
+"""Entries, and about their bytes, that are written with one intent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of one message: `where` it is now, an entry ID or a file; or the `reason` for which it stays."""
+
+    number: int
+    where: str = ""
+    reason: str = ""
+
+
+class Retry:
+    """One mapping's quarantine. The state directory's lock is held, so no bridge runs beside it."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float],
+        settle: Callable[[float], object],
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._dial = dial
+        self._clock = clock
+        self._settle = settle
+        self._stream = shared.mapping.stream.key
+        self._late: Late
+
+    def run(self, wanted: list[Quarantined]) -> Iterator[Retried]:
+        """Tries these again; of each only the facts are needed, what was kept of it is read when its turn comes.
+
+        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then.
+        """
+        connection = self._dial()
+        self._late = Late(self._shared, self._ledger, connection, RETRIED, self._dial, self._clock, self._settle)
+        try:
+            self._late.own()
+            lines = [kept for kept in wanted if kept.direction == "forward"]
+            for done in self._lines(connection, lines) if self._shared.folder is None else self._files(lines):
+                yield self._noted(done)
+            entries = [kept for kept in wanted if kept.direction == "mirror"]
+            entries.sort(key=lambda kept: parse_id(kept.entry_id.encode()))
+            mirrored = self._shared.mapping.mirror is not None
+            if mirrored and not entries and intents_of(self._ledger, self._stream):
+                self._late.finished().close()
+            for some in _portions(entries):
+                for done in self._entries(connection, some):
+                    yield self._noted(done)
+        finally:
+            connection.close()
+
+    def _whole(self, kept: Quarantined) -> Quarantined:
+        found = quarantined_number(self._ledger, kept.number)
+        return found[1] if found is not None else kept
+
+    def _noted(self, done: Retried) -> Retried:
+        if done.reason:
+            note_reason(self._ledger, done.number, done.reason)
+        return done
+
+    def _left(self, kept: Quarantined, where: str) -> Retried:
+        reached("retry.mark.before")
+        mark_retried(self._ledger, kept.number, where, self._clock())
+        reached("retry.mark.after")
+        return Retried(kept.number, where)
+
+    # -- lines -----------------------------------------------------------------------------------------------
+
+    def _lines(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
+        if not wanted:
+            return
+        stream, sources = self._shared.keys.stream, sources_of(self._ledger, self._stream)
+        origins = {
+            Origin(sources[kept.name].number, kept.generation, kept.offset): kept
+            for kept in wanted
+            if kept.name in sources
+        }
+        yield from (
+            Retried(kept.number, reason="its source is not known") for kept in wanted if kept.name not in sources
+        )
+        standing = {origin for _, origin in file_born(connection, stream) if origin in origins}
+        books = read_books(connection, self._shared.keys)
+        codecs: dict[str, Codec] = {}
+        for origin, kept in origins.items():
+            text = b"%d.%d:%d" % origin
+            mark = self._late.mark(text)
+            if mark is not None or origin in standing:  # sent, by a retry or by forward, be it removed since or not
+                yield self._left(kept, str(json.loads(mark or b"{}").get("entry", f"origin {text.decode()}")))
+                continue
+            codec = codecs.setdefault(kept.name, self._shared.mapping.codec(kept.name))
+            row = self._row(self._whole(kept), codec)
+            if not isinstance(row, str) and not _passed(books, kept.name, origin):
+                row = "the bridge has not passed it yet: `bridge run` meets it again"
+            if isinstance(row, str):
+                yield Retried(kept.number, reason=row)
+                continue
+            yield self._left(kept, self._late.send(origin, kept.name, row, codec, mark))
+
+    def _files(self, wanted: list[Quarantined]) -> Iterator[Retried]:
+        """Files that were set aside are read again, and go over with what else is due."""
+        if not wanted:
+            return
+        forget_aside(self._ledger, self._stream)
+        self._late.carry_files()
+        for kept in wanted:
+            now = self._whole(kept)
+            reason = "" if now.retried else self._gone(now) or now.reason
+            yield Retried(kept.number, now.retried, reason)
+
+    def _gone(self, quarantined: Quarantined) -> str:
+        """Says that a file which was set aside is not there any more, so that its mapping was not asked again."""
+        folder = self._shared.folder
+        if folder is None or folder.exists(quarantined.name):
+            return ""
+        kept = (
+            "all of it"
+            if len(quarantined.raw) == quarantined.length
+            else f"only its first {len(quarantined.raw):,} bytes"
+        )
+        return f"its file is gone: {kept} was kept, put that into the folder again (`bridge quarantine export` has it)"
+
+    def _row(self, kept: Quarantined, codec: Codec) -> Row | str:
+        """The line's row, or why it is none."""
+        limit = self._shared.mapping.format.max_line_bytes
+        if kept.length > limit:
+            return f"over max_line_bytes: a line of {kept.length} bytes, the limit is {limit}"
+        raw = kept.raw
+        if len(raw) < kept.length:
+            raw = self._from_file(kept)
+            if hex_digest(raw) != kept.digest:
+                return "only its first bytes were kept, and its file does not hold it any more"
+        return codec.decode((raw,)).rows[0]
+
+    def _from_file(self, kept: Quarantined) -> bytes:
+        tail = self._shared.tail(kept.name, self._ledger)
+        try:
+            tail.look()
+            found = tail.of_number(kept.generation) or tail.reopen(kept.generation)
+            return tail.read(found, kept.length, kept.offset) if found is not None else b""
+        except SourceError:
+            return b""
+
+    # -- entries ---------------------------------------------------------------------------------------------
+
+    def _entries(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
+        if self._shared.mapping.mirror is None:
+            yield from (Retried(kept.number, reason="this mapping has no [mirror]") for kept in wanted)
+            return
+        mirror = self._late.finished()
+        try:
+            by_id = {parse_id(kept.entry_id.encode()): kept for kept in wanted}
+            written = written_above(self._ledger, self._stream, before(min(by_id)))
+            standing = existing(connection, self._shared.keys.stream, [*by_id])
+            floor = read_books(connection, self._shared.keys).floor or ZERO_ID
+            lines: dict[tuple[str, bytes], tuple[list[bytes], list[Written], list[Quarantined]]] = {}
+            ending = mirror.translator.ending
+            for entry_id in sorted(by_id):
+                kept = by_id[entry_id]
+                if entry_id in written:  # the mirror has met it again since
+                    found = range_of(self._ledger, self._stream, entry_id)
+                    yield self._left(kept, found[0].name if found is not None else self._shared.mapping.mirror.path)
+                    continue
+                fields = standing.get(entry_id)
+                if entry_id < floor:
+                    yield Retried(kept.number, reason="its entry was trimmed since: its line would be without one")
+                    continue
+                name, line, reason = self._line(mirror, entry_id, fields, self._whole(kept))
+                if reason:
+                    yield Retried(kept.number, reason=reason)
+                    continue
+                own = b"" if ending else kept.entry_id.encode()
+                whole, entries, ones = lines.setdefault((name, own), ([], [], []))
+                whole.append(line + ending)
+                lost = fields is None and kept.lost  # its line will be the file's own, and forward sends it
+                entries.append((ZERO_ID if lost else entry_id, len(line + ending)))
+                ones.append(kept)
+            for (name, _), (whole, entries, ones) in lines.items():
+                self._late.write(mirror, name, b"".join(whole), entries, [kept.number for kept in ones])
+                yield from (Retried(kept.number, name) for kept in ones)
+        finally:
+            mirror.close()
+
+    def _line(
+        self, mirror: Mirror, entry_id: EntryId, fields: list[bytes] | None, kept: Quarantined
+    ) -> tuple[str, bytes, str]:
+        if fields is None and len(kept.raw) < kept.length:
+            return "", b"", "only its first bytes were kept, and the stream does not hold it any more"
+        return mirror.translator.line(Entry(entry_id, unpack_fields(kept.raw) if fields is None else fields))
+
+
+def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
+    """Cuts quarantined entries that a retry gives to the mirror into parts that one intent may hold."""
+    some: list[Quarantined] = []
+    for kept in entries:
+        if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):
+            yield some
+            some = []
+        some.append(kept)
+    if some:
+        yield some
+
+
+def _passed(books: Books, name: str, origin: Origin) -> bool:
+    """Whether forward's cursor is behind this line. An origin in the stream says that all before it was sent."""
+    stored = books.checkpoint.get(os.fsencode(name))
+    closed = books.generations.get(b"%d.%d" % origin[:2])
+    at = Position(origin.generation, origin.offset)
+    if stored is None or at >= Checkpoint.from_json(stored).position:
+        return False
+    return closed is None or origin.offset < Fingerprint.from_json(closed).offset

@@ -1,0 +1,70 @@
+"""Whether the files of a component's mapping are carried still, as far as this machine can tell while Redis is away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.client.bookmark import Marks
+from bridge.core.logger import logger
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.retired import doubt, ending_told, is_retired
+from bridge.streams.components import Modes
+from bridge.streams.retired import Ending
+
+
+class Vouched:
+    """Vouches on this machine for the files of one mapping: that a component may write to them without asking Redis.
+
+    A migration that has ended somewhere is known to Redis, and to the ledger that ended it. So only a ledger that lies
+    where it carried last, and knows of no end, vouches; without one a message waits on disk until Redis has spoken.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._ledger = shared.settings.state_dir / "ledger.db"
+        self._kept = shared.settings.state_dir / "retired" / shared.mapping.name
+        self._stream = shared.mapping.stream.key
+        self._mapping = shared.mapping.name
+        self._doubt = ""
+        self._asked: tuple[tuple[int, int, int], ...] = ()
+        """How the ledger was when it was asked last."""
+
+    def dead(self) -> bool:
+        """Whether this machine knows that the mapping is retired: by what `bridge retire` wrote, or by its ledger."""
+        return self._kept.exists() or is_retired(self._ledger, self._stream)
+
+    def known(self, marks: Marks) -> Modes:
+        """Says where the component that has this bookmark reads and writes, as far as this machine knows."""
+        known = Modes(marks.reads, marks.writes, marks.epoch)
+        return known.ended() if marks.retired or self.dead() else known
+
+    def groups(self) -> Sequence[str]:
+        """The consumer groups that the mapping's stream had when it was retired, as far as this machine knows."""
+        told = ending_told(self._ledger, self._stream)
+        return Ending.from_json(told).groups if told is not None else ()
+
+    def alive(self) -> bool:
+        """Whether the mapping's files may be written to, or read, without having asked Redis.
+
+        The ledger is asked again whenever it has changed.
+        """
+        if self._kept.exists():
+            return False
+        now = self._stamp()
+        if now != self._asked:
+            self._asked, before = now, self._doubt
+            self._doubt = doubt(self._ledger, self._stream)
+            if self._doubt and self._doubt != before:
+                said = "nobody vouches that the files of %s are carried (%s): they are left alone until Redis is asked"
+                logger.warning(said, self._mapping, self._doubt)
+        return not self._doubt
+
+    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """Reads inode, size and time of the ledger's files, by which a change of the ledger is seen."""
+        found = []
+        for path in (self._ledger, self._ledger.with_name(f"{self._ledger.name}-wal"), self._ledger.with_name("place")):
+            try:
+                now = path.stat()
+                found.append((now.st_ino, now.st_size, now.st_mtime_ns))
+            except OSError:
+                found.append((0, 0, 0))
+        return tuple(found)

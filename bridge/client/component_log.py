@@ -1,0 +1,399 @@
+"""`open_log`: reading and writing messages, wherever the component is told to, with no change to the component."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+from bridge.client.bookmark import Bookmark
+from bridge.client.carried_still import Vouched
+from bridge.client.coordinator import Keeper, Shown
+from bridge.client.message import Message
+from bridge.client.read_routing import Whence
+from bridge.client.read_side import FileSide, GroupSide, InHand, Side, worker_slot
+from bridge.client.replay import from_files, from_stream, milliseconds
+from bridge.client.write_routing import Writing
+from bridge.core.codecs.timestamps import shown_time
+from bridge.core.config import Settings, check_component, load
+from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.model import format_id
+from bridge.kinds.mapping_context import Shared
+from bridge.streams.components import FILE, READS, REDIS, WRITES, Modes, Switch
+from bridge.streams.dial import Backoff, dialler
+
+IDLE = 0.02
+"""Seconds between two looks at files in which nothing is new."""
+
+CLAIM_MS = 60_000
+MOST = 10
+
+
+def open_log(
+    mapping: str, component: str, *, config: str | Path | None = None, redis: str | None = None,
+    start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
+    set_aside_after: int = MOST,
+) -> Log:  # fmt: skip
+    """A mapping's log for a component: to be read and appended to.
+
+    `mapping`: its name in bridge.toml, which is looked for as the commands do; `config` names it, `redis` another url.
+    `start`: from where a component reads that was never here, "beginning" or "end". `on_state` is called with
+    "connected" and "reconnecting", from a thread of the log's own. What another worker of this component has not
+    acknowledged within `claim_after` seconds is given to this one; what was given `set_aside_after` times and never
+    acknowledged is set aside. Raises ConfigError.
+    """
+    settings = load(config=None if config is None else str(config), redis=redis, env=os.environ, cwd=Path.cwd())
+    check_component(component)
+    if start not in ("beginning", "end"):
+        raise ConfigError(f"start is 'beginning' or 'end', not {start!r}")
+    return Log(settings, settings.mapping(mapping), component, at_end=start == "end", on_state=on_state,
+               claim_ms=int(claim_after * 1000), most=set_aside_after)  # fmt: skip
+
+
+_OPEN: WeakSet[Log] = WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked process: the locks are its parent's alone, and end with it."""
+    for one in list(_OPEN):
+        one.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@dataclass(slots=True)
+class _Given:
+    """What was given last and is not acknowledged: by which side, and its token."""
+
+    side: Side
+    token: object
+
+
+class Log:
+    """One component's log. `append` may be called by any thread, `follow` by one at a time.
+
+    It belongs to the process that opened it: a process that was forked opens its own.
+    """
+
+    def __init__(
+        self, settings: Settings, mapping: Mapping, component: str, *, at_end: bool = False,
+        on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST,
+    ) -> None:  # fmt: skip
+        if mapping.source.kind != "log":
+            kind = mapping.source.kind
+            raise ConfigError(f"mapping '{mapping.name}' is of kind '{kind}', and open_log is for logs")
+        self.component = component
+        self._settings = settings
+        self._mapping = mapping
+        self._shared = Shared(mapping, settings)
+        self._at_end = at_end
+        self._claim_ms = claim_ms
+        self._most = most
+        self._pid = os.getpid()
+        self._folder = settings.state_dir / "components" / component
+        self._bookmark = Bookmark(settings.state_dir, component, mapping.name)
+        self._dial = dialler(settings, may_start=False)
+        self._lock = RLock()
+        number, self._slot = worker_slot(self._folder)
+        self._shown = Shown(f"{settings.instance}-{number}")
+        marks = Bookmark(settings.state_dir, component, mapping.name).load()
+        vouched = Vouched(self._shared)
+        most_known = vouched.known(marks)
+        self._writing = Writing(self._shared, component, self._folder, self._dial, most_known, vouched,
+                                lambda: self._keeper.unheard)  # fmt: skip
+        self._shown.position = self._position
+        self._keeper = Keeper(
+            self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,
+            on_state or (lambda state: None), vouched.dead,
+        )  # fmt: skip
+        self._whence = Whence(
+            self._shared, settings, component, self._bookmark, self._keeper, self._dial, vouched, at_end=at_end
+        )
+        self._hand = InHand()
+        self._given: _Given | None = None
+        self._side: Side | None = None
+        self._following = False
+        self._closed = False
+        self._why = ""
+        self._keeper.start()
+        _OPEN.add(self)
+
+    @property
+    def state(self) -> str:
+        """Of the connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
+        return self._keeper.state
+
+    @property
+    def reads(self) -> str:
+        """From where messages come now, "file" or "redis"; empty while nobody follows, or it is not known yet."""
+        return self._shown.reads
+
+    @property
+    def writes(self) -> str:
+        """Where messages go, "file" or "redis"."""
+        return self._writing.mode
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def append(self, type: str, data: str | bytes, *, role: str | None = None, timestamp: str | None = None,
+               **fields: str | bytes) -> None:  # fmt: skip
+        """Writes a message; when it returns, the message is in the log, in the stream, or on disk on its way there.
+
+        `role`: the component's, where it has one alone in bridge.toml; `timestamp`: now. Raises TargetError,
+        ConfigError, BridgeError: it is nowhere.
+        """
+        self._check()
+        role = role if role is not None else self._role()
+        if timestamp is None:
+            timestamp = shown_time(self._mapping.format.timestamp, self._mapping.format.timezone, datetime.now(UTC))
+        values = {b"role": role.encode(), b"timestamp": timestamp.encode(), b"type": type.encode(),
+                  b"data": data.encode() if isinstance(data, str) else data}  # fmt: skip
+        self._keeper.wait_first()
+        extra = {name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()}
+        self._writing.append(role, values | extra)
+
+    def _role(self) -> str:
+        roles = self._settings.components.get(self.component, frozenset())
+        if len(roles) != 1:
+            said = "several roles" if roles else "no role"
+            raise ConfigError(f"component '{self.component}' has {said} in bridge.toml", where=str(self._settings.path),
+                              hint="name one: append(…, role=\"ui\")")  # fmt: skip
+        return next(iter(roles))
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def follow(
+        self, *, since: datetime | str | float | None = None, idle: float | None = None
+    ) -> Generator[Message, None, None]:
+        """Messages as they come, for ever; or until none came for `idle` seconds.
+
+        `since`: what the component has read already of that time and later comes first, marked as redelivered.
+        A message is acknowledged when the next one is asked for. Who leaves the loop before has the last one again,
+        unless `acknowledge` is called. Raises BridgeError; what waits for Redis or for a file does not.
+        """
+        self._check()
+        with self._one_follower():
+            if since is not None:
+                yield from self._again(milliseconds(since))
+            pause, quiet = Backoff(0.02, 2.0), time.monotonic()
+            try:
+                while not self._closed:
+                    try:
+                        if self._asked() is not None:
+                            self._leave()
+                            self._pause()
+                        modes = self._whence.modes()
+                        side = self._side_of(modes)
+                        for message, token in self._taken(side):
+                            if self._asked() is not None or self._turned(modes) or self._closed:
+                                self._leave()  # what was fetched and is not given comes again
+                                break
+                            if not side.given(token):
+                                continue
+                            self._given = _Given(side, token)
+                            yield message
+                            self.acknowledge()
+                            quiet = time.monotonic()
+                        pause.reset()
+                        self._why = ""
+                    except (RedisLost, RedisRefused, NotYet) as error:
+                        self._say_why(str(error))
+                        self._leave()
+                        self._rest(pause.next())
+                    if idle is not None and time.monotonic() - quiet >= idle:
+                        return
+            finally:
+                self._leave()
+                self._confirm()
+
+    def _say_why(self, why: str) -> None:
+        """Says once why nothing comes."""
+        if why != self._why:
+            logger.warning("%s reads nothing for now: %s", self.component, why)
+        self._why = why
+
+    def _confirm(self) -> None:
+        """Acknowledgements that were lost with the last connection are sent once more."""
+        if not self._hand.done or os.getpid() != self._pid:
+            return
+        try:
+            connection = self._dial()
+            ids = [format_id(one) for one in self._hand.done]
+            connection.call("XACK", self._shared.keys.stream, self.component, *ids)
+            connection.close()
+            self._hand.done.clear()
+        except (RedisLost, RedisRefused) as error:
+            logger.debug("%s: %d acknowledgements have not arrived: %s", self.component, len(self._hand.done), error)
+
+    def _again(self, since_ms: int) -> Iterator[Message]:
+        """What was read already, from a time on."""
+        modes = self._whence.awaited()
+        if modes.reads == FILE:
+            yield from from_files(self._shared, self._bookmark.marks, since_ms, time.time)
+            return
+        connection = self._dial()
+        try:
+            yield from from_stream(connection, self._shared.keys.stream, self.component, since_ms)
+        finally:
+            connection.close()
+
+    def acknowledge(self) -> None:
+        """The component is done with the message it was given last."""
+        given, self._given = self._given, None
+        if given is not None:
+            with self._lock:
+                given.side.done(given.token)
+
+    def _taken(self, side: Side) -> Any:
+        with self._lock:
+            found = side.take()
+        if side.name == REDIS:
+            self._whence.begun()
+        elif not found:
+            self._rest(IDLE)
+        return found
+
+    def _rest(self, seconds: float) -> None:
+        with self._keeper.turn:
+            self._keeper.turn.wait(seconds)
+
+    @contextmanager
+    def _one_follower(self) -> Iterator[None]:
+        with self._lock:
+            if self._following:
+                raise BridgeError("this log is followed already", hint="open another one for another reader")
+            self._following = self._shown.following = True
+        try:
+            yield
+        finally:
+            self._following = self._shown.following = False
+            self._shown.reads = ""
+            if os.getpid() == self._pid:
+                self._bookmark.close()
+                self._keeper.wake()
+
+    def _asked(self) -> Switch | None:
+        """The switch of reads that waits for this component to pause."""
+        known = self._keeper.known
+        return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
+
+    def _turned(self, modes: Modes) -> bool:
+        """Whether a switch was made since this was read where these say: begun and ended between two looks."""
+        known = self._keeper.known
+        return known is not None and known.epoch != modes.epoch
+
+    def _leave(self) -> None:
+        """Ends the side, in its own process. The bookmark's lock stays held: the next one may be the same."""
+        side, self._side = self._side, None
+        if side is not None and os.getpid() == self._pid:
+            clean, self._given = self._given is None, None
+            with self._lock:
+                side.close(clean=clean)
+
+    def _pause(self) -> None:
+        """Says that nothing more is read, and waits until the switch is done, given up, or has lapsed."""
+        switch = self._asked()
+        if switch is None:
+            return
+        marks = self._bookmark.marks
+        if self._bookmark.locked:
+            marks.doubt = switch.token
+            self._bookmark.save()
+        self._shown.paused[READS] = switch.token
+        self._keeper.wake()
+        while not self._closed and (now := self._asked()) is not None and now.token == switch.token:
+            self._rest(1.0)
+        self._shown.paused.pop(READS, None)
+        self._keeper.wake()
+
+    # -- where to read ---------------------------------------------------------------------------------------
+
+    def _side_of(self, modes: Modes) -> Side:
+        """The side to read from, the one that is open if it is that."""
+        if self._side is not None and self._side.name == modes.reads:
+            return self._side
+        self._leave()
+        side: Side
+        if modes.reads == FILE:
+            side = FileSide(self._shared, self._bookmark, time.time, at_end=self._at_end)
+        else:
+            connection = self._dial()
+            side = GroupSide(
+                connection, self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
+                self._folder / f"{self._mapping.name}.aside", self._hand, self._whence.first_start(connection),
+                self._whence.remedy(modes),
+            )  # fmt: skip
+        self._side, self._shown.reads = side, side.name
+        self._keeper.wake()
+        return side
+
+    # -- for the keeper --------------------------------------------------------------------------------------
+
+    def _position(self) -> dict[str, Any] | None:
+        """What is told of the position: by who reads the files, or in Redis by each worker."""
+        with self._lock:
+            if self._shown.reads == REDIS and self._hand.last is not None:
+                return {"epoch": self._shown.epoch, "entry": format_id(self._hand.last).decode()}
+            if self._shown.reads != FILE or not self._bookmark.locked:  # it may be held only to write into it
+                return None
+            said = self._bookmark.marks.to_json()
+            return {name: said[name] for name in ("epoch", "files", "entry", "aside", "unclean")}
+
+    def _switched(self, modes: Modes) -> None:
+        switch = modes.switch
+        if switch is not None and switch.side == READS and not self._following:
+            self._shown.paused[READS] = switch.token
+        elif switch is None and not self._following:
+            self._shown.paused.pop(READS, None)
+        self._writing.switched(modes, self._shown.paused)
+
+    def _work(self) -> None:
+        known = self._keeper.known
+        if known is not None:
+            self._whence.remember(known)
+        if known is not None and known.switch is not None and known.switch.side == WRITES:
+            self._writing.switched(known, self._shown.paused)
+        self._shown.waiting = self._writing.tend()
+
+    # -- the process -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise BridgeError("this log was opened by another process", hint="open it after the fork")
+        if self._closed:
+            raise BridgeError("this log is closed")
+
+    def let_go(self) -> None:
+        """Closes a client's inherited file locks in a forked child, so that they stay the parent's alone."""
+        self._bookmark.close()
+        os.close(self._slot)
+
+    def close(self) -> None:
+        """Ends it: what waits for Redis stays on disk for the next one of this component."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._keeper.stop()
+        self._writing.close()
+        if not self._following:
+            self._bookmark.close()
+        self._shared.close()
+        _OPEN.discard(self)  # its descriptors' numbers may be another's from now on
+        os.close(self._slot)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,229 @@
+"""The thread behind a component's log: what is switched, the heartbeat, what waits in the outbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Condition, Event, Thread
+from typing import Any
+
+from bridge.core.errors import BridgeError
+from bridge.core.logger import logger
+from bridge.streams.components import COMPONENTS, Modes, field_of, packed_look, seen
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.dial import Backoff
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+TICK = 0.1
+"""Seconds between two looks at what is switched."""
+
+FIRST = 1.0
+"""Seconds in which Redis may say where to read and write, before a component that was never here asks the files."""
+
+BEAT = 2.0
+"""Seconds between two heartbeats."""
+
+TELL = b"""if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
+if ARGV[4] == '' then return 1 end
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
+local epoch = raw and cjson.decode(raw).epoch or 0
+if epoch == tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], ARGV[3], ARGV[4]) end
+return 1"""
+"""A position counts only in the epoch it was read in: the one that a switch has written is not overwritten. Where no
+bridge keeps books of the stream, nothing is told: none ever did, or they were purged."""
+
+RESTORE = b"""if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
+if raw and cjson.decode(raw).epoch >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1"""
+
+
+@dataclass(slots=True)
+class Shown:
+    """What the keeper tells of the worker. `paused` holds the token of the switch it waits for, for each side."""
+
+    worker: str
+    following: bool = False
+    reads: str = ""
+    paused: dict[str, str] = field(default_factory=dict)
+    waiting: int = 0
+    epoch: int = 0
+    """Of the position."""
+    position: Callable[[], dict[str, Any] | None] = lambda: None
+
+
+class Keeper:
+    """Keeps a component's log in touch with Redis, in a thread of its own; `turn` guards what it knows.
+
+    `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said. `dead`
+    tells whether this machine knows that the mapping is retired.
+    """
+
+    def __init__(
+        self, keys: Keys, component: str, mapping: str, dial: Callable[[], Connection], most: Modes, shown: Shown,
+        on_switch: Callable[[Modes], None], work: Callable[[], None], on_state: Callable[[str], object],
+        dead: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.turn = Condition()
+        self.known: Modes | None = None
+        self.reached = 0.0
+        """When Redis answered last, by the steady clock."""
+        self.tried = False
+        self.shown = shown
+        self.state = "connecting"
+        self._keys = keys
+        self._component = component
+        self._mapping = mapping
+        self._dial = dial
+        self._most = most
+        self._on_switch = on_switch
+        self._work = work
+        self._on_state = on_state
+        self._dead = dead
+        self._may_ask = True
+        """Whether our rights in Redis let us ask whether the mapping is retired."""
+        self._stop = False
+        self._wake = Event()
+        self._server_ms = 0
+        self._told: dict[str, Any] = {}
+        self._due = 0.0
+        self._link: Connection | None = None
+        self._thread = Thread(target=self._run, name=f"{component}/{mapping}", daemon=True)
+
+    @property
+    def unheard(self) -> float:
+        """Seconds since Redis answered last, or since 1970 where it never did."""
+        return time.monotonic() - self.reached if self.reached else time.time()
+
+    def start(self) -> None:
+        """Starts the keeper's thread."""
+        self._thread.start()
+
+    def wait_first(self) -> None:
+        """Waits until Redis has said something, or could not be asked, for a second at most."""
+        with self.turn:
+            self.turn.wait_for(lambda: self.known is not None or self.tried, FIRST)
+
+    def wake(self) -> None:
+        """Has the keeper tell Redis of its worker at once."""
+        self._due = 0.0
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ends the keeper's thread, and waits for that."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = Backoff()
+        while not self._stop:
+            try:
+                self._link = self._link or self._dial()
+                self._beat(self._link)
+                self._work()
+                pause.reset()
+                rest = TICK
+            except BridgeError as error:
+                self._drop(error)
+                rest = pause.next()
+            self.tried = True
+            with self.turn:
+                self.turn.notify_all()
+            self._wake.wait(rest)
+            self._wake.clear()
+        if self._link is not None:
+            try:
+                self._link.call("HDEL", self._keys.positions, f"{self._component}/{self.shown.worker}")
+            except BridgeError as error:
+                logger.debug("the worker's heartbeat stays: %s", error)
+            self._link.close()
+        self._say("closed")
+
+    def _drop(self, error: BridgeError) -> None:
+        if self.state != "reconnecting":
+            logger.log(20 if self.state == "connected" else 10, "%s: %s; it is tried again", self._component, error)
+        if self._link is not None:
+            self._link.close()
+        self._link = None
+        self._say("reconnecting")
+
+    def _say(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            try:
+                self._on_state(state)
+            except Exception:  # noqa: BLE001 - it is the component's, and must not end the heartbeat
+                logger.exception("%s: on_state failed", self._component)
+
+    def _beat(self, link: Connection) -> None:
+        commands, now = [packed_look(self._component, self._mapping)], time.monotonic()
+        told = self._telling()
+        due = now >= self._due or any(told[name] != self._told.get(name) for name in told if name != "at")
+        if due:
+            position = self.shown.position()
+            commands.append(pack(
+                "EVAL", TELL, 3, COMPONENTS, self._keys.positions, self._keys.meta,
+                field_of(self._component, self._mapping), self.shown.epoch, self._component,
+                "" if position is None else json.dumps(position), f"{self._component}/{self.shown.worker}",
+                json.dumps(told),
+            ))  # fmt: skip
+        replies, ended = self._asked(link, commands)
+        modes, self._server_ms = seen(replies[0])
+        if due:
+            self._told, self._due = told, now + BEAT
+        self.reached = time.monotonic()
+        self._say("connected")
+        if modes.epoch < self._most.epoch:  # Redis has lost what was switched, or it was purged
+            link.call("EVAL", RESTORE, 2, COMPONENTS, self._keys.meta, field_of(self._component, self._mapping),
+                      self._most.epoch, self._most.to_json())  # fmt: skip
+            modes = self._most
+        if ended or (self._most.retired and not self._begun_again(link)):
+            modes = modes.ended()
+        self._most = Modes(modes.reads, modes.writes, modes.epoch, retired=modes.retired)
+        with self.turn:
+            changed, self.known = modes != self.known, modes
+        if changed:
+            self._on_switch(modes)
+            self._wake.set()
+
+    def _asked(self, link: Connection, commands: list[bytes]) -> tuple[list[Any], bool]:
+        """Sends the keeper's commands, and asks with them whether the mapping is retired.
+
+        Raises RedisLost, RedisRefused.
+        """
+        link.send(b"".join([*commands, pack("EXISTS", self._keys.retired)]))
+        *replies, ended = [link.read() for _ in range(len(commands) + 1)]
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise refused(reply, link.shown)
+        if not isinstance(ended, Refusal):
+            return replies, bool(ended)
+        if self._may_ask:
+            self._may_ask = False
+            said = "%s may not ask whether its mapping is retired: %s; `bridge acl` prints the rights that it needs"
+            logger.warning(said, self._component, ended)
+        return replies, False
+
+    def _begun_again(self, link: Connection) -> bool:
+        """Whether a mapping that was retired is so no more, where Redis does not say that it is.
+
+        A Redis that has lost what it said of the mapping has no books of its stream either, or this machine knows.
+        """
+        return bool(link.call("EXISTS", self._keys.meta)) and not self._dead()
+
+    def _telling(self) -> dict[str, Any]:
+        shown = self.shown
+        at = self._server_ms + int(1000 * (time.monotonic() - self.reached)) if self._server_ms else 0
+        return {
+            "at": at or int(time.time() * 1000), "epoch": self._most.epoch, "following": shown.following,
+            "reads": shown.reads, "paused": sorted(filter(None, shown.paused.values())), "waiting": shown.waiting,
+            "pid": os.getpid(), "host": socket.gethostname(),
+        }  # fmt: skip

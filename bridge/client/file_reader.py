@@ -1,0 +1,272 @@
+"""A component reads a mapping's files itself: through rotation, at the exact position, with no Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from bridge.client.bookmark import Bookmark, Place
+from bridge.client.message import Message, made
+from bridge.core.codecs import Codec
+from bridge.core.codecs.multiline import Continued
+from bridge.core.logger import logger
+from bridge.core.model import Fingerprint, Position, hex_digest
+from bridge.files.closed_generations import KEPT_LATE
+from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.lines import grouped, split
+from bridge.files.tail import Tail
+from bridge.kinds.mapping_context import Shared
+
+PIECE = 1 << 16
+
+
+@dataclass(slots=True)
+class Source:
+    """A source that a component's file reader follows, with its tail and its codec.
+
+    `cut`: what comes next is the end of a line that was over the limit.
+    """
+
+    tail: Tail
+    codec: Codec
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class Given:
+    """A message that the file reader hands to a component, and where the reader stands when the message is done.
+
+    That is which source, generation, and its digests there. `begin`: the byte at which the message begins. `time`: of
+    the message, in milliseconds since 1970.
+    """
+
+    message: Message
+    name: str
+    number: int
+    at: Fingerprint
+    begin: int
+    time: int
+
+
+@dataclass(slots=True)
+class _Heads:
+    """Computes the digest of a generation's first bytes, and keeps the last one, as these bytes are mostly the same."""
+
+    known: dict[tuple[bytes, int], str] = field(default_factory=dict)
+
+    def of(self, head: bytes, length: int) -> str:
+        found = self.known.get((head, length))
+        if found is None:
+            self.known.clear()
+            found = self.known[head, length] = hex_digest(head[:length])
+        return found
+
+
+class FileReader:
+    """Reads a mapping's files for one component, message by message, from the places in the component's bookmark on.
+
+    Made from a bookmark whose lock is held, and thrown away when the component reads elsewhere.
+    """
+
+    def __init__(
+        self, shared: Shared, bookmark: Bookmark, clock: Callable[[], float], *, unclean: bool = False
+    ) -> None:
+        self._shared = shared
+        self._bookmark = bookmark
+        self._clock = clock
+        self._limit = shared.mapping.format.max_line_bytes
+        self._sources: dict[str, Source] = {}
+        self._heads = _Heads()
+        self._turn = 0
+
+    def begin_at_end(self) -> None:
+        """The file reader notes in the component's bookmark that everything which stands in the files now is read."""
+        for name in self._names():
+            source = self._source(name)
+            source.tail.look()
+            while source.tail.finish() is not None:
+                pass
+            self._know(name, source.tail)
+            last = source.tail.first()
+            if last is None:
+                continue
+            end = last.size()
+            back = source.tail.read(last, min(end, self._limit), max(0, end - self._limit))
+            source.tail.pass_over(last, end - (len(back) - back.rfind(b"\n") - 1))
+            self._bookmark.note(name, last.number, last.fingerprint())
+        self._bookmark.save()
+
+    def take(self) -> list[Given]:
+        """The file reader returns the next messages, of one source; none when there is nothing new. Raises SourceError.
+
+        All messages that were given before have been acknowledged by now.
+        """
+        names = self._names()
+        for i in range(len(names)):
+            name = names[(self._turn + i) % len(names)]
+            found = self._of(name, self._source(name))
+            if found:
+                self._turn += i + 1
+                return found
+        return []
+
+    def done(self, given: Given) -> None:
+        """Notes in the bookmark that the component has acknowledged a message which the file reader gave it.
+
+        Raises BridgeError: the bookmark cannot be written.
+        """
+        self._bookmark.note(given.name, given.number, given.at)
+        if given.name in self._bookmark.marks.unclean:
+            self._bookmark.marks.unclean.remove(given.name)
+            self._bookmark.save()
+        place = self._bookmark.marks.places[given.name]
+        spans = (*place.skip, *place.again)
+        if spans and all((one.generation, one.end) <= (given.number, given.at.offset) for one in spans):
+            self._bookmark.marks.places[given.name] = replace(place, skip=(), again=())
+            self._bookmark.save()
+
+    def close(self) -> None:
+        """The file reader closes all files that it follows."""
+        for source in self._sources.values():
+            source.tail.close()
+        self._sources.clear()
+
+    # -- sources ---------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        return names_of(self._shared, self._bookmark.marks.places)
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources:
+            place = self._bookmark.marks.places.setdefault(name, Place())
+            tail = self._shared.new_tail(name, list(place.generations))
+            self._sources[name] = Source(tail, self._shared.mapping.codec(name))
+        return self._sources[name]
+
+    def _know(self, name: str, tail: Tail) -> None:
+        """The file reader writes generations it met for the first time, or that ended, into the component's bookmark.
+
+        That is done before a message of a new one is handed out.
+        """
+        for notice in tail.notices:
+            logger.info("%s", notice)
+        tail.notices.clear()
+        if not tail.news:
+            return
+        tail.news.clear()
+        place = self._bookmark.marks.places[name]
+        before = {one.number: one for one in place.generations}
+        records = tail.records()
+        oldest = max([one.number for one in records if one.closed], default=0) - KEPT_LATE
+        kept = [one for one in records if not one.closed or one.number > oldest]
+        known = tuple(self._merged(before.get(one.number), one) for one in kept)
+        self._bookmark.marks.places[name] = replace(place, generations=known)
+        self._bookmark.save()
+
+    @staticmethod
+    def _merged(before: Known | None, now: Known) -> Known:
+        """Makes the bookmark's record of a generation: what is new about it, read as far as it was."""
+        if before is None:
+            return now
+        return now if now.closed or before.at.head_len == 0 else replace(now, at=before.at)
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def _of(self, name: str, source: Source) -> list[Given]:
+        tail = source.tail
+        tail.look()
+        self._know(name, tail)
+        while (generation := tail.first()) is not None:
+            found, waits = self._read(name, source, generation)
+            if found or waits:
+                return found
+            record = tail.finish()
+            if record is None:
+                break
+            source.cut = False
+            tail.news.append(record)
+            self._know(name, tail)
+        for generation in tail.late():
+            found, _ = self._read(name, source, generation)
+            if found:
+                return found
+        return []
+
+    def _read(self, name: str, source: Source, generation: Generation) -> tuple[list[Given], bool]:
+        """The file reader returns a generation's next messages and moves over them; and whether more is to come soon.
+
+        The second is True where a last message may go on for a moment, so that nothing behind it is to be read yet.
+        """
+        size = PIECE
+        while True:
+            start, before = generation.read_to, generation.tail
+            raw = source.tail.peek(generation, size)
+            if not raw:
+                return [], False
+            if not start:
+                source.tail.introduce(generation)
+                self._know(name, source.tail)
+            lines, waits = split(raw, start, []), False
+            if isinstance(source.codec, Continued) and lines.lines:
+                ended = len(raw) < size and self._settled(source.tail, generation)
+                whole = grouped(lines, source.codec.begins(lines.lines), self._limit, ended=ended)
+                lines, waits = whole, not ended and len(raw) < size
+            if not lines.lines:
+                if len(raw) < size:
+                    return [], waits
+                if len(raw) > self._limit:  # no line of ours is so long: it is passed over, up to its end
+                    source.tail.advance(generation, raw)
+                    source.cut = True
+                    continue
+                size *= 4
+                continue
+            texts, offsets, ends = lines.lines, lines.offsets, lines.ends
+            if source.cut:
+                texts, offsets, ends, source.cut = texts[1:], offsets[1:], ends[1:], False
+            found = self._messages(name, source, generation, before + raw, start - len(before), texts, offsets, ends)
+            source.tail.advance(generation, raw[: lines.end - start])
+            if found:
+                return found, False
+
+    def _messages(
+        self, name: str, source: Source, generation: Generation, data: bytes, begin: int, texts: list[bytes],
+        offsets: list[int], ends: list[int],
+    ) -> list[Given]:  # fmt: skip
+        place, number = self._bookmark.marks.places[name], generation.number
+        unclean = self._bookmark.marks.unclean
+        generation.extend_head()
+        found: list[Given] = []
+        decoded = source.codec.decode(texts)
+        for text, row, time, offset, end in zip(texts, *decoded, offsets, ends, strict=True):
+            at = Position(number, offset)
+            if isinstance(row, str) or len(text) > self._limit or place.skips(at):
+                continue
+            values = dict(zip(source.codec.fields, row, strict=True))
+            again = (name in unclean and not found) or place.repeats(at)
+            message = made(values, f"{name}:{number}:{offset}", redelivered=again)
+            length = min(len(generation.head), end)
+            back = data[max(0, end - TAIL - begin) : end - begin]
+            head = self._heads.of(generation.head, length)
+            found.append(Given(message, name, number, Fingerprint(end, length, head, hex_digest(back)), offset, time))
+        return found
+
+    def _settled(self, tail: Tail, generation: Generation) -> bool:
+        """Whether nothing is to come that could belong to a generation's last message.
+
+        So it is where the generation is packed, is not the current one, or was not written to for `settle_ms`.
+        """
+        if generation.packed or tail.current() is not generation:
+            return True
+        return self._clock() - generation.written() / 1e9 >= self._shared.mapping.source.settle_ms / 1000
+
+
+def names_of(shared: Shared, known: Iterable[str]) -> list[str]:
+    """The files that a component reads of a mapping: the sources, and what the mirror writes where that is none."""
+    names = shared.source_names(known)
+    mirror = shared.mapping.mirror
+    if mirror is None:
+        return names
+    paths = [mirror.path]
+    if "{role}" in mirror.path:
+        paths = [mirror.path.replace("{role}", role) for role in sorted(shared.settings.roles)]
+    return names + [path for path in paths if path not in names and (shared.settings.root / path).is_file()]

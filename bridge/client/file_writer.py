@@ -1,0 +1,144 @@
+"""A component writes a message as the legacy programs do: one line, appended in one write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.core.errors import ConfigError, TargetError
+from bridge.files.appender import Appender
+from bridge.kinds.mapping_context import Shared
+
+PATIENCE = 1.0
+PAUSE = 0.01
+"""`PATIENCE`: seconds that the file writer waits for the end of a line which another program left unfinished.
+
+`PAUSE`: seconds between two looks.
+"""
+
+
+class FileWriter:
+    """Appends the messages of one component to its mapping's files, as the legacy programs do.
+
+    `wait` waits so many seconds.
+    """
+
+    def __init__(self, shared: Shared, wait: Callable[[float], object]) -> None:
+        self._shared = shared
+        self._wait = wait
+        self._files: dict[str, Appender] = {}
+        self._owed: dict[str, tuple[bytes, bytes, int]] = {}
+        """By file: what is missing of a line that a full disk cut off, all of it, and where the file ended then."""
+
+    def path_for(self, role: str) -> str:
+        """Names the file to which a component's message of this role is appended.
+
+        Raises ConfigError: the mapping names none.
+        """
+        mapping = self._shared.mapping
+        if "*" not in mapping.source.path and "?" not in mapping.source.path and "[" not in mapping.source.path:
+            return mapping.source.path
+        path = mapping.mirror.path.replace("{role}", role) if mapping.mirror is not None else ""
+        if not path or self._shared.source_at(str(self._shared.settings.root / path)) is None:
+            hint = "give it a mirror.path that names one of the files of source.path"
+            raise ConfigError(f"mapping '{mapping.name}' reads many files and names none to append to", hint=hint)
+        return path
+
+    def append(self, name: str, line: bytes) -> tuple[Appender, int]:
+        """The file writer appends a component's line to a file, under the file's flock where the mapping asks for that.
+
+        Returns the file, and where the line ends in it. Raises TargetError: the message is not written; or, as the hint
+        then says, only begun, and its line is finished with the next one.
+        """
+        file = self._file(name)
+        locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
+        while locks and not file.try_lock():
+            self._wait(PAUSE)
+        try:
+            return file, self._written(name, file, line + b"\n")
+        finally:
+            if locks:
+                file.unlock()
+
+    def finish(self, name: str) -> None:
+        """Finishes a line of a component that a full disk cut off, where there is one. Raises TargetError."""
+        if name in self._owed:
+            self._finish(name, self._file(name))
+
+    def _finish(self, name: str, file: Appender) -> None:
+        owed, begun, ends = self._owed.get(name, (b"", b"", -1))
+        if owed:
+            rest = owed if file.size() == ends else b"\n" * (not file.ends_whole()) + begun
+            written = self._append(name, file, rest, begun)
+            if written != len(rest):
+                raise TargetError("the disk is full", where=str(file.path), hint="make room")
+            del self._owed[name]
+
+    def _written(self, name: str, file: Appender, line: bytes) -> int:
+        self._finish(name, file)
+        waited = 0.0
+        while not file.ends_whole():
+            if waited >= PATIENCE:
+                line = b"\n" + line  # whoever began that line left it: ours stays whole
+                break
+            self._wait(PAUSE)
+            waited += PAUSE
+        if self._append(name, file, line, line) != len(line):
+            hint = "make room. The message is not lost: do not append it again, its line is finished with the next one"
+            raise TargetError("the disk is full, and the line is begun", where=str(file.path), hint=hint)
+        return _end(file)
+
+    def _append(self, name: str, file: Appender, data: bytes, begun: bytes) -> int:
+        """Appends data to a file in one write, and notes as owed what a full disk cut off, whatever fails then.
+
+        Returns how many bytes went in. Raises TargetError: nothing went in.
+        """
+        written = file.append(data)
+        if written != len(data):
+            self._owed[name] = data[written:], begun, _end(file)
+        return written
+
+    def end(self, name: str) -> tuple[int, int]:
+        """Tells where a component's file ends now: its inode, and its size in bytes. Raises TargetError."""
+        file = self._file(name)
+        return file.identity[1], file.size()
+
+    def has(self, name: str, inode: int, since: int, line: bytes) -> bool:
+        """Whether the file of this inode holds the line from byte `since` on, under whatever name it has by now.
+
+        Raises OSError.
+        """
+        path = (self._shared.settings.root / name).resolve()
+        for piece in (path, *path.parent.glob("*")):
+            if piece.is_file() and piece.stat().st_ino == inode:
+                with piece.open("rb") as file:
+                    file.seek(since)
+                    return any(raw == line + b"\n" for raw in file)
+        return False
+
+    def _file(self, name: str) -> Appender:
+        held = self._files.get(name)
+        if held is not None and held.still_there():
+            return held
+        if held is not None:
+            held.close()
+            self._owed.pop(name, None)
+        path = (self._shared.settings.root / name).resolve()  # a legacy program writes through a link too
+        self._files[name] = Appender(path.parent, path.name)
+        return self._files[name]
+
+    def close(self) -> None:
+        """The file writer closes all files that it appends to."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def _end(file: Appender) -> int:
+    """Where a component's last write to a file ended; the file's size, where that cannot be told.
+
+    The message is in the file, so a call that fails now does not make it fail.
+    """
+    try:
+        return file.position()
+    except TargetError:
+        return file.size()

@@ -1,0 +1,173 @@
+"""From where a component reads, and its bookmark in accord with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from bridge.client.bookmark import Bookmark, Place
+from bridge.client.carried_still import Vouched
+from bridge.client.coordinator import Keeper
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet
+from bridge.core.logger import logger
+from bridge.kinds.mapping_context import Shared
+from bridge.streams.components import REDIS, Modes, announced_positions
+from bridge.streams.connect import Connection
+from bridge.streams.dial import Backoff
+from bridge.streams.retired import ending_of
+
+WRITTEN = 5.0
+"""Seconds in which another holder of a bookmark's lock has written what it wanted to write."""
+
+
+class Whence:
+    """Decides from where one component's log reads: as Redis says through the keeper, or as the bookmark remembers."""
+
+    def __init__(
+        self, shared: Shared, settings: Settings, component: str, bookmark: Bookmark, keeper: Keeper,
+        dial: Callable[[], Connection], vouched: Vouched, *, at_end: bool,
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._settings = settings
+        self._component = component
+        self._bookmark = bookmark
+        self._keeper = keeper
+        self._dial = dial
+        self._vouched = vouched
+        self._at_end = at_end
+        self._remembered: Modes | None = None
+        """What the bookmark was told last of what Redis says."""
+
+    def remember(self, known: Modes) -> None:
+        """Writes into a component's bookmark what Redis says; a worker that reads the files does so itself.
+
+        So it is with a component that only writes, too: it may be started again while Redis is away.
+        """
+        if known.switch is not None or known == self._remembered:
+            return
+        bookmark = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name)
+        if not bookmark.lock():
+            return
+        try:
+            marks = bookmark.load()
+            if known.reads != REDIS and marks.epoch < known.epoch:
+                self._adopt(known, bookmark)
+            elif marks.epoch < known.epoch or (marks.retired != known.retired):
+                _note(known, bookmark)
+            self._remembered = known
+        except BridgeError as error:
+            logger.debug("%s: the bookmark is not told of the switch: %s", self._component, error)
+        finally:
+            bookmark.close()
+
+    def modes(self) -> Modes:
+        """Says from where a component reads now, and brings its bookmark into accord.
+
+        Raises NotYet: nobody can tell now.
+        """
+        known = self._keeper.known
+        if known is None:
+            self._keeper.wait_first()
+            known = self._keeper.known
+        if known is not None and known.reads == REDIS:
+            self._note(known)
+            return known
+        if not self._bookmark.locked:
+            if not self._bookmark.lock():
+                raise NotYet("another worker of this component reads the files")
+            self._bookmark.load()
+        marks = self._bookmark.marks
+        if known is None:
+            if marks.doubt or marks.reads == REDIS or not self._vouched.alive():
+                raise NotYet("Redis is away, or does not say from where to read")
+            return Modes(marks.reads, marks.writes, marks.epoch)
+        if known.epoch > marks.epoch:
+            self._adopt(known, self._bookmark)
+        elif marks.doubt or marks.retired:
+            marks.doubt, marks.retired = "", known.retired
+            self._bookmark.save()
+        self._keeper.shown.epoch = marks.epoch
+        return known
+
+    def awaited(self) -> Modes:
+        """Waits until it can be said from where a component reads, and says it."""
+        pause = Backoff(0.02, 2.0)
+        while True:
+            try:
+                return self.modes()
+            except NotYet:
+                with self._keeper.turn:
+                    self._keeper.turn.wait(pause.next())
+
+    def _adopt(self, known: Modes, bookmark: Bookmark) -> None:
+        """Takes into a component's bookmark the position that a switch has translated since it was written."""
+        connection = self._dial()
+        try:
+            said = announced_positions(connection, self._shared.keys).get(self._component, {})
+        finally:
+            connection.close()
+        marks = bookmark.marks
+        files, epoch = said.get("files"), said.get("epoch", 0)
+        if isinstance(files, dict) and isinstance(epoch, int) and epoch > marks.epoch:
+            marks.places = {name: Place.from_json(place) for name, place in files.items()}
+            marks.entry, marks.aside = str(said.get("entry", "0-0")), [str(one) for one in said.get("aside", ())]
+            marks.following, marks.unclean, marks.begun = False, [], True
+        elif marks.reads == REDIS:
+            hint = f"say from where: bridge cutover {self._component} --from OFFSET"
+            raise BridgeError("the position in the files is not known", where=self._component, hint=hint)
+        _note(known, bookmark)
+
+    def _note(self, known: Modes) -> None:
+        """The bookmark says that the component reads Redis, and is free for whoever reads the files next."""
+        self._keeper.shown.epoch = known.epoch
+        marks = self._bookmark.marks
+        if not self._bookmark.locked and (marks.reads, marks.epoch, marks.retired) == (
+            REDIS, known.epoch, known.retired,
+        ):  # fmt: skip
+            return
+        if self._bookmark.lock():
+            marks = self._bookmark.load()
+            if marks.epoch < known.epoch or marks.doubt or marks.retired != known.retired:
+                _note(known, self._bookmark)
+            self._bookmark.close()
+
+    def first_start(self, connection: Connection) -> str | None:
+        """Says where in the stream a component that was never here begins; None: only a switch knows where it is."""
+        marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
+        was_here = marks.begun or marks.places or self._component in announced_positions(connection, self._shared.keys)
+        if not was_here and self._keeper.known is not None and self._keeper.known.retired:
+            told = ending_of(connection, self._shared.keys)  # `bridge purge` has removed its other traces
+            was_here = self._component in (told.groups if told is not None else self._vouched.groups())
+        return None if was_here else "$" if self._at_end else "0"
+
+    def remedy(self, modes: Modes) -> str:
+        """Names the command that tells how far a component has read, for one whose consumer group is gone."""
+        if modes.retired:
+            return f"`XGROUP CREATE {self._shared.mapping.stream.key} {self._component} ID` says from where it goes on"
+        return "`bridge rollback NAME --from` tells it"
+
+    def begun(self) -> None:
+        """Notes in a component's bookmark that it has begun to read Redis: a group that is gone after this was lost.
+
+        Whoever else holds the bookmark's lock only writes a line into it: it is waited for, `WRITTEN` seconds at most,
+        because a message that is given before the note would be given again if the group were lost.
+        """
+        deadline = time.monotonic() + WRITTEN
+        while not self._bookmark.marks.begun and time.monotonic() < deadline:
+            if not self._bookmark.lock():
+                with self._keeper.turn:
+                    self._keeper.turn.wait(0.01)
+                continue
+            self._bookmark.load()
+            self._bookmark.marks.begun = True
+            self._bookmark.save()
+            self._bookmark.close()
+
+
+def _note(known: Modes, bookmark: Bookmark) -> None:
+    """Writes into a bookmark that is locked what Redis says. Raises BridgeError."""
+    marks = bookmark.marks
+    marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
+    marks.retired = known.retired
+    bookmark.save()

@@ -1,0 +1,146 @@
+"""Writing a message into the stream exactly once (DESIGN §6.6).
+
+A script adds the entry and sets the session's number, if that number is still below the message's. So a message may be
+sent again as often as a reply is lost: what landed lands no second time, however late the first try arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.client.outbox import Outbox, Waiting, left_behind
+from bridge.core.errors import BridgeError, RedisLost, RedisRefused
+from bridge.core.logger import logger
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
+
+ADD = b"""local number, last = tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
+if number <= last then return 0 end
+if last < tonumber(ARGV[3]) then return -1 end
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
+redis.call('HSET', KEYS[2], ARGV[1], number)
+return 1"""
+"""Adds a message, if the one before it in the same write (ARGV[3] is its number, 0: there is none) was not refused.
+
+Else a message behind it would land, and what was refused would be taken for sent."""
+
+AT_ONCE = 200
+"""Messages of an outbox that go out in one write."""
+
+
+class StreamWriter:
+    """Writes the messages of one component's session into the stream; what may have landed waits in its outbox."""
+
+    def __init__(
+        self, keys: Keys, folder: Path, component: str, mapping: str, dial: Callable[[], Connection]
+    ) -> None:  # fmt: skip
+        self._keys = keys
+        self._component = component
+        self._dial = dial
+        self._number = 0
+        self._connection: Connection | None = None
+        self._outbox = Outbox(folder, mapping)
+        self._earlier = left_behind(folder, mapping, self._outbox.session)
+
+    @property
+    def waiting(self) -> int:
+        """Messages of which nobody knows yet whether Redis has them."""
+        return sum(len(box.waiting) for box in self.boxes)
+
+    @property
+    def boxes(self) -> list[Outbox]:
+        """The outboxes in which messages may wait, of earlier sessions first."""
+        return [*self._earlier, self._outbox]
+
+    def connect(self) -> Connection:
+        """Returns the client's connection to Redis, a new one where the server closed it or there was none.
+
+        Raises RedisLost, RedisRefused.
+        """
+        if self._connection is not None and self._connection.closed():
+            self.disconnect()
+        if self._connection is None:
+            self._connection = self._dial()
+        return self._connection
+
+    def disconnect(self) -> None:
+        """The next use connects anew."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def send(self, fields: Sequence[bytes]) -> bool:
+        """Adds a message: True, it is in the stream; False, it waits in the outbox.
+
+        Raises RedisLost when there is no connection to be had, and RedisRefused: it is in neither.
+        """
+        if self.waiting and not self.drain():
+            return self.keep(fields)
+        connection = self.connect()
+        self._number += 1
+        try:
+            self._sent(connection, self._outbox.session, [Waiting(self._number, list(fields))])
+        except RedisLost:
+            self.disconnect()
+            self._outbox.add(self._number, fields, free=False)
+            return False
+        return True
+
+    def keep(self, fields: Sequence[bytes]) -> bool:
+        """Keeps a message on disk until it can be sent."""
+        self._number += 1
+        self._outbox.add(self._number, fields, free=True)
+        return False
+
+    def drain(self) -> bool:
+        """Sends what waits in a component's outboxes, if Redis answers; returns whether nothing waits any more."""
+        try:
+            for box in self.boxes:
+                while box.waiting:
+                    self.send_first(box, box.waiting[:AT_ONCE])
+        except BridgeError as error:
+            logger.debug("what waits on disk waits: %s", error)
+            self.disconnect()
+            return False
+        for box in self._earlier:
+            box.close()
+            self._forget(box.session)
+        self._earlier = []
+        return True
+
+    def send_first(self, box: Outbox, part: Sequence[Waiting]) -> None:
+        """Sends the first messages that wait in an outbox. Raises RedisLost, RedisRefused, BridgeError."""
+        connection = self.connect()
+        box.sends(part)
+        self._sent(connection, box.session, part)
+        box.landed(len(part))
+
+    def _sent(self, connection: Connection, session: str, messages: Sequence[Waiting]) -> None:
+        field = f"{self._component}:{session}"
+        before = [0, *(message.number for message in messages)]
+        packed = [
+            pack("EVAL", ADD, 2, self._keys.stream, self._keys.producers, field, message.number, last, *message.fields)
+            for message, last in zip(messages, before, strict=False)
+        ]
+        connection.send(b"".join(packed))
+        replies = [connection.read() for _ in packed]
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise refused(reply, self._keys.stream.decode(errors="replace"))
+
+    def _forget(self, session: str) -> None:
+        """A session that has ended and owes nothing leaves nothing in Redis."""
+        try:
+            self.connect().call("HDEL", self._keys.producers, f"{self._component}:{session}")
+        except (RedisLost, RedisRefused):
+            self.disconnect()
+
+    def close(self) -> None:
+        """Ends a component's session of writing to the stream; what waits stays on disk for the next one."""
+        if self._number and not self._outbox.waiting and self._connection is not None:
+            self._forget(self._outbox.session)
+        for box in self.boxes:
+            box.close()
+        self.disconnect()

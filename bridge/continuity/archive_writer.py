@@ -1,0 +1,171 @@
+"""Putting entries into the archive (`bridge.continuity.archive_reader`): a piece at a time, on disk and read again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain, count
+
+from bridge.continuity.archive_reader import Archive, entries_digest, fields_of, home, same
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import EntryId, Origin, digest
+from bridge.ledger.archive_index import (
+    Listed,
+    Part,
+    Span,
+    begin_part,
+    begun_at,
+    end_of,
+    index_of,
+    redacted_parts,
+    save_span,
+)
+from bridge.ledger.sources import sources_of
+from bridge.ledger.store import Ledger
+from bridge.streams.entry_json import entry_as_json
+from bridge.streams.reader import Entry
+
+PIECE, PIECE_BYTES = 1000, 1 << 20
+"""Entries, and bytes of them, that are in memory at once, about."""
+
+ENTRIES = "entries"
+"""The name of the file that holds what is no line."""
+
+LAST_DAY = 253_402_300_799_000
+"""Milliseconds since 1970 at the end of the year 9999: later IDs have no date."""
+
+
+class Archiving:
+    """All entries of a stream from `first` to `last`: `add` them in order, then `end`. Before that none of it counts.
+
+    `base` is where parity would begin if the archive began here.
+    """
+
+    def __init__(
+        self, archive: Archive, mapping: Mapping, ledger: Ledger, first: EntryId, last: EntryId,
+        base: dict[str, object] | None,
+    ) -> None:  # fmt: skip
+        self._archive = archive
+        self._mapping = mapping
+        self._ledger = ledger
+        self._stream = mapping.stream.key
+        self._span = Span(first, last, json.dumps(base))
+        self._names = {one.number: name for name, one in sources_of(ledger, self._stream).items()}
+        self._ends: dict[str, int] = {}
+        """Of each file that was written to, where the next part goes."""
+        self._held: list[Entry] = []
+        self._bytes = 0
+
+    def add(self, some: Sequence[Entry]) -> None:
+        """The next ones. Raises SourceError: no room, or what was written is not what is read."""
+        self._held += some
+        self._bytes += sum(sum(map(len, one.fields)) for one in some)
+        if len(self._held) >= PIECE or self._bytes >= PIECE_BYTES:
+            self._keep()
+
+    def end(self, note: Callable[[], None]) -> int:
+        """Lists them; `note` is called in the ledger's transaction that does. Returns the bytes that they took."""
+        self._keep()
+        reached("trim.archive.before")
+        with self._ledger.transaction():
+            save_span(self._ledger, self._stream, self._span)
+            note()
+        reached("trim.archive.after")
+        return sum(part.size for part in self._span.parts)
+
+    def _keep(self) -> None:
+        found, self._held, self._bytes = self._held, [], 0
+        parted: dict[tuple[str, str], tuple[list[Entry], list[bytes], list[Origin | None]]] = {}
+        for entry, (name, line, origin) in zip(found, self._lines(found), strict=True):
+            day = time.strftime("%Y-%m-%d", time.gmtime(entry.id[0] / 1000)) if entry.id[0] < LAST_DAY else "undated"
+            entries, lines, origins = parted.setdefault((name, day), ([], [], []))
+            entries.append(entry)
+            lines.append(line)
+            origins.append(origin)
+        try:
+            parts = [self._write(*where, entries, lines, origins)
+                     for where, (entries, lines, origins) in sorted(parted.items())]  # fmt: skip
+        except OSError as error:
+            raise SourceError(
+                f"cannot be written: {error.strerror}", where=str(self._archive.folder),
+                hint="make room; what is not archived stays in the stream",
+            ) from None  # fmt: skip
+        if not same(self._archive.of_parts(parts), found):
+            raise SourceError("does not give back what was put in", where=str(self._archive.folder))
+        self._span.parts.extend(parts)
+
+    def _write(
+        self, name: str, day: str, entries: Sequence[Entry], lines: Sequence[bytes], origins: Sequence[Origin | None]
+    ) -> Part:
+        """One part, behind what stands in its file."""
+        path = self._path(name, day)
+        whole = self._archive.folder / path
+        whole.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        raw = b"".join(line + b"\n" for line in lines)
+        packed = gzip.compress(raw, compresslevel=6, mtime=0)
+        fd = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "r+b", buffering=0) as file:
+            at = self._ends.get(path, -1)
+            if at < 0:
+                at = self._end(path, os.fstat(fd).st_size)
+                begin_part(self._ledger, self._stream, path, at)
+            reached("trim.part.before")
+            file.truncate(at)
+            file.seek(at)
+            left = memoryview(packed)
+            while left:
+                left = left[file.write(left) or 0 :]
+            os.fsync(fd)
+            reached("trim.part.after")
+        self._ends[path] = at + len(packed)
+        index = index_of([Listed(entry.id, len(line) + 1, origin)
+                          for entry, line, origin in zip(entries, lines, origins, strict=True)])  # fmt: skip
+        return Part(path, name, at, len(packed), digest(raw), entries_digest(entries), index)
+
+    def _path(self, name: str, day: str) -> str:
+        """The file for a source's day; another one where something in it was redacted, as a person may edit that."""
+        edited = {path for path, _ in redacted_parts(self._ledger, self._stream)}
+        paths = (
+            f"{name}.{day}{n}.gz" if name else f"{ENTRIES}.{day}{n}.jsonl.gz"
+            for n in chain([""], map("_{}".format, count(2)))
+        )
+        return next(path for path in paths if path not in edited)
+
+    def _end(self, path: str, size: int) -> int:
+        """Where the next part goes: behind all that stands there, but for what a try left that was not ended.
+
+        A ledger that was lost and rebuilt knows of none of it.
+        """
+        known, begun = end_of(self._ledger, self._stream, path), begun_at(self._ledger, self._stream, path)
+        if size < known:
+            where = str(self._archive.folder / path)
+            raise SourceError("is shorter than what was archived in it", where=where, hint="who cut it?")
+        return begun if begun is not None and known <= begun <= size else size if begun is None else max(known, size)
+
+    def _lines(self, found: Sequence[Entry]) -> list[tuple[str, bytes, Origin | None]]:
+        """For each entry the source whose line it is, the line and the origin; or no name, and JSON."""
+        made: dict[int, tuple[str, bytes, Origin | None]] = {}
+        groups: dict[str, list[tuple[int, Origin | None]]] = {}
+        for i, entry in enumerate(found):
+            name, origin = home(self._mapping, entry, self._names)
+            if not name or self._mapping.source.kind != "log" or not self._archive.codec(name).invertible:
+                continue
+            fields = self._archive.codec(name).fields
+            if entry.fields[0 : 2 * len(fields) : 2] == [*fields]:
+                groups.setdefault(name, []).append((i, origin))
+        for name, some in groups.items():
+            codec = self._archive.codec(name)
+            length = 2 * len(codec.fields)
+            rows = [tuple(found[i].fields[1:length:2]) for i, _ in some]
+            lines = codec.encode_all(rows)
+            again = codec.decode([line if isinstance(line, bytes) else b"" for line in lines]).rows
+            for (i, origin), line, row in zip(some, lines, again, strict=True):
+                back = isinstance(row, tuple) and fields_of(codec.fields, row, origin) == found[i].fields
+                if back and isinstance(line, bytes):
+                    made[i] = name, line, origin
+        return [made.get(i) or ("", entry_as_json(entry), None) for i, entry in enumerate(found)]

@@ -1,0 +1,232 @@
+"""Settles who carries a stream: which ledger, and which process of those that may use it (DESIGN §5.3, `lease`).
+
+A copied state directory has the same ledger in it, and one that was put back from a backup an older one. So two books
+are compared on every connect: the ledger knows the nonces of all processes that carried with it, and Redis the last.
+A process that the ledger does not know carried with another copy of it: what that wrote, this ledger does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+from bridge.core.errors import LeaseHeld, NotOwner, NotYet
+from bridge.core.model import ZERO_ID, EntryId, parse_id
+from bridge.ledger.process_nonces import nonces, note_nonce
+from bridge.ledger.retired import retired
+from bridge.ledger.sources import StreamMemory, stream_memory
+from bridge.ledger.staleness_mark import read_mark
+from bridge.ledger.store import Ledger
+from bridge.streams import lease
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.lease import Holder, Standing
+from bridge.streams.reader import file_born
+from bridge.streams.retired import ending_of
+from bridge.streams.writer import Books, claim, read_books
+
+RENEWED = 2.0
+"""Seconds between two renewals of a process's lease on its stream."""
+
+
+def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
+    """Makes sure, as a direction connects, that this ledger owns the stream, and claims one that has no owner.
+
+    Raises NotOwner: another ledger owns it, or this stream's ledger was lost, or its migration has ended and this
+    ledger does not know.
+    """
+    where = keys.stream.decode(errors="replace")
+    ended = ending_of(connection, keys)
+    if ended is not None and where not in retired(ledger):
+        raise NotOwner(
+            f"the stream is retired, says Redis ({ended.said()}), and this ledger does not know: nothing is carried",
+            where=where,
+            hint="`bridge repair` lets it know; `bridge unretire` begins the mapping again",
+        )
+    holder = connection.call("HGET", keys.meta, "owner")
+    if holder is None:
+        if memory is None and _carried(connection, keys):
+            raise NotOwner(
+                "the stream was carried before, but this ledger knows nothing of it",
+                where=where,
+                hint="`bridge repair` rebuilds the ledger from stream and files",
+            )
+        holder = claim(connection, keys, ledger.uuid, instance)
+    if holder == ledger.uuid:
+        return
+    other = (connection.call("HGET", keys.meta, "instance") or b"?").decode(errors="replace")
+    if other == instance:
+        raise NotOwner(
+            "the stream was carried with another ledger of this bridge: standing by",
+            where=where,
+            hint="if that one was lost or moved, `bridge repair` rebuilds it from stream and files",
+        )
+    raise NotOwner(
+        f"the stream belongs to bridge '{other}' (ledger {holder.decode()}): standing by",
+        where=where,
+        hint="stop that bridge first; then `bridge repair --take-over` makes this one the owner",
+    )
+
+
+def _carried(connection: Connection, keys: Keys) -> bool:
+    books = read_books(connection, keys)
+    if books.checkpoint or books.generations or books.mirror:
+        return True
+    return any(True for _ in file_born(connection, keys.stream))
+
+
+def announced(books: Books) -> EntryId:
+    """Returns the newest entry that was mirrored, as Redis has it in `bridge:{S}:mirror`; 0-0 when none was."""
+    return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
+
+
+class Hold:
+    """This process's hold on one stream: its nonce, and the lease that it takes and renews in Redis.
+
+    The process holds its lock on the state directory meanwhile.
+    """
+
+    def __init__(self, keys: Keys, state_dir: Path) -> None:
+        self.nonce = secrets.token_hex(8)
+        self._keys = keys
+        self._state_dir = state_dir
+        self._found: bytes | None = None
+        """The lease on the stream as Redis had it at this process's last look."""
+        self._taken = False
+        self._settled = ""
+        """The nonce under which forward has compared ledger and stream, and settled it: the mirror may read."""
+        self._renew_at = 0.0
+
+    def holder(self, ledger: Ledger) -> tuple[bytes, bytes]:
+        """Returns what `bridge:{S}:meta` says as long as this process carries: the ledger's identity, and the nonce."""
+        return ledger.uuid, self.nonce.encode()
+
+    def doubt(self, connection: Connection, ledger: Ledger) -> str:
+        """Says in words why this ledger may be older than what Redis knows of the stream; empty: it is not.
+
+        Raises LeaseHeld: another process carries the stream, or did until just now and may do so again.
+        """
+        there = self._standing(connection)  # before the ledger is read, which is always ahead of what it says
+        stream, nonce = self._keys.stream.decode(), there.nonce.decode(errors="replace")
+        marked = read_mark(ledger.path, ledger.uuid, stream)
+        known = nonces(ledger, stream)
+        if nonce and nonce not in known:
+            return "a process carried the stream of which it knows nothing"
+        if nonce and nonce != self.nonce and known[nonce] not in ("", ledger.place):
+            return "it is another file than the one that carried the stream last"
+        memory = stream_memory(ledger, stream)
+        ours = memory is not None and memory.timeline == there.timeline  # what else was mirrored is compared as a loss
+        if memory is not None and ours and memory.mirror_cursor < there.mirrored <= there.last:
+            return "Redis says that more was mirrored than it knows of"
+        if memory is not None and memory.commits < marked:
+            return "its mark says that more was mirrored than it knows of"
+        return ""
+
+    def take(self, connection: Connection, ledger: Ledger) -> None:
+        """Takes the lease on the stream in Redis: from here on this process carries.
+
+        What `doubt` found must stand there still. Of a timeline that the ledger does not know, only `take_anew` lets
+        it write, once that is compared. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
+        """
+        found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
+        stream, self._settled = self._keys.stream.decode(), ""
+        if not self._taken:
+            note_nonce(ledger, stream, self.nonce, ledger.place)
+        memory = stream_memory(ledger, stream)
+        timeline = memory.timeline if memory is not None else None
+        if not lease.take(connection, self._keys, Holder.of(self.nonce, self._state_dir), found, timeline):
+            raise NotYet("another process reached for the stream in this moment", where=stream)
+        self._taken = True
+
+    def write(self, connection: Connection, command: str, key: bytes, *args: bytes | str) -> None:
+        """Runs a command on one of the bridge's keys, if this process carries the stream still.
+
+        Raises NotYet where it does not, or where Redis holds other data by now; RedisLost, RedisRefused.
+        """
+        if not connection.calls(lease.writing(self._keys, self.nonce, command, key, *args))[0]:
+            raise NotYet("the stream became another one", where=self._keys.stream.decode(errors="replace"))
+
+    def watch(self, connection: Connection) -> None:
+        """Has Redis watch the stream's `meta` while a direction reads what it decides on: `confirm` tells of a change.
+
+        Raises NotYet where it is not what this process carries.
+        """
+        lease.watch(connection, self._keys)
+        if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
+            raise NotYet("the stream became another one", where=self._keys.stream.decode())
+
+    def confirm(self, connection: Connection) -> None:
+        """Raises NotYet where Redis held other data, for a moment at least, since `watch`, or since it was compared."""
+        if not lease.unchanged(connection, self._keys):
+            raise NotYet("the stream became another one as it was read", where=self._keys.stream.decode())
+
+    def take_anew(self, connection: Connection, ledger: Ledger, books: Books) -> None:
+        """Takes the stream under another nonce, as it lost entries: what anybody read of its past counts no more.
+
+        `books` are those that were compared. Raises NotYet where it became another one meanwhile, RedisLost,
+        RedisRefused, LedgerError.
+        """
+        stream, nonce = self._keys.stream.decode(), secrets.token_hex(8)
+        note_nonce(ledger, stream, nonce, ledger.place)
+        if not lease.take_anew(connection, self._keys, Holder.of(nonce, self._state_dir), books):
+            raise NotYet("the stream became another one while it was compared", where=stream)
+        self.nonce, self._settled = nonce, ""
+
+    def settle(self) -> None:
+        """Lets the mirror read: ledger and stream agree, as far as this process carries the stream."""
+        self._settled = self.nonce
+
+    def _standing(self, connection: Connection) -> Standing:
+        there, self._found = lease.standing(connection, self._keys), None
+        mine, holder = Holder.of(self.nonce, self._state_dir), there.holder
+        if holder is not None and holder.nonce != self.nonce and not holder.same_place(mine):
+            raise LeaseHeld(
+                f"{holder.shown} carries the stream with a ledger of the same identity: standing by",
+                where=self._keys.stream.decode(errors="replace"),
+                hint="is one state directory a copy of the other? Only one of them may run; the lease of one that"
+                " was killed ends after ten seconds",
+            )
+        self._found = there.lease
+        return there
+
+    def check(self, connection: Connection) -> str:
+        """Lets the mirror begin only when this process carries the stream, and forward has settled what it compared.
+
+        Returns the nonce under which that was. Raises NotYet.
+        """
+        settled = self._settled
+        if not settled or connection.call("HGET", self._keys.meta, "nonce") != settled.encode():
+            raise NotYet("forward compares ledger and stream first")
+        return settled
+
+    def check_read(self, holder: tuple[bytes | None, bytes | None], ledger: Ledger) -> None:
+        """Lets the mirror use what it read only if this ledger and this process held the stream at that moment.
+
+        `holder` is owner and nonce of `bridge:{S}:meta`, read along with it. Raises NotYet, NotOwner.
+        """
+        owner, nonce = holder
+        if owner is None or nonce is None:
+            raise NotYet("the bridge's keys are gone: forward claims the stream first")
+        if owner != ledger.uuid:
+            raise NotOwner("the stream was taken over by another bridge", where=self._keys.stream.decode())
+        if nonce != self._settled.encode():
+            raise NotYet("another process took over, or forward compares ledger and stream first")
+
+    def renewed(self, connection: Connection, now: float) -> bool:
+        """Renews this process's lease on the stream in Redis, every two seconds at most.
+
+        False: another process took the stream over. `now` in seconds of any clock. Raises RedisLost, RedisRefused.
+        """
+        if self._renew_at > now > self._renew_at - RENEWED:
+            return True
+        self._renew_at = now + RENEWED
+        return lease.renew(connection, self._keys, Holder.of(self.nonce, self._state_dir))
+
+    def release(self, connection: Connection) -> None:
+        """Gives this process's lease on the stream back, so that another state directory need not wait.
+
+        Raises RedisLost, RedisRefused.
+        """
+        if self._taken:
+            lease.release(connection, self._keys, self.nonce)

@@ -1,0 +1,77 @@
+"""What was trimmed on purpose, when Redis lost its stream: it is not sent again (DESIGN §6.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bridge.core.errors import NotYet
+from bridge.core.model import HIGHEST_ID, ZERO_ID, EntryId, Position, before, format_id
+from bridge.ledger.ranges import forget_entries_below
+from bridge.ledger.store import Ledger
+from bridge.ledger.trim_points import drop_points, save_trimmed, trimmed_of
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.trim import Trimmed, put_floor
+
+
+def remembered(ledger: Ledger, stream: str) -> Trimmed | None:
+    """The ledger's copy; None where nothing was trimmed."""
+    row = trimmed_of(ledger, stream)
+    if row is None:
+        return None
+    floor, count, origins, base = row
+    return Trimmed.of(floor, b"%d" % count, origins.encode(), base.encode())
+
+
+def remember(ledger: Ledger, stream: str, now: Trimmed) -> None:
+    """Inside a ledger transaction: its copy is what Redis says, of a stream that can be filled from behind a floor."""
+    if now.base is None or now == remembered(ledger, stream):
+        return
+    save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
+
+
+def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId, nonce: str) -> Trimmed:
+    """Tells Redis, whose stream begins anew, what was trimmed of the one before.
+
+    Raises NotYet where the process of this nonce does not carry the stream any more, RedisLost, RedisRefused.
+
+    The floor stays: what comes now gets IDs above it. Only what somebody added below it, from `first` on, lowers it.
+    """
+    floor, base = was.floor if first == ZERO_ID else min(was.floor, first), was.base
+    if base is not None:  # `last`: lines before its places come back too, that stood among lines whose entries went
+        begins = _text(before(floor))
+        base = base | {"resume": begins, "due": begins, "first": "0-0", "last": _text(HIGHEST_ID), "targets": {}}
+    now = replace(was, floor=floor, base=base)
+    if not put_floor(connection, keys, now, nonce):
+        raise NotYet("the stream became another one", where=keys.stream.decode(errors="replace"))
+    return now
+
+
+def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed, *, lost: bool) -> None:
+    """Inside a ledger transaction: its copy is what Redis says now.
+
+    After a loss what parity noted is not true any more; nor are the IDs of mirrored lines that went, in a new stream.
+    """
+    if lost:
+        drop_points(ledger, stream)
+    if now != was:  # another stream has the name
+        forget_entries_below(ledger, stream, was.floor)
+    remember(ledger, stream, now)
+
+
+def _text(entry_id: EntryId) -> str:
+    return format_id(entry_id).decode()
+
+
+def passed_over(trimmed: Trimmed) -> dict[tuple[int, int], set[int]]:
+    """Offsets of trimmed lines that stand behind one that is to be sent, by source and generation."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for source, gone in trimmed.origins.items():
+        for generation, offset in gone.beyond:
+            found.setdefault((source, generation), set()).add(offset)
+    return found
+
+
+def last_of(positions: tuple[Position | None, ...]) -> Position | None:
+    """The highest of them; None where there is none."""
+    return max((one for one in positions if one is not None), default=None)

@@ -1,0 +1,34 @@
+"""A retired mapping whose ledger was lost: what Redis says of its end is put into a new one."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from bridge.core.model import Checkpoint
+from bridge.files.generation import Known
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.journal import note
+from bridge.ledger.retired import retire
+from bridge.ledger.sources import SourceMemory, save_generation, save_source, save_stream
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.retired import Ending
+
+
+def adopt(shared: Shared, ledger: Ledger, connection: Connection, ending: Ending, who: str) -> None:
+    """Notes in a ledger that knows nothing of a stream that it is retired, and up to where its files were carried.
+
+    The other books of the stream in Redis are an owner's that is no more, and are removed: what they say is in the
+    files and in the stream. Raises LedgerError, RedisLost, RedisRefused.
+    """
+    stream = shared.mapping.stream.key
+    connection.call("DEL", *shared.keys.own)
+    with ledger.transaction():
+        for name, raw in ending.files.items():
+            at = Checkpoint.from_json(raw.encode())
+            save_source(ledger, stream, name, SourceMemory(int(json.loads(raw)["number"]), at.to_json(), live=True))
+            save_generation(ledger, stream, name, Known(at.generation, 0, 0, at.at))
+        save_stream(ledger, stream, ending.last, 0)  # what came later is looked at before anything is sent
+        retire(ledger, stream, shared.mapping.name, ending.who, ending.at, ending.to_json())
+        note(ledger, time.time(), who, "repair", stream, {"adopted": ending.said()})

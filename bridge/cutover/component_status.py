@@ -1,0 +1,220 @@
+"""Where each component stands: what it reads and writes, how far it is behind, and what its next step waits for."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.client.bookmark import Bookmark, Place
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.logger import logger
+from bridge.core.model import after
+from bridge.cutover.gate import Reason, Step
+from bridge.cutover.operator import Operator, Wish
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.retired import retired
+from bridge.ledger.store import Ledger
+from bridge.streams.components import (
+    READS,
+    REDIS,
+    WRITES,
+    Modes,
+    Worker,
+    announced_positions,
+    asked_last,
+    group_of,
+    look,
+    named_in,
+    workers_of,
+)
+from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
+from bridge.streams.reader import groups_of
+
+MOST_COUNTED = 1000
+"""Unread messages that are counted one by one."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """One component in one mapping. `since` in seconds since 1970, None: it was never switched.
+
+    `behind`: unread messages in Redis, or unread bytes of the files; None: not known. `heartbeat`: seconds since the
+    last one. `plain`: it gives none and is no program with our client; `asked`: seconds since it asked its group last,
+    None: not known. `next`: the step that comes next, with the `reasons` why not now; None: there is none.
+    """
+
+    component: str
+    mapping: str
+    modes: Modes
+    since: float | None = None
+    position: str = ""
+    behind: int | None = None
+    heartbeat: float | None = None
+    plain: bool = False
+    asked: float | None = None
+    workers: list[Worker] = field(default_factory=list)
+    error: str = ""
+    next: Step | None = None
+    reasons: list[Reason] = field(default_factory=list)
+
+    @property
+    def unit(self) -> str:
+        """Names what a component's `behind` counts: messages in Redis, bytes in files."""
+        return "message" if self.modes.reads == REDIS else "byte"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "component": self.component, "mapping": self.mapping, "reads": self.modes.reads,
+            "writes": self.modes.writes, "epoch": self.modes.epoch, "since": self.since, "position": self.position,
+            "behind": self.behind, "unit": self.unit, "heartbeat_age": self.heartbeat,
+            "plain": self.plain, "asked_age": self.asked,
+            "workers": [one.where for one in self.workers],
+            "error": self.error or None,
+            "switching": None if self.modes.switch is None else self.modes.switch.who,
+            "next": None if self.next is None else {"side": self.next.side, "to": self.next.to},
+            "blocked_by": [one.what for one in self.reasons],
+        }  # fmt: skip
+
+
+def sampled(settings: Settings) -> list[Standing]:
+    """Looks once at where every component stands; returns none where ledger or Redis are not there."""
+    path = settings.state_dir / "ledger.db"
+    if not path.exists():
+        return []
+    with ExitStack() as stack:
+        try:
+            ledger = Ledger(path)
+            stack.callback(ledger.close)
+            connection = dialler(settings, may_start=False)()
+            stack.callback(connection.close)
+            operator = Operator(settings, ledger, connection, "", lambda seconds: None)
+            stack.callback(operator.close)
+            return standings(settings, ledger, connection, operator)
+        except BridgeError as error:
+            logger.debug("the components are not told: %s", error)
+            return []
+
+
+def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[Standing]:
+    """Tells where every component stands that was ever heard of, or is declared. Raises RedisLost, RedisRefused."""
+    found, over = [], retired(ledger)
+    for mapping in settings.mappings:
+        if mapping.stream.key in over:
+            continue
+        shared = Shared(mapping, settings)
+        try:
+            announced = announced_positions(connection, shared.keys)
+            names = {name.split("/")[0] for name in announced if "/" in name} | named_in(connection, mapping.name)
+            if mapping.source.kind == "log":
+                names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
+            for name in sorted(names):
+                try:
+                    found.append(_standing(name, shared, settings, ledger, connection, announced))
+                    _next(found[-1], operator)
+                except RedisLost:
+                    raise
+                except BridgeError as error:
+                    found = [one for one in found if (one.component, one.mapping) != (name, mapping.name)]
+                    found.append(Standing(name, mapping.name, Modes(), error=str(error)))
+        finally:
+            shared.close()
+    return found
+
+
+def _has_bookmark(settings: Settings, component: str, mapping: str) -> bool:
+    return Bookmark(settings.state_dir, component, mapping).path.exists()
+
+
+def _standing(
+    name: str, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection,
+    announced: dict[str, dict[str, Any]],
+) -> Standing:  # fmt: skip
+    mapping = shared.mapping
+    modes, now = look(connection, name, mapping.name)
+    standing = Standing(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
+    standing.workers = workers_of(announced, name, now)
+    beats = [
+        said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
+    ]
+    standing.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
+    if mapping.source.kind != "log":
+        return standing
+    ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # open_log was here
+    if modes.reads == REDIS:
+        group = group_of(connection, shared.keys.stream, name)
+        if group is not None:
+            standing.position = f"entry {group.last[0]}-{group.last[1]}"
+            rows = groups_of(connection, shared.keys.stream)
+            lag = next(row.lag for row in rows if row.name == name.encode())
+            if lag is None:  # a group that was made in the middle: Redis tells no lag until it has met the end
+                lag = len(connection.call("XRANGE", shared.keys.stream, after(group.last), "+", "COUNT", MOST_COUNTED))
+            standing.behind = lag + len(group.pending)
+            standing.asked = asked_last(connection, shared.keys.stream, name)
+            standing.plain = not ours and standing.heartbeat is None and standing.asked is not None
+        return standing
+    said = announced.get(name, {}).get("files")
+    places: dict[str, Place] = {}
+    plain = {file: at for file, at in said.items() if isinstance(at, int)} if isinstance(said, dict) else {}
+    if plain:  # a program without our client tells the bytes that are done
+        standing.plain = not ours and standing.heartbeat is None
+        standing.position = ", ".join(f"{file} byte {at}" for file, at in sorted(plain.items()))
+        standing.behind = sum(_beyond(shared, file, at) for file, at in plain.items())
+        return standing
+    try:
+        if isinstance(said, dict):
+            places = {file: Place.from_json(place) for file, place in said.items() if isinstance(place, dict)}
+        places = places or Bookmark(settings.state_dir, name, mapping.name).load().places
+    except (ValueError, BridgeError) as error:
+        standing.position = str(error)
+        return standing
+    if places:
+        standing.position = ", ".join(
+            f"{file} byte {p.position.offset if p.position else 0}" for file, p in sorted(places.items())
+        )
+        standing.behind = sum(_unread(shared, file, place) for file, place in places.items())
+    return standing
+
+
+def _beyond(shared: Shared, name: str, offset: int) -> int:
+    """Bytes of the file at a path behind an offset."""
+    try:
+        return max(0, (shared.settings.root / name).stat().st_size - offset)
+    except OSError:
+        return 0
+
+
+def _unread(shared: Shared, name: str, place: Place) -> int:
+    """Bytes of a file behind a place, and of those that came after it."""
+    tail = shared.new_tail(name, list(place.generations))
+    try:
+        tail.look()
+        return sum(one.left() for one in tail.pending())
+    except BridgeError:
+        return 0
+    finally:
+        tail.close()
+
+
+def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
+    """When it was switched last."""
+    rows = ledger.rows("SELECT at, facts FROM journal WHERE what IN ('cutover', 'rollback') ORDER BY id DESC")
+    for at, raw in rows:
+        facts = json.loads(raw)
+        if (facts.get("component"), facts.get("mapping"), facts.get("state")) == (component, mapping, "done"):
+            return float(at)
+    return None
+
+
+def _next(one: Standing, operator: Operator) -> None:
+    """The step that leads on to Redis, and what speaks against it now."""
+    wish = Wish(one.component, (READS, WRITES), REDIS)
+    steps, _ = operator.steps(wish, one.mapping)
+    if not steps or one.modes.switch is not None:
+        return
+    one.next = steps[0]
+    one.reasons = operator.plan(wish, steps[0]).reasons

@@ -1,0 +1,183 @@
+"""What a switch waits for between asking and deciding: the component, both directions, and whoever carries.
+
+Each wait ends in a BridgeError when it takes too long, or somebody else took the switch.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from threading import Event
+
+from bridge.core.errors import BridgeError
+from bridge.core.failpoints import reached
+from bridge.core.model import ORIGIN_FIELD, ZERO_ID, Checkpoint, EntryId, Position, format_id
+from bridge.cutover.gate import Step
+from bridge.cutover.switch_request import Asked
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.parity.prove import check_of
+from bridge.streams.components import COMPONENTS, Worker, announced_positions, hold, look, workers_of
+from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
+from bridge.streams.reader import entries_back, stream_info
+from bridge.streams.writer import read_books
+
+HOLD_MS = 5_000
+LONG_HOLD_MS = 60_000
+"""How long a component waits for an operator that is gone, in milliseconds; and during what takes long."""
+
+PATIENCE = 20.0
+"""Seconds in which the component must pause, and both directions catch up, before a switch is given up."""
+
+LOOKS = 0.02
+
+NEAR = 2000
+"""Entries, from the newest back, among which the last Redis-born one is looked for."""
+
+
+class Refused(BridgeError):
+    """The gate is closed, or somebody else switches: nothing was changed."""
+
+    exit_code = 3
+
+
+class Overtaken(Refused):
+    """Somebody else switches, or has."""
+
+
+class Waiting:
+    """Of one switch, known by its token. `wait` waits so many seconds."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, connection: Connection, wait: Callable[[float], object], step: Step,
+        token: str,
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._ledger = ledger
+        self._connection = connection
+        self._wait = wait
+        self._step = step
+        self._token = token
+        self._keys = shared.keys
+        self._name = shared.mapping.name
+        self._until = time.monotonic() + PATIENCE
+
+    def ask(self, asked: Asked, *, equal: bool) -> None:
+        """Asks it, and waits until all who carry know, and wait themselves. `equal`: both sides must be so then."""
+        self._until = time.monotonic() + PATIENCE
+        reached("switch.asked.before")
+        asked.ask()
+        try:
+            while not asked.noted():
+                self._patiently("the bridge did not take notice")
+            if equal and not self._agree():
+                hint = f"stop the program that writes it, or let it wait while {COMPONENTS.decode()} says so"
+                raise BridgeError("somebody wrote it meanwhile, on one side", where=str(self._step), hint=hint)
+            reached("switch.asked.after")
+        except BaseException:
+            asked.undo()
+            raise
+
+    def hold(self, hold_ms: int = HOLD_MS) -> None:
+        """The switch holds for so many milliseconds from now. Raises Refused: it has lapsed."""
+        if not hold(self._connection, self._step.component, self._name, self._token, hold_ms):
+            raise Refused(
+                "the switch took too long and lapsed", where=str(self._step), hint="nothing was changed; try again"
+            )
+
+    def paused(self) -> list[Worker]:
+        """The component's workers, when all that live have said that they wait."""
+        while True:
+            self.hold()
+            _, now = look(self._connection, self._step.component, self._name)
+            alive = workers_of(announced_positions(self._connection, self._keys), self._step.component, now)
+            busy = [one.where for one in alive if self._token not in one.paused]
+            if not busy:
+                return alive
+            if time.monotonic() > self._until:
+                hint = "it pauses between two messages: is it busy with one, or hung? If it was killed, wait 10 s"
+                raise BridgeError(
+                    f"it did not pause in {PATIENCE:.0f} s: {', '.join(busy)}", where=str(self._step), hint=hint
+                )
+            self._wait(LOOKS)
+
+    def await_cursors(self) -> None:
+        """Waits until the mirror has passed what stands in the stream now, then forward what stands in the files."""
+        newest = self._newest_born()
+        while self._shared.mapping.mirror is not None:
+            memory = stream_memory(self._ledger, self._keys.stream.decode())
+            if memory is not None and memory.mirror_cursor >= newest:
+                break
+            self._patiently("the mirror did not catch up")
+        ends = {name: end for name in self._shared.source_names() if (end := self._whole_end(name)) is not None}
+        while True:
+            stored = read_books(self._connection, self._keys).checkpoint
+            at = {os.fsdecode(name): Checkpoint.from_json(raw).position for name, raw in stored.items()}
+            if all(at.get(name, Position(0, 0)) >= end for name, end in ends.items()):
+                return
+            self._patiently("forward did not catch up")
+
+    def await_equal(self) -> None:
+        """Waits until both sides hold the same; where there are no cursors, they are compared."""
+        while not self._agree():
+            self._patiently("both sides did not come to hold the same")
+
+    def _agree(self) -> bool:
+        """Whether parity says equal of this mapping, and nothing is under way."""
+        self.hold(LONG_HOLD_MS)
+        dial = dialler(self._shared.settings, may_start=False)
+        check = check_of(self._shared.mapping)
+        found = check(
+            self._shared.mapping, self._shared.settings, dial, self._ledger, Event(), lambda *_: None, settling=0.0
+        ).run()
+        self.hold()
+        return found.verdict == "equal" and not found.tally.in_flight
+
+    def _patiently(self, what: str) -> None:
+        self.hold()
+        if time.monotonic() > self._until:
+            hint = "does `bridge run --dual` run? See `bridge status`"
+            raise BridgeError(f"{what} in {PATIENCE:.0f} s", where=str(self._step), hint=hint)
+        self._wait(LOOKS)
+
+    def _newest_born(self) -> EntryId:
+        """The newest Redis-born entry; where there is none near the end, the stream's last ID."""
+        last = stream_info(self._connection, self._keys.stream).last_id
+        for count, entry in enumerate(entries_back(self._connection, self._keys.stream, format_id(last))):
+            if ORIGIN_FIELD not in entry.fields:
+                return entry.id
+            if count >= NEAR:
+                return last
+        return ZERO_ID
+
+    def _whole_end(self, name: str) -> Position | None:
+        """Behind the last whole line of a file; None when it has none."""
+        tail = self._shared.tail(name, self._ledger)
+        tail.look()
+        one = tail.current()
+        end = one.size() if one is not None else 0
+        while one is not None and end > 0:
+            begin_at = max(0, end - (1 << 16))
+            newline = one.read(end - begin_at, begin_at).rfind(b"\n")
+            if newline >= 0:
+                return Position(one.number, begin_at + newline + 1)
+            end = begin_at
+        return None
+
+    def went_on(self, epoch: int) -> bool:
+        """Whether the component is seen to go on in the new epoch."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            _, now = look(self._connection, self._step.component, self._name)
+            announced = announced_positions(self._connection, self._keys)
+            said = [
+                announced[f"{self._step.component}/{one.name}"]
+                for one in workers_of(announced, self._step.component, now)
+            ]
+            if said and all(one.get("epoch") == epoch and not one.get("paused") for one in said):
+                return True
+            self._wait(LOOKS)
+        return False

@@ -1,0 +1,1 @@
+"""What carries: forward (file → stream), mirror (stream → file), their reconciliation, and what runs them."""

@@ -1,0 +1,354 @@
+"""The account of a mapping's files (DESIGN §6.5, P11): what became of each, by the books, and checked with the disk.
+
+The catalog lists what lies there, the records of generations say what was carried; what neither explains is looked at:
+a copy of another piece, or a generation under another inode. What is left is unaccounted. Nothing here trusts the tail
+that decides what is carried: it is only asked what it reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from bridge.core.errors import BridgeError, SourceError
+from bridge.core.logger import logger
+from bridge.core.model import Checkpoint
+from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
+from bridge.engine.account.unknown_files import Strangers, is_known_by
+from bridge.files.generation import Known, open_regular
+from bridge.files.named_file import Facts, Named
+from bridge.files.piece_age import bare
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.file_standings import (
+    COPY,
+    EDITED,
+    LATE,
+    LEFT,
+    SKIPPED,
+    UNACCOUNTED,
+    Remembered,
+    forget_piece,
+    remembered_pieces,
+    save_piece,
+)
+from bridge.ledger.parity_runs import runs
+from bridge.ledger.sources import SourceMemory, gone_before_mirrored
+from bridge.ledger.store import Ledger
+
+SELDOM = 50.0
+"""Listing all files once more takes at most about one part in so many of forward's time."""
+
+GRACE = 2
+"""Sweeps in which a running bridge must have taken up a file before it is called unaccounted."""
+
+
+class Accountant:
+    """Keeps the account of one mapping of logs. `ledger`: None where there is none yet."""
+
+    def __init__(self, shared: Shared, ledger: Ledger | None, clock: Callable[[], float] = time.time) -> None:
+        self._shared = shared
+        self._catalog = shared.catalog
+        self._ledger = ledger
+        self._stream = shared.mapping.stream.key
+        self._clock = clock
+        self._settle = shared.mapping.source.settle_ms / 1000
+        self._strangers = Strangers(shared, ledger)
+        self._remembered: dict[str, Remembered] = {}
+        self._edited: dict[tuple[int, ...], Remembered] = {}
+        """Those that a repair found edited, by all facts but the one that a rename changes."""
+        self._unsaved: list[Remembered] = []
+        self._open: dict[str, tuple[Facts | None, int]] = {}
+        """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
+        self._looked: set[str] = set()
+        self._marks: tuple[int, ...] = ()
+        self._list_at = 0.0
+        self._unheard, self._unheard_of = set[str](), dict[str, int]()
+
+    def _remember_pieces(self, ledger: Ledger) -> None:
+        self._remembered = remembered_pieces(ledger, self._stream)
+        self._edited = {
+            known.facts[:4]: known for known in self._remembered.values() if known.standing == EDITED and known.facts
+        }
+
+    # -- a whole look ----------------------------------------------------------------------------------------
+
+    def whole(self, stored: dict[str, bytes | None], *, running: bool) -> Account:
+        """Looks at all files of the mapping, for a caller that only looks; `stored` are the sources' checkpoints.
+
+        What a `running` bridge has not taken up yet waits, until that says otherwise. Raises SourceError, LedgerError.
+        """
+        self._shared.claim_all(self._ledger)
+        self._shared.leave(self._ledger)
+        self._catalog.sweep()
+        account = Account()
+        if self._ledger is not None:
+            self._remember_pieces(self._ledger)
+            account.gone, account.acknowledged = gone_before_mirrored(self._ledger, self._stream)
+        for listed in sorted(self._catalog.named.values(), key=lambda listed: listed.name):
+            found = self._by_books(listed)
+            if found is None:
+                found = self._beyond(listed, stored, running=running)
+                account.unsettled.add(listed.log or listed.name)
+            account.pieces.append(found)
+            account.logs.add(found.log)
+        account.pieces += self._skipped()
+        return account
+
+    def _beyond(self, listed: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
+        """The standing of a file that the books do not explain: its log is looked at as a bridge would."""
+        waits = self._standing(listed, WAITING)
+        before = self._remembered.get(listed.name)
+        if running:
+            if before is not None and before.standing == UNACCOUNTED and before.facts == listed.facts:
+                return replace(waits, standing=UNACCOUNTED, why=before.why, behind=before.bytes)
+            known = self._catalog.known(listed)
+            if known is not None and listed.facts is not None and not known.packed and self._verified(listed):
+                return self._standing(listed, self._kind(listed) if not known.closed else PIECE, "", known)
+            found = self._explained(listed, patient=True)
+            return waits if found.standing == UNACCOUNTED else found  # whether it is, the bridge itself says
+        if listed.log not in self._looked:
+            self._looked.add(listed.log or "")
+            with suppress(SourceError):
+                self._shared.tail_at(listed.log or "", self._ledger, stored.get(listed.log or ""))[0].watch_finished()
+        return self._explained(listed, patient=False)
+
+    def books(self, sources: dict[str, SourceMemory]) -> Callable[[], dict[str, int]]:
+        """Reads the ledger before a sweep; returns what tells behind it which logs are carried whole, and their bytes.
+
+        `sources` is what the ledger remembers of them. Raises LedgerError.
+        """
+        if self._ledger is not None:
+            self._remember_pieces(self._ledger)
+        return lambda: self._at_rest(sources)
+
+    def _at_rest(self, sources: dict[str, SourceMemory]) -> dict[str, int]:
+        """The logs of which all that lies there was carried, by the books, and stands as it was; with their bytes."""
+        waiting, rest, sizes = set[str](), set[str](), Counter[str]()
+        for listed in self._catalog.named.values():
+            found = self._by_books(listed)
+            log_name = listed.log or listed.name
+            sizes[log_name] += found.bytes if found is not None else 0
+            if found is None or found.behind:
+                waiting.add(log_name)
+            elif found.standing == ACTIVE and (memory := sources.get(log_name)) is not None and memory.stored:
+                position = Checkpoint.from_json(memory.stored).position
+                if memory.refill is None and position == (found.generation, found.bytes):
+                    rest.add(log_name)
+        return {name: sizes[name] for name in rest - waiting}
+
+    # -- a sweep of a running bridge -------------------------------------------------------------------------
+
+    def sweep(self, changed: Iterable[Named]) -> None:
+        """Looks at the files that changed, and at those that were not explained; says what stays unaccounted.
+
+        To be called when the sources of these files have been looked at. Raises LedgerError.
+        """
+        if self._ledger is not None:
+            self._save_skipped()
+            self._remember_pieces(self._ledger)
+        self._list_again()
+        named = self._catalog.named
+        names = {listed.name for listed in changed} | self._open.keys()
+        for name in sorted(names):
+            listed = named.get(name)
+            if listed is None or listed.facts is None:
+                self._settled(name)
+                continue
+            trusted = self._verified(listed)
+            found = self._by_books(listed) if trusted else None
+            found = found or self._explained(listed, patient=True, trusted=trusted)
+            if found.standing != UNACCOUNTED:
+                if found.standing == COPY:
+                    self._remember(listed, found)
+                else:
+                    self._settled(name)
+                if found.standing == WAITING:
+                    self._open[name] = listed.facts, 0
+                continue
+            facts, seen = self._open.get(name, (None, 0))
+            seen = seen + 1 if facts == listed.facts else 1
+            self._open[name] = listed.facts, seen
+            if seen >= GRACE and self._remember(listed, found):
+                logger.warning(
+                    "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
+                )
+
+    def _list_again(self) -> None:
+        """Lists the files that the mapping names once more, as the mapping's globs find them, and not the catalog.
+
+        What the catalog has never heard of becomes unaccounted. Where there are many, seldom.
+        """
+        marks, now = self._catalog.marks(), self._clock()
+        if (marks == self._marks and 0 not in marks) or now < self._list_at:
+            return
+        began, self._marks = time.monotonic(), marks
+        for path in self._catalog.globbed():
+            name = str(path.relative_to(self._catalog.root))
+            if name not in self._catalog.named and name not in self._unheard and path.is_file():
+                seen = self._unheard_of.get(name, 0) + 1
+                self._unheard_of[name] = seen
+                self._marks = ()
+                if seen >= GRACE:
+                    self._say_unheard(name, path)
+        self._list_at = now + (time.monotonic() - began) * SELDOM
+
+    def _say_unheard(self, name: str, path: Path) -> None:
+        listed = Named(name, path, path.is_symlink(), rotated=False)
+        now = path.stat()
+        listed.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        found = self._standing(listed, UNACCOUNTED, "the mapping names it, and its catalog does not know it")
+        if self._remember(listed, found):
+            logger.warning(
+                "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
+            )
+        self._unheard.add(name)
+
+    def skipped(self, name: str, path: str, start: int, end: int) -> None:
+        """Notes that forward's cursor went over a stretch of a log's file that nobody read; a sweep keeps that."""
+        short = path.removeprefix(f"{self._catalog.root}/")
+        why = f"the cursor of {name} went over it, and nobody read it"
+        logger.warning("%s is unaccounted, bytes %d to %d: %s", short, start, end, why,
+                    extra={"facts": {"path": short, "bytes": end - start}})  # fmt: skip
+        self._unsaved.append(Remembered(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start))
+
+    def _save_skipped(self) -> None:
+        """Writes into the ledger which stretches were passed over; where that fails they wait for the next sweep."""
+        while self._unsaved and self._ledger is not None:
+            save_piece(self._ledger, self._stream, self._unsaved[0])
+            self._unsaved.pop(0)
+
+    def _skipped(self) -> Iterator[Standing]:
+        """The stretches that were passed over unread, and of which no proof has said since that all is well."""
+        last = next(iter(runs(self._ledger, self._stream, 1)), None) if self._ledger is not None else None
+        for noted in self._remembered.values():
+            if noted.standing != SKIPPED or (last is not None and last.verdict == "equal" and last.began > noted.at):
+                continue
+            path, _, offset = noted.path.rpartition(":")
+            yield Standing(path, UNACCOUNTED, path, None, int(offset) + noted.bytes, noted.bytes, noted.why)
+
+    def _remember(self, listed: Named, found: Standing) -> bool:
+        """Writes a file's standing into the ledger; False: it stands there already. Raises LedgerError."""
+        before = self._remembered.get(listed.name)
+        settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == listed.facts)
+        if self._ledger is None or settled:
+            return False
+        now = Remembered(listed.name, found.standing, found.why, self._clock(), listed.facts, found.behind)
+        save_piece(self._ledger, self._stream, now)
+        self._remembered[listed.name] = now
+        return True
+
+    def _settled(self, name: str) -> None:
+        self._open.pop(name, None)
+        before = self._remembered.get(name)
+        if before is not None and before.standing not in (LEFT, LATE, EDITED) and self._ledger is not None:
+            forget_piece(self._ledger, self._stream, name)
+            del self._remembered[name]
+            if before.standing == UNACCOUNTED:
+                logger.info("%s is accounted for", name)
+
+    # -- one file --------------------------------------------------------------------------------------------
+
+    def _standing(self, listed: Named, standing: str, why: str = "", known: Known | None = None) -> Standing:
+        size = listed.facts[2] if listed.facts is not None else 0
+        if known is not None and known.packed and (known.closed or known.at.offset):
+            size = known.at.offset
+        behind = max(0, size - known.at.offset) if known is not None else size
+        number = known.number if known is not None else None
+        decided = known.decided if known is not None else ""
+        if listed.identity in self._catalog.late:
+            decided, why = "", why or "a repair brought it over late"
+        return Standing(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts, decided)
+
+    def _by_books(self, listed: Named) -> Standing | None:
+        """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
+        if listed.aside == LEFT:
+            told = self._remembered.get(listed.name) or next(
+                (other for other in self._remembered.values() if other.facts and other.facts[:2] == listed.identity),
+                None,
+            )
+            return replace(self._standing(listed, LEFT, told.why if told is not None else ""), behind=0)
+        if listed.aside:
+            return replace(self._standing(listed, ASIDE, listed.aside), behind=0)
+        if listed.of:
+            return replace(self._standing(listed, LINK, f"another name of {listed.of}"), behind=0, bytes=0)
+        if listed.facts is not None and (edited := self._edited.get(listed.facts[:4])) is not None:
+            return replace(self._standing(listed, PIECE, edited.why), behind=0)
+        before = self._remembered.get(listed.name)
+        known = self._catalog.known(listed)
+        if known is not None and listed.facts is not None:
+            standing = self._kind(listed) if not known.closed else PIECE
+            _, _, size, written, _ = listed.facts
+            if known.packed:
+                stands = known.closed and known.packed == (size, written)
+            else:
+                stands = size == known.at.offset and written == known.written
+            return self._standing(listed, standing, "", known) if stands else None
+        if before is not None and before.standing == COPY and before.facts == listed.facts:
+            return replace(self._standing(listed, COPY, before.why), behind=0)
+        return None
+
+    def _kind(self, listed: Named) -> str:
+        """Whether a file that is carried is the one that its log's name leads to, or a piece of it."""
+        return ACTIVE if listed.name == listed.log and listed.identity not in self._catalog.late else PIECE
+
+    def _is_young(self, listed: Named) -> bool:
+        """Whether a file was written to a moment ago."""
+        return listed.facts is not None and self._clock() - listed.facts[3] / 1e9 < max(self._settle, 1.0)
+
+    def _verified(self, listed: Named) -> bool:
+        """Whether a file that the books take for a finished generation has that one's digests, read once more."""
+        known = self._catalog.known(listed)
+        if known is None or not known.closed or not known.at.head_len:
+            return True
+        try:
+            file = open_regular(self._catalog.root / listed.name)
+        except SourceError:
+            return True  # who reads it tells why not
+        if file is None:
+            return True
+        try:
+            return is_known_by(file, known.at, ends=not file.packed)
+        finally:
+            file.close()
+
+    def _explained(self, listed: Named, *, patient: bool, trusted: bool = True) -> Standing:
+        """The standing of a file that was written to since it was carried, or is none that anybody carried.
+
+        `patient`: a bridge runs, and may take up in a moment what was written a moment ago. Not `trusted`: what
+        the books say of it is not true.
+        """
+        if listed.facts is None:
+            return self._standing(listed, WAITING)
+        if why := self._shared.held_back.get(listed.name, ""):
+            return self._standing(listed, WAITING, why)
+        known = self._catalog.known(listed) if trusted and self._verified(listed) else None
+        tail = self._shared.tail(listed.log or listed.name, self._ledger)
+        with tail.lock:
+            reads = tail.of_identity(listed.identity)
+        if reads is not None:
+            standing = self._kind(listed)
+            record = known or Known(reads.number, *listed.identity, reads.fingerprint(), decided=reads.decided)
+            return self._standing(listed, standing, "", record)
+        if known is not None and (known.packed or listed.facts[2] <= known.at.offset):
+            return self._standing(listed, PIECE, "", known)  # of what was changed in it parity tells
+        if (patient or (known is None and bare(listed.name) != listed.name)) and self._is_young(listed):
+            return self._standing(listed, WAITING, "it was written to a moment ago")
+        if known is not None:
+            return self._standing(listed, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
+        if listed.facts[2] == 0:
+            return self._standing(listed, PIECE, "it is empty")
+        try:
+            told = self._strangers.tell(listed)
+        except BridgeError as error:
+            return self._standing(listed, UNACCOUNTED, f"it cannot be looked at: {error.what}")
+        if told is None:
+            return self._standing(listed, UNACCOUNTED, self._reason(listed))
+        found = self._standing(listed, told.standing, told.why)
+        return found if told.standing == UNACCOUNTED else replace(found, generation=told.generation, behind=0)
+
+    def _reason(self, listed: Named) -> str:
+        return "it was never carried, and is older than what was" if listed.rotated else "it was never carried"

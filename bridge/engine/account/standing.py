@@ -1,0 +1,102 @@
+"""The standing of each file that a mapping names, and the sums of a mapping's account. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.files.named_file import Facts
+from bridge.files.piece_age import Span
+from bridge.ledger.file_standings import COPY, LEFT, UNACCOUNTED
+
+ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"
+"""The other standings: being written; carried as a generation; another name of a file; not yet; never read, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The standing of one file that a mapping names, by its path below the root.
+
+    `log` and `generation` are those that it is a piece of; `bytes` what it holds, of a packed one as far as it was
+    unpacked; `behind` those that were not carried yet; `why` says what decided the standing, in words.
+    """
+
+    path: str
+    standing: str
+    log: str = ""
+    generation: int | None = None
+    bytes: int = 0
+    behind: int = 0
+    why: str = ""
+    facts: Facts | None = None
+    decided: str = ""
+    """What put the generation behind the one before, as `bridge.files.piece_age` has it."""
+    span: Span | None = None
+    """The times of the first and the last message, in ms since 1970, where somebody looked for them."""
+
+    @property
+    def first(self) -> int:
+        """The offset from which on the file is unaccounted, or waits."""
+        return self.bytes - self.behind
+
+    def to_json(self) -> dict[str, Any]:
+        """A file's standing as `--json` prints it."""
+        return {
+            "path": self.path, "standing": self.standing, "source": self.log or None, "generation": self.generation,
+            "bytes": self.bytes, "behind": self.behind, "why": self.why or None, "decided": self.decided or None,
+            "first": self.span[0] if self.span else None, "last": self.span[1] if self.span else None,
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Account:
+    """The account of a mapping: the standing of each of its files.
+
+    `gone` entries were removed from the stream before the mirror came to them.
+    """
+
+    pieces: list[Standing] = field(default_factory=list)
+    gone: int = 0
+    acknowledged: int = 0
+    """Of how many of these somebody said to know."""
+    logs: set[str] = field(default_factory=set)
+    """The logs of which any file lies there."""
+    unsettled: set[str] = field(default_factory=set)
+    """The logs of which something is not carried, or was written to since it was: these are to be looked at."""
+
+    @property
+    def unaccounted(self) -> list[Standing]:
+        """The files, or parts of them, that nothing explains."""
+        return [piece for piece in self.pieces if piece.standing == UNACCOUNTED]
+
+    def settles(self, log: str) -> bool:
+        """Whether all that lies there of a log is carried and stands as it was."""
+        return log in self.logs and log not in self.unsettled
+
+    def sums(self) -> dict[str, int]:
+        """How many bytes have each standing, and in how many files; of those that are carried what waits by itself."""
+        found = dict.fromkeys(("bytes", "carried", "waiting", "aside", "copies", "unaccounted", "files"), 0)
+        for piece in self.pieces:
+            found["files"] += 1
+            found["bytes"] += piece.bytes
+            waits = "unaccounted" if piece.standing == UNACCOUNTED else "waiting"
+            kind = {ASIDE: "aside", LEFT: "aside", COPY: "copies"}.get(piece.standing, "carried")
+            found[kind] += piece.bytes - piece.behind
+            found[waits] += piece.behind
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The account as `status --json` prints it: the sums, and the files that nothing explains."""
+        named = [piece.to_json() for piece in self.unaccounted]
+        return {**self.sums(), "gone_before_mirrored": self.gone, "files_unaccounted": named}
+
+    def sentences(self) -> list[str]:
+        """Says in words which files of a mapping are unaccounted, the greatest stretch first; empty: none is."""
+        found = [
+            f"{piece.path} is unaccounted, bytes {piece.first:,} to {piece.bytes:,}: {piece.why}"
+            for piece in sorted(self.unaccounted, key=lambda piece: -piece.behind)
+        ]  # fmt: skip
+        if fresh := self.gone - self.acknowledged:
+            noun = "entry was" if fresh == 1 else "entries were"
+            found.append(f"{fresh:,} {noun} removed from the stream before the mirror came to them")
+        return found

@@ -1,0 +1,138 @@
+"""Makes batches for a stream out of forward's rows: entry IDs, packing, and what goes along with the entries."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import ne
+
+from bridge.core.codecs.named_path import EXTRA
+from bridge.core.model import ORIGIN_FIELD, Row
+from bridge.kinds.kind import Draft
+from bridge.streams.resp import Packer, Places, entry_packer
+from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Batch
+
+
+@dataclass(slots=True)
+class Parcel:
+    """Drafts that forward sends in one transaction, and their rows in the order in which they go.
+
+    `order`: where in the drafts' rows, one draft after the other, each row stands; empty for one draft. `clamped`
+    counts for each draft the entries whose ID is not their message's own time.
+    """
+
+    drafts: list[Draft]
+    rows: list[Row]
+    times: list[int]
+    order: list[int] = field(default_factory=list)
+    origins: list[bytes] = field(default_factory=list)
+    clamped: list[int] = field(default_factory=list)
+    floor_ms: int = 0
+
+    @classmethod
+    def of(cls, draft: Draft) -> Parcel:
+        """Makes a parcel of one draft, which forward sends in a transaction of its own."""
+        return cls([draft], draft.rows, draft.times)
+
+    def last_fields(self) -> list[bytes]:
+        """Returns the fields of the parcel's last entry, name, value, name, value …, as they stand in the stream."""
+        row, first = self.rows[-1], self.drafts[0]
+        origin = self.origins[-1] if self.origins else first.prefix + b"%d" % first.offsets[-1]
+        names = first.source.codec.fields
+        names += EXTRA[: len(row) - len(names)]
+        return [part for pair in zip((*names, ORIGIN_FIELD), (*row, origin), strict=True) for part in pair]
+
+    @property
+    def live(self) -> bool:
+        """Whether the entries of the parcel get the time of sending as ID."""
+        return not self.times or any(draft.source.memory.live for draft in self.drafts)
+
+
+class Batcher:
+    """Makes batches out of forward's parcels for one stream.
+
+    IDs of history ascend over all of the stream's sources, from `floor_ms` on.
+    """
+
+    def __init__(self, stream: bytes, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._packers: dict[tuple[bytes, ...], Packer] = {}
+        self.floor_ms = 0
+        self.server_ahead_ms = 0
+
+    def batch(self, parcel: Parcel, *, exists: bool) -> Batch:
+        """Packs a parcel into a batch for the stream: IDs are the messages' own times in history, else that of sending.
+
+        `exists`: the stream is known to exist.
+        """
+        drafts, ids = parcel.drafts, None
+        parcel.floor_ms = self.floor_ms
+        parcel.clamped = [len(draft.times) for draft in drafts]
+        if not parcel.live:
+            ids, clamped = history_times(parcel.times, self.floor_ms, int(self._clock() * 1000) + self.server_ahead_ms)
+            parcel.clamped = _shared_out(parcel, ids) if clamped else [0] * len(drafts)
+            self.floor_ms = ids[-1]
+        fields = drafts[0].source.codec.fields
+        last, packed = b"", b""
+        if len(drafts) > 1:
+            packed, last = self._packed(parcel.rows, ids, None, parcel.origins, fields, exists), parcel.origins[-1]
+        elif parcel.rows:
+            [draft] = drafts
+            packed = self._packed(parcel.rows, ids, draft.prefix, draft.offsets, fields, exists)
+            last = draft.prefix + b"%d" % draft.offsets[-1]
+        closing = tuple(
+            (b"%d.%d" % (draft.source.memory.number, one.number), one.at.to_json())
+            for draft in drafts for one in draft.closing
+        )  # fmt: skip
+        late = tuple(origin for draft in drafts for origin in draft.out_of_order)
+        cursors = tuple(draft.cursor for draft in drafts)
+        why = REPAIRED if any(draft.source.comes_late for draft in drafts) else REFILLED
+        why = REWRITTEN if any(draft.among_earlier for draft in drafts) else why
+        return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why)
+
+    def _packed(
+        self, rows: list[Row], ids: list[int] | None, prefix: bytes | None, places: Places, fields: tuple[bytes, ...],
+        exists: bool,
+    ) -> bytes:  # fmt: skip
+        """Packs rows into XADDs; rows that are longer than `fields` name an artifact and get its fields as well."""
+        plain, wide = self._packer(fields), self._packer(fields + EXTRA)
+        if sum(map(len, rows)) == len(rows) * len(fields):
+            return plain(rows, ids, prefix, places, exists)
+        packed, at = [], 0
+        while at < len(rows):
+            size, end = len(rows[at]), at + 1
+            while end < len(rows) and len(rows[end]) == size:
+                end += 1
+            packer = plain if size == len(fields) else wide
+            packed.append(packer(rows[at:end], ids and ids[at:end], prefix, places[at:end], exists))
+            at = end
+        return b"".join(packed)
+
+    def _packer(self, fields: tuple[bytes, ...]) -> Packer:
+        if fields not in self._packers:
+            self._packers[fields] = entry_packer(self._stream, fields)
+        return self._packers[fields]
+
+
+def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:
+    """Counts for each draft of a parcel the entries that have another ID than their message's own time."""
+    counts = [0] * len(parcel.drafts)
+    bounds = [*accumulate(len(draft.rows) for draft in parcel.drafts)]
+    for n, (given, own) in enumerate(zip(ids, parcel.times, strict=True)):
+        if given != own:
+            counts[bisect_right(bounds, parcel.order[n]) if parcel.order else 0] += 1
+    return counts
+
+
+def history_times(times: list[int], floor_ms: int, now_ms: int) -> tuple[list[int], int]:
+    """Makes entry IDs' milliseconds of the messages' own times (DESIGN §5.3): ascending, and never above the clock.
+
+    Returns them, and how many were clamped. Pure.
+    """
+    if times[0] >= floor_ms and times[-1] <= now_ms and times == sorted(times):
+        return times, 0
+    bounded = [*accumulate((min(time, now_ms) for time in times), max, initial=max(0, floor_ms))][1:]
+    return bounded, sum(map(ne, bounded, times))

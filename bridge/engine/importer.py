@@ -1,0 +1,280 @@
+"""`bridge import-history` runs forward at full speed on the same cursor (P4), watched, and noted in the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from threading import Event
+from typing import Any
+
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, as_bridge_error
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.model import format_id
+from bridge.engine.account.inventory import account_of
+from bridge.engine.forward import BATCH, Forward
+from bridge.engine.mirror import Mirror
+from bridge.engine.run import RETRY
+from bridge.engine.worker import carrier_of, let_go
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.import_runs import begin_import, save_import
+from bridge.ledger.store import LARGE, Ledger
+from bridge.ledger.troubles import Troubles
+from bridge.streams.dial import Backoff, dialler
+from bridge.streams.writer import Overtaken
+
+PATIENCE = 60.0
+"""Seconds that an import goes on trying to reach a Redis that went away."""
+
+TOLD = 0.2
+NOTED = 0.5
+"""Seconds between two words of an import to the person who watches, and between two into the ledger."""
+
+SELDOM = 30.0
+"""Measuring thousands of sources takes at most about one part in so many of an import's time."""
+
+SMOOTH = 10
+"""How many batches an import sends in a second if it has a `max_rate`."""
+
+
+@dataclass(slots=True)
+class SourceReport:
+    """What an import did with one source. `bytes` are those on disk: of compressed files the compressed ones; `before`
+    of them an earlier run had carried. `unfinished` are the bytes of a last line that has no newline yet."""
+
+    source: str
+    bytes: int = 0
+    before: int = 0
+    done: int = 0
+    entries: int = 0
+    rejected: int = 0
+    empty: int = 0
+    clamped: int = 0
+    unfinished: int = 0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What an import did with one mapping. `state`: running, done, interrupted or failed.
+
+    Times are seconds since 1970; `earliest` and `latest` those of the messages, in ms.
+    """
+
+    mapping: str
+    stream: str
+    began: float
+    state: str = "running"
+    seconds: float = 0.0
+    sources: list[SourceReport] = field(default_factory=list)
+    earliest: int | None = None
+    latest: int | None = None
+    first_id: str | None = None
+    last_id: str | None = None
+    noun: str = "line"
+    errors: list[str] = field(default_factory=list)
+    unaccounted: list[str] = field(default_factory=list)
+    """What of the mapping's files nothing explains, in words."""
+
+    def total(self, name: str) -> int:
+        """Adds up one count over all sources of the import: `bytes`, `done`, `entries` …"""
+        return sum(getattr(one, name) for one in self.sources)
+
+    @property
+    def lines(self) -> int:
+        """How many lines, or messages of several lines, the import read."""
+        return self.total("entries") + self.total("rejected") + self.total("empty")
+
+    @property
+    def rate(self) -> float:
+        """How many lines the import read in a second."""
+        return self.lines / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report of an import as the ledger keeps it and `--json` prints it."""
+        names = ("bytes", "before", "done", "entries", "rejected", "empty", "clamped", "unfinished")
+        sums = {name: self.total(name) for name in names}
+        return {**asdict(self), "lines": self.lines, "rate": round(self.rate, 1), **sums}
+
+
+Tell = Callable[[str, Report], None]
+"""Called with what happens to an import, and its report: started, waiting (for Redis), progress, ended."""
+
+
+class Import:
+    """The import of one mapping's files. `clock` in seconds since 1970, `steady` any steady one."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, ledger: Ledger, stop: Event, tell: Tell, *, max_rate: float | None,
+        steady: Callable[[], float] = time.monotonic, clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._stop = stop
+        self._tell = tell
+        self._max_rate = max_rate
+        self._steady, self._clock = steady, clock
+        dial = dialler(settings)
+        self._shared = Shared(mapping, settings)
+        troubles = Troubles(clock)
+        self._forward = carrier_of(self._shared, ledger, troubles, clock, dial)
+        self._mirror = Mirror(self._shared, ledger, troubles, clock, dial) if mapping.mirror else None
+        if max_rate is not None:
+            self._forward.batch = max(1, min(BATCH, int(max_rate / SMOOTH)))
+        self.report = Report(mapping.name, mapping.stream.key, clock(), noun=mapping.noun)
+        self.errors: list[BridgeError] = []
+        self._began = 0.0
+        self._number = 0
+
+    def run(self) -> Report:
+        """Imports to the end of what the files hold, or a whole batch short of it; what went wrong is in `errors`."""
+        self._began = self._steady()
+        self._number = begin_import(self._ledger, self.report.stream, self.report.began, self.report.to_json())
+        try:
+            self._patiently()
+        except (BridgeError, Overtaken, OSError) as error:
+            other = RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
+            self.errors.append(other if isinstance(error, Overtaken) else _explained(as_bridge_error(error)))
+        finally:
+            let_go(self._forward)
+            if self._mirror is not None:
+                self._mirror.close()
+            self._measure()
+            stopped = "interrupted" if self._stop.is_set() else "done"
+            self.report.state = "failed" if self.errors else stopped
+            damage = [error for source in self._forward.sources for error in source.damage.values()]
+            self.errors += damage  # what could be read of those is in: the import is done as far as it can be
+            try:
+                account = account_of(self._shared, self._ledger, self._clock, running=False)
+                self.report.unaccounted = account.sentences() if not self._stop.is_set() else []
+            except BridgeError as error:
+                self.errors.append(error)
+            self.report.errors = [str(error) for error in self.errors]
+            save_import(self._ledger, self._number, self.report.to_json())
+            self._shared.close()
+        self._tell("ended", self.report)
+        return self.report
+
+    def _patiently(self) -> None:
+        """Runs the import, again from what Redis confirmed as long as what stopped it may pass."""
+        pause, since, begun = Backoff(), self._steady(), False
+        while not self._stop.is_set():
+            before = self.report.total("entries")
+            try:
+                if not begun:
+                    self._begin()
+                    begun = True
+                self._drain()
+                return
+            except (Overtaken, NotYet, RedisLost, RedisRefused) as error:
+                self._forward.detach()
+                if self._mirror is not None:
+                    self._mirror.detach()
+                self._measure()
+                if self.report.total("entries") > before:
+                    since = self._steady()
+                    pause.reset()
+                passing = isinstance(error, Overtaken | NotYet) or (isinstance(error, RedisLost) and begun)
+                passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
+                if not passing or self._steady() - since > PATIENCE:
+                    raise
+                if isinstance(error, RedisLost):
+                    logger.debug("%s", error)
+                    self._tell("waiting", self.report)
+                self._stop.wait(pause.next())
+
+    def _begin(self) -> None:
+        if self._mirror is not None:  # what an earlier process had begun to mirror stands in the files first
+            self._mirror.settle(self._stop.wait)
+        self._forward.look()
+        self._readable()
+        self._forward.attach()
+        self._forward.take_as_history()
+        for source in self._forward.sources:
+            left, size = source.left(), source.on_disk()
+            self.report.sources.append(SourceReport(source.name, bytes=size, before=size - left, done=size - left))
+        for name, size in sorted(self._forward.resting.items()) if isinstance(self._forward, Forward) else ():
+            self.report.sources.append(SourceReport(name, bytes=size, before=size, done=size))
+        self._tell("started", self.report)
+
+    def _readable(self) -> None:
+        """Raises the trouble of a file that cannot be read, which stops the import.
+
+        The lines of such a file could not be put among the others' later.
+        """
+        for source in self._forward.sources:
+            if source.trouble is not None:
+                raise source.trouble
+
+    def _drain(self) -> None:
+        if not self._forward.attached:
+            self._forward.attach()
+        told = noted = self._steady()
+        sent, since, pause = self._forward.carried, told, TOLD
+        while not self._stop.is_set():
+            worked = self._forward.step()
+            now = self._steady()
+            if now - told >= pause:
+                told = now
+                self._measure()
+                pause = max(TOLD, SELDOM * (self._steady() - now))
+                self._tell("progress", self.report)
+                if now - noted >= NOTED:
+                    noted = now
+                    save_import(self._ledger, self._number, self.report.to_json())
+            if not worked:
+                self._readable()
+                if not self._forward.waits or self._stop.wait(RETRY):
+                    break
+            elif self._max_rate is not None:
+                under_way = self._forward.carried - sent + self._forward.batch
+                self._stop.wait(max(0.0, since + under_way / self._max_rate - now))
+        self._forward.flush()
+
+    def _measure(self) -> None:
+        report, by_name = self.report, {one.source: one for one in self.report.sources}
+        report.seconds = self._steady() - self._began
+        for source in self._forward.sources:
+            if source.name not in by_name:
+                continue
+            one, tally = by_name[source.name], source.tally
+            one.done = max(one.done, one.bytes - source.left())
+            one.entries, one.empty, one.clamped, one.rejected = (
+                tally.entries, tally.empty, tally.clamped, source.rejected,
+            )  # fmt: skip
+            one.unfinished = source.unfinished()
+            one.error = str(source.trouble) if source.trouble is not None else ""
+            if tally.latest:
+                report.earliest = min(report.earliest or tally.earliest, tally.earliest)
+                report.latest = max(report.latest or tally.latest, tally.latest)
+        if self._forward.span is not None:
+            report.first_id, report.last_id = (format_id(one).decode() for one in self._forward.span)
+
+
+def _explained(error: BridgeError) -> BridgeError:
+    if isinstance(error, RedisRefused) and error.code == "OOM":
+        return RedisRefused(
+            "Redis is out of memory; the import stopped at a whole batch and nothing is lost", code="OOM",
+            where=error.where, hint="give it more (`maxmemory`) or make room, then run it again: it goes on from there",
+        )  # fmt: skip
+    return error
+
+
+def import_history(
+    settings: Settings, mappings: list[Mapping], stop: Event, tell: Tell, *, max_rate: float | None
+) -> tuple[list[Report], list[BridgeError]]:
+    """Imports one mapping after the other. Raises LedgerError; what fails in a mapping is among the errors."""
+    ledger = Ledger(settings.state_dir / "ledger.db", create=True, cache=LARGE)
+    reports: list[Report] = []
+    errors: list[BridgeError] = []
+    try:
+        for mapping in mappings:
+            one = Import(mapping, settings, ledger, stop, tell, max_rate=max_rate)
+            reports.append(one.run())
+            errors += one.errors
+            if stop.is_set():
+                break
+    finally:
+        ledger.close()
+    return reports, errors

@@ -1,0 +1,139 @@
+"""The mirror's lines whose entries Redis lost leave its ranges, as forward is to send them; and where it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from bridge.continuity.lost_entries import LineOf
+from bridge.core.model import HIGHEST_ID, ZERO_ID, EntryId, Position, after, before, format_id
+from bridge.kinds.provenance import release
+from bridge.kinds.resume import Compared
+from bridge.ledger.ranges import Range, Written, all_ranges, disown, intents_of, range_digest
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import entries, existing
+from bridge.streams.trim import trimmed_to
+
+AT_ONCE = 1000
+"""Entries of the mirror's that are looked for in the stream at once, about so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refilled:
+    """What `forget_lost` took out of the ledger after Redis lost entries, and where the mirror goes on.
+
+    `late`: the entries whose lines it writes behind those of entries that came after them. `first`: where in each file
+    the first of the lines to send again begins.
+    """
+
+    released: int
+    mirror_cursor: EntryId
+    first: dict[str, Position]
+    late: tuple[EntryId, ...] = ()
+
+    def in_words(self) -> str:
+        """Says for the log how many mirrored lines are sent again after a loss, and where the mirror goes on."""
+        many = "1 mirrored line is" if self.released == 1 else f"{self.released} mirrored lines are"
+        cursor = self.mirror_cursor
+        goes_on = f"behind entry {format_id(cursor).decode()}" if cursor > ZERO_ID else "from the beginning"
+        return f"{many} sent again as the file's own; the mirror goes on {goes_on}"
+
+
+ReadRange = Callable[[Range], bytes]
+"""Reads a range's bytes as its file holds them; empty when the file is gone."""
+
+
+def forget_lost(
+    connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange, line_of: LineOf
+) -> Refilled:
+    """Removes from the mirror's ranges, inside a ledger transaction, lines whose entry is gone: forward sends them.
+
+    Lines of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID that
+    still exists. In another past an ID may stand for another entry, the line tells; and entries may stand in it below
+    what the mirror had read of the old one, so the cursor falls behind the first of those.
+    """
+    stream = keys.stream.decode()
+    removed = ZERO_ID if compared.anew else trimmed_to(connection, keys, compared.info)
+    trimmed = max(removed, compared.trimmed.floor)
+    verified: set[EntryId] = set()
+    parted = [compared.parted] if compared.parted is not None else list[EntryId]()
+    first = dict[str, Position]()
+    released = 0
+
+    def standing_of(written: Iterable[list[Written]]) -> dict[EntryId, list[bytes]]:
+        noted = [entry_id for some in written for entry_id, _ in some if entry_id != ZERO_ID]
+        return existing(connection, keys.stream, noted)
+
+    def lost(
+        content: bytes, written: list[Written], standing: dict[EntryId, list[bytes]], alone: bytes = b""
+    ) -> set[EntryId]:
+        gone: set[EntryId] = set()
+        at = 0
+        for entry_id, length in written:
+            line, at = content[at : at + length], at + length
+            fields = standing.get(entry_id)
+            made = line_of(fields) if fields is not None else None  # its path may be another one by now
+            same = made is not None and (range_digest(made[1]) == alone if alone else made[1] == line)
+            told = content or alone
+            if fields is not None and (same or not (compared.anew or compared.forked) or not told):
+                verified.add(entry_id)
+            elif entry_id >= trimmed and entry_id != ZERO_ID:
+                gone.add(entry_id)
+        return gone
+
+    for intent in intents_of(ledger, stream):
+        gone = lost(intent.content, intent.entries, standing_of([intent.entries]))
+        now = [(ZERO_ID if entry_id in gone else entry_id, length) for entry_id, length in intent.entries]
+        anew = gone.intersection(entry_id for entry_id, _ in intent.standing)
+        released, parted = released + len(anew), [*parted, *anew]
+        if now != intent.standing:
+            disown(ledger, intent.id, now)
+    for some in _together(all_ranges(ledger, stream)):
+        standing = standing_of(span.entries for span in some)
+        for span in some:
+            alone = span.digest if len(span.entries) == 1 else b""  # then its digest tells all: no file has to be read
+            content = read(span) if not alone else b""
+            gone = lost(content if range_digest(content) == span.digest else b"", span.entries, standing, alone)
+            parted += gone
+            if gone:
+                begins = _begins(span, gone)
+                first[span.name] = min(begins, first.get(span.name, begins))
+                released += release(ledger, stream, span, content, gone)
+    cursor = max(verified, default=before(compared.trimmed.floor))
+    memory = stream_memory(ledger, stream)
+    was = memory.mirror_cursor if memory is not None else ZERO_ID
+    if compared.anew or parted or was < cursor:
+        known = [entry for entry in verified if entry <= was and entry < min(parted, default=HIGHEST_ID)]
+        known = [] if compared.anew else known
+        start = after(max(known)) if known else b"-"
+        among = entries(connection, keys.stream, start, format_id(cursor))
+        late = tuple(entry.id for entry in among if entry.id not in verified and entry.origin() is None)
+        if late:
+            return Refilled(released, before(late[0]), first, late)
+    return Refilled(released, cursor, first)
+
+
+def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
+    """Cuts the mirror's ranges into parts of about a thousand entries, to ask Redis of many at once."""
+    some, count = list[Range](), 0
+    for span in spans:
+        some.append(span)
+        count += len(span.entries)
+        if count >= AT_ONCE:
+            yield some
+            some, count = [], 0
+    if some:
+        yield some
+
+
+def _begins(span: Range, gone: set[EntryId]) -> Position:
+    """Returns where the first line of a mirror's range begins whose entry Redis lost. Pure."""
+    at = span.start
+    for entry_id, length in span.entries:
+        if entry_id in gone:
+            break
+        at += length
+    return Position(span.generation, at)

@@ -1,0 +1,237 @@
+"""The merge puts several sources' history into one stream by the lines' times; each keeps its order (DESIGN §5.3)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from operator import itemgetter
+from typing import TypeVar
+
+from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
+from bridge.core.model import Row
+from bridge.engine.batch_encoder import Parcel
+from bridge.kinds.kind import BATCH_BYTES, Draft, Head, Source
+
+AT_HAND = 64_000
+"""How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
+
+FEWEST = 4
+
+STALE = 4
+"""The merge's heap is made anew when so many times as many entries lie in it as count."""
+
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """The merge of several sources got no lines of `source`: its file cannot be read, or holds what stops it."""
+
+    def __init__(self, source: Source, error: BridgeError) -> None:
+        super().__init__(str(error))
+        self.source = source
+        self.error = error
+
+
+def merge(
+    waiting: list[tuple[int, str, int]], heads: Mapping[str, Head], turns: Mapping[str, int], limit: int, room: int
+) -> list[tuple[str, int, int]]:
+    """Merges several files' next lines, up to `limit`, by key and then by name, into runs of (name, begin, end).
+
+    `waiting` is the heap of the files' next lines, each by its key, its file's name and that one's turn; the runs leave
+    it, and one whose turn is over by `turns` counts no more. The keys of a file never fall: a line whose clock ran
+    backwards has the latest time before it, and so comes right behind the line before it, as if only the files' first
+    lines were ever compared. The merge ends where a file's lines are used up and others follow that are not read yet,
+    and where another line would not fit into `room` bytes; one line always does.
+    """
+    begins: dict[str, int] = {}
+    runs: list[tuple[str, int, int]] = []
+    while waiting and limit > 0:
+        key, name, turn = heappop(waiting)
+        if turns.get(name) != turn:
+            continue
+        head = heads[name]
+        begin = begins.get(name, head.begin)
+        end = min(head.end, begin + limit)
+        while waiting and turns.get(waiting[0][1]) != waiting[0][2]:
+            heappop(waiting)
+        if waiting:
+            bound, other, _ = waiting[0]
+            end = max(begin + 1, (bisect_right if name < other else bisect_left)(head.keys, bound, begin, end))
+        size = head.bytes(begin, end)
+        if full := size > room:
+            end = bisect_right(head.lines.ends, head.lines.offsets[begin] + room, begin, end)
+            end = max(end, begin + (not runs))
+            if end == begin:
+                heappush(waiting, (key, name, turn))
+                break
+        runs.append((name, begin, end))
+        limit, room, begins[name] = limit - (end - begin), room - size, end
+        if end < head.end:
+            heappush(waiting, (head.keys[end], name, turn))
+        if full or (end == head.end and head.more):
+            break
+    return runs
+
+
+class Merge:
+    """A merge of several sources' history, which asks only those again what they offer whose lines were taken.
+
+    Whom it asks is added to `asked`.
+    """
+
+    def __init__(self, asked: dict[str, Source]) -> None:
+        self._asked = asked
+        self._sources: dict[str, Source] = {}
+        self._heads: dict[str, Head] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = count(1)  # never the same again: what is in the heap of an earlier one counts no more
+        self._waiting: list[tuple[int, str, int]] = []
+        self._to_ask: set[str] = set()
+        self._for_more: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def add(self, source: Source) -> None:
+        """Takes this source in; of one that is there already the merge asks anew what it offers."""
+        self._sources[source.name] = source
+        self._withdraw(source.name)
+
+    def drop(self, name: str) -> None:
+        """Leaves the source of this name out from here on."""
+        if self._sources.pop(name, None) is not None:
+            self._withdraw(name)
+            self._to_ask.discard(name)
+            del self._turns[name]
+
+    def clear(self) -> None:
+        """Leaves all sources out of the merge from here on."""
+        for name in [*self._sources]:
+            self.drop(name)
+        self._waiting.clear()
+
+    def touch(self, name: str) -> None:
+        """Asks the source of this name anew what it offers, if it is merged: it gave lines by itself."""
+        if name in self._sources:
+            self._withdraw(name)
+
+    def _withdraw(self, name: str) -> None:
+        self._turns[name] = next(self._turn)
+        self._heads.pop(name, None)
+        self._to_ask.add(name)
+
+    def _ask(self, limit: int) -> bool:
+        """Asks the sources of which it is not known what they offer; whether one has to be waited for. Raises Failed.
+
+        One that has no history any more is left out.
+        """
+        share, waits = max(FEWEST, AT_HAND // max(1, len(self._sources))), False
+        for name in sorted(self._to_ask):
+            source = self._asked[name] = self._sources[name]
+            ahead = max(share, limit) if name in self._for_more else share
+            head = _of(source, lambda asked, ahead=ahead: asked.head(limit, ahead))  # type: ignore[misc]
+            self._for_more.discard(name)
+            if head is not None:
+                self._to_ask.discard(name)
+                self._offer(name, head)
+            elif source.waits:
+                waits = True
+            else:
+                self.drop(name)
+        return waits
+
+    def next(self, limit: int) -> Parcel | None:
+        """Takes the sources' next lines as one parcel, up to `limit`, by time and then by name; None: there are none.
+
+        Raises Failed.
+        """
+        asked_for_more: set[str] = set()
+        if len(self._waiting) > STALE * (len(self._heads) + 1):
+            self._waiting = [found for found in self._waiting if self._turns.get(found[1]) == found[2]]
+            heapify(self._waiting)
+        while not self._ask(limit) and self._heads:
+            runs = merge(self._waiting, self._heads, self._turns, limit, BATCH_BYTES)
+            if (used_up := self._used_up(runs, limit)) and used_up not in asked_for_more:
+                asked_for_more.add(used_up)
+                self._for_more.add(used_up)
+                self._take_back(runs, used_up)
+                continue
+            ends: dict[str, tuple[int, int]] = {}
+            for name, begin, end in runs:
+                ends[name] = (ends[name][0] if name in ends else begin, end)
+            for name in ends:
+                self._withdraw(name)
+            drafts: dict[str, Draft] = {}
+            try:
+                for name in sorted(ends):
+                    begin, end = ends[name]
+                    draft = _of(self._sources[name], lambda asked, many=end - begin: asked.take(many))  # type: ignore[misc]
+                    if draft is not None:
+                        drafts[name] = draft
+            except Failed:
+                for name, draft in drafts.items():
+                    self._sources[name].give_back(draft)
+                raise
+            if drafts:
+                return _interleaved(runs, drafts, ends)
+        return None
+
+    def _offer(self, name: str, head: Head) -> None:
+        self._heads[name] = head
+        heappush(self._waiting, (head.keys[head.begin], name, self._turns[name]))
+
+    def _take_back(self, runs: Sequence[tuple[str, int, int]], to_ask: str) -> None:
+        """Has the sources of these runs offer again what they did, but for one that is to be asked for more."""
+        for name in {name for name, _, _ in runs}:
+            head = self._heads[name]
+            self._withdraw(name)
+            if name != to_ask:
+                self._to_ask.discard(name)
+                self._offer(name, head)
+
+    def _used_up(self, runs: Sequence[tuple[str, int, int]], limit: int) -> str:
+        """The source whose few lines at hand end these runs, far from `limit`, while it has more; empty: none does."""
+        name, _, end = runs[-1]
+        head = self._heads[name]
+        few = sum(end - begin for _, begin, end in runs) < limit // 2
+        return name if few and head.more and end == head.end else ""
+
+
+def _of(source: Source, act: Callable[[Source], T]) -> T:
+    try:
+        return act(source)
+    except (SourceError, RejectStop, LedgerError, OSError) as error:
+        raise Failed(source, as_bridge_error(error)) from error
+
+
+def _interleaved(
+    runs: list[tuple[str, int, int]], drafts: dict[str, Draft], ends: dict[str, tuple[int, int]]
+) -> Parcel:
+    """Makes one parcel of merged sources' drafts, rows in the order of the runs; lines that became no rows are out."""
+    rows: list[Row] = []
+    times: list[int] = []
+    origins: list[bytes] = []
+    bases: dict[str, int] = {}
+    for name, draft in drafts.items():
+        bases[name] = len(rows)
+        rows += draft.rows
+        times += draft.times
+        origins += [draft.prefix + b"%d" % offset for offset in draft.offsets]
+    order: list[int] = []
+    for name, begin, end in runs:
+        if name not in drafts:
+            continue
+        places, first, base = drafts[name].places, ends[name][0], bases[name]
+        a, b = begin - first, end - first
+        if places is not None:
+            a, b = bisect_left(places, a), bisect_left(places, b)
+        if b - a == 1:
+            order.append(base + a)
+        else:
+            order += range(base + a, base + b)
+    if len(order) > 1:
+        pick = itemgetter(*order)
+        rows, times, origins = [*pick(rows)], [*pick(times)], [*pick(origins)]
+    return Parcel([*drafts.values()], rows, times, order, origins)

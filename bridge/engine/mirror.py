@@ -1,0 +1,397 @@
+"""The mirror: stream → file (DESIGN §6.3), an intent before the write, a range after it, and the cursor with that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.continuity.lost_entries import missing, what_was_lost
+from bridge.continuity.ownership import own
+from bridge.core.errors import NotYet, TargetError
+from bridge.core.failpoints import reached
+from bridge.core.logger import logger
+from bridge.core.mapping_sections import MirrorSection
+from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.engine.bytes_written import Witness
+from bridge.engine.mirror_progress import Announced
+from bridge.engine.removed_entries import Unseen, counted
+from bridge.kinds.log.dual_write import OwnEntries
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.rejects import Kinds
+from bridge.kinds.spool.target import DocumentTranslator
+from bridge.kinds.target import Write
+from bridge.kinds.targets import Destinations
+from bridge.kinds.translation import Pass, Translator
+from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
+from bridge.ledger.ranges import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
+from bridge.ledger.seen_entries import note_released
+from bridge.ledger.sources import save_mirror_cursor, seen_by_mirror, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.ledger.troubles import Troubles
+from bridge.streams.connect import Connection
+from bridge.streams.reader import BlockingReader, stream_info
+
+READ_ENTRIES = 1000
+READ_BYTES = 1 << 20
+"""The mirror reads entries a thousand at a time, or fewer where they are long: about this many bytes at once."""
+
+SETTLING = 0.5
+"""Seconds in which a file must not change before a torn line at its end counts as the mirror's own."""
+
+FOREIGN = -1
+"""The epoch of a `Pass` that does not move the mirror's cursor: what an earlier process had begun, what comes late."""
+
+REMEMBERED = 1.0
+"""Seconds after which the mirror keeps its cursor in the ledger although it wrote nothing."""
+
+PAUSE = 0.05
+PATIENCE = 200
+"""Seconds between two tries of the mirror to write while another writer is in the way, and how many tries."""
+
+
+class Mirror:
+    """The mirror of one mapping: writes a stream into its files. Used by one thread; if `step` fails, attach again."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        ledger: Ledger,
+        troubles: Troubles,
+        clock: Callable[[], float],
+        dial: Callable[[], Connection],
+    ) -> None:
+        mirror = shared.mapping.mirror
+        if mirror is None:
+            raise ValueError("this mapping has no [mirror]")
+        self.shared = shared
+        self.worker = f"mirror {shared.mapping.name}"
+        self._section: MirrorSection = mirror
+        self._ledger = ledger
+        self._troubles = troubles
+        self._clock = clock
+        self._dial = dial
+        self._stream = shared.mapping.stream.key
+        files = shared.folder is not None
+        kind = DocumentTranslator if files else Translator
+        self.translator = kind(shared.mapping, mirror, shared.settings.roles, shared.settings.paths)
+        self._files = Destinations(shared, ledger, mirror)
+        self._kinds = Kinds(self._stream, logger.warning)
+        self._pass: Pass | None = None
+        self._connection: Connection | None = None
+        self._reader: BlockingReader | None = None
+        self._history: EntryId | None = None
+        """The last ID of a stream when the mirror first meets it, else 0-0: nobody waited for what was there before."""
+        self._cursor = ZERO_ID
+        self._kept_cursor = ZERO_ID
+        self._keep_at = 0.0
+        self._told = 0
+        self._already: set[EntryId] = set()
+        self._aside: dict[tuple[int, int, str], int] = {}
+        self._epoch = 0
+        self._count = 64
+        self._books_epoch = shared.books_epoch
+        self._announced, self._nonce = Announced(shared.keys), ""
+        self._witness = Witness(ledger, self._stream)
+        self._own = OwnEntries(ledger, self._stream)
+        self._unseen = Unseen(clock, counts=not files)
+        self.waits_for: tuple[TargetError, float] | None = None
+        """Why lines of entries that the mirror read are not in their file yet, and since when; None: none waits."""
+
+    def resolve(self, settle: Callable[[float], object]) -> None:
+        """The mirror takes up the intents of an earlier process: written, or in part, or not written. Needs no Redis.
+
+        `settle` waits so many seconds: a line that seems ours and unfinished is ours only if nobody goes on with it.
+        """
+        open_intents = intents_of(self._ledger, self._stream)
+        if self._pass is not None or not open_intents:
+            return
+        last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
+        # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
+        taken = Pass(last, begun=True, epoch=FOREIGN)
+        taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(SETTLING))
+        self._pass = taken
+
+    @property
+    def attached(self) -> bool:
+        """Whether the mirror is connected to Redis and has its cursor, so that `step` may read."""
+        return self._reader is not None
+
+    def attach(self) -> None:
+        """Connects the mirror, its cursor from the ledger. Raises NotYet until forward compared stream and files."""
+        self.detach()
+        memory = stream_memory(self._ledger, self._stream)
+        if memory is None:
+            raise NotYet("forward has not met this stream yet")
+        connection = self._connection = self._dial()
+        own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
+        self._nonce = self.shared.hold.check(connection)
+        with self.shared.cursor_lock:
+            self._forget_books()
+            anew = self._epoch != self.shared.cursor_epoch
+            if anew:  # what was to be said may be true of entries that are lost
+                self._announced.take_back()
+            self._epoch = self.shared.cursor_epoch
+            memory = stream_memory(self._ledger, self._stream) or memory
+        info = stream_info(connection, self.shared.keys.stream)
+        gone, _ = missing(connection, self.shared.keys, self.shared.sighted.all, info, ZERO_ID)
+        if gone or what_was_lost(memory, {}, info, None):
+            self.shared.ask_to_compare()
+            raise NotYet("forward refills the stream first")
+        if self._history is None:
+            self._history = info.last_id if memory.mirror_cursor == ZERO_ID else ZERO_ID
+        self._cursor = self._kept_cursor = memory.mirror_cursor
+        self._witness.begin(self._cursor, info.added - info.length, anew=anew)
+        seen = None if anew else seen_by_mirror(self._ledger, self._stream)
+        self._unseen.begin(seen, info, first=self._cursor == ZERO_ID)
+        self._already = written_above(self._ledger, self._stream, self._cursor)
+        aside = still_aside(self._ledger, self._stream, "mirror")
+        self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor}
+        self._reader = BlockingReader(connection, self.shared.keys)
+        self.shared.mirror.connections += 1
+        logger.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
+
+    def detach(self) -> None:
+        """The mirror closes its connection to Redis. Lines that are begun (their intents are noted) stay begun."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._reader = None, None
+        self._announced.dropped()
+        if self._pass is not None and not self._pass.begun:
+            self._pass = None
+
+    def _forget_books(self) -> None:
+        """The mirror drops what it read of a ledger that forward made anew since, which has found the begun lines.
+
+        Raises NotYet: something was under way.
+        """
+        if self._books_epoch == self.shared.books_epoch:
+            return
+        self._books_epoch, under_way, self._pass = self.shared.books_epoch, self._pass, None
+        self._files.forget_books()
+        self._announced = Announced(self.shared.keys)
+        if under_way is not None:
+            raise NotYet("the ledger was made anew")
+
+    def interrupt(self) -> None:
+        """Ends the mirror's blocking read of the stream, from another thread."""
+        if (connection := self._connection) is not None:
+            connection.interrupt()
+
+    def close(self) -> None:
+        """The mirror closes its connection to Redis and the files it writes to."""
+        self.detach()
+        self._files.close()
+
+    @property
+    def carried(self) -> int:
+        """How many entries the mirror has made into lines since the process began."""
+        return self.shared.mirror.messages
+
+    def settle(self, wait: Callable[[float], object]) -> None:
+        """The mirror writes what it or an earlier process had begun. Raises TargetError: another writer is in the way.
+
+        `wait` waits so many seconds. Raises as `finish` does besides.
+        """
+        self.resolve(wait)
+        for _ in range(PATIENCE):
+            if self.finish():
+                return
+            wait(PAUSE)
+        if self.waits_for is not None:
+            raise self.waits_for[0]
+
+    def finish(self) -> bool:
+        """The mirror brings what it read into the files. False while another program is in the way, see `waits_for`.
+
+        Raises TargetError (a full disk), LedgerError, RejectStop, NotYet (cursor or ledger changed); call again later.
+        """
+        if (taken := self._pass) is None:
+            return True
+        with self.shared.cursor_lock:
+            self._forget_books()
+            try:
+                if not taken.begun:
+                    if taken.epoch not in (FOREIGN, self.shared.cursor_epoch):
+                        self._pass = None
+                        raise NotYet("the mirror's cursor was taken back")
+                    if not self._begin(taken):
+                        return False
+                for write in taken.writes:
+                    if self._waits(write, self._files.of(write).put(write, self._ledger, self._clock())):
+                        return False
+                self._record(taken)
+            finally:
+                for write in taken.writes:
+                    self._files.of(write).release()
+        for write in taken.writes:
+            self.shared.wake(str(self.shared.settings.root / write.name))  # forward may read on behind the lines
+        if taken.stop is not None:
+            raise taken.stop
+        return True
+
+    def write_late(self, writes: list[Write], retried: list[tuple[int, str]]) -> None:
+        """The mirror takes lines that leave quarantine, with their numbers and files; `finish` brings them there.
+
+        They have left it when their intents are in the ledger: from there on they are written, whatever happens.
+        """
+        if self._pass is not None:
+            raise AssertionError("finish what was read first")
+        self._pass = Pass(ZERO_ID, writes, retried=retried, epoch=FOREIGN)
+
+    def _waits(self, write: Write, why: str) -> bool:
+        if why:
+            since = self.waits_for[1] if self.waits_for is not None else self._clock()
+            hint = "if that program is gone, end the line, or set mirror.abandoned_line_s" if "middle" in why else ""
+            self.waits_for = TargetError(f"{why}; the mirror waits for it", where=write.name, hint=hint), since
+        return bool(why)
+
+    def step(self, block_ms: int) -> bool:
+        """The mirror reads once and brings entries into the files; False when nothing was to be done within `block_ms`.
+
+        Raises RedisLost, RedisRefused, NotOwner, NotYet, and what `finish` raises.
+        """
+        if self._reader is None:
+            raise AssertionError("not attached")
+        if not self._reader.asked:
+            self._unseen.look(self._connection, self.shared.keys)
+            self._ask(self._cursor, block_ms)
+        reached("mirror.read.before")
+        asked = self._count
+        found, holder, size = self._reader.answer()
+        reached("mirror.read.after")
+        self.shared.hold.check_read(holder, self._ledger)
+        if self._announced.confirmed():
+            reached("mirror.checkpoint.after")
+        if self.shared.cursor_epoch != self._epoch:
+            raise NotYet("the mirror's cursor was taken back")
+        self._own.look(self._cursor)
+        if self._own.waits:
+            raise NotYet("a component is being switched")
+        if found:
+            self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
+            if len(found) == asked:
+                self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
+            carried, last = self._own.without(found), found[-1].id
+            self.shared.sighted.note("mirror", last, found[-1].fields)
+            self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
+            self._pass.read = counted(found, self._pass.last)
+            self.finish()
+            met = bool(self._already) and max(self._already) <= self._cursor  # lines of before, said nowhere yet
+            if (met or len(carried) < len(found)) and self.caught_up():
+                self.keep()  # the ledger first: what Redis says beyond it would tell of an older ledger
+                path = self._section.path
+                if self._kept_cursor == self._cursor:
+                    self._announced.passed(path, last, self._witness.word(path))
+            if met:
+                self._already.clear()
+        elif self._unseen.nothing_came(self.worker):
+            self.keep(counted=True)
+        self._keep_cursor()
+        return bool(found or self._announced.waits or self._unseen.suspects)
+
+    def _ask(self, cursor: EntryId, block_ms: int) -> None:
+        if self._reader is None:
+            raise AssertionError("not attached")
+        self._reader.ask(cursor, count=self._count, block_ms=block_ms, before=self._announced.commands(self._nonce))
+
+    def caught_up(self) -> bool:
+        """Whether no entry that the mirror read waits to be written to its file."""
+        return self._pass is None
+
+    def _begin(self, taken: Pass) -> bool:
+        """Notes a pass's intents and rejects in one ledger transaction. False while another program is in the way."""
+        for write in taken.writes:
+            if self._waits(write, self._files.of(write).take(self._ledger, self._clock())):
+                return False
+        if not (taken.writes or taken.aside):
+            taken.begun = True
+            return True
+        met = {
+            format_id(entry_id).decode(): write.name
+            for write in taken.writes for entry_id, _ in write.entries
+        } if self._aside else {}  # fmt: skip
+        back = {key: (number, met[key[2]]) for key, number in self._aside.items() if key[2] in met}
+        places = [self._files.of(write).place() for write in taken.writes]
+        intents: list[int] = []
+        reached("mirror.intent.before")
+        with self._ledger.transaction(marked=self._stream):
+            add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
+            for number, where in (*taken.retried, *back.values()):
+                mark_retried(self._ledger, number, where, self._clock())
+            for write, (generation, size) in zip(taken.writes, places, strict=True):
+                intents.append(
+                    add_intent(self._ledger, self._stream, write.name, generation, size, write.content, write.entries)
+                )
+        for write, place, intent in zip(taken.writes, places, intents, strict=True):
+            (write.generation, write.size), write.intent = place, intent
+        taken.begun = True
+        for key in back:
+            del self._aside[key]
+        reached("mirror.intent.after")
+        self.shared.mirror.rejects += len(taken.aside)
+        self._kinds.tell(taken.aside)
+        return True
+
+    def _record(self, taken: Pass) -> None:
+        """Replaces a pass's intents by ranges and moves the cursor, in one ledger transaction. Then memory follows."""
+        moves = taken.epoch == self.shared.cursor_epoch
+        noted = bool(taken.writes or taken.aside)
+        entries = [write.entries if moves else entries_of(self._ledger, write.intent) for write in taken.writes]
+        if noted:
+            reached("mirror.range.before")
+            self._witness.rolled_back()
+            with self._unseen.unless_it_fails(), self._ledger.transaction(marked=self._stream):
+                for write, written in zip(taken.writes, entries, strict=True):
+                    for span in write.ranges(written):
+                        add_range(self._ledger, self._stream, span)
+                    note_released(self._ledger, self._stream, write.lost(written))
+                    drop_intent(self._ledger, write.intent)
+                    if self.shared.folder is None or any(entry_id != ZERO_ID for entry_id, _ in written):
+                        self._files.of(write).remember(self._ledger)
+                    self._witness.count(self._files.of(write), write, written)
+                if moves:
+                    self._unseen.read(*taken.read)
+                    save_mirror_cursor(self._ledger, self._stream, taken.last, self._unseen.seen)
+            self._witness.committed([self._files.of(write) for write in taken.writes])
+            if moves:
+                self._kept_cursor = taken.last
+        elif moves:
+            self._unseen.read(*taken.read)
+        self._pass, self.waits_for = None, None
+        if taken.epoch != FOREIGN:
+            self._cursor = max(self._cursor, taken.last)
+        for write, written in zip(taken.writes, entries, strict=True):
+            label = self._files.of(write).label
+            self._announced.ends(label, write.generation, write.end)
+            if moves:  # else the ledger's cursor is not there yet, and what Redis says would tell of an older ledger
+                self._announced.passed(label, max(written)[0], self._witness.word(label))
+        now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
+        for write, written in zip(taken.writes, entries, strict=True):
+            flow.carried(len(written), len(write.content))
+            for entry_id, _ in written:
+                if entry_id > history:
+                    flow.latency.add(now - entry_id[0] / 1000)
+        if noted:
+            reached("mirror.range.after")
+        if self._announced.waits:
+            reached("mirror.checkpoint.before")
+
+    def _keep_cursor(self) -> None:
+        """The mirror keeps its cursor in the ledger now and then, as entries that need no line move it too."""
+        if self._clock() >= self._keep_at:
+            if self._cursor != self._kept_cursor or self._told != self.carried:
+                logger.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
+                self._told = self.carried
+            self.keep()
+            self._keep_at = self._clock() + REMEMBERED
+
+    def keep(self, *, counted: bool = False) -> None:
+        """The mirror keeps its cursor in the ledger, if that moved and forward did not take it back meanwhile.
+
+        `counted`: what it counts changed as well.
+        """
+        if self._cursor == self._kept_cursor and not counted:
+            return
+        with self.shared.cursor_lock:
+            if self.shared.cursor_epoch == self._epoch:
+                save_mirror_cursor(self._ledger, self._stream, self._cursor, self._unseen.seen)
+                self._kept_cursor = self._cursor

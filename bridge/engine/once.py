@@ -1,0 +1,179 @@
+"""`bridge run --once` carries what is there both ways, in one thread, and tells what kept it from being all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from threading import Event
+
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError, as_bridge_error
+from bridge.core.mapping import Mapping
+from bridge.engine.account.inventory import account_of
+from bridge.engine.mirror import Mirror
+from bridge.engine.run import RETRY
+from bridge.engine.worker import Carrier, carrier_of, let_go
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
+from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.retired import retired
+from bridge.ledger.sources import stream_memory
+from bridge.ledger.store import LARGE, Ledger
+from bridge.ledger.switch_requests import lapse
+from bridge.ledger.troubles import Troubles
+from bridge.streams.dial import Backoff, dialler
+from bridge.streams.writer import Overtaken
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What `run --once` did for one mapping; `quarantined` is what is in its quarantine now."""
+
+    mapping: str
+    forwarded: int
+    mirrored: int
+    quarantined: int
+    errors: tuple[BridgeError, ...]
+    unaccounted: tuple[str, ...] = ()
+    """What of the mapping's files nothing explains, in words."""
+
+
+PATIENCE = 12.0
+"""Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading, a lease."""
+
+
+def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
+    """Carries what is there of every mapping that is not retired: file to stream and, with `dual`, stream to file.
+
+    Raises LedgerError; what fails in a mapping is in its result.
+    """
+    path = settings.state_dir / "ledger.db"
+    ledger = Ledger(path, create=True, cache=LARGE)
+    forget_troubles(ledger)
+    lapse(ledger, time.time())
+    over = retired(ledger)
+    pulse = {"instance": settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": dual,
+             "once": True, "started": time.time(), "at": time.time(), "stopped": False, "workers": {},
+             "troubles": {}}  # fmt: skip
+    save_heartbeat(ledger, pulse)
+    troubles = Troubles(time.time)
+    try:
+        done = [
+            _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop)
+            for mapping in settings.mappings
+            if mapping.stream.key not in over
+        ]
+        troubled = {one.mapping: str(error) for one in done for error in one.errors}
+        save_heartbeat(ledger, pulse | {"at": time.time(), "stopped": True, "troubles": troubled})
+        return done
+    finally:
+        ledger.close()
+
+
+def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> Drained:
+    """Carries what others wrote to the files of a retired mapping to its stream: late, and once. Raises LedgerError."""
+    ledger, shared = Ledger(settings.state_dir / "ledger.db", cache=LARGE), Shared(mapping, settings)
+    memory = stream_memory(ledger, mapping.stream.key)
+    try:
+        if memory is not None and memory.timeline:  # a purge removed it: nothing was lost by that
+            with closing(dialler(settings)()) as connection:
+                connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
+        return _drain(shared, settings, ledger, Troubles(time.time), False, stop)
+    finally:
+        ledger.close()
+
+
+def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Troubles, dual: bool, stop: Event) -> Drained:
+    dial = dialler(settings)
+    forward = carrier_of(shared, ledger, troubles, time.time, dial)
+    mirror = Mirror(shared, ledger, troubles, time.time, dial) if shared.mapping.mirror else None
+    errors: list[BridgeError] = []
+
+    def forward_all() -> None:
+        forward.look()
+        if not forward.attached:
+            forward.attach()
+        while not stop.is_set() and (forward.step() or (forward.waits and not stop.wait(RETRY))):
+            pass
+        forward.flush()
+        forward.tell(stop.wait)
+
+    def finished() -> None:
+        """The mirror brings what was read or begun into the files. Raises Waits while another writer is in the way."""
+        if mirror is not None and not mirror.finish():
+            raise Waits
+
+    def begun() -> None:
+        """The mirror finishes what an earlier process had begun, before forward reads."""
+        if mirror is not None:
+            mirror.resolve(stop.wait)
+            finished()
+
+    def mirror_all() -> None:
+        if mirror is None:
+            return
+        begun()
+        if not dual:
+            return
+        if not mirror.attached:
+            mirror.attach()
+        while mirror.step(0) and not stop.is_set():
+            finished()
+        mirror.keep()
+
+    for work in (begun, forward_all, mirror_all, forward_all):
+        patience = 0.0 if errors else PATIENCE  # what one direction waited for in vain, the other need not
+        error = _patiently(work, forward, mirror, stop, patience)
+        if error is not None:
+            errors.append(error)
+    errors += forward.failures()
+    let_go(forward)
+    if mirror is not None:
+        mirror.close()
+    try:
+        unaccounted = tuple(account_of(shared, ledger, time.time, running=False).sentences())
+    except BridgeError as error:
+        unaccounted = ()
+        errors.append(error)
+    shared.close()
+    if any(not isinstance(error, NotYet) for error in errors):  # the mirror waits for forward: that tells nothing
+        errors = [error for error in errors if not isinstance(error, NotYet)]
+    unique = {str(error): error for error in errors}
+    aside = sum(count for _, _, count in quarantine_counts(ledger, shared.mapping.stream.key))
+    mirrored = mirror.carried if mirror else 0
+    return Drained(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()), unaccounted)
+
+
+class Waits(Exception):
+    """The mirror waits for another writer of its file."""
+
+
+def _patiently(
+    work: Callable[[], None], forward: Carrier, mirror: Mirror | None, stop: Event, patience: float
+) -> BridgeError | None:
+    """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed, None: none did."""
+    begun, pause = time.monotonic(), Backoff()
+    while True:
+        try:
+            work()
+            return None
+        except Waits:
+            waits = mirror.waits_for if mirror is not None else None
+            if waits is None or time.monotonic() > begun + min(2, patience) or stop.wait(RETRY):
+                return waits[0] if waits else None
+        except TargetError as error:
+            return error
+        except (Overtaken, BridgeError, OSError) as error:
+            forward.detach()
+            if mirror is not None:
+                mirror.detach()
+            never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
+            passing = isinstance(error, Overtaken | NotYet | RedisLost | OSError) and not never
+            passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
+            if not passing or time.monotonic() > begun + patience or stop.wait(pause.next()):
+                if isinstance(error, Overtaken):
+                    return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
+                return as_bridge_error(error)

@@ -1,0 +1,391 @@
+"""Rebuilds a lost ledger by aligning stream and files.
+
+File-born entries claim lines by their origin. The lines that nobody claims are laid, in file order, beside the lines
+that the Redis-born entries would make, in stream order: where they agree, the mirror wrote them. Positions decide
+wherever there are any; content only where the ledger, which knew the positions, is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
+
+from bridge.continuity.ownership import announced
+from bridge.core.errors import BridgeError, NotOwner, NotYet
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
+from bridge.engine.unclaimed_lines import Line, no_messages, pieces_of, unclaimed
+from bridge.files.folder import Folder
+from bridge.files.generation import Known
+from bridge.kinds.log.carried_before import Places
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.spool import recovery as rebuild
+from bridge.ledger import dual_writes as twofold
+from bridge.ledger.acknowledged import Redacted, redacted_of, save_redacted
+from bridge.ledger.edits import Stretch, save_stretches
+from bridge.ledger.process_nonces import adopt_nonces
+from bridge.ledger.quarantine import Quarantined, add_quarantined
+from bridge.ledger.ranges import Range, add_range, range_digest
+from bridge.ledger.sources import (
+    SourceMemory,
+    agree_with_mark,
+    save_generation,
+    save_mirror_cursor,
+    save_source,
+    save_stream,
+    save_timeline,
+)
+from bridge.ledger.states import save_value, set_owner
+from bridge.ledger.store import Ledger
+from bridge.streams import keys
+from bridge.streams import latest_value as state
+from bridge.streams.components import BOTH, all_modes
+from bridge.streams.connect import Connection
+from bridge.streams.edits import Edit, edits_of
+from bridge.streams.keys import FORMAT, Keys
+from bridge.streams.lease import unchanged, watch
+from bridge.streams.reader import StreamInfo, entries, stream_info
+from bridge.streams.redacted import Deleted, read_deleted
+from bridge.streams.resp import pack
+from bridge.streams.trim import Gone, read_trimmed
+from bridge.streams.writer import Books, read_books
+
+TABLES = (
+    "streams", "sources", "generations", "aligned", "intents", "ranges", "state_values", "witness", "seen", "released",
+)  # fmt: skip
+"""The ledger's tables that a repair clears of a stream: made anew from both sides, or of a past that is not theirs."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a repair would write into a ledger. `ambiguous` counts mirrored lines that an equal line could stand in for.
+
+    `missing` are generations without a file, `strangers` sources whose file is no generation that was carried.
+    """
+
+    stream: str
+    owner: str
+    instance: str
+    info: StreamInfo
+    sources: dict[str, SourceMemory] = field(default_factory=dict)
+    generations: dict[str, list[Known]] = field(default_factory=dict)
+    ranges: list[Range] = field(default_factory=list)
+    cursor: EntryId = ZERO_ID
+    missing: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    ambiguous: int = 0
+    unmatched: int = 0
+    folder: rebuild.Folders | None = None
+    aside: list[Quarantined] = field(default_factory=list)
+    """Lines that were carried past and are no messages."""
+    values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    """Name, digest and timestamp of the latest values that both sides hold."""
+    edits: dict[str, dict[int, Edit]] = field(default_factory=dict)
+    """Of each log that was edited which stretches of which generations were carried before."""
+    redacted: list[Deleted] = field(default_factory=list)
+    writes: dict[str, str] = field(default_factory=dict)
+    """The side to which each component writes that was ever switched, by the component's name."""
+
+    @property
+    def unproved(self) -> list[str]:
+        """Says which sources' files are not those that Redis knows; empty: what is in both was carried."""
+        carried = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
+                   if known and not known[-1].closed]  # fmt: skip
+        gone = [f"{generation} is not to be found" for generation in carried if generation in self.missing]
+        return [*(f"{name} is no generation that was carried" for name in self.strangers), *gone]
+
+    def component_that_owns(self, shared: Shared) -> str:
+        """The switched component that decides which side owns the mapping's latest values; empty: nobody was switched.
+
+        Raises BridgeError where components write to different sides: nobody can tell which side counts.
+        """
+        sides = set(self.writes.values()) if shared.mapping.source.kind == "state" else set()
+        if len(sides) > 1:
+            said = ", ".join(f"{name} writes to {side}" for name, side in sorted(self.writes.items()))
+            hint = "only one side can own latest values: say in bridge:components which"
+            raise BridgeError(f"its components do not agree: {said}", where=self.stream, hint=hint)
+        return min(self.writes) if sides else ""
+
+    def to_json(self) -> dict[str, object]:
+        """The plan of a repair as facts for `bridge repair --json`."""
+        return {
+            "stream": self.stream,
+            "owner": self.owner,
+            "sources": {name: one.number for name, one in self.sources.items()},
+            "generations": sum(map(len, self.generations.values())),
+            "missing_generations": self.missing,
+            "new_files": self.strangers,
+            "mirrored_lines": len(self.ranges),
+            "ambiguous": self.ambiguous,
+            "to_be_mirrored": self.unmatched,
+            "mirror_cursor": format_id(self.cursor).decode(),
+        }
+
+
+def plan(
+    connection: Connection, shared: Shared, ledger: Ledger | None, *, take_over: bool, anew: bool = False
+) -> Plan | None:
+    """Plans a repair from stream and files; None when this ledger owns the stream, or nobody does: nothing to repair.
+
+    `anew`: also where this ledger owns it, as it may be an older one. Raises NotOwner when the owner is alive, or is
+    another bridge and `take_over` was not said.
+    """
+    watch(connection, shared.keys)
+    books = read_books(connection, shared.keys)
+    owner, ledger_uuid = books.meta.get(b"owner"), ledger.uuid if ledger is not None else b""
+    if (owner == ledger_uuid and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
+        return None
+    instance = books.meta.get(b"instance", b"").decode(errors="replace")
+    if owner != ledger_uuid:
+        _check_dead(connection, shared, instance, owner, take_over=take_over)
+    info = stream_info(connection, shared.keys.stream)
+    made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
+    made.redacted = read_deleted(connection, shared.keys)
+    modes = all_modes(connection)
+    made.writes = {name: one.writes for (name, its), one in modes.items() if its == shared.mapping.name and one.epoch}
+    made.component_that_owns(shared)
+    if shared.folder is not None or shared.values is not None:
+        return _folder(connection, shared, ledger, books, made)
+    claimed: dict[tuple[int, int], set[int]] = {}
+    born: list[tuple[EntryId, str, bytes]] = []
+    trimmed, edits = read_trimmed(connection, shared.keys), edits_of(connection, shared.keys)
+    for one in entries(connection, shared.keys.stream, format_id(trimmed.floor)):
+        raw = one.origin()
+        origin = parse_origin(raw) if raw is not None else None
+        if origin is not None:
+            claimed.setdefault((origin.source, origin.generation), set()).add(origin.offset)
+        else:
+            line = shared.line_of(one.fields)
+            if line is not None:
+                born.append((one.id, *line))
+    lines: list[Line] = []
+    for raw_name, number in books.sources.items():
+        name = os.fsdecode(raw_name)
+        gone = trimmed.origins.get(int(number), Gone(None))
+        found = _source(shared, books, made, name, int(number), claimed, edits.get(int(number), {}))
+        lines += [one for one in found if not gone.has(Position(one.generation, one.offset))]
+    _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
+    return made
+
+
+def _folder(connection: Connection, shared: Shared, ledger: Ledger | None, books: Books, made: Plan) -> Plan:
+    """Fills the plan of a repair for a mapping whose files each hold a message, an artifact or a latest value."""
+    made.cursor = announced(books)
+    for raw, number in books.sources.items():
+        name = os.fsdecode(raw)
+        stored = books.checkpoint.get(raw)
+        made.sources[name], made.generations[name] = SourceMemory(int(number), stored, live=True), []
+        if name != shared.mapping.source.path:
+            continue
+        if shared.values is not None:
+            made.values = _values(connection, shared.keys, shared.values)
+        elif shared.mapping.source.kind == "artifacts":
+            made.folder = rebuild.read_announced(connection, shared, int(number))
+        elif shared.folder is not None:
+            made.folder = rebuild.read_both(connection, shared, ledger, int(number), made.cursor)
+            made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
+    return made
+
+
+def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[bytes, bytes, bytes]]:
+    found = []
+    for some in folder.scan():
+        for one in some:
+            taken, there = folder.read(one.name, state.LIMIT), state.read(connection, own, one.name)
+            if taken is not None and there is not None and there[0].data == taken.raw:
+                found.append((one.name, there[0].sha256, there[0].timestamp))
+    return found
+
+
+def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
+    """Writes the plan of a repair into the ledger, then makes that ledger the stream's owner in Redis."""
+    stream, asked = made.stream, connection.call("HMGET", shared.keys.meta, "nonce", "timeline")
+    last, timeline = ((found or b"").decode(errors="replace") for found in asked)
+    with ledger.transaction():
+        for table in TABLES:
+            ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))
+        save_stream(ledger, stream, made.info.last_id, made.info.added, made.info.first_id)
+        save_mirror_cursor(ledger, stream, made.cursor)
+        save_timeline(ledger, stream, timeline)
+        agree_with_mark(ledger, stream)
+        for name, memory in made.sources.items():
+            save_source(ledger, stream, name, memory)
+            for known in made.generations[name]:
+                save_generation(ledger, stream, name, known)
+            for generation, edit in made.edits.get(name, {}).items():
+                save_stretches(ledger, stream, name, generation, [Stretch(*stretch) for stretch in edit.stretches])
+        for one in made.ranges if made.folder is None else ():
+            add_range(ledger, stream, one)
+        add_quarantined(ledger, stream, made.aside, time.time())
+        for value in made.values:
+            save_value(ledger, stream, *value)
+        if made.folder is not None:
+            rebuild.write(ledger, stream, made.folder)
+        noted = {was.entry for was in redacted_of(ledger, stream)}
+        for deleted in made.redacted:
+            if deleted.entry not in noted:
+                save_redacted(ledger, stream, Redacted(*deleted), "", "as Redis had it", time.time())
+        adopt_nonces(ledger, stream, last)
+        _restore_switches(ledger, shared, made)
+        if not unchanged(connection, shared.keys):
+            raise NotYet("the stream became another one as it was read", where=stream, hint="run it again")
+    instance = shared.settings.instance
+    connection.calls(
+        pack("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance),
+        pack("HDEL", shared.keys.meta, "nonce"),
+    )
+
+
+def _restore_switches(ledger: Ledger, shared: Shared, made: Plan) -> None:
+    """Writes into a ledger under repair what it knew of switched components, as far as Redis still knows it."""
+    owner = made.component_that_owns(shared)
+    ledger.write("DELETE FROM state_owners WHERE stream = ?", (made.stream,))
+    if owner:
+        set_owner(ledger, made.stream, owner, made.writes[owner], "")
+    ledger.write("DELETE FROM twofold_files WHERE stretch IN (SELECT id FROM twofold WHERE stream = ?)", (made.stream,))
+    ledger.write("DELETE FROM twofold WHERE stream = ?", (made.stream,))
+    for name in sorted(name for name, side in made.writes.items() if side == BOTH):
+        roles = shared.settings.components.get(name, frozenset())
+        twofold.restore(ledger, made.stream, name, roles, shared.source_names(made.sources))
+
+
+def _check_dead(connection: Connection, shared: Shared, instance: str, owner: bytes | None, *, take_over: bool) -> None:
+    beat = connection.call("GET", keys.health(instance)) if instance else None
+    where = shared.mapping.stream.key
+    if beat is not None and owner is not None and json.loads(beat).get("ledger") == owner.decode():
+        raise NotOwner(
+            f"its bridge '{instance}' is alive", where=where, hint="stop it; its heartbeat is gone ten seconds later"
+        )
+    if instance and instance != shared.settings.instance and not take_over:
+        raise NotOwner(
+            f"it belongs to bridge '{instance}', and this one is '{shared.settings.instance}'",
+            where=where,
+            hint="if that one is gone for good: `bridge repair --take-over`",
+        )
+
+
+def _source(
+    shared: Shared, books: Books, made: Plan, name: str, number: int, claimed: dict[tuple[int, int], set[int]],
+    edits: dict[int, Edit],
+) -> list[Line]:  # fmt: skip
+    """Finds a source's generations among its files by what Redis knows of them, and reads their unclaimed lines."""
+    stored = books.checkpoint.get(os.fsencode(name))
+    made.sources[name] = SourceMemory(number, stored, live=True)
+    made.generations[name] = []
+    wanted: dict[int, Known] = {}
+    for key, raw in books.generations.items():
+        source, _, which = key.partition(b".")
+        if int(source) == number:
+            wanted[int(which)] = Known(int(which), 0, 0, Fingerprint.from_json(raw), closed=True)
+    if stored:
+        checkpoint = Checkpoint.from_json(stored)
+        wanted[checkpoint.generation] = Known(checkpoint.generation, 0, 0, checkpoint.at)
+    made.edits[name] = edits
+    for generation in sorted(edits, reverse=True):
+        if generation not in wanted:
+            del edits[generation]  # nothing of it was carried: forward finds it out anew
+            continue
+        before = edits[generation].rewrites
+        wanted[generation] = replace(wanted[generation], rewrites=before)
+        wanted.setdefault(before, Known(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
+    replaced = {edit.rewrites for edit in edits.values()}
+    files, others, current = pieces_of(shared, name)
+    lines: list[Line] = []
+    taken: set[tuple[int, int]] = set()
+    for generation in sorted(wanted):
+        known = wanted[generation]
+        order = files if known.closed else [*([current] if current else []), *files[::-1]]
+        order = [*order, *(file for file in others if known.closed and file.size() == known.at.offset)]
+        free = [file for file in order if file.identity not in taken] if known.at.head_len else []
+        piece = next((file for file in free if file.place(known.at)), None)
+        if piece is None:
+            made.missing += [f"{name} generation {generation}"] if generation not in replaced else []
+            made.generations[name].append(known)
+            continue
+        taken.add(piece.identity)
+        crc = -1 if known.closed else piece.sum_of(0, known.at.offset)
+        here = Known(
+            generation, *piece.identity, known.at, known.closed, born=piece.born, rewrites=known.rewrites, crc=crc
+        )
+        made.generations[name].append(here)
+        codec = shared.mapping.codec(name)
+        passed = edits[generation].stretches if generation in edits else []
+        places = Places(generation, ((of, at, end - start, start) for start, end, of, at, _ in passed))
+        mine = {places.here(which, at) for (n, which), some in claimed.items() if n == number for at in some}
+        fresh = unclaimed(piece, name, generation, mine, codec)
+        carried = [line for line in fresh if line.offset < known.at.offset]
+        made.aside += no_messages(carried, codec, shared.mapping.format.max_line_bytes)
+        lines += fresh
+    if current is not None and current.identity not in taken and current.size():
+        newest = max(wanted, default=0)
+        found = newest in wanted and f"{name} generation {newest}" not in made.missing
+        if not (found and _take_newer(shared, made, name, current.identity, lines)):
+            made.strangers.append(name)
+    for piece in [*files, *others, *([current] if current else [])]:
+        piece.close()
+    return lines
+
+
+def _take_newer(shared: Shared, made: Plan, name: str, current: tuple[int, int], lines: list[Line]) -> bool:
+    """Takes into a repair's plan the generations that came behind the last one that Redis knows, and their lines.
+
+    The log was rotated since, and nothing of them is in the stream but what the mirror wrote into them. False where the
+    file at the source's path is none of them, and nothing is taken.
+    """
+    known = made.generations[name]
+    tail = shared.new_tail(name, known)
+    try:
+        tail.look()
+        newer = [generation for generation in tail.pending() if generation.number > known[-1].number]
+        if not any(generation.identity == current for generation in newer):
+            return False
+        for generation in newer:
+            lines += unclaimed(generation, name, generation.number, set(), shared.mapping.codec(name))
+            known.append(generation.known(closed=False))
+    finally:
+        tail.close()
+    return True
+
+
+def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId]:
+    """Asks Redis which of these entries have their lines out of order in a file, as a retry from quarantine wrote them.
+
+    `key` is the hash `bridge:{S}:late`, which marks them.
+    """
+    late: set[EntryId] = set()
+    for at in range(0, len(ids), 500):
+        part = ids[at : at + 500]
+        marks = connection.call("HMGET", key, *map(format_id, part))
+        late.update(entry_id for entry_id, mark in zip(part, marks, strict=True) if mark is not None)
+    return late
+
+
+def _align(
+    made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]], books: Books, late: set[EntryId]
+) -> None:
+    """Lays the unclaimed lines beside the Redis-born entries, both in their order, and plans a range where they agree.
+
+    Each line is used once. The late entries come last, and take what is left wherever it stands.
+    """
+    made.cursor = announced(books)
+    places: dict[tuple[str, bytes], list[int]] = {}
+    for i, line in enumerate(lines):
+        places.setdefault((line.name, line.content + b"\n"), []).append(i)
+    at: dict[str, int] = {}
+    for entry_id, name, content in sorted(born, key=lambda one: one[0] in late):
+        in_order = entry_id not in late
+        found = [i for i in places.get((name, content), ()) if not in_order or i >= at.get(name, 0)]
+        if not found:
+            made.unmatched += in_order and entry_id > made.cursor
+            continue
+        made.ambiguous += len(found) > 1
+        i = found[0]
+        if in_order:
+            at[name] = i + 1
+        places[(name, content)].remove(i)
+        line = lines[i]
+        end = line.offset + len(content)
+        written = [(entry_id, len(content))]
+        made.ranges.append(Range(name, line.generation, line.offset, end, range_digest(content), written))
+        made.cursor = max(made.cursor, entry_id)

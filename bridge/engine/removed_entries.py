@@ -1,0 +1,96 @@
+"""Counts entries that were removed from a stream before the mirror came to them: no file will ever hold these.
+
+Redis counts every entry that was ever added. What was added, and neither stands nor was read, was removed unseen; of
+those forward's own, which are no loss, forward has a count in its checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from bridge.core.logger import logger
+from bridge.core.model import ORIGIN_FIELD, Checkpoint, EntryId
+from bridge.ledger.sources import Seen
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import Entry, StreamInfo, stream_info
+from bridge.streams.writer import read_stream
+
+EVERY = 1.0
+"""Seconds between two looks at how many entries were ever added."""
+
+
+def counted(found: Sequence[Entry], last: EntryId) -> tuple[int, int]:
+    """How many of these entries the mirror has come by when it stands at `last`, and how many of them are forward's."""
+    upto = [entry for entry in found if entry.id <= last] if found and found[-1].id > last else found
+    return len(upto), sum(ORIGIN_FIELD in entry.fields[0::2] for entry in upto)
+
+
+class Unseen:
+    """Tells how many entries were removed before one mapping's mirror came to them, if it `counts` that at all."""
+
+    def __init__(self, clock: Callable[[], float], *, counts: bool) -> None:
+        self._clock = clock
+        self._counts = counts
+        self._due = 0.0
+        self.seen: Seen | None = None
+        self.suspects = False
+        """Whether entries seem to be gone: the next count asks for forward's as well."""
+        self._told: tuple[StreamInfo, int | None] | None = None
+
+    def begin(self, seen: Seen | None, info: StreamInfo, *, first: bool) -> None:
+        """Goes on from what the ledger remembers; None: it never counted, and one that has read nothing begins here."""
+        self._told, self.suspects, self._due = None, False, 0.0
+        self.seen = Seen(info.added - info.length) if seen is None and first else seen
+
+    def read(self, entries: int, ours: int) -> None:
+        """The mirror has come by so many entries, `ours` of them forward's."""
+        if self.seen is not None:
+            seen = self.seen
+            self.seen = Seen(seen.entries + entries, seen.ours + ours, seen.gone, seen.acknowledged)
+
+    @contextmanager
+    def unless_it_fails(self) -> Iterator[None]:
+        """Takes back what is counted in the block if that fails: the ledger did not commit it."""
+        before = self.seen
+        try:
+            yield
+        except BaseException:
+            self.seen = before
+            raise
+
+    def look(self, connection: Connection | None, keys: Keys) -> None:
+        """Asks, now and then, what the stream holds before the mirror reads on. Raises RedisLost, RedisRefused."""
+        if connection is None or not self._counts:
+            return
+        if self.suspects:
+            info, books = read_stream(connection, keys)
+            self._told = info, sum(Checkpoint.from_json(raw).sent for raw in books.checkpoint.values())
+        elif self._clock() >= self._due:
+            self._due = self._clock() + EVERY
+            self._told = stream_info(connection, keys.stream), None
+
+    def nothing_came(self, worker: str) -> int:
+        """The mirror has read all there was when it asked: returns how many entries were removed before that came.
+
+        `worker` is who says so in the log.
+        """
+        told, self._told = self._told, None
+        if told is None:
+            return 0
+        info, sent = told
+        if self.seen is None or info.added < self.seen.entries:
+            self.seen = Seen(info.added, sent or 0, *((self.seen.gone, self.seen.acknowledged) if self.seen else ()))
+            return 0
+        missing = info.added - self.seen.entries
+        self.suspects = bool(missing) and sent is None
+        if not missing or sent is None:
+            return 0
+        gone = max(0, missing - max(0, sent - self.seen.ours))
+        seen = self.seen
+        self.seen = Seen(info.added, max(sent, seen.ours), seen.gone + gone, seen.acknowledged)
+        if gone:
+            said = "%s: %d entries were removed from the stream before they were mirrored"
+            logger.warning(said, worker, gone, extra={"facts": {"gone": gone}})
+        return gone

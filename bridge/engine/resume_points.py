@@ -1,0 +1,98 @@
+"""Places put forward's sources where they go on, as the comparison of checkpoints and stream says (DESIGN §6.1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bridge.core.errors import SourceError, as_bridge_error
+from bridge.core.logger import logger
+from bridge.core.model import Checkpoint
+from bridge.engine.discovery import Lookout
+from bridge.engine.scheduler import Turns
+from bridge.engine.sender import Sender
+from bridge.kinds.kind import Draft, Source
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.resume import Compared, Resume
+from bridge.ledger.sources import SourceMemory
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+
+
+class Places:
+    """Puts sources of one mapping in their places, and adds their names to `placed` and `moved`."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, lookout: Lookout, placed: set[str], moved: set[str], turns: Turns
+    ) -> None:
+        self._shared = shared
+        self._ledger = ledger
+        self._lookout = lookout
+        self._placed = placed
+        self._moved = moved
+        self._turns = turns
+        self.put_once: set[str] = set()
+        """The names of the sources that were put in their place since forward compared last, also if they failed."""
+        self._taken: set[int] = set()
+
+    def begin(self, compared: Compared, remembered: dict[str, SourceMemory]) -> None:
+        """Forgets who was put in place before a comparison, and learns of it which numbers are taken."""
+        self.put_once.clear()
+        self._taken = {*(memory.number for memory in remembered.values()), *map(int, compared.books.sources.values())}
+
+    def put(
+        self, sources: Iterable[Source], compared: Compared, remembered: dict[str, SourceMemory],
+        connection: Connection, sender: Sender,
+    ) -> None:  # fmt: skip
+        """Puts these sources where they go on, as far as their files can be read; the others go on without those.
+
+        Raises Overtaken, RedisLost, RedisRefused, LedgerError.
+        """
+        named, drafts = list[bytes | int](), list[Draft]()
+        for source in sources:
+            memory, name = remembered.get(source.name), os.fsencode(source.name)
+            number = memory.number if memory is not None else compared.books.number_for(name, self._taken)
+            try:
+                draft = self._resume(source, compared, memory, number)
+            except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
+                self._placed.discard(source.name)
+                self._lookout.fails(source, as_bridge_error(error))
+                continue
+            self._taken.add(number)
+            if name not in compared.books.sources:
+                compared.books.sources[name] = b"%d" % number
+                named += [name, number]
+            drafts += [draft] if draft is not None else []
+        for at in range(0, len(named), 1000):
+            connection.call("HSET", self._shared.keys.sources, *named[at : at + 1000])
+        for draft in drafts:
+            sender.set(draft)
+
+    def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None, number: int) -> Draft | None:
+        """Puts a source where it goes on; returns the draft that tells Redis so, where Redis knows another place.
+
+        One of which nothing is remembered gets this number.
+        """
+        name = os.fsencode(source.name)
+        books = compared.books
+        fresh = memory is None
+        memory = memory or source.begin(number)
+        if compared.lost and memory.live and memory.history is not None:
+            memory = replace(memory, live=False)  # what is sent again of the history gets its times again, where it can
+        resume = compared.resume.get(source.name, Resume())
+        source.memory = memory = replace(memory, refill=resume.refill)
+        source.standing = compared.offsets if resume.refill is not None else {}
+        source.stored = books.checkpoint.get(name)
+        source.place(resume, compared)
+        self._lookout.say(source)
+        reader = source.checkpoint()
+        if reader is None:
+            return None
+        self._placed.add(source.name)
+        self.put_once.add(source.name)
+        self._moved.add(source.name)
+        self._turns.add(source)  # what it had read and was not sent comes again
+        logger.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
+        stored = Checkpoint.from_json(source.stored).position if source.stored else None
+        return source.here() if reader[0] != stored and not (fresh and stored is None) else None

@@ -1,0 +1,386 @@
+"""The process of `bridge run`: one lock, a thread for each direction of each mapping, signals, the heartbeat."""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from bridge.core.config import Settings
+from bridge.core.errors import (
+    BridgeError,
+    LedgerError,
+    LockHeld,
+    NotYet,
+    RedisLost,
+    SourceError,
+    TargetError,
+    as_bridge_error,
+)
+from bridge.core.interpreter import collect, give_back
+from bridge.core.logger import logger
+from bridge.engine.forward import Forward
+from bridge.engine.mirror import Mirror
+from bridge.engine.worker import Carrier, carrier_of
+from bridge.files.descriptor_pool import POOL
+from bridge.files.watch import Watcher
+from bridge.kinds.direction_stats import Flow, Part, Rates
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
+from bridge.ledger.parity_runs import runs
+from bridge.ledger.retired import retired
+from bridge.ledger.store import CACHE, LARGE, Ledger
+from bridge.ledger.troubles import Troubles
+from bridge.streams import keys
+from bridge.streams.connect import Connection
+from bridge.streams.dial import Backoff, dialler
+from bridge.streams.embedded import server as embedded
+from bridge.streams.writer import Overtaken
+
+GLANCE = 0.1
+"""Seconds between two looks at the files that events told of, while Redis is away."""
+
+SWEEP = 1.0
+POLL = 0.1
+"""Seconds between two looks at every file: `SWEEP`, with events between; `POLL` with `--poll`, without events."""
+
+RETRY = 0.005
+PATIENT = 0.5
+"""Seconds between two tries of a mirror that waits for another writer, and after how many that is told."""
+
+BLOCK_MS = 1000
+HEARTBEAT = 2.0
+HEARTBEAT_EXPIRES = 10
+LOCK_TRIES = 10
+GIVE_BACK = 60.0
+"""Seconds between two times that freed memory goes back to the system."""
+
+
+@contextmanager
+def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
+    """Holds the state directory's lock while the block runs. Raises LockHeld, which names the process that has it."""
+    path = embedded.private(state_dir) / "lock"
+    with path.open("a+") as file:
+        for left in range(LOCK_TRIES, -1, -1):  # `lock_holder` may have it for a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if left:
+                    time.sleep(0.02)
+                    continue
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockHeld(
+                f"{holder} works with this state directory",
+                where=str(path),
+                hint="stop it first, or wait until it is done",
+            ) from None
+        file.truncate(0)
+        file.write(f"bridge {verb} (process {os.getpid()})")
+        file.flush()
+        yield
+
+
+class Process:
+    """The process of `bridge run` carries all mappings, each direction in a thread that has a ledger of its own."""
+
+    def __init__(
+        self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
+        tell: Callable[..., None] = lambda *states: None,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self.dual = dual
+        """Whether the process mirrors, besides forwarding."""
+        self._poll = poll
+        self._stop = stop
+        self._tell = tell
+        self._ledger_path = settings.state_dir / "ledger.db"
+        self.troubles = Troubles(time.time)
+        self._started = time.time()
+        self._shared = [Shared(mapping, settings) for mapping in settings.mappings]
+        self._forwards: list[Carrier] = []
+        self._mirrors: list[Mirror] = []
+        self._crashed = False
+        self._rates = Rates()
+        self._beat = time.monotonic()
+
+    def run(self, beside: Sequence[Callable[[Settings, Event], None]] = ()) -> int:
+        """Carries all mappings but retired ones until the stop event; returns the exit code, 1 if a worker crashed.
+
+        Each of `beside` runs in a thread besides.
+        """
+        ledger = Ledger(self._ledger_path, create=True)
+        forget_troubles(ledger)
+        over = retired(ledger)
+        ledger.close()
+        for one in [one for one in self._shared if one.mapping.stream.key in over]:
+            logger.info("%s is retired: it is not carried", one.mapping.name)
+            self._shared.remove(one)
+        threads = [Thread(target=self._guard, args=(self._forward, one), name=f"forward {one.mapping.name}")
+                   for one in self._shared]  # fmt: skip
+        threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
+                    for one in self._shared if one.mapping.mirror]  # fmt: skip
+        POOL.carriers = len(threads)
+        threads += [Thread(target=one, args=(self._settings, self._stop), name=one.__name__) for one in beside]
+        watcher = None
+        if not self._poll:
+            watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, logger.warning)
+        for thread in threads:
+            thread.start()
+        self._tell("READY=1", f"STATUS=carrying {'both ways' if self.dual else 'file to stream'}")
+        logger.info("carrying %s", "both ways" if self.dual else "file to stream", extra={"facts": {"dual": self.dual}})
+        self._supervise(watcher)
+        self._tell("STOPPING=1", "STATUS=finishing what is under way")
+        for one in self._shared:
+            one.wake()
+        for mirror in list(self._mirrors):
+            mirror.interrupt()
+        for thread in threads:
+            thread.join()
+        if watcher is not None:
+            watcher.close()
+        for one in self._shared:
+            one.close()
+        logger.info("stopped")
+        return 1 if self._crashed else 0
+
+    def silent(self) -> float:
+        """The seconds since the last heartbeat of the process of `bridge run`."""
+        return time.monotonic() - self._beat
+
+    def flows(self) -> dict[tuple[str, str], Flow]:
+        """What went each way that the process carries, by mapping and `forward` or `mirror`. For any thread."""
+        found = {(one.mapping.name, "forward"): one.forward for one in self._shared}
+        if self.dual:
+            found |= {(one.mapping.name, "mirror"): one.mirror for one in self._shared if one.mapping.mirror}
+        for forward in list(self._forwards):
+            name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
+            flow.rejects = sum(source.rejected for source in sources)
+            if isinstance(forward, Forward):
+                flow.parts = {one.name: Part(one.tally.entries + one.rejected, one.settling) for one in sources}
+                continue
+            if not forward.owned.by_file:  # latest values go the way that their owner says
+                del found[name, "forward"]
+                flow = found[name, "mirror"] = forward.shared.mirror
+            path = forward.shared.mapping.source.path
+            flow.parts = {path: Part(forward.carried, sum(one.settling for one in sources))}
+        for name, way in found:
+            if way == "forward" and found[name, way].parts is None:
+                found[name, way].parts = {}
+        return found
+
+    def _wake(self, path: str, removed: bool) -> None:
+        for one in self._shared:
+            if removed and one.folder is not None:
+                one.folder.was_removed(path)
+            one.wake(path)
+
+    def _supervise(self, watcher: Watcher | None) -> None:
+        """The process of `bridge run` tends its watcher and sends its heartbeat until the stop event."""
+        connection: Connection | None = None
+        dial, due, given = dialler(self._settings), 0.0, time.monotonic()
+        if (ledger := self._opened(CACHE)) is None:
+            return
+        while not self._stop.is_set():
+            self._tell("WATCHDOG=1")
+            if watcher is not None:
+                try:
+                    watcher.folders = {f for shared in self._shared for f in shared.folders()}
+                    watcher.tend()
+                except OSError as error:  # the sweep goes on, and so does this with its next round
+                    logger.debug("the folders to watch could not be looked at: %s", error)
+            if time.monotonic() >= due and self._forwards:
+                due = time.monotonic() + HEARTBEAT
+                collect()
+                if time.monotonic() >= given + GIVE_BACK:
+                    given = time.monotonic()
+                    give_back()
+                try:
+                    pulse = self._pulse(ledger)
+                    if any(forward.attached for forward in list(self._forwards)):
+                        connection = connection or dial()
+                        health = keys.health(self._settings.instance)
+                        connection.call("SET", health, json.dumps(pulse), "EX", HEARTBEAT_EXPIRES)
+                except (BridgeError, OSError) as error:
+                    logger.debug("no heartbeat: %s", error)
+                    if connection is not None:
+                        connection.close()
+                    connection = None
+            self._stop.wait(SWEEP if due else GLANCE)  # the first heartbeat says what this process does
+        if connection is not None:
+            try:
+                connection.call("DEL", keys.health(self._settings.instance))
+            except BridgeError as error:
+                logger.debug("the heartbeat stays until it expires: %s", error)
+            connection.close()
+        try:
+            self._pulse(ledger, stopped=True)
+        except LedgerError as error:
+            logger.debug("the ledger could not note the stop: %s", error)
+        ledger.close()
+
+    def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
+        """Makes the heartbeat of `bridge run` and notes it in the ledger, which `status` asks without Redis."""
+        counts: dict[str, int] = {worker.worker: worker.carried for worker in [*self._forwards, *self._mirrors]}
+        always = {*counts}
+        for forward in list(self._forwards):
+            counts |= forward.counts()
+        rates = dict.fromkeys(always, 0.0) | self._rates.of(counts, time.monotonic())
+        pulse: dict[str, object] = {
+            "instance": self._settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": self.dual,
+            "started": self._started, "at": time.time(), "stopped": stopped,
+            "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in rates},
+            "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
+            "parity": {one.mapping.name: run.in_short(time.time()) for one in self._shared
+                       for run in runs(ledger, one.mapping.stream.key, 1)},
+        }  # fmt: skip
+        save_heartbeat(ledger, pulse)
+        self.troubles.save(ledger)
+        self._beat = time.monotonic()
+        return pulse
+
+    def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
+        """Runs a worker of `bridge run` with its own ledger; an error that nobody thought of ends the process, loudly.
+
+        Half a bridge is none.
+        """
+        try:
+            ledger = self._opened(LARGE if shared.folder is not None else CACHE)
+            if ledger is None:
+                return
+            try:
+                work(shared, ledger)
+            finally:
+                ledger.close()
+        except Exception:  # noqa: BLE001 - logged with its trace, and the process ends
+            logger.exception("this should not happen, and nothing is lost by it; the bridge stops")
+            self._crashed = True
+            self._stop.set()
+
+    def _opened(self, cache: int) -> Ledger | None:
+        """Opens the ledger for a thread of `bridge run`, once it can be opened; None when the process ends before."""
+        while not self._stop.wait(0.0):
+            try:
+                return Ledger(self._ledger_path, cache=cache)
+            except (LedgerError, OSError) as error:
+                logger.warning("%s; it is tried again", error)
+                self._stop.wait(SWEEP)
+        return None
+
+    # -- the workers -----------------------------------------------------------------------------------------
+
+    def _forward(self, shared: Shared, ledger: Ledger) -> None:
+        forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings))
+        self._forwards.append(forward)
+        pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
+        if shared.folder is not None:
+            shared.folder.watched = not self._poll
+        while not self._stop.is_set():
+            try:
+                if time.monotonic() >= due:
+                    due = time.monotonic() + sweep
+                    forward.look()
+                if not forward.attached:
+                    forward.attach()
+                landed = shared.forward.batches
+                worked = forward.step()
+                if not worked or shared.forward.batches != landed:  # what is only sent may be lost yet
+                    self.troubles.clear(ledger, forward.worker)
+                    pause.reset()
+                if not worked:
+                    rest = min(forward.rest(), max(0.0, due - time.monotonic()))
+                    paths = shared.wake.wait(rest)
+                    if paths:
+                        forward.look(paths)
+            except (Overtaken, BridgeError, OSError) as error:
+                forward.detach()
+                shared.forward.retries += 1
+                if not isinstance(error, Overtaken):
+                    self.troubles.note(ledger, forward.worker, as_bridge_error(error))
+                self._rest(pause.next(), forward)
+        self._end(forward)
+
+    def _rest(self, seconds: float, forward: Carrier) -> None:
+        """Waits before forward's next try, and goes on following the files.
+
+        What is rotated away or rewritten meanwhile is seen all the same.
+        """
+        until, due = time.monotonic() + seconds, 0.0
+        while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, GLANCE)):
+            paths = forward.shared.wake.wait(0)
+            try:
+                if time.monotonic() >= due:
+                    due = time.monotonic() + SWEEP
+                    forward.look()
+                if paths:
+                    forward.look(paths)
+            except (BridgeError, OSError) as error:  # it waits already; all is looked at again with the next try
+                logger.debug("%s: %s", forward.worker, error)
+
+    def _end(self, forward: Carrier) -> None:
+        try:
+            if forward.attached:
+                forward.flush()
+                forward.release()
+        except (Overtaken, BridgeError, OSError) as error:
+            logger.debug("%s: %s", forward.worker, error)
+        forward.detach()
+
+    def _mirror(self, shared: Shared, ledger: Ledger) -> None:
+        mirror = Mirror(shared, ledger, self.troubles, time.time, dialler(self._settings, timeout=BLOCK_MS / 1000 + 5))
+        if self.dual:
+            self._mirrors.append(mirror)
+        pause = Backoff()
+        while not self._stop.is_set():
+            try:
+                mirror.resolve(self._stop.wait)
+                if not mirror.finish():
+                    if mirror.waits_for is not None and time.time() - mirror.waits_for[1] >= PATIENT:
+                        self.troubles.note(ledger, mirror.worker, mirror.waits_for[0])
+                    self._stop.wait(RETRY)
+                    continue
+                if not self.dual:
+                    break  # what an earlier process had begun is finished
+                if not mirror.attached:
+                    mirror.attach()
+                mirror.step(BLOCK_MS)
+                if mirror.caught_up():
+                    self.troubles.clear(ledger, mirror.worker)
+                    pause.reset()
+            except NotYet:
+                mirror.detach()
+                self._stop.wait(0.05)
+            except (BridgeError, OSError) as error:
+                if isinstance(error, RedisLost) and self._stop.is_set():
+                    break
+                shared.mirror.retries += 1
+                if not isinstance(error, TargetError | SourceError):
+                    mirror.detach()
+                self.troubles.note(ledger, mirror.worker, as_bridge_error(error))
+                self._stop.wait(pause.next())
+        mirror.close()
+
+
+def stop_on_signals() -> Event:
+    """Returns an event that SIGINT and SIGTERM set; a second signal ends the process at once with 130."""
+    stop, asked = Event(), False
+
+    def on_signal(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(130)
+        asked = True
+        # In a thread: what the signal interrupted may be holding the lock that `set` needs.
+        _thread.start_new_thread(stop.set, ())
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return stop

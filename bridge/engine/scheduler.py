@@ -1,0 +1,92 @@
+"""Decides whose lines forward sends next: history of many files by time, everything else a source at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
+from bridge.engine.batch_encoder import Parcel
+from bridge.engine.merge import Failed, Merge
+from bridge.kinds.kind import Source
+from bridge.ledger.store import Ledger
+from bridge.ledger.troubles import Troubles
+
+
+class Turns:
+    """Decides which of one mapping's sources sends next. `placed` are the names of those that know where they go on."""
+
+    def __init__(self, placed: set[str], troubles: Troubles, ledger: Ledger, worker: str) -> None:
+        self._placed = placed
+        self._troubles = troubles
+        self._ledger = ledger
+        self._worker = worker
+        self._active: dict[str, Source] = {}
+        self.asked: dict[str, Source] = {}
+        """The sources that were asked for lines, until whoever wants to know clears them."""
+        self._history = Merge(self.asked)
+        self.strict = False
+        """Whether a source that fails in a merge stops the others: their lines could not be put in order later."""
+
+    def add(self, source: Source) -> None:
+        """Gives this source a turn, as something happened to its files, or as it was put in its place."""
+        self._active[source.name] = source
+        if source.name in self._placed and source.in_history:
+            self._history.add(source)
+        else:
+            self._history.drop(source.name)
+
+    def forget(self) -> None:
+        """Asks nobody for lines until it has a turn again: where they all go on is found out anew."""
+        self._active.clear()
+        self._history.clear()
+
+    @property
+    def active(self) -> Iterable[Source]:
+        """The sources whose turn it is, or which wait for what is under way in their files."""
+        return self._active.values()
+
+    def next(self, limit: int) -> Parcel | None:
+        """Takes up to `limit` entries of the source, or sources, whose turn it is; None: nothing is to be carried.
+
+        A source that fails is noted and left out. With `strict` its error in a merge is raised: SourceError,
+        RejectStop, LedgerError.
+        """
+        while len(self._history) > 1:
+            try:
+                parcel = self._history.next(limit)
+            except Failed as failed:
+                self._give_up(failed.source, failed.error)
+                if self.strict:
+                    raise failed.error from None
+                continue
+            if parcel is not None or len(self._history) > 0:  # else those that are left wait for what is under way
+                return parcel
+        for name in [*self._active]:
+            source = self.asked[name] = self._active[name]
+            self._history.touch(name)
+            try:
+                draft = source.next_draft(limit) if name in self._placed else None
+            except (SourceError, RejectStop, LedgerError, OSError) as error:
+                self._give_up(source, as_bridge_error(error))
+                continue
+            if draft is not None:
+                return Parcel.of(draft)
+            if source.waits:
+                continue
+            del self._active[name]
+            if source.trouble is None:
+                self._troubles.clear(self._ledger, f"{self._worker}: {name}")
+        return None
+
+    def _give_up(self, source: Source, error: BridgeError) -> None:
+        """Leaves a source that failed out until its next look; it goes on from what Redis confirmed.
+
+        The source's memory may be ahead of what was sent. A message that stops it is found before anything is read
+        beyond the one before.
+        """
+        if not isinstance(error, RejectStop):
+            self._placed.discard(source.name)
+        source.trouble = error
+        self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
+        self._active.pop(source.name, None)
+        self._history.drop(source.name)

@@ -1,0 +1,387 @@
+"""Where everything stands, for `bridge status`: sampled once, from files, ledger and Redis, into one value. Every
+printer reads that value."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bridge.core.config import Settings, masked
+from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
+from bridge.engine.account.accountant import Accountant
+from bridge.engine.account.standing import Account
+from bridge.engine.lag import Behind, file_behind, folder_behind, stream_behind, values_behind
+from bridge.engine.retired_files import ended
+from bridge.files.outboxes import waiting
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.edits import ALIGNED, STOPPED, Rewrite, rewrites_of
+from bridge.ledger.heartbeat import Trouble, heartbeat, troubles
+from bridge.ledger.import_runs import last_import
+from bridge.ledger.lock_holder import lock_holder
+from bridge.ledger.parity_runs import Run, runs
+from bridge.ledger.quarantine import quarantine_counts
+from bridge.ledger.sources import in_doubt, sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.ledger.switch_requests import unsettled
+from bridge.ledger.trim_points import last_report
+from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
+from bridge.streams.reader import GroupInfo, groups_of, stream_info
+from bridge.streams.writer import read_books
+
+
+@dataclass(slots=True)
+class SourceStatus:
+    """What `bridge status` tells of forward and one source. `rate` in lines a second, None when no bridge runs."""
+
+    name: str
+    position: Position | None = None
+    behind: Behind = field(default_factory=Behind)
+    rate: float | None = None
+    error: str = ""
+    noun: str = "line"
+
+
+@dataclass(slots=True)
+class MirrorStatus:
+    """What `bridge status` tells of one mapping's mirror. `behind` is None when Redis cannot be asked."""
+
+    target: str
+    cursor: EntryId = ZERO_ID
+    behind: Behind | None = None
+    rate: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSize:
+    """What `bridge status` tells of a stream's size, and of who reads it. `bytes` of memory, as Redis reckons it.
+
+    None where our rights do not go so far.
+    """
+
+    entries: int
+    bytes: int | None
+    groups: tuple[GroupInfo, ...] | None
+
+
+@dataclass(slots=True)
+class MappingStatus:
+    """What `bridge status` tells of one mapping. `quarantined`: (direction, kind of reason, count), commonest first."""
+
+    name: str
+    stream: str
+    error: str = ""
+    hint: str = ""
+    retired: float | None = None
+    """Since when nothing of the mapping is carried any more, in seconds since 1970."""
+    outboxes: dict[str, int] = field(default_factory=dict)
+    """How many messages of each component wait on disk to be sent."""
+    dead: dict[str, Behind] = field(default_factory=dict)
+    """What others have written to the files of a retired mapping since: nobody carries it."""
+    sources: list[SourceStatus] = field(default_factory=list)
+    mirror: MirrorStatus | None = None
+    quarantined: list[tuple[str, str, int]] = field(default_factory=list)
+    owner: str = ""
+    imported: dict[str, Any] | None = None
+    """The report of the last import run (`bridge.engine.importer`)."""
+    parity: Run | None = None
+    retention: dict[str, Any] | None = None
+    """What the last look at the stream's retention found (`bridge.admin.retention.trim`)."""
+    edits: list[Rewrite] = field(default_factory=list)
+    """What was found of files that took a log's place of late, or that wait for a person to say what they are."""
+    account: Account | None = None
+    """What became of each file that the mapping names; None of a mapping whose messages are each a file."""
+    size: StreamSize | None = None
+    """What the stream takes of Redis; None when Redis cannot be asked."""
+
+
+@dataclass(slots=True)
+class Status:
+    """What `bridge status` found at one moment (`at`, seconds since 1970).
+
+    `holder` is who has the state directory's lock; `heartbeat` the last one the ledger knows, of a living process or
+    not; `troubles` what a living one waits for, `earlier` what it waited for last.
+    """
+
+    at: float
+    redis: str
+    redis_error: str = ""
+    redis_hint: str = ""
+    holder: str = ""
+    heartbeat: dict[str, Any] | None = None
+    mappings: list[MappingStatus] = field(default_factory=list)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    earlier: dict[str, Trouble] = field(default_factory=dict)
+    ledger_error: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether `bridge run` runs on this state directory."""
+        return self.holder.startswith("bridge run ")
+
+    @property
+    def importing(self) -> bool:
+        """Whether `bridge import-history` runs on this state directory."""
+        return self.holder.startswith("bridge import-history ")
+
+    @property
+    def dual(self) -> bool:
+        """Whether the process of `bridge run` that is there, or was last, carries from stream to file as well."""
+        return bool(self.heartbeat and self.heartbeat.get("dual"))
+
+    @property
+    def files_behind(self) -> Behind:
+        """What forward has still to carry of all mappings, for `bridge status`: lines, bytes, and the oldest's time."""
+        return sum((source.behind for one in self.mappings for source in one.sources), Behind())
+
+    @property
+    def streams_behind(self) -> Behind:
+        """How many entries the mirrors of all mappings have still to write, as far as Redis could be asked."""
+        mirrors = [one.mirror for one in self.mappings if one.mirror is not None]
+        return sum((one.behind for one in mirrors if one.behind is not None), Behind())
+
+
+QUIET, ROOM = 6.0, 1 << 20
+"""Seconds since the last heartbeat, and bytes of room on the ledger's disk: with less no heartbeat can be noted."""
+
+LATELY = 86_400.0
+"""Seconds in which the status tells that a log was edited."""
+
+LONG = 5.0
+"""Seconds after which the status tells of a switch that is not settled."""
+
+
+def sample(
+    settings: Settings, now: Callable[[], float], *, mirrors: bool = True, waits: dict[str, Trouble] | None = None
+) -> Status:
+    """Asks ledger, files and Redis once for `bridge status`; changes nothing, and tells what is out of reach.
+
+    A bridge that asks of itself says what its workers wait for, and whether there are `mirrors`: else what is behind
+    them is not counted.
+    """
+    status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
+    connection = None
+    try:
+        connection = dialler(settings, may_start=False)()
+    except BridgeError as error:
+        status.redis_error, status.redis_hint = error.what, error.hint
+    ledger = None
+    try:
+        path = settings.state_dir / "ledger.db"
+        ledger = Ledger(path) if path.exists() else None
+    except LedgerError as error:
+        status.ledger_error = str(error)
+    try:
+        if ledger is not None:
+            beat = heartbeat(ledger, settings.instance)
+            # A process that has the lock and gave no heartbeat yet is not the one that gave the last.
+            status.heartbeat = (
+                None if status.running and beat and f"(process {beat['pid']})" not in status.holder else beat
+            )
+            late = beat is not None and status.running and status.at - float(beat["at"]) > QUIET
+            if late and shutil.disk_usage(settings.state_dir).free < ROOM:
+                status.ledger_error = f"{path}: its disk is full; what waits is carried when there is room"
+            known = troubles(ledger)
+            status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
+            status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}
+            status.troubles = status.troubles if waits is None else waits
+            for component, since in unsettled(ledger, now() - LONG):
+                said = "its switch is asked for and neither made nor taken back: what it concerns waits"
+                hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
+                status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
+        for mapping in settings.mappings:
+            shared = Shared(mapping, settings)
+            try:
+                status.mappings.append(_mapping(shared, ledger, connection, status, mirrors=mirrors))
+            finally:
+                shared.close()
+    finally:
+        if ledger is not None:
+            ledger.close()
+        if connection is not None:
+            connection.close()
+    return status
+
+
+def _answers(settings: Settings) -> bool:
+    """Whether the Redis server is there for a new connection, whatever became of an earlier one."""
+    try:
+        with closing(dialler(settings, may_start=False)()) as connection:
+            return connection.call("PING") is not None
+    except BridgeError:
+        return False
+
+
+def _mapping(
+    shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
+) -> MappingStatus:
+    mapping, settings = shared.mapping, shared.settings
+    found = MappingStatus(mapping.name, mapping.stream.key, outboxes=waiting(settings.state_dir, mapping.name))
+    stored: dict[str, bytes | None] = {}
+    if mapping.mirror is not None:
+        found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))
+    over = ended(shared, ledger, connection)
+    if over is not None:
+        found.mirror, found.retired, found.dead = None, over.at, over.written
+        found.error, found.hint = over.error, over.hint
+        return found
+    if ledger is not None:
+        stored = {name: memory.stored for name, memory in sources_of(ledger, found.stream).items()}
+        found.quarantined = quarantine_counts(ledger, found.stream)
+        found.imported = last_import(ledger, found.stream)
+        found.parity = next(iter(runs(ledger, found.stream, 1)), None)
+        doubtful = in_doubt(ledger, found.stream)
+        edits = rewrites_of(ledger, found.stream)
+        late = [edit for edit in edits if status.at - edit.at < LATELY and (edit.how == ALIGNED or edit.again)]
+        found.edits = [edit for edit in edits if edit in late or (edit.how == STOPPED and edit.name in doubtful)]
+        looked = last_report(ledger, found.stream) if mapping.retention.limited else None
+        found.retention = {"at": looked[0], **looked[1]} if looked is not None else None
+    if shared.folder is None and shared.values is None:
+        try:
+            found.account = Accountant(shared, ledger, lambda: status.at).whole(stored, running=status.running)
+        except (SourceError, LedgerError) as error:
+            found.error, found.hint = error.what, error.hint
+    memory = stream_memory(ledger, found.stream) if ledger is not None else None
+    if found.mirror is not None and memory is not None:
+        found.mirror.cursor = memory.mirror_cursor
+    if connection is not None:
+        try:
+            if found.mirror is not None and mirrors:
+                found.mirror.behind = stream_behind(connection, shared.keys.stream, found.mirror.cursor)
+            found.size = stream_size(connection, shared.keys.stream)
+            books = read_books(connection, shared.keys)
+            found.owner = books.meta.get(b"owner", b"").decode(errors="replace")
+            instance = books.meta.get(b"instance", b"?").decode(errors="replace")
+            if ledger is None and found.owner and not status.ledger_error:
+                found.error = "its ledger is lost, so it is not carried"
+                found.hint = "`bridge repair` rebuilds it"
+            elif ledger is not None and found.owner not in ("", ledger.uuid.decode()) and instance == settings.instance:
+                found.error = "the stream was carried with another ledger of this bridge: standing by"
+                found.hint = "if that one was lost or moved, `bridge repair` rebuilds it"
+            elif ledger is not None and found.owner not in ("", ledger.uuid.decode()):
+                found.error = f"the stream belongs to bridge '{instance}': standing by"
+                found.hint = "stop that bridge first; then `bridge repair --take-over`"
+            stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
+        except RedisLost as error:
+            if _answers(settings):
+                found.error = "the server answers, and closed the connection as entries were read"
+                found.hint = error.hint or "`bridge doctor` tells of its limits"
+            else:
+                status.redis_error, status.redis_hint = error.what, error.hint
+        except BridgeError as error:
+            found.error, found.hint = error.what, error.hint
+    trouble = status.troubles.get(f"mirror {found.name}")
+    if found.mirror is not None and trouble is not None:
+        found.mirror.error = trouble.error
+    for name in sorted({*shared.source_names(), *stored}):
+        settled = found.account is not None and found.account.settles(name)
+        found.sources.append(_source(shared, ledger, name, stored.get(name), status, settled=settled))
+    return found
+
+
+def stream_size(connection: Connection, stream: bytes) -> StreamSize:
+    """Asks Redis what a stream takes, and who reads it. Raises RedisLost, RedisRefused."""
+    info, used, groups = stream_info(connection, stream), None, None
+    with suppress(RedisRefused):
+        used = int(connection.call("MEMORY", "USAGE", stream) or 0)
+    with suppress(RedisRefused):
+        groups = tuple(groups_of(connection, stream))
+    return StreamSize(info.length, used, groups)
+
+
+def _rate(status: Status, worker: str) -> float | None:
+    workers = (status.heartbeat or {}).get("workers", {})
+    if not status.running or worker.partition(":")[0] not in workers:
+        return None
+    return float(workers[worker]["rate"]) if worker in workers else 0.0  # a source that rests is not named
+
+
+def _source(
+    shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status, *, settled: bool
+) -> SourceStatus:
+    worker = f"forward {shared.mapping.name}: {name}"
+    source = SourceStatus(name, rate=_rate(status, worker), noun=shared.mapping.noun)
+    try:
+        if shared.folder is not None:
+            source.position = Checkpoint.from_json(stored).position if stored else None
+            source.behind = folder_behind(shared.mapping, shared.folder, ledger)
+        elif settled:
+            source.position = Checkpoint.from_json(stored).position if stored else None
+        elif shared.values is not None:
+            source.behind = values_behind(shared.mapping, shared.values, ledger)
+        else:
+            tail, source.position = shared.tail_at(name, ledger, stored)
+            source.behind = file_behind(tail, ledger, shared.mapping.stream.key, shared.mapping.codec(name))
+    except (SourceError, LedgerError, OSError) as error:
+        source.error = str(error)
+    if worker in status.troubles:
+        source.error = status.troubles[worker].error
+    return source
+
+
+def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
+    """Makes what `bridge status --json` prints, with its headline and level."""
+    return {
+        "headline": headline,
+        "level": level,
+        "at": status.at,
+        "redis": {"url": status.redis, "reachable": not status.redis_error, "error": status.redis_error or None},
+        "running": status.running,
+        "lock": status.holder or None,
+        "heartbeat": status.heartbeat,
+        "ledger_error": status.ledger_error or None,
+        "troubles": {name: {"error": mapping.error, "hint": mapping.hint, "since": mapping.since}
+                     for name, mapping in status.troubles.items()},
+        "earlier": {name: {"error": mapping.error, "since": mapping.since, "over": mapping.over}
+                    for name, mapping in status.earlier.items()},
+        "mappings": [
+            {
+                "mapping": mapping.name,
+                "stream": mapping.stream,
+                "retired": mapping.retired,
+                "outboxes": mapping.outboxes,
+                "dead": {name: {"messages": d.messages, "bytes": d.bytes, "more": d.more, "unfinished": d.unfinished}
+                         for name, d in mapping.dead.items()},
+                "owner": mapping.owner or None,
+                "error": mapping.error or None,
+                "forward": [
+                    {"source": s.name, "generation": s.position.generation if s.position else None,
+                     "offset": s.position.offset if s.position else None, **_behind_json(s.behind), "rate": s.rate,
+                     "error": s.error or None}
+                    for s in mapping.sources
+                ],
+                "mirror": None if mapping.mirror is None else {
+                    "target": mapping.mirror.target, "entry": format_id(mapping.mirror.cursor).decode(),
+                    "behind_entries": mapping.mirror.behind.messages if mapping.mirror.behind else None,
+                    "more": mapping.mirror.behind.more if mapping.mirror.behind else None,
+                    "oldest": mapping.mirror.behind.oldest if mapping.mirror.behind else None,
+                    "rate": mapping.mirror.rate, "error": mapping.mirror.error or None,
+                },
+                "size": None if mapping.size is None else {
+                    "entries": mapping.size.entries, "bytes": mapping.size.bytes,
+                    "groups": [{"group": shown(g.name), "lag": g.lag, "pending": g.pending, "consumers": g.consumers}
+                               for g in mapping.size.groups or ()],
+                },
+                "import": mapping.imported,
+                "parity": None if mapping.parity is None else mapping.parity.in_short(status.at),
+                "retention": mapping.retention,
+                "account": None if mapping.account is None else mapping.account.to_json(),
+                **({"edits": [asdict(edit) for edit in mapping.edits]} if mapping.edits else {}),
+                "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in mapping.quarantined],
+            }
+            for mapping in status.mappings
+        ],
+    }  # fmt: skip
+
+
+def _behind_json(behind: Behind) -> dict[str, Any]:
+    return {
+        "behind_bytes": behind.bytes, "behind_lines": behind.messages, "more": behind.more, "oldest": behind.oldest,
+        "unfinished_bytes": behind.unfinished,
+    }  # fmt: skip

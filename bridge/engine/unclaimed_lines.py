@@ -1,0 +1,67 @@
+"""What files hold that no entry claims, as it is read when a lost ledger is rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.core.codecs import Codec
+from bridge.core.codecs.multiline import Continued
+from bridge.core.model import hex_digest
+from bridge.files.generation import Generation, open_regular
+from bridge.files.piece_age import Piece, in_age_order
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger.quarantine import KEPT, Quarantined
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of a source that no file-born entry claims as its origin: perhaps the mirror wrote it."""
+
+    name: str
+    generation: int
+    offset: int
+    content: bytes
+
+
+def pieces_of(shared: Shared, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
+    """Opens a source's rotated pieces, oldest first by when they were written to; files of no source; its own file.
+
+    Where a glob names the sources, a file of another name may be a piece that was renamed: so every file that is none
+    of a source which Redis knows is looked at.
+    """
+    root, path = shared.settings.root, shared.settings.root / name
+    mine = shared.catalog.files_of(name)
+    opened = [file for path in sorted(mine) if path != root / name and (file := open_regular(path)) is not None]
+    pieces = [Piece(file.path.name, file.written(), lambda: None) for file in opened]
+    files = [opened[file.index] for file in in_age_order(pieces)]
+    others = [file for other in shared.catalog.names() if shared.catalog.many and root / other not in mine
+              and (file := open_regular(root / other)) is not None]  # fmt: skip
+    return files, others, open_regular(path)
+
+
+def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
+    """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
+    lines, offset, rest, mine = [], 0, b"", False
+    while data := file.read(1 << 20, offset + len(rest)):
+        *whole, rest = (rest + data).split(b"\n")
+        begins = codec.begins(whole) if isinstance(codec, Continued) else [True] * len(whole)
+        for line, first in zip(whole, begins, strict=True):
+            mine = offset not in claimed if first else mine
+            if line and mine:
+                lines.append(Line(name, generation, offset, line))
+            offset += len(line) + 1
+    return lines
+
+
+def no_messages(lines: list[Line], codec: Codec, limit: int) -> list[Quarantined]:
+    """Lines that were passed over and are no messages, or over `limit` bytes: a lost ledger had them in quarantine."""
+    rows = codec.decode([line.content if len(line.content) <= limit else b"" for line in lines]).rows
+    found = []
+    for line, row in zip(lines, rows, strict=True):
+        length, is_long = len(line.content), len(line.content) > limit
+        why = f"over max_line_bytes: a line of {length} bytes, the limit is {limit}" if is_long else row
+        if isinstance(why, str):
+            digest = hex_digest(line.content) if is_long else ""
+            where = line.name, line.generation, line.offset
+            found.append(Quarantined("forward", *where, "", why, line.content[:KEPT], length, digest))
+    return found

@@ -1,0 +1,38 @@
+"""Chooses what carries a mapping's files to Redis: a stream's forward, or the copier of latest values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.core.errors import BridgeError
+from bridge.core.logger import logger
+from bridge.engine.forward import Forward
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.state.copier import State
+from bridge.ledger.store import Ledger
+from bridge.ledger.troubles import Troubles
+from bridge.streams.connect import Connection
+from bridge.streams.writer import Overtaken
+
+Carrier = Forward | State
+
+
+def carrier_of(
+    shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float], dial: Callable[[], Connection]
+) -> Carrier:
+    """Makes what carries one mapping's files to Redis: `State` for a source of latest values, else `Forward`."""
+    kind = State if shared.mapping.source.kind == "state" else Forward
+    return kind(shared, ledger, troubles, clock, dial)
+
+
+def let_go(forward: Carrier) -> None:
+    """Gives a carrier's lease on its stream back and ends its connection to Redis.
+
+    So another state directory need not wait for the lease to run out.
+    """
+    try:
+        if forward.attached:
+            forward.release()
+    except (Overtaken, BridgeError, OSError) as error:
+        logger.debug("%s: the lease stays until it runs out: %s", forward.worker, error)
+    forward.detach()

@@ -1,0 +1,130 @@
+"""The generations of a source that were carried to their end: their files may grow still.
+
+A program that keeps its descriptor writes on to a file that was renamed long ago.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.files.generation import Generation, Known, open_regular
+from bridge.files.generation_index import Register
+from bridge.files.source_paths import Survey
+
+KEPT_LATE = 4
+"""How many finished generations of a source stay open, so that what is written to a deleted one is seen as well."""
+
+
+class Finished:
+    """The generations of one source that were carried to their end, and whose files may grow still.
+
+    `held` are those that are open.
+    """
+
+    def __init__(self, survey: Survey, register: Register) -> None:
+        self.held: list[Generation] = []
+        self._survey = survey
+        self._register = register
+        self._lying: dict[int, Path] = {}
+        """Where the finished generations lie that are not packed, by number."""
+        self._marks: tuple[int, ...] | None = None
+
+    def add(self, done: Generation) -> None:
+        """Takes in a generation that was carried to its end, and closes the oldest ones that are one too many."""
+        self.held.append(done)
+        self._marks = None
+        while len(self.held) > KEPT_LATE:
+            self.held.pop(0).close()
+
+    def drop_replaced(self) -> None:
+        """Closes finished generations whose files hold another content by now, copied over them in place.
+
+        The file may be another generation. Raises SourceError.
+        """
+        for generation in [generation for generation in self.held if generation.changed() is not None]:
+            self.held.remove(generation)
+            generation.close()
+
+    def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
+        """Opens a finished generation whose compressed file was damaged and is whole now, to go on where it ended.
+
+        `opened` are the inodes of those that are read. What was never carried and is no newer is told of. Raises
+        SourceError.
+        """
+        rotated, fresh = self._survey.take()
+        held = {generation.identity for generation in self.held} | opened
+        matched = self._register.match(rotated)
+        for file in [*rotated, *([fresh] if fresh else [])]:
+            record = matched.get(file)
+            anew = record is not None and record.number in self._register.anew  # else it is as it was
+            if record is not None and anew and file.identity not in held and file.place(record.at) and file.grown():
+                file.number = record.number
+                self.held.append(file)
+                continue
+            if file is not fresh and record is None and file.identity not in held and file.read(1, 0):
+                say_once(file.path.name, "was never carried, and is no newer than what was; it is left alone")
+            file.close()
+
+    def watch(self, opened: set[int], inodes: set[tuple[int, int]]) -> None:
+        """Opens the finished generations whose files have grown, over any number of rotations; but no `opened` one.
+
+        Those are read again; `opened` holds their numbers. `inodes` are those of all files that are open: a file that
+        is one generation is no other, be its inode reused.
+
+        A file that holds what was carried and more is the generation, wherever it lies; none is held open for that:
+        each is looked at. Raises SourceError.
+        """
+        self.held = [generation for generation in self.held if generation.content is not None]
+        for generation in [generation for generation in self.held[:-KEPT_LATE] if not generation.grown()]:
+            self.held.remove(generation)
+            generation.close()
+        marks = self._survey.marks()
+        if marks != self._marks or 0 in marks:
+            self._find()
+            self._marks = marks
+        opened = opened | {generation.number for generation in self.held}
+        for number, path in [*self._lying.items()]:
+            record = self._register.known[number]
+            if number in opened or (record.device, record.inode) in inodes:
+                continue
+            try:
+                now = os.stat(path)
+            except OSError:  # it was moved or deleted, and the folder changed with it
+                self._marks = None
+                continue
+            if (now.st_dev, now.st_ino) != (record.device, record.inode):
+                self._marks = None
+            elif now.st_size > record.at.offset:
+                self._open(record, path)
+
+    def _find(self) -> None:
+        """Notes which of the rotated pieces are generations that have ended; those that are packed have no writer."""
+        lying = self._survey.rotated_names()
+        ended = {
+            (known.device, known.inode): known.number
+            for known in self._register.known.values() if known.closed and not known.packed
+        }  # fmt: skip
+        self._lying = {ended[identity]: path for identity, path in lying.items() if identity in ended}
+
+    def _open(self, record: Known, path: Path) -> None:
+        file = open_regular(path)
+        if file is None:
+            return
+        if file.identity == (record.device, record.inode) and not file.packed and self._is(file, record):
+            file.number = record.number
+            self.held.append(file)
+        else:  # another file has the inode by now
+            del self._lying[record.number]
+            file.close()
+
+    def _is(self, file: Generation, record: Known) -> bool:
+        """Whether a file is the finished generation of a record that names its inode: by its content.
+
+        One that was empty is, if it is no other generation.
+        """
+        if record.at.head_len:
+            return file.place(record.at)
+        others = (known.at for known in self._register.known.values() if known.closed and known.at.head_len)
+        return not any(file.holds(at) for at in others)

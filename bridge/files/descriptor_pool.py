@@ -1,0 +1,238 @@
+"""Open files, of which there may be fewer than there are logs: those that were not asked for the longest are parked.
+
+A parked file is opened again by its name, or by any name beside it that leads to the same inode, when it is asked for.
+One without a name, which could not be opened again, is never parked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from threading import RLock
+
+from bridge.core.errors import SourceError
+from bridge.files.birth_time import born
+
+RESERVED, EACH, FEWEST = 20, 4, 8
+"""`RESERVED`: descriptors that are left to the watcher, the log, the lock and whatever else is open.
+
+`EACH`: how many are left to each thread that carries, for Redis, the ledger, its WAL and what the thread writes.
+`FEWEST`: how many the files of sources have at least.
+"""
+
+LISTINGS = 50
+"""How often the folder of a parked file that is to be opened again is listed, until nothing moves in it."""
+
+MOST = 1 << 16
+"""How many descriptors this process asks of the system, where it gives so many."""
+
+
+def raise_limit() -> None:
+    """Raises this process's limit of open files as far as the system lets it: macOS gives 256 to begin with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):  # macOS has a limit of its own below what it says
+            return
+
+
+class Deleted(SourceError):
+    """Raised when a parked file has no name any more by which to open it: what was not read of it is gone."""
+
+
+class Pool:
+    """Keeps at most `most` files open at once, and parks those that were not asked for the longest. Thread-safe.
+
+    `most` None: as the process's limit has it. `carriers` is how many threads carry, which have theirs first.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._lock = RLock()
+        self._open: OrderedDict[Handle, int] = OrderedDict()
+        self._busy: dict[Handle, int] = {}
+        self._most = most
+        self.carriers = 2
+
+    @property
+    def most(self) -> int:
+        """How many files the pool keeps open at once, at most."""
+        if self._most is not None:
+            return self._most
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(FEWEST, soft - RESERVED - EACH * self.carriers)
+
+    def open(self, path: Path) -> int:
+        """Opens a file for reading and returns its descriptor; parks some of the pool's others if none is left.
+
+        The caller adds it to the pool. Raises OSError.
+        """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return os.open(path, flags)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        with self._lock:
+            self._park(FEWEST)
+        return os.open(path, flags)
+
+    def add(self, handle: Handle, fd: int) -> None:
+        """Takes a file that was opened just now into the pool of open files, which parks others for it."""
+        with self._lock:
+            self._open[handle] = fd
+            self._park(len(self._open) - self.most, handle)
+
+    def acquire(self, handle: Handle, reopen: Callable[[], int]) -> int:
+        """Gives the descriptor of a file, opened again if it was parked; nobody parks it until its release.
+
+        Raises SourceError.
+        """
+        with self._lock:
+            fd = self._open.get(handle)
+            if fd is None:
+                fd = self._open[handle] = reopen()
+                self._park(len(self._open) - self.most, handle)
+            self._open.move_to_end(handle)
+            self._busy[handle] = self._busy.get(handle, 0) + 1
+            return fd
+
+    def release(self, handle: Handle) -> None:
+        """Lets the file that was acquired be parked again."""
+        with self._lock:
+            if self._busy[handle] == 1:
+                del self._busy[handle]
+            else:
+                self._busy[handle] -= 1
+
+    def drop(self, handle: Handle) -> None:
+        """Closes a file's descriptor, if it is open, and takes the file out of the pool of open files."""
+        with self._lock:
+            fd = self._open.pop(handle, None)
+            if fd is not None:
+                os.close(fd)
+
+    def _park(self, surplus: int, but: Handle | None = None) -> None:
+        if surplus <= 0:
+            return
+        for handle in list(self._open):
+            if surplus <= 0:
+                return
+            if handle is not but and handle not in self._busy and handle.may_be_parked(self._open[handle]):
+                self.drop(handle)
+                surplus -= 1
+
+
+POOL = Pool()
+"""The pool of all files that this process has open: descriptors are the process's."""
+
+
+class Handle:
+    """One file that is open for reading, or parked: closed for now, until it is asked for.
+
+    `path` is where it was found last.
+    """
+
+    def __init__(self, fd: int, path: Path, pool: Pool = POOL) -> None:
+        now = os.fstat(fd)
+        self.identity = (now.st_dev, now.st_ino)
+        self.born = born(fd)
+        self.path = path
+        self._pool = pool
+        self._closed = False
+        pool.add(self, fd)
+
+    def stat(self) -> os.stat_result:
+        """Asks the system for the stat of the file, opened again if it was parked. Raises SourceError."""
+        fd = self._pool.acquire(self, self._reopen)
+        try:
+            return os.fstat(fd)
+        except OSError as error:
+            raise SourceError(f"cannot be looked at: {error.strerror}") from None
+        finally:
+            self._pool.release(self)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Reads up to `size` bytes of the file at `offset`, in one read; short at the file's end. Raises SourceError.
+
+        A second read for what is missing could find the file emptied and written anew in between.
+        """
+        fd = self._pool.acquire(self, self._reopen)
+        try:
+            return os.pread(fd, size, offset)
+        except OSError as error:
+            raise SourceError(f"cannot be read: {error.strerror}", where=f"offset {offset}") from None
+        finally:
+            self._pool.release(self)
+
+    def close(self) -> None:
+        """Closes the file for good, whether it is open or parked: it is not opened again."""
+        self._closed = True
+        self._pool.drop(self)
+
+    def may_be_parked(self, fd: int) -> bool:
+        """Whether a file can be closed and opened again: a name leads to it, as far as that can be told."""
+        try:
+            return os.fstat(fd).st_nlink > 0
+        except OSError:
+            return True
+
+    def _reopen(self) -> int:
+        if self._closed:
+            raise SourceError("is closed")
+        fd, listed = self._opened(self.path), list[tuple[str, int]]()
+        for _ in range(LISTINGS):
+            if fd is not None:
+                return fd
+            before, listed = listed, self._listed()
+            fd = self._found([name for name, inode in listed if inode == self.identity[1]])
+            if fd is None and listed == before:
+                raise Deleted("was deleted while more files were to be followed than may be open",
+                              hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
+        raise SourceError("is renamed faster than it can be opened", where=str(self.path))
+
+    def _found(self, names: list[str]) -> int | None:
+        """Opens the parked file under one of these names beside it; None: none of them leads to it by now."""
+        refusal: SourceError | None = None
+        for path in map(self.path.with_name, names):
+            try:
+                fd = self._opened(path)
+            except SourceError as error:  # it may be there, or under the next name
+                refusal = error
+                continue
+            if fd is not None:
+                self.path = path
+                return fd
+        if refusal is not None:
+            raise refusal
+        return None
+
+    def _listed(self) -> list[tuple[str, int]]:
+        """Lists the names beside the parked file, with their inodes; two that are alike tell that nothing moved."""
+        try:
+            with os.scandir(self.path.parent) as found:
+                return sorted((listed.name, listed.inode()) for listed in found)
+        except OSError as error:
+            raise SourceError(f"cannot be listed: {error.strerror}", where=str(self.path.parent)) from None
+
+    def _opened(self, path: Path) -> int | None:
+        try:
+            fd = self._pool.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
+        try:
+            now = os.fstat(fd)
+        except OSError as error:
+            os.close(fd)
+            raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
+        if (now.st_dev, now.st_ino) == self.identity:
+            return fd
+        os.close(fd)
+        return None

@@ -1,0 +1,304 @@
+"""Reads a folder with one file per message: what is in it, and whether a file is complete.
+
+Names are bytes, as the file system has them: any byte but `/` and NUL may stand in one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bridge.core.errors import SourceError
+from bridge.core.globs import is_glob, translated
+from bridge.core.model import shown_name
+from bridge.files.folder_listing import ABSENT
+from bridge.files.temporary_names import leftover
+
+AT_ONCE = 1000
+"""How many files a scan of a folder gives at once."""
+
+BUSY = 60.0
+"""Seconds for which a file that did not change is left alone while a program has it open for writing."""
+
+LAST = (1 << 63) - 1
+"""The latest time of writing that the facts of a file hold, in ns since 1970: in the year 2262."""
+
+FRESH = 1.0
+"""Seconds after which a folder's time of change is sure to be another when something changes again."""
+
+
+class Facts(NamedTuple):
+    """A spool file's size in bytes, time of writing in ns since 1970, device and inode: any of them tells a change."""
+
+    size: int
+    written: int
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Facts:
+        """Makes the facts that a spool's file is known by from what stat says of it."""
+        written = max(-LAST, min(LAST, found.st_mtime_ns))  # a file system may hold times that the ledger cannot
+        return cls(found.st_size, written, found.st_dev, found.st_ino)
+
+    def age(self, now: float, since: float) -> float:
+        """For how many seconds a file, seen so `since`, did not change; its time of writing may lie in the future."""
+        return max(now - self.written / 1e9, now - since)
+
+
+class Found(NamedTuple):
+    """A regular file that was found in a folder: its path below the root, and its facts."""
+
+    name: bytes
+    facts: Facts
+
+
+class Taken(NamedTuple):
+    """A file of a folder that was read: its facts, and its bytes (of one over the limit the first `limit`).
+
+    `busy`: somebody has it open for writing.
+    """
+
+    facts: Facts
+    raw: bytes
+    busy: bool
+
+
+class Folder:
+    """The files that a glob matches below `root`, but those that `exclude` matches, hidden and temporary ones.
+
+    Links below the pattern's fixed part are not followed.
+    """
+
+    def __init__(self, root: Path, pattern: str, exclude: Sequence[str] = ()) -> None:
+        self.root = os.fsencode(root)
+        parts = pattern.split("/")
+        fixed = next((i for i, part in enumerate(parts[:-1]) if is_glob(part)), len(parts) - 1)
+        self._base = os.fsencode("/".join(parts[:fixed]))
+        self._deep = len(parts) - 1 - fixed if "**" not in parts else 1 << 16
+        self._wanted = translated(pattern)
+        self._unwanted = [translated(one) for one in exclude]
+        self._seen: dict[bytes, tuple[int, float]] = {}
+        self._real = b""
+        self.removed: set[bytes] = set()
+        """Names of files that the watcher saw taken away, be there others of these names by now."""
+        self.watched = True
+        """Whether a watcher tells what happens in the folder; else only a scan finds what was rewritten in place."""
+        self.unreadable: list[SourceError] = []
+        """Why folders below the first one could not be read by the last scan."""
+        self.unlisted: list[bytes] = []
+        """The paths of these folders below the root."""
+
+    @property
+    def folders(self) -> set[Path]:
+        """The paths of the folders that the last scan found, and of the one where a scan begins."""
+        return {Path(os.fsdecode(_below(self.root, name))) for name in {self._base, *self._seen}}
+
+    def has(self, name: bytes) -> bool:
+        """Whether a file of this path below the root would be one of the folder's messages, by its name."""
+        last = name.rpartition(b"/")[2]
+        if last.startswith(b".") or self._wanted.fullmatch(name) is None or self._is_leftover(name, last):
+            return False
+        return not any(one.fullmatch(name) for one in self._unwanted)
+
+    def _is_leftover(self, name: bytes, last: bytes) -> bool:
+        def there(other: str) -> bool:
+            return os.path.lexists(_below(self.root, name[: len(name) - len(last)] + os.fsencode(other)))
+
+        return leftover(os.fsdecode(last), there)
+
+    def below(self, path: str) -> bytes | None:
+        """Turns an absolute path into one below the folder's root; None when it lies elsewhere."""
+        raw = os.fsencode(path)
+        return raw[len(self.root) + 1 :] if raw.startswith(self.root + b"/") else None
+
+    def was_removed(self, path: str) -> None:
+        """Notes that somebody took the file of this absolute path away from the folder, or moved it."""
+        name = self.below(path)
+        if name is not None and self.has(name):
+            self.removed.add(name)
+
+    def changed(self) -> bool:
+        """Whether a file came, went or was renamed since the last scan, as far as the folders' times tell."""
+        if not self.watched:
+            return True
+        if not self._seen:
+            return self._time_of(self._base) is not None
+        return any(self._time_of(name) != at or at / 1e9 > seen - FRESH for name, (at, seen) in self._seen.items())
+
+    def _time_of(self, name: bytes) -> int | None:
+        try:
+            return os.stat(_below(self.root, name)).st_mtime_ns
+        except OSError:
+            return None
+
+    def scan(self) -> Iterator[list[Found]]:
+        """Lists all files of the folder that its glob matches, some at a time, in no order.
+
+        Raises SourceError when the first folder cannot be read.
+        """
+        some: list[Found] = []
+        seen: dict[bytes, tuple[int, float]] = {}
+        self.unreadable, self.unlisted = [], []
+        waiting = [(self._base, 0)]
+        while waiting:
+            name, deep = waiting.pop()
+            try:
+                seen[name] = (os.stat(_below(self.root, name)).st_mtime_ns, time.time())
+                with os.scandir(_below(self.root, name)) as listed:
+                    for one in listed:
+                        path = _below(name, one.name)
+                        if one.is_dir(follow_symlinks=False):
+                            if deep < self._deep and not one.name.startswith(b"."):
+                                waiting.append((path, deep + 1))
+                        elif self.has(path) and one.is_file(follow_symlinks=False):
+                            try:
+                                some.append(Found(path, Facts.of(one.stat(follow_symlinks=False))))
+                            except FileNotFoundError:
+                                continue
+                            if len(some) >= AT_ONCE:
+                                yield some
+                                some = []
+            except FileNotFoundError:
+                seen.pop(name, None)
+            except OSError as error:
+                if name == self._base:
+                    raise _unreadable(error, _below(self.root, name)) from None
+                self.unreadable.append(_unreadable(error, _below(self.root, name)))
+                self.unlisted.append(name)
+        self._seen = seen
+        if some:
+            yield some
+
+    def find(self, name: bytes) -> Found | None:
+        """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages.
+
+        Raises SourceError where nobody can tell.
+        """
+        if not self.has(name):
+            return None
+        try:
+            found = os.lstat(_below(self.root, name))
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise SourceError(f"cannot be looked at: {error.strerror}", where=shown_name(name)) from None
+        return Found(name, Facts.of(found)) if stat.S_ISREG(found.st_mode) else None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of this name below the folder's root."""
+        return os.path.lexists(_below(self.root, os.fsencode(name)))
+
+    def busy(self, name: bytes) -> bool:
+        """Whether a program has the file open for writing, as far as that can be told."""
+        try:
+            fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return written_to(fd)
+        finally:
+            os.close(fd)
+
+    def _lies_here(self, fd: int, name: bytes) -> bool:
+        """Whether an open file lies where its name says: no link on the way below the first folder leads elsewhere."""
+        where = path_of(fd, _below(self.root, name))
+        rest = name[len(self._base) :].lstrip(b"/")
+        if where != _below(self._real, rest):
+            self._real = os.path.realpath(_below(self.root, self._base))
+        return where == _below(self._real, rest)
+
+    def digest(self, name: bytes) -> str:
+        """BLAKE2b-128 of all of a file in the folder, in hex; empty where it cannot be read."""
+        hasher = hashlib.blake2b(digest_size=16)
+        try:
+            fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            return ""
+        with os.fdopen(fd, "rb") as file:
+            if not self._lies_here(fd, name):
+                return ""
+            while part := file.read(1 << 20):
+                hasher.update(part)
+        return hasher.hexdigest()
+
+    def read(self, name: bytes, limit: int) -> Taken | None:
+        """Reads a file of the folder, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
+
+        Raises SourceError when it may not be read.
+        """
+        path = _below(self.root, name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise _unreadable(error, path) from None
+        try:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode) or not self._lies_here(fd, name):
+                return None
+            raw = _all(fd, min(before.st_size, limit))
+            busy = written_to(fd)
+            now = os.fstat(fd)
+        except OSError as error:
+            raise _unreadable(error, path) from None
+        finally:
+            os.close(fd)
+        if Facts.of(now) != Facts.of(before) or len(raw) < min(now.st_size, limit):
+            return None
+        return Taken(Facts.of(now), raw, busy)
+
+
+def path_of(fd: int, path: bytes) -> bytes:
+    """Where an open file lies, as the system knows it; `path` is how it was opened."""
+    try:
+        if hasattr(fcntl, "F_GETPATH"):
+            return fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
+        return os.readlink(b"/proc/self/fd/%d" % fd)  # noqa: PTH115 - bytes
+    except OSError:
+        return os.path.realpath(path)
+
+
+def _below(folder: bytes, name: bytes) -> bytes:
+    return folder + b"/" + name if folder and name else folder or name
+
+
+def written_to(fd: int) -> bool:
+    """Whether a program has this file open for writing, as far as the system tells; elsewhere than on Linux never.
+
+    The kernel grants a read lease on a file only while nobody has it open for writing (fcntl(2), "Leases"). It is given
+    back at once; a program that opens the file in between waits for that moment. Its signal is one that is ignored.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN  # anything else: another's file, or a file system without leases
+    return False
+
+
+def _all(fd: int, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := os.read(fd, size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _unreadable(error: OSError, path: bytes) -> SourceError:
+    hint = "give the bridge's user the right to read it" if error.errno in (errno.EACCES, errno.EPERM) else ""
+    return SourceError(f"cannot be read: {error.strerror}", where=shown_name(path), hint=hint)

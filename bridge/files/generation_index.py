@@ -1,0 +1,329 @@
+"""The generations of one source that are known, and by what a rotated file is seen to be one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from bridge.core.model import Fingerprint
+from bridge.files.content import HEAD
+from bridge.files.generation import Generation, Known
+from bridge.files.piece_age import tells_age
+
+SHORT = 1 << 20
+"""Bytes up to which a file that has grown since is read from its beginning at a start, to see whether it was edited as
+well."""
+
+
+class Register:
+    """A register has what is known of the generations of one source.
+
+    `known` has their records by number; `news` are those that the ledger does not know so yet.
+    """
+
+    def __init__(self, known: list[Known], tell: Callable[[Known], None] = lambda known: None) -> None:
+        self.known = {record.number: record for record in known}
+        self._tell = tell
+        for record in known:
+            tell(record)
+        self.news: list[Known] = []
+        self.anew: set[int] = set()
+        """The numbers of closed generations that were recognised in a compressed file, and were not before."""
+
+    def note(self, generation: Generation, *, closed: bool = False) -> None:
+        """The register writes down what a generation is known by now, as news for the ledger."""
+        self.news.append(self.record(generation, closed=closed))
+
+    def record(self, generation: Generation, *, closed: bool = False) -> Known:
+        """The register remembers what a generation is known by now, or was before it was gone, and returns it."""
+        record, before = generation.known(closed=closed), self.known.get(generation.number)
+        if generation.content is None and before is not None and before.at.offset > record.at.offset:
+            record = replace(record, at=before.at, crc=before.crc)
+        if before is not None:
+            written, decided = record.written or before.written, record.decided or before.decided
+            record = replace(record, written=written, decided=decided)
+        self._keep(record)
+        return record
+
+    def at_rest(self, generation: Generation) -> None:
+        """Writes down when a generation's file was written to last, once it is carried and did not change since."""
+        known, (size, written) = self.known[generation.number], generation.checked
+        if known.at.offset == size and known.written != written and not generation.packed:
+            self._keep(replace(known, written=written))
+            self.news.append(self.known[known.number])
+
+    def _keep(self, record: Known) -> None:
+        self.known[record.number] = record
+        self._tell(record)
+
+    def amend(self, number: int, at: Fingerprint) -> None:
+        """The register writes down that a generation is known by more than its record said, as news for the ledger."""
+        self._keep(replace(self.known[number], at=at, crc=-1))
+        self.news.append(self.known[number])
+
+    def match(self, files: list[Generation]) -> dict[Generation, Known]:
+        """The register tells which finished generation of its source each file holds, oldest first; a file for each.
+
+        A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
+        by inode and content; any other by all of its content alone.
+        """
+        free = {number: record for number, record in self.known.items() if record.closed and record.at.head_len}
+        found: dict[Generation, Known] = {}
+        unfinished = [record for record in self.known.values() if not record.closed]
+        for fits in (_remembered, _in_place, _whole):
+            for generation in files:
+                if generation in found or any(same_inode(generation, record_of_open) for record_of_open in unfinished):
+                    continue  # it is that one, though another may have held the same
+                record = next((known for known in free.values() if fits(generation, known)), None)
+                if record is not None and self.is_replaced(record.number):
+                    # An edit may leave size, beginning and end as they were: then it is the newer one.
+                    record = None if any(generation.holds(known.at) for known in unfinished) else record
+                if record is not None:
+                    found[generation] = self._recognised(generation, free.pop(record.number))
+        return found
+
+    def was_seen(self, file: Generation) -> bool:
+        """Whether a file was seen to be a generation of the source, by device, inode and time of birth."""
+        return any(same_inode(file, record) and record.at.head_len for record in self.known.values())
+
+    def seen(self, files: list[Generation], held: list[Generation]) -> Callable[[Generation], tuple[int, int] | None]:
+        """Makes what tells of a source's file as which generation it was seen, and when that was written to last.
+
+        `held` are those that are open. A file that was made anew since, restored or unpacked, has another time.
+        """
+        opened = {generation.identity: generation.number for generation in held}
+        matched = self.match(files)
+
+        def seen(file: Generation) -> tuple[int, int] | None:
+            record, written = matched.get(file), file.written()
+            if record is not None:
+                return record.number, min(written, record.written or written)
+            number = opened.get(file.identity)
+            return None if number is None else (number, written)
+
+        return seen
+
+    def has_newer(self, files: list[Generation], held: list[Generation], but: tuple[int, int]) -> bool:
+        """Whether one of a source's files, oldest first, holds something and is younger than all known or open ones.
+
+        `held` are those that are open; one whose file was packed since is known by its content. `but` is the inode of
+        one that does not count.
+        """
+        held = [generation for generation in held if generation.identity != but]
+        matched, opened = self.match(files), {generation.identity for generation in held}
+        packed = [generation for generation in held if generation.nameless]
+        known = [
+            i for i, file in enumerate(files)
+            if file in matched or file.identity in opened or any(file.equals(other) for other in packed)
+        ]  # fmt: skip
+        newer = files[known[-1] + 1 :] if known else files
+        return any(file.read(1, 0) for file in newer if file.identity != but)
+
+    def meet(self, generation: Generation, lost: int, why: str) -> None:
+        """The register numbers a file that nobody has met; it may hold lines of the generation `lost`, 0 for none."""
+        generation.number, generation.rewrites = max([0, *self.known]) + 1, 0
+        if lost:
+            generation.rewrites, generation.in_doubt, generation.why = lost, True, why
+        self.note(generation)
+
+    def end(self, number: int) -> list[Known]:
+        """The register notes that no more comes of a generation whose place another file took; returns its record."""
+        if (known := self.known.get(number)) is None:
+            return []
+        self._keep(replace(known, closed=True))
+        return [self.known[number]]
+
+    @contextmanager
+    def settled(self, generation: Generation, rivals: list[Generation], of: int) -> Iterator[list[Known]]:
+        """The register notes of which generation's lines one in doubt holds some, 0: of none; not if the block fails.
+
+        Of `rivals`, which are in doubt for the same reason, none holds any then. Yields the records that changed.
+        """
+        lost, all_of_them = self.carried(generation.rewrites), [generation, *rivals]
+        before = [(other, other.in_doubt, other.rewrites) for other in all_of_them]
+        for other in all_of_them if of == lost else [generation]:
+            other.in_doubt, other.rewrites = False, of if other is generation else 0
+        try:
+            yield [*self.end(lost), *map(self.record, all_of_them)]
+        except BaseException:
+            for other, in_doubt, rewrites in before:
+                other.in_doubt, other.rewrites = in_doubt, rewrites
+                self.record(other)
+            raise
+
+    def adopt(self, file: Generation, record: Known) -> Generation:
+        """The register notes that a file is the generation of a record, and returns it."""
+        file.becomes(record)
+        self.note(file)
+        return file
+
+    def is_replaced(self, number: int) -> bool:
+        """Whether another file took the place of a generation's: what that holds of its lines is known, or will be."""
+        return any(known.rewrites == number for known in self.known.values())
+
+    def carried(self, number: int) -> int:
+        """The generation of which lines were carried last, from this one back: of one that is in doubt none was."""
+        record = self.known.get(number)
+        while record is not None and record.in_doubt and record.rewrites:
+            record = self.known.get(record.rewrites)
+        return record.number if record is not None else 0
+
+    def behind(
+        self, last: Generation, files: list[Generation], fresh: Generation | None, last_written: int
+    ) -> tuple[int, Generation | None, bool]:
+        """Finds where among a source's rotated files, oldest first, those begin that are younger than `last`.
+
+        And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
+        None. And whether it is lost: none of them holds what was carried of it. Where it is in none of them, those are
+        younger that were written to after `last_written`, in ns, and stand behind all that are known: somebody who
+        knows only the last few meets none of the others anew.
+        """
+        own = [i for i, generation in enumerate(files) if generation.identity == last.identity]
+        copies = own or [i for i, generation in enumerate(files) if last.head and generation.holds(last.fingerprint())]
+        if not copies:
+            matched = self.match(files)
+            known = max((i for i, file in enumerate(files) if file in matched), default=-1)
+            return max(known + 1, sum(file.written() < last_written for file in files)), None, bool(last.head)
+        copy, gone = files[copies[-1]], last.content is None
+        if copy in self.match(files) or not (gone or (last.nameless and not own and not copy.packed)):
+            return copies[-1] + 1, None, self._is_backup(copy, last, fresh, own=bool(own))
+        goes_on = last.goes_on_in(copy) or (own and not last.head)
+        return (copies[-1] + 1, copy, False) if goes_on else (copies[-1], None, True)
+
+    def _is_backup(self, file: Generation, last: Generation, fresh: Generation | None, *, own: bool) -> bool:
+        """Whether a file that holds a generation is what an editor left beside the log, or a copy; no rotation.
+
+        A rotation renames the log, or copies and empties it; of a copy beside which another file took the log's place
+        it is none.
+        """
+        if not tells_age(file.path.name):
+            return True
+        before = self.known[last.number]
+        replaced = fresh is not None and fresh.identity != (before.device, before.inode)
+        return replaced and not file.packed and (last.copied if own else last.nameless)
+
+    def newer(
+        self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],
+        say_once: Callable[[str, str], None] | None,
+    ) -> list[Generation]:  # fmt: skip
+        """Tells which files of a source nobody has met: `fresh`, and of `files` those from `start` on. Closes others.
+
+        Not those that are `opened`, by inode. One of `files` that may be a finished generation which was edited since
+        `rewrites` that. Where `say_once` is given, none that is older than one that is known
+        either, and that is said. Raises SourceError.
+        """
+        matched, found = self.match(files), list[Generation]()
+        here = {record.number for record in matched.values()}
+        gone = [record for record in self.known.values() if record.closed and record.at.head_len
+                and record.number not in here and not self.is_replaced(record.number)]  # fmt: skip
+        known = [i for i, file in enumerate(files) if file in matched or file.identity in opened]
+        for i, file in enumerate([*files, *([fresh] if fresh else [])]):
+            if i < start or file in matched or file.identity in opened:
+                file.close()
+            elif say_once is not None and file is not fresh and known and i < known[-1]:
+                say_once(file.path.name, "is older than what was carried; it is left alone")
+                file.close()
+            else:
+                if file is fresh:
+                    file.decided = "path" if say_once is not None else "seen"
+                else:
+                    file.rewrites = next((known.number for known in gone if file.may_be_edited(known.at)), 0)
+                file.begin()
+                found.append(file)
+        return found
+
+    def find(
+        self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
+    ) -> Generation | None:
+        """Finds the file that holds what a generation's record says, and places its reader there; None: there is none.
+
+        `taken` are the inodes of others. Of a generation that has ended the file that is it. Else its inode among the
+        rotated, then of those that are no other generation the oldest, then the path: two generations may well begin
+        alike, and the older one is finished first.
+        """
+        if (
+            fresh is not None and not record.closed and not record.packed and record.written == fresh.written()
+            and same_inode(fresh, record) and fresh.size() == record.at.offset and fresh.place(record.at)
+        ):  # fmt: skip
+            fresh.becomes(record)
+            return fresh  # as it was left; what holds the same beside it is a copy
+        matched = self.match(rotated)
+        if record.closed:
+            order = [generation for generation, known in matched.items() if known.number == record.number]
+        else:
+            order = sorted(
+                (generation for generation in rotated if generation not in matched),
+                key=lambda generation: not same_inode(generation, record),
+            )
+            order += [fresh] if fresh else []
+        for generation in order:
+            weak = record.at.head_len == 0 and not same_inode(generation, record)
+            if not weak and generation.identity not in taken and generation.place(record.at):
+                if generation is fresh and record.written != fresh.written() and self._is_edited(fresh, record):
+                    continue
+                generation.becomes(record)
+                return generation
+        return None
+
+    @staticmethod
+    def _is_edited(file: Generation, record: Known) -> bool:
+        """Whether a file that begins and ends as a generation did holds other bytes between.
+
+        Asked where it was saved anew, or written to and is no longer than it was; and of a short one that has grown.
+        """
+        anew = file.identity != (record.device, record.inode) or file.size() == record.at.offset
+        return (anew or file.size() <= SHORT) and file.differs_within(record.at.offset, record.crc)
+
+    def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
+        """Finds the file that was copied of the generation which `at` describes, and places its reader there.
+
+        None when there is none: a file of another generation, or of the inode `but`, is not it.
+        """
+        matched = self.match(rotated) if at.head_len else {}
+        free = [file for file in rotated if at.head_len and file not in matched and file.identity != but]
+        return next((file for file in free if file.place(at)), None)
+
+    def _recognised(self, generation: Generation, record: Known) -> Known:
+        """Notes where a closed generation was found, if it lies in another file by now: the next look knows it by that.
+
+        So a compressed one is not unpacked again. Returns the generation's record.
+        """
+        found = (*generation.identity, generation.packed, generation.born)
+        if found != (record.device, record.inode, record.packed, record.born):
+            if generation.packed is not None and not _remembered(generation, record):
+                self.anew.add(record.number)
+            record = replace(
+                record, device=found[0], inode=found[1], packed=generation.packed, born=generation.born
+            )  # fmt: skip
+            self._keep(record)
+            self.news.append(record)
+        return record
+
+
+def _remembered(generation: Generation, record: Known) -> bool:
+    if generation.born and record.born and generation.born != record.born:
+        return False
+    known = record.packed, (record.device, record.inode)
+    return bool(generation.packed) and (generation.packed, generation.identity) == known
+
+
+def same_inode(generation: Generation, record: Known) -> bool:
+    """Whether a file has the inode of the record; compressing it gives it another, which may have been any file's."""
+    if generation.born and record.born and generation.born != record.born:
+        return False
+    return generation.identity == (record.device, record.inode) and bool(generation.packed) == bool(record.packed)
+
+
+def _in_place(generation: Generation, record: Known) -> bool:
+    return same_inode(generation, record) and generation.holds(record.at)
+
+
+def _whole(generation: Generation, record: Known) -> bool:
+    """Whether a file holds all that was carried of a closed generation, and no more.
+
+    A compressed file may hold more: what was carried of it may have been cut short.
+    """
+    if generation.packed is None:
+        return generation.size() == record.at.offset and generation.holds(record.at)
+    return generation.holds(record.at) and (record.at.offset >= HEAD or not generation.read(1, record.at.offset))

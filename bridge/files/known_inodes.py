@@ -1,0 +1,85 @@
+"""Claims: which files were seen to be a generation of which log, by device and inode, and whether they are so still."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from bridge.core.errors import SourceError
+from bridge.files.birth_time import born
+from bridge.files.generation import Known, open_regular
+
+Identity = tuple[int, int]
+"""A file's device and inode."""
+
+
+class Claims:
+    """Claims of a mapping's logs to files below `root`. An inode's number may be another file's by now."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._logs: dict[Identity, dict[str, Known]] = {}
+        self._heads: dict[tuple[int, str], dict[Identity, str]] = {}
+
+    def add(self, identity: Identity, log: str, known: Known) -> None:
+        """Notes that a file of this device and inode was seen to be this generation of a log."""
+        self._logs.setdefault(identity, {})[log] = known
+        if known.at.head_len:
+            self._heads.setdefault((known.at.head_len, known.at.head), {})[identity] = log
+
+    def that_begin(self, head: tuple[int, str]) -> list[Identity]:
+        """The files that were seen to begin with so many bytes of this digest, by device and inode."""
+        return [*self._heads.get(head, ())]
+
+    def any_of(self, identity: Identity) -> bool:
+        """Whether a file of this device and inode was ever seen to be a generation of a log."""
+        return identity in self._logs
+
+    def clear(self) -> None:
+        """Forgets which files were seen to be which generations of which logs."""
+        self._logs.clear()
+        self._heads.clear()
+
+    def known(self, identity: Identity, log: str, name: str) -> Known | None:
+        """What a log knows of the file of this name, which has this identity; None: it was never seen as one of its.
+
+        A file that was made at another time is another one.
+        """
+        known = self._logs.get(identity, {}).get(log)
+        made = born(f"{self._root}/{name}") if known is not None and known.born else 0
+        return None if known is None or (made and made != known.born) else known
+
+    def log_of(self, identity: Identity, names: Collection[str], name: str) -> str | None:
+        """The log of which the file `name` was seen to be a generation, if it is that file still; None: nobody saw it.
+
+        `names` are all that lead to it, but for links. Where nobody can tell when a file was made, its content tells.
+        """
+        claims = self._logs.get(identity)
+        if not claims:
+            return None
+        own = [path for path in names if path in claims]
+        made = born(f"{self._root}/{name}")
+        for log in [*own, *(log for log in claims if log not in own)]:
+            known = claims[log]
+            if made and known.born:
+                if made == known.born:
+                    return log
+            elif log in own or self._holds(name, known):
+                return log
+        return None
+
+    def _holds(self, name: str, known: Known) -> bool:
+        """Whether a file holds what a generation is known by."""
+        if not known.at.head_len:
+            return False
+        try:
+            file = open_regular(self._root / name)
+        except SourceError:
+            return False
+        try:
+            return file is not None and file.holds(known.at)
+        except SourceError:
+            return False
+        finally:
+            if file is not None:
+                file.close()

@@ -1,0 +1,54 @@
+"""The times that the lines of a piece tell: the earliest and the latest near its beginning and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bridge.files.generation import Generation
+from bridge.files.piece_age import Span
+
+SAMPLED = 1 << 16
+"""Bytes at the beginning of a piece, and at its end, whose lines are asked for their times."""
+
+ENDS = 1 << 12
+"""Bytes at both ends of a piece that mostly hold its first and its last message."""
+
+SLACK = 86_400_000
+"""Milliseconds by which a line may be younger than its file's last change: zones and clocks differ by so much."""
+
+Times = Callable[[Sequence[bytes]], Sequence[int]]
+"""Reads the times of lines, in ms since 1970, 0 of a line that tells none."""
+
+
+def first_and_last(file: Generation, times: Times) -> Span | None:
+    """The times of the first and the last line of a piece that tell one; None: no line at either end does.
+
+    A compressed file is unpacked to its end for it. Raises SourceError.
+    """
+    size = file.size()
+    for sample in (ENDS, SAMPLED):
+        first = file.read(sample, 0)
+        last = file.read(sample, max(0, size - sample))
+        whole = first.split(b"\n") if len(first) == size else [*first.split(b"\n")[:-1], *last.split(b"\n")[1:]]
+        told = [time for time in times([line for line in whole if line]) if time > 0]
+        if told:
+            return told[0], told[-1]
+    return None
+
+
+def span_of(file: Generation, times: Times) -> Span | None:
+    """The earliest and the latest time that lines at both ends of a piece tell; None: they tell none.
+
+    A time that lies behind the last change of the file is none that a line was written at. A compressed file is
+    unpacked to its end for it. Raises SourceError.
+    """
+    if file.content is None:
+        return None
+    first = file.read(SAMPLED, 0)
+    lines = first.split(b"\n")[:-1]
+    if len(first) == SAMPLED:
+        size = file.size()
+        lines += file.read(SAMPLED, max(len(first), size - SAMPLED)).split(b"\n")[1:-1]
+    latest = file.content.stat().st_ctime_ns // 1_000_000 + SLACK
+    told = [time for time in times([line for line in lines if line]) if 0 < time <= latest]
+    return (min(told), max(told)) if told else None

@@ -1,0 +1,118 @@
+"""Lines that name an artifact: what is told of it at once, with the line's entry, and what follows when it is hashed.
+
+The line's own bytes stay as they are. Its path is data: a file is looked at only inside the root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+from bridge.core.codecs.named_path import path_in
+from bridge.core.model import Position, Row
+from bridge.files.artifact_digest import inside, looked_at
+from bridge.files.folder import Facts
+from bridge.kinds.mapping_context import Shared
+from bridge.ledger import artifact_mentions as memory
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.resp import pack
+
+AT_ONCE = 500
+"""Lines whose artifacts are looked at in one go."""
+
+CHANGES = 20
+"""A file that was another at so many looks is told to be changing."""
+
+
+def mentions_of(shared: Shared, name: str, ledger: Ledger) -> Mentions | None:
+    """For the log of this name, if its lines may name artifacts."""
+    return Mentions(shared, name, ledger) if shared.mapping.message.artifact_types else None
+
+
+class Mentions:
+    """For one log."""
+
+    def __init__(self, shared: Shared, name: str, ledger: Ledger) -> None:
+        self.types = frozenset(kind.encode() for kind in shared.mapping.message.artifact_types)
+        self._stream = shared.mapping.stream.key
+        self._name = name
+        self._root = os.fsencode(shared.settings.root)
+        self._private = os.fsencode(shared.settings.state_dir) + b"/"
+        """The bridge's own folder, which may lie below the root: nothing is told of what is in it."""
+        self._paths = shared.settings.paths
+        self._hasher = shared.hasher
+        self._ledger = ledger
+        self._keys = shared.keys
+        self._from = Position(0, -1)
+        self._asked: dict[bytes, tuple[Facts, int]] = {}
+        self.waits = False
+        """Whether some of what is in the stream was not told yet."""
+
+    def widened(self, rows: Sequence[Row], generation: int, offsets: Sequence[int]) -> list[Row]:
+        """The rows; those of a message that names an artifact with `path`, `artifact_type` and `artifact_status`."""
+        found, due = [], []
+        for row, offset in zip(rows, offsets, strict=True):
+            path = path_in(row[3]) if row[2] in self.types else None
+            if path is not None:
+                whole = os.path.normpath(os.path.join(self._root, path))  # noqa: PTH118 - bytes
+                real = inside(self._root, whole)
+                if real is not None and (real + b"/").startswith(self._private):
+                    real = None
+                status, kind = looked_at(real, whole)
+                row = (*row, self._paths.over(whole), kind.encode(), status.encode())
+                if status == "present" and real is not None:
+                    due.append((generation, offset, real))
+            found.append(row)
+        if due:
+            memory.add(self._ledger, self._stream, self._name, due)
+        return found
+
+    def place(self, at: Position) -> None:
+        """Lines before this place are in the stream; what is known of later ones will be found out again."""
+        memory.settle(self._ledger, self._stream, self._name, at)
+
+    def tell(self, connection: Connection, number: int, upto: Position) -> None:
+        """Puts sizes and digests, as far as they are known by now, into `bridge:{S}:artifacts`.
+
+        A file is asked for once, for all lines that name it. One that goes on changing is told to be.
+        """
+        ready = memory.ready(self._ledger, self._stream, self._name, upto, self._from, AT_ONCE)
+        facts: list[bytes] = []
+        done: list[tuple[int, int]] = []
+        found: dict[bytes, bytes | None] = {}
+        for generation, offset, path in ready:
+            if path not in found:
+                found[path] = self._found(path)
+            told = found[path]
+            if told is not None:
+                facts += [b"%d.%d:%d" % (number, generation, offset), told]
+                done.append((generation, offset))
+        if facts:
+            connection.calls(pack("HSET", self._keys.artifacts, *facts))
+            memory.forget(self._ledger, self._stream, self._name, done)
+        self.waits = len(done) < len(ready) or len(ready) == AT_ONCE
+        self._from = Position(*ready[-1][:2]) if len(ready) == AT_ONCE else Position(0, -1)
+
+    def _found(self, path: bytes) -> bytes | None:
+        """What is known of a file, as JSON; None: not yet."""
+        try:
+            now = Facts.of(os.stat(path, follow_symlinks=False))
+        except OSError:
+            self._asked.pop(path, None)
+            return b'{"status":"gone"}'
+        before, changes = self._asked.get(path, (now, 0))
+        changes += before != now
+        self._asked[path] = (now, changes)
+        found = self._hasher.ask(path, now)
+        if found is None and changes < CHANGES:
+            return None
+        del self._asked[path]
+        if found is None:
+            return b'{"status":"changing"}'
+        if isinstance(found, OSError):
+            return b'{"status":"unreadable"}'
+        told = {"status": "present", "size": found.facts.size, "sha256": found.sha256, "artifact_type": found.type,
+                "path": os.fsdecode(self._paths.over(path))}  # fmt: skip
+        return json.dumps(told).encode()

@@ -1,0 +1,178 @@
+"""Forward carries a context, a file that grows by chunks: what was appended until the writer paused is one entry.
+
+All of the entries' data joined are the file, byte for byte. The cursor, generations and what is done after a loss are
+a log's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.core.codecs import Codec
+from bridge.core.codecs.chunk import CHUNK, Chunk, whole_characters
+from bridge.core.codecs.document import moment
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, Checkpoint, Position, paired
+from bridge.files.generation import Generation
+from bridge.files.lines import Lines
+from bridge.files.tail import Tail
+from bridge.kinds.kind import Draft
+from bridge.kinds.log.reader import Read, Reader
+from bridge.kinds.log.source import LogSource
+from bridge.kinds.rejects import Rejects
+from bridge.kinds.resume import Compared, Resume
+from bridge.ledger.store import Ledger
+from bridge.streams.keys import Keys
+
+MOST = 16
+"""Chunks that forward reads at once of a context's file."""
+
+UNENDED = 10.0
+"""Seconds after which forward takes bytes of a context that begin a character and do not end it as they are."""
+
+
+class ChunkReader(Reader):
+    """Reads a context's file in chunks instead of lines: what was appended until the writer paused, 64 KiB at most."""
+
+    def __init__(
+        self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(mapping, tail, ledger, rejects, codec, clock)
+        self.began = 0
+        """The number of the context's generation whose beginning an entry without data has last told."""
+        self.sizes: dict[tuple[int, int], int] = {}
+        """Bytes of the context's chunks that may have to be stepped over, by generation and offset."""
+        self._idle = mapping.source.idle_ms / 1000
+        self._quiet = (0, 0, 0.0)
+        """The number of the context's generation last looked at, its size in bytes, and since when it has that size."""
+
+    def note_skip(self) -> None:
+        """Does nothing for a context: its cursor moves with entries only.
+
+        Else the cursor could not tell whether an entry has said that the file began anew.
+        """
+
+    def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
+        """Returns the next chunks of a context's generation; None when none is due yet.
+
+        Before the first chunk of a file that began anew comes an empty one.
+        """
+        self.barred, start = 0, generation.read_to
+        if generation.number > 1 and start == 0 and self.began != generation.number and generation.content is not None:
+            self.began = generation.number
+            return self._found(generation, b"", [b""])
+        raw = self._tail.peek(generation, CHUNK * MOST)
+        if not raw:
+            return None
+        chunks, at = [], 0
+        while len(raw) - at >= CHUNK:
+            size = whole_characters(raw[at : at + CHUNK])
+            chunks.append(raw[at : at + size])
+            at += size
+        rest = raw[at:]
+        pause = self._pause(generation) if len(raw) < CHUNK * MOST else 0.0
+        whole = len(rest) if ended or pause >= UNENDED else whole_characters(rest) if pause >= self._idle else 0
+        if whole:
+            chunks.append(rest[:whole])
+        self.settling = whole < len(rest) and not chunks
+        return self._found(generation, raw, chunks) if chunks else None
+
+    def _found(self, generation: Generation, raw: bytes, chunks: list[bytes]) -> Read:
+        ends: list[int] = []
+        start = generation.read_to
+        for chunk in chunks:
+            ends.append((ends[-1] if ends else start) + len(chunk))
+        lines = Lines(chunks, [start, *ends[:-1]], ends, ends[-1])
+        written = generation.written()
+        codec, at = self._codec, moment(written)
+        rows = [codec.row(chunk, at) for chunk in chunks] if isinstance(codec, Chunk) else []
+        found = Read(generation, start, raw, lines, more=True)
+        found.given(rows, [written // 1_000_000] * len(rows))
+        return found
+
+    def _pause(self, generation: Generation) -> float:
+        """Returns the seconds since a context's file was last seen to grow.
+
+        `UNENDED` for a file that another follows: its pause lasts for ever.
+        """
+        if self._tail.current() is not generation:
+            return UNENDED
+        now, size = self._clock(), generation.size()
+        if self._quiet[:2] != (generation.number, size):
+            self._quiet = (generation.number, size, now)
+        return max(now - self._quiet[2], now - generation.written() / 1e9)
+
+    def step_over(self, generation: Generation, offset: int) -> None:
+        """Moves the reader of a context's file over the chunk at `offset`, whose entry stands in the stream."""
+        end = offset + self.sizes.get((generation.number, offset), 0)
+        if generation.read_to < end:
+            self._tail.advance(generation, self._tail.read(generation, end - generation.read_to, generation.read_to))
+
+
+class ContextSource(LogSource):
+    """Forward's source for one context: a file that is sent in chunks, and what stood in it before it was emptied."""
+
+    def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
+        super().__init__(mapping, keys, tail, ledger, clock)
+        self.patience = mapping.source.idle_ms / 1000
+
+    def _made_reader(self, mapping: Mapping) -> Reader:
+        self._chunks = ChunkReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
+        return self._chunks
+
+    @property
+    def in_history(self) -> bool:
+        """False for a context: its chunks have no times of their own, their entry IDs get the time of sending."""
+        return False
+
+    def _is_history(self, generation: int, offset: int) -> bool:
+        return False
+
+    def place(self, resume: Resume, compared: Compared) -> None:
+        """Puts a context's reader behind the chunk that the last entry which stands was made of, or at the checkpoint.
+
+        Raises LedgerError.
+        """
+        if resume.refill is not None and (compared.lost or self.memory.refill is not None):
+            resume = Resume(behind=resume.refill)  # it was filled again in order: what is before that stands too
+        elif resume.refill is not None:
+            resume = Resume(resume.checkpoint, self._last_in_row(resume.checkpoint, compared))
+        stored = Checkpoint.from_json(self.stored) if self.stored and not compared.lost else None
+        self._chunks.began = stored.generation if stored is not None else 0
+        if resume.behind is not None:
+            self._chunks.began = resume.behind.generation
+        self._chunks.sizes = {
+            (generation, offset): size
+            for (source, generation), found in compared.sizes.items() if source == self.memory.number
+            for offset, size in found.items()
+        }  # fmt: skip
+        super().place(resume, compared)
+
+    def _last_in_row(self, checkpoint: Checkpoint | None, compared: Compared) -> Position | None:
+        """Returns where the last chunk beyond the checkpoint begins whose entry stands with those of all before it.
+
+        None: not even the next chunk's entry stands.
+        """
+        generation, at = checkpoint.position if checkpoint is not None else Position(1, 0)
+        found = compared.sizes.get((self.memory.number, generation), {})
+        last = None
+        while found.get(at):
+            last = Position(generation, at)
+            at += found[at]
+        return last
+
+    def here(self) -> Draft | None:
+        """Makes a draft without entries that sets a context's cursor to where the reader stands.
+
+        None when there is no file, or where a file begins anew, which an entry has to say first.
+        """
+        first = self.tail.first()
+        return None if first is not None and first.number > 1 and first.read_to == 0 else super().here()
+
+    def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+        data = _data(fields)
+        return self.tail.read(generation, len(data), offset) == data
+
+
+def _data(fields: list[bytes]) -> bytes:
+    return paired(fields).get(FIELDS[3], b"")

@@ -1,0 +1,350 @@
+"""Finds out, of a file that took a log's place, which of its lines were carried before (DESIGN §6.2).
+
+Forward passes over those; every other line is new, and is sent. Nothing of such a file is sent before that is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from itertools import pairwise
+
+from bridge.core.errors import RewriteStop
+from bridge.core.failpoints import reached
+from bridge.core.model import ZERO_ID, hex_digest
+from bridge.core.wording import clock, counted, duration
+from bridge.files.alignment import Aligned, Run, align, in_order
+from bridge.files.generation import Generation
+from bridge.files.lines import Cut
+from bridge.files.tail import Tail
+from bridge.kinds.log import carried_before as former
+from bridge.kinds.log.carried_before import Carried, Messages
+from bridge.kinds.log.edit_records import record
+from bridge.kinds.log.edit_summary import edited, in_words
+from bridge.kinds.log.moved_lines import Moving, moved_by, sorted_out
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.provenance import foreign
+from bridge.ledger.acknowledged import Redacted, accepted_of, redacted_of
+from bridge.ledger.edits import (
+    ALIGNED,
+    AS_EDIT,
+    AS_NEW,
+    NEW,
+    STOPPED,
+    Rewrite,
+    Stretch,
+    rewrites_of,
+    save_rewrite,
+    save_stretches,
+)
+from bridge.ledger.ranges import add_range, barrier, drop_range
+from bridge.ledger.sources import save_generation
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.edits import Edit
+
+PATIENCE = 2.0
+"""Seconds after which a file that took a log's place is looked at although it is written to all the time."""
+
+SHARED = 10
+"""So many lines of the file before must stand in a file, and be half of it, for nobody to dare to call it new."""
+
+
+class Rewritten:
+    """Settles the doubt about one log's generations that took the place of a lost one. Used by forward's thread."""
+
+    def __init__(
+        self, shared: Shared, tail: Tail, ledger: Ledger, number: Callable[[], int], clock: Callable[[], float],
+        dial: Callable[[], Connection],
+    ) -> None:  # fmt: skip
+        self._shared = shared
+        self._tail = tail
+        self._ledger = ledger
+        self._number = number
+        self._clock = clock
+        self._dial = dial
+        self._stream = shared.mapping.stream.key
+        self._settle = shared.mapping.source.settle_ms / 1000
+        self._met = (0, 0.0)
+        self._again_at = 0.0
+        self._stop: tuple[tuple[int, int, int], RewriteStop] | None = None
+        self._in_front = False
+        """Whether lines stand before the first that was carried of the file looked at, more than a few."""
+        self.waits = False
+        """Whether a file is not at rest yet, and will be in a moment."""
+
+    def knows(self, generation: Generation, *, under_way: bool) -> bool:
+        """Whether it is known which lines of a generation were carried before; finds it out, where the file is at rest.
+
+        `under_way`: some that were sent are not confirmed yet. Raises RewriteStop: nothing tells; SourceError,
+        RedisLost, RedisRefused, LedgerError.
+        """
+        self.waits = False
+        if not generation.in_doubt or generation.content is None:
+            return True  # of one that was replaced before it was looked at nothing was carried
+        size, written = generation.size(), generation.written()
+        on_rewrite = self._shared.mapping.source.on_rewrite
+        if on_rewrite == "new" or (not size and self._tail.current() is not generation):
+            of = self._tail.register.carried(generation.rewrites)
+            self._save(generation, self._found(generation, of, NEW), [], [])
+            return True
+        if not size:
+            return False
+        facts = generation.number, size, written
+        if self._stop is not None and self._stop[0] == facts and not self._said(generation):
+            raise self._stop[1]
+        now = self._clock()
+        if self._met[0] != generation.number:
+            self._met = generation.number, now
+        quiet = now - written / 1e9 >= self._settle or now - self._met[1] >= PATIENCE
+        if under_way or not quiet or now < self._again_at:
+            self.waits = True
+            return False
+        if barrier(self._ledger, self._stream, self._tail.name, generation.number) is not None:
+            return False
+        return self._find_out(generation, facts)
+
+    def _said(self, generation: Generation) -> str:
+        """What a person says that a file is, `AS_NEW` or `AS_EDIT`; empty: nobody did."""
+        found = [told for told in rewrites_of(self._ledger, self._stream, self._tail.name)
+                 if told.generation == generation.number]  # fmt: skip
+        return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
+
+    def _found(self, generation: Generation, of: int, how: str, why: str = "") -> Rewrite:
+        return Rewrite(self._tail.name, generation.number, of, self._clock(), how, why=why)
+
+    def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
+        """Aligns a generation with the one whose place it took. False: its file changed meanwhile.
+
+        A rotated file, which may have been edited long after, with those as well whose own files are gone; and one
+        before whose beginning much was put in with all of them: a piece may have been put back there.
+        """
+        reached("forward.align.before")
+        of = self._tail.register.carried(generation.rewrites)
+        gone, here = self._others(generation, of)
+        tries = [[of]]
+        tries += [gone] if gone and generation.path != self._tail.path else []
+        tries += [sorted([*gone, *here, of])] if gone or here else []
+        self._in_front = False
+        with suppress(_Changed):
+            for numbers in [*tries, [of]] if len(tries) > 1 else tries:
+                if len(numbers) > 1 and of in numbers and not self._in_front:
+                    continue
+                with closing(self._before(numbers)) as old:
+                    is_last = len(tries) == 1 or (numbers == [of] and numbers is not tries[0])
+                    known = self._lay_beside(generation, facts, old, of, here, is_last=is_last)
+                if known is not None:
+                    return known
+        return False
+
+    def _others(self, generation: Generation, but: int) -> tuple[list[int], list[int]]:
+        """The log's finished generations whose own file is nowhere, and those whose file is there, oldest first.
+
+        `generation` may be one of the former, edited.
+        """
+        here = self._shared.catalog.lying(self._tail.name, generation.identity)
+        finished = [
+            known.number for known in self._tail.records()
+            if known.closed and known.at.head_len and known.number != but
+            and not self._tail.register.is_replaced(known.number)
+        ]  # fmt: skip
+        return [n for n in finished if n not in here], [n for n in finished if n in here]
+
+    def _lay_beside(
+        self, generation: Generation, facts: tuple[int, int, int], old: Messages, of: int, here: Sequence[int], *,
+        is_last: bool,
+    ) -> bool | None:  # fmt: skip
+        """Lays a generation's lines beside those of before, and notes what is found. False: the file changed meanwhile.
+
+        None: others are to be tried. Of generations whose files are `here` the lines stand there as well.
+        """
+        said, name, folder = self._said(generation), self._tail.name, self._ledger.path.parent
+        codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
+        key = former.by_bytes if old.of_a_file else former.by_meaning(codec)
+        with closing(former.in_file(self._reading(generation), codec, limit, folder, key)) as new:
+            starts, ends = new.starts.numbers(), new.ends.numbers()
+            keys = old.keys.numbers(), new.keys.numbers()
+            if said == AS_NEW:
+                found = Aligned(())
+            else:
+                found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
+            self._in_front = self._in_front or bool(found.runs and found.runs[0].new >= SHARED)
+            if not is_last and (not found.runs or (old.is_of_one and self._in_front)):
+                return None
+            if _may_go_on(found, *keys) and self._clock() - facts[2] / 1e9 < PATIENCE and not generation.read_to:
+                self._again_at, self.waits = self._clock() + PATIENCE / 4, True
+                return False  # it ends amid what was there: perhaps it is being written still
+            self._stop_if_unsure(generation, facts, found, old, new, said)
+            moved = list(moved_by(found.runs, starts, ends, old.starts.numbers()))
+            of = next((part.of for part in moved if part.of == of), moved[0].of) if moved else of
+            piece = generation.path.name if moved and generation.path != self._tail.path else ""
+            rewrite = edited(self._found(generation, of, ALIGNED if moved else NEW, piece), found.runs, *keys)
+            unknown = []
+            if said == AS_EDIT and starts and _head_unknown(old, new, found.runs):
+                head = starts[found.runs[0].new] if found.runs else ends[-1]
+                unknown = [Stretch(0, head, 0, 0)] if head else []
+            behind = max((stretch.end for stretch in unknown), default=0)
+            redacted = [told for told in self._redacted(generation, found.runs, starts, ends) if told.start >= behind]
+            unproved = (found.runs[0].new if found.runs else len(starts)) if unknown else 0
+            rewrite = replace(rewrite, put_in=max(0, rewrite.put_in - len(redacted) - unproved))
+        if unproved:
+            self._tail.notices.append(
+                f"{name}: its first {counted(unproved, 'line')} are passed over, as somebody said --as-edit:"
+                " nothing tells which of them were carried"
+            )
+        stretches, ranges = sorted_out(self._ledger, self._stream, name, moved, here)
+        self._save(generation, rewrite, sorted([*unknown, *stretches, *redacted]), ranges)
+        return True
+
+    def _redacted(
+        self, generation: Generation, runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int]
+    ) -> list[Stretch]:
+        """The lines of a file, not among those passed over, whose entries were deleted on purpose, each once."""
+        gone: dict[str, list[Redacted]] = {}
+        for told in (*redacted_of(self._ledger, self._stream, self._tail.name), *self._without_entry()):
+            gone.setdefault(told.digest, []).append(told)
+        found, at = list[Stretch](), 0
+        for run in [*runs, Run(0, len(starts), 0)] if gone else []:
+            for n in range(at, run.new):
+                line = generation.read(ends[n] - starts[n] - 1, starts[n])
+                if known := gone.get(hex_digest(line)) or gone.get(hex_digest(line + b"\n\0")):
+                    told = known.pop(0)
+                    found.append(Stretch(starts[n], ends[n], told.generation, told.offset))
+            at = run.new + run.count
+        return found
+
+    def _without_entry(self) -> Iterator[Redacted]:
+        """The lines of which somebody acknowledged that they have no entry: their digest is of both sides."""
+        for told in accepted_of(self._ledger, self._stream):
+            name, generation, offset = told.first.rsplit(":", 2) if told.first.count(":") >= 2 else ("", "0", "0")
+            if told.kind == "missing_in_redis" and name == self._tail.name:
+                yield Redacted(ZERO_ID, name, int(generation), int(offset), 0, told.digest)
+
+    def _before(self, numbers: Sequence[int]) -> Messages:
+        """The messages that were carried of generations: of one's own file while that is open, else of the stream."""
+        name, folder = self._tail.name, self._ledger.path.parent
+        held = self._tail.of_number(numbers[0])
+        if len(numbers) == 1 and held is not None and held.content is not None:
+            codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
+            read = former.reading(held, held.read_to)
+            return former.in_file(read, codec, limit, folder, former.by_bytes, of=held.number)
+        with closing(self._dial()) as connection:
+            carried = Carried(self._shared, self._ledger, connection, name, self._number())
+            ends = {known.number: known.at.offset for known in self._tail.records()}
+            return carried.read({number: ends.get(number, 0) for number in numbers}, folder)
+
+    def _reading(self, generation: Generation) -> former.Read:
+        """Reads what of a file is not the mirror's. Raises _Changed: it is another by now."""
+        ours = self._shared.mapping.mirror is not None
+
+        def at_once(size: int, offset: int) -> bytes:
+            with self._tail.lock:
+                if generation.content is None:
+                    raise _Changed
+                return generation.read(size, offset)
+
+        def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
+            data = at_once(size, offset)
+            more, cuts = len(data) == size, list[Cut]()
+            if ours and data:
+                here = self._stream, self._tail.name, generation.number
+                data, cuts, stale = foreign(self._ledger, *here, offset, data, at_once)
+                for span in stale:  # the file was edited since the mirror wrote there: the bytes are its own by now
+                    drop_range(self._ledger, self._stream, span)
+            return data, cuts, more
+
+        return read
+
+    def _stop_if_unsure(
+        self, generation: Generation, facts: tuple[int, int, int], found: Aligned, old: Messages, new: Messages,
+        said: str,
+    ) -> None:  # fmt: skip
+        """Raises RewriteStop where lines are shared and nothing tells which they are, or some of before are unknown."""
+        if said or generation.read_to:  # what is behind the reader is carried, whatever it is
+            return
+        many = len(new.keys.numbers())
+        why, shared = "", found.shared or found.passed()
+        if self._shared.mapping.source.on_rewrite == "stop" and shared:
+            why = f"{counted(shared, 'line')} of before stand in it, and on_rewrite is stop"
+        elif _head_unknown(old, new, found.runs) and (found.runs or found.shared or not old.keys.numbers()):
+            unsure = found.runs[0].new if found.runs else many
+            gone = "trimmed and no archive has them" if old.trimmed else "carried whose entries somebody removed"
+            why = f"lines of before were {gone}: its first {unsure:,} may be some of those"
+        elif not found.runs and found.shared >= SHARED and 2 * found.shared >= many:
+            why = f"{found.shared:,} of its {counted(many, 'line')} stood there before, in no order that tells which"
+        if not why:
+            return
+        name = self._tail.name
+        hint = (
+            f"`bridge repair --as-edit {name}` passes over what stood there before,"
+            f" `bridge repair --as-new {name}` sends all of it; {self._deadline()}"
+        )
+        error = RewriteStop(f"another file took its place, and {why}", where=name, hint=hint)
+        self._stop = facts, error
+        with self._ledger.transaction():
+            of = self._tail.register.carried(generation.rewrites)
+            save_rewrite(self._ledger, self._stream, self._found(generation, of, STOPPED, why))
+        raise error
+
+    def _deadline(self) -> str:
+        """Until when a person must have said what a file is, in words: it lies there until rotations delete it."""
+        records = self._tail.records()
+        edited = {known.rewrites for known in records}
+        closed = sorted(
+            known.written / 1e9 for known in records if known.closed and known.written and known.number not in edited
+        )
+        apart = [b - a for a, b in pairwise(closed) if b > a]
+        if not apart:
+            return "it waits as long as the file lies there"
+        each, now = sorted(apart)[len(apart) // 2], self._clock()
+        due = clock(max(closed[-1] + each, now), now)
+        return f"the next rotation is due at about {due}, one each {duration(each)}"
+
+    def _save(
+        self, generation: Generation, found: Rewrite, stretches: Sequence[Stretch], moving: Sequence[Moving]
+    ) -> None:
+        """Writes into the ledger, at once, what was found of a file. Raises _Changed: it is another by now."""
+        with self._tail.lock:
+            if found.how == ALIGNED and (generation.content is None or generation.changed() is not None):
+                raise _Changed
+            placed = [(told, told.parts(generation)) for told in moving]
+            marked = [told._replace(crc=generation.sum_of(told.start, told.end)) for told in stretches]
+            if found.how == ALIGNED:  # Redis first: a ledger that is lost behind this is rebuilt of it
+                reached("forward.record.before")
+                with closing(self._dial()) as connection:
+                    record(connection, self._shared, self._number(), {generation.number: Edit(found.of, marked)})
+                reached("forward.record.after")
+            of = found.of if found.how == ALIGNED else 0
+            with self._tail.settled(generation, of) as records, self._ledger.transaction():
+                for told, parts in placed:
+                    drop_range(self._ledger, self._stream, told.span)
+                    for part in parts:
+                        add_range(self._ledger, self._stream, part)
+                save_stretches(self._ledger, self._stream, self._tail.name, generation.number, marked)
+                save_rewrite(self._ledger, self._stream, found)
+                for known in records:
+                    save_generation(self._ledger, self._stream, self._tail.name, known)
+            reached("forward.align.after")
+            self._stop = None
+            if said := in_words(found, found.at, generation.why):
+                self._tail.notices.append(said)
+
+
+class _Changed(Exception):
+    """A file changed while it was looked at: another look tells."""
+
+
+def _head_unknown(old: Messages, new: Messages, runs: Sequence[Run]) -> bool:
+    """Whether lines before the first run may be among those of before of which nothing tells any more."""
+    starts, ends = new.starts.numbers(), new.ends.numbers()
+    head = range(runs[0].new if runs else len(starts))
+    return bool(head) and (old.trimmed or any(ends[n] - starts[n] <= old.unknown for n in head))
+
+
+def _may_go_on(found: Aligned, old: Sequence[int], new: Sequence[int]) -> bool:
+    """Whether a file ends amid the lines of before: all of it, or its last run."""
+    if not found.runs:
+        return bool(found.shared) and found.shared == len(new)
+    last = found.runs[-1]
+    return last.new + last.count == len(new) and last.old + last.count < len(old)

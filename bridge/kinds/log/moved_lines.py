@@ -1,0 +1,137 @@
+"""Where carried lines of an edited log stand by now: stretches that forward passes over, and ranges of the mirror."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from bridge.files.alignment import Run
+from bridge.files.generation import Generation
+from bridge.kinds.log.carried_before import GENERATION
+from bridge.ledger.edits import Stretch, stretches_of
+from bridge.ledger.ranges import Range, range_digest, ranges_of
+from bridge.ledger.store import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes `start` to `end` of a file that hold what byte `of_start` of generation `of` and those behind it held."""
+
+    start: int
+    end: int
+    of: int
+    of_start: int
+
+
+class Moving:
+    """A range of the mirror's whose lines stand in another file by now, some of them or all."""
+
+    def __init__(self, span: Range) -> None:
+        self.span = span
+        self._parts: list[tuple[int, int, int]] = []
+
+    def add(self, start: int, end: int, shift: int) -> None:
+        """Bytes `start` to `end` of before stand `shift` bytes further on."""
+        self._parts.append((start, end, shift))
+
+    def parts(self, generation: Generation) -> list[Range]:
+        """Makes the ranges that take the place of this one: where its lines stand now, and those that are gone."""
+        found: list[Range] = []
+        at = self.span.start
+        for entry, length in self.span.entries:
+            shift = next((by for a, b, by in self._parts if a <= at and at + length <= b), None)
+            start = at if shift is None else at + shift
+            number = self.span.generation if shift is None else generation.number
+            last = found[-1] if found else None
+            if last is not None and (last.generation, last.end) == (number, start):
+                last.entries.append((entry, length))
+                found[-1] = replace(last, end=start + length)
+            else:
+                found.append(Range(self.span.name, number, start, start + length, b"", [(entry, length)]))
+            at += length
+        return [self._digested(part, generation) for part in found]
+
+    def _digested(self, part: Range, generation: Generation) -> Range:
+        if part.generation != generation.number:
+            alone = (part.start, part.end) == (self.span.start, self.span.end)
+            return replace(part, digest=self.span.digest if alone else b"")
+        return replace(part, digest=range_digest(generation.read(part.end - part.start, part.start)))
+
+
+def moved_by(
+    runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]
+) -> Iterator[Moved]:
+    """The bytes of runs of messages, as far as they stand one behind the other in both files; `offsets`: of before."""
+    for run in runs:
+        begin = n = 0
+        for n in range(1, run.count + 1):
+            if (
+                n < run.count
+                and ends[run.new + n - 1] == starts[run.new + n]
+                and (offsets[run.old + n] - offsets[run.old + n - 1] == starts[run.new + n] - starts[run.new + n - 1])
+            ):
+                continue
+            yield Moved(starts[run.new + begin], ends[run.new + n - 1], *divmod(offsets[run.old + begin], GENERATION))
+            begin = n
+
+
+def sorted_out(
+    ledger: Ledger, stream: str, name: str, moved: Sequence[Moved], here: Collection[int]
+) -> tuple[list[Stretch], list[Moving]]:
+    """Sorts bytes that moved into stretches, which say where they were first sent from, and ranges of the mirror's.
+
+    Of a generation whose file is `here` still the ranges stay in that.
+    """
+    stretches, ranges = list[Stretch](), list[Moving]()
+    for of in sorted({part.of for part in moved}):
+        parts = [part for part in moved if part.of == of]
+        some, moving = _of(ledger, stream, name, of, parts, are_left=of in here)
+        stretches += some
+        ranges += moving
+    return stretches, ranges
+
+
+def _of(
+    ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[Moved], *, are_left: bool
+) -> tuple[list[Stretch], list[Moving]]:
+    """The same of bytes of one generation; `are_left`: its ranges are."""
+    earlier = stretches_of(ledger, stream, name, of)
+    ours = sorted(
+        (span for span in ranges_of(ledger, stream, name) if span.generation == of and not are_left),
+        key=lambda span: span.start,
+    )
+    begins, ranges = [span.start for span in ours], dict[int, Moving]()
+    stretches = []
+    for part in moved:
+        shift = part.start - part.of_start
+        at, end = part.of_start, part.of_start + part.end - part.start
+        n = max(0, bisect_right(begins, at) - 1)
+        while n < len(ours) and ours[n].start < end:
+            span = ours[n]
+            if span.end > at:
+                ranges.setdefault(n, Moving(span)).add(max(at, span.start), min(end, span.end), shift)
+                stretches += _mapped(at, max(at, span.start), shift, of, earlier)
+                at = max(at, span.end)
+            n += 1
+        stretches += _mapped(at, end, shift, of, earlier)
+    return stretches, [*ranges.values()]
+
+
+def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[Stretch]) -> list[Stretch]:
+    """Stretches for bytes of the generation before, `shift` further on now: some were an earlier one's themselves."""
+    found: list[Stretch] = []
+    at = start
+    for n in range(max(0, bisect_right(earlier, (start, 1 << 62, 0, 0)) - 1), len(earlier)):
+        if (stretch := earlier[n]).start >= end:
+            break
+        if stretch.end <= at:
+            continue
+        begin, stop = max(at, stretch.start), min(end, stretch.end)
+        if begin > at:
+            found.append(Stretch(at + shift, begin + shift, of, at))
+        found.append(Stretch(begin + shift, stop + shift, stretch.of, stretch.of_start + begin - stretch.start))
+        at = stop
+    if at < end:
+        found.append(Stretch(at + shift, end + shift, of, at))
+    return found

@@ -1,0 +1,94 @@
+"""Lines of a file that took a log's place, and that forward passes over: those whose entries Redis lost are sent again.
+
+So the stream gets back what the files hold, also where a line stands in another file than the one it was sent from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from bridge.continuity.trim_floor import passed_over
+from bridge.core.codecs import Codec
+from bridge.core.codecs.multiline import Continued
+from bridge.core.model import Position
+from bridge.files.generation import Generation
+from bridge.files.lines import Cut, walk
+from bridge.files.tail import Tail
+from bridge.kinds.resume import Compared, Resume
+from bridge.ledger.acknowledged import redacted_of
+from bridge.ledger.edits import Stretch, all_stretches, save_stretches
+from bridge.ledger.store import Ledger
+from bridge.streams.trim import Gone
+
+LONGEST = 1 << 28
+
+
+def forget_carried(
+    tail: Tail, ledger: Ledger, stream: str, number: int, codec: Codec, compared: Compared
+) -> None:  # fmt: skip
+    """Takes out of a log's stretches, inside a ledger transaction, the lines that are to be sent again after a loss.
+
+    `number` is the log's. A line goes whose entry does not stand, unless it was trimmed or deleted on purpose, or
+    stands before the place from which the log is filled again.
+    """
+    resume = compared.resume.get(tail.name, Resume())
+    gone = compared.trimmed.origins.get(number, Gone(None))
+    meant = passed_over(compared.trimmed)
+    redacted = {Position(was.generation, was.offset) for was in redacted_of(ledger, stream, tail.name)}
+    generations = {known.number: known for known in tail.records()}
+
+    def stands(at: Position) -> bool:
+        if at in redacted or (gone.low is not None and at <= gone.low) or at.offset in meant.get((number, at[0]), ()):
+            return True
+        if resume.behind is not None:
+            return at <= resume.behind
+        if resume.checkpoint is not None and resume.refill is None:
+            return at < resume.checkpoint.position
+        return at.offset in compared.offsets.get((number, at.generation), ())
+
+    for which, stretches in all_stretches(ledger, stream).get(tail.name, {}).items():
+        if which not in generations:
+            continue
+        held = tail.of_number(which) or tail.reopen(which)
+        if held is None:
+            continue
+        left = [part for stretch in stretches for part in _standing(held, stretch, codec, stands)]
+        if left != stretches:
+            marked = [part._replace(crc=held.sum_of(part.start, part.end)) for part in left]
+            save_stretches(ledger, stream, tail.name, which, marked)
+
+
+def _standing(
+    generation: Generation, stretch: Stretch, codec: Codec, stands: Callable[[Position], bool]
+) -> Iterator[Stretch]:
+    """The parts of a stretch whose messages need not be sent again."""
+    if not stretch.of:
+        yield stretch
+        return
+    begin = end = -1
+    for start, behind in _messages(generation, stretch, codec):
+        at = Position(stretch.of, stretch.of_start + start - stretch.start)
+        if not stands(at):
+            continue
+        if begin >= 0 and end != start:
+            yield _part(stretch, begin, end)
+            begin = -1
+        begin, end = (begin if begin >= 0 else start), behind
+    if begin >= 0:
+        yield _part(stretch, begin, end)
+
+
+def _part(stretch: Stretch, begin: int, end: int) -> Stretch:
+    return Stretch(begin, end, stretch.of, stretch.of_start + begin - stretch.start)
+
+
+def _messages(generation: Generation, stretch: Stretch, codec: Codec) -> Iterator[tuple[int, int]]:
+    """Where each message of a stretch begins, and where the next one does."""
+
+    def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
+        data = generation.read(min(size, stretch.end - offset), offset)
+        return data, [], bool(data) and offset + len(data) < stretch.end
+
+    begins = codec.begins if isinstance(codec, Continued) else None
+    for lines, _ in walk(read, stretch.start, begins, LONGEST):
+        yield from zip(lines.offsets, lines.ends, strict=True)

@@ -1,0 +1,362 @@
+"""Lines out of a source's generations: whole, without what the mirror wrote, each message with what continues it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from bridge.core.codecs import Codec
+from bridge.core.codecs.multiline import Continued
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, Position, Row, hex_digest, paired
+from bridge.files.generation import Generation
+from bridge.files.lines import Cut, Lines, grouped, split
+from bridge.files.tail import Tail
+from bridge.kinds.kind import BATCH_BYTES
+from bridge.kinds.log.long_line import LongLine, Piece
+from bridge.kinds.provenance import foreign
+from bridge.kinds.rejects import Rejects
+from bridge.ledger.acknowledged import redacted_of
+from bridge.ledger.edits import Stretch, stretches_of
+from bridge.ledger.ranges import drop_range
+from bridge.ledger.store import Ledger
+
+READ_LINES = 2.1
+READ_BYTES = (1 << 16, 1 << 20)
+"""A piece of the file holds about two batches, within these bytes: reading more at once would leave the server idle."""
+
+
+@dataclass(slots=True)
+class Read:
+    """Lines of one generation that are read and not yet in a batch. `at` is the first of those.
+
+    `more`: the generation goes on behind them. `wanted`: how many were asked for. `keys`: their times, never falling,
+    for the merge with other files.
+    """
+
+    generation: Generation
+    start: int
+    data: bytes
+    lines: Lines
+    more: bool = False
+    at: int = 0
+    wanted: int = 0
+    keys: list[int] = field(default_factory=list)
+    _rows: list[Row | str] = field(default_factory=list)
+    _times: list[int] = field(default_factory=list)
+
+    def serves(self, limit: int, wanted: int) -> bool:
+        """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
+        left = len(self.lines.lines) - self.at
+        return left > 0 and (left >= limit or not self.more or (self.at == 0 and self.wanted >= wanted))
+
+    def fits(self, limit: int) -> int:
+        """How many of its next lines go into a batch of `limit` entries."""
+        lines, i = self.lines, self.at
+        j = min(i + limit, len(lines.lines))
+        while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
+            j = (i + j) // 2
+        return j - i
+
+    def rows(self, codec: Codec, begin: int, end: int) -> tuple[list[Row | str], list[int]]:
+        """The rows, or reasons, and times of these lines."""
+        if self.keys:
+            return self._rows[begin:end], self._times[begin:end]
+        return codec.decode(self.lines.lines[begin:end])
+
+    def given(self, rows: Sequence[Row], times: list[int]) -> None:
+        """What the codec cannot tell of these lines alone."""
+        self._rows, self._times, self.keys = [*rows], times, [*accumulate(times, max)]
+
+    def stops(self, i: int, limit: int) -> bool:
+        """Whether this line, of which `order` was asked, cannot be an entry."""
+        line = self.lines.lines[i]
+        return len(line) > limit or (bool(line) and isinstance(self._rows[i], str))
+
+    def order(self, codec: Codec, latest: int) -> Sequence[int]:
+        """The keys by which these lines are merged with others; what is no message goes with the one before it."""
+        if not self.keys:
+            self._rows, self._times = codec.decode(self.lines.lines)
+            self.keys = [*accumulate(self._times, max, initial=latest)][1:]
+        return self.keys
+
+
+class Reader:
+    """Reads the lines of one source for forward. `skipped_since`: when it got ahead of its cursor, in s since 1970."""
+
+    def __init__(
+        self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
+    ) -> None:
+        self.skipped_since: float | None = None
+        self.barred = 0
+        """The generation whose bytes wait for the mirror's intent; it is not at its end."""
+        self.settling = False
+        """Whether the last message may go on, or the file is being compressed still: look again in a moment."""
+        self._tail = tail
+        self._ledger = ledger
+        self._rejects = rejects
+        self._clock = clock
+        self._stream = mapping.stream.key
+        self._max_line = mapping.format.max_line_bytes
+        self._codec = codec
+        self._continued = codec if isinstance(codec, Continued) else None
+        self._settle = mapping.source.settle_ms / 1000
+        self._read: Read | None = None
+        self._longs: dict[int, LongLine] = {}
+        self._piece = 0
+        self._stretches: dict[int, list[Stretch]] = {}
+        self._ends: dict[int, int] = {}
+        """Up to where each generation was handed out or passed over, as counted here."""
+        self.skipped: list[tuple[Generation, int, int]] = []
+        """Stretches of generations that the reader's place went over, and that nobody read: that must not be."""
+
+    def forget(self) -> None:
+        """What was read beyond the reader's place is read again."""
+        self._read, self.skipped_since = None, None
+        self._longs.clear()
+        self._ends.clear()
+        self._stretches.clear()
+
+    def let_go(self) -> None:
+        """Forgets lines that were read, once all of them are in batches: of thousands of sources few are read on."""
+        if self._read is not None and self._read.at >= len(self._read.lines.lines):
+            self._read = None
+
+    def handed_out(self, generation: Generation, end: int) -> None:
+        """What stands before `end` of a generation was handed out, or is nobody's."""
+        self._ends[generation.number] = end
+
+    @property
+    def held(self) -> Read:
+        """The lines that the reader handed out last."""
+        if self._read is None:
+            raise AssertionError("nothing is read")
+        return self._read
+
+    def note_skip(self) -> None:
+        """The reader passed over something that makes no entry."""
+        if self.skipped_since is None:
+            self.skipped_since = self._clock()
+
+    def next(self, generation: Generation, limit: int, ahead: int = 0) -> Read | None:
+        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file, or None.
+
+        A piece is for about two batches of `limit` lines, or has about `ahead` lines.
+        """
+        limit, wanted = (min(limit, max(1, ahead // 2)), ahead) if ahead else (limit, int(limit * READ_LINES))
+        read = self._read
+        if read is not None and read.generation is generation and read.serves(limit, wanted):
+            return read
+        self._read, self.settling = None, False
+        low = min(READ_BYTES[0], max(1 << 9, wanted << 7))  # less of each where many files are merged
+        self._piece = max(self._piece, low)
+        while True:
+            reached("forward.read.before")
+            found = self.fetch(generation)
+            reached("forward.read.after")
+            if found is None or found.lines.lines:
+                break
+            if found.lines.end == found.start:
+                return None
+            # Nothing but mirrored bytes.
+            self._tail.advance(generation, found.data[: found.lines.end - found.start])
+            self.handed_out(generation, found.lines.end)
+            self.note_skip()
+        self._read = found
+        if found is not None:
+            found.wanted = wanted
+            each = (found.lines.end - found.start) / len(found.lines.lines)
+            self._piece = max(low, min(READ_BYTES[1], int(each * wanted)))
+        return found
+
+    def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
+        """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
+        size, self.barred = self._piece or READ_BYTES[0], 0
+        end = self._ends.setdefault(generation.number, generation.read_to)
+        if end < generation.read_to:
+            self.skipped.append((generation, end, generation.read_to))
+        self._ends[generation.number] = generation.read_to
+        while True:
+            if generation.number in self._longs and not self._through_long(generation):
+                return None
+            if not self._over_carried(generation):
+                return None
+            start = generation.read_to
+            raw = self._tail.peek(generation, size)
+            ahead = self._next_carried(generation, start)
+            met = ahead is not None and ahead.start < start + len(raw)
+            raw = raw[: ahead.start - start] if ahead is not None and met else raw
+            if not raw:
+                self.settling = self.settling or self._young(generation)
+                return None
+            data, cuts = self.foreign(generation, start, raw)
+            full = len(raw) == size and len(data) >= size  # it was not cut off at an intent of the mirror's
+            lines = split(data, start, cuts)
+            over = len(data) - sum(b - a for a, b in cuts) > self._max_line
+            if self._continued and lines.lines:
+                last = ended or met or (not full and not self.barred and self._ended(generation))
+                begins = self._continued.begins(lines.lines)
+                whole = grouped(lines, begins, self._max_line, ended=last)
+                if not whole.lines and full and over:  # one message that is too long
+                    whole = grouped(lines, begins, self._max_line, ended=True)
+                lines = whole
+                self.settling = not full and not lines.lines
+            if lines.lines or lines.end > start or not full:
+                return Read(generation, start, data, lines, full)
+            if over:
+                self._longs[generation.number] = LongLine(start)
+            size *= 4
+
+    def carried_before(self, generation: int) -> list[Stretch]:
+        """The stretches of a generation that are passed over.
+
+        They were carried before, as an earlier one's, or their entries were deleted on purpose.
+        """
+        if generation not in self._stretches:
+            name = self._tail.name
+            found = stretches_of(self._ledger, self._stream, name, generation)
+            gone = [part for part in redacted_of(self._ledger, self._stream, name) if part.generation == generation
+                    and self._is_line(generation, part.offset, part.length, part.digest)]  # fmt: skip
+            found += [Stretch(part.offset, part.offset + part.length, generation, part.offset) for part in gone]
+            self._stretches[generation] = sorted(found)
+        return self._stretches[generation]
+
+    def _is_line(self, number: int, offset: int, length: int, told: str) -> bool:
+        """Whether a line of this digest stands at a place of a generation."""
+        held = self._tail.of_number(number)
+        return held is not None and length > 0 and hex_digest(held.read(length - 1, offset)) == told
+
+    def among_earlier(self, first: Position | None) -> bool:
+        """Whether a line stands before others of its file that were sent earlier, as an earlier generation's."""
+        stretches = self.carried_before(first.generation) if first is not None else []
+        return any(part.of != first.generation and first.offset < part.start for part in stretches) if first else False
+
+    def _next_carried(self, generation: Generation, start: int) -> Stretch | None:
+        """The first stretch behind a place of a generation that was carried before; None: there is none."""
+        stretches = self.carried_before(generation.number)
+        at = bisect_left(stretches, (start,)) if stretches else 0
+        return stretches[at] if at < len(stretches) else None
+
+    def _over_carried(self, generation: Generation) -> bool:
+        """Moves the reader over what was carried before; False: the file changed, a look tells."""
+        while (ahead := self._next_carried(generation, generation.read_to)) is not None:
+            if ahead.start > generation.read_to:
+                break
+            if ahead.crc >= 0 and generation.sum_of(ahead.start, ahead.end) != ahead.crc:
+                if self._tail.distrust(generation, f"bytes {ahead.start} to {ahead.end} are not those of before"):
+                    return False
+                self._stretches[generation.number].remove(ahead)  # of a piece that was edited: all of it is sent
+                continue
+            self._tail.pass_over(generation, ahead.end)
+            if generation.read_to != ahead.end:
+                return False
+            self.handed_out(generation, ahead.end)
+            self.note_skip()
+        return True
+
+    def _ended(self, generation: Generation) -> bool:
+        """Whether nothing is to come that could belong to the last message."""
+        if generation.packed or self._tail.current() is not generation:
+            return not self._young(generation)
+        return self._clock() - generation.written() / 1e9 >= self._settle
+
+    @staticmethod
+    def _young(generation: Generation) -> bool:
+        return generation.content is not None and generation.content.settling()
+
+    def foreign(self, generation: Generation, start: int, data: bytes) -> tuple[bytes, list[Cut]]:
+        """Tells what of `data`, read at `start` of a generation, forward may look at, and the mirror's ranges in it."""
+
+        def read(size: int, offset: int) -> bytes:
+            return self._tail.read(generation, size, offset)
+
+        given, name = len(data), self._tail.name
+        data, cuts, stale = foreign(self._ledger, self._stream, name, generation.number, start, data, read)
+        if stale and not generation.begins_as_it_did():  # emptied as it was read: the next look tells
+            return b"", []
+        self.barred = generation.number if len(data) < given else 0
+        for one in stale:
+            said = f"bytes {one.start} to {one.end} are not what the mirror wrote there any more"
+            self._tail.notices.append(f"{name}: {said}; they are carried as the file's own")
+            drop_range(self._ledger, self._stream, one)
+        return data, cuts
+
+    def lines_at(self, generation: Generation, offset: int, count: int, size: int) -> bytes | None:
+        """So many lines from `offset` on, the newlines between them; `size` is about their bytes.
+
+        None: no line begins there, or there are fewer. Empty where nobody can tell yet: a line of the mirror's is under
+        way there.
+        """
+        if offset and self._tail.read(generation, 1, offset - 1) != b"\n":
+            return None
+        most = max(size, self._max_line) * 4
+        while raw := self._tail.read(generation, size, offset):
+            data, cuts = self.foreign(generation, offset, raw)
+            lines = split(data, offset, cuts).lines
+            if len(lines) >= count:
+                return b"\n".join(lines[:count])
+            if len(data) < len(raw):
+                return b""
+            if len(raw) < size or size > most:
+                return None
+            size *= 4
+        return None
+
+    def stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+        """Whether the line at an offset of a generation is what an entry of these fields was made of, as it seems."""
+        values = paired(fields)
+        count = values.get(FIELDS[3], b"").count(b"\n") + 1 if self._continued is not None else 1
+        line = self.lines_at(generation, offset, count, sum(map(len, fields)) + 256)
+        if not line:
+            return line is not None
+        return self._codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self._codec.fields)
+
+    def step_over(self, generation: Generation, offset: int) -> None:
+        """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""
+        while generation.read_to <= offset and (found := self.fetch(generation, ended=True)) is not None:
+            passed = sum(begin <= offset for begin in found.lines.offsets)
+            if not passed:
+                return
+            self._tail.advance(generation, found.data[: found.lines.ends[passed - 1] - found.start])
+            self.handed_out(generation, found.lines.ends[passed - 1])
+
+    def end_packed(self, generation: Generation) -> None:
+        """At the end of a compressed file: bytes without a newline go into quarantine, they will never get one.
+
+        Not those before a damage: the line may be had whole, when the file is mended.
+        """
+        left, at = generation.size() - generation.read_to, generation.read_to
+        if generation.content is None or generation.content.damage() or not left or self.barred:
+            return
+        long = LongLine(at)
+        long.scan(lambda offset: (self._tail.read(generation, READ_BYTES[1], offset), []))
+        reason = "unfinished: the compressed file ends without a newline"
+        self._rejects.keep([self._rejects.rest(generation.number, at, long.kept, long.length, long.digest, reason)])
+        self._tail.pass_over(generation, at + left)
+        self.handed_out(generation, at + left)
+        self.note_skip()
+
+    def _through_long(self, generation: Generation) -> bool:
+        """Reads on in a line that is too long; False while its end is not there.
+
+        With its end it goes into quarantine, and the reader moves over it.
+        """
+
+        def read(offset: int) -> Piece:
+            return self.foreign(generation, offset, self._tail.read(generation, READ_BYTES[1], offset))
+
+        if generation.content is None:  # its content is gone, and the line with it
+            del self._longs[generation.number]
+            return False
+        long = self._longs[generation.number]
+        if not long.scan(read) or long.end is None:
+            return False
+        self._rejects.keep([self._rejects.too_long(generation.number, long.start, long.kept, long.length, long.digest)])
+        self._tail.pass_over(generation, long.end)
+        self.handed_out(generation, long.end)
+        del self._longs[generation.number]
+        self.note_skip()
+        return True

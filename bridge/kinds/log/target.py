@@ -1,0 +1,257 @@
+"""The mirror appends lines to a file, piece by piece if it must, and knows afterwards which bytes are its own."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from bridge.core.codecs import Codec
+from bridge.core.errors import NotYet, SourceError, TargetError
+from bridge.core.failpoints import reached
+from bridge.core.logger import logger
+from bridge.core.mapping_sections import MirrorSection
+from bridge.files.appender import Appender
+from bridge.files.content import HEAD
+from bridge.files.generation import Generation
+from bridge.files.tail import Tail
+from bridge.kinds.log.unfinished_write import resolve
+from bridge.kinds.mapping_context import keep_news
+from bridge.kinds.target import UNPLACED, Piece, Write
+from bridge.ledger.ranges import Intent, add_range, entries_of, move_intent
+from bridge.ledger.seen_entries import note_released
+from bridge.ledger.sources import save_generation
+from bridge.ledger.store import Ledger
+
+TORN = "%s: a torn line of ours was followed by another's; it is written again whole"
+"""What the log says of a line of the mirror's in which another program wrote; with the file's name."""
+
+
+class Target:
+    """The file to which a mirror appends the lines that it makes of entries.
+
+    `tail` is the one that forward reads the file with, where it does, so that both mean the same generation.
+    """
+
+    def __init__(self, root: Path, tail: Tail, section: MirrorSection, stream: str) -> None:
+        self._root = root
+        self._tail = tail
+        self._section = section
+        self._stream = stream
+        self.put_out = 0
+        self._file: Appender | None = None
+        self._locked = False
+        self._unfinished: tuple[int, float] = (-1, 0.0)
+        self._generation: Generation | None = None
+
+    @property
+    def label(self) -> str:
+        """Names the mirrored file below the root, under which the mirror announces in Redis how far it came."""
+        return self._tail.name
+
+    def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
+        """The mirror opens the file at its path, locks it where the writers do, and finds its generation.
+
+        From then on a line may follow. Returns why the mirror must wait, or an empty string. `torn`: the unfinished
+        line at the file's end is the mirror's own. `release` later.
+        Raises TargetError, SourceError, LedgerError, NotYet.
+        """
+        file = self._open(ledger)
+        if self._section.lock == "flock" and not self._locked:
+            if not file.try_lock():
+                return "another program holds the file's lock"
+            self._locked = True
+            if not file.still_there():  # rotated while the lock was got: its successor is the one
+                self.release()
+                raise NotYet("the file was replaced while it was locked")
+            self._look(ledger)  # under the lock: what was written until now belongs to the size in the intent
+        self._generation = self._tail.of_identity(file.identity)
+        if self._generation is None:
+            self.close()
+            raise NotYet("the file was replaced while it was opened")
+        if torn or file.ends_whole():
+            self._unfinished = (-1, 0.0)
+            return ""
+        size = file.size()
+        if self._unfinished[0] != size:
+            self._unfinished = (size, now)
+        limit = self._section.abandoned_line_s
+        if limit is not None and now - self._unfinished[1] >= limit and file.size() == size:
+            logger.warning("%s: ended a line that was left unfinished for %g s", self._tail.name, limit)
+            file.append(b"\n")
+            if file.ends_whole():
+                return ""
+        self.release()
+        return "the file ends in the middle of a line that another program is writing"
+
+    def release(self) -> None:
+        """The mirror's target gives the flock on its file back to the other writers, if it holds it."""
+        if self._locked and self._file is not None:
+            self._file.unlock()
+        self._locked = False
+
+    def place(self) -> tuple[int, int]:
+        """Returns the mirrored file's generation number and its size in bytes, for an intent; after `take`."""
+        if self._file is None or self._generation is None:
+            raise AssertionError("not taken")
+        return self._generation.number, self._file.size()
+
+    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+        """Appends what is missing of `write` to the mirrored file; returns why it must wait, or an empty string.
+
+        What went in is noted in `write` before anything else can fail, so whoever calls again after an error goes on
+        behind it. Raises TargetError when the disk is full: what was begun is finished by the next call, before
+        anything else. Raises SourceError, LedgerError, NotYet.
+        """
+        self._ascertain(write, ledger)
+        while write.done < len(write.content):
+            last = write.pieces[-1] if write.pieces else None
+            torn = last is not None and not last.torn and write.content[last.b - 1 : last.b] != b"\n"
+            if why := self.take(ledger, now, torn=torn):
+                return why
+            if self._file is None:
+                raise AssertionError("not taken")
+            file, (number, size) = self._file, self.place()
+            if torn and last is not None:
+                if size != write.end or number != last.generation:
+                    logger.warning(TORN, write.name)
+                    write.tear()
+                    continue
+            elif number != write.generation or size < write.size or write.pieces:
+                self._move(write, ledger, number, size)
+            reached("mirror.write.before")
+            data = write.content[write.done :]
+            if torn:  # its end goes alone: only afterwards is it known whether it came behind its beginning
+                data = data[: data.index(b"\n") + 1]
+            with self._tail.lock:  # a look in between would take what a deleted file got for the log's
+                written = file.append(data)
+                self.put_out += written
+                write.pieces.append(piece := Piece(write.done, write.done + written, number, UNPLACED, sure=False))
+                self._tail.owed = partial(self._disown, file, piece, data[:written])
+            reached("mirror.write.after")
+            self._ascertain(write, ledger)
+            if written < len(data):
+                raise TargetError(
+                    f"only {written} of {len(data)} bytes could be written, is the disk full?",
+                    where=str(file.path),
+                    hint="make room; the mirror finishes the line by itself",
+                )
+        return ""
+
+    def _ascertain(self, write: Write, ledger: Ledger) -> None:
+        """Finds out in which generation the mirror's last piece stands, and whether that has a name. Harmless twice.
+
+        The descriptor that wrote the piece is open still: nothing opens another one before this has been done.
+        """
+        last = write.pieces[-1] if write.pieces else None
+        if last is None or last.sure:
+            return
+        if self._file is None:
+            raise AssertionError("the file was closed before it was known what stands in it")
+        file, data = self._file, write.content[last.a : last.b]
+        gone = self._disown(file, last, data)
+        self._look(ledger)
+        now_known = self._number(file)
+        if now_known not in (last.generation, -1) and file.holds(last.start, data):
+            last.generation = now_known  # it was emptied between our look and our write
+        if gone or self._gone(file, last.start, data):
+            logger.warning("%s: the file was deleted as lines were written to it; they are written again", write.name)
+            for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
+                piece.torn = piece.torn or piece.generation == last.generation
+        if write.tear_if_parted():
+            logger.warning(TORN, write.name)
+        last.sure = True
+
+    def _disown(self, file: Appender, piece: Piece, data: bytes) -> bool:
+        """Whether the mirror's last piece went into a deleted file, where nobody takes it for the log's from then on.
+
+        Asked before the next look at the log, whoever looks: where this fails, that fails. Raises SourceError.
+        """
+        with self._tail.lock:
+            try:
+                if piece.start == UNPLACED:
+                    piece.start = file.position() - len(data)
+                gone = self._gone(file, piece.start, data)
+            except TargetError as error:
+                raise SourceError(error.what, where=error.where, hint=error.hint) from None
+            generation = self._tail.of_identity(file.identity)
+            if gone and generation is not None and generation.content is not None:
+                generation.content.disown(piece.start, piece.start + len(data))
+            self._tail.owed = None
+            return gone
+
+    def _gone(self, file: Appender, start: int, data: bytes) -> bool:
+        """Whether the mirrored file lost its name, and no copy of it holds what was written to it."""
+        return file.nameless and not self._tail.lies_elsewhere(file.identity, start, data)
+
+    def _move(self, write: Write, ledger: Ledger, number: int, size: int) -> None:
+        """Makes ranges of what stands of a write in the file; its intent is about the rest, which will stand elsewhere.
+
+        In memory nothing changes before the ledger has it.
+        """
+        with ledger.transaction():
+            standing = entries_of(ledger, write.intent)
+            for span in write.ranges(standing):
+                add_range(ledger, self._stream, span)
+            note_released(ledger, self._stream, write.lost(standing))
+            content, entries = write.left(write.entries)
+            move_intent(ledger, write.intent, number, size, content, entries, write.left(standing)[1])
+        write.excused += sum(piece.b - piece.a for piece in write.pieces if piece.torn)
+        write.content, write.entries, write.pieces = content, entries, []
+        write.generation, write.size = number, size
+
+    def remember(self, ledger: Ledger) -> None:
+        """Saves the mirrored file's generation in the ledger by its first bytes, as soon as there are some.
+
+        They may be the mirror's alone.
+        """
+        generation = self._tail.of_identity(self._file.identity) if self._file is not None else None
+        if generation is None or len(generation.head) >= HEAD or generation.read_to:
+            return
+        with self._tail.lock:
+            generation.extend_head()
+            save_generation(ledger, self._stream, self._tail.name, generation.known())
+
+    def close(self) -> None:
+        """Closes the mirrored file, and gives its lock back to the other writers with it."""
+        file, self._file, self._locked, self._tail.owed = self._file, None, False, None
+        if file is not None:
+            file.close()
+
+    def find(self, number: int) -> Generation | None:
+        """Returns the mirrored file's generation of this number, whatever its file's name is now; None when gone."""
+        with self._tail.lock:
+            self._tail.look()
+            return self._tail.of_number(number) or self._tail.reopen(number)
+
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+        """Finds out what an earlier process wrote of an intent to the mirrored file.
+
+        Returns the write, and what became of it in words.
+        """
+        return resolve(intent, self, codec)
+
+    def deleted(self, generation: Generation, start: int, data: bytes) -> bool:
+        """Whether this generation of the mirrored file lost its name, and no copy of its file holds these bytes."""
+        return generation.nameless and not self._tail.lies_elsewhere(generation.identity, start, data)
+
+    def after(self, number: int) -> list[Generation]:
+        """Returns the mirrored file's open generations that came after the one of this number, oldest first."""
+        return [generation for generation in self._tail.pending() if generation.number > number]
+
+    def _open(self, ledger: Ledger) -> Appender:
+        if self._file is not None and not self._file.still_there():
+            self.close()
+        if self._file is None:
+            self._file = Appender(self._root, self._tail.name)
+        self._look(ledger)
+        return self._file
+
+    def _look(self, ledger: Ledger) -> None:
+        with self._tail.lock:
+            self._tail.look()
+            for notice in keep_news(self._tail, ledger, self._stream):
+                logger.warning("%s", notice)
+
+    def _number(self, file: Appender) -> int:
+        generation = self._tail.of_identity(file.identity)
+        return generation.number if generation is not None else -1

@@ -1,0 +1,249 @@
+"""What forward and mirror of one mapping share: the files both touch, and the right to move the mirror's cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Lock, RLock
+
+from bridge.continuity.lost_entries import Sighted
+from bridge.continuity.ownership import Hold
+from bridge.core.config import Settings
+from bridge.core.errors import LedgerError, SourceError
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, Position, paired
+from bridge.files.artifact_digest import Hasher
+from bridge.files.catalog import Catalog
+from bridge.files.folder import Folder
+from bridge.files.generation import Known
+from bridge.files.tail import Tail
+from bridge.kinds.direction_stats import Flow
+from bridge.ledger.file_standings import LATE, LEFT, remembered_pieces
+from bridge.ledger.sources import all_generations, generations_of, save_generation
+from bridge.ledger.store import Ledger
+from bridge.streams.keys import Keys
+
+
+class Wake:
+    """Collects paths of files something happened to: watchdog and mirror add them, forward's thread takes them."""
+
+    def __init__(self) -> None:
+        self._event = Event()
+        self._lock = Lock()
+        self._paths: set[str] = set()
+
+    def __call__(self, path: str = "") -> None:
+        """Notes that something happened to the file at this path and wakes forward; without a path, just wakes it."""
+        with self._lock:
+            if path:
+                self._paths.add(path)
+        self._event.set()
+
+    def wait(self, timeout: float) -> set[str]:
+        """Waits until something happens to a file, `timeout` seconds at most; returns the paths since the last call."""
+        self._event.wait(timeout)
+        with self._lock:
+            self._event.clear()
+            paths, self._paths = self._paths, set()
+        return paths
+
+
+def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
+    """Writes a file's new generations into the ledger before anything refers to them; returns notices for the log."""
+    with tail.lock:
+        if tail.news:
+            with ledger.transaction():
+                for known in tail.news:
+                    save_generation(ledger, stream, tail.name, known)
+            tail.news.clear()
+        notices = list(tail.notices)
+        tail.notices.clear()
+    return notices
+
+
+def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: str) -> None:
+    """Saves a file's generation that forward carries now, and those that ended since, inside a ledger transaction."""
+    first = tail.first()
+    if first is not None:
+        save_generation(ledger, stream, tail.name, tail.confirmed(first))
+    for known in closed:  # one that was empty when it ended is known by more since
+        since = tail.record(known.number)
+        known = since if since.packed else max(known, since, key=lambda one: one.at.head_len)
+        save_generation(ledger, stream, tail.name, known)
+
+
+class Shared:
+    """What forward and mirror of one mapping share: its files and locks, and what each tells the other."""
+
+    def __init__(self, mapping: Mapping, settings: Settings) -> None:
+        self.mapping = mapping
+        self.settings = settings
+        self.keys = Keys.of(mapping.stream.key)
+        self.wake = Wake()
+        self.forward, self.mirror = Flow(), Flow()
+        """Counts what of the mapping went to the stream, and what to the files."""
+        self.cursor_lock = RLock()
+        self.cursor_epoch = 0
+        """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
+        source = mapping.source
+        folder = Folder(settings.root, mapping.files, source.exclude)
+        self.folder = folder if source.kind in ("spool", "artifacts") else None
+        """The folder of a mapping whose files are each a message, or announced by one; None of any other mapping."""
+        self.hasher = Hasher()
+        """Computes the digests of the mapping's large artifacts."""
+        self.values = folder if source.kind == "state" else None
+        """The folder of a mapping whose files each hold a latest value; None of any other mapping."""
+        self.hold = Hold(self.keys, settings.state_dir)
+        """This process's hold on the stream."""
+        self.sighted = Sighted()
+        """The entries that forward and mirror saw last in the stream."""
+        self.held_back: dict[str, str] = {}
+        """New logs that are not carried yet, as they may be copies of others, each with why."""
+        self.compare_again = False
+        """Whether forward compares ledger and stream again: the mirror found a loss, or a file can be read by now."""
+        self.books_epoch = 0
+        """Counts how often the ledger was rebuilt since this process began: what was read of it before is void."""
+        self._tails: dict[str, Tail] = {}
+        self.catalog = Catalog(settings.root, source.path, source.rotated, source.exclude, source.order)
+        """The catalog of the mapping's files, where they are logs."""
+        self._claimed = False
+        self._lock = Lock()
+        self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
+        self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types)
+
+    def tail(self, name: str, ledger: Ledger | None) -> Tail:
+        """The `Tail` that follows a log for forward and mirror alike; without a ledger it knows no generation yet."""
+        with self._lock:
+            if self.catalog.many:
+                self.claim_all(ledger)
+            if name not in self._tails:
+                known = generations_of(ledger, self.mapping.stream.key, name) if ledger is not None else []
+                self._tails[name] = self.new_tail(name, known)
+            return self._tails[name]
+
+    def claim_all(self, ledger: Ledger | None) -> None:
+        """Tells the catalog of every generation that the ledger knows, once."""
+        if ledger is not None and not self._claimed:
+            self._claimed = True
+            for log_name, known in all_generations(ledger, self.mapping.stream.key):
+                self.catalog.claim(log_name, known)
+
+    def leave(self, ledger: Ledger | None) -> None:
+        """Has the catalog leave alone the files of which somebody said so, and know those that are brought over late.
+
+        Raises LedgerError.
+        """
+        if ledger is not None:
+            told = remembered_pieces(ledger, self.mapping.stream.key).values()
+            left = [noted for noted in told if noted.standing == LEFT]
+            bound = {noted.facts[:2] for noted in left if noted.facts is not None}
+            self.catalog.leave({noted.path for noted in left if noted.facts is None}, bound)
+            late = {noted.facts[:2]: noted.path for noted in told if noted.standing == LATE and noted.facts is not None}
+            self.catalog.bring_over(late)
+
+    def new_tail(self, name: str, known: list[Known]) -> Tail:
+        """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
+        root, codec = self.settings.root, self.mapping.codec(name)
+        times = (lambda lines: codec.decode(lines).times) if self.mapping.source.kind == "log" else None
+        if self.catalog.many or name == self.mapping.source.path or name in self.catalog.late.values():
+            tail = Tail(self.catalog, name, known, times)
+            tail.aligns = times is not None
+        else:
+            tail = Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
+            tail.aligns = False  # only the mirror's lines are this mapping's
+        return tail
+
+    def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
+        """The `Tail` of this file for a caller that only looks: the file is looked at, and the reader put at `stored`.
+
+        Returns the position of that checkpoint with it; None where `stored` is empty.
+        """
+        tail = self.tail(name, ledger)
+        tail.look()
+        if not stored:
+            return tail, None
+        checkpoint = Checkpoint.from_json(stored)
+        tail.seek(checkpoint.generation, checkpoint.at)
+        return tail, checkpoint.position
+
+    def look(self, ledger: Ledger | None) -> None:
+        """Looks at all the mapping's files that are read by lines, for a caller that only looks.
+
+        A file that cannot be looked at fails when it is read.
+        """
+        if self.folder is None and self.values is None:
+            for name in self.source_names():
+                with suppress(SourceError, LedgerError, OSError):
+                    self.tail(name, ledger).look()
+
+    def source_names(self, known: Iterable[str] = ()) -> list[str]:
+        """The names of the mapping's sources: a path without a glob always, else every match that is no rotated piece.
+
+        And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
+        """
+        if self.folder or self.values:
+            return [self.mapping.source.path]
+        names = self.catalog.logs(known)
+        for said in self.catalog.notices:
+            logger.warning("%s", said)
+        self.catalog.notices.clear()
+        return names
+
+    def source_at(self, path: str) -> str | None:
+        """The name of the source whose own path this absolute path is; None: this mapping has no such source."""
+        root = f"{self.settings.root}/"
+        name = path.removeprefix(root)
+        if self.folder or self.values or not path.startswith(root):
+            return None
+        return name if self.catalog.is_log(name) else None
+
+    def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
+        """The mirror's file and line, with its newline, for an entry's fields; None where the mirror makes none."""
+        section, codec = self.mapping.mirror, self._mirror_codec
+        if section is None or codec is None:
+            return None
+        values = paired(fields)
+        if any(name not in values for name in codec.fields):
+            return None
+        if self.folder is not None and self.mapping.format.pattern is not None:  # the name says the rest
+            return section.path, values[b"data"]
+        if values.get(b"type") in self._naming:  # its data name a path
+            values[b"data"] = self.settings.paths.data_back(values[b"data"])
+        path = section.path.replace("{role}", values[b"role"].decode("utf-8", "replace"))
+        if path != section.path:  # whose name may be a field's value
+            codec = self.mapping.codec(path)
+        line = codec.encode(tuple(values[name] for name in codec.fields))
+        return None if isinstance(line, str) else (path, line + (b"\n" if self.folder is None else b""))
+
+    def folders(self) -> set[Path]:
+        """The folders to watch for changes of the mapping's files: where these are, or may come to be."""
+        if (folder := self.folder or self.values) is not None:
+            return folder.folders
+        root = self.settings.root
+        try:
+            folders = {name.rpartition("/")[0] for name in self.catalog.logs()}
+        except SourceError:
+            folders = set()  # forward meets the same, and tells of it
+        return {root / folder for folder in folders} | {(root / self.mapping.source.path).parent}
+
+    def ask_to_compare(self) -> None:
+        """Has forward compare ledger and stream again before it sends any more."""
+        self.compare_again = True
+
+    def forget_books(self) -> None:
+        """Forgets what is known of the mapping's generations, as the ledger was rebuilt: it is read again."""
+        with self._lock:
+            for tail in self._tails.values():
+                tail.close()
+            self._tails.clear()
+            self.catalog.forget_claims()
+            self._claimed = False
+            self.books_epoch += 1
+
+    def close(self) -> None:
+        """Closes every file that the mapping's forward and mirror follow, and stops computing digests."""
+        self.hasher.close()
+        for tail in self._tails.values():
+            tail.close()

@@ -1,0 +1,73 @@
+"""Tells the mirror's bytes, which forward must not carry back (P3), from others': by position, not by equal content.
+
+The ledger is the one truth: the mirror commits an intent before it writes and a range after, and forward asks after it
+has read. So bytes that forward holds are either behind an open intent, or in a range, or not the mirror's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.core.model import EntryId, digest
+from bridge.files.lines import Cut
+from bridge.ledger.ranges import Range, add_range, barrier, drop_range, range_digest, ranges_between
+from bridge.ledger.seen_entries import Released, note_released
+from bridge.ledger.store import Ledger
+
+
+def foreign(
+    ledger: Ledger, stream: str, name: str, generation: int, start: int, data: bytes, read: Callable[[int, int], bytes]
+) -> tuple[bytes, list[Cut], list[Range]]:
+    """Tells what of `data`, read at `start` of a generation, is the mirror's, so that forward does not carry it back.
+
+    Returns what of `data` forward may look at (nothing behind an open intent), the mirror's ranges in it, and ranges
+    that hold others' bytes by now. `read(size, offset)` reads the same file: where `data` ends inside a range, the rest
+    of the range is added to it.
+    """
+    limit = barrier(ledger, stream, name, generation)
+    if limit is not None:
+        data = data[: max(0, limit - start)]
+    cuts: list[Cut] = []
+    stale: list[Range] = []
+    for one in ranges_between(ledger, stream, name, generation, start, start + len(data)):
+        missing = one.end - start - len(data)
+        whole = data + read(missing, start + len(data)) if missing > 0 else data
+        content = (
+            whole[one.start - start : one.end - start] if one.start >= start else read(one.end - one.start, one.start)
+        )
+        if range_digest(content) == one.digest:
+            data = whole
+            cuts.append((one.start, one.end))
+        else:
+            stale.append(one)
+    return data, cuts, stale
+
+
+def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[EntryId]) -> int:
+    """Replaces a range in the ledger by its lines whose entries still stand in Redis; returns how many lines left it.
+
+    `content` is the range's bytes, `gone` the entries that do not stand. The ledger remembers what left: the entries
+    may come back.
+    """
+    drop_range(ledger, stream, span)
+    at, released, whole = 0, 0, range_digest(content) == span.digest
+    unknown = b"" if len(span.entries) > 1 else span.digest  # its file is another by now, or gone
+    for entry_id, length in span.entries:
+        line = content[at : at + length]
+        if entry_id in gone:
+            released += 1
+            told = digest(line) if whole else unknown
+            left = Released(entry_id, told, span.name, span.generation, span.start + at, length)
+            note_released(ledger, stream, [left])
+        else:
+            part = Range(
+                span.name,
+                span.generation,
+                span.start + at,
+                span.start + at + length,
+                range_digest(line) if whole else unknown,
+                [(entry_id, length)],
+            )
+            add_range(ledger, stream, part)
+        at += length
+    return released

@@ -1,0 +1,36 @@
+"""Makes the source of the kind that a mapping has: the only place of forward's that asks for the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.kinds.artifacts.mentions import mentions_of
+from bridge.kinds.artifacts.source import ArtifactSource
+from bridge.kinds.context.source import ContextSource
+from bridge.kinds.kind import Source
+from bridge.kinds.log.edited_log import Rewritten
+from bridge.kinds.log.source import LogSource
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.spool.source import SpoolSource
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+
+
+def source_of(
+    shared: Shared, name: str, ledger: Ledger, clock: Callable[[], float], dial: Callable[[], Connection]
+) -> Source:
+    """Makes the source of this name that forward carries, of the kind that its mapping has."""
+    if shared.folder is not None and shared.mapping.source.kind == "artifacts":
+        return ArtifactSource(
+            shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths
+        )
+    if shared.folder is not None:
+        return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock, shared.ask_to_compare)
+    if shared.mapping.source.kind == "context":
+        return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
+    tail = shared.tail(name, ledger)
+    log_source = LogSource(shared.mapping, shared.keys, tail, ledger, clock)
+    log_source.rewritten = Rewritten(shared, tail, ledger, lambda: log_source.memory.number, clock, dial)
+    log_source.comes_late = name in shared.catalog.late.values()
+    log_source.mentions = mentions_of(shared, name, ledger)
+    return log_source

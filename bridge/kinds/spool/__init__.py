@@ -1,0 +1,1 @@
+"""The kind `spool`: a folder in which each file is a message."""

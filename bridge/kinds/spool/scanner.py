@@ -1,0 +1,398 @@
+"""Takes the files of a folder with a file per message into the ledger's list of what is due: each message once.
+
+A file counts when it is complete: unchanged for the settling time, and open for writing in no program.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from bridge.core.codecs.document import Message
+from bridge.core.errors import RejectStop, SourceError
+from bridge.core.failpoints import reached
+from bridge.core.mapping import Mapping
+from bridge.core.model import digest, hex_digest, shown, shown_name
+from bridge.files.folder import BUSY, Facts, Folder, Found, Taken
+from bridge.kinds.rejects import Kinds
+from bridge.kinds.spool.identity import identity_of, keys_of, read_document
+from bridge.ledger import spool as memory
+from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
+from bridge.ledger.ranges import contents_of_intents
+from bridge.ledger.spool import Due
+from bridge.ledger.spool_recovery import forget_mirrored, is_among, unread
+from bridge.ledger.store import Ledger
+
+PARTLY = 10.0
+"""Seconds that forward gives a file whose JSON breaks off to be ended, before it sets the file aside."""
+
+KEEP_BYTES, SHARE = 1 << 26, 2
+"""Bytes of due messages that the ledger keeps on disk, and more while that is no more than a part of the disk's room.
+
+Forward reads the files of more again when their turn comes; their messages are lost where somebody takes them before.
+"""
+
+ON_ITS_WAY = 0.1
+"""Seconds until forward looks again at a file whose message is being sent."""
+
+HASHED = 1 << 26
+"""Most bytes of a file too large for a message that forward hashes all the same, for quarantine."""
+
+COUNTED = 5.0
+"""Seconds between two counts of the bytes that the ledger keeps of due messages, once they are many."""
+
+UNREADABLE = 2.0
+"""Seconds until forward tries again to read a file that may not be read."""
+
+SELDOM = 20.0
+"""A scan of the whole folder takes at most about one part in so many of forward's time."""
+
+AT_LEAST = 60.0
+"""Seconds after which forward scans a folder although its times say that nothing happened."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A file that is not complete yet: what it was when it was last looked at, since when, and when to look again."""
+
+    facts: Facts
+    since: float
+    again: float
+
+
+class Intake:
+    """Takes the complete files of one folder into the ledger as due messages, each message once.
+
+    `notices` takes what is to be said in the log; `compare` has files and stream laid beside each other again.
+    """
+
+    def __init__(
+        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
+        compare: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.waiting: dict[bytes, Waiting] = {}
+        """Files of the folder that are not complete, by name."""
+        self.rejected = 0
+        self.unreadable: dict[bytes, SourceError] = {}
+        """Files of the folder that may not be read, by name, each with its error."""
+        self.stop: tuple[Found, RejectStop] | None = None
+        """The file that stops the mapping, where that says so, until the file is another or gone; and why."""
+        self._mapping = mapping
+        self._folder = folder
+        self._ledger = ledger
+        self._clock = clock
+        self._stream = mapping.stream.key
+        self._settle = mapping.source.settle_ms / 1000
+        self._limit = mapping.format.max_line_bytes
+        self._notices = notices
+        self._compare = compare
+        self._still: dict[bytes, bool] = {}
+        """Whether the files of a message lie in the folder as they were, by key, of messages asked for by now."""
+        self._kinds = Kinds(mapping.source.path, notices.append)
+        self._scanned_at, self._took = -inf, 0.0
+        """When the last scan of the folder ended, by a steady clock, and how many seconds it took."""
+        self._lost, self._told = False, set[tuple[bytes, bytes]]()
+        self._kept, self._count_at = -1, 0.0
+        self._room = KEEP_BYTES
+        self.tight: SourceError | None = None
+        """Why the ledger soon can keep no more of due messages; None: it can."""
+
+    def forget(self) -> None:
+        """Has all files of the folder looked at anew: Redis lost something, the ledger forgot what to send again."""
+        self._lost, self._scanned_at, self._took = True, -inf, 0.0
+
+    @property
+    def soon(self) -> bool:
+        """Whether a file of a spool changed within the settling time, so that it may not be complete yet."""
+        moment = self._clock() + self._settle
+        return self.stop is None and any(file.again <= moment for file in self.waiting.values())
+
+    def look(self, paths: set[str] | None) -> bool:
+        """Takes in files at these paths; at None those of the whole folder, when its times say that something happened.
+
+        False when none of the paths is one of the folder's. Raises SourceError, LedgerError: the next look is at all.
+        """
+        try:
+            return self._look(paths)
+        except BaseException:
+            self._scanned_at, self._took = -inf, 0.0
+            raise
+
+    def _look(self, paths: set[str] | None) -> bool:
+        if paths is not None:
+            names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
+            removed = names & self._folder.removed
+            self._folder.removed.difference_update(removed)  # before they are looked for: another may go meanwhile
+            try:
+                found = {name: self._folder.find(name) for name in names}
+                lost = [name for name, file in found.items() if file is None or name in removed]
+                if lost:
+                    with self._ledger.transaction():
+                        for name in lost:
+                            memory.gone(self._ledger, self._stream, name)
+            except BaseException:
+                self._folder.removed.update(removed)
+                raise
+            for name in names:
+                self.waiting.pop(name, None)
+            for name in lost:
+                self.unreadable.pop(name, None)
+            self._examine([file for file in found.values() if file is not None])
+            return bool(names)
+        now = time.monotonic()
+        if now >= self._scanned_at + self._took * SELDOM and (
+            now >= self._scanned_at + AT_LEAST or self._folder.changed()
+        ):
+            worked = 0.0
+            for some in self._folder.scan():
+                began = time.monotonic()
+                if self._examine([file for file in some if file.name not in self.waiting]):
+                    worked += time.monotonic() - began  # that, and waiting for the ledger, is no looking
+            self._scanned_at = time.monotonic()
+            self._took = self._scanned_at - now - worked
+        self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
+        return True
+
+    def _examine(self, found: list[Found]) -> bool:
+        """Takes those of these files into the ledger that are complete and were not read before; False: none is."""
+        if self._lost:
+            forget_mirrored(self._ledger, self._stream)
+            self._lost = False
+        if not found:
+            return False
+        known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
+        fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
+        for name in {file.name for file in found}.difference(file.name for file in fresh):  # the mirror may have put it
+            self.waiting.pop(name, None)
+            self.unreadable.pop(name, None)
+        complete, doubtful = [], unread(self._ledger, self._stream) if fresh else set[bytes]()
+        for file in fresh:
+            try:
+                taken = self._taken(file)
+            except SourceError as error:  # the others go on
+                self.unreadable[file.name] = error
+                self.wait(file, self._clock(), self._clock() + UNREADABLE)
+                continue
+            self.unreadable.pop(file.name, None)
+            if taken is not None and is_among(file.name, doubtful):  # is its message in the stream?
+                self.wait(file, self._clock(), self._clock() + UNREADABLE)
+                self._compare()
+            elif taken is not None:
+                complete.append((file, taken))
+        if not complete:
+            return False
+        barred = self._barred()
+        self._still.clear()
+        kept = self._kept_bytes()
+        reached("spool.due.before")
+        try:
+            with self._ledger.transaction():
+                for file, taken in complete:
+                    if self.stop is not None:
+                        self.wait(file, self._clock(), self._clock() + UNREADABLE)
+                        continue
+                    kept += self._take_in(file.name, taken, barred, keep=kept < self._room)
+        except BaseException:  # none of them was taken in: no scan may come for long
+            for file, _ in complete:
+                self.wait(file, self._clock(), self._clock())
+            raise
+        self._kept = kept
+        reached("spool.due.after")
+        return True
+
+    def _kept_bytes(self) -> int:
+        """Returns how many bytes of due messages the ledger keeps, counted seldom, as there may be many."""
+        if self._kept < 0 or (self._kept >= KEEP_BYTES and time.monotonic() >= self._count_at):
+            self._kept = memory.kept_bytes(self._ledger, self._stream)
+            self._measure_room()
+            self._count_at = time.monotonic() + COUNTED
+        return self._kept
+
+    def _measure_room(self) -> None:
+        """Sets how many bytes of due messages the ledger may keep, and warns while there is time to make room."""
+        free = shutil.disk_usage(self._ledger.path.parent).free
+        self._room = max(KEEP_BYTES, (free + self._kept) // SHARE)
+        tight = self._kept > self._room * 0.8
+        if tight and self.tight is None:
+            said = (
+                f"{self._kept >> 20} MiB of messages wait for Redis on disk, and there is room for {self._room >> 20}"
+            )
+            hint = "make room, or see to Redis: a message of whose file no more can be kept is lost if that is taken"
+            self.tight = SourceError(said, where=str(self._ledger.path.parent), hint=hint)
+            self._notices.append(f"{self._mapping.source.path}: {said}: {hint}")
+        elif not tight:
+            self.tight = None
+
+    def _taken(self, file: Found) -> Taken | None:
+        """Reads a file of the folder, if it is complete by its times; else the file waits, and None is returned."""
+        now, before = self._clock(), self.waiting.get(file.name)
+        since = before.since if before is not None and before.facts == file.facts else now
+        age = file.facts.age(now, since)
+        if age < self._settle:
+            self.wait(file, since, now + self._settle - age)
+            return None
+        return self._content(file, since, age)
+
+    def _content(self, file: Found, since: float, age: float) -> Taken | None:
+        """Reads a file that did not change for `age` seconds; None, and a later look, if it is written still."""
+        now, taken = self._clock(), self._folder.read(file.name, self._limit + 1)
+        if taken is None or taken.facts != file.facts:
+            self.wait(file, now, now + self._settle)
+            return None
+        if taken.busy and age < BUSY:
+            self.wait(file, since, now + max(self._settle, age / 10))
+            return None
+        return taken
+
+    def wait(self, file: Found, since: float, again: float) -> None:
+        """Has a file looked at again at `again`; it was last seen to change at `since`. Seconds since 1970."""
+        self.waiting[file.name] = Waiting(file.facts, since, again)
+
+    def _barred(self) -> set[bytes]:
+        """Returns the identities, or contents, of messages that the mirror is about to put into the folder."""
+        return {
+            identity_of(read_document(self._mapping, os.fsencode(name), content), content)
+            for name, content in contents_of_intents(self._ledger, self._stream)
+        }
+
+    def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
+        """Notes a complete file as due or known, sets it aside, or lets it wait; inside a ledger transaction.
+
+        Returns the bytes of the message that the ledger keeps.
+        """
+        now, facts = self._clock(), taken.facts
+        if facts.size > self._limit:
+            reason = f"over max_line_bytes: a file of {facts.size} bytes, the limit is {self._limit}"
+            self._set_aside(name, taken, reason)
+            return 0
+        message = self._mapping.document(os.fsdecode(name), facts.written).read(taken.raw)
+        if isinstance(message.row, str):
+            if message.partly and (taken.busy or now - facts.written / 1e9 < PARTLY):
+                self.wait(Found(name, facts), now, now + max(self._settle, 0.1))
+            else:
+                self._set_aside(name, taken, message.row)
+            return 0
+        if barred and identity_of(message, taken.raw) in barred:
+            self.wait(Found(name, facts), now, now + 0.05)
+            return 0
+        self.waiting.pop(name, None)
+        if not taken.raw:
+            return 0  # a text that nobody has written yet
+        key, content = self._key(message, name, taken)
+        standing = memory.standing(self._ledger, self._stream, key)
+        if standing == "due" and message.identity is not None and self._comes_after(name, facts, key):
+            self._tell_twice(name, key)
+            self.wait(Found(name, facts), now, now + ON_ITS_WAY)
+            return 0
+        if standing == "sent":
+            self.wait(Found(name, facts), now, now + ON_ITS_WAY)
+            return 0
+        if standing and message.identity is not None:
+            self._tell_twice(name, key)
+        if standing == "carried":
+            memory.drop_due(self._ledger, self._stream, key)
+            memory.note_file(self._ledger, self._stream, name, facts, key)
+            if content:
+                memory.touched(self._ledger, self._stream, key, facts)
+            return 0
+        raw = taken.raw if keep else None
+        memory.add_due(self._ledger, self._stream, Due(key, content, name, facts, message.time, raw))
+        return len(raw or b"")
+
+    def _key(self, message: Message, name: bytes, taken: Taken) -> tuple[bytes, bytes]:
+        """Returns a message's key, and the digest of its content where it has no identity of its own, else nothing.
+
+        A file without identity that was touched, moved or put back holds the message of before.
+        """
+        key, content = keys_of(message, taken.raw, taken.facts)
+        if not content:
+            return key, content
+        before = memory.last_of(self._ledger, self._stream, name)
+        if before is not None and before.alike == content and before.inode == taken.facts.inode:
+            return before.key, content
+        for known in memory.alike(self._ledger, self._stream, content, taken.facts.written):
+            if not self._lies_still(known):
+                self._still[known] = True  # here it is
+                return known, content
+            if known == key:  # another file of the same content, written in the same moment
+                key = digest(key, b"%d" % taken.facts.inode)
+        return key, content
+
+    def _lies_still(self, key: bytes) -> bool:
+        """Whether a file that was found to hold this message lies there as it was: it was not moved."""
+        if key not in self._still:
+            known = memory.names_of(self._ledger, self._stream, key)
+            self._still[key] = any(self._is_there(name, facts) for name, facts in known)
+        return self._still[key]
+
+    def _is_there(self, name: bytes, facts: Facts) -> bool:
+        found = self._folder.find(name)
+        return found is not None and found.facts == facts
+
+    def _comes_after(self, name: bytes, facts: Facts, key: bytes) -> bool:
+        """Whether a spool has another file with this message that was written before this one, or is named before."""
+        return any(
+            other != name and (known.written, other) < (facts.written, name) and self._is_there(other, known)
+            for other, known in memory.names_of(self._ledger, self._stream, key)
+        )
+
+    def _tell_twice(self, name: bytes, key: bytes) -> None:
+        """Forward warns, once, that two files of a spool have the same identity and are taken for one message."""
+        for other, facts in memory.names_of(self._ledger, self._stream, key):
+            if other != name and self._is_there(other, facts):
+                if (name, other) not in self._told:
+                    self._told.add((name, other))
+                    both = f"{shown_name(name)} has the identity of {shown_name(other)}"
+                    self._notices.append(f"{both}, which is there too: they are taken for one message")
+                return
+
+    def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:
+        """Puts a file that is no message into quarantine, or has it stop the mapping; inside a ledger transaction."""
+        raw, said = taken.raw, shown_name(name)
+        size = taken.facts.size
+        whole = ""
+        if size > KEPT:
+            whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= HASHED else ""
+        rejected = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
+        if self._mapping.policy.on_reject == "stop":
+            hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
+            self.stop = Found(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
+            return
+        self.waiting.pop(name, None)
+        memory.note_file(self._ledger, self._stream, name, taken.facts, b"")
+        if rename_aside(self._ledger, self._stream, rejected, lambda other: not self._folder.exists(other)):
+            return
+        add_quarantined(self._ledger, self._stream, [rejected], self._clock())
+        self.rejected += 1
+        self._kinds.tell([rejected])
+
+    def look_again(self) -> None:
+        """Looks at the folder's files that waited long enough; after a loss at all of them, so that they go in order.
+
+        Raises RejectStop.
+        """
+        if self._lost:
+            self.look(None)
+        if self.stop is not None:
+            if self._folder.find(self.stop[0].name) == self.stop[0]:
+                raise self.stop[1]
+            self.stop, self._scanned_at, self._took = None, -inf, 0.0
+            self.look(None)
+        self._look_at_waiting()
+        if self.stop is not None:
+            raise self.stop[1]
+
+    def _look_at_waiting(self) -> None:
+        now = self._clock()
+        names = [name for name, file in self.waiting.items() if file.again <= now]
+        for part in memory.in_parts(names):
+            found = [(name, self._folder.find(name)) for name in part]
+            for name, file in found:
+                if file is None:
+                    self.waiting.pop(name, None)
+                    self.unreadable.pop(name, None)
+            self._examine([file for _, file in found if file is not None])

@@ -1,0 +1,376 @@
+"""Forward carries a folder with a file per message: each message exactly once, without a cursor in the folder.
+
+The ledger holds what is due, with its bytes, and gives it a batch before it is sent; the batch's number travels in the
+transaction with the entries, as the checkpoint's generation. After a break the same batch is sent again as it was, or
+is known to be in. So nothing is lost or doubled, and nothing in Redis grows with the files.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from bridge.core.codecs.document import Message
+from bridge.core.errors import SourceError
+from bridge.core.failpoints import reached
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
+from bridge.files.folder import Folder
+from bridge.kinds.kind import BATCH_BYTES, Draft, Source
+from bridge.kinds.resume import Compared, Resume
+from bridge.kinds.spool.scanner import UNREADABLE, Intake
+from bridge.ledger import spool as memory
+from bridge.ledger.quarantine import anything_aside, find_quarantined, mark_retried
+from bridge.ledger.ranges import Range
+from bridge.ledger.spool import Due
+from bridge.ledger.spool_recovery import forget_above
+from bridge.ledger.store import Ledger
+from bridge.streams.keys import Keys
+from bridge.streams.writer import Cursor
+
+AHEAD = 10
+"""How many batches of a spool get their numbers in one ledger transaction."""
+
+PATIENCE = 1.0
+"""Seconds that the history of a spool waits for files which were written just now."""
+
+
+class SpoolSource(Source):
+    """A source that is one folder with a file per message; forward sends them in batches that the ledger numbers."""
+
+    def __init__(
+        self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float],
+        compare: Callable[[], None],
+    ) -> None:  # fmt: skip
+        super().__init__(mapping, mapping.source.path, [], ledger, clock)
+        self._mapping = mapping
+        self._keys = keys
+        self._folder = folder
+        self._limit = mapping.format.max_line_bytes
+        self._intake = Intake(mapping, folder, ledger, clock, self.notices, compare)
+        self._sending: set[int] = set()
+        self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
+        """Batches of the spool that have their numbers and were not handed out as drafts yet."""
+        self._landed: list[int] = []
+        """Batches of the spool that are in the stream, and of which the ledger was not told yet."""
+        self._unsure: list[int] = []
+        """Batches of before the last connect that may be in the stream or not: the spool sends them again first."""
+        self._next = 1
+        self._counted: tuple[float, tuple[int, int, int, int | None]] = (-2.0, (0, 0, 0, None))
+        self._patient = 0.0
+        """Until when, in seconds since 1970, a spool's history waits for incomplete files: they may come before."""
+
+    # -- the folder ------------------------------------------------------------------------------------------
+
+    def look(self, paths: set[str] | None) -> bool:
+        """The spool takes in complete files of its folder, or only those at `paths`; False: none of these is its own.
+
+        A file that may not be read is told, and the others go on. Raises SourceError, LedgerError.
+        """
+        looked = self._intake.look(paths)
+        tight = [self._intake.tight] if self._intake.tight is not None else []
+        self.unreadable = next(iter([*tight, *self._intake.unreadable.values(), *self._folder.unreadable]), None)
+        return looked
+
+    def keep_news(self) -> list[str]:
+        """Returns what the spool has to say in the log, once."""
+        said = list(self.notices)
+        self.notices.clear()
+        return said
+
+    @property
+    def present(self) -> bool:
+        """Always true of a spool: there is always a folder, or its place."""
+        return True
+
+    def end(self) -> Position | None:
+        """No place, only whether anything in the spool is due (history when the folder is first met); None: nothing."""
+        self._counted = time.monotonic(), memory.totals(self._ledger, self._stream)
+        due = self._counted[1][1]
+        return Position(1, 0) if due or self._intake.waiting else None
+
+    def take_as_history(self) -> None:
+        """Marks what a spool's folder holds now as history: the entries get the messages' own times as IDs."""
+        if self.end() is not None:
+            self.memory = replace(self.memory, live=False, history=Position(1, 0))
+
+    def content_of(self, span: Range) -> bytes:
+        """Reads what stands in the file that the mirror put into the spool; empty when that is gone."""
+        taken = self._folder.read(os.fsencode(span.name), self._limit + 1)
+        return taken.raw if taken is not None else b""
+
+    @property
+    def rejected(self) -> int:
+        """How many files of the spool were set aside in quarantine."""
+        return self._intake.rejected
+
+    @property
+    def settling(self) -> int:
+        """How many files of the spool wait to be complete before their messages are due; rather too many."""
+        return len(self._intake.waiting)
+
+    def left(self) -> int:
+        """How many bytes the messages of the spool have that are due, on their way included."""
+        return self._totals()[2]
+
+    def on_disk(self) -> int:
+        """How many bytes the files of the spool have whose messages were carried or are due."""
+        carried, _, due, _ = self._totals()
+        return carried + due
+
+    def _totals(self) -> tuple[int, int, int, int | None]:
+        """Counts the carried and due messages of a spool, once a second at most: there may be many.
+
+        Bytes of the files that were carried; number, bytes and earliest time, in ms, of what is due.
+        """
+        now = time.monotonic()
+        if now >= self._counted[0] + 1:
+            self._counted = now, memory.totals(self._ledger, self._stream)
+        return self._counted[1]
+
+    def unfinished(self) -> int:
+        """How many bytes the files of the spool have that are not complete."""
+        return sum(one.facts.size for one in self._intake.waiting.values())
+
+    # -- the batches -----------------------------------------------------------------------------------------
+
+    def place(self, resume: Resume, compared: Compared) -> None:
+        """The spool goes on behind the batch that Redis names, which is in the stream; later ones are sent again."""
+        numbers = {number for source, number in compared.standing if source == self.memory.number}
+        kept, stands = self._standing(resume, compared)
+        self._sending.clear()
+        self._ahead.clear()
+        self._landed.clear()
+        self._next = max([kept, memory.last_batch(self._ledger, self._stream), *numbers]) + 1
+        for number, size in memory.batches(self._ledger, self._stream).items():
+            # A batch is in as a whole or not at all: a place of it alone was named by somebody else.
+            whole = len(stands[number]) >= size if number in stands else number in numbers
+            if number <= kept or whole:
+                self._landed.append(number)
+        self._note_landed()
+        if not self.memory.live:
+            self._patient = self._clock() + PATIENCE
+        self._unsure = [] if compared.lost else [*memory.batches(self._ledger, self._stream)]
+
+    def _standing(self, resume: Resume, compared: Compared) -> tuple[int, dict[int, set[int]]]:
+        """Returns the last batch of the spool that is in the stream as a whole, and which places stand, by batch."""
+        stands = {number: places for (source, number), places in compared.offsets.items()
+                  if source == self.memory.number}  # fmt: skip
+        kept = resume.checkpoint.generation if resume.checkpoint is not None else 0
+        return 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0), stands
+
+    def forget_lost(self, compared: Compared) -> None:
+        """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
+        kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
+        forget_above(self._ledger, self._stream, _removed_up_to(compared, self.memory.number, kept), stands)
+        self._intake.forget()
+
+    def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
+        """Whether the ledger knows the batch that a checkpoint of the spool names, and none behind it to be in.
+
+        A batch has its number in the ledger before it goes, and is known to be in when Redis has said so.
+        """
+        number = checkpoint.generation
+        if memory.last_landed(self._ledger, self._stream) > number:
+            return False
+        return seen or not number or memory.has_batch(self._ledger, self._stream, number)
+
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
+        """Whether the ledger knows that the spool sent a message of these fields as this origin's batch and place."""
+        values = paired(fields)
+        row = tuple(values.get(name, b"") for name in self.codec.fields)
+        sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
+        return sent is not None and sent == self._digest(row)
+
+    def _digest(self, row: Row) -> bytes:
+        """Makes the digest that the ledger keeps of a message which a spool has sent, of its row."""
+        return digest(*row)
+
+    def checkpoint(self) -> tuple[Position, bytes] | None:
+        """The last batch of the spool that is in the stream, as a position and as the checkpoint's value."""
+        stored = self.stored or _checkpoint(0, 0)
+        return Checkpoint.from_json(stored).position, stored
+
+    @property
+    def skipped_since(self) -> float | None:
+        """Always None of a spool: there is nothing in a folder for its cursor to skip."""
+        return None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a file of the spool changed within the settling time, so that it may not be complete yet."""
+        return self._intake.soon
+
+    @property
+    def in_history(self) -> bool:
+        """Always false of a spool: its history is not merged with that of other sources."""
+        return False  # one folder is one source: there is nothing to merge it with
+
+    def next_draft(self, limit: int) -> Draft | None:
+        """Drafts a spool's next batch of up to `limit` messages to be sent; None when nothing is due now.
+
+        A batch that may be in the stream already is sent again first. Raises RejectStop, SourceError, LedgerError.
+        """
+        self._intake.look_again()
+        if not self.memory.live and self._intake.soon and self._clock() < self._patient:
+            return None
+        if self._unsure:
+            number = self._unsure.pop(0)
+            return self._draft(number, memory.due(self._ledger, self._stream, limit, batch=number))
+        if not self._ahead:
+            self._give_batches(limit)
+        if self._ahead:
+            return self._made(*self._ahead.popleft())
+        self._note_landed()
+        self._counted = -2.0, self._counted[1]  # nothing is due: the next count is of the end
+        if not self.memory.live and not self._sending and not self._intake.soon:
+            self.go_live("its history is in the stream")
+            self.remember()
+        return None
+
+    def _give_batches(self, limit: int) -> None:
+        """Gives numbers to some batches of the spool's due messages, in one ledger transaction.
+
+        Some batches ahead: a transaction for each would write most pages of the ledger each time.
+        """
+        waiting = memory.due(self._ledger, self._stream, limit)
+        if not waiting:
+            return
+        number, size = max(self._next, memory.last_batch(self._ledger, self._stream) + 1), 0
+        made: list[tuple[int, list[tuple[Row, int]], float]] = []
+        reached("spool.batch.before")
+        with self._ledger.transaction():
+            self._write_landed()
+            while waiting and len(made) < AHEAD and size < BATCH_BYTES:
+                ready = self._ready(waiting)
+                size += sum(len(one.raw or b"") for one, _, _ in ready)
+                if ready:
+                    memory.send(
+                        self._ledger, self._stream, number,
+                        ((one.key, one.raw or b"", self._digest(row)) for one, row, _ in ready),
+                    )  # fmt: skip
+                    written = min(one.facts.written for one, _, _ in ready) / 1e9
+                    made.append((number, [(row, at) for _, row, at in ready], written))
+                    number += 1
+                waiting = memory.due(self._ledger, self._stream, limit)
+        reached("spool.batch.after")
+        self._landed.clear()
+        self._next = number
+        self._ahead.extend(made)
+
+    def _ready(self, waiting: list[Due]) -> list[tuple[Due, Row, int]]:
+        """Picks due messages for a batch, up to its bytes, with rows and times; one that is gone is due no more."""
+        ready: list[tuple[Due, Row, int]] = []
+        size = 0
+        for one in waiting:
+            whole = one if one.raw is not None else self._again(one)
+            message = self._message(whole) if whole is not None else None
+            if whole is None or message is None or isinstance(message.row, str):
+                memory.drop_due(self._ledger, self._stream, one.key)
+                continue
+            size += len(whole.raw or b"")
+            if ready and size > BATCH_BYTES:
+                break
+            ready.append((whole, message.row, message.time))
+        return ready
+
+    def _again(self, one: Due) -> Due | None:
+        """Reads the bytes of a due message from its file again; None: the file changed, is gone or unreadable."""
+        try:
+            taken = self._folder.read(one.name, self._limit + 1)
+        except SourceError as error:  # the others go on
+            self._intake.unreadable[one.name] = error
+            if (found := self._folder.find(one.name)) is not None:
+                self._intake.wait(found, self._clock(), self._clock() + UNREADABLE)
+            return None
+        if taken is None or taken.facts != one.facts:
+            if (found := self._folder.find(one.name)) is not None:
+                self._intake.wait(found, self._clock(), self._clock())
+            else:
+                self.notices.append(f"{shown_name(one.name)} was gone before it could be carried")
+            return None
+        return replace(one, raw=taken.raw)
+
+    def _message(self, one: Due) -> Message:
+        return self._mapping.document(os.fsdecode(one.name), one.facts.written).read(one.raw or b"")
+
+    def _draft(self, number: int, ones: list[Due]) -> Draft:
+        """Makes the draft of a batch of before the last connect, as it was."""
+        made: list[tuple[Row, int]] = []
+        for one in ones:
+            message = self._message(one)
+            row = message.row if isinstance(message.row, tuple) else (b"", b"", b"", one.raw or b"")
+            made.append((row, message.time))
+        return self._made(number, made)
+
+    def _made(self, number: int, made: list[tuple[Row, int]], written: float = 0.0) -> Draft:
+        self._sending.add(number)
+        cursor = Cursor(self._keys.checkpoint, os.fsencode(self.name), _checkpoint(number, len(made)))
+        draft = Draft(self, cursor, Position(number, len(made)), Position(number, 0))
+        draft.rows = [row for row, _ in made]
+        draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, number), list(range(len(made)))
+        if self.memory.live:
+            draft.written = written
+        else:
+            draft.times = [at for _, at in made]
+        return draft
+
+    def here(self) -> Draft | None:
+        """Always None of a spool: its cursor never moves without entries."""
+        return None
+
+    def landed(self, draft: Draft, stored: bytes) -> None:
+        """The spool learns that a draft's batch is in the stream, and that Redis holds `stored` as its cursor."""
+        self.stored = stored
+        self.tally.entries += len(draft.rows)
+        if draft.times:
+            self.tally.timed(draft.times)
+        self._landed.append(draft.position.generation)
+        self._sending.discard(draft.position.generation)
+
+    def flush(self) -> Draft | None:
+        """Notes in the ledger which batches of the spool are in the stream; always None, as a spool skips nothing."""
+        self._note_landed()
+        return super().flush()
+
+    def _note_landed(self) -> None:
+        if self._landed:
+            with self._ledger.transaction():
+                self._write_landed()
+            self._landed.clear()
+
+    def _write_landed(self) -> None:
+        """Tells the ledger, in a transaction, which batches of the spool are in the stream. Until then, Redis knows."""
+        for number in self._landed:
+            reached("spool.landed.before")
+            names = memory.landed(self._ledger, self._stream, number)
+            reached("spool.landed.after")
+            for name in names if anything_aside(self._ledger, self._stream) else ():
+                aside = find_quarantined(self._ledger, self._stream, name=shown_name(name))
+                if aside is not None and not aside.retried:
+                    mark_retried(self._ledger, aside.number, f"origin {self.memory.number}.{number}", self._clock())
+            logger.debug("%s: batch %d is in", self.name, number)
+
+
+def _removed_up_to(compared: Compared, source: int, kept: int) -> int:
+    """The last batch of a spool whose messages may have been in the stream without standing in it: removed on purpose.
+
+    A checkpoint does not tell that of the others up to `kept`: an older ledger may have given their numbers again, to
+    what it sent while Redis held other data.
+    """
+    info = compared.info
+    if info.added == info.length:
+        return 0  # nothing was ever removed
+    oldest = min(((entry, batch) for (number, batch), (_, entry) in compared.standing.items() if number == source),
+                 default=None)  # fmt: skip
+    if oldest is not None and info.deleted < info.first_id:  # only the oldest were; copies may stand behind
+        return min(kept, oldest[1])
+    return kept
+
+
+def _checkpoint(number: int, count: int) -> bytes:
+    return Checkpoint(number, Fingerprint(count, 0, "", "")).to_json()

@@ -1,0 +1,380 @@
+"""Carries latest values: the owner's side is copied to the other, whole and never older.
+
+There is nothing to lose on the way but the latest value, so there is no cursor: both sides are compared, by digest, and
+the owner's wins. A value that lasted less than the settling time may never be seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from bridge.continuity.ownership import own
+from bridge.core.codecs.timestamps import older
+from bridge.core.errors import BridgeError, RedisRefused, SourceError, TargetError
+from bridge.core.failpoints import reached
+from bridge.core.globs import is_glob
+from bridge.core.logger import logger
+from bridge.core.model import EntryId, digest, shown
+from bridge.files.atomic import Place
+from bridge.files.folder import Folder
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.state.ownership import Owned
+from bridge.kinds.state.value_files import File, Values, numbered
+from bridge.kinds.state.value_hashes import VERIFY, Hashes
+from bridge.ledger.sources import save_stream, stream_memory
+from bridge.ledger.states import forget_value, save_value, values, version_of
+from bridge.ledger.store import Ledger
+from bridge.ledger.troubles import Troubles
+from bridge.streams import latest_value as state
+from bridge.streams.connect import Connection
+from bridge.streams.latest_value import IN_PASSING, Seen, Value
+from bridge.streams.reader import stream_info
+from bridge.streams.writer import Overtaken
+
+LOOK = 0.1
+"""Seconds between two looks at what changed of latest values that Redis owns."""
+
+ODD = 5.0
+"""Seconds after which the carrier of latest values reports a hash whose digest is not that of its data."""
+
+
+class State:
+    """The carrier of one mapping's latest values; those who run it use it like `carry.forward.Forward`."""
+
+    def __init__(
+        self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
+        dial: Callable[[], Connection],
+    ) -> None:  # fmt: skip
+        self.shared = shared
+        self.worker = f"forward {shared.mapping.name}"
+        self.carried = 0
+        self.batch = 1
+        self.span: tuple[EntryId, EntryId] | None = None
+        source = shared.mapping.source
+        self.owned = Owned(ledger, shared.mapping, clock)
+        folder = shared.values or Folder(shared.settings.root, source.path)
+        self._values = Values(shared.mapping, folder, clock, self._note, self._fine)
+        self._ledger = ledger
+        self._troubles = troubles
+        self._clock = clock
+        self._began = clock()
+        self._dial = dial
+        self._stream = shared.mapping.stream.key
+        self._path = source.path
+        self._settle = source.settle_ms / 1000
+        self._connection: Connection | None = None
+        self._blind: SourceError | None = None
+        """Why the last look at the folder of latest values failed; None: it did not."""
+        self._hashes = Hashes(self._values, shared.keys, clock, self._note, self._fine)
+        self._verify_at = 0.0
+
+    # -- the files -------------------------------------------------------------------------------------------
+
+    def look(self, paths: set[str] | None = None) -> None:
+        """The carrier of latest values looks at the files something happened to; with None, at all of them."""
+        self._blind = None
+        try:
+            self._values.look(paths)
+        except SourceError as error:
+            self._blind = error
+            self._troubles.note(self._ledger, self.worker, error)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a latest value's file changed so lately that it may not be complete."""
+        return self._values.waits
+
+    @property
+    def sources(self) -> list[File]:
+        """The files of all the mapping's latest values, by name."""
+        return [self._values.files[name] for name in sorted(self._values.files)]
+
+    def failures(self) -> list[BridgeError]:
+        """The errors that keep latest values from being carried."""
+        found = [self._blind, self.owned.trouble, *(file.trouble for file in self.sources)]
+        return [error for error in found if error is not None]
+
+    def counts(self) -> dict[str, int]:
+        """How many times each file's latest value was carried, by the name that the file has in `troubles`."""
+        return {f"{self.worker}: {file.name}": file.tally.entries for file in self.sources}
+
+    def take_as_history(self) -> None:
+        """Does nothing: a latest value has no history but the value that is there."""
+
+    def _note(self, file: File, error: BridgeError) -> None:
+        file.trouble = error
+        self._troubles.note(self._ledger, f"{self.worker}: {file.name}", error)
+
+    def _fine(self, file: File) -> None:
+        file.odd = 0.0
+        if file.trouble is not None and not file.settling:
+            file.trouble = None
+            self._troubles.clear(self._ledger, f"{self.worker}: {file.name}")
+
+    # -- connecting ------------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether the carrier of latest values is connected to Redis, so that `step` may be called."""
+        return self._connection is not None
+
+    def attach(self) -> None:
+        """Connects for latest values and claims their stream. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
+        self.detach()
+        connection = self._dial()
+        try:
+            keys = self.shared.keys
+            own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
+                self.shared.settings.instance)  # fmt: skip
+            self.shared.hold.take(connection, self._ledger)
+            numbered(connection, self.shared.keys, self._ledger, self._path)
+            info = stream_info(connection, keys.stream)
+            with self._ledger.transaction():
+                save_stream(self._ledger, self._stream, info.last_id, info.added)
+            for name, (sha256, at) in values(self._ledger, self._stream).items():
+                file = self._values.file(name)
+                file.both, file.both_at = sha256, at
+            self.owned.look(connection, self._forget_taken_away)
+            self._hashes.attach(self._dial)
+            self._look_anew()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self.shared.forward.connections += 1
+
+    def _look_anew(self) -> None:
+        """The carrier of latest values reads both sides again, whatever they were before."""
+        if not self.owned.by_file and not is_glob(self._path):
+            self._values.file(os.fsencode(self._path))
+        for file in self.sources:
+            file.told, file.seen, file.deep_at, file.size = False, None, 0.0, 0
+        self._hashes.anew()
+        self._verify_at = 0.0
+
+    def _carries(self, connection: Connection) -> bool:
+        """Whether one side owns the latest values now: not while a component that writes them is being switched."""
+        lost, before = self.owned.lost, self.owned.look(connection, self._forget_taken_away)
+        now = self.owned.now
+        if (now.side, now.token) != (before.side, before.token):
+            said = "another side is to own the values" if now.asked else f"the {now.side} side owns the values"
+            logger.info("%s: %s", self.worker, said)
+            if now.side != before.side:  # what is read of a file is not what Redis said of its value
+                for file in self.sources:
+                    file.facts = None
+                self.look()
+            self._look_anew()
+        if self.owned.lost is not None:
+            self._troubles.note(self._ledger, self.worker, self.owned.lost)
+        elif lost is not None:
+            self._troubles.clear(self._ledger, self.worker)
+        return self.owned.trouble is None
+
+    def _forget_taken_away(self) -> None:
+        """Forgets latest values whose file was removed: it is not put back because Redis comes to own its value."""
+        for file in self.sources:
+            if file.facts is None and self.owned.by_file and self._blind is None:
+                forget_value(self._ledger, self._stream, file.raw_name)
+                del self._values.files[file.raw_name]
+
+    def detach(self) -> None:
+        """The carrier of latest values closes its connection to Redis; `attach` makes another."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._hashes.detach()
+
+    def tell(self, wait: Callable[[float], object]) -> None:
+        """Does nothing: with latest values there is nothing found out aside that Redis is to be told."""
+
+    def rest(self) -> float:
+        """Seconds until the carrier of latest values has something to do without a wake-up."""
+        if self.waits:
+            return min(self._settle / 2, LOOK)
+        return VERIFY if self.owned.by_file and not self.owned.trouble else LOOK
+
+    def flush(self) -> bool:
+        """Does nothing, and returns False: latest values have no cursor to move."""
+        return False
+
+    def release(self) -> None:
+        """Gives the lease of latest values' stream back for other processes to take. Raises RedisLost, RedisRefused."""
+        self.shared.hold.release(self._connected)
+
+    @property
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise AssertionError("not attached")
+        return self._connection
+
+    def _put(
+        self, file: File, value: Value, fields: list[bytes] | None = None, *, only_entry: bool = False
+    ) -> tuple[bool, EntryId | None, int]:
+        """Puts a latest value into its hash, by this process, and as a version that is higher than any before."""
+        above, notify = version_of(self._ledger, self._stream, file.raw_name), self.shared.mapping.notify.encode()
+        return state.put(self._connected, self.shared.keys, self.shared.hold.holder(self._ledger), file.raw_name, value,
+                         notify, fields=fields, only_entry=only_entry, above=above)  # fmt: skip
+
+    # -- carrying --------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Carries the latest values that changed on the owner's side; False when none did.
+
+        Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
+        """
+        connection = self._connected
+        if not self.shared.hold.renewed(connection, self._clock()):
+            raise Overtaken
+        if not self._carries(connection):
+            return False
+        for file in self.sources:
+            self._values.take(file)
+        return self._from_files(connection) if self.owned.by_file else self._from_redis(connection)
+
+    # -- the file owns it ------------------------------------------------------------------------------------
+
+    def _from_files(self, connection: Connection) -> bool:
+        if self._clock() >= self._verify_at:
+            self._verify_at = self._clock() + VERIFY
+            for file, seen, deep in self._hashes.looked(connection):
+                if file.value is not None:
+                    file.told = self._holds(connection, file, file.value, seen, deep=deep)
+                    file.agrees = file.told and deep
+        moved = False
+        for file in self.sources:
+            if file.value is None or file.barred or (file.told and file.value.sha256 == file.both):
+                continue
+            self._send(connection, file, file.value)
+            moved = True
+        return moved
+
+    def _holds(self, connection: Connection, file: File, value: Value, seen: Seen, *, deep: bool) -> bool:
+        if not seen.says(value):
+            return False
+        if seen.sha1 or not deep:
+            return True
+        data = connection.call("HGET", state.key_of(self.shared.keys, file.raw_name), "data")
+        return bool(data == value.data)
+
+    def _send(self, connection: Connection, file: File, value: Value) -> None:
+        reached("state.send.before")
+        history = self.shared.mapping.stream.history
+        fields = self._fields(connection, file, value, origin=True) if history else None
+        done, entry, version = self._put(file, value, fields)
+        reached("state.send.after")
+        if not done:
+            raise Overtaken
+        self._fine(file)
+        if file.facts is not None and value.sha256 != file.both and file.facts.written / 1e9 >= self._began:
+            self.shared.forward.latency.add(self._clock() - file.facts.written / 1e9)
+        self._noted(file, value, entry, version)
+
+    def _fields(self, connection: Connection, file: File, value: Value, *, origin: bool) -> list[bytes]:
+        fields = [b"role", value.role, b"timestamp", value.timestamp, b"type", file.type, b"data", value.data]
+        if not origin:
+            return fields
+        file.number = file.number or numbered(connection, self.shared.keys, self._ledger, os.fsdecode(file.raw_name))
+        return [*fields, b"origin", b"%d.\0version:0" % file.number]
+
+    def _noted(self, file: File, value: Value, entry: EntryId | None, version: int = 0) -> None:
+        reached("state.note.before")
+        save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp, version)
+        reached("state.note.after")
+        file.told, file.both, file.both_at = True, value.sha256, value.timestamp
+        file.tally.entries += 1
+        self.carried += 1
+        flow = self.shared.forward if self.owned.by_file else self.shared.mirror
+        flow.carried(1, file.on_disk())
+        if entry is not None:
+            self.span = (self.span[0] if self.span else entry, entry)
+
+    # -- Redis owns it ---------------------------------------------------------------------------------------
+
+    def _from_redis(self, connection: Connection) -> bool:
+        moved = False
+        for file, seen, deep in self._hashes.looked(connection):
+            if file.settling or self._clock() < file.again:
+                continue
+            if seen.size < 0:
+                if seen.kind == b"none" and file.value is not None and file.value.sha256 == file.both:
+                    self._put_back(file, file.value)
+                file.agrees = True
+                continue
+            if file.seen is None or seen.differs(file.seen, deep=deep):
+                found = state.read(connection, self.shared.keys, file.raw_name)
+                if found is not None and self._compared(connection, file, *found, seen):
+                    moved = True
+            file.agrees = deep and file.seen is not None and not seen.differs(file.seen, deep=False)
+        return moved
+
+    def _compared(self, connection: Connection, file: File, value: Value, said: bytes, seen: Seen) -> bool:
+        """Lays a latest value's hash that changed beside its file; True when the file was written."""
+        if value.sha256 != said:  # somebody is setting its fields one after the other
+            self._contradicts(file, seen)
+            return False
+        file.odd, written = 0.0, False
+        seen = seen._replace(sha1=value.sha1 if len(value.data) <= IN_PASSING else b"")
+        if file.value is None or file.value.sha256 != value.sha256:
+            if file.both != value.sha256 and older(value.timestamp, file.both_at):
+                said_so = f"Redis holds an older value ({shown(value.timestamp, 40)}) than the file"
+                hint = "the file is left alone; a value that is to count needs a timestamp that is not older"
+                self._note(file, SourceError(said_so, where=self._hashes.where(file), hint=hint))
+                file.seen = seen
+                return False
+            if not self._write(file, value):
+                return False
+            written = True
+        self._fine(file)
+        if written or file.both != value.sha256:
+            self._finish(connection, file, value)
+        file.seen = seen
+        return written
+
+    def _contradicts(self, file: File, seen: Seen) -> None:
+        file.odd = file.odd or self._clock()
+        if self._clock() - file.odd >= ODD:
+            hint = "set data and sha256 (of the data, in hex) with one HSET, or remove sha256"
+            self._note(
+                file, SourceError("its sha256 is not that of its data", where=self._hashes.where(file), hint=hint)
+            )
+            file.seen = seen
+
+    def _put_back(self, file: File, value: Value) -> None:
+        """Puts a latest value that both sides held, and that Redis lost, into Redis again."""
+        value = Value(value.data, file.both_at, file.role)
+        done, _, _ = self._put(file, value)
+        if not done:  # it may have lost who owns the stream as well
+            raise Overtaken
+        logger.warning("Redis lost state %s: the file's value was put back", file.name)
+
+    def _write(self, file: File, value: Value) -> bool:
+        """Puts a latest value from Redis into its file; False when that could not be written."""
+        if file.both == value.sha256:
+            what = "changed" if file.value is not None else "taken away"
+            logger.warning("%s was %s, and Redis owns it: its value is put back", file.name, what)
+        folder, _, last = os.fsdecode(file.raw_name).rpartition("/")
+        try:
+            place = Place(self.shared.settings.root, folder)
+            try:
+                reached("state.write.before")
+                file.facts = place.replace(digest(self._stream.encode(), file.raw_name).hex(), last, value.data)
+                reached("state.write.after")
+            finally:
+                place.close()
+        except TargetError as error:
+            self._note(file, error)
+            file.again = self._clock() + VERIFY
+            return False
+        file.value, file.settling = value, False
+        return True
+
+    def _finish(self, connection: Connection, file: File, value: Value) -> None:
+        """Notes that a file holds Redis's latest value: adds its entry, if there is to be one, and tells the ledger."""
+        entry = None
+        if self.shared.mapping.stream.history:
+            fields = self._fields(connection, file, value, origin=False)
+            done, entry, _ = self._put(file, value, fields, only_entry=True)
+            if not done:
+                raise RedisRefused("the value changed while its entry was added", code="OVERTAKEN")
+        self._noted(file, value, entry)

@@ -1,0 +1,71 @@
+"""Which side owns a mapping's latest values: as the ledger has it, and as the component knows that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.core.errors import BridgeError, NotYet, SourceError
+from bridge.core.mapping import Mapping
+from bridge.ledger.states import Owner, note_asked, owner_of
+from bridge.ledger.store import Ledger
+from bridge.streams.components import look
+from bridge.streams.connect import Connection
+
+AGAIN = 1.0
+"""Seconds between two looks at where the component is told to write."""
+
+PLACES = {"file": "the files", "redis": "Redis", "both": "both sides"}
+
+
+class Owned:
+    """Of one mapping. `now` is how it was at the last look; `lost` says that Redis has lost what it told the component.
+
+    Nothing may be carried while `now.asked`, or when it is lost: a value would be replaced by an older one.
+    """
+
+    def __init__(self, ledger: Ledger, mapping: Mapping, clock: Callable[[], float]) -> None:
+        self.now = Owner(mapping.source.owner)
+        self.lost: SourceError | None = None
+        self._ledger = ledger
+        self._mapping = mapping
+        self._clock = clock
+        self._due = 0.0
+
+    @property
+    def by_file(self) -> bool:
+        """Whether the files are carried to Redis."""
+        return self.now.side == "file"
+
+    @property
+    def trouble(self) -> BridgeError | None:
+        """Why nothing is carried; None: one side owns the values at this moment."""
+        if not self.now.asked:
+            return self.lost
+        hint = "wait for the switch: a running bridge makes it or takes it back, and so does `bridge cutover`"
+        return NotYet("another side is to own it", where=self._mapping.name, hint=hint)
+
+    def look(self, connection: Connection, before_it_moves: Callable[[], None]) -> Owner:
+        """Looks into the ledger, and notes there that it knows what is asked; returns how it was before.
+
+        Raises RedisLost, RedisRefused, LedgerError, BridgeError: what Redis says of the component is nonsense.
+        """
+        before = self.now
+        self.now = owner_of(self._ledger, self._mapping.stream.key, self._mapping.source.owner)
+        if self.now.asked and not self.now.noted:
+            before_it_moves()
+            note_asked(self._ledger, self._mapping.stream.key, self.now.token)
+        if self.now.asked or not self.now.component:
+            self.lost = None
+        elif self._clock() >= self._due:
+            self._due = self._clock() + AGAIN
+            self.lost = self._contradiction(connection)
+        return before
+
+    def _contradiction(self, connection: Connection) -> SourceError | None:
+        component, name = self.now.component, self._mapping.name
+        modes, _ = look(connection, component, name)
+        if modes.switch is not None or modes.writes == self.now.side:
+            return None
+        said = f"{component} writes to {PLACES[modes.writes]} by what Redis says, and {PLACES[self.now.side]} own it"
+        hint = f"`bridge cutover {component} --mapping {name} --writes`, or `rollback`: the plan says what counts then"
+        return SourceError(said, where=name, hint=hint)

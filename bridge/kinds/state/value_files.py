@@ -1,0 +1,187 @@
+"""Files that each hold a latest value: what is in them, once it is complete, and which are gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.core.codecs.document import moment
+from bridge.core.errors import BridgeError, SourceError
+from bridge.core.mapping import Mapping
+from bridge.core.model import shown_name
+from bridge.files.folder import BUSY, Facts, Folder, Found
+from bridge.kinds.source_counts import Tally
+from bridge.ledger.sources import SourceMemory, save_source, sources_of
+from bridge.ledger.store import Ledger
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.latest_value import LIMIT, Seen, Value
+from bridge.streams.writer import read_books
+
+PATIENCE = 1.0
+"""Seconds, over some settling times, after which nobody waits any longer for a value's file that goes on changing."""
+
+
+@dataclass(slots=True)
+class File:
+    """The file of one latest value, as it was last seen; with what an import wants to know of a source."""
+
+    name: str
+    raw_name: bytes
+    role: bytes
+    type: bytes
+    facts: Facts | None = None
+    value: Value | None = None
+    since: float = 0.0
+    """Since when the file is as it was last seen."""
+    settling: bool = False
+    began: float = 0.0
+    """When the file, if it is settling, was first seen to change."""
+    told: bool = False
+    """Whether the other side was seen to hold `value`."""
+    barred: bool = False
+    """Whether the Redis key of the value's hash holds something that is no hash."""
+    seen: Seen | None = None
+    """What the value's hash in Redis said of itself when both sides were last laid beside each other."""
+    agrees: bool = False
+    """Whether the file and the value's hash were seen to agree, and neither changed since, as far as was told."""
+    size: int = 0
+    """How many bytes the data in the value's hash had when Redis was last asked."""
+    deep_at: float = 0.0
+    """When the data in the value's hash are to be looked at again."""
+    again: float = 0.0
+    """When the bridge tries again to write the file, which could not be written."""
+    odd: float = 0.0
+    """Since when the value's hash in Redis contradicts itself; 0: it does not."""
+    both: bytes = b""
+    """The digest of the value that both sides were last known to hold, as the ledger has it."""
+    both_at: bytes = b""
+    """The timestamp of the value that both sides were last known to hold."""
+    number: int = 0
+    """The number that stands for the file in origins; 0: it was not needed yet."""
+    tally: Tally = field(default_factory=Tally)
+    damage: dict[int, SourceError] = field(default_factory=dict)
+    trouble: BridgeError | None = None
+    rejected: int = 0
+
+    def left(self) -> int:
+        """How many bytes of the latest value's file are still to be carried."""
+        if self.value is None:
+            return 0 if self.trouble is not None else self.on_disk()
+        return self.on_disk() if self.value.sha256 != self.both else 0
+
+    def on_disk(self) -> int:
+        """How many bytes the latest value's file has."""
+        return self.facts.size if self.facts is not None else 0
+
+    def unfinished(self) -> int:
+        """How many bytes the latest value's file has, while it is not complete; else 0."""
+        return self.on_disk() if self.settling else 0
+
+
+class Values:
+    """The files of one mapping's latest values. `note` tells of a file's trouble, `fine` that it has none."""
+
+    def __init__(
+        self, mapping: Mapping, folder: Folder, clock: Callable[[], float],
+        note: Callable[[File, BridgeError], None], fine: Callable[[File], None],
+    ) -> None:  # fmt: skip
+        self._mapping = mapping
+        self._folder = folder
+        self._clock = clock
+        self._note = note
+        self._fine = fine
+        self._settle = mapping.source.settle_ms / 1000
+        self.files: dict[bytes, File] = {}
+
+    def file(self, name: bytes) -> File:
+        """The latest value's file of this name, be it there or not."""
+        if name not in self.files:
+            row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
+            role, kind = (row[0], row[2]) if isinstance(row, tuple) else (b"", b"")
+            self.files[name] = File(shown_name(name), name, role, kind)
+        return self.files[name]
+
+    def look(self, paths: set[str] | None) -> None:
+        """Looks at the latest values' files something happened to; with None, at all of them. Raises SourceError."""
+        if paths is None:
+            found = {one.name: one for some in self._folder.scan() for one in some}
+            names = found.keys() | self.files.keys()
+        else:
+            names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
+            found = {name: one for name in names if (one := self._folder.find(name)) is not None}
+        for name in names:
+            self._met(name, found.get(name))
+
+    def _met(self, name: bytes, found: Found | None) -> None:
+        if found is None:
+            if name in self.files:
+                self._gone(self.files[name])
+            return
+        file = self.file(name)
+        if file.facts != found.facts:
+            file.began = file.began if file.settling else self._clock()
+            file.facts, file.since, file.settling = found.facts, self._clock(), True
+        self.take(file)
+
+    def _gone(self, file: File) -> None:
+        if file.facts is not None:
+            file.facts, file.value, file.settling, file.seen, file.agrees = None, None, False, None, False
+            self._fine(file)
+
+    def take(self, file: File) -> None:
+        """Reads a latest value's file that changed, once it is complete."""
+        if not file.settling or file.facts is None:
+            return
+        now = self._clock()
+        age = file.facts.age(now, file.since)
+        if age < self._settle:
+            return
+        if file.facts.size > LIMIT:
+            said = f"is too large for a value: {file.facts.size} bytes, the limit is {LIMIT}"
+            file.value, file.settling = None, False
+            self._note(file, SourceError(said, where=file.name, hint="let it be an artifact"))
+            return
+        try:
+            taken = self._folder.read(file.raw_name, LIMIT)
+        except SourceError as error:  # the others go on
+            self._note(file, error)
+            return
+        if taken is None or taken.facts != file.facts:
+            found = self._folder.find(file.raw_name)
+            if found is None:
+                self._gone(file)
+            else:
+                file.facts, file.since = found.facts, now
+        elif not taken.busy or age >= BUSY:
+            file.value, file.settling = Value(taken.raw, moment(taken.facts.written), file.role), False
+            file.told, file.seen, file.agrees = False, None, False
+            self._fine(file)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a value's file changed so lately that it may not be complete, and did not go on changing for long."""
+        now, longest = self._clock(), 4 * self._settle + PATIENCE
+        return any(file.settling and now - file.began < longest for file in self.files.values())
+
+
+def numbered(connection: Connection, keys: Keys, ledger: Ledger, path: str) -> int:
+    """The number that stands for this path in origins, known to ledger and Redis from now on.
+
+    A path that is no UTF-8 is known as it is shown. Raises RedisLost, RedisRefused, LedgerError.
+    """
+    raw = os.fsencode(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        path = shown_name(raw)
+    stream = keys.stream.decode()
+    sources = sources_of(ledger, stream)
+    if path not in sources:
+        books, taken = read_books(connection, keys), [source.number for source in sources.values()]
+        memory = SourceMemory(books.number_for(os.fsencode(path), taken), None, live=True)
+        save_source(ledger, stream, path, memory)
+        sources[path] = memory
+    connection.call("HSET", keys.sources, os.fsencode(path), sources[path].number)
+    return sources[path].number

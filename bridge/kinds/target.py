@@ -1,0 +1,204 @@
+"""What the mirror writes to: whole lines on their way, which of their bytes left the process, and their target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
+
+from bridge.core.codecs import Codec
+from bridge.core.model import ZERO_ID, digest
+from bridge.ledger.ranges import Intent, Range, Written, range_digest
+from bridge.ledger.seen_entries import Released
+from bridge.ledger.store import Ledger
+
+UNPLACED = -1
+"""The `start` of a `Piece` whose bytes have left the process and whose place in the file nobody asked for yet."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """A piece that the mirror wrote: bytes `a` to `b` of a `Write`'s content, at `start` of a generation of the file.
+
+    `torn`: no line of the piece counts, it is written again. `sure`: the file was looked at after the write, and still
+    had a name; until then `generation` and `torn` may have to be corrected.
+    """
+
+    a: int
+    b: int
+    generation: int
+    start: int
+    torn: bool = False
+    sure: bool = True
+
+
+@dataclass(slots=True)
+class Write:
+    """Whole lines that the mirror writes to one file, the entries they are made of, and how much of them is there."""
+
+    name: str
+    content: bytes
+    entries: list[Written]
+    intent: int = 0
+    generation: int = 0
+    size: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+    excused: int = 0
+    """Bytes that the mirror put out for this write and that count as no line: torn pieces that are ranges already."""
+    to: Destination | None = None
+    """The destination that brings the lines into their file; None: not looked up yet."""
+
+    @property
+    def done(self) -> int:
+        """How many bytes of the mirror's write stand in its file, from the first on; torn pieces do not count."""
+        return max((piece.b for piece in self.pieces if not piece.torn), default=0)
+
+    @property
+    def end(self) -> int:
+        """The offset at which the last piece of the mirror's write ends in its file."""
+        return self.pieces[-1].start + self.pieces[-1].b - self.pieces[-1].a
+
+    def tear(self) -> None:
+        """Marks as torn what stands of the last line of the mirror's write: another writer came in its middle.
+
+        Each piece with a part of that line is cut in two there: the whole lines before it still count.
+        """
+        whole = self.content.rfind(b"\n", 0, self.pieces[-1].b) + 1
+        pieces, self.pieces = self.pieces, []
+        for piece in pieces:
+            if piece.torn or piece.b <= whole:
+                self.pieces.append(piece)
+                continue
+            if piece.a < whole:
+                self.pieces.append(Piece(piece.a, whole, piece.generation, piece.start))
+            begin = max(piece.a, whole)
+            self.pieces.append(Piece(begin, piece.b, piece.generation, piece.start + begin - piece.a, torn=True))
+
+    def tear_if_parted(self) -> bool:
+        """Marks all parts of the line that the mirror's write ended last as torn, if another writer came in between.
+
+        Returns whether that is so.
+        """
+        *begun, last = self.pieces
+        begin = self.content.rfind(b"\n", 0, last.b - 1) + 1
+        parts = [piece for piece in self.pieces if not piece.torn and piece.b > begin]
+        places = [(piece.generation, piece.start, piece.start + piece.b - piece.a) for piece in parts]
+        if self.content[last.b - 1 : last.b] != b"\n" or all(
+            (generation, start) == (before, end) for (before, _, end), (generation, start, _) in pairwise(places)
+        ):
+            return False
+        self.pieces = begun
+        self.tear()
+        last.torn = True
+        self.pieces.append(last)
+        return True
+
+    def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
+        """Returns what the mirror has still to write: whole lines, and their part of `entries`. Changes nothing."""
+        done, at, passed = self.done, 0, 0
+        while at < done:
+            at += entries[passed][1]
+            passed += 1
+        return self.content[done:], entries[passed:]
+
+    def lost(self, standing: list[Written]) -> list[Released]:
+        """Makes the ledger's records of lines that the mirror wrote for entries which Redis lost meanwhile.
+
+        `standing` are its entries with 0-0 in their place. Changes nothing.
+        """
+        found, at = [], 0
+        for (entry_id, length), (now, _) in zip(self.entries, standing, strict=True):
+            piece = next((piece for piece in self.pieces if not piece.torn and piece.a <= at < piece.b), None)
+            if now == ZERO_ID != entry_id and piece is not None:
+                line, start = self.content[at : at + length], piece.start + at - piece.a
+                found.append(Released(entry_id, digest(line), self.name, piece.generation, start, length))
+            at += length
+        return found
+
+    def ranges(self, entries: list[Written]) -> list[Range]:
+        """Makes the ranges that the ledger keeps of a mirror's write, of its pieces in the file and entries. Pure.
+
+        Adjoining pieces are one range; a line whose entry Redis lost is in none of them.
+        """
+        disowned = ZERO_ID in (entry_id for entry_id, _ in entries)
+        merged: list[Piece] = []
+        for piece in self.pieces:
+            last = merged[-1] if merged else None
+            if last and not last.torn and not piece.torn and last.b == piece.a and last.generation == piece.generation \
+                    and last.start + last.b - last.a == piece.start:  # fmt: skip
+                last.b = piece.b
+            else:
+                merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
+        all_of_it = len(merged) == 1 and (merged[0].a, merged[0].b) == (0, len(self.content))
+        if all_of_it and not merged[0].torn and not disowned:
+            at = merged[0].start
+            digest = range_digest(self.content)
+            return [Range(self.name, merged[0].generation, at, at + len(self.content), digest, entries)]
+        spans, at = [], 0
+        for entry_id, length in entries:
+            spans.append((at, at + length, entry_id, length))
+            at += length
+        found = []
+        for piece in merged:
+            inside = [span for span in spans if span[0] < piece.b and span[1] > piece.a]
+            if piece.torn or not disowned:
+                runs = [(piece.a, piece.b, inside)]
+            else:
+                runs = [(max(span[0], piece.a), min(span[1], piece.b), [span]) for span in inside if span[2] != ZERO_ID]
+            for a, b, whole in runs:
+                content, start = self.content[a:b], piece.start + a - piece.a
+                ended = [(i, n) for _, end, i, n in whole if not piece.torn and a < end <= b]
+                found.append(Range(self.name, piece.generation, start, start + b - a, range_digest(content), ended))
+        return found
+
+
+class Destination(Protocol):
+    """What one write of the mirror goes to: a file that lines are appended to, or a new file.
+
+    All methods raise TargetError, LedgerError.
+    """
+
+    put_out: int
+    """Bytes that the mirror wrote to this destination and that its witness has not counted yet."""
+
+    @property
+    def label(self) -> str:
+        """The name under which the mirror announces in Redis how far it came with this destination."""
+        ...
+
+    def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
+        """The mirror opens and locks the file that its write goes to, or writes the new file under a hidden name.
+
+        Returns why the mirror must wait, or an empty string. `release` later.
+        """
+        ...
+
+    def place(self) -> tuple[int, int]:
+        """Tells where the mirror is about to write: the file's generation, and its size in bytes. Call `take` first."""
+        ...
+
+    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+        """Writes to a destination of the mirror what is missing there of `write`.
+
+        Returns why the mirror must wait, or an empty string.
+        """
+        ...
+
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+        """Finds out what an earlier process wrote of an intent to a destination of the mirror.
+
+        Returns the write, and what became of it in words.
+        """
+        ...
+
+    def remember(self, ledger: Ledger) -> None:
+        """Notes in the ledger what the mirror wrote its lines to, inside the transaction that notes their range."""
+        ...
+
+    def release(self) -> None:
+        """Lets go of what `take` took of a destination of the mirror, such as the lock on a file."""
+        ...
+
+    def close(self) -> None:
+        """Closes whatever a destination of the mirror has open."""
+        ...

@@ -1,0 +1,84 @@
+"""Holds the files and folders that one mirror writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from bridge.core.codecs import Codec
+from bridge.core.logger import logger
+from bridge.core.mapping_sections import MirrorSection
+from bridge.kinds.log.target import Target
+from bridge.kinds.mapping_context import Shared
+from bridge.kinds.spool.target import Deliveries, Delivery
+from bridge.kinds.target import Destination, Write
+from bridge.ledger.ranges import Intent, Written
+from bridge.ledger.store import Ledger
+
+
+class Destinations:
+    """The files that one mapping's mirror writes to.
+
+    For each name a file that lines are appended to; or for each message a new file in a folder.
+    """
+
+    def __init__(self, shared: Shared, ledger: Ledger, section: MirrorSection) -> None:
+        self._shared = shared
+        self._ledger = ledger
+        self._section = section
+        self._targets: dict[str, Target] = {}
+        self._deliveries = Deliveries(shared.mapping, shared.settings) if shared.folder is not None else None
+
+    def of(self, write: Write) -> Destination:
+        """Returns the file that a write of the mirror goes to."""
+        if write.to is None:
+            write.to = self.made(write.name, write.content, write.entries)
+        return write.to
+
+    def made(self, name: str, content: bytes, entries: list[Written], number: int = 0) -> Destination:
+        """Returns the mirror's file of this name, or the new file that this content becomes.
+
+        `number` tells which new file an earlier process was making; 0: this process makes it.
+        """
+        if self._deliveries is not None:
+            return Delivery(self._deliveries, name, content, entries[0][0], number)
+        if name not in self._targets:
+            tail, stream = self._shared.tail(name, self._ledger), self._shared.mapping.stream.key
+            self._targets[name] = Target(self._shared.settings.root, tail, self._section, stream)
+        return self._targets[name]
+
+    def resolved(self, intents: Iterable[Intent], codec: Codec, settle: Callable[[], object]) -> list[Write]:
+        """Finds out what became of an earlier process's intents: written, in part, or not; the log says it.
+
+        `settle` waits until a line that seems ours and unfinished would have been gone on with by somebody else.
+        """
+        writes, told = list[Write](), dict[str, list[str]]()
+        for intent in intents:
+            target = self.made(intent.name, intent.content, intent.entries, intent.generation)
+            write, said = target.resolve(intent, codec)
+            while 0 < write.done < len(write.content):
+                settle()
+                before, (write, said) = write.pieces, target.resolve(intent, codec)
+                if write.pieces == before:
+                    break
+            told.setdefault(said, []).append(intent.name)
+            write.to = target
+            writes.append(write)
+        for said, names in told.items():
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            logger.warning("%s%s: %s", names[0], more, said, extra={"facts": {"targets": names}})
+        return writes
+
+    def forget_books(self) -> None:
+        """Closes the mirror's files after the ledger was made anew.
+
+        What is known of their generations is read again.
+        """
+        for target in self._targets.values():
+            target.close()
+        self._targets.clear()
+
+    def close(self) -> None:
+        """Closes every file and folder that the mirror writes to."""
+        self.forget_books()
+        if self._deliveries is not None:
+            self._deliveries.close()

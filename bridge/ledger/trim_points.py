@@ -1,0 +1,97 @@
+"""What retention goes by: positions up to which parity found all equal, and what was trimmed up to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.core.model import ZERO_ID, EntryId, parse_id
+from bridge.ledger.store import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Up to entry `entry` both sides were found equal; `added` entries had come into the stream by then.
+
+    `position` is what parity needs to begin there (`bridge.parity.proof_point`), as JSON; None where it needs nothing.
+    """
+
+    entry: EntryId
+    added: int
+    position: str | None
+
+
+NOTHING = "null"
+"""A position that needs nothing, in JSON."""
+
+
+def key_of(entry: EntryId) -> str:
+    """Sorts as IDs do; SQLite's integers are too small for them."""
+    return f"{entry[0]:020}-{entry[1]:020}"
+
+
+def save_points(ledger: Ledger, stream: str, points: Sequence[Point]) -> None:
+    """Adds these."""
+    for one in points:
+        ledger.write(
+            "INSERT OR REPLACE INTO points (stream, entry, added, position) VALUES (?, ?, ?, ?)",
+            (stream, key_of(one.entry), one.added, one.position or NOTHING),
+        )
+
+
+def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> None:
+    """Forgets those up to this one; all of them, when parity does not find all equal any more."""
+    if upto is None:
+        ledger.write("DELETE FROM points WHERE stream = ?", (stream,))
+    else:
+        ledger.write("DELETE FROM points WHERE stream = ? AND entry <= ?", (stream, key_of(upto)))
+
+
+def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Point]:
+    """Reads the places from an entry on at which parity found both sides of a stream equal, in its order."""
+    rows = ledger.rows(
+        "SELECT entry, added, position FROM points WHERE stream = ? AND entry >= ? ORDER BY entry",
+        (stream, key_of(start)),
+    )
+    return [
+        Point(parse_id(entry.encode()), added, position if position != NOTHING else None)
+        for entry, added, position in rows
+    ]
+
+
+def save_report(ledger: Ledger, stream: str, at: float, report: dict[str, Any]) -> None:
+    """Notes in the ledger what the last look at a stream's retention found; `at` in seconds since 1970."""
+    ledger.write("INSERT OR REPLACE INTO retention VALUES (?, ?, ?)", (stream, at, json.dumps(report)))
+
+
+def last_report(ledger: Ledger, stream: str) -> tuple[float, dict[str, Any]] | None:
+    """Reads what the last look at a stream's retention found, and when; None where nobody looked yet."""
+    rows = ledger.rows("SELECT at, report FROM retention WHERE stream = ?", (stream,))
+    return (float(rows[0][0]), json.loads(rows[0][1])) if rows else None
+
+
+def save_trimmed(ledger: Ledger, stream: str, floor: bytes, count: int, origins: str, base: str) -> None:
+    """Keeps in the ledger a copy of what Redis says was trimmed of a stream on purpose, for when it says it no more."""
+    ledger.write(
+        "INSERT OR REPLACE INTO trimmed (stream, floor, count, origins, base) VALUES (?, ?, ?, ?, ?)",
+        (stream, floor, count, origins, base),
+    )
+
+
+def trimmed_of(ledger: Ledger, stream: str) -> tuple[bytes, int, str, str] | None:
+    """Reads the ledger's copy of what was trimmed of a stream on purpose; None where nothing was."""
+    rows = ledger.rows("SELECT floor, count, origins, base FROM trimmed WHERE stream = ?", (stream,))
+    return (bytes(rows[0][0]), int(rows[0][1]), str(rows[0][2]), str(rows[0][3])) if rows else None
+
+
+def confirmed(ledger: Ledger, stream: str) -> str | None:
+    """Reads the limits of a stream's retention that somebody has confirmed last, as JSON; None: none ever were."""
+    rows = ledger.rows("SELECT limits FROM confirmed WHERE stream = ?", (stream,))
+    return str(rows[0][0]) if rows else None
+
+
+def confirm(ledger: Ledger, stream: str, limits: str, at: float, who: str) -> None:
+    """Notes in the ledger that somebody has confirmed these limits of a stream's retention."""
+    ledger.write("INSERT OR REPLACE INTO confirmed VALUES (?, ?, ?, ?)", (stream, limits, at, who))

@@ -1,0 +1,370 @@
+"""Parity of one mapping reads both sides and compares them (DESIGN §6.5).
+
+A check holds no lock, and writes nothing but the ledger's note of the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from operator import attrgetter
+from threading import Event
+from typing import Any
+
+from bridge.continuity.archive_reader import Archive, history
+from bridge.continuity.ownership import Hold
+from bridge.core.config import Settings
+from bridge.core.errors import LeaseHeld, RedisLost
+from bridge.core.mapping import Mapping
+from bridge.core.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
+from bridge.core.model import before as before_it
+from bridge.ledger.edits import waiting
+from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
+from bridge.ledger.ranges import range_at, range_digest
+from bridge.ledger.sources import gone_before_mirrored, in_doubt
+from bridge.ledger.store import Ledger
+from bridge.parity.account import Account, Lost
+from bridge.parity.log.bytes_written import Witness
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.compare import Comparison
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT, Extra, File, Long, Missing, size_of
+from bridge.parity.log.expected_line import Expected
+from bridge.parity.log.tally import Due, Late
+from bridge.parity.proof_point import Since
+from bridge.parity.result import Result, verdict_of
+from bridge.parity.snapshot import View
+from bridge.parity.statistics import Stats
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.trim import read_trimmed
+
+PAGE, PAGE_BYTES = 500, 1 << 20
+"""Entries, and about the bytes, that parity reads with one command: a few milliseconds of the server's time."""
+
+POINTS, CLOSEST, WIDEST = 200, 20, 5000
+"""Into how many parts a stream is divided by the positions that parity notes, and how many entries a part has.
+
+What is trimmed is read from one position to another, and is in memory as a whole.
+"""
+
+LOOKS = 5
+"""How often at most parity looks at a mapping whose stream is trimmed meanwhile."""
+
+AGAIN = 8
+"""How often at most parity looks again where each look finds something else."""
+
+NEVER_AT_REST = "each look found other differences: files were rotated, or the stream filled, all the time"
+
+SETTLING = 1.0
+"""Seconds after which parity looks at a difference once more before it is called one."""
+
+Tell = Callable[[int, int], None]
+"""Called with how many entries parity has read, and of how many."""
+
+
+class Interrupted(Exception):
+    """The stop event was set while parity compared."""
+
+
+def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
+    """Reads an entry's `fields` (name, value, name …): its origin as it stands, its origin parsed, its message.
+
+    The first is None of an entry born in Redis; the others are None where they cannot be read.
+    """
+    values = paired(fields)
+    raw = values.get(b"origin")
+    row = tuple(values[name] for name in FIELDS) if all(name in values for name in FIELDS) else None
+    return raw, parse_origin(raw) if raw is not None else None, row
+
+
+def spacing(length: int) -> int:
+    """Entries between two positions that parity notes, of a stream of this length. Pure."""
+    return max(CLOSEST, min(WIDEST, length // POINTS))
+
+
+def _removed(since: Since, view: View, entries: int) -> bool:
+    """Whether entries were removed since `since`, other than on purpose; `entries` came meanwhile. Pure."""
+    trimmed = view.trimmed.count - since.trimmed
+    if view.added != since.added + entries or view.length != since.length + entries - trimmed:
+        return True
+    return not trimmed and view.first != since.first
+
+
+class Check:
+    """The comparison of one mapping. `dial` connects: to read the stream, and once more to look things up meanwhile."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, dial: Callable[[], Connection], ledger: Ledger | None, stop: Event,
+        tell: Tell, *, max_rate: float | None = None, settling: float = SETTLING, stats: bool = False,
+    ) -> None:  # fmt: skip
+        self._mapping = mapping
+        self._settings = settings
+        self._dial = dial
+        self._ledger = ledger
+        self._stop = stop
+        self._tell = tell
+        self._max_rate = max_rate
+        self._settling = settling
+        self._stats = stats
+        self._keys = Keys.of(mapping.stream.key)
+
+    def run(self, since: Since | None = None) -> Result:
+        """Compares both sides of the mapping; where they do not agree, once more after the settling time.
+
+        With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
+        Raises Interrupted, SourceError, RedisLost, RedisRefused.
+        """
+        if why := self._stranger() or self._in_doubt():
+            return Result(self._mapping.name, self._mapping.stream.key, notes=[why], began=time.time())
+        result = self._once(since) if since is not None else None
+        if result is None or result.verdict != "equal":
+            result = self._once(None)
+        for looks in range(AGAIN):
+            if result is None or result.verdict != "differs":
+                break
+            before, witnessed = result.tally.differences, bool(result.too_much)
+            unaccounted = {*result.account.unaccounted()} if result.account is not None else set()
+            result = None  # it may be large
+            if self._stop.wait(self._settling):
+                raise Interrupted
+            result = self._once(None)
+            if result is None or result.verdict != "differs" or self._stands(before, unaccounted, result):
+                break
+            if witnessed and result.too_much:
+                break
+            if looks + 1 == AGAIN:
+                result.verdict = "inconclusive"
+                result.notes.append(NEVER_AT_REST)
+        if result is None:
+            raise AssertionError("a whole comparison has a result")
+        return result
+
+    def _stands(self, before: list[Difference], unaccounted: set[Lost], result: Result) -> bool:
+        """Whether a difference, or bytes that nothing explains, were found in this look and in the look before.
+
+        What is under way differs from look to look: a rotation, or a stream that is being filled again, is met by one
+        look here and by the next there.
+        """
+        if result.lost and result.alive:
+            return False
+        if result.account is not None and not unaccounted.isdisjoint(result.account.unaccounted()):
+            return True
+        what = attrgetter("kind", "entry", "expected", "actual")
+        return not {*map(what, before)}.isdisjoint(map(what, result.tally.differences))
+
+    def _stranger(self) -> str:
+        """Why the stream was not carried from these files, as far as the ledger tells; empty: it was.
+
+        A copy of the folder, or an older ledger, would be shown differences that are none.
+        """
+        if self._ledger is None:
+            return ""
+        with closing(self._dial()) as connection:
+            if connection.call("HGET", self._keys.meta, "owner") != self._ledger.uuid:
+                return ""
+            try:
+                doubt = Hold(self._keys, self._settings.state_dir).doubt(connection, self._ledger)
+            except LeaseHeld as error:
+                return f"these files are not compared: {error.what}"
+        return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
+
+    def _in_doubt(self) -> str:
+        """Why it is not known yet which lines of a log were carried, as another file took its place; empty: it is."""
+        for _ in range(AGAIN):
+            logs = in_doubt(self._ledger, self._mapping.stream.key) if self._ledger is not None else []
+            if not logs:
+                return ""
+            if self._stop.wait(self._settling / 2):
+                raise Interrupted
+        named = ", ".join(logs[:3])
+        if self._ledger is not None and waiting(self._ledger, self._mapping.stream.key) & {*logs}:
+            return f"another file took the place of {named}: `bridge repair --as-edit` or `--as-new` says what it is"
+        return f"another file took the place of {named}, and the bridge has yet to find out what it holds"
+
+    def _once(self, since: Since | None) -> Result | None:
+        """Compares both sides of a mapping once; None: what was before `since` changed.
+
+        Parity begins anew where the stream was trimmed meanwhile, and where a page of it was larger than what the
+        server gives at once: pages are smaller then.
+        """
+        began, steady = time.time(), time.monotonic()
+        while True:
+            with closing(self._dial()) as connection, closing(self._dial()) as marks:
+                most = connection.budget.most
+                try:
+                    result = self._untrimmed(since, connection, marks)
+                    break
+                except RedisLost as error:
+                    lost = error
+            with closing(self._dial()) as again:
+                if again.budget.most >= most:
+                    raise lost
+        if result is not None:
+            result.began, result.seconds = began, time.monotonic() - steady
+        return result
+
+    def _untrimmed(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        """Compares both sides of a mapping, once more where what parity was to compare was trimmed meanwhile."""
+        result = None
+        for _ in range(LOOKS):
+            floor = read_trimmed(marks, self._keys).floor
+            result = self._of_both(since, connection, marks)
+            if result is None or result.verdict == "equal" or read_trimmed(marks, self._keys).floor == floor:
+                break
+        return result
+
+    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        view = View(self._mapping, self._settings, connection, self._keys, self._ledger)
+        with closing(view):
+            return self._of(view, since, connection, marks)
+
+    def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+        files = {name: found.files for name, found in view.sources.items()}
+        own = {name: found.files for name, found in view.targets.items()}
+        gone = view.gone
+        if since is not None and view.last < since.last:
+            return None
+        begins = since or view.base()
+        if begins is not None:
+            if since is not None and any(since.rest(name, found) is None for name, found in (files | own).items()):
+                return None
+            files = {name: begins.behind(name, found) for name, found in files.items()}
+            own = {name: begins.behind(name, found) for name, found in own.items()}
+            first = {name: one.place >> SHIFT for name, one in begins.places.items()}
+            gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
+        stats = Stats() if self._stats else None
+        due = Due(
+            view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
+            self._aside(view), gone, view.both, view.acknowledged, view.moved, self._kept(view),
+        )  # fmt: skip
+        start = ZERO_ID if begins is None else begins.resume
+        expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
+        comparison = Comparison(
+            files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length),
+            view.trimmed.floor,
+            Witness(view.books.mirror if view.mirrored else {}, view.added - view.length, start),
+        )  # fmt: skip
+        with closing(comparison):
+            self._walk(connection, comparison, view, begins)
+            tally = comparison.finish()
+            if since is not None and _removed(since, view, tally.entries):
+                return None
+            if since is None and begins is not None:
+                comparison.unverifiable(begins.added, "trimmed: the stream begins behind them")
+            before = sum(since.totals[name] for name in ("file_born", "redis_born")) if since is not None else 0
+            too_much = comparison.witness.too_much()
+            account = self._account(comparison.account, view)
+            verdict = verdict_of(tally, view.length, before)
+            if too_much or any(account.unaccounted()):
+                verdict = "differs"
+            result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+            result.account = account
+            result.files, result.entry = view.positions(comparison.claimed_to()), view.last
+            if comparison.first_waiting is not None:
+                end = format_id(before_it(comparison.first_waiting))
+                told = marks.call("XREVRANGE", self._keys.stream, end, "-", "COUNT", 1)
+                result.entry = parse_id(told[0][0]) if told else ZERO_ID
+            result.cut = {name: cut for name, cut in view.cut.items() if cut.generation not in comparison.gone(name)}
+            result.notes, result.lost, result.alive = view.notes + too_much, view.lost, view.alive
+            result.too_much = too_much
+            result.stats, result.length = stats, view.length
+            result.onwards = since is not None
+            if verdict == "equal":
+                until = comparison.until(view.last, view.length, view.mirrored_to)
+                result.until = replace(until, first=view.first, added=view.added, trimmed=view.trimmed.count)
+                result.points = [
+                    replace(one, added=view.added - (comparison.fed - fed)) for one, fed in comparison.points
+                    if one.resume >= view.trimmed.floor  # what stands below is gone
+                ] + [result.until] * comparison.may_be_trimmed  # fmt: skip
+                result.add(since)
+            return result
+
+    def _walk(self, connection: Connection, comparison: Comparison, view: View, since: Since | None) -> None:
+        start = parse_id(after(since.resume)) if since is not None else ZERO_ID
+        if view.last == ZERO_ID:
+            return
+        read, begun = 0, time.monotonic()
+        for rows in self._history(connection, start, view.last):
+            some = spacing(view.length)
+            for at in range(0, len(rows), some):
+                comparison.feed(rows[at : at + some])
+            read += len(rows)
+            self._tell(read, view.length)
+            ahead = read / self._max_rate - (time.monotonic() - begun) if self._max_rate else 0.0
+            if self._stop.wait(ahead) if ahead > 0 else self._stop.is_set():
+                raise Interrupted
+
+    def _history(self, connection: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
+        """Reads entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
+        archive = Archive(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
+        return history(connection, self._keys, archive, start, last, PAGE, PAGE_BYTES)
+
+    def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
+        """Reads the whole stream up to `last`, a page at a time, and tells how far it is. Raises Interrupted."""
+        if last == ZERO_ID:
+            return
+        read = 0
+        for rows in self._history(connection, ZERO_ID, last):
+            yield rows
+            read += len(rows)
+            self._tell(read, length)
+            if self._stop.is_set():
+                raise Interrupted
+
+    def _account(self, account: Account, view: View) -> Account:
+        """Adds what was not compared, and the stream's entries, to a comparison's account."""
+        account.aside += view.aside()
+        account.entries, account.trimmed = view.length, view.trimmed.count
+        if self._ledger is not None:
+            account.gone, _ = gone_before_mirrored(self._ledger, self._mapping.stream.key)
+        account.deleted = max(0, view.added - view.length - view.trimmed.count)
+        return account
+
+    def _kept(self, view: View) -> Callable[[File, int, bytes], bool] | None:
+        """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source's file.
+
+        Or a range of the mirror's covers them, torn by another writer's line, and holds what it held.
+        """
+        if self._ledger is None:
+            return None
+        ledger, stream = self._ledger, self._mapping.stream.key
+        known: dict[str, tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]] = {}
+
+        def kept(file: File, place: int, line: bytes) -> bool:
+            name, size = file.source, size_of(line)
+            place = view.moved[name].back(place) if name in view.moved else place
+            generation, offset = place >> SHIFT, place & OFFSETS
+            if name not in known:
+                known[name] = kept_lines(ledger, stream, name)
+            lengths, contents = known[name]
+            if isinstance(line, Long):
+                return lengths.get((generation, offset)) == size - 1
+            if (size - 1, line[:KEPT]) in contents:
+                return True
+            held = range_at(ledger, stream, name, generation, offset)
+            if held is None or held.end < offset + size:
+                return False
+            return range_digest(b"".join(file.section(held.start, held.end))) == held.digest
+
+        return kept
+
+    def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:
+        """Makes the test whether the ledger keeps a line or an entry in quarantine; its mapping may be mended since."""
+        if self._ledger is None:
+            return lambda one: False
+        ledger, stream = self._ledger, self._mapping.stream.key
+        kept: dict[str, dict[tuple[int, int, str], int]] = {}
+
+        def aside(one: Extra | Missing) -> bool:
+            if not kept:
+                kept[""] = still_aside(ledger, stream, "mirror")
+                kept.update((name, still_aside(ledger, stream, "forward", name)) for name in view.sources)
+            if isinstance(one, Extra):
+                name = one.file.source
+                place = view.moved[name].back(one.place) if name in view.moved else one.place
+                return (place >> SHIFT, place & OFFSETS, "") in kept.get(name, {})
+            return one.home < 0 and (0, 0, one.entry.decode()) in kept[""]
+
+        return aside

@@ -1,0 +1,91 @@
+"""Where the lines of one log stand by now that were sent from a file whose place another one took. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+
+from bridge.ledger.edits import Stretch
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT
+
+GONE = -1
+"""The place of a line that was changed in its file, or taken out."""
+
+
+class Moved:
+    """Translates places of one log, generation and offset in one number, to where their lines stand by now.
+
+    `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still,
+    `copies` those that begin with lines of another log, `aliases` say which other number a file is compared under;
+    `stretches`, by generation, say what of a file was sent before. They are the ledger's word: that the lines are those
+    of their entries is for parity to see.
+    """
+
+    def __init__(
+        self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]], lying: Iterable[int] = (),
+        copies: Iterable[int] = (), aliases: Mapping[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        self.replaced = {*replaced}
+        self._aliases = {**(aliases or {})}
+        self._names = {alias: number for number, alias in self._aliases.items()}
+        self.begins = 0
+        """The place from which on lines are compared: entries of those that were sent before were trimmed."""
+        self._lying, self._of_others = {*lying}, {*copies}
+        self._there: list[tuple[int, int, int]] = []
+        self._here: list[tuple[int, int, int]] = []
+        oldest = min(self._lying, default=1 << 62)
+        self._copies = {generation for generation in stretches if generation > oldest}
+        for generation, some in stretches.items():
+            for start, end, of, of_start, _ in some if generation not in self.replaced else ():
+                number = self._aliases.get(generation, generation)
+                before, now = (of << SHIFT) + of_start, (number << SHIFT) + start
+                self._here.append((now, now + end - start, before))
+                if of in self.replaced and generation not in self._copies:
+                    self._there.append((before, before + end - start, now))
+        self._there.sort()
+        self._here.sort()
+
+    def __call__(self, place: int) -> int:
+        """Where the line stands now that was sent from this place; `GONE` where it stands nowhere."""
+        number = place >> SHIFT
+        if number in self._aliases:
+            return (self._aliases[number] << SHIFT) + (place & OFFSETS)
+        return place if number not in self.replaced else _through(self._there, place)
+
+    def back(self, place: int) -> int:
+        """From where the line at this place was sent, as what it is known by."""
+        before = _through(self._here, place)
+        if before != GONE and before >> SHIFT:
+            return before
+        return (self._names.get(place >> SHIFT, place >> SHIFT) << SHIFT) + (place & OFFSETS)
+
+    def is_anothers(self, place: int) -> bool:
+        """Whether no entry is to claim the line at a place: the line of another file has it, or it was trimmed."""
+        before = _through(self._here, place)
+        if before == GONE:
+            return False
+        if before < self.begins:
+            return True
+        return before >> SHIFT not in self.replaced or place >> SHIFT in self._copies
+
+    def is_unproved(self, place: int) -> bool:
+        """Whether a line was passed over on somebody's word alone: nothing told which one of before it is."""
+        return _through(self._here, place) >> SHIFT == 0 and place >> SHIFT not in self._of_others
+
+    def first_from(self, place: int) -> int:
+        """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""
+        if place >> SHIFT not in self.replaced:
+            return place
+        return min((now + max(0, place - before) for before, end, now in self._there if end > place), default=GONE)
+
+    def in_words(self, place: int) -> str:
+        """Says of a line that is gone where it was: in which byte of the file of before."""
+        return f"byte {place & OFFSETS:,} of generation {place >> SHIFT}"
+
+
+def _through(stretches: Sequence[tuple[int, int, int]], place: int) -> int:
+    at = bisect_right(stretches, (place, 1 << 80, 0)) - 1
+    if at < 0:
+        return GONE
+    start, end, there = stretches[at]
+    return there + place - start if place < end else GONE

@@ -1,0 +1,176 @@
+"""Files as plain lines, read from the beginning to the end: not as forward reads, no cursor, no ranges."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from itertools import accumulate, count
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from bridge.core.errors import SourceError
+from bridge.files.content import COMPRESSED, HEAD
+from bridge.parity.log.comparison_types import Block, Long
+
+PIECE, LAST = 1 << 18, 1 << 20
+"""Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
+BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
+
+
+class Held(io.RawIOBase):
+    """An open file, whatever becomes of its name, up to the size it had when it was opened."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Always true of a file that parity has open, as io asks before it reads."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills io's buffer with the next bytes of the file that parity has open; returns how many, 0 at its end."""
+        part = memoryview(buffer)[: max(0, self._size - self._at)]
+        got = os.preadv(self._fd, [part], self._at) if len(part) else 0
+        self._at += got
+        return got
+
+
+class Plain:
+    """One file, open from when the comparison began, at the size it had then."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
+        self.packed = path.suffix in COMPRESSED
+        self._limit = limit
+        self._damage = ""
+        self._read = (0, 0)
+        try:
+            now = os.fstat(self._fd)
+            self.regular = stat.S_ISREG(now.st_mode)
+            self.inode = (now.st_dev, now.st_ino)
+            self.size = now.st_size
+            self.written = now.st_mtime_ns
+            self.changed = max(now.st_mtime_ns, now.st_ctime_ns)
+            self.head = self.read(HEAD, 0) if self.regular else b""
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Closes the file that parity had open."""
+        os.close(self._fd)
+
+    def damage(self) -> str:
+        """Why it could not be read to its end; empty: it could."""
+        return self._damage
+
+    def end(self) -> tuple[int, int, str | None]:
+        """How many bytes `blocks` read up to the end; how many stand behind the last newline, and what became of those.
+
+        None where they wait for the rest of their line. A packed file gets none: what is not damaged is in quarantine.
+        """
+        return (*self._read, "quarantined" if self.packed and not self._damage else None)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Bytes at an offset; of a compressed file it is read from the beginning for them."""
+        if not self.packed:
+            try:
+                return os.pread(self._fd, size, offset)
+            except OSError as error:
+                raise SourceError(f"cannot be read: {error.strerror}", where=str(self.path)) from None
+        found, at = b"", 0
+        for piece in self._pieces():
+            found += piece[max(0, offset - at) : offset + size - at]
+            at += len(piece)
+            if at >= offset + size:
+                break
+        return found
+
+    def section(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from `start` to `end`, a piece at a time."""
+        if not self.packed:
+            for at in range(start, end, PIECE):
+                yield self.read(min(PIECE, end - at), at)
+            return
+        at = 0
+        for piece in self._pieces():
+            yield piece[max(0, start - at) : max(0, end - at)]
+            at += len(piece)
+            if at >= end:
+                return
+
+    def length(self) -> int:
+        """The bytes that a file holds; of a compressed one unpacked, for which it is read through."""
+        return sum(map(len, self._pieces())) if self.packed else self.size
+
+    def _pieces(self) -> Iterator[bytes]:
+        raw: Any = io.BufferedReader(Held(self._fd, self.size), PIECE)
+        held = b""
+        try:
+            stream = _unpacked(raw, self.path.suffix) if self.packed else raw
+            while piece := stream.read1(PIECE):  # `read` would lose what comes before a damage
+                held += piece
+                if len(held) >= PIECE:
+                    yield held
+                    held = b""
+        except BROKEN as error:
+            self._damage = f"cannot be read to its end: {error}"
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("zstandard", "zstd"):
+                raise
+            self._damage = f"cannot be read to its end: {error}"
+        if held:
+            yield held
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """Reads a file's whole lines from `start` on; in the place of one over the limit stands a `Long`."""
+        at, begun, rest, skips = start, 0, b"", False
+        pieces = self._pieces() if not start else self.section(start, self.size if not self.packed else 1 << 62)
+        for piece in pieces:
+            if skips:
+                end = piece.find(b"\n")
+                if end < 0:
+                    at += len(piece)
+                    continue
+                yield Block([Long.of(at + end - begun)], [begun])
+                at, piece, skips = at + end + 1, piece[end + 1 :], False
+            lines = (rest + piece).split(b"\n") if rest else piece.split(b"\n")
+            rest = lines.pop()
+            if lines:
+                ends = list(map(add, accumulate(map(len, lines)), count(at + 1)))
+                if max(map(len, lines)) > self._limit:
+                    lines = [Long.of(len(line)) if len(line) > self._limit else line for line in lines]
+                yield Block(lines, [at, *ends[:-1]])
+                at = ends[-1]
+            if len(rest) > self._limit:
+                begun, at, rest, skips = at, at + len(rest), b"", True
+        self._read = (at + len(rest), at + len(rest) - begun if skips else len(rest))
+
+
+def _unpacked(raw: Any, suffix: str) -> Any:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if suffix == ".bz2":
+        return bz2.BZ2File(raw)
+    if suffix == ".xz":
+        return lzma.LZMAFile(raw)
+    try:
+        import zstandard
+    except ImportError:
+        raise SourceError("needs a library to be read", hint="pip install 'hestai-bridge[zstd]'") from None
+    return zstandard.ZstdDecompressor(max_window_size=1 << 28).stream_reader(raw, read_across_frames=True)

@@ -1,0 +1,84 @@
+"""Entries whose lines stand elsewhere by now, or nowhere, as another file took their log's place. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bridge.core.codecs import Codec
+from bridge.core.model import EntryId, Row, parse_id
+from bridge.parity.acknowledged import Acknowledged, InRows
+from bridge.parity.log.comparison_types import Missing
+from bridge.parity.log.moved_lines import GONE, Moved
+from bridge.parity.log.page_columns import Odd
+from bridge.parity.log.tally import Tally
+
+Column = tuple[list[int], list[Row], list[bytes]]
+"""Places, rows and entry IDs of file-born entries of one source."""
+
+
+class Relocated:
+    """Tells where the lines of file-born entries stand; `missing` is told of those that stand nowhere."""
+
+    def __init__(
+        self, moved: Mapping[str, Moved], acknowledged: Acknowledged, codec: Callable[[str], Codec],
+        missing: Callable[[Missing], None],
+    ) -> None:  # fmt: skip
+        self._moved = moved
+        self._acknowledged = acknowledged
+        self._codec = codec
+        self._missing = missing
+        self._rows = InRows()
+        self._count = self._unproved = 0
+
+    def tell(self, tally: Tally) -> None:
+        """Adds to a tally which lines were changed or taken out, and what of it is acknowledged."""
+        tally.taken_out, tally.redacted = self._rows.found, self._acknowledged.deleted
+        tally.acknowledged += self._count
+        tally.unproved = self._unproved
+
+    def place(self, name: str, place: int) -> int:
+        """The place where a line of a log stands that was sent from `place`; `GONE`."""
+        return self._moved[name](place) if name in self._moved else place
+
+    def needs_no_entry(self, name: str, place: int) -> bool:
+        """Whether no entry is to claim the line at a place: its own was deleted on purpose, or is another line's."""
+        moved = self._moved.get(name)
+        if moved is None:
+            return self._acknowledged.line(name, place)
+        if moved.is_anothers(place):
+            self._unproved += moved.is_unproved(place)
+            return True
+        was = moved.back(place)
+        if was != place and self._acknowledged.line_without_entry(name, was):
+            self._count += 1
+            return True
+        return self._acknowledged.line(name, was)
+
+    def is_acknowledged(self, entry: bytes) -> bool:
+        """Whether it is acknowledged that an entry has no line; then it is counted."""
+        known = self._acknowledged.missing(entry)
+        self._count += known
+        return known
+
+    def standing(self, name: str, column: Column) -> Column:
+        """Of file-born entries of a log those whose lines stand in a file, with their places there."""
+        moved = self._moved.get(name)
+        if moved is None:
+            return column
+        now, (places, rows, ids) = [*map(moved, column[0])], column
+        if GONE not in now:
+            self._rows.end()
+            return now, rows, ids
+        left = [n for n, at in enumerate(now) if at != GONE]
+        for n, at in enumerate(now):
+            if at != GONE:
+                self._rows.end()
+            elif not self.is_acknowledged(ids[n]):
+                self._tell(name, parse_id(ids[n]), Missing(name, ids[n], rows[n], None, places[n]))
+        return [now[n] for n in left], [rows[n] for n in left], [ids[n] for n in left]
+
+    def _tell(self, name: str, entry: EntryId, gone: Missing) -> None:
+        codec = self._codec(name)
+        line = codec.encode(gone.row) if codec.invertible and not isinstance(gone.row, Odd) else None
+        self._rows.add(entry)
+        self._missing(Missing(name, gone.entry, gone.row, line if isinstance(line, bytes) else None, gone.home))

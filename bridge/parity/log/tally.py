@@ -1,0 +1,98 @@
+"""What a comparison is to expect, and what it counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bridge.core.model import EntryId
+from bridge.parity.acknowledged import Acknowledged, TakenOut
+from bridge.parity.log.classify import Difference
+from bridge.parity.log.comparison_types import Extra, File, Missing
+from bridge.parity.log.moved_lines import Moved
+from bridge.streams.connect import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they may have any;
+    `dual`: a bridge is there to write those that have none yet.
+
+    `late` tells which of these origins and IDs stand out of order and may, None: none does; `aside` whether a line or
+    an entry is in quarantine that could be translated by now. `gone`: the generations of each file that are not found.
+    """
+
+    entry: EntryId
+    mirrored: bool
+    dual: bool
+    late: Callable[[list[bytes]], set[bytes]] | None
+    aside: Callable[[Extra | Missing], bool]
+    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    both: frozenset[bytes] = frozenset()
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
+    """What somebody acknowledged."""
+    moved: Mapping[str, Moved] = field(default_factory=dict)
+    """Where lines stand by now that were sent from a file whose place another one took, by their log."""
+    kept: Callable[[File, int, bytes], bool] | None = None
+    """Whether the line at a place of a source is in quarantine with these bytes; None: nobody can tell."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the comparison counted. `why` says in words what is unverifiable, and how many messages each time."""
+
+    file_born: int = 0
+    redis_born: int = 0
+    in_flight: int = 0
+    oldest_ms: int = 0
+    not_mirrored: int = 0
+    quarantined: int = 0
+    late: int = 0
+    unordered: int = 0
+    foreign: int = 0
+    rewritten: int = 0
+    """Messages whose file says something else since, with the same identity; they count as compared."""
+    taken_away: int = 0
+    """Messages whose file is gone since."""
+    copies: int = 0
+    """Files that hold a message which another file holds as well."""
+    unproved: int = 0
+    """Lines that were passed over on somebody's word, `--as-edit`, and are compared with nothing."""
+    acknowledged: int = 0
+    """Differences that somebody acknowledged."""
+    redacted: int = 0
+    """Entries that were deleted on purpose."""
+    taken_out: list[TakenOut] = field(default_factory=list)
+    """Entries whose lines were changed or taken out of their log, in rows, and that nobody acknowledged."""
+    unverifiable: int = 0
+    why: dict[str, int] = field(default_factory=dict)
+    uncounted: dict[str, int] = field(default_factory=dict)
+    """Differences beyond `MOST`, by kind."""
+    marked: bool = False
+    """Whether any message of the stream is marked late."""
+    differences: list[Difference] = field(default_factory=list)
+    digest: str = ""
+    entries: int = 0
+    """Entries that were read and are new since the last time."""
+
+    @property
+    def compared(self) -> int:
+        """How many messages parity found to be the same in files and stream."""
+        return self.file_born + self.redis_born
+
+
+class Late:
+    """Asks Redis for parity which origins and entry IDs stand out of order and may: those in `bridge:{S}:late`."""
+
+    def __init__(self, connection: Connection, key: bytes) -> None:
+        self._connection = connection
+        self._key = key
+
+    def __call__(self, fields: list[bytes]) -> set[bytes]:
+        """Returns those of these origins and entry IDs that are marked as standing out of order."""
+        found = set()
+        for at in range(0, len(fields), 500):
+            part = fields[at : at + 500]
+            marks = self._connection.call("HMGET", self._key, *part)
+            found |= {name for name, mark in zip(part, marks, strict=True) if mark is not None}
+        return found

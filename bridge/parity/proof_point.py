@@ -1,0 +1,107 @@
+"""A position up to which both sides were found equal, so that the next look need only read what came after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge.core.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
+from bridge.files.content import HEAD
+from bridge.files.generation import TAIL
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT, File
+
+TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered", "acknowledged")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a file at the beginning of line `line`; `head` and `tail` are digests that must hold there still."""
+
+    place: int
+    line: int
+    head_len: int
+    head: str
+    tail: str
+
+    @classmethod
+    def of(cls, file: File, place: int, line: int) -> Place:
+        """What stands there now."""
+        offset = place & OFFSETS
+        head = b"".join(file.section(0, min(HEAD, offset)))
+        return cls(place, line, len(head), hex_digest(head), hex_digest(_tail(file, offset)))
+
+    def holds(self, file: File) -> bool:
+        """Whether the file still holds what it held up to here."""
+        head = b"".join(file.section(0, self.head_len))
+        return hex_digest(head) == self.head and hex_digest(_tail(file, self.place & OFFSETS)) == self.tail
+
+
+def _tail(file: File, offset: int) -> bytes:
+    return b"".join(file.section(max(0, offset - TAIL), offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Equal up to entry `last`; read on behind `resume`. A proof point, of which a comparison can make several.
+
+    Entries between the two were on their way, or have agreed: those of a file up to `targets`, file-born ones before
+    `places`. The stream held `length` entries, `added` ever came, `first` is the oldest. `due`: the last entry whose
+    line had to be there. `totals`: what was counted up to here. `trimmed`: so many were removed on purpose by then.
+    """
+
+    last: EntryId = ZERO_ID
+    resume: EntryId = ZERO_ID
+    due: EntryId = ZERO_ID
+    length: int = 0
+    added: int = 0
+    first: EntryId = ZERO_ID
+    places: Mapping[str, Place] = field(default_factory=dict)
+    targets: Mapping[str, EntryId] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+    trimmed: int = 0
+    account: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """What became of the bytes of each source's generations, up to here (`bridge.parity.account`)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {
+            "last": format_id(self.last).decode(), "resume": format_id(self.resume).decode(),
+            "due": format_id(self.due).decode(), "length": self.length, "added": self.added,
+            "first": format_id(self.first).decode(),
+            "places": {name: [one.place, one.line, one.head_len, one.head, one.tail]
+                       for name, one in self.places.items()},
+            "targets": {name: format_id(one).decode() for name, one in self.targets.items()},
+            "totals": dict(self.totals), "digest": self.digest, "trimmed": self.trimmed,
+            "account": {name: dict(generations) for name, generations in self.account.items()},
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Since:
+        """The inverse. Raises KeyError, TypeError or ValueError when it is not one."""
+        ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due", "first")}
+        return cls(
+            **ids, length=int(facts["length"]), added=int(facts["added"]),
+            places={name: Place(*one) for name, one in facts["places"].items()},
+            targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
+            totals=facts["totals"], digest=facts["digest"], trimmed=int(facts.get("trimmed", 0)),
+            account=facts.get("account", {}),
+        )  # fmt: skip
+
+    def rest(self, name: str, files: Sequence[File]) -> list[File] | None:
+        """A file's pieces from here on; None when what stood before is not as it was."""
+        at = self.places.get(name)
+        here = next((file for file in files if at is not None and file.generation == at.place >> SHIFT), None)
+        if at is not None and (here is None or not at.holds(here)):
+            return None
+        return self.behind(name, files)
+
+    def behind(self, name: str, files: Sequence[File]) -> list[File]:
+        """The same, whatever stands before."""
+        at = self.places.get(name)
+        if at is None:
+            return [*files]
+        here = [file for file in files if file.generation == at.place >> SHIFT]
+        later = [file for file in files if file.generation > at.place >> SHIFT]
+        return [*(replace(file, start=at.place & OFFSETS, first=at.line) for file in here), *later]

@@ -1,0 +1,396 @@
+"""Parity's view of what both sides hold at one moment: the cursors, the stream's end, and every file, open."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bridge.continuity.archive_reader import Archive
+from bridge.continuity.lost_entries import missing, what_was_lost
+from bridge.core.config import Settings
+from bridge.core.errors import SourceError
+from bridge.core.globs import is_glob, translated
+from bridge.core.mapping import Mapping
+from bridge.core.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
+from bridge.files.folder_listing import leads_out
+from bridge.files.piece_names import Belonging
+from bridge.files.temporary_names import leftover
+from bridge.ledger.acknowledged import accepted_of, redacted_of
+from bridge.ledger.dual_writes import roles_of
+from bridge.ledger.edits import all_stretches
+from bridge.ledger.file_standings import COPY, LEFT, remembered_pieces
+from bridge.ledger.heartbeat import heartbeat
+from bridge.ledger.lock_holder import lock_holder
+from bridge.ledger.seen_entries import all_seen
+from bridge.ledger.sources import generations_of, sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.parity.account import Aside
+from bridge.parity.acknowledged import Acknowledged
+from bridge.parity.log.comparison_types import OFFSETS, SHIFT, File
+from bridge.parity.log.generations import Cut, Found, Generation, Pieces, written
+from bridge.parity.log.moved_lines import Moved
+from bridge.parity.log.replaced_generations import out_of_turn, replaced
+from bridge.parity.proof_point import Place, Since
+from bridge.streams import keys
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
+from bridge.streams.reader import stream_info
+from bridge.streams.trim import read_trimmed
+from bridge.streams.writer import Books, read_books
+
+NOT_RUNNING = "the bridge is not running"
+YOUNG = 3.0
+"""Seconds in which a running bridge takes up a file that was written to."""
+
+LOOKS = 20
+"""How often at most parity looks for the files while they are being renamed."""
+
+
+class Cursors:
+    """How far each direction of a mapping came, read before either side is: what is above it is under way."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
+    ) -> None:  # fmt: skip
+        stream = mapping.stream.key
+        memories = self._memories = sources_of(ledger, stream) if ledger is not None else {}
+        books = self.books = read_books(connection, own)
+        pulse = connection.call("GET", keys.health(settings.instance))
+        self.both = _write_both(connection, mapping.name, settings)
+        self.both |= roles_of(ledger, stream) if ledger is not None else frozenset()
+        info = stream_info(connection, own.stream)
+        self.last, self.length = info.last_id, info.length
+        self.first, self.added = info.first_id, info.added
+        self.trimmed = read_trimmed(connection, own)
+        self.marked = int(connection.call("HLEN", own.late))
+        self.notes: list[str] = []
+        self.alive = False
+        """Whether a bridge runs, as its heartbeat tells, or the lock that it holds."""
+        self._holder = lock_holder(settings.state_dir)
+        beats = [
+            json.loads(pulse) if pulse else None,
+            heartbeat(ledger, settings.instance) if ledger is not None else None,
+        ]
+        self.beat = max(
+            filter(None, beats), key=lambda beat: float(beat["at"]), default=None
+        )  # Redis may have gone back
+        announced = [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
+        self.mirrored_to = max(announced, default=ZERO_ID)
+        self.mirrored = mapping.mirror is not None
+        self.lost = ""
+        if ledger is not None:
+            forked, _ = missing(connection, own, all_seen(ledger, stream), info, self.trimmed.floor)
+            self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) or forked
+        self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
+        self.numbers = {int(n): os.fsdecode(raw) for raw, n in books.sources.items()}
+        self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
+
+    def say_who(self) -> None:
+        """Notes for parity whether a bridge runs, by its last heartbeat."""
+        beat = self.beat
+        if beat is None:
+            self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
+        elif not beat.get("stopped") and time.time() - float(beat["at"]) <= 10:
+            self.alive = True
+        elif self._holder:
+            self.alive = True
+            self.notes.append(f"{self._holder} is there, but gives no heartbeat")
+        else:
+            self.notes.append(NOT_RUNNING)
+
+
+class View(Cursors):
+    """What parity compares: cursors, the stream's end and the files, read in this order, so that nothing is missed."""
+
+    def __init__(
+        self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
+    ) -> None:  # fmt: skip
+        stream = mapping.stream.key
+        names = sources_of(ledger, stream) if ledger is not None else {}
+        self._remembered = {name: generations_of(ledger, stream, name) for name in names} if ledger is not None else {}
+        super().__init__(mapping, settings, connection, own, ledger)
+        self._mapping = mapping
+        self._settings = settings
+        self.sources: dict[str, Found] = {}
+        self.targets: dict[str, Found] = {}
+        self.gone: dict[str, list[int]] = {}
+        self.cut: dict[str, Cut] = {}
+        self._known: dict[str, list[Generation]] = {}
+        self.moved: dict[str, Moved] = {}
+        """Where lines of a log stand by now that were sent from a file whose place another took, by the log's name."""
+        self._stretches = all_stretches(ledger, stream) if ledger is not None else {}
+        told = (accepted_of(ledger, stream), redacted_of(ledger, stream)) if ledger is not None else ([], [])
+        self._acknowledged = told
+        self.acknowledged = Acknowledged()
+        self._limit = mapping.format.max_line_bytes
+        self._pieces = Pieces(settings.root, (), self._limit)
+        self._ledger = ledger
+        self._archive = Archive(mapping, settings.state_dir, ledger) if ledger is not None else None
+        self._open_all()
+        self._say()
+
+    def _open_all(self) -> None:
+        """Opens every file of the mapping, again until no file was renamed meanwhile. Raises SourceError.
+
+        A file that is renamed may have slipped from one name to another.
+        """
+        for _ in range(LOOKS):
+            before = self._stamps()
+            self._open(before)
+            if self._stamps() == before:
+                return
+            self.close()
+            self.sources.clear()
+            self.targets.clear()
+        raise SourceError("its files are renamed faster than they can be looked at", where=self._mapping.source.path)
+
+    def _stamps(self) -> dict[Path, tuple[int, int]]:
+        """Maps every file below the root that may be a piece of one of this mapping's sources to the device and inode
+        behind its name."""
+        root, source, found = self._settings.root, self._mapping.source, {}
+        unwanted = [translated(pattern) for pattern in source.exclude]
+        rotated = {path for name in source.rotated for path in root.glob(name)}
+
+        def beside(path: Path) -> Callable[[str], bool]:
+            special = path in rotated or not is_glob(source.path)  # a number behind its name is a piece's
+            return (lambda other: False) if special else lambda other: path.with_name(other).exists()
+
+        paths = {path for name in (source.path, *source.rotated) for path in root.glob(name)}
+        for path in sorted(paths | {root / name for name in self.numbers.values()}):
+            raw = os.fsencode(path.relative_to(root))
+            if leftover(path.name, beside(path)) or any(pattern.fullmatch(raw) for pattern in unwanted):
+                continue
+            try:
+                now = path.stat()
+            except OSError:
+                continue
+            found[path] = (now.st_dev, now.st_ino)
+        return found
+
+    def _open(self, found: dict[Path, tuple[int, int]]) -> None:
+        root, mapping = self._settings.root, self._mapping
+        try:
+            for number, name in self.numbers.items():
+                memory = self._memories.get(name)
+                known = _generations(self.books, name, number)
+                for recorded in self._remembered.get(name, ()):
+                    told = known.get(recorded.number, Generation(recorded.number, recorded.at, recorded.closed))
+                    known[recorded.number] = replace(told, inode=(recorded.device, recorded.inode))
+                if memory is not None and memory.stored:
+                    _add_checkpoint(known, memory.stored)
+                self._known[name] = [known[n] for n in sorted(known)]
+            naming = Naming(mapping.source.path, mapping.source.rotated, self._known)
+            self._pieces = Pieces(root, naming.carried(root, found), self._limit)
+            self._leave_out_replaced()
+            self.sources = self._pieces.sort_out(self._known, naming)
+            for name in self.sources.keys() | ({naming.only} if naming.only else set()):
+                self.sources.setdefault(name, Found([], [], [], {}))
+                self._known.setdefault(name, [])
+            if self.mirrored:
+                self._find_targets(self._limit, self._ledger)
+        except BaseException:
+            self.close()
+            raise
+
+    def _leave_out_replaced(self) -> None:
+        """Leaves out the generations whose place another file took, unless their own lies there still, as a backup."""
+        for name, records in self._remembered.items():
+            stretches = self._stretches.get(name, {})
+            gone, lying = replaced(records, self._known[name], stretches, self._pieces)
+            aliases = out_of_turn(records, gone)
+            if gone or lying or stretches:
+                copies = {known.number for known in records if known.rewrites < 0}
+                self.moved[name] = Moved(gone, stretches, lying, copies, aliases)
+            left = [known for known in self._known[name] if known.number not in gone]
+            self._known[name] = [replace(known, number=aliases.get(known.number, known.number)) for known in left]
+        self.acknowledged = Acknowledged(*self._acknowledged)
+
+    def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
+        """Opens for parity the files, with their rotated pieces, that only the mirror writes."""
+        mirror = self._mapping.mirror
+        if mirror is None:
+            return
+        paths = {mirror.path.replace("{role}", role) for role in self._settings.roles} if "{role}" in mirror.path else {
+            mirror.path
+        }  # fmt: skip
+        for name in sorted(paths - self.sources.keys()):
+            known = generations_of(ledger, self._mapping.stream.key, name) if ledger is not None else []
+            newest = max((one.number for one in known), default=0)
+            self._known[name] = [Generation(n, Fingerprint(0, 0, "", ""), True) for n in range(1, newest + 1)]
+            pieces = [path for path in self._settings.root.glob(f"{name}.*") if path.is_file()]
+            self.targets[name] = written(name, [*pieces, self._settings.root / name], newest, limit)
+
+    def _say(self) -> None:
+        for name, found in [*self.sources.items(), *self.targets.items()]:
+            here = {file.generation for file in found.files}
+            open_one = next((one for one in self._known[name] if not one.closed), None)
+            if (
+                name in self.sources
+                and open_one is not None
+                and open_one.at.offset
+                and open_one.number in found.changed
+            ):
+                self.cut[name] = Cut.of(found.changed[open_one.number], open_one)
+            self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
+            self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
+        self.say_who()
+
+    def known(self, name: str) -> list[Generation]:
+        """The generations of a source that Redis or the ledger know."""
+        return self._known[name]
+
+    def base(self) -> Since | None:
+        """Finds the position from which parity compares, where what was before is trimmed; None: from both beginnings.
+
+        Raises SourceError: nobody noted what stood there.
+        """
+        if self.trimmed.floor == ZERO_ID:
+            return None
+        chain = self._archive.chain(self.trimmed.floor) if self._archive is not None else []
+        base = json.loads(chain[0].base) if chain else self.trimmed.base
+        if chain and base is None:
+            return None
+        if base is None:
+            raise SourceError(
+                f"was trimmed up to {format_id(self.trimmed.floor).decode()}, and nobody noted what stood there",
+                where=self._mapping.stream.key,
+                hint="only `bridge` may trim a stream that is to be compared: see [retention]",
+            )
+        begins = replace(Since.from_json(base), totals={}, digest="")
+        begins = replace(begins, places={name: self._now(name, at) for name, at in begins.places.items()})
+        # what came late may stand before its places, and its entry anywhere
+        return replace(begins, last=HIGHEST_ID) if self.marked else begins
+
+    def _now(self, name: str, at: Place) -> Place:
+        """Where parity begins to read a log of which it compared all before a place, and whose file is another now."""
+        moved = self.moved.get(name)
+        now = moved.first_from(at.place) if moved is not None else at.place
+        if moved is not None:
+            moved.begins = at.place
+        if now == at.place:
+            return at
+        newest = max((file.generation for file in self.sources[name].files), default=at.place >> SHIFT)
+        file = next((file for file in self.sources[name].files if file.generation == now >> SHIFT), None)
+        if file is None:  # all of it was taken out, or stands before
+            return replace(at, place=newest << SHIFT, line=1)
+        lines = sum(part.count(b"\n") for part in file.section(0, now & OFFSETS))
+        return replace(at, place=now, line=lines + 1)
+
+    def aside(self) -> list[Aside]:
+        """The files that are not compared: copies of others, what somebody left alone, and what nothing explains."""
+        ledger, stream = self._ledger, self._mapping.stream.key
+        told = remembered_pieces(ledger, stream) if ledger is not None else {}
+        found = [Aside(name, "link", 0, f"another name of {of}") for name, of in sorted(self._pieces.links.items())]
+        for name, of in self.sources.items():
+            for piece in of.strangers:
+                noted = told.get(piece)
+                size, copy = self._pieces.size_of(piece), self._pieces.copied_of(piece)
+                if noted is not None and noted.standing == LEFT:
+                    found.append(Aside(piece, LEFT, size, noted.why))
+                elif noted is not None and noted.standing == COPY and self._pieces.is_as(piece, noted.facts):
+                    found.append(Aside(piece, "copy", size, noted.why))  # that one was edited since
+                elif copy:
+                    found.append(Aside(piece, "copy", size, f"its bytes are those of {copy}"))
+                elif self._may_come_to(piece):
+                    found.append(Aside(piece, "waiting", size, "the bridge had no time yet to take it up"))
+                else:
+                    why = f"it is no piece of {name} that was carried"
+                    found.append(Aside(piece, "unaccounted", size, why))
+        return found
+
+    def _may_come_to(self, piece: str) -> bool:
+        """Whether a bridge runs that may not have come to a file yet: one of both is new, or the bridge hangs."""
+        now, beat = time.time(), self.beat or {}
+        since = max(self._pieces.changed(piece), float(beat.get("started", 0.0)))
+        return self.alive and (now - since < YOUNG or now - float(beat.get("at", 0.0)) > YOUNG)
+
+    def size_of(self, file: File) -> int:
+        """How many bytes, unpacked, a file holds that is compared."""
+        return self._pieces.size_of(file.path)
+
+    def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
+        """For each source the offset in its newest file up to which the verdict holds."""
+        found = {}
+        for name in self.sources:
+            known = self._known[name]
+            newest = next((one for one in known if not one.closed), known[-1] if known else None)
+            place = max(claimed_to.get(name, -1), (newest.number << SHIFT) + newest.at.offset if newest else -1)
+            if place >= 0:
+                found[name] = place & OFFSETS
+        return found
+
+    def close(self) -> None:
+        """Closes every file that the view has open."""
+        self._pieces.close()
+        for found in self.targets.values():
+            for one in found.held:
+                one.close()
+
+
+def _generations(books: Books, name: str, number: int) -> dict[int, Generation]:
+    """Reads a source's generations from Redis, by number: the closed ones and the one its checkpoint is in."""
+    found = {}
+    for key, raw in books.generations.items():
+        source, _, which = key.partition(b".")
+        if int(source) == number:
+            found[int(which)] = Generation(int(which), Fingerprint.from_json(raw), True)
+    stored = books.checkpoint.get(os.fsencode(name))
+    if stored:
+        _add_checkpoint(found, stored)
+    return found
+
+
+def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
+    at = Checkpoint.from_json(stored)
+    known = found.get(at.generation)
+    if known is None or (not known.closed and known.at.offset < at.at.offset):
+        inode = known.inode if known is not None else (0, 0)
+        found[at.generation] = Generation(at.generation, at.at, False, inode)
+
+
+class Naming:
+    """Tells parity, of a path and without a ledger, which source of a mapping the file belongs to by its name."""
+
+    def __init__(self, path: str, rotated: Sequence[str], known: Iterable[str]) -> None:
+        self.only = "" if is_glob(path) else path
+        """The only source of the mapping; empty where a glob names any number of them."""
+        self._path = translated(path)
+        self._rotated = [translated(pattern) for pattern in rotated]
+        self._known = {*known} - {path}
+        self._belonging = Belonging(self._is_log)
+        for name in known:
+            self._belonging.add(name)
+
+    def _is_log(self, name: str) -> bool:
+        raw = os.fsencode(name)
+        return bool(self._path.fullmatch(raw)) and not any(pattern.fullmatch(raw) for pattern in self._rotated)
+
+    def carried(self, root: Path, paths: Iterable[Path]) -> list[Path]:
+        """Picks the files that may be carried, and notes which of them are logs. A glob follows no link that leaves."""
+        found = [path for path in paths if self.only or (str(path).isprintable() and not leads_out(path, root))]
+        for path in found:
+            self._belonging.add(str(path.relative_to(root)))
+        return found
+
+    def __call__(self, name: str) -> str:
+        """The source that the file of this path below the root belongs to by its name."""
+        if name in self._known:
+            return name  # what a repair brought over late is a log by itself, of that name
+        if self.only:
+            return self.only
+        return name if self._is_log(name) else self._belonging.log_of(name) or name
+
+
+def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
+    """The roles of the components that write both sides of a mapping themselves."""
+    stored = connection.call("HGETALL", "bridge:components")
+    roles: set[bytes] = set()
+    for key, raw in zip(stored[0::2], stored[1::2], strict=True):
+        component, _, its = key.decode(errors="replace").partition("/")
+        if its == mapping and json.loads(raw).get("writes") == "both":
+            roles |= {role.encode() for role in settings.components.get(component, ())}
+    return frozenset(roles)
