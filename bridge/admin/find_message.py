@@ -35,7 +35,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.latest_value import key_of
 from bridge.streams.reader import existing, file_born
-from bridge.streams.writer import Books, read_books
+from bridge.streams.stream_metadata import Books, read_books
 
 PIECE = 1 << 20
 DAY_MS = 86_400_000

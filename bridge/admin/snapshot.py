@@ -23,8 +23,8 @@ from bridge.streams import latest_value as state
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import entry_as_json
 from bridge.streams.reader import Entry, stream_info, to_entries
+from bridge.streams.stream_metadata import read_books
 from bridge.streams.trim import read_trimmed
-from bridge.streams.writer import read_books
 
 ASIDE = "not-lines.jsonl"
 """Entries that make no line, in the folder of a log's snapshot."""

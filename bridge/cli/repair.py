@@ -192,7 +192,7 @@ class _Repair:
         from bridge.parity.prove import check_of
         from bridge.streams.dial import dialler
         from bridge.streams.reader import origins_taken
-        from bridge.streams.writer import read_books
+        from bridge.streams.stream_metadata import read_books
 
         settings, mapping = self.shared.settings, self.shared.mapping
         dial = dialler(settings, may_start=False)

@@ -19,7 +19,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, stream_info
-from bridge.streams.writer import Books
+from bridge.streams.stream_metadata import Books
 
 LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
 """Tells the file and the line, with its newline, that the mirror makes of an entry's fields; None: it makes none."""

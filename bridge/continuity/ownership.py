@@ -24,7 +24,8 @@ from bridge.streams.keys import Keys
 from bridge.streams.lease import Holder, Standing
 from bridge.streams.reader import file_born
 from bridge.streams.retired import ending_of
-from bridge.streams.writer import Books, claim, read_books
+from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.writer import claim
 
 RENEWED = 2.0
 """Seconds between two renewals of a process's lease on its stream."""

@@ -42,8 +42,8 @@ from bridge.parity.log.comparison_types import OFFSETS, SHIFT
 from bridge.streams.components import Group
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info
+from bridge.streams.stream_metadata import Books, read_books
 from bridge.streams.trim import read_trimmed
-from bridge.streams.writer import Books, read_books
 
 FAR = 1 << 62
 FIRST_OF_NONE = Position(FAR, 0)

@@ -23,7 +23,7 @@ from bridge.streams.components import COMPONENTS, Worker, announced_positions, h
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import entries_back, stream_info
-from bridge.streams.writer import read_books
+from bridge.streams.stream_metadata import read_books
 
 HOLD_MS = 5_000
 LONG_HOLD_MS = 60_000

@@ -32,8 +32,8 @@ from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, file_born
+from bridge.streams.stream_metadata import Books, read_stream
 from bridge.streams.trim import Gone, Trimmed, read_trimmed, trimmed_to
-from bridge.streams.writer import Books, read_stream
 
 
 def in_words(compared: Compared, stream: str) -> list[str]:

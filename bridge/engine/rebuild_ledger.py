@@ -48,8 +48,8 @@ from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import StreamInfo, entries, stream_info
 from bridge.streams.redacted import Deleted, read_deleted
 from bridge.streams.resp import pack
+from bridge.streams.stream_metadata import Books, read_books
 from bridge.streams.trim import Gone, read_trimmed
-from bridge.streams.writer import Books, read_books
 
 TABLES = (
     "streams", "sources", "generations", "aligned", "intents", "ranges", "state_values", "witness", "seen", "released",

@@ -15,7 +15,7 @@ from bridge.ledger.sources import Seen
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, StreamInfo, stream_info
-from bridge.streams.writer import read_stream
+from bridge.streams.stream_metadata import read_stream
 
 EVERY = 1.0
 """Seconds between two looks at how many entries were ever added."""

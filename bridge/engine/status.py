@@ -32,7 +32,7 @@ from bridge.ledger.trim_points import last_report
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import GroupInfo, groups_of, stream_info
-from bridge.streams.writer import read_books
+from bridge.streams.stream_metadata import read_books
 
 
 @dataclass(slots=True)

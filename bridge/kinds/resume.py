@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from bridge.core.model import Checkpoint, EntryId, Position
 from bridge.streams.reader import StreamInfo
+from bridge.streams.stream_metadata import Books
 from bridge.streams.trim import Trimmed
-from bridge.streams.writer import Books
 
 Standing = dict[tuple[int, int], tuple[int, EntryId]]
 """(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""

@@ -39,8 +39,8 @@ from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import stream_info
+from bridge.streams.stream_metadata import Books, read_books
 from bridge.streams.trim import read_trimmed
-from bridge.streams.writer import Books, read_books
 
 NOT_RUNNING = "the bridge is not running"
 YOUNG = 3.0

@@ -20,8 +20,8 @@ from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
+from bridge.streams.stream_metadata import Books, read_books
 from bridge.streams.validation import a_target, checked
-from bridge.streams.writer import Books, read_books
 
 LASTS_MS = 10_000
 """Milliseconds that a lease holds; the process that carries renews it every two seconds."""

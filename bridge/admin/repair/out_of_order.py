@@ -26,7 +26,8 @@ from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 from bridge.streams.resp import entry_packer, pack
-from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter, read_stream
+from bridge.streams.stream_metadata import read_stream
+from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter
 
 
 class Late:

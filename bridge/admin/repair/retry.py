@@ -39,7 +39,8 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import unpack_fields
 from bridge.streams.reader import Entry, existing, file_born
-from bridge.streams.writer import RETRIED, Books, read_books
+from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.writer import RETRIED
 
 AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
 """Entries, and about their bytes, that are written with one intent."""

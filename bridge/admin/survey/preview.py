@@ -27,7 +27,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import Room, room
-from bridge.streams.writer import read_books
+from bridge.streams.stream_metadata import read_books
 
 PER_ENTRY = 23
 PER_BYTE = 1.06

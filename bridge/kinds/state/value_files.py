@@ -17,7 +17,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.latest_value import LIMIT, Seen, Value
-from bridge.streams.writer import read_books
+from bridge.streams.stream_metadata import read_books
 
 PATIENCE = 1.0
 """Seconds, over some settling times, after which nobody waits any longer for a value's file that goes on changing."""

@@ -1,0 +1,90 @@
+"""What the bridge keeps in Redis about one stream (DESIGN §5.3), read in one go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from bridge.core.errors import NotYet
+from bridge.core.model import Checkpoint, EntryId, paired, parse_id
+from bridge.streams.connect import Connection, Refusal, Reply, refused
+from bridge.streams.keys import Keys
+from bridge.streams.reader import StreamInfo, to_info
+from bridge.streams.resp import pack
+from bridge.streams.validation import a_checkpoint, a_generation, a_target, checked, parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All the bridge keeps in Redis about one stream, read in one go."""
+
+    meta: dict[bytes, bytes]
+    checkpoint: dict[bytes, bytes]
+    sources: dict[bytes, bytes]
+    generations: dict[bytes, bytes]
+    mirror: dict[bytes, bytes]
+    floor: EntryId | None
+
+    @property
+    def timeline(self) -> str:
+        """The nonce under which the last loss of these data was settled, as `meta` has it; empty before any."""
+        return self.meta.get(b"timeline", b"").decode(errors="replace")
+
+    def of_the_same(self, other: Books) -> bool:
+        """Whether these are what forward alone writes of the same stream: the mirror and trimming go on meanwhile."""
+        mine, theirs = ((books.meta, books.checkpoint, books.generations) for books in (self, other))
+        return mine == theirs
+
+    def number_for(self, name: bytes, taken: Collection[int]) -> int:
+        """Returns the short number that stands for a source in origins: as Redis has it, or one above all `taken`."""
+        found = self.sources.get(name)
+        return int(found) if found is not None else max(taken, default=0) + 1
+
+    def batch(self, path: str) -> int:
+        """The number of the last batch of a folder's messages that Redis holds; 0 when there was none."""
+        stored = self.checkpoint.get(os.fsencode(path))
+        return Checkpoint.from_json(stored).generation if stored else 0
+
+
+def read_books(connection: Connection, keys: Keys) -> Books:
+    """Reads the books that the bridge keeps in Redis about a stream.
+
+    Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
+    """
+    return _books(keys, connection.calls(*_reads_of_books(keys)))
+
+
+def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, Books]:
+    """Reads, at one moment, what the server knows of a stream and what the bridge keeps in Redis about it.
+
+    `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
+    the same data. Raises NotYet where it became other data at once, and as `read_books`.
+    """
+    where = keys.stream.decode(errors="replace")
+    asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))
+    watch = (pack("WATCH", keys.meta), pack("HGETALL", keys.meta))
+    *_, found, _, meta = connection.calls(pack("UNWATCH"), pack("MULTI"), *asked, pack("EXEC"), *watch)
+    for reply in found[1:]:
+        if isinstance(reply, Refusal):
+            raise refused(reply, where)
+    books = _books(keys, found[1:])
+    if paired(meta) != books.meta:
+        raise NotYet("the stream became another one as it was read", where=where)
+    return to_info(found[0], keys.stream), books
+
+
+def _reads_of_books(keys: Keys) -> list[bytes]:
+    hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
+    return [*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor)]
+
+
+def _books(keys: Keys, replies: list[Reply]) -> Books:
+    meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
+    checked(keys.checkpoint, checkpoint, a_checkpoint)
+    checked(keys.sources, sources, int)
+    checked(keys.generations, generations, a_generation)
+    checked(keys.mirror, mirror, a_target)
+    raw = replies[-1]
+    floor = parsed(keys.floor, raw, lambda: parse_id(raw)) if raw else None
+    return Books(meta, checkpoint, sources, generations, mirror, floor)
