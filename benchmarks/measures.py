@@ -23,7 +23,7 @@ from typing import Any
 import redis
 
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import embedded_server
 from bridge.streams.embedded.binary import Binary, candidates, identify
 from bridge.streams.resp import entry_packer, pack
 
@@ -53,7 +53,7 @@ class Bench:
         self.binary = binary
         self.log = folder / "messages.log"
         (folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["hestai-message"]\n')
-        self.server = embedded.start(folder / ".server", binary)
+        self.server = embedded_server.start(folder / ".server", binary)
         self.connection = Connection(self.server.socket_url)
 
     def run(self, *args: str) -> subprocess.Popen[bytes]:
@@ -77,7 +77,7 @@ class Bench:
     def close(self) -> None:
         """Stops the server."""
         self.connection.close()
-        embedded.stop(self.folder / ".server")
+        embedded_server.stop(self.folder / ".server")
 
 
 @contextmanager

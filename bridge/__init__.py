@@ -13,9 +13,9 @@ __all__ = ["Log", "Message", "open_log"]
 def __getattr__(name: str) -> Any:
     """What a component imports, when it is asked for: the commands need none of it."""
     if name in ("Log", "open_log"):
-        from bridge.client import component_log as log
+        from bridge.client import component_log
 
-        return getattr(log, name)
+        return getattr(component_log, name)
     if name == "Message":
         from bridge.client.message import Message
 

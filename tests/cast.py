@@ -12,9 +12,9 @@ from pathlib import Path
 from threading import Event
 
 from bridge.core.errors import BridgeError
-from bridge.cutover.gate import Bounds
-from bridge.cutover.operator import Operator, Wish
-from bridge.cutover.plan import Done, Plan
+from bridge.cutover.gate import GateBounds
+from bridge.cutover.operator import Operator, SwitchWish
+from bridge.cutover.plan import SwitchPlan, SwitchReport
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES
 from bridge.streams.connect import Connection
@@ -110,7 +110,7 @@ class Cast:
         """Who switches."""
         settings = self.rig.settings()
         ledger, connection = Ledger(settings.state_dir / "ledger.db"), Connection(self.operates)
-        operator = Operator(settings, ledger, connection, "tester@here", Event().wait, Bounds(lag=100_000))
+        operator = Operator(settings, ledger, connection, "tester@here", Event().wait, GateBounds(lag=100_000))
         try:
             yield operator
         finally:
@@ -118,16 +118,16 @@ class Cast:
             ledger.close()
             connection.close()
 
-    def plans(self, name: str, sides: tuple[str, ...] = (READS, WRITES), to: str = REDIS) -> list[Plan]:
+    def plans(self, name: str, sides: tuple[str, ...] = (READS, WRITES), to: str = REDIS) -> list[SwitchPlan]:
         """What is left to be switched, planned."""
         with self.operator() as operator:
-            wish = Wish(name, sides, to)
+            wish = SwitchWish(name, sides, to)
             return [operator.plan(wish, step) for step in operator.steps(wish, "hestai-message")[0]]
 
-    def switch(self, name: str, side: str, to: str) -> Done:
+    def switch(self, name: str, side: str, to: str) -> SwitchReport:
         """Makes one switch."""
         with self.operator() as operator:
-            wish = Wish(name, (side,), to, forced=True, accepts_volatile=True)
+            wish = SwitchWish(name, (side,), to, forced=True, accepts_volatile=True)
             [step] = operator.steps(wish, "hestai-message")[0]
             return operator.make(wish, operator.plan(wish, step))
 
@@ -160,7 +160,7 @@ class Cast:
             for side in order:
                 wanted = reads if side == "reads" else writes
                 with self.operator() as operator:
-                    wish = Wish(name, (side,), to, forced=True, accepts_volatile=True)
+                    wish = SwitchWish(name, (side,), to, forced=True, accepts_volatile=True)
                     left = operator.steps(wish, "hestai-message")[0]
                 if wanted == to and left:
                     assert self.switch(name, side, to).went_on, self.said()

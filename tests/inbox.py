@@ -9,8 +9,8 @@ from threading import Event
 from typing import Any
 
 from bridge.ledger.store import Ledger
-from bridge.parity.prove import Proof
-from bridge.parity.result import Result
+from bridge.parity.prove import ParityRunner
+from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 from tests.rig import Rig, wait_until
@@ -92,13 +92,13 @@ class Inbox:
         wait_until(lambda: len(self.files()) >= count, lambda: f"{count} files: {self.files()} {self.rig.said()}")
         return self.identities()
 
-    def parity(self, *, settling: float = 0.0) -> Result:
+    def parity(self, *, settling: float = 0.0) -> ParityResult:
         """What parity says, in this process."""
         settings = self.rig.settings()
         path = settings.state_dir / "ledger.db"
         ledger = Ledger(path) if path.exists() else None
         try:
-            proof = Proof(
+            proof = ParityRunner(
                 settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=settling
             )
             [result] = proof.run(lambda: Connection(self.rig.server.socket_url))

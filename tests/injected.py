@@ -158,11 +158,11 @@ def main(args: Sequence[str]) -> None:
     fcntl.flock = _failing(injector, "flock", fcntl.flock)
     _ledger(injector)
     from bridge.cli import main as cli
-    from bridge.kinds.spool import scanner as intake
+    from bridge.kinds.spool import scanner
     from bridge.streams.dial import Backoff
 
     Backoff.next = lambda self: 0.005  # type: ignore[method-assign]
-    intake.UNREADABLE = 0.05
+    scanner.UNREADABLE = 0.05
 
     sys.argv = ["bridge", *args]
     cli()

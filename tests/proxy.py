@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Self
 
-from bridge.streams.embedded.server import Embedded
+from bridge.streams.embedded.embedded_server import EmbeddedServer
 
 Fault = Callable[[bytes, int], str]
 """(a piece of a request, how many were seen) → "pass", "swallow" (executed, its reply lost) or "cut" (halfway)."""
@@ -19,7 +19,7 @@ Fault = Callable[[bytes, int], str]
 class Proxy:
     """Listens on a Unix socket of its own, at `url`, and passes everything on to the server's."""
 
-    def __init__(self, server: Embedded, fault: Fault) -> None:
+    def __init__(self, server: EmbeddedServer, fault: Fault) -> None:
         self._server = server.socket
         self._fault = fault
         self._folder = tempfile.TemporaryDirectory(prefix="bp-")  # short enough for a socket's path

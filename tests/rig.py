@@ -22,16 +22,16 @@ from typing import Any
 from bridge.core.config import Settings, load
 from bridge.core.failpoints import POINTS
 from bridge.engine.account.inventory import account_of
-from bridge.engine.once import Drained, once
-from bridge.kinds.mapping_context import Shared
+from bridge.engine.once import OnceReport, once
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
-from bridge.parity.account import Account
+from bridge.parity.account import ByteAccount
 from bridge.parity.prove import check_of
-from bridge.parity.result import Result
-from bridge.parity.whole_file_account import Units
+from bridge.parity.result import ParityResult
+from bridge.parity.whole_file_account import WholeFileAccount
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import embedded_server
 from bridge.streams.embedded.binary import Binary
 from bridge.streams.reader import Entry, entries
 from tests import zygote
@@ -108,7 +108,7 @@ class Rig:
         self.database = 0
         self._connection: Connection | None = None
 
-    _shared_server: embedded.Embedded | None = None
+    _shared_server: embedded_server.EmbeddedServer | None = None
     _shared_state: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -117,11 +117,11 @@ class Rig:
         if cls._shared_server is None:
             cls._shared_state = tempfile.TemporaryDirectory(prefix="bs-")
             state = Path(cls._shared_state.name)
-            cls._shared_server = embedded.start(state, binary)
+            cls._shared_server = embedded_server.start(state, binary)
             server = cls._shared_server
 
             def end() -> None:
-                embedded.kill(server)
+                embedded_server.kill(server)
                 Path(server.socket).unlink(missing_ok=True)
 
             atexit.register(end)
@@ -168,7 +168,7 @@ class Rig:
 
     def kill_server(self) -> None:
         """SIGKILL."""
-        embedded.kill(self.server)
+        embedded_server.kill(self.server)
         self.forget_connection()
 
     def start_server(self) -> None:
@@ -176,7 +176,7 @@ class Rig:
 
         With `everysec` a write to the file waits while an earlier one is synced, and the reply does not.
         """
-        self.server = embedded.start(self.path / "server-state", self.binary)
+        self.server = embedded_server.start(self.path / "server-state", self.binary)
         self.redis.call("CONFIG", "SET", "appendfsync", "no")
 
     def add(
@@ -275,7 +275,7 @@ class Rig:
             child.send_signal(signal.SIGTERM)
         assert child.wait(90) == expect, self.said()
 
-    def once(self, *, dual: bool = True, url: str | None = None) -> Drained:
+    def once(self, *, dual: bool = True, url: str | None = None) -> OnceReport:
         """`bridge run --once` in this process."""
         [result] = once(self.settings(url=url), dual=dual, stop=Event())
         return result
@@ -292,9 +292,9 @@ class Rig:
             child.wait()
         self.forget_connection()
         for state in (self.path / "server-state", self.state, *self.other_servers):
-            server = embedded.known(state)
+            server = embedded_server.known(state)
             if server is not None:
-                embedded.kill(server)
+                embedded_server.kill(server)
                 (server.home / "pid").unlink(missing_ok=True)
                 Path(server.socket).unlink(missing_ok=True)
 
@@ -330,13 +330,13 @@ class Rig:
         path = settings.state_dir / "ledger.db"
         if not path.exists() or settings.mappings[0].source.kind != "log":
             return
-        with closing(Ledger(path)) as ledger, closing(Shared(settings.mappings[0], settings)) as shared:
+        with closing(Ledger(path)) as ledger, closing(MappingContext(settings.mappings[0], settings)) as shared:
             assert account_of(shared, ledger, time.time, running=True).sentences() == [], self.said()
         account = self.parity().account
         if account is not None:
             self.balances(account)
 
-    def balances(self, account: Account | Units) -> None:
+    def balances(self, account: ByteAccount | WholeFileAccount) -> None:
         """The account of a look at parity explains everything."""
         told = account.to_json()
         kinds = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside", "copies", "unaccounted")
@@ -351,11 +351,11 @@ class Rig:
         there = [f"{path.name} {now.st_ino} {now.st_size} {now.st_mtime:.3f} {now.st_ctime:.3f}" for path, now in stats]
         return "\n".join([f"{time.time():.3f}", *there, *map(repr, known)])
 
-    def parity(self, *, settling: float = 0.0) -> Result:
+    def parity(self, *, settling: float = 0.0) -> ParityResult:
         """What parity says of the first mapping, in this process."""
         return self.looks(settling=settling, first=1)[0]
 
-    def looks(self, *, settling: float = 0.0, first: int | None = None) -> list[Result]:
+    def looks(self, *, settling: float = 0.0, first: int | None = None) -> list[ParityResult]:
         """The same of every mapping, or of so many of the first."""
         settings = self.settings()
         path = settings.state_dir / "ledger.db"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.engine.mirror import Mirror
 from bridge.engine.worker import carrier_of
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import dialler
@@ -31,7 +31,7 @@ class Running:
         settings = rig.settings()
         self.rig = rig
         self.ledger = Ledger(settings.state_dir / "ledger.db", create=True)
-        self.shared = Shared(settings.mappings[0], settings)
+        self.shared = MappingContext(settings.mappings[0], settings)
         self._ahead = 0.0
         troubles, dial = Troubles(self.clock), dialler(settings)
         self.forward = carrier_of(self.shared, self.ledger, troubles, self.clock, dial)

@@ -11,10 +11,10 @@ from pathlib import Path
 from bridge.core.mapping import Mapping, load_mapping
 from bridge.core.model import ORIGIN_FIELD, EntryId, format_id
 from bridge.parity.log.compare import Comparison
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT, Block, File
-from bridge.parity.log.expected_line import Expected
-from bridge.parity.log.tally import Due, Tally
-from bridge.parity.proof_point import Since
+from bridge.parity.log.expected_line import ExpectedLine
+from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile, LineBlock
+from bridge.parity.log.tally import ComparisonTally, Expectations
+from bridge.parity.proof_point import ProofPoint
 from tests.rig import FIELDS
 
 MAPPING: Mapping = load_mapping("hestai-message", Path())
@@ -40,7 +40,7 @@ class Sides:
     gone: set[int] = field(default_factory=set)
     ends: dict[int, int] = field(default_factory=dict)
     """Where earlier generations were taken for ended, when the mirror's last lines were not there yet."""
-    until: Since | None = None
+    until: ProofPoint | None = None
     """From where the next comparison may go on, after one that found all equal."""
 
     def append(self, line: bytes, *, born: str = "file", carried: bool = True) -> None:
@@ -53,16 +53,20 @@ class Sides:
 
     def compare(
         self, *, page: int = 7, late: frozenset[bytes] = frozenset(), both: frozenset[bytes] = frozenset(),
-        since: Since | None = None,
-    ) -> Tally:  # fmt: skip
+        since: ProofPoint | None = None,
+    ) -> ComparisonTally:  # fmt: skip
         """What parity finds."""
         files = [file_of(n, lines, self.due if n == len(self.files) else self.ends.get(n))
                  for n, lines in enumerate(self.files, 1) if n not in self.gone]  # fmt: skip
         last: EntryId = (1 << 60, 0) if self.mirrored is None else (self.mirrored, 0)
-        due = Due(last, True, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both)
+        due = Expectations(
+            last, True, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both
+        )
         found = since.rest(NAME, files) if since is not None else files
         assert found is not None
-        comparison = Comparison({NAME: found}, {1: NAME}, {}, MAPPING.codec, Expected(MAPPING, frozenset()), due, since)
+        comparison = Comparison(
+            {NAME: found}, {1: NAME}, {}, MAPPING.codec, ExpectedLine(MAPPING, frozenset()), due, since
+        )
         rows = [[format_id((n, 0)), fields_of(line, place)] for n, (line, place) in enumerate(self.entries, 1)]
         rows = rows[since.resume[0] :] if since is not None else rows
         for at in range(0, len(rows), page):
@@ -82,19 +86,19 @@ def fields_of(line: bytes, place: tuple[int, int] | None) -> list[bytes]:
     return found if place is None else [*found, ORIGIN_FIELD, b"1.%d:%d" % place]
 
 
-def file_of(number: int, lines: Sequence[bytes], due: int | None) -> File:
+def file_of(number: int, lines: Sequence[bytes], due: int | None) -> ComparedFile:
     """A generation of these lines, read a few at a time."""
     ends = [0, *accumulate(len(line) + 1 for line in lines)]
     raw = b"".join(line + b"\n" for line in lines)
 
-    def blocks(start: int) -> Iterator[Block]:
+    def blocks(start: int) -> Iterator[LineBlock]:
         for at in range(ends.index(start), len(lines), 5):
-            yield Block([*lines[at : at + 5]], ends[at : min(at + 5, len(lines))])
+            yield LineBlock([*lines[at : at + 5]], ends[at : min(at + 5, len(lines))])
 
     def section(start: int, end: int) -> Iterator[bytes]:
         yield raw[start:end]
 
-    return File(f"{NAME}.{number}", NAME, number, ends[-1] if due is None else due, blocks, section, lambda: "")
+    return ComparedFile(f"{NAME}.{number}", NAME, number, ends[-1] if due is None else due, blocks, section, lambda: "")
 
 
 def longest(a: Sequence[object], b: Sequence[object]) -> int:

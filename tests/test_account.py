@@ -22,18 +22,18 @@ from bridge.core.errors import LedgerFull
 from bridge.engine.account.inventory import account_of
 from bridge.engine.status import sample
 from bridge.files.catalog import Catalog
-from bridge.files.folder_listing import Folders
-from bridge.files.generation import Generation, Known
-from bridge.files.generation_index import Register
+from bridge.files.folder_listing import FolderListing
+from bridge.files.generation import Generation, GenerationRecord
+from bridge.files.generation_index import GenerationIndex
 from bridge.files.temporary_names import leftover
-from bridge.kinds.kind import Draft
-from bridge.kinds.log.reader import Read
+from bridge.kinds.kind import SourceBatch
+from bridge.kinds.log.line_reader import ReadLines
 from bridge.kinds.log.source import LogSource
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger import file_standings as pieces
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger import file_standings
 from bridge.ledger.store import Ledger
-from bridge.parity.context import _Comparison as Chunks
-from bridge.parity.whole_file_account import Units
+from bridge.parity.context import _ChunkComparison as Chunks
+from bridge.parity.whole_file_account import WholeFileAccount
 from bridge.streams.embedded.binary import find
 from tests.rig import STREAM, Rig, wait_until
 from tests.running import Running, mapped, write
@@ -51,7 +51,7 @@ def account(rig: Rig) -> list[str]:
     settings = rig.settings()
     with (
         closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
-        closing(Shared(settings.mappings[0], settings)) as shared,
+        closing(MappingContext(settings.mappings[0], settings)) as shared,
     ):
         return account_of(shared, ledger, time.time, running=False).sentences()
 
@@ -89,27 +89,27 @@ def forget_a_piece(rig: Rig, patch: pytest.MonkeyPatch) -> None:
 
 def forget_a_name(rig: Rig, patch: pytest.MonkeyPatch) -> None:
     """The listing of a folder leaves a name out, so the catalog has never heard of it."""
-    real = Folders.refresh
+    real = FolderListing.refresh
 
-    def refresh(self: Folders) -> tuple[list[tuple[str, int]], list[str]]:
+    def refresh(self: FolderListing) -> tuple[list[tuple[str, int]], list[str]]:
         came, went = real(self)
         return [named for named in came if not named[0].endswith(".1")], went
 
-    patch.setattr(Folders, "refresh", refresh)
+    patch.setattr(FolderListing, "refresh", refresh)
     rotated_twice(rig)
 
 
 def mistake_an_identity(rig: Rig, patch: pytest.MonkeyPatch) -> None:
     """A piece that nobody carried is taken for a generation that was."""
-    real = Register.match
+    real = GenerationIndex.match
 
-    def match(self: Register, files: list[Generation]) -> dict[Generation, Known]:
+    def match(self: GenerationIndex, files: list[Generation]) -> dict[Generation, GenerationRecord]:
         found = real(self, files)
         closed = [known for known in self.known.values() if known.closed]
         odd = [file for file in files if file not in found and file.path.name == "messages.log.1"]
         return found | dict(zip(odd, closed, strict=False))
 
-    patch.setattr(Register, "match", match)
+    patch.setattr(GenerationIndex, "match", match)
     rotated_twice(rig)
 
 
@@ -123,7 +123,7 @@ def jump(rig: Rig, patch: pytest.MonkeyPatch) -> None:
     """The reader goes over a line that it was not given, once, where the next piece of the file begins."""
     real, left = LogSource._draft, [1]
 
-    def draft(self: LogSource, read: Read, count: int, *, late: bool) -> Draft | None:
+    def draft(self: LogSource, read: ReadLines, count: int, *, late: bool) -> SourceBatch | None:
         made = real(self, read, count, late=late)
         if left and read.at == len(read.lines.lines) and read.more:
             left.pop()
@@ -448,7 +448,7 @@ def test_a_full_ledger(mem: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest
     try:
         running.sweep()
         forget_a_piece(rig, monkeypatch)
-        real, left = pieces.save_piece, [1, 1]
+        real, left = file_standings.save_piece, [1, 1]
 
         def save_piece(*told: Any) -> None:
             if left:
@@ -601,14 +601,14 @@ def test_the_account_of_other_kinds(mem: Rig, monkeypatch: pytest.MonkeyPatch, k
         real = Chunks._explained
         monkeypatch.setattr(Chunks, "_explained", lambda self, joined, size: real(self, joined, size - 1))
     else:
-        real_add, skipped = Units.add, list[Units]()
+        real_add, skipped = WholeFileAccount.add, list[WholeFileAccount]()
 
-        def add(self: Units, fate: str, count: int = 1) -> None:
+        def add(self: WholeFileAccount, fate: str, count: int = 1) -> None:
             if count and self not in skipped:
                 skipped.append(self)
             else:
                 real_add(self, fate, count)
 
-        monkeypatch.setattr(Units, "add", add)
+        monkeypatch.setattr(WholeFileAccount, "add", add)
     result = mem.parity()
     assert (result.verdict, result.account is not None and bool(result.account.sentences())) == ("differs", True)

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from bridge.admin.acl import User, users
+from bridge.admin.acl_rules import User, users
 from bridge.core.errors import RedisRefused
 from bridge.streams.connect import Connection
 from tests.cast import CONFIG, Cast

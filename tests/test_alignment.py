@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.files import alignment
-from bridge.files.alignment import Aligned, align, in_order
+from bridge.files.alignment import Alignment, align, in_order
 
 LINE = 40
 
@@ -20,11 +20,11 @@ def keys(lines: Sequence[object]) -> memoryview:
     return memoryview(array("q", [hash(("line", item)) for item in lines]))
 
 
-def aligned(old: Sequence[object], new: Sequence[object], size: Callable[[int], int] = lambda n: LINE) -> Aligned:
+def aligned(old: Sequence[object], new: Sequence[object], size: Callable[[int], int] = lambda n: LINE) -> Alignment:
     return align(keys(old), keys(new), size)
 
 
-def places(found: Aligned) -> list[tuple[int, int, int]]:
+def places(found: Alignment) -> list[tuple[int, int, int]]:
     return [(run.old, run.new, run.count) for run in found.runs]
 
 

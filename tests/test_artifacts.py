@@ -13,9 +13,9 @@ import pytest
 
 from bridge.core.path_rules import Paths
 from bridge.files.artifact_digest import type_of
-from bridge.ledger.spool import GONE
+from bridge.ledger.spool_messages import GONE
 from bridge.ledger.store import Ledger
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 from bridge.streams.reader import entries
 from tests.conftest import BINARIES
 from tests.inbox import Inbox
@@ -53,7 +53,7 @@ class Artifacts:
         wait_until(lambda: len(self.found()) >= count, lambda: f"{count}: {self.found()} {self.rig.said()}")
         return self.found()
 
-    def parity(self) -> Result:
+    def parity(self) -> ParityResult:
         return Inbox.parity(self)  # type: ignore[arg-type]
 
 

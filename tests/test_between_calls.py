@@ -15,7 +15,7 @@ import pytest
 
 from bridge.files.catalog import Catalog
 from bridge.files.descriptor_pool import POOL
-from bridge.files.generation import Known
+from bridge.files.generation import GenerationRecord
 from bridge.files.tail import Tail
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
@@ -166,7 +166,7 @@ def read(tail: Tail) -> bytes:
     return found
 
 
-def met(folder: Path, upto: bytes) -> list[Known]:
+def met(folder: Path, upto: bytes) -> list[GenerationRecord]:
     """The records of a reader that stopped behind these lines of the log."""
     tail = Tail(Catalog(folder, "l", ("l.*",)), "l", [])
     tail.look()
@@ -180,16 +180,16 @@ def met(folder: Path, upto: bytes) -> list[Known]:
     return records
 
 
-def first_look(tail: Tail, known: list[Known]) -> None:
+def first_look(tail: Tail, known: list[GenerationRecord]) -> None:
     tail.look()
 
 
-def seek(tail: Tail, known: list[Known]) -> None:
+def seek(tail: Tail, known: list[GenerationRecord]) -> None:
     tail.look()
     tail.seek(known[-1].number, known[-1].at)
 
 
-def next_look(tail: Tail, known: list[Known]) -> None:
+def next_look(tail: Tail, known: list[GenerationRecord]) -> None:
     tail.look()
     if tail.path.exists():
         os.utime(tail.path)
@@ -205,7 +205,7 @@ def next_look(tail: Tail, known: list[Known]) -> None:
 def test_rotated_between_two_calls(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    op: Callable[[Tail, list[Known]], None],
+    op: Callable[[Tail, list[GenerationRecord]], None],
     act: Act,
     before: str,
     parked: bool,

@@ -17,9 +17,9 @@ import pytest
 from bridge.core.errors import ConfigError
 from bridge.engine.forward import Forward
 from bridge.files.artifact_digest import hashed
-from bridge.files.descriptor_pool import Deleted, Handle, Pool
+from bridge.files.descriptor_pool import DeletedWhileParked, DescriptorPool, PooledFile
 from bridge.kinds.log import target as append
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
@@ -187,11 +187,11 @@ def test_a_server_that_cuts_long_replies(rig: Rig, direction: str) -> None:
 
 def test_a_parked_file_that_is_renamed_as_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found under the name that it has then, and counts as deleted only when nothing moved."""
-    pool = Pool(1)
+    pool = DescriptorPool(1)
     for name in ("l.1", "other"):
         (tmp_path / name).write_bytes(name.encode())
-    parked = Handle(os.open(tmp_path / "l.1", os.O_RDONLY), tmp_path / "l.1", pool)
-    other = Handle(os.open(tmp_path / "other", os.O_RDONLY), tmp_path / "other", pool)
+    parked = PooledFile(os.open(tmp_path / "l.1", os.O_RDONLY), tmp_path / "l.1", pool)
+    other = PooledFile(os.open(tmp_path / "other", os.O_RDONLY), tmp_path / "other", pool)
     (tmp_path / "l.1").rename(tmp_path / "l.2")
     real, left = os.scandir, [(4, 5), (3, 4), (2, 3)]
 
@@ -209,7 +209,7 @@ def test_a_parked_file_that_is_renamed_as_it_is_looked_for(tmp_path: Path, monke
     assert not left
     assert other.read(10, 0) == b"other"
     (tmp_path / "l.5").unlink()
-    with pytest.raises(Deleted):
+    with pytest.raises(DeletedWhileParked):
         parked.read(10, 0)
     parked.close()
     other.close()
@@ -221,7 +221,7 @@ def test_what_nobody_can_look_at_is_not_gone(one_rig: Rig, monkeypatch: pytest.M
     path = artifacts.save("wind/plot.txt", b"plot")
     assert not one_rig.once().errors
     settings = one_rig.settings()
-    shared, ledger = Shared(settings.mappings[0], settings), Ledger(one_rig.state / "ledger.db")
+    shared, ledger = MappingContext(settings.mappings[0], settings), Ledger(one_rig.state / "ledger.db")
     try:
         forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(one_rig.url))
         forward.look()

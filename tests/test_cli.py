@@ -13,8 +13,7 @@ import pytest
 from bridge.cli import cli
 from bridge.core.config import load, masked
 from bridge.core.errors import ConfigError
-from bridge.streams.embedded import binary
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import binary, embedded_server
 from tests import zygote
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"
@@ -271,16 +270,16 @@ def test_server(tmp_path: Path) -> None:
         assert url["url"].startswith("redis://default:")
         assert Path(url["socket"]).stat().st_mode & 0o777 == 0o600
         assert (tmp_path / ".bridge").stat().st_mode & 0o777 == 0o700
-        server = embedded.known(tmp_path / ".bridge")
+        server = embedded_server.known(tmp_path / ".bridge")
         assert server is not None
-        connection = embedded.dial(server.state_dir, 5)
+        connection = embedded_server.dial(server.state_dir, 5)
         connection.call("SET", "kept", "yes")
         connection.close()
         assert bridge(tmp_path, "server", "stop").returncode == 0
         assert "not running" in bridge(tmp_path, "server", "stop").stdout
         assert bridge(tmp_path, "server", "start").returncode == 0
         assert json.loads(bridge(tmp_path, "server", "url", "--json").stdout) == url
-        connection = embedded.dial(server.state_dir, 5)
+        connection = embedded_server.dial(server.state_dir, 5)
         assert connection.call("GET", "kept") == b"yes"
         connection.close()
         stamp = tmp_path / ".bridge" / "server" / "data" / "SERVER.json"
@@ -297,7 +296,7 @@ def test_no_server_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Without a server program the error names three ways out."""
     monkeypatch.setattr(binary, "candidates", list)
     with pytest.raises(Exception, match="no Redis or Valkey") as caught:
-        embedded.start(tmp_path / ".bridge")
+        embedded_server.start(tmp_path / ".bridge")
     assert "three ways out" in getattr(caught.value, "hint", "")
 
 
@@ -310,7 +309,7 @@ def test_real_log(tmp_path: Path) -> None:
         bridge(tmp_path, "init")
         first = bridge(tmp_path, "run", "--dual", "--once", "--json")
         assert json.loads(first.stdout)[0]["forwarded"] == 88
-        connection = embedded.dial(tmp_path / ".bridge", 5)
+        connection = embedded_server.dial(tmp_path / ".bridge", 5)
         connection.call(
             "XADD",
             "hestai:messages",

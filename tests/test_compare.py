@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.parity.log.overflow_queue import Spool
+from bridge.parity.log.overflow_queue import OverflowQueue
 from bridge.parity.log.sequence_diff import align, ascending
-from bridge.parity.log.tally import Tally
+from bridge.parity.log.tally import ComparisonTally
 from tests.sides import NAME, Sides, by_force, longest, text
 
 FAULTS = ("lost entry", "lost line", "line twice", "entry twice", "lines swapped", "entries swapped", "line altered",
@@ -80,7 +80,7 @@ def plant(draw: Any, sides: Sides) -> list[tuple[bytes, bytes]]:
     return []
 
 
-def found(tally: Tally) -> dict[str, int]:
+def found(tally: ComparisonTally) -> dict[str, int]:
     """The kinds of difference, and how many of each."""
     return dict(Counter(one.kind for one in tally.differences))
 
@@ -202,7 +202,7 @@ def test_ascending(values: list[int]) -> None:
 def test_spool(monkeypatch: pytest.MonkeyPatch) -> None:
     """First in, first out, be it in memory or in the file, whatever is asked for meanwhile."""
     monkeypatch.setattr("bridge.parity.log.overflow_queue.HELD", 1000)
-    spool, ids = Spool(), [b"%d-0" % n for n in range(2000)]
+    spool, ids = OverflowQueue(), [b"%d-0" % n for n in range(2000)]
     at = 0
     for start in range(0, 2000, 50):
         spool.push(ids[start : start + 50], ids[start : start + 50])

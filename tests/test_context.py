@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.core.codecs.chunk import STARTED, whole_characters
 from bridge.core.model import format_id, parse_origin
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 from bridge.streams.reader import Entry, entries
 from tests.conftest import BINARIES
 from tests.inbox import Inbox
@@ -64,7 +64,7 @@ class Context:
             lambda: f"{len(data)} bytes: {self.generations().get(generation)!r:.500} {self.rig.said()}",
         )
 
-    def parity(self) -> Result:
+    def parity(self) -> ParityResult:
         """What parity says, in this process."""
         return Inbox.parity(self)  # type: ignore[arg-type]
 

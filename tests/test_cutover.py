@@ -15,8 +15,8 @@ import pytest
 from bridge import open_log
 from bridge.core.errors import BridgeError
 from bridge.core.model import format_id
-from bridge.cutover.operator import Wish
-from bridge.cutover.switch_waits import Refused
+from bridge.cutover.operator import SwitchWish
+from bridge.cutover.switch_waits import SwitchRefused
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, group_of
 from tests.cast import CONFIG, Cast
@@ -238,14 +238,14 @@ def test_two_operators(quiet: Cast) -> None:
 
     def switch() -> None:
         with quiet.operator() as operator:
-            wish = Wish("viewer", ("reads",), forced=True)
+            wish = SwitchWish("viewer", ("reads",), forced=True)
             [step] = operator.steps(wish, "hestai-message")[0]
             plan = operator.plan(wish, step)
             begin.wait(30)
             try:
                 operator.make(wish, plan)
                 told.append("made")
-            except Refused as error:
+            except SwitchRefused as error:
                 told.append(str(error))
 
     threads = [Thread(target=switch) for _ in range(2)]

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from bridge.cli import cli
-from bridge.core.config import File
+from bridge.core.config import ConfigFile
 from bridge.core.failpoints import POINTS
 from bridge.core.mapping import Mapping
 from bridge.core.strict_models import known_keys
@@ -135,7 +135,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("model", "heading"), [(File, "## bridge.toml"), (Mapping, "## Mappings")])
+@pytest.mark.parametrize(("model", "heading"), [(ConfigFile, "## bridge.toml"), (Mapping, "## Mappings")])
 def test_every_key_is_in_the_book(model: type[BaseModel], heading: str) -> None:
     """Each key of bridge.toml and of a mapping stands in its table."""
     section = text_of("MIGRATION.md").partition(f"\n{heading}\n")[2].partition("\n## ")[0]

@@ -19,16 +19,14 @@ from threading import Event
 
 import pytest
 
-from bridge.admin.doctor import installation as own
-from bridge.admin.doctor import machine, server
-from bridge.admin.doctor import other_clients as peers
+from bridge.admin.doctor import installation, machine, other_clients, redis_server
 from bridge.admin.doctor.examine import examine
 from bridge.admin.doctor.finding import Finding
 from bridge.core.config import load
-from bridge.ledger.parity_runs import Run
+from bridge.ledger.parity_runs import ParityRun
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import embedded_server
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 from tests.proxy import Proxy
@@ -220,8 +218,8 @@ def test_a_fault_is_found(
     rig.append(*(f"f-{n}" for n in range(20)))
     rig.once()
     assert prove(rig).verdict == "equal"
-    monkeypatch.setattr(peers, "IDLE", -1.0)
-    monkeypatch.setattr(own, "SILENT", 3600.0)
+    monkeypatch.setattr(other_clients, "IDLE", -1.0)
+    monkeypatch.setattr(installation, "SILENT", 3600.0)
     before = found(rig)[check]
     assert verdict not in (before.verdict, "good") or words not in before.evidence
     with ExitStack() as stack:
@@ -290,7 +288,7 @@ def test_renamed_commands_and_a_slow_clock(rig: Rig) -> None:
         assert told["commands"].verdict == "bad"
         assert "XADD" in told["commands"].evidence
         with closing(Connection(url)) as one:
-            findings = server.examine(one, rig.settings(url=url), lambda: time.time() + 120)
+            findings = redis_server.examine(one, rig.settings(url=url), lambda: time.time() + 120)
         assert next(f for f in findings if f.check == "clock").verdict == "bad"
 
 
@@ -360,7 +358,7 @@ def test_a_process_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
     child = rig.beats(rig.ready(rig.start()))
     assert found(rig)["process"].verdict == "good"
     child.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(own, "BEAT", 0.0)
+    monkeypatch.setattr(installation, "BEAT", 0.0)
     told = found(rig)["process"]
     assert (told.verdict, "no heartbeat" in told.evidence) == ("bad", True)
     child.send_signal(signal.SIGCONT)
@@ -404,33 +402,33 @@ def test_a_server_of_our_own_that_died(tmp_path: Path) -> None:
     def told() -> Finding:
         return next(one for one in examine(settings, dialler(settings, may_start=False)) if one.check == "server")
 
-    ours = embedded.start(settings.state_dir)
+    ours = embedded_server.start(settings.state_dir)
     try:
-        embedded.kill(ours)
+        embedded_server.kill(ours)
         assert told().verdict == "bad"
         assert "died" in told().evidence
-        embedded.start(settings.state_dir)
+        embedded_server.start(settings.state_dir)
         assert told().verdict == "good"
     finally:
-        embedded.stop(settings.state_dir)
+        embedded_server.stop(settings.state_dir)
     assert told().verdict == "note"
     assert "server start" in told().hint
 
 
 def test_what_is_to_be_compared_is_named() -> None:
     """One command for all mappings when none was compared; by name when some were."""
-    equal = Run("a", "s", 990.0, 5.0, "", "equal", {})
-    assert own.parity({"a": None, "b": None}, 1000.0).hint == "bridge parity"
-    some = own.parity({"a": equal, "b": None}, 1000.0)
+    equal = ParityRun("a", "s", 990.0, 5.0, "", "equal", {})
+    assert installation.parity({"a": None, "b": None}, 1000.0).hint == "bridge parity"
+    some = installation.parity({"a": equal, "b": None}, 1000.0)
     assert (some.verdict, some.hint) == ("note", "bridge parity b")
-    assert own.parity({"a": equal}, 1000.0).verdict == "good"
+    assert installation.parity({"a": equal}, 1000.0).verdict == "good"
 
 
 def test_lines_that_were_written_over(rig: Rig) -> None:
     """A program that wrote over what the mirror had appended is told of afterwards; rotation, with a copy too, is not."""
 
     def told() -> Finding:
-        return next(one for one in own.examine(rig.settings(), {}) if one.check == "rewrites")
+        return next(one for one in installation.examine(rig.settings(), {}) if one.check == "rewrites")
 
     rig.append("f-0")
     rig.once()
@@ -509,7 +507,7 @@ def test_which_program(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (f"{Path(sys.executable).parent}:{other}", "good"),
     ):  # fmt: skip
         monkeypatch.setenv("PATH", path)
-        told = own.examine(rig.settings(), {})[0]
+        told = installation.examine(rig.settings(), {})[0]
         assert (told.check, told.verdict) == ("program", verdict), told
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.core.errors import LedgerError
 from bridge.core.model import format_id
-from bridge.kinds.log import edited_log as rewritten
+from bridge.kinds.log import edited_log
 from bridge.ledger.edits import save_rewrite
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
@@ -43,7 +43,7 @@ def test_a_ledger_that_takes_no_note_of_an_edit(one_rig: Rig, monkeypatch: pytes
                 due[0] = False
                 raise LedgerError("the disk is full")
 
-    monkeypatch.setattr(rewritten, "save_rewrite", fails)
+    monkeypatch.setattr(edited_log, "save_rewrite", fails)
     monkeypatch.setattr(Ledger, "transaction", committed)
     save(one_rig.log, [*BASE[:50], b"put in", *BASE[50:100]], in_place=False)
     running.sweep(5)

@@ -7,18 +7,20 @@ from itertools import product
 
 import pytest
 
-from bridge.cutover.gate import Bounds, Facts, Step, allowed, gate, steps
-from bridge.streams.components import Modes
+from bridge.cutover.gate import GateBounds, GateFacts, SwitchStep, allowed, gate, steps
+from bridge.streams.components import ComponentModes
 
-WELL = Facts(parity="equal", running=True, dual=True, forward_lag=0, mirror_lag=0, workers=1)
-FORTH = Step("ui", "hestai-message", "reads", "redis")
-BACK = Step("ui", "hestai-message", "reads", "file")
+WELL = GateFacts(parity="equal", running=True, dual=True, forward_lag=0, mirror_lag=0, workers=1)
+FORTH = SwitchStep("ui", "hestai-message", "reads", "redis")
+BACK = SwitchStep("ui", "hestai-message", "reads", "file")
 
 
-def reasons(facts: Facts, step: Step = FORTH, modes: Modes | None = None, *, reader: bool = True) -> list[str]:
+def reasons(
+    facts: GateFacts, step: SwitchStep = FORTH, modes: ComponentModes | None = None, *, reader: bool = True
+) -> list[str]:
     """What is the matter."""
-    modes = modes or (Modes() if step.forth else Modes(reads="redis"))
-    return [reason.what for reason in gate(step, modes, facts, Bounds(), reader=reader)]
+    modes = modes or (ComponentModes() if step.forth else ComponentModes(reads="redis"))
+    return [reason.what for reason in gate(step, modes, facts, GateBounds(), reader=reader)]
 
 
 def test_open_when_all_is_well() -> None:
@@ -54,7 +56,7 @@ CLOSED = [
 @pytest.mark.parametrize(("facts", "said", "back_too"), CLOSED, ids=[said for _, said, _ in CLOSED])
 def test_each_reason(facts: dict[str, object], said: str, back_too: bool) -> None:
     """Each closes the gate alone, says why, and what to do; the way back minds what it needs itself."""
-    found = gate(FORTH, Modes(), replace(WELL, **facts), Bounds(), reader=True)  # type: ignore[arg-type]
+    found = gate(FORTH, ComponentModes(), replace(WELL, **facts), GateBounds(), reader=True)  # type: ignore[arg-type]
     assert len(found) == 1
     assert said in found[0].what
     assert found[0].hint
@@ -89,10 +91,10 @@ def test_the_way_back_tells_what_was_deleted() -> None:
 def test_steps_in_order() -> None:
     """Reads go first and come back last; what is done is no step."""
     both = ("reads", "writes")
-    assert [one.side for one in steps(Modes(), "ui", "m", both, "redis")] == ["reads", "writes"]
-    assert [one.side for one in steps(Modes("redis", "redis"), "ui", "m", both, "file")] == ["writes", "reads"]
-    assert [one.side for one in steps(Modes("redis", "file"), "ui", "m", both, "redis")] == ["writes"]
-    assert steps(Modes(), "ui", "m", both, "file") == []
+    assert [one.side for one in steps(ComponentModes(), "ui", "m", both, "redis")] == ["reads", "writes"]
+    assert [one.side for one in steps(ComponentModes("redis", "redis"), "ui", "m", both, "file")] == ["writes", "reads"]
+    assert [one.side for one in steps(ComponentModes("redis", "file"), "ui", "m", both, "redis")] == ["writes"]
+    assert steps(ComponentModes(), "ui", "m", both, "file") == []
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_steps_in_order() -> None:
 )
 def test_which_step_is_allowed(reads: str, writes: str, side: str, to: str) -> None:
     """Writes go to Redis only when reads are there, and reads come back only when writes are; who never reads may."""
-    step = Step("ui", "m", side, to)
-    reason = allowed(step, Modes(reads, writes), reader=True)
+    step = SwitchStep("ui", "m", side, to)
+    reason = allowed(step, ComponentModes(reads, writes), reader=True)
     wrong = (side, to, reads) == ("writes", "redis", "file") or (side, to, writes) == ("reads", "file", "redis")
     assert (reason is not None) is wrong
     assert reason is None or reason.firm
-    assert allowed(step, Modes(reads, writes), reader=False) is None
+    assert allowed(step, ComponentModes(reads, writes), reader=False) is None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.admin.survey.infer import codec_of, infer
+from bridge.admin.survey.infer_log import codec_of, infer
 from bridge.core.codecs.timestamps import clock_for
 from bridge.core.mapping import Mapping, shipped_names
 from bridge.core.strict_models import Strict

@@ -10,7 +10,7 @@ import sqlite_utils
 
 from bridge.core.errors import LedgerError
 from bridge.ledger.heartbeat import heartbeat, save_heartbeat
-from bridge.ledger.quarantine import Quarantined, add_quarantined, mark_retried, quarantine_counts, quarantined
+from bridge.ledger.quarantine import QuarantinedMessage, add_quarantined, mark_retried, quarantine_counts, quarantined
 from bridge.ledger.store import VERSION, Ledger, migrations
 
 
@@ -57,7 +57,7 @@ def test_empty_file(tmp_path: Path) -> None:
 def test_quarantine_kept_once(tmp_path: Path) -> None:
     """What is met twice is kept once, with its number; what had left and is rejected again is back."""
     ledger = Ledger(tmp_path / "ledger.db", create=True)
-    one = Quarantined("forward", "a.log", 1, 7, "", "bad", b"x", 1)
+    one = QuarantinedMessage("forward", "a.log", 1, 7, "", "bad", b"x", 1)
     for _ in range(2):
         add_quarantined(ledger, "s", [one], 1.0)
     [kept] = quarantined(ledger, "s")

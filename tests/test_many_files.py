@@ -15,12 +15,12 @@ from bridge.core.errors import LedgerError, SourceError
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.inventory import account_of
 from bridge.files.catalog import Catalog
-from bridge.files.descriptor_pool import Pool
+from bridge.files.descriptor_pool import DescriptorPool
 from bridge.files.generation import Generation
 from bridge.kinds.kind import Source
 from bridge.kinds.log.source import LogSource
 from bridge.kinds.registry import source_of
-from bridge.ledger import dual_writes as twofold
+from bridge.ledger import dual_writes
 from bridge.ledger.sources import SourceMemory, sources_of
 from bridge.streams.embedded.binary import find
 from tests.rig import STREAM, Rig, wait_until
@@ -68,13 +68,13 @@ def test_what_rests_is_not_opened(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> 
     logs(mem, 20, "a", "b")
     mem.once()
     opened: list[str] = []
-    real = Pool.open
+    real = DescriptorPool.open
 
-    def noted(pool: Pool, path: Path) -> int:
+    def noted(pool: DescriptorPool, path: Path) -> int:
         opened.append(path.name)
         return real(pool, path)
 
-    monkeypatch.setattr(Pool, "open", noted)
+    monkeypatch.setattr(DescriptorPool, "open", noted)
     running = Running(mem)
     running.sweep(2)
     assert opened == []
@@ -119,10 +119,10 @@ def test_what_rested_and_changed(mem: Rig, act: str) -> None:
 def test_what_rests_takes_part_in_a_switch(mem: Rig) -> None:
     """A component that is to write both sides itself begins to at a place in each log, also in those that rest."""
     running = over_resting(mem, 4)
-    twofold.begin(running.ledger, STREAM, "ui", ["ui"], "a switch", 0.0)
+    dual_writes.begin(running.ledger, STREAM, "ui", ["ui"], "a switch", 0.0)
     running.sweep(2)
     for i in range(4):
-        [stretch] = twofold.in_file(running.ledger, STREAM, f"s{i:02}.log")
+        [stretch] = dual_writes.in_file(running.ledger, STREAM, f"s{i:02}.log")
         assert stretch.begin == (1, (mem.root / f"s{i:02}.log").stat().st_size)
     running.close()
 
@@ -398,13 +398,13 @@ def test_a_new_log_behind_a_switch_and_back(mem: Rig) -> None:
     logs(mem, 2, "a")
     running = Running(mem)
     running.sweep(2)
-    for token, act in (("to", twofold.begin), ("back", twofold.end)):
-        if act is twofold.begin:
-            twofold.begin(running.ledger, STREAM, "agent", ["agent"], token, 0.0)
+    for token, act in (("to", dual_writes.begin), ("back", dual_writes.end)):
+        if act is dual_writes.begin:
+            dual_writes.begin(running.ledger, STREAM, "agent", ["agent"], token, 0.0)
         else:
-            twofold.end(running.ledger, STREAM, "agent", token, 0.0)
+            dual_writes.end(running.ledger, STREAM, "agent", token, 0.0)
         running.sweep(2)
-        twofold.made(running.ledger, token)
+        dual_writes.made(running.ledger, token)
         running.sweep(2)
     logs(mem, 1, "a", "b", first=2)
     running.sweep(2)
@@ -429,11 +429,11 @@ def test_a_merge_that_waits_for_a_switch(mem: Rig, monkeypatch: pytest.MonkeyPat
     running.forward.look()
     running.forward.attach()
     assert running.forward.step()
-    twofold.begin(running.ledger, STREAM, "daemon", ["daemon"], "switch", 0.0)
+    dual_writes.begin(running.ledger, STREAM, "daemon", ["daemon"], "switch", 0.0)
     running.forward.look()
     for _ in range(3):
         running.forward.step()
-    twofold.made(running.ledger, "switch")
+    dual_writes.made(running.ledger, "switch")
     running.sweep(3)
     running.close()
     assert by_log(mem) == {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.core.model import format_id
-from bridge.kinds.translation import Pass, Translator
+from bridge.kinds.translation import EntryTranslator, MirrorBatch
 from bridge.ledger.journal import journal
 from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry
@@ -48,9 +48,9 @@ def noted(rig: Rig) -> list[dict[str, Any]]:
 
 def lossy_mirror(rig: Rig, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> None:
     """Redis-born entries, some of which the mirror passes without writing their lines."""
-    whole = Translator.translate
+    whole = EntryTranslator.translate
 
-    def translate(self: Translator, some: list[Entry], *rest: Any) -> Pass:
+    def translate(self: EntryTranslator, some: list[Entry], *rest: Any) -> MirrorBatch:
         kept = [one for one in some if not one.fields[7].startswith(b"lost")]
         taken = whole(self, kept or some, *rest)
         taken.last = some[-1].id
@@ -62,7 +62,7 @@ def lossy_mirror(rig: Rig, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> N
         rig.add(f"lost-{n}")
     rig.add("kept-1")
     with monkeypatch.context() as patched:
-        patched.setattr(Translator, "translate", translate)
+        patched.setattr(EntryTranslator, "translate", translate)
         rig.once()
     rig.append("f-behind")
     rig.once()

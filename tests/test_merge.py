@@ -14,19 +14,21 @@ from hypothesis import strategies as st
 from bridge.engine.batch_encoder import history_times
 from bridge.engine.merge import merge
 from bridge.files.lines import Lines
-from bridge.kinds.kind import Head
+from bridge.kinds.kind import HistoryHead
 from bridge.streams.reader import entries
 from tests.rig import Rig
 
 
-def head(keys: list[int], begin: int = 0, *, more: bool = False, size: int = 10) -> Head:
+def head(keys: list[int], begin: int = 0, *, more: bool = False, size: int = 10) -> HistoryHead:
     """Lines of these keys, each of so many bytes with its newline, of which those from `begin` on are offered."""
     lines = [b"x" * (size - 1)] * len(keys)
     offsets = [size * n for n in range(len(keys))]
-    return Head(keys, begin, len(keys), more, Lines(lines, offsets, [at + size for at in offsets], size * len(keys)))
+    return HistoryHead(
+        keys, begin, len(keys), more, Lines(lines, offsets, [at + size for at in offsets], size * len(keys))
+    )
 
 
-def runs_of(heads: list[Head], limit: int, room: int = 1 << 30) -> list[tuple[int, int, int]]:
+def runs_of(heads: list[HistoryHead], limit: int, room: int = 1 << 30) -> list[tuple[int, int, int]]:
     """What a merge of these heads takes, with files by their number; some in the heap that do not count any more."""
     named = {f"{i:02}": offered for i, offered in enumerate(heads) if offered.begin < offered.end}
     waiting = [(offered.keys[offered.begin], name, 2) for name, offered in named.items()]

@@ -23,17 +23,17 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.admin.metrics.health import PATIENCE, SILENT, Going, Health
-from bridge.admin.metrics.server import MOST as SERVED
-from bridge.admin.metrics.server import MetricsServer, Monitor
+from bridge.admin.metrics.health import PATIENCE, SILENT, DirectionHealth, Health
+from bridge.admin.metrics.metrics_server import MOST as SERVED
+from bridge.admin.metrics.metrics_server import MetricsServer, Monitor
 from bridge.core.errors import ConfigError, SourceError
 from bridge.core.model import Position
-from bridge.engine.lag import Behind
+from bridge.engine.lag import Lag
 from bridge.engine.run import Process
 from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status
 from bridge.files.catalog import Catalog
 from bridge.files.tail import Tail
-from bridge.kinds.direction_stats import BOUNDS, MOST, Arrivals, Flow, Latency, Part
+from bridge.kinds.direction_stats import BOUNDS, MOST, DirectionStats, Latency, SourceRates, WriteTimes
 from bridge.ledger.heartbeat import Trouble
 from bridge.ledger.heartbeat import troubles as known
 from bridge.ledger.store import Ledger
@@ -414,7 +414,7 @@ def test_latency() -> None:
 
 def test_arrivals(tmp_path: Path) -> None:
     """A line was there when the file was changed that one look found and the one before did not."""
-    path, seen = tmp_path / "a.log", Arrivals()
+    path, seen = tmp_path / "a.log", WriteTimes()
     path.write_bytes(b"")
     tail = Tail(Catalog(tmp_path, "a.log", ()), "a.log", [])
     assert seen.of(1, 0) == 0
@@ -442,18 +442,18 @@ def test_arrivals(tmp_path: Path) -> None:
 def status(*, lines: int = 0, entries: int | None = 0, offset: int = 0, **more: Any) -> Status:
     """Of one mapping with one source and a mirror."""
     one = MappingStatus(NAME, STREAM)
-    one.sources = [SourceStatus("messages.log", Position(1, offset), Behind(lines, lines * 10))]
-    one.mirror = MirrorStatus("messages.log", behind=None if entries is None else Behind(entries))
+    one.sources = [SourceStatus("messages.log", Position(1, offset), Lag(lines, lines * 10))]
+    one.mirror = MirrorStatus("messages.log", behind=None if entries is None else Lag(entries))
     return replace(Status(501.0, "", mappings=[one]), **more)
 
 
-def carried(parts: dict[str, Part] | None = None, *, dual: bool = True) -> dict[tuple[str, str], Flow]:
+def carried(parts: dict[str, SourceRates] | None = None, *, dual: bool = True) -> dict[tuple[str, str], DirectionStats]:
     """Both directions, or forward alone."""
-    flows = {(NAME, "forward"): Flow(parts={"messages.log": Part(0, 0), **(parts or {})})}
-    return flows | {(NAME, "mirror"): Flow()} if dual else flows
+    flows = {(NAME, "forward"): DirectionStats(parts={"messages.log": SourceRates(0, 0), **(parts or {})})}
+    return flows | {(NAME, "mirror"): DirectionStats()} if dual else flows
 
 
-def states(going: list[Going]) -> tuple[str, ...]:
+def states(going: list[DirectionHealth]) -> tuple[str, ...]:
     """Of forward and mirror."""
     return tuple(one.state for one in going)
 
@@ -471,7 +471,7 @@ def test_health_of_directions() -> None:
     assert judged(lines=5) == ("moving", "idle")
     for n in range(5):  # a long history
         clock[0] += PATIENCE * 2
-        flows[NAME, "forward"].parts = {"messages.log": Part(n + 1, 0)}
+        flows[NAME, "forward"].parts = {"messages.log": SourceRates(n + 1, 0)}
         assert judged(lines=5) == ("moving", "idle")
     clock[0] += PATIENCE * 2
     assert judged(lines=5, offset=10) == ("moving", "idle")  # over what makes no entries
@@ -492,17 +492,20 @@ def test_health_of_many_sources() -> None:
     """One that stands is not hidden by one that moves; what is not complete yet is not due."""
     clock = [0.0]
     health, one = Health(lambda: clock[0]), status(lines=5)
-    one.mappings[0].sources.append(SourceStatus("busy.log", Position(1, 0), Behind(5, 50)))
+    one.mappings[0].sources.append(SourceStatus("busy.log", Position(1, 0), Lag(5, 50)))
     for n in range(4):
-        flows = carried({"busy.log": Part(n, 0)})
+        flows = carried({"busy.log": SourceRates(n, 0)})
         clock[0] += PATIENCE
         going = health.judge(one, flows, 0.5)
     assert states(going) == ("stuck", "idle")
     assert going[0].why.startswith("messages.log: ")
-    assert going[0].waiting == Behind(10, 100)
+    assert going[0].waiting == Lag(10, 100)
     for _ in range(4):
         clock[0] += PATIENCE
-        assert states(health.judge(status(lines=5), carried({"messages.log": Part(0, 5)}), 0.5)) == ("idle", "idle")
+        assert states(health.judge(status(lines=5), carried({"messages.log": SourceRates(0, 5)}), 0.5)) == (
+            "idle",
+            "idle",
+        )
 
 
 def test_health_of_everything_else() -> None:
@@ -537,14 +540,14 @@ def test_a_look_that_fails(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     def fails(*args: object, **more: object) -> Status:
         raise LookupError("nobody thought of this")
 
-    monkeypatch.setattr("bridge.admin.metrics.server.sample", fails)
+    monkeypatch.setattr("bridge.admin.metrics.metrics_server.sample", fails)
     monitor.look()
     assert monitor.healthz()[0] == 503
     assert monitor.wrong == "the look failed, see the log"
     monkeypatch.undo()
     monitor.look()
     assert monitor.healthz()[0] == 200
-    monkeypatch.setattr("bridge.admin.metrics.server.BLIND", -1.0)
+    monkeypatch.setattr("bridge.admin.metrics.metrics_server.BLIND", -1.0)
     assert monitor.healthz()[0] == 503
     assert "ago" in monitor.wrong
 

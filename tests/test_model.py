@@ -184,9 +184,9 @@ def killed(rig: Rig, n: int) -> None:
     point = [f"{name}.{when}" for name in RUNNING for when in ("before", "after")][n % (2 * len(RUNNING))]
     pid = os.fork()
     if pid == 0:
-        from bridge.core import failpoints as points
+        from bridge.core import failpoints
 
-        points.arm(f"{point}:{1 + n // 100 % 3}")
+        failpoints.arm(f"{point}:{1 + n // 100 % 3}")
         try:
             once(rig.settings(), dual=True, stop=Event())
         finally:

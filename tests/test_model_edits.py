@@ -14,13 +14,13 @@ from threading import Event
 from hypothesis import given
 
 from bridge.admin.repair.acknowledge import accept
-from bridge.core import failpoints as points
+from bridge.core import failpoints
 from bridge.core.model import format_id
 from bridge.engine.once import once
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.edits import ALIGNED, AS_NEW, STOPPED, Rewrite, rewrites_of, save_rewrite
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.edits import ALIGNED, AS_NEW, STOPPED, LogEdit, rewrites_of, save_rewrite
 from bridge.ledger.store import Ledger
-from bridge.parity.acknowledged import name_of
+from bridge.parity.acknowledgements import name_of
 from tests.rig import RUNNING, STREAM, Rig, line
 from tests.running import Running
 from tests.test_model import acts, programs, shared_rig
@@ -169,7 +169,7 @@ class Model:
         ]
         pid = os.fork()
         if pid == 0:
-            points.arm(f"{names[n % len(names)]}:{1 + n // 100 % 3}")
+            failpoints.arm(f"{names[n % len(names)]}:{1 + n // 100 % 3}")
             try:
                 once(self.rig.settings(), dual=True, stop=Event())
             finally:
@@ -179,7 +179,7 @@ class Model:
 
     def fail(self, n: int) -> None:
         point = "forward.record" if n % 4 > 1 else "forward.align"
-        points.arm(f"{point}.{'before' if n % 2 else 'after'}:raise")
+        failpoints.arm(f"{point}.{'before' if n % 2 else 'after'}:raise")
 
     def rebuild(self, n: int) -> None:
         """The ledger is lost, and rebuilt from stream and files; what it had said of edits is gone with it."""
@@ -216,7 +216,7 @@ class Model:
         if waits:
             with closing(Ledger(self.rig.state / "ledger.db")) as ledger:
                 found = [found_edit for found_edit in rewrites_of(ledger, STREAM) if found_edit.how == STOPPED][-1]
-                save_rewrite(ledger, STREAM, Rewrite(found.name, found.generation, found.of, found.at, AS_NEW))
+                save_rewrite(ledger, STREAM, LogEdit(found.name, found.generation, found.of, found.at, AS_NEW))
 
     def _read_mirrored(self) -> None:
         """Takes in the lines that the mirror appended."""
@@ -237,7 +237,7 @@ class Model:
     # -- the oracle ------------------------------------------------------------------------------------------
 
     def check(self, *, twice: bool) -> None:
-        points.arm(None)
+        failpoints.arm(None)
         self.asleep = False
         self.sync(1)
         self.sync(0)
@@ -260,7 +260,7 @@ class Model:
             rows = [f"{format_id(row.first).decode()}..{format_id(row.last).decode()}" for row in found.tally.taken_out]
             names = {*rows, *(name_of(difference) for difference in found.tally.differences)}
             settings = self.rig.settings()
-            with closing(Shared(settings.mappings[0], settings)) as shared:
+            with closing(MappingContext(settings.mappings[0], settings)) as shared:
                 accept(ledger, [(shared, found)], sorted(names), "test", "meant", 0.0)
             found = self.rig.parity()
         anew = any(found_edit.how != ALIGNED for found_edit in rewrites_of(ledger, STREAM))
@@ -290,7 +290,7 @@ def play(rig: Rig, program: Program, *, recurs: bool, twice: bool = True) -> Non
             ACTS[name](model, n)
         model.check(twice=twice)
     finally:
-        points.arm(None)
+        failpoints.arm(None)
         model.stop(0)
 
 

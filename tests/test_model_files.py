@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bridge.engine.account.inventory import account_of, bring_over
 from bridge.engine.once import bring_over as carry_late
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from tests.rig import Rig
 from tests.running import Running, mapped
@@ -77,12 +77,12 @@ class Bridge:
 
         settings = self.rig.settings()
         with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
-            with closing(Shared(settings.mappings[0], settings)) as shared:
+            with closing(MappingContext(settings.mappings[0], settings)) as shared:
                 found = account_of(shared, ledger, later, running=False)
                 bring_over(shared, ledger, found.unaccounted, "test", time.time())
             if found.unaccounted:
                 assert not carry_late(settings, settings.mappings[0], Event()).errors
-            with closing(Shared(settings.mappings[0], settings)) as shared:
+            with closing(MappingContext(settings.mappings[0], settings)) as shared:
                 assert account_of(shared, ledger, later, running=False).sentences() == []
             return found.sentences()
 

@@ -12,18 +12,18 @@ from bridge.admin.move_server import with_url
 from bridge.core.config import load
 from bridge.core.failpoints import POINTS
 from bridge.streams.connect import Connection
-from bridge.streams.copy_keys import Held, held, names
-from bridge.streams.embedded import server as embedded
+from bridge.streams.copy_keys import KeyContent, held, names
+from bridge.streams.embedded import embedded_server
 from tests.rig import STREAM, Rig
 
 
 def connected(rig: Rig) -> Connection:
     """To the embedded server of the rig's state directory."""
-    server = embedded.start(rig.state)
+    server = embedded_server.start(rig.state)
     return Connection(server.socket_url)
 
 
-def filled(rig: Rig) -> dict[bytes, Held]:
+def filled(rig: Rig) -> dict[bytes, KeyContent]:
     """A migration on the embedded server, and all else that a server may hold; what each key holds."""
     rig.append(*(f"line {n}" for n in range(20)))
     assert rig.run("run", "--once", "--dual").returncode == 0
@@ -61,18 +61,18 @@ def filled(rig: Rig) -> dict[bytes, Held]:
         return holds(server)
 
 
-def holds(connection: Connection) -> dict[bytes, Held]:
+def holds(connection: Connection) -> dict[bytes, KeyContent]:
     """What every key holds, but those that run out by themselves."""
     found = {key: held(connection, key) for key in names(connection)}
     return {key: what for key, what in found.items() if what is not None and not key.endswith(b":lease")}
 
 
-def moved(rig: Rig, was: dict[bytes, Held], *, others: tuple[bytes, ...] = ()) -> None:
+def moved(rig: Rig, was: dict[bytes, KeyContent], *, others: tuple[bytes, ...] = ()) -> None:
     """The other server holds all of it, bridge.toml names it, the old data stay, and the bridge goes on there."""
     now = holds(rig.redis)
     assert {key: what for key, what in now.items() if key not in others} == was
     assert load(config=None, redis=None, env={}, cwd=rig.path).redis_url == rig.url
-    assert not embedded.running(rig.state)
+    assert not embedded_server.running(rig.state)
     assert (rig.state / "server" / "data").is_dir()
     done = rig.run("run", "--once", "--dual")
     assert "carried 0 lines, mirrored 0 entries" in done.stdout, done.stdout + done.stderr
@@ -110,7 +110,7 @@ def test_killed_at_every_point(one_rig: Rig, point: str, when: str) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         assert point in ("move.config", "move.stop")
-        embedded.stop(rig.state)
+        embedded_server.stop(rig.state)
     moved(rig, was)
 
 
@@ -127,7 +127,7 @@ def test_what_keeps_it_from_moving(rig: Rig) -> None:
     with closing(connected(rig)) as runs:
         runs.call("CLIENT", "SETNAME", "an-agent")
         assert "an-agent is connected to the embedded server" in refused("--to", rig.url)
-    assert "both are the same server" in refused("--to", embedded.start(rig.state).url)
+    assert "both are the same server" in refused("--to", embedded_server.start(rig.state).url)
     assert "cannot connect" in refused("--to", "redis://127.0.0.1:1/0")
     assert "no scheme" in refused("--to", "localhost:6379")
     assert "says another url" in refused("--to", rig.url, env={"BRIDGE_REDIS_URL": rig.url})
@@ -150,11 +150,11 @@ def test_nothing_is_written_meanwhile(one_rig: Rig) -> None:
     """While the copies are made the embedded server takes no write; a move that is killed lets go of it by itself."""
     rig, was = one_rig, filled(one_rig)
     rig.run("move", "--to", rig.url, "--execute", env={"BRIDGE_CRASH_AT": "move.name.before"})
-    with closing(Connection(embedded.start(rig.state).socket_url, timeout=0.2)) as server:
+    with closing(Connection(embedded_server.start(rig.state).socket_url, timeout=0.2)) as server:
         assert holds(server) == was
         with pytest.raises(Exception, match=r"timed out|no answer|lost"):
             server.call("SET", "text", "other")
-    with closing(Connection(embedded.start(rig.state).socket_url, timeout=30.0)) as server:
+    with closing(Connection(embedded_server.start(rig.state).socket_url, timeout=30.0)) as server:
         server.call("SET", "new", "one")
 
 

@@ -24,7 +24,7 @@ import pytest
 
 from bridge.core.errors import BridgeError
 from bridge.streams.connect import Connection
-from bridge.streams.embedded.server import pid_of
+from bridge.streams.embedded.embedded_server import pid_of
 from tests.cast import Cast
 from tests.proxy import Proxy
 from tests.rig import Rig, wait_until

@@ -18,8 +18,8 @@ import pytest
 from bridge.core.codecs.timestamps import older
 from bridge.core.errors import BridgeError, RedisRefused
 from bridge.core.failpoints import POINTS
-from bridge.cutover import switch_waits as waiting
-from bridge.cutover.operator import Operator, Wish
+from bridge.cutover import switch_waits
+from bridge.cutover.operator import Operator, SwitchWish
 from bridge.ledger.states import ask_owner, note_asked, owner_of, set_owner, unask_owner
 from bridge.ledger.store import Ledger
 from bridge.streams.components import REDIS, WRITES, look
@@ -257,10 +257,10 @@ def test_somebody_else_writes_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
     bridge = carried(values, b"one")
     wait_until(lambda: equal(values), rig.said)
     monkeypatch.setattr(
-        waiting, "reached", lambda point: values.save(b"two") if point == "switch.asked.before" else None
+        switch_waits, "reached", lambda point: values.save(b"two") if point == "switch.asked.before" else None
     )
     with operator(rig) as one:
-        wish = Wish("ui", (WRITES,), REDIS, forced=True)
+        wish = SwitchWish("ui", (WRITES,), REDIS, forced=True)
         [step] = one.steps(wish, "state")[0]
         with pytest.raises(BridgeError, match="somebody wrote it meanwhile"):
             one.make(wish, one.plan(wish, step))

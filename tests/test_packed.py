@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.files.content import KEPT, MOST_OUT, Packed
-from bridge.files.descriptor_pool import Handle
+from bridge.files.content import KEPT, MOST_OUT, PackedContent
+from bridge.files.descriptor_pool import PooledFile
 from bridge.files.piece_age import Piece, in_age_order
 from bridge.ledger.store import Ledger
 from tests.rig import Rig, line, unpacked, wait_until
@@ -31,12 +31,12 @@ PRESS: dict[str, Press] = {
 SUFFIXES = pytest.mark.parametrize("suffix", list(PRESS))
 
 
-def opened(path: Path, raw: bytes, clock: Callable[[], float] = lambda: 0.0) -> Packed:
+def opened(path: Path, raw: bytes, clock: Callable[[], float] = lambda: 0.0) -> PackedContent:
     path.write_bytes(raw)
-    return Packed(Handle(os.open(path, os.O_RDONLY), path), path.suffix, clock)
+    return PackedContent(PooledFile(os.open(path, os.O_RDONLY), path), path.suffix, clock)
 
 
-def whole(content: Packed, piece: int = 1 << 16) -> bytes:
+def whole(content: PackedContent, piece: int = 1 << 16) -> bytes:
     got = bytearray()
     while part := content.read(piece, len(got)):
         got += part

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from bridge.core.model import format_id, parse_id
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 from tests.rig import STREAM, Rig, line
 
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
 
 
-def parity(rig: Rig) -> Result:
+def parity(rig: Rig) -> ParityResult:
     """The first mapping's, in this process."""
     return rig.parity()
 
@@ -29,12 +29,12 @@ def bridged(rig: Rig, count: int = 40, every: int = 4) -> None:
     rig.once()
 
 
-def found(result: Result) -> dict[str, int]:
+def found(result: ParityResult) -> dict[str, int]:
     """The kinds there are, and how many of each."""
     return {kind: n for kind, n in result.counts().items() if n}
 
 
-def where(result: Result) -> list[tuple[str, int | None, int | None, str | None]]:
+def where(result: ParityResult) -> list[tuple[str, int | None, int | None, str | None]]:
     """Kind, line, offset and entry ID of each difference."""
     return [(one.kind, one.line, one.offset, one.entry) for one in result.tally.differences]
 

@@ -15,19 +15,19 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.engine.batch_encoder import Batcher, Parcel
+from bridge.engine.batch_encoder import Batch, BatchEncoder
 from bridge.engine.run import Process
-from bridge.files.generation import Known
+from bridge.files.generation import GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds import provenance
 from bridge.kinds.log import target as append
-from bridge.ledger import ranges as mirrored
+from bridge.ledger import ranges
 from bridge.ledger.store import Ledger
-from bridge.parity.prove import Proof
-from bridge.parity.result import Result
+from bridge.parity.prove import ParityRunner
+from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
-from bridge.streams.writer import Batch
+from bridge.streams.writer import Transaction
 from tests.rig import FIELDS, STREAM, Rig, line, wait_until
 from tests.test_parity import bridged, found
 
@@ -151,12 +151,12 @@ def _beat(rig: Rig, verdict: str) -> dict[str, dict[str, object]] | None:
     return told if told.get("hestai-message", {}).get("verdict") == verdict else None
 
 
-def onwards(rig: Rig) -> Result:
+def onwards(rig: Rig) -> ParityResult:
     """As `--watch` looks the next time."""
     settings = rig.settings()
     ledger = Ledger(settings.state_dir / "ledger.db")
     try:
-        proof = Proof(settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=0.0)
+        proof = ParityRunner(settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=0.0)
         [result] = proof.run(lambda: Connection(rig.server.socket_url), onwards=True)
         return result
     finally:
@@ -204,10 +204,10 @@ def test_going_on_from_nothing(one_rig: Rig) -> None:
 
 # -- bridges that are broken ----------------------------------------------------------------------------------
 
-Break = Callable[[Parcel], None]
+Break = Callable[[Batch], None]
 
 
-def drops(parcel: Parcel) -> None:
+def drops(parcel: Batch) -> None:
     """Every 1,000th line is passed over."""
     [draft] = parcel.drafts
     kept = [n for n, row in enumerate(draft.rows) if not row[3].endswith(b"999")]
@@ -216,7 +216,7 @@ def drops(parcel: Parcel) -> None:
     parcel.times = draft.times = [draft.times[n] for n in kept] if draft.times else []
 
 
-def duplicates(parcel: Parcel) -> None:
+def duplicates(parcel: Batch) -> None:
     """One line is sent twice."""
     [draft] = parcel.drafts
     for column in (draft.rows, draft.offsets, draft.times):
@@ -224,7 +224,7 @@ def duplicates(parcel: Parcel) -> None:
             column.insert(3, column[2])  # type: ignore[arg-type]
 
 
-def swaps(parcel: Parcel) -> None:
+def swaps(parcel: Batch) -> None:
     """Two lines change places."""
     [draft] = parcel.drafts
     draft.rows[10], draft.rows[20] = draft.rows[20], draft.rows[10]
@@ -234,14 +234,14 @@ def swaps(parcel: Parcel) -> None:
 @pytest.mark.parametrize("broken", [drops, duplicates, swaps])
 def test_broken_forward(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Break) -> None:
     """A forward that drops, doubles or swaps lines is caught, by its kind."""
-    whole = Batcher.batch
+    whole = BatchEncoder.batch
 
-    def batch(self: Batcher, parcel: Parcel, *, exists: bool) -> Batch:
+    def batch(self: BatchEncoder, parcel: Batch, *, exists: bool) -> Transaction:
         if len(parcel.rows) > 10:
             broken(parcel)
         return whole(self, parcel, exists=exists)
 
-    monkeypatch.setattr(Batcher, "batch", batch)
+    monkeypatch.setattr(BatchEncoder, "batch", batch)
     rig = one_rig
     rig.append(*(f"f-{n}" for n in range(3900 if broken is drops else 390)))
     rig.once()
@@ -271,7 +271,7 @@ def test_broken_provenance(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     """A bridge that carries a mirrored line back is caught: its entry's line belongs to another one."""
     rig = one_rig
     bridged(rig, 8)
-    monkeypatch.setattr(provenance, "ranges_between", lambda *args: mirrored.ranges_between(*args)[1:])
+    monkeypatch.setattr(provenance, "ranges_between", lambda *args: ranges.ranges_between(*args)[1:])
     rig.add("r-echo")
     rig.once()
     rig.append("f-behind")
@@ -372,7 +372,7 @@ def test_line_in_a_piece_that_ended(
     rotated, ended, stop = rig.root / "messages.log.1", Event(), Event()
     whole = Tail.finish
 
-    def finish(self: Tail) -> Known | None:
+    def finish(self: Tail) -> GenerationRecord | None:
         record = whole(self)
         if record is not None:
             ended.set()

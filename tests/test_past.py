@@ -24,11 +24,11 @@ from bridge.engine.forward import Forward
 from bridge.engine.mirror import Mirror
 from bridge.files.appender import Appender
 from bridge.files.closed_generations import KEPT_LATE
-from bridge.files.folder import Facts
-from bridge.kinds.mapping_context import Shared
+from bridge.files.folder import FileFacts
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import heartbeat, save_heartbeat
 from bridge.ledger.sources import stream_memory
-from bridge.ledger.spool import has_batch, last_batch, last_landed, save_carried
+from bridge.ledger.spool_messages import has_batch, last_batch, last_landed, save_carried
 from bridge.ledger.spool_recovery import forget_above, forget_all
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
@@ -667,7 +667,7 @@ def test_forward_looks_between_the_mirrors_write_and_what_is_known_of_it(
     rig.add("r-2")
     settings = rig.settings()
     [mapping] = settings.mappings
-    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+    ledger, shared = Ledger(rig.state / "ledger.db"), MappingContext(mapping, settings)
     way = (shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
     forward, mirror = Forward(*way), Mirror(*way)
     forward.look()
@@ -769,7 +769,7 @@ def test_a_batch_of_which_nobody_heard_before_redis_was_another(one_rig: Rig, ki
     rig, exchange = one_rig, Exchange(one_rig, kind).begun()
     settings = rig.settings()
     [mapping] = settings.mappings
-    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+    ledger, shared = Ledger(rig.state / "ledger.db"), MappingContext(mapping, settings)
     forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
 
     def sent(names: list[str]) -> bool:
@@ -837,7 +837,7 @@ def test_the_mirror_reads_nothing_before_a_loss_is_settled(
         rig.add(f"b-{n}")
     settings = rig.settings()
     [mapping] = settings.mappings
-    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, settings)
+    ledger, shared = Ledger(rig.state / "ledger.db"), MappingContext(mapping, settings)
     way = (shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
     forward, mirror = Forward(*way), Mirror(*way)
     real = getattr(forward_module, between)
@@ -1104,7 +1104,7 @@ def test_a_batch_number_is_given_once(tmp_path: Path) -> None:
     """Whatever the ledger forgets of a folder, it knows the highest number: another past of the stream has it."""
     ledger = Ledger(tmp_path / "ledger.db", create=True)
     with ledger.transaction():
-        save_carried(ledger, "s", b"key", b"", 7, 0, b"digest", Facts(0, 0, 0, 0))
+        save_carried(ledger, "s", b"key", b"", 7, 0, b"digest", FileFacts(0, 0, 0, 0))
     for whole in (False, True):
         with ledger.transaction():
             if whole:

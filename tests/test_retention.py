@@ -11,8 +11,8 @@ from threading import Event
 
 import pytest
 
-from bridge.admin.retention.trim import Done, Plan, Retention
-from bridge.continuity.archive_reader import Archive
+from bridge.admin.retention.trimming import Retention, TrimPlan, TrimReport
+from bridge.continuity.archive_reader import ArchiveReader
 from bridge.continuity.archive_writer import PIECE
 from bridge.core.model import EntryId
 from bridge.ledger.archive_index import parts_of, spans
@@ -20,8 +20,8 @@ from bridge.ledger.ranges import all_ranges
 from bridge.ledger.store import Ledger
 from bridge.ledger.trim_points import points_of
 from bridge.parity.log import check
-from bridge.parity.prove import Proof
-from bridge.parity.result import Result
+from bridge.parity.prove import ParityRunner
+from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, entries
@@ -46,21 +46,23 @@ def retention(rig: Rig, ledger: Ledger) -> Retention:
     return Retention(rig.settings().mappings[0], rig.state, ledger, lambda: Connection(rig.url), time.time)
 
 
-def plan(rig: Rig) -> Plan:
+def plan(rig: Rig) -> TrimPlan:
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
         return retention(rig, ledger).plan()
 
 
-def trim(rig: Rig) -> Done:
+def trim(rig: Rig) -> TrimReport:
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
         return retention(rig, ledger).trim(lambda: False)
 
 
-def prove(rig: Rig, *, onwards: bool = False) -> Result:
+def prove(rig: Rig, *, onwards: bool = False) -> ParityResult:
     """`bridge parity`, in this process: the ledger has its points."""
     settings = rig.settings()
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
-        proof = Proof(settings, [*settings.mappings], ledger, Event(), lambda m, read, of: None, "test", settling=0.0)
+        proof = ParityRunner(
+            settings, [*settings.mappings], ledger, Event(), lambda m, read, of: None, "test", settling=0.0
+        )
         [result] = proof.run(lambda: Connection(rig.url), onwards=onwards)
     return result
 
@@ -105,7 +107,7 @@ def test_what_is_over_goes(rig: Rig) -> None:
 def history(rig: Rig) -> list[Entry]:
     """The archive, and the stream behind it."""
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
-        archive = Archive(rig.settings().mappings[0], rig.state, ledger)
+        archive = ArchiveReader(rig.settings().mappings[0], rig.state, ledger)
         floor = read_trimmed(rig.redis, KEYS).floor
         return [*archive.entries(floor), *(one for one in rig.entries() if one.id >= floor)]
 
@@ -344,7 +346,7 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
     """Whatever a mapping's files hold, its stream is trimmed, both sides stay equal, and nothing comes back."""
     keep(rig, name=f"hestai-{kind}", keep_entries=10, archive=archived)
     monkeypatch.setattr(check, "CLOSEST", 5)
-    monkeypatch.setattr("bridge.admin.retention.trim.SPACING", 5)
+    monkeypatch.setattr("bridge.admin.retention.trimming.SPACING", 5)
     stream, own = f"hestai:{kind}", Keys.of(f"hestai:{kind}")
     rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "5")
     folder = rig.root / kind
@@ -376,7 +378,7 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
     assert [one for one in entries(rig.redis, stream.encode()) if one.id >= floor] == left
     if archived:
         with closing(Ledger(rig.state / "ledger.db")) as ledger:
-            archive = Archive(rig.settings().mappings[0], rig.state, ledger)
+            archive = ArchiveReader(rig.settings().mappings[0], rig.state, ledger)
             assert [*archive.entries(read_trimmed(rig.redis, own).floor), *left] == whole
 
 
@@ -385,7 +387,7 @@ def test_a_context_that_begins_anew(one_rig: Rig, monkeypatch: pytest.MonkeyPatc
     rig = one_rig
     keep(rig, name="hestai-context", keep_entries=10)
     monkeypatch.setattr(check, "CLOSEST", 5)
-    monkeypatch.setattr("bridge.admin.retention.trim.SPACING", 5)
+    monkeypatch.setattr("bridge.admin.retention.trimming.SPACING", 5)
     rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "5")
     path = rig.root / "context" / "a.ctx"
     path.parent.mkdir()

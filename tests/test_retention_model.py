@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from bridge.admin.retention import trim
-from bridge.continuity import archive_writer as archiving
-from bridge.continuity.archive_reader import Archive
+from bridge.admin.retention import trimming
+from bridge.continuity import archive_writer
+from bridge.continuity.archive_reader import ArchiveReader
 from bridge.continuity.trim_floor import remembered
 from bridge.core.model import EntryId, format_id, parse_id
 from bridge.engine import forward
@@ -137,8 +137,8 @@ class Model:
 
         with ExitStack() as stack:
             ledger = stack.enter_context(closing(Ledger(rig.state / "ledger.db", create=True)))
-            stack.enter_context(patch.object(trim, "reached", reached))
-            stack.enter_context(patch.object(archiving, "reached", reached))
+            stack.enter_context(patch.object(trimming, "reached", reached))
+            stack.enter_context(patch.object(archive_writer, "reached", reached))
             stack.enter_context(suppress(Killed))
             retention(rig, ledger).trim(lambda: False)
         floor = read_trimmed(rig.redis, KEYS).floor
@@ -165,7 +165,7 @@ class Model:
         if not self.archived:
             return
         with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
-            kept = [*Archive(rig.settings().mappings[0], rig.state, ledger).entries(floor)]
+            kept = [*ArchiveReader(rig.settings().mappings[0], rig.state, ledger).entries(floor)]
         assert [*kept, *stream] == [Entry(one, self.ever[one]) for one in sorted(self.ever)]
 
     def lose(self) -> None:
@@ -189,7 +189,7 @@ class Model:
         assert datas == [data for line in rig.lines() if (data := line.split(b"|", 3)[3]) in wanted]
         if self.archived:
             with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
-                archive = Archive(rig.settings().mappings[0], rig.state, ledger)
+                archive = ArchiveReader(rig.settings().mappings[0], rig.state, ledger)
                 kept = [one.fields[7] for one in archive.entries(read_trimmed(rig.redis, KEYS).floor)]
             assert kept == [fields[7] for one, fields in sorted(self.ever.items()) if one < floor]
             self.archived = False  # what was archived has other IDs than what comes now
@@ -202,8 +202,8 @@ def play(program: list[tuple[str, int]], *, archived: bool) -> None:
         rig = Rig.shared(Path(folder), find())
         rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "4")
         keep(rig, keep_entries=8, archive=archived)
-        patches = [patch.object(check, "CLOSEST", 3), patch.object(trim, "PART", 7), patch.object(forward, "BATCH", 5),
-                   patch.object(archiving, "PIECE", 3), patch.object(trim, "PAGE", 2)]  # fmt: skip
+        patches = [patch.object(check, "CLOSEST", 3), patch.object(trimming, "PART", 7), patch.object(forward, "BATCH", 5),
+                   patch.object(archive_writer, "PIECE", 3), patch.object(trimming, "PAGE", 2)]  # fmt: skip
         for one in patches:
             one.start()
         try:

@@ -15,7 +15,7 @@ from bridge.core.model import format_id
 from bridge.ledger.edits import rewrites_of
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.store import Ledger
-from bridge.parity.acknowledged import name_of
+from bridge.parity.acknowledgements import name_of
 from tests.rig import STREAM, Rig, delimited, line
 from tests.running import Running
 

@@ -14,9 +14,9 @@ import pytest
 from bridge.engine.forward import Forward
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
-from bridge.kinds.log import unfinished_write as unfinished
-from bridge.kinds.log.reader import Reader
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.log import unfinished_write
+from bridge.kinds.log.line_reader import LineReader
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
@@ -129,7 +129,7 @@ def test_rotated_behind_a_read_that_found_nothing(one_rig: Rig, monkeypatch: pyt
     rig.once()
     rig.append("new")
     [mapping] = rig.settings().mappings
-    ledger, shared = Ledger(rig.state / "ledger.db"), Shared(mapping, rig.settings())
+    ledger, shared = Ledger(rig.state / "ledger.db"), MappingContext(mapping, rig.settings())
     forward = Forward(shared, ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
     peek, acted = Tail.peek, list[Act]()
 
@@ -515,7 +515,7 @@ def test_rotated_as_an_earlier_write_is_looked_for(rig: Rig, monkeypatch: pytest
     child = rig.start("--once", crash="mirror.write.after")
     wait_until(lambda: child.poll() is not None, "the crash")
     rig.append(*names("b", 5))
-    find, acted = unfinished._find, list[Act]()
+    find, acted = unfinished_write._find, list[Act]()
 
     def found(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
         if not acted:
@@ -524,7 +524,7 @@ def test_rotated_as_an_earlier_write_is_looked_for(rig: Rig, monkeypatch: pytest
             rig.append(*names("c", 5))
         return find(generation, start, lines, within=within)
 
-    monkeypatch.setattr(unfinished, "_find", found)
+    monkeypatch.setattr(unfinished_write, "_find", found)
     rig.once()
     assert acted
     rig.check(names("a", 5) + names("b", 5) + names("c", 5), [b"r-0"])
@@ -544,16 +544,16 @@ def test_rotated_as_entries_are_compared(rig: Rig, monkeypatch: pytest.MonkeyPat
     rig.once(dual=False)
     rig.redis.call("RESTORE", stream, 0, dumped, "REPLACE")
     rig.redis.call("HSET", checkpoint, "messages.log", old)
-    stands, acted = Reader.stands, list[Act]()
+    stands, acted = LineReader.stands, list[Act]()
 
-    def stood(reader: Reader, generation: Generation, offset: int, fields: list[bytes]) -> bool:
+    def stood(reader: LineReader, generation: Generation, offset: int, fields: list[bytes]) -> bool:
         if not acted:
             acted.append(how)
             how(rig)
             rig.append(*names("d", 5))
         return stands(reader, generation, offset, fields)
 
-    monkeypatch.setattr(Reader, "stands", stood)
+    monkeypatch.setattr(LineReader, "stands", stood)
     rig.once(dual=False)
     assert acted
     assert rig.datas() == names("a", 5) + names("b", 5) + names("c", 5) + names("d", 5)

@@ -15,7 +15,7 @@ import pytest
 
 from bridge.engine.account.inventory import account_of
 from bridge.engine.worker import carrier_of
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import dialler
@@ -184,9 +184,9 @@ class Log:
         with closing(Ledger(self.rig.state / "ledger.db")) as ledger, closing(self.shared()) as shared:
             assert account_of(shared, ledger, time.time, running=False).sentences() == []
 
-    def shared(self) -> Shared:
+    def shared(self) -> MappingContext:
         settings = self.rig.settings()
-        return Shared(settings.mappings[0], settings)
+        return MappingContext(settings.mappings[0], settings)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import embedded_server
 from bridge.streams.embedded.binary import Binary
 from tests.rig import STREAM, Rig, line, wait_until
 from tests.test_crash import Writers
@@ -71,7 +71,7 @@ def _older(rig: Rig, copy: Path) -> None:
 
 def _clean_copy(rig: Rig, copy: Path) -> None:
     """A copy of the data set as it is now, taken while the server is down."""
-    embedded.stop(rig.path / "server-state")
+    embedded_server.stop(rig.path / "server-state")
     rig.forget_connection()
     shutil.copytree(rig.server.home / "data", copy)
     rig.start_server()

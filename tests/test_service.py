@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.admin import service
-from bridge.engine.service_notify import Notify
+from bridge.admin import service_manager
+from bridge.engine.service_notify import ServiceNotifier
 from tests.rig import Rig, wait_until
 
 
@@ -60,10 +60,10 @@ def test_an_abstract_socket_and_none() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         one.bind(f"\0{name}")
         one.settimeout(10)
-        Notify({"NOTIFY_SOCKET": f"@{name}"})("READY=1", "STATUS=two\nlines")
+        ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"})("READY=1", "STATUS=two\nlines")
         assert heard(one) == ["READY=1", "STATUS=two lines"]
-    Notify({"NOTIFY_SOCKET": f"@{name}"})("READY=1")
-    Notify({})("READY=1")
+    ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"})("READY=1")
+    ServiceNotifier({})("READY=1")
 
 
 def test_the_unit_is_one_that_systemd_takes(rig: Rig, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_unit_is_one_that_systemd_takes(rig: Rig, tmp_path: Path) -> None:
     words = shlex.split(facts["ExecStart"])
     assert all(Path(word).is_absolute() for word in (words[0], words[words.index("--config") + 1]))
     env = {"PATH": shlex.split(facts["Environment"])[0].removeprefix("PATH="), "BRIDGE_REDIS_URL": rig.url}
-    out = (rig.path / "bridge-service.log").open("wb")
+    out = (rig.path / "bridge-service_manager.log").open("wb")
     child = subprocess.Popen(words, cwd="/", env={**env, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}, stderr=out)
     out.close()
     rig.children.append(child)
@@ -112,18 +112,18 @@ def test_odd_paths_are_quoted(rig: Rig, tmp_path: Path) -> None:
 
 def test_the_agent_is_one_that_launchd_takes(rig: Rig, tmp_path: Path) -> None:
     """The property list can be read, names absolute paths alone, and its runner knows success from failure."""
-    one = service.agent(rig.settings(), ["--dual"], tmp_path, tmp_path / "logs", "/usr/bin:/bin")
+    one = service_manager.agent(rig.settings(), ["--dual"], tmp_path, tmp_path / "logs", "/usr/bin:/bin")
     told = plistlib.loads(one.content)
     assert told["Label"] == one.name == "org.hestai.bridge.test"
     assert told["KeepAlive"] == {"SuccessfulExit": False}
     assert told["RunAtLoad"] is True
-    assert told["ProgramArguments"][4:] == service.command(rig.settings(), ["--dual"])
+    assert told["ProgramArguments"][4:] == service_manager.command(rig.settings(), ["--dual"])
     runner = told["ProgramArguments"][:4]
     for code, wanted in ((0, 0), (1, 1), (2, 0), (5, 5)):
         assert subprocess.run([*runner, "sh", "-c", f"exit {code}"], check=False).returncode == wanted
     wrong = subprocess.run([*runner, sys.executable, "-m", "bridge", "--config", "/no/such/file", "run"], check=False)
     assert wrong.returncode == 0
-    child = subprocess.Popen([*runner, *service.command(rig.settings(url=None), ["--dual"])], stderr=subprocess.PIPE,
+    child = subprocess.Popen([*runner, *service_manager.command(rig.settings(url=None), ["--dual"])], stderr=subprocess.PIPE,
                              env={**os.environ, "BRIDGE_REDIS_URL": rig.url})  # fmt: skip
     assert child.stderr is not None
     while b"carrying" not in child.stderr.readline():

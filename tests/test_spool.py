@@ -17,12 +17,12 @@ from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, TargetError
 from bridge.core.mapping import Mapping
 from bridge.engine.forward import Forward
-from bridge.files.atomic import Place
-from bridge.files.folder import Folder
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.spool.scanner import Intake
-from bridge.kinds.spool.target import Deliveries, Delivery
-from bridge.ledger import spool as memory
+from bridge.files.atomic import AtomicFolder
+from bridge.files.folder import MessageFolder
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.spool.scanner import FolderScanner
+from bridge.kinds.spool.target import NewFileTarget, NewFileTargets
+from bridge.ledger import spool_messages
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
@@ -692,7 +692,7 @@ def test_every_way_to_put_a_file_in_place(tmp_path: Path, monkeypatch: pytest.Mo
         if way == known:
             break
         monkeypatch.setattr(f"bridge.files.atomic.{way}", unknown)
-    place = Place(tmp_path, "folder/deep")
+    place = AtomicFolder(tmp_path, "folder/deep")
     (tmp_path / "folder/deep/taken").write_bytes(b"theirs")
     place.write("1", b"ours")
     assert place.waits("1")
@@ -709,7 +709,7 @@ def test_every_way_to_put_a_file_in_place(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_hidden_file_stays_until_another_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it is gone says that it has its name, so an error in writing it again leaves it alone, and nothing beside."""
-    place = Place(tmp_path, "folder")
+    place = AtomicFolder(tmp_path, "folder")
     first = place.write("mark", b"whole")
 
     def full(fd: int, data: bytes) -> int:
@@ -770,7 +770,9 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_failure_going(
     settings = rig.settings()
     [mapping] = settings.mappings
     ledger = Ledger(rig.state / "ledger.db")
-    forward = Forward(Shared(mapping, settings), ledger, Troubles(time.time), time.time, lambda: Connection(rig.url))
+    forward = Forward(
+        MappingContext(mapping, settings), ledger, Troubles(time.time), time.time, lambda: Connection(rig.url)
+    )
 
     def complete() -> bool:
         forward.look()
@@ -783,7 +785,7 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_failure_going(
         def full(*args: object) -> None:
             raise LedgerError("the disk is full")
 
-        patch.setattr(memory, "send", full)
+        patch.setattr(spool_messages, "send", full)
         assert not forward.step()
     forward.look()
     assert forward.step()
@@ -798,14 +800,14 @@ def test_a_file_that_the_mirror_noted_since_is_unreadable_no_more(one_inbox: Inb
     settings, mapping = met(one_inbox)
     path = os.fsencode(one_inbox.put("n-0"))
     unreadable.add(path)
-    ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
+    ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), MessageFolder(settings.root, mapping.files, ())
     now = [time.time() + 1]
-    intake = Intake(mapping, folder, ledger, lambda: now[0], [], lambda: None)
+    intake = FolderScanner(mapping, folder, ledger, lambda: now[0], [], lambda: None)
     intake.look(None)
     [(name, _)] = intake.unreadable.items()
     found = folder.find(name)
     assert found is not None
-    memory.mirrored(ledger, mapping.stream.key, b"its key", b"", name, found.facts, "0:it")
+    spool_messages.mirrored(ledger, mapping.stream.key, b"its key", b"", name, found.facts, "0:it")
     now[0] += 10
     intake.look(None)
     assert not intake.unreadable
@@ -817,11 +819,11 @@ def test_a_hidden_file_without_its_intent_stays_where_its_folder_is_opened_again
 ) -> None:
     """Its absence would say that it has its name: the message would be lost with the process."""
     settings, mapping = met(one_inbox)
-    ledger, common = Ledger(one_inbox.rig.state / "ledger.db"), Deliveries(mapping, settings)
-    first, second = (Delivery(common, f"inbox/r-{n}.json", b"{}", (n, 0)) for n in (1, 2))
+    ledger, common = Ledger(one_inbox.rig.state / "ledger.db"), NewFileTargets(mapping, settings)
+    first, second = (NewFileTarget(common, f"inbox/r-{n}.json", b"{}", (n, 0)) for n in (1, 2))
     first.take(ledger, 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "still_there", lambda self: False)
+        patch.setattr(AtomicFolder, "still_there", lambda self: False)
         second.take(ledger, 0.0)
     assert len(one_inbox.hidden()) == 2
     common.close()
@@ -830,9 +832,9 @@ def test_a_hidden_file_without_its_intent_stays_where_its_folder_is_opened_again
 def test_a_scan_is_not_put_off_by_the_work_of_the_one_before(one_inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """To take a file in lasted half a minute: another, of which no event told, is met two seconds later all the same."""
     settings, mapping = met(one_inbox)
-    ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), Folder(settings.root, mapping.files, ())
-    now, steady, real = time.time() + 1, [1000.0], memory.add_due
-    intake = Intake(mapping, folder, ledger, lambda: now, [], lambda: None)
+    ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), MessageFolder(settings.root, mapping.files, ())
+    now, steady, real = time.time() + 1, [1000.0], spool_messages.add_due
+    intake = FolderScanner(mapping, folder, ledger, lambda: now, [], lambda: None)
 
     def slow(*args: Any) -> None:
         steady[0] += 30
@@ -841,7 +843,7 @@ def test_a_scan_is_not_put_off_by_the_work_of_the_one_before(one_inbox: Inbox, m
     def due() -> list[bytes]:
         return [name for (name,) in ledger.rows("SELECT name FROM spool_due ORDER BY name")]
 
-    monkeypatch.setattr(memory, "add_due", slow)
+    monkeypatch.setattr(spool_messages, "add_due", slow)
     monkeypatch.setattr(time, "monotonic", lambda: steady[0])
     one_inbox.put("n-0")
     intake.look(None)
@@ -858,8 +860,8 @@ def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
     settings, mapping = met(one_inbox)
     one_inbox.put("n-0")
     ledger = Ledger(one_inbox.rig.state / "ledger.db")
-    folder = Folder(settings.root, mapping.files, mapping.source.exclude)
-    intake = Intake(mapping, folder, ledger, time.time, [], lambda: None)
+    folder = MessageFolder(settings.root, mapping.files, mapping.source.exclude)
+    intake = FolderScanner(mapping, folder, ledger, time.time, [], lambda: None)
     intake.look(None)
     assert list(intake.waiting) == [b"inbox/n-0.json"]  # it was written just now
 
@@ -874,7 +876,7 @@ def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
         return False
 
     with monkeypatch.context() as failing:
-        failing.setattr("bridge.ledger.spool.add_due", full)
+        failing.setattr("bridge.ledger.spool_messages.add_due", full)
         wait_until(refused, "the error")
     wait_until(lambda: not refused() and len(ledger.rows("SELECT 1 FROM spool_due")) == 1, "the second try", 5)
     ledger.close()

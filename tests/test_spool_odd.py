@@ -12,8 +12,8 @@ import pytest
 
 from bridge.core.config import load
 from bridge.core.errors import ConfigError, SourceError
-from bridge.files.folder import Folder, Taken
-from bridge.ledger.spool import GONE
+from bridge.files.folder import MessageFolder, ReadFile
+from bridge.ledger.spool_messages import GONE
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -140,7 +140,7 @@ def test_a_folder_that_became_a_link(one_rig: Rig) -> None:
     outside.mkdir()
     (outside / "x.json").write_bytes(document("theirs"))
     path = inbox.move_in("sub/x.json", b'{"uuid": "half')
-    folder = Folder(one_rig.root, "inbox/**/*.json")
+    folder = MessageFolder(one_rig.root, "inbox/**/*.json")
     assert folder.read(b"inbox/sub/x.json", 100) is not None
     path.parent.rename(one_rig.root / "gone")
     path.parent.symlink_to(outside)
@@ -315,15 +315,15 @@ def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypat
     """It keeps no other, and goes over when it may be read again."""
     monkeypatch.setattr("bridge.kinds.spool.scanner.KEEP_BYTES", 0)
     monkeypatch.setattr("bridge.kinds.spool.scanner.SHARE", 1 << 62)
-    read, asked = Folder.read, [0]
+    read, asked = MessageFolder.read, [0]
 
-    def reads(self: Folder, name: bytes, limit: int) -> Taken | None:
+    def reads(self: MessageFolder, name: bytes, limit: int) -> ReadFile | None:
         asked[0] += name.endswith(b"1.txt")
         if name.endswith(b"1.txt") and asked[0] == 2:
             raise SourceError("cannot be read", where="1.txt")
         return read(self, name, limit)
 
-    monkeypatch.setattr(Folder, "read", reads)
+    monkeypatch.setattr(MessageFolder, "read", reads)
     for n in range(3):
         texts.move_in(f"{n}.txt", b"%d" % n)
     texts.rig.once()

@@ -14,7 +14,7 @@ from threading import Event, Thread
 import pytest
 
 from bridge.core.codecs.timestamps import older
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 from tests.conftest import BINARIES
@@ -69,7 +69,7 @@ class Values:
         path = self.folder / name
         wait_until(lambda: path.exists() and path.read_bytes() == data, lambda: f"the file: {self.rig.said()}")
 
-    def parity(self, *, settling: float = 0.0) -> Result:
+    def parity(self, *, settling: float = 0.0) -> ParityResult:
         return Inbox.parity(self, settling=settling)  # type: ignore[arg-type]
 
 

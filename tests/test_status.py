@@ -16,7 +16,7 @@ import pytest
 
 from bridge.core.wording import duration
 from bridge.engine.headline import headline
-from bridge.engine.lag import Behind
+from bridge.engine.lag import Lag
 from bridge.engine.run import state_lock
 from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status, sample
 from bridge.files.tail import Tail
@@ -32,8 +32,8 @@ BEAT = {"instance": "a", "pid": 7, "dual": True, "started": NOW - 3600, "at": NO
 
 def made(lines: int = 0, entries: int | None = 0, **changes: Any) -> Status:
     """A status of one mapping, at work."""
-    source = SourceStatus("messages.log", None, Behind(lines, 100 * lines, NOW - 90 if lines else None), 0.0)
-    behind = None if entries is None else Behind(entries, oldest=NOW - 5 if entries else None)
+    source = SourceStatus("messages.log", None, Lag(lines, 100 * lines, NOW - 90 if lines else None), 0.0)
+    behind = None if entries is None else Lag(entries, oldest=NOW - 5 if entries else None)
     mapping = MappingStatus("m", "s", sources=[source], mirror=MirrorStatus("messages.log", behind=behind))
     status = Status(NOW, "embedded", holder="bridge run (process 7)", heartbeat=dict(BEAT), mappings=[mapping])
     for name, value in changes.items():

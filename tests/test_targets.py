@@ -22,8 +22,8 @@ from bridge.engine.mirror import Mirror
 from bridge.engine.once import once
 from bridge.files.appender import Appender
 from bridge.kinds.log import target as append
-from bridge.kinds.log import unfinished_write as unfinished
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.log import unfinished_write
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import dialler
@@ -63,7 +63,7 @@ class Both:
     def __init__(self, rig: Rig) -> None:
         self.rig, settings = rig, rig.settings()
         [mapping] = settings.mappings
-        self.shared = Shared(mapping, settings)
+        self.shared = MappingContext(mapping, settings)
         self.ledgers = [Ledger(settings.state_dir / "ledger.db", create=True) for _ in range(2)]
         troubles, dial = Troubles(time.time), dialler(settings)
         self.forward = Forward(self.shared, self.ledgers[0], troubles, time.time, dial)
@@ -257,7 +257,7 @@ def test_much_was_appended_since(rig: Rig) -> None:
     assert not rig.once().errors
     for i in range(3):
         rig.add(f"r-{i}")
-    size = unfinished.WINDOW - 40
+    size = unfinished_write.WINDOW - 40
     other = line(b"x" * (size - len(line(b""))))
     assert len(other) == size
 

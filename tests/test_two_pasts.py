@@ -18,8 +18,8 @@ import pytest
 from bridge.core.errors import NotYet, TargetError
 from bridge.core.model import EntryId, format_id
 from bridge.files.appender import Appender
-from bridge.kinds.spool.target import Delivery
-from bridge.streams.writer import Overtaken
+from bridge.kinds.spool.target import NewFileTarget
+from bridge.streams.writer import Conflict
 from tests.rig import STREAM, Rig, wait_until
 from tests.test_past import KINDS, Exchange, fall_back, keep
 from tests.test_targets import Both
@@ -33,7 +33,7 @@ class Pair(Both):
         for _ in range(6):
             try:
                 self.go_forward()
-            except (Overtaken, NotYet):
+            except (Conflict, NotYet):
                 self.forward.detach()
             else:
                 return
@@ -108,7 +108,7 @@ def test_what_waits_to_be_written_as_redis_becomes_another(
     with paired(rig) as pair, monkeypatch.context() as patch:
         exchange.add("r-1")
         patch.setattr(Appender, "append", failing(Appender.append))
-        patch.setattr(Delivery, "_named", failing(Delivery._named))
+        patch.setattr(NewFileTarget, "_named", failing(NewFileTarget._named))
         with pytest.raises(TargetError):
             pair.mirror.step(0)
         swap(rig)

@@ -13,11 +13,11 @@ import pytest
 from bridge.core.errors import TargetError
 from bridge.engine.run import Process
 from bridge.files.appender import Appender
-from bridge.files.atomic import Place
+from bridge.files.atomic import AtomicFolder
 from bridge.kinds.log import target as append_module
-from bridge.kinds.log.target import Target
-from bridge.kinds.spool.target import Delivery
-from bridge.kinds.target import Write
+from bridge.kinds.log.target import LogTarget
+from bridge.kinds.spool.target import NewFileTarget
+from bridge.kinds.target import PendingWrite
 from bridge.ledger.ranges import move_intent
 from bridge.ledger.store import Ledger
 from bridge.streams.reader import entries
@@ -31,27 +31,27 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 def forgets_what_it_wrote(patch: pytest.MonkeyPatch) -> None:
     """An error between the write and its note, after which the piece is not known: F1."""
-    ascertain, failed = Target._ascertain, [False]
+    ascertain, failed = LogTarget._ascertain, [False]
 
-    def broken(self: Target, write: Write, ledger: Ledger) -> None:
+    def broken(self: LogTarget, write: PendingWrite, ledger: Ledger) -> None:
         if write.pieces and not failed[0]:
             failed[0] = True
             write.pieces.pop()
             raise TargetError("cannot be looked at", where=write.name)
         ascertain(self, write, ledger)
 
-    patch.setattr(Target, "_ascertain", broken)
+    patch.setattr(LogTarget, "_ascertain", broken)
 
 
 def cuts_before_the_ledger_does(patch: pytest.MonkeyPatch) -> None:
     """A short write, another's line, and memory changed in a transaction that fails: F2."""
-    real, move, seen, failed = Appender.append, Target._move, list[int](), [False]
+    real, move, seen, failed = Appender.append, LogTarget._move, list[int](), [False]
 
     def short(self: Appender, data: bytes) -> int:
         seen.append(len(data))
         return real(self, data[: len(data) // 2] if len(seen) == 1 else data)
 
-    def broken(self: Target, write: Write, ledger: Ledger, number: int, size: int) -> None:
+    def broken(self: LogTarget, write: PendingWrite, ledger: Ledger, number: int, size: int) -> None:
         if write.pieces and not failed[0]:
             failed[0] = True
             write.content, write.entries = write.left(write.entries)
@@ -60,7 +60,7 @@ def cuts_before_the_ledger_does(patch: pytest.MonkeyPatch) -> None:
         move(self, write, ledger, number, size)
 
     patch.setattr(Appender, "append", short)
-    patch.setattr(Target, "_move", broken)
+    patch.setattr(LogTarget, "_move", broken)
 
 
 def mirrors(both: Both, rig: Rig) -> None:
@@ -197,9 +197,9 @@ def test_a_retry_is_no_alarm(one_rig: Rig) -> None:
 
 def puts_twice(patch: pytest.MonkeyPatch) -> None:
     """An error behind the new file's name, after which nobody knows that it has one."""
-    put, failed = Delivery.put, [False]
+    put, failed = NewFileTarget.put, [False]
 
-    def broken(self: Delivery, write: Write, ledger: Ledger, now: float) -> str:
+    def broken(self: NewFileTarget, write: PendingWrite, ledger: Ledger, now: float) -> str:
         said = put(self, write, ledger, now)
         if not failed[0]:
             failed[0] = True
@@ -207,21 +207,21 @@ def puts_twice(patch: pytest.MonkeyPatch) -> None:
             raise TargetError("cannot be looked at", where=write.name)
         return said
 
-    patch.setattr(Delivery, "put", broken)
+    patch.setattr(NewFileTarget, "put", broken)
 
 
 def cannot_sync(patch: pytest.MonkeyPatch) -> None:
     """The folder cannot be synced once, when the new file has its name already; nobody forgets that it has."""
-    put, failed = Place.put, list[str]()
+    put, failed = AtomicFolder.put, list[str]()
 
-    def unsynced(self: Place, mark: str, name: str) -> bool:
+    def unsynced(self: AtomicFolder, mark: str, name: str) -> bool:
         named = put(self, mark, name)
         if named and not failed:
             failed.append(name)
             raise TargetError("cannot be written: Input/output error", where=name)
         return named
 
-    patch.setattr(Place, "put", unsynced)
+    patch.setattr(AtomicFolder, "put", unsynced)
 
 
 @pytest.mark.parametrize("broken", [None, cannot_sync, puts_twice])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.continuity.archive_reader import Archive
+from bridge.continuity.archive_reader import ArchiveReader
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.model import (
     FIELDS,
@@ -25,24 +25,24 @@ from bridge.core.model import (
 )
 from bridge.files.generation import Generation, open_regular
 from bridge.files.tail import Tail
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger import spool as memory
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger import spool_messages
 from bridge.ledger.edits import sent_as, stands_at
-from bridge.ledger.quarantine import Quarantined, find_quarantined
+from bridge.ledger.quarantine import QuarantinedMessage, find_quarantined
 from bridge.ledger.ranges import range_at, range_of, ranges_of
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.latest_value import key_of
 from bridge.streams.reader import existing, file_born
-from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_books
 
 PIECE = 1 << 20
 DAY_MS = 86_400_000
 
 
 @dataclass(slots=True)
-class Place:
+class MessagePlace:
     """One message on both sides, as far as it stands there; `said` is that in a sentence.
 
     `born`: "file" or "Redis", empty where nobody can tell. `line` counts from 1, as editors do; `offset` in bytes.
@@ -67,30 +67,30 @@ class Place:
         return facts | {"raw": None if self.raw is None else as_json(self.raw)}
 
 
-class Search:
+class MessageFinder:
     """One mapping, its files, its stream and what the ledger knows of both."""
 
-    def __init__(self, shared: Shared, ledger: Ledger, connection: Connection) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         self.shared = shared
         self._ledger = ledger
         self._connection = connection
         self._stream = shared.mapping.stream.key
-        self._books: Books = read_books(connection, shared.keys)
-        self._archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+        self._books: StreamMetadata = read_books(connection, shared.keys)
+        self._archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
         self._floor = self._books.floor or ZERO_ID
 
     # -- from the file ---------------------------------------------------------------------------------------
 
-    def of_whole_file(self, path: Path) -> Place | None:
+    def of_whole_file(self, path: Path) -> MessagePlace | None:
         """What became of a file that is a message, a value or an artifact; None when it is none of this mapping's."""
         folder = self.shared.folder or self.shared.values
         name = folder.below(str(path)) if folder is not None else None
         if folder is None or name is None or not folder.has(name):
             return None
-        found, known = folder.find(name), memory.carried(self._ledger, self._stream, name)
+        found, known = folder.find(name), spool_messages.carried(self._ledger, self._stream, name)
         if found is None and known is None:
             return None
-        place = Place(self.shared.mapping.name, self._stream, file=os.fsdecode(name))
+        place = MessagePlace(self.shared.mapping.name, self._stream, file=os.fsdecode(name))
         if self.shared.values is not None:
             hashed = key_of(self.shared.keys, name).decode(errors="backslashreplace")
             place.said = f"its latest value is in the hash {hashed}"
@@ -117,7 +117,7 @@ class Search:
             place.said += "; there is no such file any more: it was removed, or moved"
         return place
 
-    def _in_folder(self, place: Place, names: list[bytes], written: str = "") -> None:
+    def _in_folder(self, place: MessagePlace, names: list[bytes], written: str = "") -> None:
         """Fills in which file holds a message now."""
         place.offset = place.generation = None
         if names:
@@ -126,7 +126,7 @@ class Search:
         else:
             place.said = f"its file{f' {written}' if written else ''} is not known to be there any more"
 
-    def of_file(self, path: Path, number: int, *, by_line: bool) -> Place | None:
+    def of_file(self, path: Path, number: int, *, by_line: bool) -> MessagePlace | None:
         """The line of this number, or the one that holds this byte; None when the file is none of this mapping's."""
         source, root = self.shared.mapping.source, self.shared.settings.root
         rotated = {p.resolve() for pattern in source.rotated for p in root.glob(pattern)}
@@ -147,13 +147,15 @@ class Search:
                     return self._of_line(tail, one, path, number, by_line=by_line)
             offset, line, raw = _line_in(opened, number, by_line=by_line)
             said = "no bridge has carried anything of this file yet"
-            return Place(self.shared.mapping.name, self._stream, said, "", self._shown(path), line, offset, raw=raw)
+            return MessagePlace(
+                self.shared.mapping.name, self._stream, said, "", self._shown(path), line, offset, raw=raw
+            )
         finally:
             opened.close()
 
-    def _of_line(self, tail: Tail, one: Generation, path: Path, number: int, *, by_line: bool) -> Place:
+    def _of_line(self, tail: Tail, one: Generation, path: Path, number: int, *, by_line: bool) -> MessagePlace:
         offset, line, raw = _line_in(one, number, by_line=by_line)
-        place = Place(self.shared.mapping.name, self._stream, file=self._shown(path), line=line, offset=offset,
+        place = MessagePlace(self.shared.mapping.name, self._stream, file=self._shown(path), line=line, offset=offset,
                       generation=one.number, raw=raw)  # fmt: skip
         mirrored = range_at(self._ledger, self._stream, tail.name, one.number, offset)
         if mirrored is not None:
@@ -179,7 +181,7 @@ class Search:
             return place
         return self._of_own(place, tail.name, Position(one.number, offset), raw.removesuffix(b"\n"))
 
-    def _in_chunk(self, place: Place, name: str, at: Position) -> Place:
+    def _in_chunk(self, place: MessagePlace, name: str, at: Position) -> MessagePlace:
         """The chunk that holds a byte of a file that grows."""
         number = int(self._books.sources.get(os.fsencode(name), 0))
         for entry, origin in file_born(self._connection, self.shared.keys.stream):
@@ -198,7 +200,7 @@ class Search:
         root = self.shared.settings.root
         return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
-    def _of_own(self, place: Place, name: str, at: Position, line: bytes) -> Place:
+    def _of_own(self, place: MessagePlace, name: str, at: Position, line: bytes) -> MessagePlace:
         """A file-born line: its entry, or why there is none."""
         encoded, here = os.fsencode(name), at
         at = sent_as(self._ledger, self._stream, name, here)
@@ -243,12 +245,12 @@ class Search:
 
     # -- from the stream -------------------------------------------------------------------------------------
 
-    def of_entry(self, entry_id: EntryId) -> Place | None:
+    def of_entry(self, entry_id: EntryId) -> MessagePlace | None:
         """An entry of this ID; None when neither the stream nor the ledger knows it."""
         found = self._fields(entry_id)
         fields = found[0] if found is not None else None
         text = format_id(entry_id).decode()
-        place = Place(self.shared.mapping.name, self._stream, entry=text)
+        place = MessagePlace(self.shared.mapping.name, self._stream, entry=text)
         if fields is not None:
             values = paired(fields)
             origin = parse_origin(values.get(b"origin", b""))
@@ -261,8 +263,8 @@ class Search:
         if written is not None:
             span, offset = written
             if self.shared.folder is not None:
-                mark = memory.mirrored_as(span.name, span.generation)
-                self._in_folder(place, memory.files_of(self._ledger, self._stream, 0, 0, mark), span.name)
+                mark = spool_messages.mirrored_as(span.name, span.generation)
+                self._in_folder(place, spool_messages.files_of(self._ledger, self._stream, 0, 0, mark), span.name)
                 return place
             self._in_file(place, span.name, Position(span.generation, offset))
             return place
@@ -280,31 +282,37 @@ class Search:
             place.said = "the mirror has passed it, and the ledger knows no line of it"
         return place
 
-    def of_origin(self, origin: Origin) -> Place | None:
+    def of_origin(self, origin: Origin) -> MessagePlace | None:
         """The line of an origin, and its entry; None when no source has that number."""
         if not any(int(number) == origin.source for number in self._books.sources.values()):
             return None
         entry_id = self._find(origin, 0)
-        place = Place(self.shared.mapping.name, self._stream, entry=format_id(entry_id).decode() if entry_id else None,
-                      origin=f"{origin.source}.{origin.generation}:{origin.offset}")  # fmt: skip
+        place = MessagePlace(
+            self.shared.mapping.name,
+            self._stream,
+            entry=format_id(entry_id).decode() if entry_id else None,
+            origin=f"{origin.source}.{origin.generation}:{origin.offset}",
+        )
         self._of_known_origin(place, origin)
         if place.offset is not None and place.offset != origin.offset:  # a byte within the line
             return self.of_origin(Origin(origin.source, origin.generation, place.offset))
         return place
 
-    def _of_known_origin(self, place: Place, origin: Origin) -> Place:
+    def _of_known_origin(self, place: MessagePlace, origin: Origin) -> MessagePlace:
         place.born = "file"
         names = [raw for raw, number in self._books.sources.items() if int(number) == origin.source]
         if not names:
             place.said = f"its origin names source {origin.source}, which this stream does not have"
             return place
         if self.shared.folder is not None:
-            self._in_folder(place, memory.files_of(self._ledger, self._stream, origin.generation, origin.offset))
+            self._in_folder(
+                place, spool_messages.files_of(self._ledger, self._stream, origin.generation, origin.offset)
+            )
             return place
         self._in_file(place, os.fsdecode(names[0]), Position(origin.generation, origin.offset))
         return place
 
-    def _in_file(self, place: Place, name: str, at: Position) -> None:
+    def _in_file(self, place: MessagePlace, name: str, at: Position) -> None:
         """Fills in where a line of this source stands now."""
         now = stands_at(self._ledger, self._stream, name, at)
         if now is None:
@@ -332,7 +340,7 @@ class Search:
             place.said = str(error)
 
 
-def _in_quarantine(one: Quarantined) -> str:
+def _in_quarantine(one: QuarantinedMessage) -> str:
     return f"it is in quarantine: {one.reason} (`bridge quarantine show {one.number}`)"
 
 

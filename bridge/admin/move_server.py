@@ -17,12 +17,12 @@ from pathlib import Path
 
 from bridge.core.config import Settings, check_url, load, masked
 from bridge.core.errors import BridgeError, ConfigError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.model import paired
 from bridge.streams.components import COMPONENTS
 from bridge.streams.connect import Connection
-from bridge.streams.copy_keys import KINDS, MERGE, Held, copy, held, kind_of, names
-from bridge.streams.embedded import server as embedded
+from bridge.streams.copy_keys import KINDS, MERGE, KeyContent, copy, held, kind_of, names
+from bridge.streams.embedded import embedded_server
 from bridge.streams.reader import durability, server_info
 
 PAUSE_MS = 10_000
@@ -33,25 +33,25 @@ PASSING = (b":lease",)
 
 
 @dataclass(slots=True)
-class Plan:
+class MovePlan:
     """What would be moved. `keys`: what each holds; `there`: which of them the other server has already, the same.
 
     `reasons` are what keeps it from being moved, each with what to do; `notes` what is worth knowing.
     """
 
     to: str
-    keys: dict[bytes, Held] = field(default_factory=dict)
+    keys: dict[bytes, KeyContent] = field(default_factory=dict)
     there: set[bytes] = field(default_factory=set)
     reasons: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def streams(self) -> dict[bytes, Held]:
+    def streams(self) -> dict[bytes, KeyContent]:
         """The streams among the keys that would be moved."""
         return {key: what for key, what in self.keys.items() if what.kind == "stream"}
 
 
-class Move:
+class ServerMove:
     """Moves what the embedded server of one bridge.toml holds.
 
     `tell` is given each key as it is copied, and their number.
@@ -67,7 +67,7 @@ class Move:
 
     # -- looking ---------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def plan(self) -> MovePlan:
         """Looks at both servers, and says what would be moved and what speaks against it; changes nothing.
 
         Raises ConfigError, RedisLost, RedisRefused, ServerError.
@@ -76,15 +76,15 @@ class Move:
             return self._plan(source, target)
 
     def _source(self) -> Connection:
-        server = embedded.known(self._settings.state_dir)
+        server = embedded_server.known(self._settings.state_dir)
         if self._settings.redis_url != "embedded":
             hint = "`move` is from the embedded server to one of your own"
             raise ConfigError(f"uses {masked(self._settings.redis_url)}", where=str(self._settings.path), hint=hint)
         if server is None:
             hint = "there is nothing to move: write the url into bridge.toml"
             raise BridgeError("the embedded server was never started", where=str(self._settings.state_dir), hint=hint)
-        if not embedded.alive(server):
-            server = embedded.start(self._settings.state_dir)
+        if not embedded_server.alive(server):
+            server = embedded_server.start(self._settings.state_dir)
         return Connection(server.socket_url, timeout=30.0)
 
     def _target(self) -> Connection:
@@ -98,8 +98,8 @@ class Move:
             raise
         return connection
 
-    def _plan(self, source: Connection, target: Connection) -> Plan:
-        plan = Plan(masked(self._to))
+    def _plan(self, source: Connection, target: Connection) -> MovePlan:
+        plan = MovePlan(masked(self._to))
         if server_info(source, "server").get("run_id") == server_info(target, "server").get("run_id"):
             plan.reasons.append(("both are the same server", "name another one with --to"))
             return plan
@@ -122,7 +122,7 @@ class Move:
             plan.notes.append(f"{gone:,} pending entries name a message that is no more: they stay behind")
         return plan
 
-    def _look_at_clients(self, source: Connection, plan: Plan) -> None:
+    def _look_at_clients(self, source: Connection, plan: MovePlan) -> None:
         mine = {int(link.call("CLIENT", "ID")) for link in (source, self._pausing) if link is not None}
         found = Counter[str]()
         for row in source.call("CLIENT", "LIST").decode(errors="replace").splitlines():
@@ -134,7 +134,7 @@ class Move:
             plan.reasons.append((said, "stop it: nothing may run meanwhile"))
 
     @staticmethod
-    def _look_at_target(target: Connection, plan: Plan) -> None:
+    def _look_at_target(target: Connection, plan: MovePlan) -> None:
         facts = server_info(target, "server") | server_info(target, "replication")
         version = facts.get("redis_version", "0")
         if int(version.partition(".")[0] or 0) < 7:
@@ -151,7 +151,9 @@ class Move:
         if kept.failing:
             plan.notes.append(f"it fails to save: {kept.failing}")
 
-    def _look_at_name(self, source: Connection, target: Connection, key: bytes, mine: Held, plan: Plan) -> None:
+    def _look_at_name(
+        self, source: Connection, target: Connection, key: bytes, mine: KeyContent, plan: MovePlan
+    ) -> None:
         other = held(target, key, self._pause)
         if other is None:
             return
@@ -171,7 +173,7 @@ class Move:
 
     # -- moving ----------------------------------------------------------------------------------------------
 
-    def execute(self) -> Plan:
+    def execute(self) -> MovePlan:
         """Moves, if nothing speaks against it, and leaves the old data where they are. The state lock is held.
 
         Nothing is changed where the plan that it returns has reasons. Raises BridgeError, OSError.
@@ -193,23 +195,23 @@ class Move:
                 with suppress(BridgeError):
                     beside.call("CLIENT", "UNPAUSE")
                 raise
-        reached("move.stop.before")
-        embedded.stop(self._settings.state_dir)
-        reached("move.stop.after")
+        failpoint("move.stop.before")
+        embedded_server.stop(self._settings.state_dir)
+        failpoint("move.stop.after")
         return plan
 
     def _pause(self) -> None:
         if self._pausing is not None:
             self._pausing.call("CLIENT", "PAUSE", PAUSE_MS, "WRITE")
 
-    def _copy_all(self, source: Connection, target: Connection, plan: Plan) -> None:
+    def _copy_all(self, source: Connection, target: Connection, plan: MovePlan) -> None:
         missing = [key for key in plan.keys if key not in plan.there]
         for key in missing:
             to = self._prefix + key
             self._tell(_text(key), len(missing))
-            reached("move.copy.before")
+            failpoint("move.copy.before")
             copy(source, target, key, to, self._pause)
-            reached("move.copy.after")
+            failpoint("move.copy.after")
             made, was = held(target, to, self._pause), held(source, key, self._pause)
             if not made == was == plan.keys[key]:
                 hint = "does anything write to either server? Nothing was changed: try again"
@@ -217,9 +219,9 @@ class Move:
         if missing:
             pairs = [name for key in missing for name in (self._prefix + key, key)]
             how = ["merge" if key == COMPONENTS else "rename" for key in missing]
-            reached("move.name.before")
+            failpoint("move.name.before")
             taken = target.call("EVAL", MERGE, len(pairs), *pairs, *how)
-            reached("move.name.after")
+            failpoint("move.name.after")
             if taken != 1:
                 where = " ".join(map(_text, taken))
                 raise BridgeError(f"{where} came to be there meanwhile", where=plan.to, hint="who writes there?")
@@ -237,7 +239,7 @@ class Move:
             raise ConfigError("the url of [redis] cannot be changed in it", where=str(path), hint=hint)
         if not really:
             return
-        reached("move.config.before")
+        failpoint("move.config.before")
         hidden = path.with_name(f".{path.name}.new")
         mode = 0o600 if "@" in self._to else path.stat().st_mode & 0o777
         fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -246,7 +248,7 @@ class Move:
             file.flush()
             os.fsync(fd)
         hidden.rename(path)
-        reached("move.config.after")
+        failpoint("move.config.after")
 
 
 _TABLE = re.compile(r"(?ms)^[ \t]*\[redis\][ \t]*(?:#[^\n]*)?\n.*?(?=^[ \t]*\[|\Z)")

@@ -91,10 +91,10 @@ def main() -> None:
     # A sixth of the time a command takes to start would go into looking for plugins, of which it needs none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        from bridge.core import failpoints as points
+        from bridge.core import failpoints
         from bridge.files.descriptor_pool import raise_limit
 
-        points.arm(os.environ.get("BRIDGE_CRASH_AT"))
+        failpoints.arm(os.environ.get("BRIDGE_CRASH_AT"))
         raise_limit()
     except ValueError as error:
         click.echo(f"bridge: BRIDGE_CRASH_AT: {error}", err=True)

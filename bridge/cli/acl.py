@@ -14,7 +14,7 @@ def command(options: Options) -> None:
 
     Put a password of your own for PASSWORD, and the user with its password into the url. Nothing is sent to a server.
     """
-    from bridge.admin.acl import users
+    from bridge.admin.acl_rules import users
 
     every = users(options.settings())
     if options.as_json:

@@ -163,11 +163,13 @@ def complain(error: BridgeError) -> None:
 def serve(settings: Settings) -> None:
     """Starts the embedded server, if it is the one to be used and does not run."""
     from bridge.core.logger import logger
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
 
-    if settings.redis_url == "embedded" and not embedded.running(settings.state_dir):
-        server = embedded.start(settings.state_dir)
-        logger.info("started the embedded server (process %s); `bridge server stop` ends it", embedded.pid_of(server))
+    if settings.redis_url == "embedded" and not embedded_server.running(settings.state_dir):
+        server = embedded_server.start(settings.state_dir)
+        logger.info(
+            "started the embedded server (process %s); `bridge server stop` ends it", embedded_server.pid_of(server)
+        )
 
 
 def of_root(settings: Settings) -> Settings:

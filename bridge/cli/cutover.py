@@ -12,8 +12,8 @@ import click
 from bridge.cli.common import Options, emit, mapping_names, of_root, verb, who
 
 if TYPE_CHECKING:
-    from bridge.cutover.operator import Operator, Wish
-    from bridge.cutover.plan import Done, Plan
+    from bridge.cutover.operator import Operator, SwitchWish
+    from bridge.cutover.plan import SwitchPlan, SwitchReport
 
 
 def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +71,7 @@ def _run(
     reason: str, given: str | None, force: str | None, accept_volatile: bool,
 ) -> int:  # fmt: skip
     from bridge.core.errors import ConfigError
-    from bridge.cutover.operator import Wish
+    from bridge.cutover.operator import SwitchWish
     from bridge.cutover.position_store import entry_id
     from bridge.streams.components import FILE, READS, WRITES
 
@@ -80,7 +80,7 @@ def _run(
     if given is not None and to == FILE:
         entry_id(given)  # before anything is switched
     sides = tuple(side for side, wanted in ((READS, reads), (WRITES, writes)) if wanted or not (reads or writes))
-    wish = Wish(component, sides, to, reason, given, force is not None, accept_volatile)
+    wish = SwitchWish(component, sides, to, reason, given, force is not None, accept_volatile)
     told: list[dict[str, Any]] = []
     closed = False
     with _operator(options) as operator:
@@ -112,7 +112,7 @@ def _operator(options: Options) -> Iterator[Operator]:
 
 
 def _switch(
-    options: Options, operator: Operator, wish: Wish, mapping: str, told: list[dict[str, Any]], *, execute: bool
+    options: Options, operator: Operator, wish: SwitchWish, mapping: str, told: list[dict[str, Any]], *, execute: bool
 ) -> bool:
     """One mapping's steps, planned, and made if that is wanted; whether a gate was closed."""
     steps, modes = operator.steps(wish, mapping)
@@ -144,7 +144,7 @@ def _switch(
     return closed
 
 
-def _print_plan(plan: Plan, *, execute: bool) -> None:
+def _print_plan(plan: SwitchPlan, *, execute: bool) -> None:
     from bridge.cli.screen import console, safe
 
     out = console()
@@ -165,7 +165,7 @@ def _print_plan(plan: Plan, *, execute: bool) -> None:
         out.print(safe(f"    try          {reason.hint}"), soft_wrap=True)
 
 
-def _print_done(done: Done) -> None:
+def _print_done(done: SwitchReport) -> None:
     from bridge.cli.screen import console, safe
 
     goes_on = "and it goes on" if done.went_on else "it was not seen to go on: it does not run, or is busy"

@@ -14,7 +14,7 @@ from bridge.core.wording import counted
 if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
-    from bridge.engine.account.standing import Account, Standing
+    from bridge.engine.account.standing import FilesAccount, FileStanding
 
 SHOWN = 30
 """Files that are shown of a mapping unless all are asked for; those that need a person always are."""
@@ -77,20 +77,20 @@ def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str |
     return 0
 
 
-def _json(settings: Settings, mapping: Mapping, account: Account) -> dict[str, Any]:
+def _json(settings: Settings, mapping: Mapping, account: FilesAccount) -> dict[str, Any]:
     from bridge.engine.account.inventory import dated
 
     pieces = dated(settings, mapping, _sorted(account))
     return {"mapping": mapping.name, **account.to_json(), "pieces": [piece.to_json() for piece in pieces]}
 
 
-def _sorted(account: Account) -> list[Standing]:
+def _sorted(account: FilesAccount) -> list[FileStanding]:
     return sorted(
         account.pieces, key=lambda piece: (FIRST.index(piece.standing), piece.log, piece.generation or 0, piece.path)
     )
 
 
-def _why(piece: Standing) -> str:
+def _why(piece: FileStanding) -> str:
     """What decided the standing of a file, or the place of a generation among the others of its log."""
     from bridge.core.globs import is_glob
     from bridge.files.piece_age import HOW
@@ -104,7 +104,7 @@ def _why(piece: Standing) -> str:
     return "; ".join(said for said in (of, piece.why, placed if not piece.why else "") if said)
 
 
-def _times(piece: Standing, between: str) -> str:
+def _times(piece: FileStanding, between: str) -> str:
     from bridge.cli.import_history import moment
 
     if piece.span is None:
@@ -113,7 +113,7 @@ def _times(piece: Standing, between: str) -> str:
     return first if first == last else f"{first}{between}{last}"
 
 
-def _show(settings: Settings, mapping: Mapping, account: Account, *, everything: bool, first: bool) -> None:
+def _show(settings: Settings, mapping: Mapping, account: FilesAccount, *, everything: bool, first: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 

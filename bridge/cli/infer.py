@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.admin.survey.infer import Proposal, infer
+from bridge.admin.survey.infer_log import Proposal, infer
 from bridge.core.errors import SourceError
 from bridge.core.model import shown
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
-    from bridge.admin.survey.check import Checked
+    from bridge.admin.survey.check_lines import CheckReport
 
 SAMPLE = 1 << 18
 """Bytes that are looked at, from each of the beginning, the middle and the end."""
@@ -23,9 +23,9 @@ CHECKED = 1 << 26
 """Bytes on which the proposal is tried."""
 
 
-def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Checked]:
+def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, CheckReport]:
     """The TOML, the same as tables, what was found, and how the file translates. Raises SourceError, ConfigError."""
-    from bridge.admin.survey.check import check_file
+    from bridge.admin.survey.check_lines import check_file
     from bridge.core.mapping import Mapping
     from bridge.core.strict_models import validated
     from bridge.files.generation import open_regular
@@ -71,17 +71,17 @@ SAMPLED, FIRST = 200, 1 << 16
 """Of a folder: how many files are looked at, and how many bytes of each."""
 
 
-def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Checked]:
+def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, CheckReport]:
     """The same for a folder. Raises SourceError where there is no file in it."""
     from itertools import islice
 
-    from bridge.admin.survey.check import check_folder
+    from bridge.admin.survey.check_lines import check_folder
     from bridge.admin.survey.infer_folder import infer_folder
     from bridge.core.mapping import Mapping
     from bridge.core.strict_models import validated
-    from bridge.files.folder import Folder
+    from bridge.files.folder import MessageFolder
 
-    folder = Folder(path.resolve(), "**/*")
+    folder = MessageFolder(path.resolve(), "**/*")
     files = []
     for raw_name in islice((one.name for some in folder.scan() for one in some), SAMPLED):
         taken = folder.read(raw_name, FIRST)
@@ -123,7 +123,7 @@ def _source_of(file: str) -> tuple[str, bool]:
     return (f"{folder}{slash}{daily[1]}*{daily[2]}", True) if daily else (file, False)
 
 
-def _toml(tables: dict[str, Any], proposal: Proposal, checked: Checked) -> str:
+def _toml(tables: dict[str, Any], proposal: Proposal, checked: CheckReport) -> str:
     total = checked.translated + checked.rejected
     share = 100 * checked.translated / total if total else 0.0
     said = [f"{checked.translated:,} of {counted(total, checked.noun)} translate ({share:.1f} %)."]

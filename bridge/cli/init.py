@@ -16,7 +16,7 @@ from bridge.core.wording import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bridge.admin.survey.discover import Found, Seen
+    from bridge.admin.survey.discover import Discovery, MappingFiles
     from bridge.core.errors import ConfigError
 
 _TEMPLATE = """\
@@ -128,7 +128,7 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     )
 
 
-def _components(chosen: list[Found]) -> str:
+def _components(chosen: list[MappingFiles]) -> str:
     """A component for each role that has a file by now, where the mirror writes a file for each role."""
     roles = {
         role.decode("utf-8", "replace")
@@ -142,14 +142,14 @@ def _components(chosen: list[Found]) -> str:
     return said + "\n".join(f'[components.{role}]\nroles = ["{role}"]\n' for role in fine)
 
 
-def _facts(one: Found) -> list[dict[str, Any]]:
+def _facts(one: MappingFiles) -> list[dict[str, Any]]:
     return [
         {"file": str(path), "bytes": check.size, "translated": check.translated, "rejected": check.rejected}
         for path, check in one.files
     ]
 
 
-def _show(out: Console, one: Found, folder: Path) -> None:
+def _show(out: Console, one: MappingFiles, folder: Path) -> None:
     from bridge.cli.screen import safe
     from bridge.core.model import shown
 
@@ -174,7 +174,7 @@ def _show(out: Console, one: Found, folder: Path) -> None:
         out.print(safe(f"  {error}", "red"))
 
 
-def _rest(out: Console, seen: Seen) -> None:
+def _rest(out: Console, seen: Discovery) -> None:
     """What no mapping names, a line for each folder."""
     from collections import Counter
 
@@ -197,7 +197,7 @@ FOLDERS = 8
 """Folders of unknown files that are told of."""
 
 
-def _nothing(out: Console, seen: Seen, folder: Path, names: list[str]) -> None:
+def _nothing(out: Console, seen: Discovery, folder: Path, names: list[str]) -> None:
     """What was seen instead of a log that a mapping names, and what to try."""
     from bridge.cli.screen import safe
 
@@ -210,7 +210,7 @@ def _nothing(out: Console, seen: Seen, folder: Path, names: list[str]) -> None:
     out.print(safe(f"  {', '.join(names)} is written down meanwhile: its files are met when they appear"))
 
 
-def _nearly(seen: Seen, folder: Path) -> ConfigError:
+def _nearly(seen: Discovery, folder: Path) -> ConfigError:
     """No log has a name that a mapping knows, but some have lines that one would translate."""
     from bridge.core.errors import ConfigError
     from bridge.core.model import shown
@@ -288,7 +288,7 @@ def _begin(options: Options, path: Path) -> list[str]:
     from bridge.ledger.process_nonces import note_begun
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
     from bridge.streams.keys import Keys
     from bridge.streams.retired import ending_of
 
@@ -299,7 +299,7 @@ def _begin(options: Options, path: Path) -> list[str]:
                 over = [m.name for m in settings.mappings if ending_of(connection, Keys.of(m.stream.key)) is not None]
         elif (settings.state_dir / "server").exists():
             return []  # it knows, and is not started for this
-        with closing(Ledger(embedded.private(settings.state_dir) / "ledger.db", create=True)) as ledger:
+        with closing(Ledger(embedded_server.private(settings.state_dir) / "ledger.db", create=True)) as ledger:
             for mapping in settings.mappings:
                 if mapping.name not in over:
                     note_begun(ledger, mapping.stream.key)

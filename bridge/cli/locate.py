@@ -21,7 +21,7 @@ def command(options: Options, what: str) -> None:
     """
     from contextlib import closing
 
-    from bridge.admin.locate import locate
+    from bridge.admin.locate_message import locate
     from bridge.cli.screen import console, safe
     from bridge.core.model import shown
     from bridge.ledger.store import Ledger

@@ -23,7 +23,7 @@ def command(options: Options, url: str, execute: bool) -> int:
     Streams with their groups and pending entries, and all other keys; each copy is compared with what it was made of.
     bridge.toml is changed last, and the old data stay. Exits 3 when something speaks against it.
     """
-    from bridge.admin.move_server import Move, check_source
+    from bridge.admin.move_server import ServerMove, check_source
     from bridge.engine.run import state_lock
     from bridge.ledger.journal import note
     from bridge.ledger.store import Ledger
@@ -36,7 +36,7 @@ def command(options: Options, url: str, execute: bool) -> int:
         if sys.stderr.isatty():
             click.echo(f"copying {key}, of {count} keys", err=True)
 
-    move = Move(settings, url, tell)
+    move = ServerMove(settings, url, tell)
     with ExitStack() as stack:
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "move"))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.parity.prove import Proof
-    from bridge.parity.result import Result
+    from bridge.parity.prove import ParityRunner
+    from bridge.parity.result import ParityResult
     from bridge.streams.connect import Connection
 
 EVERY = 2.0
@@ -96,14 +96,14 @@ def _prove(
     from bridge.core.interpreter import tune_interpreter
     from bridge.engine.run import stop_on_signals
     from bridge.parity.log.check import Interrupted
-    from bridge.parity.prove import Proof
+    from bridge.parity.prove import ParityRunner
     from bridge.parity.result import verdict_of_all
     from bridge.streams.dial import dialler
 
     stop = stop_on_signals()
     tune_interpreter()
     with closing(_Progress(quiet=options.verbosity < 0 or watch)) as progress:
-        proof = Proof(settings, chosen, ledger, stop, progress, who(), max_rate=max_rate, stats=html is not None)
+        proof = ParityRunner(settings, chosen, ledger, stop, progress, who(), max_rate=max_rate, stats=html is not None)
         dial = dialler(settings, may_start=False)
         try:
             if watch:
@@ -185,12 +185,12 @@ class _Progress:
             self._open = False
 
 
-def _notes(one: Result) -> None:
+def _notes(one: ParityResult) -> None:
     for note in [*one.warnings(), *one.notes, *(why for why in one.tally.why if why not in one.notes)]:
         click.echo(f"bridge: {one.mapping}: {note}", err=True)
 
 
-def _print(results: list[Result]) -> None:
+def _print(results: list[ParityResult]) -> None:
     from bridge.cli.screen import STYLES, console, safe
     from bridge.core.model import shown
     from bridge.core.wording import counted
@@ -237,7 +237,7 @@ def _print(results: list[Result]) -> None:
     say(f"{whole.upper()}{hint}", STYLES[level[whole]])
 
 
-def _watch(options: Options, proof: Proof, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
+def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
     """Until interrupted. A new verdict is a line on stdout; with `--json` every look is one."""
     from rich.live import Live
 

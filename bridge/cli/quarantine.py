@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
-    from bridge.ledger.quarantine import Quarantined
+    from bridge.ledger.quarantine import QuarantinedMessage
     from bridge.ledger.store import Ledger
 
 NUMBER = click.IntRange(1, (1 << 63) - 1)
@@ -93,9 +93,9 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     """
     import time
 
-    from bridge.admin.repair.retry import Retry
+    from bridge.admin.repair.retry import QuarantineRetry
     from bridge.engine.run import state_lock
-    from bridge.kinds.mapping_context import Shared
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.quarantine import quarantine_counts, quarantined
     from bridge.ledger.ranges import intents_of
     from bridge.streams.dial import dialler
@@ -105,7 +105,7 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     path = settings.state_dir / "ledger.db"
     results: list[dict[str, Any]] = []
     with state_lock(settings.state_dir, "quarantine retry"), _ledger(settings, create=path.exists()) as ledger:
-        wanted: dict[str, list[Quarantined]] = {mapping.name: [] for mapping in settings.mappings}
+        wanted: dict[str, list[QuarantinedMessage]] = {mapping.name: [] for mapping in settings.mappings}
         for number in numbers:
             mapping, one = _numbered(settings, ledger, number)
             if one.retried:
@@ -116,9 +116,9 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
             if not numbers:
                 wanted[mapping.name] += quarantined(ledger, mapping.stream.key)
             if wanted[mapping.name] or intents_of(ledger, mapping.stream.key):
-                shared = Shared(mapping, settings)
+                shared = MappingContext(mapping, settings)
                 try:
-                    work = Retry(shared, ledger, dialler(settings), time.time, time.sleep)
+                    work = QuarantineRetry(shared, ledger, dialler(settings), time.time, time.sleep)
                     for done in work.run(wanted[mapping.name]):
                         where, reason = done.where or None, done.reason or None
                         results.append({"number": done.number, "where": where, "reason": reason, "before": False})
@@ -195,7 +195,7 @@ def _ledger(settings: Settings, *, create: bool = False) -> Any:
 
 def _found(
     settings: Settings, mappings: tuple[str, ...], everything: bool, *, whole: bool = False
-) -> Iterator[tuple[Mapping, Quarantined]]:
+) -> Iterator[tuple[Mapping, QuarantinedMessage]]:
     from bridge.ledger.quarantine import quarantined
 
     chosen = [settings.mapping(name) for name in mappings] or settings.mappings
@@ -207,7 +207,7 @@ def _found(
                 yield mapping, one
 
 
-def _numbered(settings: Settings, ledger: Ledger, number: int) -> tuple[Mapping, Quarantined]:
+def _numbered(settings: Settings, ledger: Ledger, number: int) -> tuple[Mapping, QuarantinedMessage]:
     from bridge.core.errors import BridgeError
     from bridge.ledger.quarantine import quarantined_number
 
@@ -220,13 +220,13 @@ def _numbered(settings: Settings, ledger: Ledger, number: int) -> tuple[Mapping,
     )
 
 
-def _where(one: Quarantined) -> str:
+def _where(one: QuarantinedMessage) -> str:
     if one.direction == "mirror":
         return f"entry {one.entry_id}"
     return f"{one.name}@{one.offset}" + (f" of generation {one.generation}" if one.generation > 1 else "")
 
 
-def _facts(mapping: Mapping, one: Quarantined) -> dict[str, Any]:
+def _facts(mapping: Mapping, one: QuarantinedMessage) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     noted = datetime.fromtimestamp(one.noted_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

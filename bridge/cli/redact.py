@@ -25,8 +25,8 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
     """
     from contextlib import closing
 
-    from bridge.admin.repair import redact
-    from bridge.kinds.mapping_context import Shared
+    from bridge.admin.repair import redaction
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 
@@ -41,11 +41,11 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
     with (
         closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
         closing(dialler(settings, may_start=True)()) as connection,
-        closing(Shared(chosen, settings)) as shared,
+        closing(MappingContext(chosen, settings)) as shared,
     ):
-        targets = redact.plan(shared, ledger, connection, entries)
+        targets = redaction.plan(shared, ledger, connection, entries)
         if execute:
-            redact.execute(shared, ledger, connection, targets, who(), reason or "", time.time())
+            redaction.execute(shared, ledger, connection, targets, who(), reason or "", time.time())
     if options.as_json:
         emit({"executed": execute, "entries": [target.to_json() for target in targets]})
         return

@@ -16,11 +16,11 @@ from bridge.core.errors import ConfigError
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
-    from bridge.admin.repair.mend import Act, Plan
-    from bridge.engine import rebuild_ledger as repair
-    from bridge.kinds.mapping_context import Shared
+    from bridge.admin.repair.mend import RepairAction, RepairPlan
+    from bridge.engine import rebuild_ledger
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
-    from bridge.parity.result import Result
+    from bridge.parity.result import ParityResult
     from bridge.streams.connect import Connection
 
 LISTED = 20
@@ -50,7 +50,7 @@ def command(
     from bridge.cli.repair_retired import DeadFiles
     from bridge.engine.retired_files import ended
     from bridge.engine.run import state_lock
-    from bridge.kinds.mapping_context import Shared
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 
@@ -72,7 +72,7 @@ def command(
         connection = dialler(settings, may_start=execute)()
         stack.callback(connection.close)
         for mapping in settings.mappings:
-            shared = Shared(mapping, settings)
+            shared = MappingContext(mapping, settings)
             stack.callback(shared.close)
             over = ended(shared, ledger, connection)
             work: _Repair | DeadFiles
@@ -98,7 +98,7 @@ def _say(
 
     from bridge.admin.repair.acknowledge import accept as acknowledge
     from bridge.admin.repair.acknowledge import declare
-    from bridge.kinds.mapping_context import Shared
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.edits import AS_EDIT, AS_NEW
     from bridge.ledger.store import Ledger
     from bridge.parity.prove import check_of
@@ -111,7 +111,7 @@ def _say(
         raise ConfigError(missing, hint="bridge repair --accept ID… --reason TEXT: the reason goes into the journal")
     settings = of_root(options.settings())
     with closing(Ledger(settings.state_dir / "ledger.db")) as ledger, ExitStack() as stack:
-        mappings = [Shared(mapping, settings) for mapping in settings.mappings]
+        mappings = [MappingContext(mapping, settings) for mapping in settings.mappings]
         for shared in mappings:
             stack.callback(shared.close)
         if not accept:
@@ -139,17 +139,17 @@ class _Repair:
     """The repair of one mapping: a lost ledger is rebuilt, and the differences that parity finds are mended."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger | None, connection: Connection, *, execute: bool, take_over: bool
+        self, shared: MappingContext, ledger: Ledger | None, connection: Connection, *, execute: bool, take_over: bool
     ) -> None:  # fmt: skip
         self.shared = shared
         self._ledger = ledger
         self._connection = connection
         self._execute = execute
         self._take_over = take_over
-        self.rebuilt: repair.Plan | None = None
-        self.result: Result | None = None
-        self.plan: Plan | None = None
-        self.done: list[tuple[Act, str]] = []
+        self.rebuilt: rebuild_ledger.RebuildPlan | None = None
+        self.result: ParityResult | None = None
+        self.plan: RepairPlan | None = None
+        self.done: list[tuple[RepairAction, str]] = []
         self.restored = 0
         self.late: LateFiles | None = None
 
@@ -164,18 +164,18 @@ class _Repair:
 
     def run(self) -> None:
         """The repair plans for the mapping's ledger and its differences; with `--execute` it carries the plans out."""
-        from bridge.engine import rebuild_ledger as repair
+        from bridge.engine import rebuild_ledger
 
         ledger = self._ledger
         uuid = ledger.uuid if ledger is not None else b""
         keys, anew = self.shared.keys, False
         if ledger is not None and self._connection.call("HGET", keys.meta, "owner") == uuid:
             anew = bool(self.shared.hold.doubt(self._connection, ledger))
-        self.rebuilt = repair.plan(self._connection, self.shared, ledger, take_over=self._take_over, anew=anew)
+        self.rebuilt = rebuild_ledger.plan(self._connection, self.shared, ledger, take_over=self._take_over, anew=anew)
         if self.rebuilt is not None and (not self._execute or ledger is None):
             return  # what parity finds without a ledger is another matter
         if self.rebuilt is not None and ledger is not None:
-            repair.execute(self._connection, self.shared, ledger, self.rebuilt)
+            rebuild_ledger.execute(self._connection, self.shared, ledger, self.rebuilt)
         if ledger is not None and self.shared.mapping.source.kind == "log":
             self.late = LateFiles(self.shared, ledger, self._connection)
             if self._execute:
@@ -205,13 +205,13 @@ class _Repair:
 
     def _mend(self, ledger: Ledger) -> None:
         from bridge.admin.repair.mend import Mender
-        from bridge.admin.repair.out_of_order import Late
+        from bridge.admin.repair.out_of_order import OutOfOrderSender
         from bridge.ledger.file_standings import forget_skipped
         from bridge.streams.dial import dialler
         from bridge.streams.writer import REPAIRED
 
         settings = self.shared.settings
-        late = Late(
+        late = OutOfOrderSender(
             self.shared, ledger, self._connection, REPAIRED, dialler(settings), time.time, time.sleep
         )  # fmt: skip
         late.own()
@@ -302,7 +302,7 @@ class _Repair:
         if not self._execute and (sends or appends or restores):
             click.echo("  nothing was changed; `bridge repair --execute` does it, while the bridge is stopped")
 
-    def _said(self, act: Act) -> str:
+    def _said(self, act: RepairAction) -> str:
         from bridge.parity.report import WORDS, where
 
         now = next((f", now {place}" for one, place in self.done if one is act), "")

@@ -11,9 +11,9 @@ from bridge.cli.common import complain, who
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
-    from bridge.engine.account.standing import Standing
-    from bridge.engine.once import Drained
-    from bridge.kinds.mapping_context import Shared
+    from bridge.engine.account.standing import FileStanding
+    from bridge.engine.once import OnceReport
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.connect import Connection
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LateFiles:
     """The files of one mapping that nothing accounts for, and what a repair does about them."""
 
-    def __init__(self, shared: Shared, ledger: Ledger, connection: Connection) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         from bridge.engine.account.edited_piece import edited_piece
         from bridge.engine.account.inventory import account_of
 
@@ -31,10 +31,10 @@ class LateFiles:
         late = {*shared.catalog.late.values()}  # of which an earlier repair did not carry all
         begun = [piece for piece in account.pieces if piece.log in late and piece.behind]
         edited = [(piece, edited_piece(connection, shared, ledger, piece)) for piece in account.unaccounted]
-        self.found: list[Standing] = [piece for piece, of in edited if of is None] + begun
+        self.found: list[FileStanding] = [piece for piece, of in edited if of is None] + begun
         self.edited = [of for _, of in edited if of is not None]
         """Finished generations that were edited since: most of their lines are in the stream."""
-        self.done: Drained | None = None
+        self.done: OnceReport | None = None
         self.gone = 0
         """Entries that were removed before they were mirrored, and that nobody knew of."""
 

@@ -11,9 +11,9 @@ from bridge.cli.common import complain, who
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
-    from bridge.engine.once import Drained
-    from bridge.engine.retired_files import Ended
-    from bridge.kinds.mapping_context import Shared
+    from bridge.engine.once import OnceReport
+    from bridge.engine.retired_files import RetiredMapping
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.connect import Connection
 
@@ -22,14 +22,15 @@ class DeadFiles:
     """What others wrote to the files of one retired mapping, before and after it was brought over."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger | None, connection: Connection, ended: Ended, *, execute: bool
+        self, shared: MappingContext, ledger: Ledger | None, connection: Connection, ended: RetiredMapping, *,
+        execute: bool,
     ) -> None:  # fmt: skip
         self.shared = shared
         self._ledger = ledger
         self._connection = connection
         self._ended = ended
         self._execute = execute
-        self.done: Drained | None = None
+        self.done: OnceReport | None = None
         self.adopted = False
         self.kept = ""
         """Why nothing is brought over."""
@@ -43,8 +44,8 @@ class DeadFiles:
         """Looks at what stands in the files, and with `--execute` brings it over. Raises BridgeError, OSError."""
         from threading import Event
 
+        from bridge.admin.retire.end_mapping import retell
         from bridge.admin.retire.purge import purge
-        from bridge.admin.retire.retire import retell
         from bridge.cutover.adopt_retirement import adopt
         from bridge.engine.once import bring_over
         from bridge.ledger.journal import note

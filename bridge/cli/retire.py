@@ -32,7 +32,7 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     any more is named, and what somebody does. The only way back is `bridge unretire`. Exits 3 when somebody still uses
     the files, or the two sides are not the same.
     """
-    from bridge.admin.retire import retire as ending
+    from bridge.admin.retire import end_mapping
     from bridge.core.errors import ConfigError
     from bridge.engine.run import state_lock
 
@@ -45,9 +45,9 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "retire"))
         ledger, connection = stack.enter_context(_both(settings))
-        if ending.is_retired(chosen, ledger):
+        if end_mapping.is_retired(chosen, ledger):
             return _again(options, settings, chosen, ledger, connection, execute=execute)
-        reasons = ending.reasons(settings, chosen, ledger, connection, time.time())
+        reasons = end_mapping.reasons(settings, chosen, ledger, connection, time.time())
         passed = not any(reason.firm for reason in reasons) if force else not reasons
         facts = {"mapping": mapping, "stream": chosen.stream.key, "open": not reasons, "done": None,
                  "reasons": [{"what": r.what, "hint": r.hint, "firm": r.firm} for r in reasons]}  # fmt: skip
@@ -75,7 +75,7 @@ def _again(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, execute: bool
 ) -> int:  # fmt: skip
     """Finishes a retirement that a crash has cut short, and says what the mapping leaves."""
-    from bridge.admin.retire.retire import settle
+    from bridge.admin.retire.end_mapping import settle
 
     did = settle(settings, mapping, ledger, connection) if execute else False
     if not options.as_json:
@@ -92,9 +92,9 @@ def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: C
     """Says what somebody has written to the files while the mapping was retired, such as who lost Redis just then."""
     from bridge.core.errors import BridgeError
     from bridge.engine.retired_files import ended
-    from bridge.kinds.mapping_context import Shared
+    from bridge.kinds.mapping_context import MappingContext
 
-    shared = Shared(mapping, settings)
+    shared = MappingContext(mapping, settings)
     try:
         over = ended(shared, ledger, connection)
     finally:
@@ -130,22 +130,17 @@ def _left(
 
 
 def _end(
-    options: Options,
-    settings: Settings,
-    mapping: Mapping,
-    ledger: Ledger,
-    connection: Connection,
-    reason: str,
+    options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, reason: str,
     forced: list[str],
-) -> dict[str, object] | None:
+) -> dict[str, object] | None:  # fmt: skip
     """Drains both directions once more, compares, and retires; None: it did not come so far."""
     from dataclasses import replace
     from threading import Event
 
-    from bridge.admin.retire import retire as ending
+    from bridge.admin.retire import end_mapping
     from bridge.core.model import format_id
     from bridge.engine.once import once
-    from bridge.parity.prove import Proof
+    from bridge.parity.prove import ParityRunner
     from bridge.streams.dial import dialler
 
     alone = replace(settings, mappings=(mapping,))
@@ -153,12 +148,12 @@ def _end(
     for error in [error for one in drained for error in one.errors]:
         complain(error)
         return None
-    [result] = Proof(alone, [mapping], ledger, Event(), lambda m, read, of: None, who()).run(dialler(settings))
+    [result] = ParityRunner(alone, [mapping], ledger, Event(), lambda m, read, of: None, who()).run(dialler(settings))
     if result.verdict != "equal":
         click.echo(f"bridge: {mapping.name}: the last parity says '{result.verdict}': it is not retired", err=True)
         click.echo(f"  try: bridge parity {mapping.name}", err=True)
         return None
-    kept = ending.execute(settings, mapping, ledger, connection, result, who(), reason, forced)
+    kept = end_mapping.execute(settings, mapping, ledger, connection, result, who(), reason, forced)
     if not options.as_json:
         click.echo(f"{mapping.name} is retired: {counted(kept.messages, 'message')}, written to {kept.folder}")
         click.echo(
@@ -220,7 +215,7 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     From its retirement: what was written to the stream since goes to the files, and what others wrote to the files goes
     to the stream. Programs with our client stay on Redis; `bridge rollback` moves them.
     """
-    from bridge.admin.retire import unretire as beginning
+    from bridge.admin.retire import begin_again
     from bridge.core.errors import ConfigError
     from bridge.engine.headline import many
     from bridge.engine.run import state_lock
@@ -234,9 +229,9 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "unretire"))
         ledger, connection = stack.enter_context(_both(settings))
-        found, aside = beginning.plan(settings, chosen, ledger, connection), None
+        found, aside = begin_again.plan(settings, chosen, ledger, connection), None
         if execute and place is not None:
-            aside = beginning.execute(settings, chosen, ledger, connection, place, who(), reason)
+            aside = begin_again.execute(settings, chosen, ledger, connection, place, who(), reason)
     if options.as_json:
         emit({"mapping": mapping, "executed": execute, "from": place, "entries": found.entries.messages,
               "lines": found.lines.messages, "rebuild": found.rebuild, "empty": found.empty, "gone": list(found.gone),
@@ -268,21 +263,21 @@ def runbook(options: Options) -> None:
     """Write the plan for these components: in which order, with which commands, what to see, and how to go back."""
     from bridge.core.config import masked
     from bridge.core.errors import BridgeError
-    from bridge.cutover.gate import Facts, durable
-    from bridge.cutover.runbook import Part
+    from bridge.cutover.gate import GateFacts, durable
+    from bridge.cutover.runbook import RunbookMapping
     from bridge.cutover.runbook import runbook as written
     from bridge.ledger.retired import retired
-    from bridge.streams.components import Modes, all_modes
+    from bridge.streams.components import ComponentModes, all_modes
     from bridge.streams.reader import durability
 
     settings = options.settings()
     over: dict[str, float] = {}
-    wrong, modes = "", dict[tuple[str, str], Modes]()
+    wrong, modes = "", dict[tuple[str, str], ComponentModes]()
     try:
         with _both(settings) as (ledger, connection):
             over = retired(ledger)
             kept = durability(connection)
-            found = durable(Facts(aof=kept.aof, evicts=kept.evicts, failing=kept.failing))
+            found = durable(GateFacts(aof=kept.aof, evicts=kept.evicts, failing=kept.failing))
             wrong, modes = "; ".join(reason.what for reason in found), all_modes(connection)
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
@@ -290,9 +285,9 @@ def runbook(options: Options) -> None:
     logs = [one for one in left if one.source.kind == "log"]
     others = {one.name: one.source.kind for one in left if one.source.kind in ("spool", "state")}
     parts = [
-        Part(name, one.name, roles, now.reads, now.writes)
+        RunbookMapping(name, one.name, roles, now.reads, now.writes)
         for one in logs for name, roles in settings.components.items()
-        for now in [modes.get((name, one.name), Modes())]
+        for now in [modes.get((name, one.name), ComponentModes())]
     ]  # fmt: skip
     text = written(parts, {one.name: one.stream.key for one in left}, others, redis=masked(settings.redis_url),
                    root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"))  # fmt: skip

@@ -28,9 +28,9 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.admin.retention.keep import keep_retention
     from bridge.core.interpreter import tune_interpreter
-    from bridge.cutover.recovery import finish_switches
+    from bridge.cutover.finish_switches import finish_switches
     from bridge.engine.run import Process, state_lock, stop_on_signals
-    from bridge.engine.service_notify import Notify
+    from bridge.engine.service_notify import ServiceNotifier
 
     settings = of_root(options.settings(log_format))
     options.log(settings.log_format)
@@ -40,10 +40,10 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
         if once:
             serve(settings)
             return _once(options, settings, dual, stop)
-        process = Process(settings, dual=dual, poll=poll, stop=stop, tell=Notify(os.environ))
+        process = Process(settings, dual=dual, poll=poll, stop=stop, tell=ServiceNotifier(os.environ))
         beside = [finish_switches, keep_retention]
         if settings.metrics_port is not None:
-            from bridge.admin.metrics.server import MetricsServer  # prometheus-client is an extra
+            from bridge.admin.metrics.metrics_server import MetricsServer  # prometheus-client is an extra
 
             beside.append(MetricsServer(settings, process).serve)
         serve(settings)

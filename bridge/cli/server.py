@@ -29,14 +29,14 @@ def _state_dir(given: Options) -> Path:
 def start(given: Options) -> None:
     """Start it; it stays until `bridge server stop`."""
     from bridge.core.config import find_config, masked
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
 
     state = _state_dir(given)
-    server = embedded.start(state)
+    server = embedded_server.start(state)
     url = given.settings().redis_url if find_config(given.config, os.environ, Path.cwd()) else "embedded"
     if url != "embedded":
         click.echo(f"bridge: bridge.toml names {masked(url)}: nobody here uses this server", err=True)
-    facts = {"running": True, "pid": embedded.pid_of(server), "port": server.port, "socket": server.socket}
+    facts = {"running": True, "pid": embedded_server.pid_of(server), "port": server.port, "socket": server.socket}
     if given.as_json:
         emit(facts)
     else:
@@ -47,9 +47,9 @@ def start(given: Options) -> None:
 @verb
 def stop(given: Options) -> None:
     """Stop it; its data stays on disk."""
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
 
-    was_running = embedded.stop(_state_dir(given))
+    was_running = embedded_server.stop(_state_dir(given))
     if given.as_json:
         emit({"stopped": was_running})
     else:
@@ -60,14 +60,14 @@ def stop(given: Options) -> None:
 @verb
 def status(given: Options) -> int:
     """Whether the embedded server runs; exits 1 when it does not."""
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
 
     state = _state_dir(given)
-    server, up = embedded.known(state), embedded.running(state)
+    server, up = embedded_server.known(state), embedded_server.running(state)
     facts = {"running": up, "state_dir": str(state)}
     if server is not None:
         facts |= {
-            "pid": embedded.pid_of(server),
+            "pid": embedded_server.pid_of(server),
             "port": server.port,
             "socket": server.socket,
             "data": str(server.home / "data"),
@@ -85,14 +85,14 @@ def status(given: Options) -> int:
 def url(given: Options) -> None:
     """Its url, with the password, for other programs."""
     from bridge.core.errors import ServerError
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
 
-    server = embedded.known(_state_dir(given))
+    server = embedded_server.known(_state_dir(given))
     if server is None:
         raise ServerError(
             "there is no embedded server here", where=str(_state_dir(given)), hint="`bridge server start`"
         )
-    if not embedded.alive(server):
+    if not embedded_server.alive(server):
         click.echo("bridge: it does not run: `bridge server start`", err=True)
     if given.as_json:
         emit({"url": server.url, "socket": server.socket})

@@ -30,14 +30,14 @@ def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
 
     It is started again when it failed, but not after a configuration error.
     """
-    from bridge.admin import service
+    from bridge.admin import service_manager
 
     settings = of_root(given.settings())
-    one, manager = service.here(settings, _flags(dual, poll))
+    one, manager = service_manager.here(settings, _flags(dual, poll))
     if prints:
         click.echo(one.content.decode(), nl=False)
         return
-    service.install(one, manager)
+    service_manager.install(one, manager)
     if given.as_json:
         emit({"service": one.name, "file": str(one.path), "log": manager.logs})
     else:
@@ -49,10 +49,10 @@ def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
 @verb
 def uninstall(given: Options) -> None:
     """Stop the service and remove its file. Ledger, files and stream stay as they are."""
-    from bridge.admin import service
+    from bridge.admin import service_manager
 
-    one, manager = service.here(given.settings(), [])
-    was = service.uninstall(one, manager)
+    one, manager = service_manager.here(given.settings(), [])
+    was = service_manager.uninstall(one, manager)
     if given.as_json:
         emit({"service": one.name, "removed": was})
     else:
@@ -65,10 +65,10 @@ def uninstall(given: Options) -> None:
 @verb
 def status(given: Options, dual: bool, poll: bool) -> int:
     """Say whether the service is installed, and what its manager says of it. Exits 3 when it is not installed."""
-    from bridge.admin import service
+    from bridge.admin import service_manager
 
-    one, manager = service.here(given.settings(), _flags(dual, poll))
-    told = service.status(one, manager)
+    one, manager = service_manager.here(given.settings(), _flags(dual, poll))
+    told = service_manager.status(one, manager)
     if given.as_json:
         emit({"service": one.name, "installed": told.installed, "current": told.current, "said": told.said,
               "file": str(one.path)})  # fmt: skip

@@ -24,10 +24,10 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
 
     What makes no line is written as JSON, one entry a line. Nothing is changed.
     """
-    from bridge.admin.snapshot import keep
+    from bridge.admin.stream_files import keep
     from bridge.core.errors import ConfigError
     from bridge.core.model import ZERO_ID
-    from bridge.kinds.mapping_context import Shared
+    from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 
@@ -43,7 +43,7 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
             stack.callback(ledger.close)
         dial = dialler(settings, may_start=False)
         connection = stack.enter_context(closing(dial()))
-        shared = Shared(chosen, settings)
+        shared = MappingContext(chosen, settings)
         stack.callback(shared.close)
         kept = keep(shared, ledger, connection, folder.absolute(), first or ZERO_ID, end)
     if options.as_json:

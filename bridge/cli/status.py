@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
-    from bridge.cutover.component_status import Standing
+    from bridge.cutover.component_status import ComponentStatus
     from bridge.engine.headline import Level
-    from bridge.engine.lag import Behind
+    from bridge.engine.lag import Lag
     from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status
-    from bridge.ledger.parity_runs import Run
+    from bridge.ledger.parity_runs import ParityRun
 
 EDITS = 3
 """Of so many edits of logs, of late, the status of a mapping tells."""
@@ -138,7 +138,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     return Group(*parts)  # type: ignore[arg-type]
 
 
-def _components(components: list[Standing], found: Status) -> Iterator[RenderableType]:
+def _components(components: list[ComponentStatus], found: Status) -> Iterator[RenderableType]:
     """Prints for `bridge status` what each component reads and writes, how far it is, and what it waits for."""
     from bridge.cli.screen import safe
     from bridge.core.wording import clock, duration
@@ -186,7 +186,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
     from rich.table import Table
 
     from bridge.cli.screen import safe
-    from bridge.engine.lag import Behind
+    from bridge.engine.lag import Lag
     from bridge.kinds.log.edit_summary import in_words
 
     if mapping.retired is not None:
@@ -201,7 +201,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
     shown = mapping.sources
     if len(shown) > SHOWN:  # of thousands of logs those are told that something is to be said of
-        noted = [source for source in shown if source.error or source.behind != Behind()]
+        noted = [source for source in shown if source.error or source.behind != Lag()]
         shown = noted[:SHOWN]
     rows = [_forward(source, found) for source in shown]
     if mapping.mirror is not None:
@@ -277,7 +277,7 @@ def _imported(report: dict[str, Any], found: Status) -> str:
     return said + (f"; {report['errors'][0]}" if report["errors"] else "")
 
 
-def _parity(run: Run, found: Status) -> str:
+def _parity(run: ParityRun, found: Status) -> str:
     from bridge.core.wording import duration
 
     said = (
@@ -326,7 +326,7 @@ def _mirror(mirror: MirrorStatus, found: Status) -> tuple[str, ...]:
     return "mirror", mirror.target, at, behind, _age(mirror.behind, found), _rate(mirror.rate)
 
 
-def _age(behind: Behind | None, found: Status) -> str:
+def _age(behind: Lag | None, found: Status) -> str:
     from bridge.core.wording import duration
 
     return duration(found.at - behind.oldest) if behind and behind.oldest is not None else ""

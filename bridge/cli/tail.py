@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.core.model import EntryId
-    from bridge.streams.follow import Wanted
+    from bridge.streams.follow import EntryFilter
     from bridge.streams.reader import Entry
 
 LINES = 10
@@ -47,7 +47,7 @@ def command(
     from bridge.core.errors import ConfigError
     from bridge.core.model import ZERO_ID
     from bridge.streams.dial import dialler
-    from bridge.streams.follow import Wanted, follow, newest
+    from bridge.streams.follow import EntryFilter, follow, newest
     from bridge.streams.keys import Keys
     from bridge.streams.trim import read_trimmed
 
@@ -57,7 +57,7 @@ def command(
         raise ConfigError("there are several mappings", where=str(settings.path), hint=f"name one of {names}")
     chosen = settings.mapping(mapping) if mapping else settings.mappings[0]
     now = time.time()
-    wanted = Wanted(
+    wanted = EntryFilter(
         moment(since, now, "--since"), moment(until, now, "--until"),
         frozenset(role.encode() for role in roles), frozenset(kind.encode() for kind in types),
     )  # fmt: skip
@@ -86,16 +86,18 @@ def command(
             _print(entry, codec, as_json=options.as_json)
 
 
-def _archived(settings: Settings, mapping: Mapping, floor: EntryId, wanted: Wanted, count: int | None) -> list[Entry]:
+def _archived(
+    settings: Settings, mapping: Mapping, floor: EntryId, wanted: EntryFilter, count: int | None
+) -> list[Entry]:
     """What was trimmed, as far as it was archived."""
-    from bridge.continuity.archive_reader import Archive
+    from bridge.continuity.archive_reader import ArchiveReader
     from bridge.ledger.store import Ledger
 
     path = settings.state_dir / "ledger.db"
     if not path.exists():
         return []
     with closing(Ledger(path)) as ledger:
-        return Archive(mapping, settings.state_dir, ledger).newest(floor, wanted, count)
+        return ArchiveReader(mapping, settings.state_dir, ledger).newest(floor, wanted, count)
 
 
 def _say(text: str) -> None:

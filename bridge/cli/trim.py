@@ -12,7 +12,7 @@ from bridge.cli.common import Options, emit, mapping_names, verb, who
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
-    from bridge.admin.retention.trim import Done, Plan
+    from bridge.admin.retention.trimming import TrimPlan, TrimReport
 
 
 @click.command("trim", short_help="Remove what is over [retention] and not needed")
@@ -26,7 +26,7 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     equal. A running bridge does the same by itself; but the first time after the limits were changed it waits until you
     say this with --execute, unless the mapping has `confirm = false`. Exits 3 when something that is over is held.
     """
-    from bridge.admin.retention.trim import Retention
+    from bridge.admin.retention.trimming import Retention
     from bridge.core.errors import ConfigError
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
@@ -66,11 +66,11 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     return 3 if held else 0
 
 
-def _done(done: Done | None) -> dict[str, Any] | None:
+def _done(done: TrimReport | None) -> dict[str, Any] | None:
     return None if done is None else {"removed": done.removed, "archived_bytes": done.archived}
 
 
-def _print(name: str, stream: str, plan: Plan, done: Done | None) -> None:
+def _print(name: str, stream: str, plan: TrimPlan, done: TrimReport | None) -> None:
     from bridge.core.model import ZERO_ID, format_id, shown
     from bridge.core.wording import size
 

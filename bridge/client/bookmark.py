@@ -16,14 +16,14 @@ from typing import Any
 
 from bridge.core.errors import BridgeError
 from bridge.core.model import Fingerprint, Position
-from bridge.files.generation import Known
+from bridge.files.generation import GenerationRecord
 
 LONGEST = 1 << 17
 """Bytes of a bookmark before it is written anew as one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ReadSpan:
     """Messages that begin from `start` on and before `end`, of one generation: they were read already."""
 
     generation: int
@@ -36,16 +36,16 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourcePosition:
     """How far one source was read: its generations by what they are known, oldest first.
 
     Each was read up to its `at.offset`; older ones to their end. `skip`: what was read beyond that. `again`: what was
     given to the component before, and never acknowledged.
     """
 
-    generations: tuple[Known, ...] = ()
-    skip: tuple[Span, ...] = ()
-    again: tuple[Span, ...] = ()
+    generations: tuple[GenerationRecord, ...] = ()
+    skip: tuple[ReadSpan, ...] = ()
+    again: tuple[ReadSpan, ...] = ()
 
     @property
     def position(self) -> Position | None:
@@ -83,24 +83,29 @@ class Place:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, said: Any) -> Place:
+    def from_json(cls, said: Any) -> SourcePosition:
         """The inverse. Raises ValueError."""
         try:
             known, *spans = said["generations"], said["skip"], said["again"]
             return cls(
                 tuple(
-                    Known(int(n), int(device), int(inode), Fingerprint(int(o), int(length), str(head), str(tail)),
-                          bool(closed))
+                    GenerationRecord(
+                        int(n),
+                        int(device),
+                        int(inode),
+                        Fingerprint(int(o), int(length), str(head), str(tail)),
+                        bool(closed),
+                    )
                     for n, device, inode, closed, o, length, head, tail in known
                 ),
-                *(tuple(Span(int(n), int(start), int(end)) for n, start, end in some) for some in spans),
-            )  # fmt: skip
+                *(tuple(ReadSpan(int(n), int(start), int(end)) for n, start, end in some) for some in spans),
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no place in a source: {error}") from None
 
 
 @dataclass(slots=True)
-class Marks:
+class BookmarkState:
     """What a bookmark holds. `doubt` is the token of a switch that the component paused for and saw no end of.
 
     `entry` is the ID up to which it has read what stands in no file. A component that was never here has no places.
@@ -111,7 +116,7 @@ class Marks:
     epoch: int = 0
     doubt: str = ""
     entry: str = "0-0"
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, SourcePosition] = field(default_factory=dict)
     following: bool = False
     """Whether it was following when this was written: after a kill the next message may have been given before."""
     unclean: list[str] = field(default_factory=list)
@@ -139,7 +144,7 @@ class Bookmark:
 
     def __init__(self, state_dir: Path, component: str, mapping: str) -> None:
         self.path = state_dir / "components" / component / f"{mapping}.bookmark"
-        self.marks = Marks()
+        self.marks = BookmarkState()
         self._lock = -1
         self._fd = -1
         self._size = 0
@@ -166,19 +171,19 @@ class Bookmark:
         """Whether this object holds the lock of the component's bookmark."""
         return self._lock >= 0
 
-    def load(self) -> Marks:
+    def load(self) -> BookmarkState:
         """Reads a component's bookmark. Raises BridgeError for a file that is no bookmark."""
         try:
             first, *lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
-            self.marks = Marks()
+            self.marks = BookmarkState()
             return self.marks
         except OSError as error:
             raise BridgeError(f"cannot be read: {error.strerror}", where=str(self.path)) from None
         try:
             said = json.loads(first)
-            places = {str(name): Place.from_json(place) for name, place in said["files"].items()}
-            self.marks = Marks(
+            places = {str(name): SourcePosition.from_json(place) for name, place in said["files"].items()}
+            self.marks = BookmarkState(
                 str(said["reads"]), str(said["writes"]), int(said["epoch"]), str(said["doubt"]), str(said["entry"]),
                 places, bool(said["following"]), [str(one) for one in said.get("unclean", ())],
                 bool(said.get("begun", True)), bool(said.get("retired", False)),

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.client.bookmark import Marks
+from bridge.client.bookmark import BookmarkState
 from bridge.core.logger import logger
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.retired import doubt, ending_told, is_retired
-from bridge.streams.components import Modes
-from bridge.streams.retired import Ending
+from bridge.streams.components import ComponentModes
+from bridge.streams.retired import Retirement
 
 
-class Vouched:
+class FileVoucher:
     """Vouches on this machine for the files of one mapping: that a component may write to them without asking Redis.
 
     A migration that has ended somewhere is known to Redis, and to the ledger that ended it. So only a ledger that lies
     where it carried last, and knows of no end, vouches; without one a message waits on disk until Redis has spoken.
     """
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: MappingContext) -> None:
         self._ledger = shared.settings.state_dir / "ledger.db"
         self._kept = shared.settings.state_dir / "retired" / shared.mapping.name
         self._stream = shared.mapping.stream.key
@@ -32,15 +32,15 @@ class Vouched:
         """Whether this machine knows that the mapping is retired: by what `bridge retire` wrote, or by its ledger."""
         return self._kept.exists() or is_retired(self._ledger, self._stream)
 
-    def known(self, marks: Marks) -> Modes:
+    def known(self, marks: BookmarkState) -> ComponentModes:
         """Says where the component that has this bookmark reads and writes, as far as this machine knows."""
-        known = Modes(marks.reads, marks.writes, marks.epoch)
+        known = ComponentModes(marks.reads, marks.writes, marks.epoch)
         return known.ended() if marks.retired or self.dead() else known
 
     def groups(self) -> Sequence[str]:
         """The consumer groups that the mapping's stream had when it was retired, as far as this machine knows."""
         told = ending_told(self._ledger, self._stream)
-        return Ending.from_json(told).groups if told is not None else ()
+        return Retirement.from_json(told).groups if told is not None else ()
 
     def alive(self) -> bool:
         """Whether the mapping's files may be written to, or read, without having asked Redis.

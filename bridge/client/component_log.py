@@ -15,21 +15,21 @@ from typing import Any
 from weakref import WeakSet
 
 from bridge.client.bookmark import Bookmark
-from bridge.client.carried_still import Vouched
-from bridge.client.coordinator import Keeper, Shown
+from bridge.client.carried_still import FileVoucher
+from bridge.client.coordinator import Coordinator, WorkerStatus
 from bridge.client.message import Message
-from bridge.client.read_routing import Whence
-from bridge.client.read_side import FileSide, GroupSide, InHand, Side, worker_slot
+from bridge.client.read_routing import ReadRouting
+from bridge.client.read_side import FileSide, GroupSide, InFlight, ReadSide, worker_slot
 from bridge.client.replay import from_files, from_stream, milliseconds
-from bridge.client.write_routing import Writing
+from bridge.client.write_routing import WriteRouting
 from bridge.core.codecs.timestamps import shown_time
 from bridge.core.config import Settings, check_component, load
 from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import format_id
-from bridge.kinds.mapping_context import Shared
-from bridge.streams.components import FILE, READS, REDIS, WRITES, Modes, Switch
+from bridge.kinds.mapping_context import MappingContext
+from bridge.streams.components import FILE, READS, REDIS, WRITES, ComponentModes, SwitchInProgress
 from bridge.streams.dial import Backoff, dialler
 
 IDLE = 0.02
@@ -76,7 +76,7 @@ os.register_at_fork(after_in_child=_let_go)
 class _Given:
     """What was given last and is not acknowledged: by which side, and its token."""
 
-    side: Side
+    side: ReadSide
     token: object
 
 
@@ -96,7 +96,7 @@ class Log:
         self.component = component
         self._settings = settings
         self._mapping = mapping
-        self._shared = Shared(mapping, settings)
+        self._shared = MappingContext(mapping, settings)
         self._at_end = at_end
         self._claim_ms = claim_ms
         self._most = most
@@ -106,23 +106,23 @@ class Log:
         self._dial = dialler(settings, may_start=False)
         self._lock = RLock()
         number, self._slot = worker_slot(self._folder)
-        self._shown = Shown(f"{settings.instance}-{number}")
+        self._shown = WorkerStatus(f"{settings.instance}-{number}")
         marks = Bookmark(settings.state_dir, component, mapping.name).load()
-        vouched = Vouched(self._shared)
+        vouched = FileVoucher(self._shared)
         most_known = vouched.known(marks)
-        self._writing = Writing(self._shared, component, self._folder, self._dial, most_known, vouched,
+        self._writing = WriteRouting(self._shared, component, self._folder, self._dial, most_known, vouched,
                                 lambda: self._keeper.unheard)  # fmt: skip
         self._shown.position = self._position
-        self._keeper = Keeper(
+        self._keeper = Coordinator(
             self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,
             on_state or (lambda state: None), vouched.dead,
         )  # fmt: skip
-        self._whence = Whence(
+        self._whence = ReadRouting(
             self._shared, settings, component, self._bookmark, self._keeper, self._dial, vouched, at_end=at_end
         )
-        self._hand = InHand()
+        self._hand = InFlight()
         self._given: _Given | None = None
-        self._side: Side | None = None
+        self._side: ReadSide | None = None
         self._following = False
         self._closed = False
         self._why = ""
@@ -255,7 +255,7 @@ class Log:
             with self._lock:
                 given.side.done(given.token)
 
-    def _taken(self, side: Side) -> Any:
+    def _taken(self, side: ReadSide) -> Any:
         with self._lock:
             found = side.take()
         if side.name == REDIS:
@@ -283,12 +283,12 @@ class Log:
                 self._bookmark.close()
                 self._keeper.wake()
 
-    def _asked(self) -> Switch | None:
+    def _asked(self) -> SwitchInProgress | None:
         """The switch of reads that waits for this component to pause."""
         known = self._keeper.known
         return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
 
-    def _turned(self, modes: Modes) -> bool:
+    def _turned(self, modes: ComponentModes) -> bool:
         """Whether a switch was made since this was read where these say: begun and ended between two looks."""
         known = self._keeper.known
         return known is not None and known.epoch != modes.epoch
@@ -319,12 +319,12 @@ class Log:
 
     # -- where to read ---------------------------------------------------------------------------------------
 
-    def _side_of(self, modes: Modes) -> Side:
+    def _side_of(self, modes: ComponentModes) -> ReadSide:
         """The side to read from, the one that is open if it is that."""
         if self._side is not None and self._side.name == modes.reads:
             return self._side
         self._leave()
-        side: Side
+        side: ReadSide
         if modes.reads == FILE:
             side = FileSide(self._shared, self._bookmark, time.time, at_end=self._at_end)
         else:
@@ -350,7 +350,7 @@ class Log:
             said = self._bookmark.marks.to_json()
             return {name: said[name] for name in ("epoch", "files", "entry", "aside", "unclean")}
 
-    def _switched(self, modes: Modes) -> None:
+    def _switched(self, modes: ComponentModes) -> None:
         switch = modes.switch
         if switch is not None and switch.side == READS and not self._following:
             self._shown.paused[READS] = switch.token

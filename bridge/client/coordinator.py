@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
-from bridge.streams.components import COMPONENTS, Modes, field_of, packed_look, seen
+from bridge.streams.components import COMPONENTS, ComponentModes, field_of, packed_look, seen
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.dial import Backoff
 from bridge.streams.keys import Keys
@@ -46,7 +46,7 @@ return 1"""
 
 
 @dataclass(slots=True)
-class Shown:
+class WorkerStatus:
     """What the keeper tells of the worker. `paused` holds the token of the switch it waits for, for each side."""
 
     worker: str
@@ -59,7 +59,7 @@ class Shown:
     position: Callable[[], dict[str, Any] | None] = lambda: None
 
 
-class Keeper:
+class Coordinator:
     """Keeps a component's log in touch with Redis, in a thread of its own; `turn` guards what it knows.
 
     `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said. `dead`
@@ -67,12 +67,12 @@ class Keeper:
     """
 
     def __init__(
-        self, keys: Keys, component: str, mapping: str, dial: Callable[[], Connection], most: Modes, shown: Shown,
-        on_switch: Callable[[Modes], None], work: Callable[[], None], on_state: Callable[[str], object],
-        dead: Callable[[], bool],
+        self, keys: Keys, component: str, mapping: str, dial: Callable[[], Connection], most: ComponentModes,
+        shown: WorkerStatus, on_switch: Callable[[ComponentModes], None], work: Callable[[], None],
+        on_state: Callable[[str], object], dead: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.turn = Condition()
-        self.known: Modes | None = None
+        self.known: ComponentModes | None = None
         self.reached = 0.0
         """When Redis answered last, by the steady clock."""
         self.tried = False
@@ -187,7 +187,7 @@ class Keeper:
             modes = self._most
         if ended or (self._most.retired and not self._begun_again(link)):
             modes = modes.ended()
-        self._most = Modes(modes.reads, modes.writes, modes.epoch, retired=modes.retired)
+        self._most = ComponentModes(modes.reads, modes.writes, modes.epoch, retired=modes.retired)
         with self.turn:
             changed, self.known = modes != self.known, modes
         if changed:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from bridge.client.bookmark import Bookmark, Place
+from bridge.client.bookmark import Bookmark, SourcePosition
 from bridge.client.message import Message, made
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.logger import logger
 from bridge.core.model import Fingerprint, Position, hex_digest
 from bridge.files.closed_generations import KEPT_LATE
-from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.generation import TAIL, Generation, GenerationRecord
 from bridge.files.lines import grouped, split
 from bridge.files.tail import Tail
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 
 PIECE = 1 << 16
 
 
 @dataclass(slots=True)
-class Source:
+class FollowedFile:
     """A source that a component's file reader follows, with its tail and its codec.
 
     `cut`: what comes next is the end of a line that was over the limit.
@@ -33,7 +33,7 @@ class Source:
 
 
 @dataclass(slots=True)
-class Given:
+class DeliveredMessage:
     """A message that the file reader hands to a component, and where the reader stands when the message is done.
 
     That is which source, generation, and its digests there. `begin`: the byte at which the message begins. `time`: of
@@ -69,13 +69,13 @@ class FileReader:
     """
 
     def __init__(
-        self, shared: Shared, bookmark: Bookmark, clock: Callable[[], float], *, unclean: bool = False
+        self, shared: MappingContext, bookmark: Bookmark, clock: Callable[[], float], *, unclean: bool = False
     ) -> None:
         self._shared = shared
         self._bookmark = bookmark
         self._clock = clock
         self._limit = shared.mapping.format.max_line_bytes
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, FollowedFile] = {}
         self._heads = _Heads()
         self._turn = 0
 
@@ -96,7 +96,7 @@ class FileReader:
             self._bookmark.note(name, last.number, last.fingerprint())
         self._bookmark.save()
 
-    def take(self) -> list[Given]:
+    def take(self) -> list[DeliveredMessage]:
         """The file reader returns the next messages, of one source; none when there is nothing new. Raises SourceError.
 
         All messages that were given before have been acknowledged by now.
@@ -110,7 +110,7 @@ class FileReader:
                 return found
         return []
 
-    def done(self, given: Given) -> None:
+    def done(self, given: DeliveredMessage) -> None:
         """Notes in the bookmark that the component has acknowledged a message which the file reader gave it.
 
         Raises BridgeError: the bookmark cannot be written.
@@ -136,11 +136,11 @@ class FileReader:
     def _names(self) -> list[str]:
         return names_of(self._shared, self._bookmark.marks.places)
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> FollowedFile:
         if name not in self._sources:
-            place = self._bookmark.marks.places.setdefault(name, Place())
+            place = self._bookmark.marks.places.setdefault(name, SourcePosition())
             tail = self._shared.new_tail(name, list(place.generations))
-            self._sources[name] = Source(tail, self._shared.mapping.codec(name))
+            self._sources[name] = FollowedFile(tail, self._shared.mapping.codec(name))
         return self._sources[name]
 
     def _know(self, name: str, tail: Tail) -> None:
@@ -164,7 +164,7 @@ class FileReader:
         self._bookmark.save()
 
     @staticmethod
-    def _merged(before: Known | None, now: Known) -> Known:
+    def _merged(before: GenerationRecord | None, now: GenerationRecord) -> GenerationRecord:
         """Makes the bookmark's record of a generation: what is new about it, read as far as it was."""
         if before is None:
             return now
@@ -172,7 +172,7 @@ class FileReader:
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def _of(self, name: str, source: Source) -> list[Given]:
+    def _of(self, name: str, source: FollowedFile) -> list[DeliveredMessage]:
         tail = source.tail
         tail.look()
         self._know(name, tail)
@@ -192,7 +192,7 @@ class FileReader:
                 return found
         return []
 
-    def _read(self, name: str, source: Source, generation: Generation) -> tuple[list[Given], bool]:
+    def _read(self, name: str, source: FollowedFile, generation: Generation) -> tuple[list[DeliveredMessage], bool]:
         """The file reader returns a generation's next messages and moves over them; and whether more is to come soon.
 
         The second is True where a last message may go on for a moment, so that nothing behind it is to be read yet.
@@ -207,7 +207,7 @@ class FileReader:
                 source.tail.introduce(generation)
                 self._know(name, source.tail)
             lines, waits = split(raw, start, []), False
-            if isinstance(source.codec, Continued) and lines.lines:
+            if isinstance(source.codec, MultilineCodec) and lines.lines:
                 ended = len(raw) < size and self._settled(source.tail, generation)
                 whole = grouped(lines, source.codec.begins(lines.lines), self._limit, ended=ended)
                 lines, waits = whole, not ended and len(raw) < size
@@ -229,13 +229,13 @@ class FileReader:
                 return found, False
 
     def _messages(
-        self, name: str, source: Source, generation: Generation, data: bytes, begin: int, texts: list[bytes],
+        self, name: str, source: FollowedFile, generation: Generation, data: bytes, begin: int, texts: list[bytes],
         offsets: list[int], ends: list[int],
-    ) -> list[Given]:  # fmt: skip
+    ) -> list[DeliveredMessage]:  # fmt: skip
         place, number = self._bookmark.marks.places[name], generation.number
         unclean = self._bookmark.marks.unclean
         generation.extend_head()
-        found: list[Given] = []
+        found: list[DeliveredMessage] = []
         decoded = source.codec.decode(texts)
         for text, row, time, offset, end in zip(texts, *decoded, offsets, ends, strict=True):
             at = Position(number, offset)
@@ -247,7 +247,9 @@ class FileReader:
             length = min(len(generation.head), end)
             back = data[max(0, end - TAIL - begin) : end - begin]
             head = self._heads.of(generation.head, length)
-            found.append(Given(message, name, number, Fingerprint(end, length, head, hex_digest(back)), offset, time))
+            found.append(
+                DeliveredMessage(message, name, number, Fingerprint(end, length, head, hex_digest(back)), offset, time)
+            )
         return found
 
     def _settled(self, tail: Tail, generation: Generation) -> bool:
@@ -260,7 +262,7 @@ class FileReader:
         return self._clock() - generation.written() / 1e9 >= self._shared.mapping.source.settle_ms / 1000
 
 
-def names_of(shared: Shared, known: Iterable[str]) -> list[str]:
+def names_of(shared: MappingContext, known: Iterable[str]) -> list[str]:
     """The files that a component reads of a mapping: the sources, and what the mirror writes where that is none."""
     names = shared.source_names(known)
     mirror = shared.mapping.mirror

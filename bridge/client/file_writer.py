@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bridge.core.errors import ConfigError, TargetError
 from bridge.files.appender import Appender
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 
 PATIENCE = 1.0
 PAUSE = 0.01
@@ -22,7 +22,7 @@ class FileWriter:
     `wait` waits so many seconds.
     """
 
-    def __init__(self, shared: Shared, wait: Callable[[float], object]) -> None:
+    def __init__(self, shared: MappingContext, wait: Callable[[float], object]) -> None:
         self._shared = shared
         self._wait = wait
         self._files: dict[str, Appender] = {}

@@ -21,7 +21,7 @@ BLOCK_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class DeliveredEntry:
     """An entry: ID, fields, how often it was given to a component before, what Redis counts, and whether it is new."""
 
     id: EntryId
@@ -65,16 +65,16 @@ class GroupReader:
         """Makes the group, which begins behind that ID."""
         self._call("XGROUP", "CREATE", self._stream, self._group, start, "MKSTREAM")
 
-    def own(self) -> list[Delivered]:
+    def own(self) -> list[DeliveredEntry]:
         """What this worker was given earlier and never acknowledged: after a reconnection, or a restart by its name."""
-        found: list[Delivered] = []
+        found: list[DeliveredEntry] = []
         start = "-"
         while page := self._call("XPENDING", self._stream, self._group, start, "+", COUNT, self._worker):
             found += self._read([row[0] for row in page], [int(row[3]) for row in page])
             start = f"({page[-1][0].decode()}"
         return found
 
-    def take(self) -> list[Delivered]:
+    def take(self) -> list[DeliveredEntry]:
         """The next entries: those that somebody left, else new ones, waiting a moment for them."""
         now = time.monotonic()
         if now >= self._claim_at:
@@ -87,7 +87,7 @@ class GroupReader:
         found = to_entries(reply[0][1] if reply else [])
         if len(found) > 1:  # they are given one by one, and a kill shall tell which was
             self.counts([entry.id for entry in found], 0)
-        return [Delivered(entry.id, entry.fields, 0, int(len(found) == 1), True) for entry in found]
+        return [DeliveredEntry(entry.id, entry.fields, 0, int(len(found) == 1), True) for entry in found]
 
     def mine(self, ids: Sequence[EntryId]) -> set[EntryId]:
         """Those of the entries that no other worker has taken over meanwhile; they count as fresh again."""
@@ -116,7 +116,7 @@ class GroupReader:
             if isinstance(reply, Refusal):
                 raise refused(reply, self._stream.decode(errors="replace"))
 
-    def _claim(self) -> list[Delivered]:
+    def _claim(self) -> list[DeliveredEntry]:
         """What was left longest, some at a time; as many times given as before, until the component meets it."""
         start, claimed, *_ = self._call(
             "XAUTOCLAIM", self._stream, self._group, self._worker, self._claim_ms, self._claim_from, "COUNT", COUNT,
@@ -131,7 +131,7 @@ class GroupReader:
                 return found
         return self._claim() if start != b"0-0" else []
 
-    def _read(self, ids: list[bytes], times: list[int]) -> list[Delivered]:
+    def _read(self, ids: list[bytes], times: list[int]) -> list[DeliveredEntry]:
         """The entries of these IDs; what was deleted is acknowledged."""
         self.settle()
         replies = self._connection.calls(*(pack("XRANGE", self._stream, raw, raw) for raw in ids))
@@ -139,7 +139,7 @@ class GroupReader:
             if not reply:
                 self._send("XACK", self._stream, self._group, raw)
         return [
-            Delivered(entry.id, entry.fields, count, count)
+            DeliveredEntry(entry.id, entry.fields, count, count)
             for reply, count in zip(replies, times, strict=True)
             for entry in to_entries(reply)
         ]

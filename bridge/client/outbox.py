@@ -20,7 +20,7 @@ from bridge.core.logger import logger
 
 
 @dataclass(slots=True)
-class Waiting:
+class OutboxMessage:
     """A message that waits in an outbox: its number in its session, and its fields: name, value, name, value …
 
     `free`: it was never sent, so that it may go to a file as well; one that was may be in the stream.
@@ -50,7 +50,7 @@ class Outbox:
         self._folder = folder
         self._path = folder / f"{mapping}.{self.session}.outbox"
         self._fd = -1
-        self.waiting: list[Waiting] = []
+        self.waiting: list[OutboxMessage] = []
         self.begun: tuple[int, int, int] | None = None
         """Which message, by number, may be in its file already: inode and size of that file before it was written."""
 
@@ -59,11 +59,11 @@ class Outbox:
 
         Raises BridgeError: it is not kept.
         """
-        message = Waiting(number, list(fields), free)
+        message = OutboxMessage(number, list(fields), free)
         self._write(message.to_json())
         self.waiting.append(message)
 
-    def sends(self, some: Sequence[Waiting]) -> None:
+    def sends(self, some: Sequence[OutboxMessage]) -> None:
         """Notes that these messages, the first that wait, are sent: from now on they may be in the stream.
 
         Raises BridgeError: it is not noted, and they may not be sent.
@@ -160,7 +160,7 @@ class Outbox:
                     self._noted(said)
                     continue
                 number, fields, *free = said
-                self.waiting.append(Waiting(int(number), [base64.b64decode(part) for part in fields], bool(free)))
+                self.waiting.append(OutboxMessage(int(number), [base64.b64decode(part) for part in fields], bool(free)))
             except (ValueError, TypeError, KeyError):
                 logger.warning("%s holds a line that is no message, it is kept beside: %.200r", self._path, line)
                 with self._path.with_suffix(".damaged").open("ab") as aside:
@@ -203,5 +203,5 @@ def _written(path: Path) -> int:
         return 0
 
 
-def _line(message: Waiting) -> bytes:
+def _line(message: OutboxMessage) -> bytes:
     return json.dumps(message.to_json()).encode() + b"\n"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bridge.client.bookmark import Bookmark, Place
-from bridge.client.carried_still import Vouched
-from bridge.client.coordinator import Keeper
+from bridge.client.bookmark import Bookmark, SourcePosition
+from bridge.client.carried_still import FileVoucher
+from bridge.client.coordinator import Coordinator
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, NotYet
 from bridge.core.logger import logger
-from bridge.kinds.mapping_context import Shared
-from bridge.streams.components import REDIS, Modes, announced_positions
+from bridge.kinds.mapping_context import MappingContext
+from bridge.streams.components import REDIS, ComponentModes, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff
 from bridge.streams.retired import ending_of
@@ -21,12 +21,12 @@ WRITTEN = 5.0
 """Seconds in which another holder of a bookmark's lock has written what it wanted to write."""
 
 
-class Whence:
+class ReadRouting:
     """Decides from where one component's log reads: as Redis says through the keeper, or as the bookmark remembers."""
 
     def __init__(
-        self, shared: Shared, settings: Settings, component: str, bookmark: Bookmark, keeper: Keeper,
-        dial: Callable[[], Connection], vouched: Vouched, *, at_end: bool,
+        self, shared: MappingContext, settings: Settings, component: str, bookmark: Bookmark, keeper: Coordinator,
+        dial: Callable[[], Connection], vouched: FileVoucher, *, at_end: bool,
     ) -> None:  # fmt: skip
         self._shared = shared
         self._settings = settings
@@ -36,10 +36,10 @@ class Whence:
         self._dial = dial
         self._vouched = vouched
         self._at_end = at_end
-        self._remembered: Modes | None = None
+        self._remembered: ComponentModes | None = None
         """What the bookmark was told last of what Redis says."""
 
-    def remember(self, known: Modes) -> None:
+    def remember(self, known: ComponentModes) -> None:
         """Writes into a component's bookmark what Redis says; a worker that reads the files does so itself.
 
         So it is with a component that only writes, too: it may be started again while Redis is away.
@@ -61,7 +61,7 @@ class Whence:
         finally:
             bookmark.close()
 
-    def modes(self) -> Modes:
+    def modes(self) -> ComponentModes:
         """Says from where a component reads now, and brings its bookmark into accord.
 
         Raises NotYet: nobody can tell now.
@@ -81,7 +81,7 @@ class Whence:
         if known is None:
             if marks.doubt or marks.reads == REDIS or not self._vouched.alive():
                 raise NotYet("Redis is away, or does not say from where to read")
-            return Modes(marks.reads, marks.writes, marks.epoch)
+            return ComponentModes(marks.reads, marks.writes, marks.epoch)
         if known.epoch > marks.epoch:
             self._adopt(known, self._bookmark)
         elif marks.doubt or marks.retired:
@@ -90,7 +90,7 @@ class Whence:
         self._keeper.shown.epoch = marks.epoch
         return known
 
-    def awaited(self) -> Modes:
+    def awaited(self) -> ComponentModes:
         """Waits until it can be said from where a component reads, and says it."""
         pause = Backoff(0.02, 2.0)
         while True:
@@ -100,7 +100,7 @@ class Whence:
                 with self._keeper.turn:
                     self._keeper.turn.wait(pause.next())
 
-    def _adopt(self, known: Modes, bookmark: Bookmark) -> None:
+    def _adopt(self, known: ComponentModes, bookmark: Bookmark) -> None:
         """Takes into a component's bookmark the position that a switch has translated since it was written."""
         connection = self._dial()
         try:
@@ -110,7 +110,7 @@ class Whence:
         marks = bookmark.marks
         files, epoch = said.get("files"), said.get("epoch", 0)
         if isinstance(files, dict) and isinstance(epoch, int) and epoch > marks.epoch:
-            marks.places = {name: Place.from_json(place) for name, place in files.items()}
+            marks.places = {name: SourcePosition.from_json(place) for name, place in files.items()}
             marks.entry, marks.aside = str(said.get("entry", "0-0")), [str(one) for one in said.get("aside", ())]
             marks.following, marks.unclean, marks.begun = False, [], True
         elif marks.reads == REDIS:
@@ -118,7 +118,7 @@ class Whence:
             raise BridgeError("the position in the files is not known", where=self._component, hint=hint)
         _note(known, bookmark)
 
-    def _note(self, known: Modes) -> None:
+    def _note(self, known: ComponentModes) -> None:
         """The bookmark says that the component reads Redis, and is free for whoever reads the files next."""
         self._keeper.shown.epoch = known.epoch
         marks = self._bookmark.marks
@@ -141,7 +141,7 @@ class Whence:
             was_here = self._component in (told.groups if told is not None else self._vouched.groups())
         return None if was_here else "$" if self._at_end else "0"
 
-    def remedy(self, modes: Modes) -> str:
+    def remedy(self, modes: ComponentModes) -> str:
         """Names the command that tells how far a component has read, for one whose consumer group is gone."""
         if modes.retired:
             return f"`XGROUP CREATE {self._shared.mapping.stream.key} {self._component} ID` says from where it goes on"
@@ -165,7 +165,7 @@ class Whence:
             self._bookmark.close()
 
 
-def _note(known: Modes, bookmark: Bookmark) -> None:
+def _note(known: ComponentModes, bookmark: Bookmark) -> None:
     """Writes into a bookmark that is locked what Redis says. Raises BridgeError."""
     marks = bookmark.marks
     marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 from bridge.client.bookmark import Bookmark, still_named
-from bridge.client.file_reader import FileReader, Given
-from bridge.client.group_reader import Delivered, GroupGone, GroupReader
+from bridge.client.file_reader import DeliveredMessage, FileReader
+from bridge.client.group_reader import DeliveredEntry, GroupGone, GroupReader
 from bridge.client.message import Message, made
 from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.model import EntryId, format_id, paired
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.connect import Connection
 
 
-class Side(Protocol):
+class ReadSide(Protocol):
     """Where a component reads. What it was given and did not acknowledge, the next one made gives again."""
 
     name: str
@@ -50,7 +50,7 @@ class FileSide:
 
     name = "file"
 
-    def __init__(self, shared: Shared, bookmark: Bookmark, clock: Callable[[], float], *, at_end: bool) -> None:
+    def __init__(self, shared: MappingContext, bookmark: Bookmark, clock: Callable[[], float], *, at_end: bool) -> None:
         self._bookmark = bookmark
         marks = bookmark.marks
         fresh = not marks.places
@@ -72,7 +72,7 @@ class FileSide:
 
     def done(self, token: object) -> None:
         """As the protocol says. Raises BridgeError: the bookmark cannot be written."""
-        if not isinstance(token, Given):
+        if not isinstance(token, DeliveredMessage):
             raise TypeError(token)
         self._reader.done(token)
 
@@ -83,7 +83,7 @@ class FileSide:
         self._bookmark.save()
 
 
-class InHand:
+class InFlight:
     """What this process knows of the entries that it fetched, through a lost connection too.
 
     `unmet`: fetched and not given to the component yet. `done`: acknowledged, and Redis has not confirmed it. `last`:
@@ -103,7 +103,7 @@ class GroupSide:
 
     def __init__(
         self, connection: Connection, stream: bytes, component: str, worker: str, claim_ms: int, most: int, aside: Path,
-        in_hand: InHand, first: str | None, remedy: str,
+        in_hand: InFlight, first: str | None, remedy: str,
     ) -> None:  # fmt: skip
         self._reader = GroupReader(connection, stream, component, worker, claim_ms)
         self._most = most
@@ -136,7 +136,7 @@ class GroupSide:
         self._hand.unmet.update(one.id for one in found if not one.before)
         return self._messages(found)
 
-    def _mine(self, found: list[Delivered]) -> list[Delivered]:
+    def _mine(self, found: list[DeliveredEntry]) -> list[DeliveredEntry]:
         """Without those that this process is done with: their acknowledgement was lost."""
         done = set(self._hand.done)
         for one in found:
@@ -145,7 +145,7 @@ class GroupSide:
         mine = [one for one in found if one.id not in done]
         return [replace(one, before=0) if one.id in self._hand.unmet else one for one in mine]
 
-    def _messages(self, found: list[Delivered]) -> list[tuple[Message, object]]:
+    def _messages(self, found: list[DeliveredEntry]) -> list[tuple[Message, object]]:
         messages: list[tuple[Message, object]] = []
         self._waiting, self._lost = {one.id for one in found}, set()
         self._refresh()
@@ -163,7 +163,7 @@ class GroupSide:
 
     def given(self, token: object) -> bool:
         """As the protocol says. Raises RedisLost."""
-        if not isinstance(token, Delivered):
+        if not isinstance(token, DeliveredEntry):
             raise TypeError(token)
         self._waiting.discard(token.id)
         if time.monotonic() >= self._stale_at:  # the loop is slow: another worker may have taken over what waits here
@@ -181,7 +181,7 @@ class GroupSide:
     def _refresh(self) -> None:
         self._stale_at = time.monotonic() + self._claim_ms / 3000
 
-    def _set_aside(self, one: Delivered) -> None:
+    def _set_aside(self, one: DeliveredEntry) -> None:
         """It was given so often that it seems to end its readers: kept in a file, and given no more."""
         fields = [base64.b64encode(value).decode() for value in one.fields]
         line = json.dumps({"entry": format_id(one.id).decode(), "times": one.before, "fields_base64": fields})
@@ -194,7 +194,7 @@ class GroupSide:
 
     def done(self, token: object) -> None:
         """As the protocol says. Raises RedisLost: it is acknowledged when there is a connection again."""
-        if not isinstance(token, Delivered):
+        if not isinstance(token, DeliveredEntry):
             raise TypeError(token)
         self._hand.done.append(token.id)
         self._hand.last = token.id

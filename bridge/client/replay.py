@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bridge.client.bookmark import Bookmark, Marks, Place
+from bridge.client.bookmark import Bookmark, BookmarkState, SourcePosition
 from bridge.client.file_reader import FileReader
 from bridge.client.message import Message, made
 from bridge.core.errors import ConfigError
 from bridge.core.model import Fingerprint, Position, format_id, paired
-from bridge.files.generation import Known
-from bridge.kinds.mapping_context import Shared
+from bridge.files.generation import GenerationRecord
+from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.components import group_of
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
@@ -44,7 +44,9 @@ class _Scratch(Bookmark):
         """Nowhere."""
 
 
-def from_files(shared: Shared, marks: Marks, since_ms: int, clock: Callable[[], float]) -> Iterator[Message]:
+def from_files(
+    shared: MappingContext, marks: BookmarkState, since_ms: int, clock: Callable[[], float]
+) -> Iterator[Message]:
     """The messages of that time and later which this bookmark says were read. Raises SourceError."""
     reader, scratch = None, _Scratch()
     try:
@@ -59,7 +61,7 @@ def from_files(shared: Shared, marks: Marks, since_ms: int, clock: Callable[[], 
             reader.close()
 
 
-def _was_read(place: Place | None, held: Known, begin: int) -> bool:
+def _was_read(place: SourcePosition | None, held: GenerationRecord, begin: int) -> bool:
     """Whether a message in that file was: the generations are counted anew here, so the file tells which one it is."""
     if place is None:
         return False

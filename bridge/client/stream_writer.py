@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bridge.client.outbox import Outbox, Waiting, left_behind
+from bridge.client.outbox import Outbox, OutboxMessage, left_behind
 from bridge.core.errors import BridgeError, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.streams.connect import Connection, Refusal, refused
@@ -30,7 +30,7 @@ AT_ONCE = 200
 """Messages of an outbox that go out in one write."""
 
 
-class StreamWriter:
+class StreamAppender:
     """Writes the messages of one component's session into the stream; what may have landed waits in its outbox."""
 
     def __init__(
@@ -81,7 +81,7 @@ class StreamWriter:
         connection = self.connect()
         self._number += 1
         try:
-            self._sent(connection, self._outbox.session, [Waiting(self._number, list(fields))])
+            self._sent(connection, self._outbox.session, [OutboxMessage(self._number, list(fields))])
         except RedisLost:
             self.disconnect()
             self._outbox.add(self._number, fields, free=False)
@@ -110,14 +110,14 @@ class StreamWriter:
         self._earlier = []
         return True
 
-    def send_first(self, box: Outbox, part: Sequence[Waiting]) -> None:
+    def send_first(self, box: Outbox, part: Sequence[OutboxMessage]) -> None:
         """Sends the first messages that wait in an outbox. Raises RedisLost, RedisRefused, BridgeError."""
         connection = self.connect()
         box.sends(part)
         self._sent(connection, box.session, part)
         box.landed(len(part))
 
-    def _sent(self, connection: Connection, session: str, messages: Sequence[Waiting]) -> None:
+    def _sent(self, connection: Connection, session: str, messages: Sequence[OutboxMessage]) -> None:
         field = f"{self._component}:{session}"
         before = [0, *(message.number for message in messages)]
         packed = [

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
-from bridge.client.carried_still import Vouched
+from bridge.client.carried_still import FileVoucher
 from bridge.client.file_writer import FileWriter
 from bridge.client.outbox import Outbox
-from bridge.client.stream_writer import StreamWriter
+from bridge.client.stream_writer import StreamAppender
 from bridge.core.codecs import Codec
 from bridge.core.errors import BridgeError, ConfigError, RedisLost, RedisRefused, TargetError
 from bridge.core.logger import logger
 from bridge.core.model import Checkpoint, Fingerprint, Row, hex_digest, paired
 from bridge.files.generation import TAIL
-from bridge.kinds.mapping_context import Shared
-from bridge.streams.components import BOTH, FILE, REDIS, WRITES, Modes
+from bridge.kinds.mapping_context import MappingContext
+from bridge.streams.components import BOTH, FILE, REDIS, WRITES, ComponentModes
 from bridge.streams.connect import Connection
 
 HEARD = 5.0
@@ -30,7 +30,7 @@ PAUSED = 10.0
 
 
 @dataclass(slots=True)
-class Behind:
+class LastFileLine:
     """The last line that went to the file in place of the stream: the descriptor of that file, and where it ends."""
 
     name: str
@@ -47,12 +47,12 @@ class Behind:
         )
 
 
-class Writing:
+class WriteRouting:
     """Sends one component's messages to the file or to the stream, as it is switched. Any thread may call it."""
 
     def __init__(
-        self, shared: Shared, component: str, folder: Path, dial: Callable[[], Connection], modes: Modes,
-        vouched: Vouched, since: Callable[[], float],
+        self, shared: MappingContext, component: str, folder: Path, dial: Callable[[], Connection],
+        modes: ComponentModes, vouched: FileVoucher, since: Callable[[], float],
     ) -> None:  # fmt: skip
         self.mode = modes.writes
         self._since = since
@@ -63,12 +63,12 @@ class Writing:
         self._component = component
         self._turn = Condition()
         self._file = FileWriter(shared, time.sleep)
-        self._stream = StreamWriter(shared.keys, folder, component, shared.mapping.name, dial)
+        self._stream = StreamAppender(shared.keys, folder, component, shared.mapping.name, dial)
         self._codecs: dict[str, Codec] = {}
         self._paused = ""
         self._sure = False
         """Whether Redis has said where messages go; what went to the log before is minded."""
-        self._behind: Behind | None = None
+        self._behind: LastFileLine | None = None
         self._said = ("", False)
         """Why messages went elsewhere last, and whether to the disk."""
         self._why = ""
@@ -155,9 +155,9 @@ class Writing:
         file, end = self._file.append(name, line)
         if self._behind is not None:
             os.close(self._behind.fd)
-        self._behind = Behind(name, os.dup(file.fd), end)
+        self._behind = LastFileLine(name, os.dup(file.fd), end)
 
-    def _caught_up(self, behind: Behind) -> bool:
+    def _caught_up(self, behind: LastFileLine) -> bool:
         """Whether the stream has the lines that went to the file: the checkpoint has passed the last of them."""
         keys = self._shared.keys
         try:
@@ -175,7 +175,7 @@ class Writing:
             self._behind = None
         return passed
 
-    def switched(self, modes: Modes, paused: dict[str, str]) -> None:
+    def switched(self, modes: ComponentModes, paused: dict[str, str]) -> None:
         """Turns a component's writing to where Redis says; for a switch it pauses, once its outbox is empty."""
         switch = modes.switch
         with self._turn:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from bridge.core.model import EntryId, digest
-from bridge.ledger.archive_index import Listed, Part, Piece
+from bridge.ledger.archive_index import ArchivedEntry, ArchiveFile, ArchivePart
 
 
-def pieces_of(listed: Sequence[Listed], lines: Sequence[bytes], gone: Collection[EntryId]) -> list[Piece]:
+def pieces_of(listed: Sequence[ArchivedEntry], lines: Sequence[bytes], gone: Collection[EntryId]) -> list[ArchiveFile]:
     """Makes the pieces of a part that stand between its redacted lines; `lines`, with newlines, of what it lists."""
-    found, held, between = list[Piece](), list[bytes](), 0
+    found, held, between = list[ArchiveFile](), list[bytes](), 0
     for entry, line in zip(listed, lines, strict=True):
         if entry.id not in gone:
             held.append(line)
@@ -26,12 +26,12 @@ def pieces_of(listed: Sequence[Listed], lines: Sequence[bytes], gone: Collection
     return [*found, _piece(between, held)]
 
 
-def _piece(between: int, held: Sequence[bytes]) -> Piece:
+def _piece(between: int, held: Sequence[bytes]) -> ArchiveFile:
     content = b"".join(held)
-    return Piece(between, len(content), digest(content))
+    return ArchiveFile(between, len(content), digest(content))
 
 
-def unedited(raw: bytes, parts: Iterable[tuple[Part, Sequence[Piece]]]) -> dict[int, bytes]:
+def unedited(raw: bytes, parts: Iterable[tuple[ArchivePart, Sequence[ArchiveFile]]]) -> dict[int, bytes]:
     """Finds in all that a file holds, unpacked, what is left of each of its parts, by where the part began in it.
 
     For each redacted line one line may stand there, or none. Stops at the first part of which something is missing.

@@ -36,12 +36,12 @@ from bridge.core.model import (
     parse_id,
     parse_origin,
 )
-from bridge.ledger.acknowledged import redacted_of
+from bridge.ledger.acknowledgements import redacted_of
 from bridge.ledger.archive_index import (
-    Listed,
-    Part,
-    Piece,
-    Span,
+    ArchivedEntry,
+    ArchivedSpan,
+    ArchiveFile,
+    ArchivePart,
     drop_span,
     parts_in,
     parts_of,
@@ -51,16 +51,16 @@ from bridge.ledger.archive_index import (
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import fields_from_json
-from bridge.streams.follow import Wanted
+from bridge.streams.follow import EntryFilter
 from bridge.streams.keys import Keys
-from bridge.streams.reader import Beside, Entry, pages
+from bridge.streams.reader import Entry, RidingCommand, pages
 from bridge.streams.resp import pack
 
-Redactions = Names[tuple[str, int], tuple[Sequence[Piece], bytes]]
+Redactions = Names[tuple[str, int], tuple[Sequence[ArchiveFile], bytes]]
 """What stands beside redacted lines, by file and place of a part: pieces, and the digest of the entries that stay."""
 
 
-class Archive:
+class ArchiveReader:
     """One mapping's. Used by one thread."""
 
     def __init__(self, mapping: Mapping, state_dir: Path, ledger: Ledger) -> None:
@@ -70,7 +70,7 @@ class Archive:
         self._stream = mapping.stream.key
         self._codecs: dict[str, Codec] = {}
 
-    def every(self) -> list[Span]:
+    def every(self) -> list[ArchivedSpan]:
         """All spans that the archive holds, oldest first."""
         return spans(self._ledger, self._stream, ZERO_ID)
 
@@ -78,12 +78,12 @@ class Archive:
         """Up to where an earlier try kept what stands from `first` on; None: there was none."""
         return next((one.last for one in spans(self._ledger, self._stream, first) if one.first == first), None)
 
-    def chain(self, floor: EntryId, start: EntryId = ZERO_ID) -> list[Span]:
+    def chain(self, floor: EntryId, start: EntryId = ZERO_ID) -> list[ArchivedSpan]:
         """The spans that follow each other up to the floor, oldest first: with the stream they are one history.
 
         Of these the ones that hold something from `start` on.
         """
-        found: list[Span] = []
+        found: list[ArchivedSpan] = []
         wanted = floor
         for span in reversed(spans(self._ledger, self._stream, start)):
             if _next(span.last) == wanted:
@@ -115,7 +115,7 @@ class Archive:
         while rows := list(islice(found, page)):
             yield rows
 
-    def newest(self, floor: EntryId, wanted: Wanted, count: int | None) -> list[Entry]:
+    def newest(self, floor: EntryId, wanted: EntryFilter, count: int | None) -> list[Entry]:
         """The last `count` (None: all) of those that are wanted, oldest first."""
         start = wanted.since or (0, 0)
         end = before(wanted.until) if wanted.until is not None else None
@@ -136,13 +136,13 @@ class Archive:
                         return kept.id if self.get(floor, kept.id) is not None else None
         return None
 
-    def of_span(self, span: Span) -> Iterator[Entry]:
+    def of_span(self, span: ArchivedSpan) -> Iterator[Entry]:
         """All entries of a span, in order. Raises SourceError."""
         yield from self.of_parts(parts_of(self._ledger, self._stream, span))
 
-    def of_parts(self, parts: Sequence[Part]) -> Iterator[Entry]:
+    def of_parts(self, parts: Sequence[ArchivePart]) -> Iterator[Entry]:
         """The same, of these parts: of each file one is in memory. Raises SourceError."""
-        files: dict[str, list[Part]] = {}
+        files: dict[str, list[ArchivePart]] = {}
         for part in parts:
             files.setdefault(part.path, []).append(part)
         redacted = redacted_parts(self._ledger, self._stream)
@@ -150,11 +150,11 @@ class Archive:
             *(chain.from_iterable(self._of_part(part, redacted) for part in some) for some in files.values())
         )
 
-    def lines_of(self, part: Part) -> tuple[list[Listed], list[bytes]]:
+    def lines_of(self, part: ArchivePart) -> tuple[list[ArchivedEntry], list[bytes]]:
         """What a part lists and holds still, but for what was redacted; lines with newlines. Raises SourceError."""
         return self._lines_of(part, redacted_parts(self._ledger, self._stream))
 
-    def _lines_of(self, part: Part, redacted: Redactions) -> tuple[list[Listed], list[bytes]]:
+    def _lines_of(self, part: ArchivePart, redacted: Redactions) -> tuple[list[ArchivedEntry], list[bytes]]:
         listed = part.listed
         try:
             raw = self._unpacked(part)
@@ -174,7 +174,7 @@ class Archive:
             at += kept.length if kept.id not in gone or not edited else 0
         return found, lines
 
-    def _edited(self, part: Part, redacted: Redactions, error: SourceError) -> bytes:
+    def _edited(self, part: ArchivePart, redacted: Redactions, error: SourceError) -> bytes:
         """What is left of a part in a file that was edited by hand, as something in it was redacted; else the error."""
         try:
             with gzip.open(self.folder / part.path) as file:
@@ -188,7 +188,7 @@ class Archive:
             raise error
         return found
 
-    def _of_part(self, part: Part, redacted: Redactions) -> list[Entry]:
+    def _of_part(self, part: ArchivePart, redacted: Redactions) -> list[Entry]:
         listed, whole = self._lines_of(part, redacted)
         lines = [line[:-1] for line in whole]
         if not part.name:
@@ -206,7 +206,7 @@ class Archive:
             )  # fmt: skip
         return found
 
-    def _unpacked(self, part: Part) -> bytes:
+    def _unpacked(self, part: ArchivePart) -> bytes:
         """Raises SourceError unless they are the bytes that were put there."""
         path = self.folder / part.path
         try:
@@ -239,8 +239,8 @@ class Archive:
         return self._codecs[name]
 
 
-def _all_of(part: Part) -> Piece:
-    return Piece(0, sum(kept.length for kept in part.listed), part.digest)
+def _all_of(part: ArchivePart) -> ArchiveFile:
+    return ArchiveFile(0, sum(kept.length for kept in part.listed), part.digest)
 
 
 def same(some: Iterable[Entry], others: Iterable[Entry]) -> bool:
@@ -264,7 +264,7 @@ def entries_digest(found: Sequence[Entry]) -> bytes:
 
 
 def history(
-    connection: Connection, keys: Keys, archive: Archive | None, start: EntryId, last: EntryId, page: int,
+    connection: Connection, keys: Keys, archive: ArchiveReader | None, start: EntryId, last: EntryId, page: int,
     most_bytes: int, known: EntryId = ZERO_ID,
 ) -> Iterator[list[Any]]:  # fmt: skip
     """XRANGE's replies from `start` to `last`: those below the floor from the archive, as far as that has them.
@@ -273,7 +273,7 @@ def history(
     after it was read, is not above its beginning; else the archive is asked again.
     Raises SourceError, RedisLost, RedisRefused.
     """
-    at, floor = start, Beside(pack("GET", keys.floor))
+    at, floor = start, RidingCommand(pack("GET", keys.floor))
     floor.reply = connection.call("GET", keys.floor)
 
     def now() -> EntryId:

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 
-from bridge.continuity.archive_reader import Archive, entries_digest, fields_of, home, same
+from bridge.continuity.archive_reader import ArchiveReader, entries_digest, fields_of, home, same
 from bridge.core.errors import SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import EntryId, Origin, digest
 from bridge.ledger.archive_index import (
-    Listed,
-    Part,
-    Span,
+    ArchivedEntry,
+    ArchivedSpan,
+    ArchivePart,
     begin_part,
     begun_at,
     end_of,
@@ -40,21 +40,21 @@ LAST_DAY = 253_402_300_799_000
 """Milliseconds since 1970 at the end of the year 9999: later IDs have no date."""
 
 
-class Archiving:
+class ArchiveWriter:
     """All entries of a stream from `first` to `last`: `add` them in order, then `end`. Before that none of it counts.
 
     `base` is where parity would begin if the archive began here.
     """
 
     def __init__(
-        self, archive: Archive, mapping: Mapping, ledger: Ledger, first: EntryId, last: EntryId,
+        self, archive: ArchiveReader, mapping: Mapping, ledger: Ledger, first: EntryId, last: EntryId,
         base: dict[str, object] | None,
     ) -> None:  # fmt: skip
         self._archive = archive
         self._mapping = mapping
         self._ledger = ledger
         self._stream = mapping.stream.key
-        self._span = Span(first, last, json.dumps(base))
+        self._span = ArchivedSpan(first, last, json.dumps(base))
         self._names = {one.number: name for name, one in sources_of(ledger, self._stream).items()}
         self._ends: dict[str, int] = {}
         """Of each file that was written to, where the next part goes."""
@@ -71,11 +71,11 @@ class Archiving:
     def end(self, note: Callable[[], None]) -> int:
         """Lists them; `note` is called in the ledger's transaction that does. Returns the bytes that they took."""
         self._keep()
-        reached("trim.archive.before")
+        failpoint("trim.archive.before")
         with self._ledger.transaction():
             save_span(self._ledger, self._stream, self._span)
             note()
-        reached("trim.archive.after")
+        failpoint("trim.archive.after")
         return sum(part.size for part in self._span.parts)
 
     def _keep(self) -> None:
@@ -101,7 +101,7 @@ class Archiving:
 
     def _write(
         self, name: str, day: str, entries: Sequence[Entry], lines: Sequence[bytes], origins: Sequence[Origin | None]
-    ) -> Part:
+    ) -> ArchivePart:
         """One part, behind what stands in its file."""
         path = self._path(name, day)
         whole = self._archive.folder / path
@@ -114,18 +114,18 @@ class Archiving:
             if at < 0:
                 at = self._end(path, os.fstat(fd).st_size)
                 begin_part(self._ledger, self._stream, path, at)
-            reached("trim.part.before")
+            failpoint("trim.part.before")
             file.truncate(at)
             file.seek(at)
             left = memoryview(packed)
             while left:
                 left = left[file.write(left) or 0 :]
             os.fsync(fd)
-            reached("trim.part.after")
+            failpoint("trim.part.after")
         self._ends[path] = at + len(packed)
-        index = index_of([Listed(entry.id, len(line) + 1, origin)
+        index = index_of([ArchivedEntry(entry.id, len(line) + 1, origin)
                           for entry, line, origin in zip(entries, lines, origins, strict=True)])  # fmt: skip
-        return Part(path, name, at, len(packed), digest(raw), entries_digest(entries), index)
+        return ArchivePart(path, name, at, len(packed), digest(raw), entries_digest(entries), index)
 
     def _path(self, name: str, day: str) -> str:
         """The file for a source's day; another one where something in it was redacted, as a person may edit that."""

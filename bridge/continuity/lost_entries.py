@@ -13,13 +13,13 @@ from threading import Lock
 
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, digest, format_id
 from bridge.ledger.ranges import Range, add_range, range_digest
-from bridge.ledger.seen_entries import Released, Seen, forget_released, released_of
+from bridge.ledger.seen_entries import ReleasedLine, SeenEntry, forget_released, released_of
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, stream_info
-from bridge.streams.stream_metadata import Books
+from bridge.streams.stream_metadata import StreamMetadata
 
 LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
 """Tells the file and the line, with its newline, that the mirror makes of an entry's fields; None: it makes none."""
@@ -27,20 +27,20 @@ LineOf = Callable[[list[bytes]], tuple[str, bytes] | None]
 Offsets = Mapping[tuple[int, int], Collection[int]]
 """The offsets of lines whose entries stand in the stream, by source number and generation."""
 
-Standing = tuple[Released, bytes]
+ReappearedLine = tuple[ReleasedLine, bytes]
 """A mirrored line whose entry Redis had lost and holds again, and its bytes."""
 
 KEPT, FRESH = 64, 4096
 """Entries of the stream that each direction remembers having seen; and those that nobody looked for since, at most."""
 
 
-class Sighted:
+class SeenEntries:
     """Remembers the last entries that each direction of one mapping saw in the stream. For both threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._by_way: dict[str, deque[Seen]] = {"forward": deque(maxlen=KEPT), "mirror": deque(maxlen=KEPT)}
-        self._fresh: deque[Seen] = deque(maxlen=FRESH)
+        self._by_way: dict[str, deque[SeenEntry]] = {"forward": deque(maxlen=KEPT), "mirror": deque(maxlen=KEPT)}
+        self._fresh: deque[SeenEntry] = deque(maxlen=FRESH)
 
     def note(self, way: str, entry: EntryId, fields: Sequence[bytes]) -> None:
         """Remembers an entry that this direction sent to the stream, as forward, or read from it, as the mirror."""
@@ -49,18 +49,18 @@ class Sighted:
             self._by_way[way].append(sighting)
             self._fresh.append(sighting)
 
-    def of(self, way: str) -> list[Seen]:
+    def of(self, way: str) -> list[SeenEntry]:
         """Returns ID and digest of the last entries that forward, or the mirror, saw in the stream, in that order."""
         with self._lock:
             return list(self._by_way[way])
 
     @property
-    def all(self) -> list[Seen]:
+    def all(self) -> list[SeenEntry]:
         """ID and digest of the last entries that forward and mirror saw in the stream, oldest first."""
         return sorted({*self.of("forward"), *self.of("mirror"), *self.fresh})
 
     @property
-    def fresh(self) -> list[Seen]:
+    def fresh(self) -> list[SeenEntry]:
         """The entries that forward and mirror saw in the stream and that nobody looked for since, in that order."""
         with self._lock:
             return list(self._fresh)
@@ -91,8 +91,8 @@ class Sighted:
             raise
 
 
-def missing(
-    connection: Connection, keys: Keys, seen: Sequence[Seen], info: StreamInfo, floor: EntryId
+def missing_entries(
+    connection: Connection, keys: Keys, seen: Sequence[SeenEntry], info: StreamInfo, floor: EntryId
 ) -> tuple[str, set[EntryId]]:
     """Says in words why the stream lost a tail or is a fork, empty: neither; and which entries seen in it still stand.
 
@@ -119,7 +119,7 @@ def missing(
 
 
 def what_was_lost(
-    memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: Books | None
+    memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: StreamMetadata | None
 ) -> str:
     """Says in words what Redis lost of a stream since the ledger last saw it; empty when nothing. Pure."""
     if memory is None:
@@ -174,9 +174,9 @@ def restore(
     return len(back)
 
 
-def standing_again(connection: Connection, keys: Keys, ledger: Ledger, line_of: LineOf) -> list[Standing]:
+def standing_again(connection: Connection, keys: Keys, ledger: Ledger, line_of: LineOf) -> list[ReappearedLine]:
     """Finds mirrored lines whose entries Redis had lost and holds again. Raises RedisLost, RedisRefused."""
-    back = list[Standing]()
+    back = list[ReappearedLine]()
     for some in released_of(ledger, keys.stream.decode()):
         found = existing(connection, keys.stream, [line.entry for line in some])
         for line in some:

@@ -21,17 +21,19 @@ from bridge.ledger.store import Ledger
 from bridge.streams import lease
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.lease import Holder, Standing
+from bridge.streams.lease import LeaseHolder, LeaseState
 from bridge.streams.reader import file_born
 from bridge.streams.retired import ending_of
-from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.writer import claim
 
 RENEWED = 2.0
 """Seconds between two renewals of a process's lease on its stream."""
 
 
-def own(connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str) -> None:
+def claim_stream(
+    connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str
+) -> None:
     """Makes sure, as a direction connects, that this ledger owns the stream, and claims one that has no owner.
 
     Raises NotOwner: another ledger owns it, or this stream's ledger was lost, or its migration has ended and this
@@ -77,12 +79,12 @@ def _carried(connection: Connection, keys: Keys) -> bool:
     return any(True for _ in file_born(connection, keys.stream))
 
 
-def announced(books: Books) -> EntryId:
+def announced(books: StreamMetadata) -> EntryId:
     """Returns the newest entry that was mirrored, as Redis has it in `bridge:{S}:mirror`; 0-0 when none was."""
     return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
 
 
-class Hold:
+class StreamLease:
     """This process's hold on one stream: its nonce, and the lease that it takes and renews in Redis.
 
     The process holds its lock on the state directory meanwhile.
@@ -136,7 +138,7 @@ class Hold:
             note_nonce(ledger, stream, self.nonce, ledger.place)
         memory = stream_memory(ledger, stream)
         timeline = memory.timeline if memory is not None else None
-        if not lease.take(connection, self._keys, Holder.of(self.nonce, self._state_dir), found, timeline):
+        if not lease.take(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir), found, timeline):
             raise NotYet("another process reached for the stream in this moment", where=stream)
         self._taken = True
 
@@ -162,7 +164,7 @@ class Hold:
         if not lease.unchanged(connection, self._keys):
             raise NotYet("the stream became another one as it was read", where=self._keys.stream.decode())
 
-    def take_anew(self, connection: Connection, ledger: Ledger, books: Books) -> None:
+    def take_anew(self, connection: Connection, ledger: Ledger, books: StreamMetadata) -> None:
         """Takes the stream under another nonce, as it lost entries: what anybody read of its past counts no more.
 
         `books` are those that were compared. Raises NotYet where it became another one meanwhile, RedisLost,
@@ -170,7 +172,7 @@ class Hold:
         """
         stream, nonce = self._keys.stream.decode(), secrets.token_hex(8)
         note_nonce(ledger, stream, nonce, ledger.place)
-        if not lease.take_anew(connection, self._keys, Holder.of(nonce, self._state_dir), books):
+        if not lease.take_anew(connection, self._keys, LeaseHolder.of(nonce, self._state_dir), books):
             raise NotYet("the stream became another one while it was compared", where=stream)
         self.nonce, self._settled = nonce, ""
 
@@ -178,9 +180,9 @@ class Hold:
         """Lets the mirror read: ledger and stream agree, as far as this process carries the stream."""
         self._settled = self.nonce
 
-    def _standing(self, connection: Connection) -> Standing:
+    def _standing(self, connection: Connection) -> LeaseState:
         there, self._found = lease.standing(connection, self._keys), None
-        mine, holder = Holder.of(self.nonce, self._state_dir), there.holder
+        mine, holder = LeaseHolder.of(self.nonce, self._state_dir), there.holder
         if holder is not None and holder.nonce != self.nonce and not holder.same_place(mine):
             raise LeaseHeld(
                 f"{holder.shown} carries the stream with a ledger of the same identity: standing by",
@@ -222,7 +224,7 @@ class Hold:
         if self._renew_at > now > self._renew_at - RENEWED:
             return True
         self._renew_at = now + RENEWED
-        return lease.renew(connection, self._keys, Holder.of(self.nonce, self._state_dir))
+        return lease.renew(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir))
 
     def release(self, connection: Connection) -> None:
         """Gives this process's lease on the stream back, so that another state directory need not wait.

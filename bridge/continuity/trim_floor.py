@@ -11,26 +11,26 @@ from bridge.ledger.store import Ledger
 from bridge.ledger.trim_points import drop_points, save_trimmed, trimmed_of
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.trim import Trimmed, put_floor
+from bridge.streams.trim import TrimState, put_floor
 
 
-def remembered(ledger: Ledger, stream: str) -> Trimmed | None:
+def remembered(ledger: Ledger, stream: str) -> TrimState | None:
     """The ledger's copy; None where nothing was trimmed."""
     row = trimmed_of(ledger, stream)
     if row is None:
         return None
     floor, count, origins, base = row
-    return Trimmed.of(floor, b"%d" % count, origins.encode(), base.encode())
+    return TrimState.of(floor, b"%d" % count, origins.encode(), base.encode())
 
 
-def remember(ledger: Ledger, stream: str, now: Trimmed) -> None:
+def remember(ledger: Ledger, stream: str, now: TrimState) -> None:
     """Inside a ledger transaction: its copy is what Redis says, of a stream that can be filled from behind a floor."""
     if now.base is None or now == remembered(ledger, stream):
         return
     save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
 
 
-def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId, nonce: str) -> Trimmed:
+def put_back(connection: Connection, keys: Keys, was: TrimState, first: EntryId, nonce: str) -> TrimState:
     """Tells Redis, whose stream begins anew, what was trimmed of the one before.
 
     Raises NotYet where the process of this nonce does not carry the stream any more, RedisLost, RedisRefused.
@@ -47,7 +47,7 @@ def put_back(connection: Connection, keys: Keys, was: Trimmed, first: EntryId, n
     return now
 
 
-def settle(ledger: Ledger, stream: str, was: Trimmed, now: Trimmed, *, lost: bool) -> None:
+def settle(ledger: Ledger, stream: str, was: TrimState, now: TrimState, *, lost: bool) -> None:
     """Inside a ledger transaction: its copy is what Redis says now.
 
     After a loss what parity noted is not true any more; nor are the IDs of mirrored lines that went, in a new stream.
@@ -63,7 +63,7 @@ def _text(entry_id: EntryId) -> str:
     return format_id(entry_id).decode()
 
 
-def passed_over(trimmed: Trimmed) -> dict[tuple[int, int], set[int]]:
+def passed_over(trimmed: TrimState) -> dict[tuple[int, int], set[int]]:
     """Offsets of trimmed lines that stand behind one that is to be sent, by source and generation."""
     found: dict[tuple[int, int], set[int]] = {}
     for source, gone in trimmed.origins.items():

@@ -79,7 +79,7 @@ class PathPair(Strict):
         return path
 
 
-class File(Strict):
+class ConfigFile(Strict):
     """The tables of `bridge.toml` as written, before flags and environment have their say."""
 
     instance: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -205,7 +205,7 @@ def load(
     path = find_config(config, env, cwd)
     if path is None:
         raise ConfigError("there is no bridge.toml here", where=str(cwd), hint="make one with `bridge init`")
-    file = validated(File, read_toml(path), str(path))
+    file = validated(ConfigFile, read_toml(path), str(path))
     base = path.resolve().parent
     mappings = tuple(load_mapping(name, base) for name in file.mappings)
     _check_together(mappings, str(path))
@@ -223,17 +223,11 @@ def load(
         hint = "each path of the files' side needs a name of its own on the other"
         raise ConfigError(said, where=str(path), hint=hint)
     return Settings(
-        path=path,
-        instance=file.instance,
-        root=root,
-        state_dir=state_dir(env, cwd, base / file.state.dir),
-        redis_url=check_url(url, source),
-        mappings=mappings,
+        path=path, instance=file.instance, root=root, state_dir=state_dir(env, cwd, base / file.state.dir),
+        redis_url=check_url(url, source), mappings=mappings,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
-        log_format=log_format,
-        paths=paths,
-        metrics_port=file.metrics.port if file.metrics is not None else None,
-    )
+        log_format=log_format, paths=paths, metrics_port=file.metrics.port if file.metrics is not None else None,
+    )  # fmt: skip
 
 
 def state_dir(env: MappingType[str, str], cwd: Path, default: Path) -> Path:

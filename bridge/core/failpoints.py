@@ -64,14 +64,14 @@ POINTS = {
 
 
 @dataclass(slots=True)
-class Armed:
+class ArmedFailpoint:
     """What happens at an armed point: after `left` more times a kill, or an OSError of this errno (0: a kill)."""
 
     left: int
     errno: int
 
 
-_armed: dict[str, Armed] | None = None
+_armed: dict[str, ArmedFailpoint] | None = None
 
 
 def arm(setting: str | None) -> None:
@@ -84,7 +84,7 @@ def arm(setting: str | None) -> None:
     _armed = armed or None
 
 
-def _parsed(setting: str) -> tuple[str, Armed]:
+def _parsed(setting: str) -> tuple[str, ArmedFailpoint]:
     point, *rest = setting.split(":")
     name, _, when = point.rpartition(".")
     if name not in POINTS or when not in ("before", "after"):
@@ -96,10 +96,10 @@ def _parsed(setting: str) -> tuple[str, Armed]:
         raise ValueError(f"unknown action {action!r} at {point}, known: kill, raise, raise=ENOSPC and other errnos")
     if len(rest) > 1 or not all(part.isdigit() and int(part) for part in rest):
         raise ValueError(f"{setting!r} is no point: NAME.before[:kill|:raise[=ERRNO]][:N], N from 1 on")
-    return point, Armed(int(rest[0]) if rest else 1, code)
+    return point, ArmedFailpoint(int(rest[0]) if rest else 1, code)
 
 
-def reached(point: str) -> None:
+def failpoint(point: str) -> None:
     """Kills the process, or raises OSError once, if this point is armed and its time has come."""
     if _armed is None or point not in _armed:
         return

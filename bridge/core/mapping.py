@@ -13,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from bridge.core.codecs import Codec, FieldRule, delimited, jsonl, regexp
-from bridge.core.codecs.artifact import Artifact
-from bridge.core.codecs.chunk import Chunk
-from bridge.core.codecs.document import Document, Text, moment, text_of
+from bridge.core.codecs.artifact import ArtifactCodec
+from bridge.core.codecs.chunk import ChunkCodec
+from bridge.core.codecs.document import JsonDocumentCodec, TextDocumentCodec, moment, text_of
 from bridge.core.codecs.line_template import TemplateCodec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.codecs.timestamps import Clock, clock_for
 from bridge.core.errors import ConfigError
 from bridge.core.globs import translated
@@ -167,24 +167,24 @@ class Mapping(Strict):
     def _made_codec(self, source_name: str) -> Codec:
         rules, clock = self._rules(source_name), self._clock
         if self.source.kind == "context":
-            return Chunk(rules)
+            return ChunkCodec(rules)
         if self.source.kind == "artifacts":
-            return Artifact(rules)
+            return ArtifactCodec(rules)
         if self.source.kind == "state":
             return self.value(source_name, 0)
         escape = self.mirror is None or self.mirror.newline == "escape"
         codec: Codec
         if self.format.codec == "delimited":
-            codec = delimited.Delimited(self.format.delimiter or "", self.format.columns, rules, clock, escape)
+            codec = delimited.DelimitedCodec(self.format.delimiter or "", self.format.columns, rules, clock, escape)
         elif self.format.codec == "regex":
-            codec = regexp.Regex(self.format.pattern or "", rules, clock)
+            codec = regexp.RegexCodec(self.format.pattern or "", rules, clock)
         else:
-            codec = jsonl.Jsonl(rules, clock)
+            codec = jsonl.JsonlCodec(rules, clock)
         if self.mirror is not None and self.mirror.template is not None:
             codec = TemplateCodec(codec, self.mirror.template, escape)
-        return Continued(codec) if self.format.continuation else codec
+        return MultilineCodec(codec) if self.format.continuation else codec
 
-    def value(self, path: str, written_ns: int) -> Text:
+    def value(self, path: str, written_ns: int) -> TextDocumentCodec:
         """The codec of a file that holds a latest value."""
         rules = self._rules(path)
         for name in ("timestamp", "data"):
@@ -193,7 +193,7 @@ class Mapping(Strict):
         rules.setdefault("type", FieldRule(const=b"state"))
         return text_of(Path(path).name, rules, None, moment(written_ns), clock_for("iso8601", "UTC"))
 
-    def document(self, path: str, written_ns: int = 0) -> Document | Text:
+    def document(self, path: str, written_ns: int = 0) -> JsonDocumentCodec | TextDocumentCodec:
         """The codec of one whole file, by its path below the root; `written_ns` is when, where nothing else tells."""
         if self._same_document is not None:
             return self._same_document
@@ -207,7 +207,7 @@ class Mapping(Strict):
         if "timestamp" not in rules:
             rules["timestamp"], clock = FieldRule(const=written), clock_for("iso8601", "UTC")
         identity = self.message.id.rule(path) if self.message.id is not None else None
-        return Document(rules, clock, identity)
+        return JsonDocumentCodec(rules, clock, identity)
 
     def _rules(self, path: str) -> dict[str, FieldRule]:
         return {name: section.rule(path) for name, section in self._fields.items()}
@@ -230,13 +230,13 @@ class Mapping(Strict):
         return "timestamp" in self._fields or "(?P<timestamp>" in (self.format.pattern or "")
 
     @cached_property
-    def _same_document(self) -> Document | None:
+    def _same_document(self) -> JsonDocumentCodec | None:
         """The codec of all files, where neither their names nor their times say anything."""
         named = any(section.name is not None for section in self._fields.values())
         if self.format.pattern is not None or named or not self._by_pointers or "timestamp" not in self._fields:
             return None
         rules = self._rules("x")
-        return Document(rules, self._clock, self.message.id.rule("x") if self.message.id is not None else None)
+        return JsonDocumentCodec(rules, self._clock, self.message.id.rule("x") if self.message.id is not None else None)
 
 
 def shipped_dir() -> Path:

@@ -6,17 +6,17 @@ import json
 import time
 
 from bridge.core.model import Checkpoint
-from bridge.files.generation import Known
-from bridge.kinds.mapping_context import Shared
+from bridge.files.generation import GenerationRecord
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note
 from bridge.ledger.retired import retire
 from bridge.ledger.sources import SourceMemory, save_generation, save_source, save_stream
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
-from bridge.streams.retired import Ending
+from bridge.streams.retired import Retirement
 
 
-def adopt(shared: Shared, ledger: Ledger, connection: Connection, ending: Ending, who: str) -> None:
+def adopt(shared: MappingContext, ledger: Ledger, connection: Connection, ending: Retirement, who: str) -> None:
     """Notes in a ledger that knows nothing of a stream that it is retired, and up to where its files were carried.
 
     The other books of the stream in Redis are an owner's that is no more, and are removed: what they say is in the
@@ -28,7 +28,7 @@ def adopt(shared: Shared, ledger: Ledger, connection: Connection, ending: Ending
         for name, raw in ending.files.items():
             at = Checkpoint.from_json(raw.encode())
             save_source(ledger, stream, name, SourceMemory(int(json.loads(raw)["number"]), at.to_json(), live=True))
-            save_generation(ledger, stream, name, Known(at.generation, 0, 0, at.at))
+            save_generation(ledger, stream, name, GenerationRecord(at.generation, 0, 0, at.at))
         save_stream(ledger, stream, ending.last, 0)  # what came later is looked at before anything is sent
         retire(ledger, stream, shared.mapping.name, ending.who, ending.at, ending.to_json())
         note(ledger, time.time(), who, "repair", stream, {"adopted": ending.said()})

@@ -7,22 +7,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.client.bookmark import Bookmark, Place
+from bridge.client.bookmark import Bookmark, SourcePosition
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.logger import logger
 from bridge.core.model import after
-from bridge.cutover.gate import Reason, Step
-from bridge.cutover.operator import Operator, Wish
-from bridge.kinds.mapping_context import Shared
+from bridge.cutover.gate import GateReason, SwitchStep
+from bridge.cutover.operator import Operator, SwitchWish
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.streams.components import (
     READS,
     REDIS,
     WRITES,
-    Modes,
-    Worker,
+    ComponentModes,
+    ComponentWorker,
     announced_positions,
     asked_last,
     group_of,
@@ -39,7 +39,7 @@ MOST_COUNTED = 1000
 
 
 @dataclass(slots=True)
-class Standing:
+class ComponentStatus:
     """One component in one mapping. `since` in seconds since 1970, None: it was never switched.
 
     `behind`: unread messages in Redis, or unread bytes of the files; None: not known. `heartbeat`: seconds since the
@@ -49,17 +49,17 @@ class Standing:
 
     component: str
     mapping: str
-    modes: Modes
+    modes: ComponentModes
     since: float | None = None
     position: str = ""
     behind: int | None = None
     heartbeat: float | None = None
     plain: bool = False
     asked: float | None = None
-    workers: list[Worker] = field(default_factory=list)
+    workers: list[ComponentWorker] = field(default_factory=list)
     error: str = ""
-    next: Step | None = None
-    reasons: list[Reason] = field(default_factory=list)
+    next: SwitchStep | None = None
+    reasons: list[GateReason] = field(default_factory=list)
 
     @property
     def unit(self) -> str:
@@ -81,7 +81,7 @@ class Standing:
         }  # fmt: skip
 
 
-def sampled(settings: Settings) -> list[Standing]:
+def sampled(settings: Settings) -> list[ComponentStatus]:
     """Looks once at where every component stands; returns none where ledger or Redis are not there."""
     path = settings.state_dir / "ledger.db"
     if not path.exists():
@@ -100,13 +100,13 @@ def sampled(settings: Settings) -> list[Standing]:
             return []
 
 
-def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[Standing]:
+def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[ComponentStatus]:
     """Tells where every component stands that was ever heard of, or is declared. Raises RedisLost, RedisRefused."""
     found, over = [], retired(ledger)
     for mapping in settings.mappings:
         if mapping.stream.key in over:
             continue
-        shared = Shared(mapping, settings)
+        shared = MappingContext(mapping, settings)
         try:
             announced = announced_positions(connection, shared.keys)
             names = {name.split("/")[0] for name in announced if "/" in name} | named_in(connection, mapping.name)
@@ -120,7 +120,7 @@ def standings(settings: Settings, ledger: Ledger, connection: Connection, operat
                     raise
                 except BridgeError as error:
                     found = [one for one in found if (one.component, one.mapping) != (name, mapping.name)]
-                    found.append(Standing(name, mapping.name, Modes(), error=str(error)))
+                    found.append(ComponentStatus(name, mapping.name, ComponentModes(), error=str(error)))
         finally:
             shared.close()
     return found
@@ -131,12 +131,12 @@ def _has_bookmark(settings: Settings, component: str, mapping: str) -> bool:
 
 
 def _standing(
-    name: str, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection,
+    name: str, shared: MappingContext, settings: Settings, ledger: Ledger, connection: Connection,
     announced: dict[str, dict[str, Any]],
-) -> Standing:  # fmt: skip
+) -> ComponentStatus:  # fmt: skip
     mapping = shared.mapping
     modes, now = look(connection, name, mapping.name)
-    standing = Standing(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
+    standing = ComponentStatus(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
     standing.workers = workers_of(announced, name, now)
     beats = [
         said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
@@ -158,7 +158,7 @@ def _standing(
             standing.plain = not ours and standing.heartbeat is None and standing.asked is not None
         return standing
     said = announced.get(name, {}).get("files")
-    places: dict[str, Place] = {}
+    places: dict[str, SourcePosition] = {}
     plain = {file: at for file, at in said.items() if isinstance(at, int)} if isinstance(said, dict) else {}
     if plain:  # a program without our client tells the bytes that are done
         standing.plain = not ours and standing.heartbeat is None
@@ -167,7 +167,7 @@ def _standing(
         return standing
     try:
         if isinstance(said, dict):
-            places = {file: Place.from_json(place) for file, place in said.items() if isinstance(place, dict)}
+            places = {file: SourcePosition.from_json(place) for file, place in said.items() if isinstance(place, dict)}
         places = places or Bookmark(settings.state_dir, name, mapping.name).load().places
     except (ValueError, BridgeError) as error:
         standing.position = str(error)
@@ -180,7 +180,7 @@ def _standing(
     return standing
 
 
-def _beyond(shared: Shared, name: str, offset: int) -> int:
+def _beyond(shared: MappingContext, name: str, offset: int) -> int:
     """Bytes of the file at a path behind an offset."""
     try:
         return max(0, (shared.settings.root / name).stat().st_size - offset)
@@ -188,7 +188,7 @@ def _beyond(shared: Shared, name: str, offset: int) -> int:
         return 0
 
 
-def _unread(shared: Shared, name: str, place: Place) -> int:
+def _unread(shared: MappingContext, name: str, place: SourcePosition) -> int:
     """Bytes of a file behind a place, and of those that came after it."""
     tail = shared.new_tail(name, list(place.generations))
     try:
@@ -210,9 +210,9 @@ def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
     return None
 
 
-def _next(one: Standing, operator: Operator) -> None:
+def _next(one: ComponentStatus, operator: Operator) -> None:
     """The step that leads on to Redis, and what speaks against it now."""
-    wish = Wish(one.component, (READS, WRITES), REDIS)
+    wish = SwitchWish(one.component, (READS, WRITES), REDIS)
     steps, _ = operator.steps(wish, one.mapping)
     if not steps or one.modes.switch is not None:
         return

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, Modes
+from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, ComponentModes
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SwitchStep:
     """One switch of one component for one mapping: `side` (`reads` or `writes`) goes to `file` or `redis`."""
 
     component: str
@@ -28,7 +28,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class GateReason:
     """Why a gate is closed: what is the matter, and what to do about it. One that is `firm` no force passes."""
 
     what: str
@@ -37,7 +37,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class GateBounds:
     """Within what the gate is open: lag in messages, the age of a proof in seconds, room on the disk in bytes."""
 
     lag: int = 1000
@@ -46,7 +46,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class GateFacts:
     """All that the gate looks at, as it was found.
 
     `parity`: the last verdict, None: never compared. `running`, `dual`: whether a bridge carries, and mirrors. Lags in
@@ -93,117 +93,125 @@ def sides_of(kind: str) -> tuple[str, ...]:
     return (READS, WRITES) if kind == "log" else (WRITES,)
 
 
-def steps(modes: Modes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[Step]:
+def steps(modes: ComponentModes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[SwitchStep]:
     """What there is to switch, in the right order: reads move first, and come back last."""
     order = (WRITES, READS) if to == FILE else (READS, WRITES)
     now = {READS: modes.reads, WRITES: modes.writes}
-    return [Step(component, mapping, side, to) for side in order if side in sides and now[side] != to]
+    return [SwitchStep(component, mapping, side, to) for side in order if side in sides and now[side] != to]
 
 
-def allowed(step: Step, modes: Modes, *, reader: bool) -> Reason | None:
+def allowed(step: SwitchStep, modes: ComponentModes, *, reader: bool) -> GateReason | None:
     """Whether this may come next. `reader`: the component reads this mapping at all, as far as anybody knows."""
     if step.side == WRITES and step.to == REDIS and modes.reads == FILE and reader:
         what = f"{step.component} still reads the files, and reads move first"
-        return Reason(what, f"bridge cutover {step.component} --mapping {step.mapping} --reads", firm=True)
+        return GateReason(what, f"bridge cutover {step.component} --mapping {step.mapping} --reads", firm=True)
     if step.side == READS and not step.forth and modes.writes != FILE and reader:
         what = (
             f"{step.component} still writes to {'both sides' if modes.writes == BOTH else 'Redis'}, and writes go back"
         )
-        return Reason(f"{what} first", f"bridge rollback {step.component} --mapping {step.mapping} --writes", firm=True)
+        return GateReason(
+            f"{what} first", f"bridge rollback {step.component} --mapping {step.mapping} --writes", firm=True
+        )
     return None
 
 
-def gate(step: Step, modes: Modes, facts: Facts, bounds: Bounds, *, reader: bool) -> list[Reason]:
+def gate(
+    step: SwitchStep, modes: ComponentModes, facts: GateFacts, bounds: GateBounds, *, reader: bool
+) -> list[GateReason]:
     """Every reason why this switch should not happen now; none: the gate is open."""
     if facts.retired:
-        return [Reason(f"{step.mapping} is retired", f"`bridge unretire {step.mapping}` begins it again", firm=True)]
+        return [
+            GateReason(f"{step.mapping} is retired", f"`bridge unretire {step.mapping}` begins it again", firm=True)
+        ]
     found = [allowed(step, modes, reader=reader), *_carrying(facts, bounds), *_component(step, facts)]
     if step.forth:
         found += [*_proved(step, facts, bounds), *durable(facts)]
     if not step.forth and facts.deleted:
         what = f"entries that {step.component} has not read may have been deleted from the stream"
-        found.append(Reason(what, "their lines in the files are passed over; read there what you need"))
+        found.append(GateReason(what, "their lines in the files are passed over; read there what you need"))
     if not step.forth and facts.only_redis:
         what = f"{facts.only_redis} messages that {step.component} has not read stand in no file"
-        found.append(Reason(what, "see `bridge quarantine list`; with --force they are not read until it is back"))
+        found.append(GateReason(what, "see `bridge quarantine list`; with --force they are not read until it is back"))
     if facts.room < bounds.room:
         what = f"the files' disk has {facts.room >> 20} MiB left, fewer than {bounds.room >> 20}"
-        found.append(Reason(what, "make room: the mirror writes there"))
+        found.append(GateReason(what, "make room: the mirror writes there"))
     return [reason for reason in found if reason is not None]
 
 
-def _carrying(facts: Facts, bounds: Bounds) -> list[Reason]:
+def _carrying(facts: GateFacts, bounds: GateBounds) -> list[GateReason]:
     """Both directions are carried: without that neither way over nor way back."""
     found = []
     if not facts.running:
-        found.append(Reason("no bridge runs here, or it hangs", "start one: bridge run --dual", firm=True))
+        found.append(GateReason("no bridge runs here, or it hangs", "start one: bridge run --dual", firm=True))
     elif facts.young:
-        found.append(Reason("the bridge has just started", "try again in a moment", firm=True))
+        found.append(GateReason("the bridge has just started", "try again in a moment", firm=True))
     elif not facts.has_mirror:
-        found.append(Reason("this mapping has no mirror, so there is no way back to the files",
+        found.append(GateReason("this mapping has no mirror, so there is no way back to the files",
                             "give it a [mirror], or pass the gate with --force"))  # fmt: skip
     elif not facts.dual:
-        found.append(Reason("the bridge does not mirror, so there is no way back to the files",
+        found.append(GateReason("the bridge does not mirror, so there is no way back to the files",
                             "stop it and start it with --dual", firm=True))  # fmt: skip
     for name, lag in (("forward", facts.forward_lag), ("the mirror", facts.mirror_lag)):
         if facts.young or (name != "forward" and not (facts.has_mirror and facts.dual)):
             continue
         if lag is None:
-            found.append(Reason(f"how far {name} has come is not known", "see `bridge status`"))
+            found.append(GateReason(f"how far {name} has come is not known", "see `bridge status`"))
         elif lag > bounds.lag:
             what = f"{name} is {lag:,} messages behind, more than {bounds.lag:,}"
-            found.append(Reason(what, "wait until it has caught up, see `bridge status`"))
-    found += [Reason(f"the bridge waits: {trouble}", "see `bridge status`") for trouble in facts.troubles]
+            found.append(GateReason(what, "wait until it has caught up, see `bridge status`"))
+    found += [GateReason(f"the bridge waits: {trouble}", "see `bridge status`") for trouble in facts.troubles]
     return found
 
 
-def _component(step: Step, facts: Facts) -> list[Reason]:
+def _component(step: SwitchStep, facts: GateFacts) -> list[GateReason]:
     if step.side == READS and not facts.position:
         what = f"how far {step.component} has read is not known{f': {facts.why_not}' if facts.why_not else ''}"
         hint = "start it with our client, let it acknowledge, or say it: --from OFFSET" if step.forth else (
             "say it: --from ENTRY-ID")  # fmt: skip
-        return [Reason(what, hint, firm=True)]
+        return [GateReason(what, hint, firm=True)]
     if not facts.workers:
         what = f"{step.component} gives no heartbeat"
-        return [Reason(what, "start it; a program without our client is stopped first, and switched with --force")]
+        return [GateReason(what, "start it; a program without our client is stopped first, and switched with --force")]
     return []
 
 
-def _proved(step: Step, facts: Facts, bounds: Bounds) -> list[Reason]:
+def _proved(step: SwitchStep, facts: GateFacts, bounds: GateBounds) -> list[GateReason]:
     hint = f"bridge parity {step.mapping}"
     found = []
     if facts.parity is None:
-        found.append(Reason("it was never proved that both sides hold the same", hint))
+        found.append(GateReason("it was never proved that both sides hold the same", hint))
     elif facts.parity != "equal":
-        found.append(Reason(f"parity said '{facts.parity}' last", f"{hint}, and then `bridge repair`"))
+        found.append(GateReason(f"parity said '{facts.parity}' last", f"{hint}, and then `bridge repair`"))
     elif facts.parity_age_s > bounds.parity_s:
         what = f"the last proof is {facts.parity_age_s / 60:.0f} minutes old, more than {bounds.parity_s / 60:.0f}"
-        found.append(Reason(what, hint))
+        found.append(GateReason(what, hint))
     if facts.unaccounted:
         more = f" (and {len(facts.unaccounted) - 1} more)" if len(facts.unaccounted) > 1 else ""
         hint = (
             "`bridge files` shows it, `bridge repair` brings it over, `bridge files --leave` says that it is not ours"
         )
-        found.append(Reason(f"{facts.unaccounted[0]}{more}", hint))
+        found.append(GateReason(f"{facts.unaccounted[0]}{more}", hint))
     if facts.quarantined:
         some = f"{facts.quarantined} message{'s' * (facts.quarantined != 1)}"
-        found.append(Reason(f"{some} of this mapping in quarantine stand on one side only",
+        found.append(GateReason(f"{some} of this mapping in quarantine stand on one side only",
                             "`bridge quarantine list`, then `retry` or `acknowledge` them"))  # fmt: skip
     return found
 
 
-def durable(facts: Facts) -> list[Reason]:
+def durable(facts: GateFacts) -> list[GateReason]:
     """Redis is about to hold what nobody else does, for a moment at least."""
     found = []
     if facts.failing:
-        found.append(Reason(f"Redis fails to save: {facts.failing}", "mend that first: `redis-cli info persistence`"))
+        found.append(
+            GateReason(f"Redis fails to save: {facts.failing}", "mend that first: `redis-cli info persistence`")
+        )
     if facts.accepts_volatile:
         return found
     if not facts.aof:
         what = "Redis keeps no append-only file: a restart loses what was written since the last snapshot"
-        found.append(Reason(what, "`redis-cli config set appendonly yes`, and the same in its redis.conf; or accept"
+        found.append(GateReason(what, "`redis-cli config set appendonly yes`, and the same in its redis.conf; or accept"
                             " it with --accept-volatile"))  # fmt: skip
     if facts.evicts:
         what = f"Redis may throw keys away when its memory is full (maxmemory-policy {facts.evicts})"
-        found.append(Reason(what, "set maxmemory-policy to noeviction; or accept it with --accept-volatile"))
+        found.append(GateReason(what, "set maxmemory-policy to noeviction; or accept it with --accept-volatile"))
     return found

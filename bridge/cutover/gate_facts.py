@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
-from bridge.cutover.gate import Facts
+from bridge.cutover.gate import GateFacts
 from bridge.engine.status import MappingStatus, Status, sample
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import retired
@@ -24,7 +24,7 @@ SILENT = 15.0
 def gathered(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, accepts_volatile: bool,
     now: Callable[[], float] = time.time,
-) -> Facts:  # fmt: skip
+) -> GateFacts:  # fmt: skip
     """Gathers from files, ledger and Redis what a gate asks of the whole mapping, without what is a component's own.
 
     Raises RedisLost, RedisRefused, LedgerError.
@@ -33,7 +33,7 @@ def gathered(
     [carried] = status.mappings
     kept, disk = durability(connection), os.statvfs(settings.root)
     parity, both_ways = carried.parity, mapping.source.kind == "state"  # which are carried from whoever owns them
-    return Facts(
+    return GateFacts(
         retired=mapping.stream.key in retired(ledger),
         proof=None
         if parity is None

@@ -11,23 +11,33 @@ from typing import Any
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused
 from bridge.core.mapping import Mapping
-from bridge.cutover.gate import Bounds, Step, sides_of, steps
+from bridge.cutover.gate import GateBounds, SwitchStep, sides_of, steps
 from bridge.cutover.gate_facts import gathered
-from bridge.cutover.plan import Done, Plan
+from bridge.cutover.plan import SwitchPlan, SwitchReport
 from bridge.cutover.switch import Switcher
-from bridge.cutover.switch_waits import Overtaken, Refused
-from bridge.kinds.mapping_context import Shared
+from bridge.cutover.switch_waits import SwitchRefused, SwitchTakenOver
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import unfinished
 from bridge.ledger.retired import retired
 from bridge.ledger.states import owner_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.switch_requests import lapse
-from bridge.streams.components import BOTH, READS, REDIS, WRITES, Modes, all_modes, announced_positions, look, named_in
+from bridge.streams.components import (
+    BOTH,
+    READS,
+    REDIS,
+    WRITES,
+    ComponentModes,
+    all_modes,
+    announced_positions,
+    look,
+    named_in,
+)
 from bridge.streams.connect import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SwitchWish:
     """What is to be switched and how: `sides` of `reads` and `writes`, `to` file or Redis.
 
     `given`: a position said by hand. `forced`: a closed gate is passed, where its reasons are not firm.
@@ -42,7 +52,7 @@ class Wish:
     accepts_volatile: bool = False
 
 
-PASSING = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, Overtaken)
+PASSING = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, SwitchTakenOver)
 """What keeps a switch that was decided from being made now, and does not mean that it cannot be."""
 
 
@@ -51,15 +61,15 @@ class Operator:
 
     def __init__(
         self, settings: Settings, ledger: Ledger, connection: Connection, who: str, wait: Callable[[float], object],
-        bounds: Bounds | None = None,
+        bounds: GateBounds | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._ledger = ledger
         self._connection = connection
         self._who = who
         self._wait = wait
-        self._bounds = bounds or Bounds()
-        self._shared: dict[str, Shared] = {}
+        self._bounds = bounds or GateBounds()
+        self._shared: dict[str, MappingContext] = {}
 
     def mappings_of(self, component: str, named: str | None) -> list[Mapping]:
         """The mappings that a component has to do with, or the one that was named. Raises ConfigError."""
@@ -87,9 +97,9 @@ class Operator:
         said = announced_positions(self._connection, self._of(mapping.name).keys)
         return (folder / f"{mapping.name}.bookmark").exists() or any(name.split("/")[0] == component for name in said)
 
-    def _of(self, mapping: str) -> Shared:
+    def _of(self, mapping: str) -> MappingContext:
         if mapping not in self._shared:
-            self._shared[mapping] = Shared(self._settings.mapping(mapping), self._settings)
+            self._shared[mapping] = MappingContext(self._settings.mapping(mapping), self._settings)
         return self._shared[mapping]
 
     def _switcher(self, mapping: str, given: str | None) -> Switcher:
@@ -97,11 +107,11 @@ class Operator:
             self._of(mapping), self._settings, self._ledger, self._connection, self._who, self._wait, given=given
         )
 
-    def steps(self, wish: Wish, mapping: str) -> tuple[list[Step], Modes]:
+    def steps(self, wish: SwitchWish, mapping: str) -> tuple[list[SwitchStep], ComponentModes]:
         """What is left to switch, in the right order; and from where and to where the component does it now."""
         if self._settings.mapping(mapping).stream.key in retired(self._ledger):
             hint = f"`bridge unretire {mapping}` begins it again"
-            raise Refused("is retired: nothing is switched any more", where=mapping, hint=hint)
+            raise SwitchRefused("is retired: nothing is switched any more", where=mapping, hint=hint)
         kind = self._settings.mapping(mapping).source.kind
         sides = tuple(side for side in wish.sides if side in sides_of(kind))
         if not sides:
@@ -115,7 +125,7 @@ class Operator:
             modes = replace(modes, writes=owner_of(self._ledger, one.stream.key, one.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
 
-    def plan(self, wish: Wish, step: Step, *, then: Modes | None = None) -> Plan:
+    def plan(self, wish: SwitchWish, step: SwitchStep, *, then: ComponentModes | None = None) -> SwitchPlan:
         """One step. `then`: the modes as they will be when it comes, for one that follows another."""
         mapping = self._settings.mapping(step.mapping)
         facts = gathered(
@@ -123,29 +133,29 @@ class Operator:
         )
         return self._switcher(step.mapping, wish.given).plan(step, facts, self._bounds, then=then)
 
-    def make(self, wish: Wish, plan: Plan) -> Done:
+    def make(self, wish: SwitchWish, plan: SwitchPlan) -> SwitchReport:
         """Makes a planned step. Raises Refused (the gate is closed), BridgeError."""
         passable = wish.forced and not any(reason.firm for reason in plan.reasons)
         if plan.reasons and not passable:
             said = "; ".join(reason.what for reason in plan.reasons)
-            raise Refused(f"the gate is closed: {said}", where=str(plan.step), hint=plan.reasons[0].hint)
+            raise SwitchRefused(f"the gate is closed: {said}", where=str(plan.step), hint=plan.reasons[0].hint)
         facts: dict[str, Any] = {"reason": wish.reason or None}
         if plan.reasons:
             facts["forced"] = [reason.what for reason in plan.reasons]
         facts["parity"] = plan.parity
         return self._switcher(plan.step.mapping, wish.given).execute(plan.step, plan.modes.epoch, facts)
 
-    def complete(self, before: float | None = None) -> Iterator[tuple[Step, str]]:
+    def complete(self, before: float | None = None) -> Iterator[tuple[SwitchStep, str]]:
         """Makes or takes back what was decided and is not made, and says which; `before`: only what is older."""
         lapse(self._ledger, time.time())
         for number, _, facts in unfinished(self._ledger, before):
-            step = Step(facts["component"], facts["mapping"], facts["side"], facts["to"])
+            step = SwitchStep(facts["component"], facts["mapping"], facts["side"], facts["to"])
             try:
                 yield step, self._finished(step, number)
             except PASSING as error:
                 yield step, f"is not made yet: {error}"
 
-    def _finished(self, step: Step, number: int) -> str:
+    def _finished(self, step: SwitchStep, number: int) -> str:
         switcher = self._switcher(step.mapping, None)
         try:
             return switcher.finish(step, number)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.client.bookmark import Bookmark, Marks
+from bridge.client.bookmark import Bookmark, BookmarkState
 from bridge.core.model import format_id
-from bridge.cutover.gate import Reason, Step
-from bridge.cutover.position import InFiles
-from bridge.cutover.switch_request import Asked
-from bridge.streams.components import READS, Group, Modes, Worker
+from bridge.cutover.gate import GateReason, SwitchStep
+from bridge.cutover.position import FilePosition
+from bridge.cutover.switch_request import SwitchRequest
+from bridge.streams.components import READS, ComponentGroup, ComponentModes, ComponentWorker
 
 
 @dataclass(slots=True)
-class Plan:
+class SwitchPlan:
     """What a switch would do, as of now. `before` and `after` are the position in words."""
 
-    step: Step
-    modes: Modes
-    reasons: list[Reason] = field(default_factory=list)
+    step: SwitchStep
+    modes: ComponentModes
+    reasons: list[GateReason] = field(default_factory=list)
     before: str = ""
     after: str = ""
     again: int = 0
@@ -27,7 +27,7 @@ class Plan:
     """The last proof: when, verdict, digest."""
     notice: str = ""
     """What else is to be known."""
-    workers: list[Worker] = field(default_factory=list)
+    workers: list[ComponentWorker] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
@@ -47,11 +47,11 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Done:
+class SwitchReport:
     """A switch that was made. `went_on`: whether the component was seen to go on; one that does not run was not."""
 
-    step: Step
-    modes: Modes
+    step: SwitchStep
+    modes: ComponentModes
     seconds: float
     before: str
     after: str
@@ -60,7 +60,7 @@ class Done:
 
 
 @dataclass(slots=True)
-class Pending:
+class PendingSwitch:
     """A switch that is ready to be made. `held`: the component does not read now, and its bookmark is ours."""
 
     alive: bool
@@ -69,11 +69,11 @@ class Pending:
     after: str = ""
     again: int = 0
     position: dict[str, Any] | None = None
-    group: Group | None = None
-    asked: Asked | None = None
-    files: InFiles | None = None
+    group: ComponentGroup | None = None
+    asked: SwitchRequest | None = None
+    files: FilePosition | None = None
 
-    def note(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
+    def note(self, bookmark: Bookmark, step: SwitchStep, after: ComponentModes) -> None:
         """Tells the bookmark of a component that does not read now: it may start while Redis is away.
 
         One that runs tells its bookmark itself, and one that runs elsewhere has it there.
@@ -83,14 +83,14 @@ class Pending:
             return
         was = bookmark.marks
         begun = was.begun or bool(was.places) or self.position is not None
-        marks = Marks(after.reads, after.writes, after.epoch, begun=begun)
+        marks = BookmarkState(after.reads, after.writes, after.epoch, begun=begun)
         if self.files is not None:
             marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
             marks.aside = [format_id(one).decode() for one in sorted(self.files.aside)]
         bookmark.marks = marks
         bookmark.save()
 
-    def _note_writes(self, bookmark: Bookmark, step: Step, after: Modes) -> None:
+    def _note_writes(self, bookmark: Bookmark, step: SwitchStep, after: ComponentModes) -> None:
         if step.side == READS or not bookmark.path.parent.exists() or not bookmark.lock():
             return
         marks = bookmark.load()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
-from bridge.client.bookmark import Place, Span
+from bridge.client.bookmark import ReadSpan, SourcePosition
 from bridge.core.errors import BridgeError
 from bridge.core.model import (
     ORIGIN_FIELD,
@@ -31,18 +31,18 @@ from bridge.core.model import (
 )
 from bridge.files.closed_generations import KEPT_LATE
 from bridge.files.content import HEAD
-from bridge.files.generation import TAIL, Generation, Known
+from bridge.files.generation import TAIL, Generation, GenerationRecord
 from bridge.files.tail import Tail
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.quarantine import still_aside
 from bridge.ledger.ranges import LARGEST, unpack_written
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT
-from bridge.streams.components import Group
+from bridge.parity.log.items import OFFSETS, SHIFT
+from bridge.streams.components import ComponentGroup
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info
-from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.trim import read_trimmed
 
 FAR = 1 << 62
@@ -54,7 +54,7 @@ Where = tuple[str, Position]
 
 
 @dataclass(frozen=True, slots=True)
-class InFiles:
+class FilePosition:
     """A component's position in files: a place in each, and the ID up to which it has read what stands in no file.
 
     `only_redis`: unread entries that no file holds. `again`: messages that were given before and not acknowledged.
@@ -62,7 +62,7 @@ class InFiles:
     given, as the component died while it read.
     """
 
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, SourcePosition] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
     only_redis: int = 0
     again: int = 0
@@ -73,7 +73,7 @@ class InFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class InStream:
+class StreamPosition:
     """A component's position in the stream: it has read all up to `last`, but for those in `unread`, in order.
 
     Those in `again` were given to it before and not acknowledged.
@@ -84,7 +84,7 @@ class InStream:
     again: frozenset[EntryId] = frozenset()
 
 
-class Lines:
+class LineCursor:
     """Tells where the mirror wrote the lines of entries: the ledger's ranges, read as far as they are asked for."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
@@ -127,29 +127,29 @@ class _Told:
     again: list[Position] = field(default_factory=list)
 
 
-class Translator:
+class PositionTranslator:
     """Translates a component's position in one mapping between files and stream, while the component pauses and both
     directions have passed what stood there then."""
 
-    def __init__(self, shared: Shared, ledger: Ledger, connection: Connection) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         self._shared = shared
         self._ledger = ledger
         self._connection = connection
         self._keys = shared.keys
         self._stream = shared.mapping.stream.key
-        self.books: Books = read_books(connection, shared.keys)
+        self.books: StreamMetadata = read_books(connection, shared.keys)
         info = stream_info(connection, self._keys.stream)
         self._deleted, self._first, self.last = info.deleted, info.first_id, info.last_id
         """The stream's last ID, read after the checkpoints: every line before a checkpoint is an entry up to it."""
         self._trimmed = read_trimmed(connection, self._keys)
         self._names = {int(number): os.fsdecode(raw) for raw, number in self.books.sources.items()}
-        self._lines = Lines(ledger, self._stream)
+        self._lines = LineCursor(ledger, self._stream)
         late = paired(connection.call("HGETALL", self._keys.late))
         self._late: Set[bytes] = late.keys()
 
     # -- from files to the stream ----------------------------------------------------------------------------
 
-    def to_stream(self, position: InFiles, *, at_rest: bool = True) -> InStream:
+    def to_stream(self, position: FilePosition, *, at_rest: bool = True) -> StreamPosition:
         """Turns a position in files into one in the stream, which it walks back to where all has been read. Raises
         BridgeError: a place is not there."""
         places = {name: self.resolved(name, place) for name, place in position.places.items()}
@@ -183,12 +183,12 @@ class Translator:
             stream, rest = self._keys.stream, (after(last), format_id(max(again)))
             unread += [entry.id for entry in entries(self._connection, stream, *rest)]
             last = max(again)
-        return InStream(last, tuple(sorted(unread)), frozenset(again))
+        return StreamPosition(last, tuple(sorted(unread)), frozenset(again))
 
-    def _nothing_trimmed(self, places: Mapping[str, Place]) -> None:
+    def _nothing_trimmed(self, places: Mapping[str, SourcePosition]) -> None:
         """Raises BridgeError when the stream begins behind what the component is to read next."""
         for name, (at, *_) in (self._trimmed.base or {}).get("places", {}).items():
-            begins, place = Position(at >> SHIFT, at & OFFSETS), places.get(name, Place())
+            begins, place = Position(at >> SHIFT, at & OFFSETS), places.get(name, SourcePosition())
             tail = self._shared.tail(name, self._ledger)
             tail.look()
             if not place.generations and tail.current() is None and self._held(tail, begins.generation) is None:
@@ -199,7 +199,7 @@ class Translator:
                     hint=f"let it read on in the files, to byte {begins.offset} of generation {begins.generation}",
                 )  # fmt: skip
 
-    def _open_ends(self, places: Mapping[str, Place]) -> set[tuple[str, bool]]:
+    def _open_ends(self, places: Mapping[str, SourcePosition]) -> set[tuple[str, bool]]:
         """For each file the kinds of lines, own (True) and mirrored, of which one that was read is still to be met.
 
         From there back all of its kind has been read, as each kind stands in the same order on both sides.
@@ -209,7 +209,7 @@ class Translator:
         return sources | targets
 
     @staticmethod
-    def _end_of(entry: Entry, where: Where, places: Mapping[str, Place]) -> tuple[str, bool] | None:
+    def _end_of(entry: Entry, where: Where, places: Mapping[str, SourcePosition]) -> tuple[str, bool] | None:
         """The file and kind of line a read entry settles; None outside the generation read now, of unsure order."""
         name, at = where
         position = places[name].position
@@ -217,7 +217,7 @@ class Translator:
             return None
         return name, ORIGIN_FIELD in entry.fields
 
-    def _aside_below(self, lowest: EntryId, position: InFiles) -> list[EntryId]:
+    def _aside_below(self, lowest: EntryId, position: FilePosition) -> list[EntryId]:
         """Entries below `lowest` in no file, so unread by the component: in quarantine, or left when it went back."""
         aside = {parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")}
         wanted = [
@@ -227,7 +227,7 @@ class Translator:
 
     # -- from the stream to files ----------------------------------------------------------------------------
 
-    def to_files(self, group: Group) -> InFiles:
+    def to_files(self, group: ComponentGroup) -> FilePosition:
         """Turns a consumer group's position in the stream into one in files. What is pending and was given to somebody
         may have been read. Raises BridgeError."""
         begin = min([*group.pending, parse_id(after(group.last))])
@@ -261,9 +261,9 @@ class Translator:
         again = sum(len(told.again) for told in found.values())
         begins = self._trimmed.floor if self._trimmed.floor > ZERO_ID else self._first
         deleted = max(self._deleted, before(begins)) > group.last
-        return InFiles(places, group.last, only_redis, again, aside=frozenset(aside), deleted=deleted)
+        return FilePosition(places, group.last, only_redis, again, aside=frozenset(aside), deleted=deleted)
 
-    def _place(self, name: str, told: _Told, begin: EntryId) -> Place | None:
+    def _place(self, name: str, told: _Told, begin: EntryId) -> SourcePosition | None:
         """A component's place in a file: its lowest unread line, else the checkpoint; and what was read behind that."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
@@ -278,16 +278,16 @@ class Translator:
         at = min([*told.unread, frontier])
         has_read = {*self._mirrored_behind(name, at, begin), *(one for one in told.read if one > at)}
         marked = sorted([(one, False) for one in {*told.unread}] + [(one, True) for one in has_read])
-        spans: list[Span] = []
+        spans: list[ReadSpan] = []
         for (number, was_read), run in groupby(marked, key=lambda one: (one[0].generation, one[1])):
             if was_read:
                 offsets = [one[0].offset for one in run]
-                spans.append(Span(number, offsets[0], offsets[-1] + 1))
+                spans.append(ReadSpan(number, offsets[0], offsets[-1] + 1))
         late = sorted(one for one in {*told.late} if one < at and self._held(tail, one.generation) is not None)
         for one, following in pairwise([*late, at]):  # what came late stands among lines that were all read
             spans += between(one, following)
-        repeats = tuple(Span(one.generation, one.offset, one.offset + 1) for one in sorted(told.again))
-        return Place(tuple(self._known_from(tail, min([*late, at]))), tuple(spans), repeats)
+        repeats = tuple(ReadSpan(one.generation, one.offset, one.offset + 1) for one in sorted(told.again))
+        return SourcePosition(tuple(self._known_from(tail, min([*late, at]))), tuple(spans), repeats)
 
     @staticmethod
     def _held(tail: Tail, number: int) -> Generation | None:
@@ -309,7 +309,7 @@ class Translator:
                 start += length
         return found
 
-    def _known_from(self, tail: Tail, at: Position) -> list[Known]:
+    def _known_from(self, tail: Tail, at: Position) -> list[GenerationRecord]:
         """A file's generations by what they are known: finished before `at`, and the one of `at` read up to there."""
         done, found = [], []
         for record in tail.records():
@@ -320,7 +320,7 @@ class Translator:
                 continue
             if one is not None:
                 offset = at.offset if record.number == at.generation else 0
-                found.append(Known(record.number, *one.identity, fingerprint(one, offset)))
+                found.append(GenerationRecord(record.number, *one.identity, fingerprint(one, offset)))
             elif record.number == at.generation:
                 raise BridgeError(f"generation {record.number} is gone, and the position is in it", where=tail.name)
         return done[-KEPT_LATE:] + found
@@ -341,7 +341,7 @@ class Translator:
         """Whether an entry is marked as standing out of order in the stream, by its ID or its origin."""
         return bool(self._late) and (format_id(entry.id) in self._late or entry.origin() in self._late)
 
-    def resolved(self, name: str, place: Place) -> Place:
+    def resolved(self, name: str, place: SourcePosition) -> SourcePosition:
         """Renumbers a component's place in a file: who reads a file by himself counts its generations by himself.
 
         Raises BridgeError: what was read last is not to be found any more.
@@ -349,7 +349,7 @@ class Translator:
         tail = self._shared.tail(name, self._ledger)
         tail.look()
         numbers: dict[int, int] = {}
-        known: list[Known] = []
+        known: list[GenerationRecord] = []
         for one in place.generations:
             found = self._found(tail, one, set(numbers.values()))
             if found is None and not one.closed and one.at.offset:
@@ -362,10 +362,10 @@ class Translator:
             tuple(replace(span, generation=numbers[span.generation]) for span in some if span.generation in numbers)
             for some in (place.skip, place.again)
         ]
-        return Place(tuple(sorted(known, key=lambda one: one.number)), spans[0], spans[1])
+        return SourcePosition(tuple(sorted(known, key=lambda one: one.number)), spans[0], spans[1])
 
     @staticmethod
-    def _found(tail: Tail, wanted: Known, taken: Set[int]) -> int | None:
+    def _found(tail: Tail, wanted: GenerationRecord, taken: Set[int]) -> int | None:
         """The number of the generation that a component knows as `wanted`: the same file, else the same content."""
         alike = []
         for record in tail.records()[::-1]:
@@ -381,12 +381,12 @@ class Translator:
         return alike[-1] if alike else None
 
 
-def between(begin: Position, end: Position) -> list[Span]:
+def between(begin: Position, end: Position) -> list[ReadSpan]:
     """Makes the spans of all messages that begin behind the position `begin` and before `end`. Pure."""
     if begin.generation == end.generation:
-        return [Span(begin.generation, begin.offset + 1, end.offset)]
-    whole = [Span(number, 0, FAR) for number in range(begin.generation + 1, end.generation)]
-    return [Span(begin.generation, begin.offset + 1, FAR), *whole, Span(end.generation, 0, end.offset)]
+        return [ReadSpan(begin.generation, begin.offset + 1, end.offset)]
+    whole = [ReadSpan(number, 0, FAR) for number in range(begin.generation + 1, end.generation)]
+    return [ReadSpan(begin.generation, begin.offset + 1, FAR), *whole, ReadSpan(end.generation, 0, end.offset)]
 
 
 def fingerprint(one: Generation, offset: int) -> Fingerprint:

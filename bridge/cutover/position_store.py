@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.client.bookmark import Bookmark, Place
+from bridge.client.bookmark import Bookmark, SourcePosition
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
-from bridge.cutover.gate import Step
-from bridge.cutover.position import InFiles, InStream, Translator, fingerprint
-from bridge.files.generation import Known
-from bridge.kinds.mapping_context import Shared
+from bridge.cutover.gate import SwitchStep
+from bridge.cutover.position import FilePosition, PositionTranslator, StreamPosition, fingerprint
+from bridge.files.generation import GenerationRecord
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
-from bridge.streams.components import FILE, REDIS, Group, Modes, Worker, group_of, to_id
+from bridge.streams.components import FILE, REDIS, ComponentGroup, ComponentModes, ComponentWorker, group_of, to_id
 from bridge.streams.connect import Connection
 
 
-class Whereabouts:
+class PositionStore:
     """Finds how far the components of one mapping have read.
 
     `given` is a position said by hand, which goes before all others.
     """
 
     def __init__(
-        self, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection, given: str | None
+        self, shared: MappingContext, settings: Settings, ledger: Ledger, connection: Connection, given: str | None
     ) -> None:
         self.given = given
         self._shared = shared
@@ -34,7 +34,7 @@ class Whereabouts:
         self._keys = shared.keys
         self._name = shared.mapping.name
 
-    def reads(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]]) -> bool:
+    def reads(self, step: SwitchStep, modes: ComponentModes, announced: dict[str, dict[str, Any]]) -> bool:
         """Whether the component reads this mapping, as far as anybody knows."""
         marks = self.bookmark(step).load()
         group = group_of(self._connection, self._keys.stream, step.component) if modes.reads == REDIS else None
@@ -42,17 +42,23 @@ class Whereabouts:
         following = any(one.get("following") for one in said)
         return bool(marks.places or group or following or step.component in announced or self.given)
 
-    def never_read(self, step: Step) -> bool:
+    def never_read(self, step: SwitchStep) -> bool:
         """Whether the component's bookmark is here, and says that it has never read: it only writes."""
         bookmark = self.bookmark(step)
         marks = bookmark.load()
         return bookmark.path.exists() and not (marks.begun or marks.places or marks.following)
 
-    def bookmark(self, step: Step) -> Bookmark:
+    def bookmark(self, step: SwitchStep) -> Bookmark:
         """Where the component keeps how far it has read in files."""
         return Bookmark(self._settings.state_dir, step.component, self._name)
 
-    def in_files(self, step: Step, modes: Modes, announced: dict[str, dict[str, Any]], alive: list[Worker]) -> InFiles:
+    def in_files(
+        self,
+        step: SwitchStep,
+        modes: ComponentModes,
+        announced: dict[str, dict[str, Any]],
+        alive: list[ComponentWorker],
+    ) -> FilePosition:
         """The position in files. Raises BridgeError: it is not known.
 
         Who reads tells it while he lives, and his bookmark when he does not; a program without our client names no
@@ -69,24 +75,26 @@ class Whereabouts:
         if marks.epoch == modes.epoch and marks.reads == FILE and (marks.places or marks.following):
             aside = frozenset(map(to_id, marks.aside))
             unclean = frozenset(marks.places if marks.following else marks.unclean)
-            return InFiles(marks.places, to_id(marks.entry), unclean=unclean, aside=aside)
+            return FilePosition(marks.places, to_id(marks.entry), unclean=unclean, aside=aside)
         if told:
             return self.told(said)
         raise BridgeError("it has not told where it is")
 
-    def told(self, said: dict[str, Any]) -> InFiles:
+    def told(self, said: dict[str, Any]) -> FilePosition:
         """A position as `bridge:{S}:positions` holds it: a place for each file, or the offset in it alone."""
         places = {}
         for name, place in said["files"].items():
             try:
-                places[name] = self._at_offset(name, place) if isinstance(place, int) else Place.from_json(place)
+                places[name] = (
+                    self._at_offset(name, place) if isinstance(place, int) else SourcePosition.from_json(place)
+                )
             except ValueError as error:
                 raise BridgeError(f"what it says of {name} is no place: {error}") from None
         lists = {name: one if isinstance(one := said.get(name), list) else [] for name in ("aside", "unclean")}
         aside, unclean = frozenset(map(to_id, lists["aside"])), frozenset(map(str, lists["unclean"]))
-        return InFiles(places, to_id(said.get("entry")), unclean=unclean, aside=aside)
+        return FilePosition(places, to_id(said.get("entry")), unclean=unclean, aside=aside)
 
-    def _by_hand(self, given: str) -> InFiles:
+    def _by_hand(self, given: str) -> FilePosition:
         """`--from`: an offset, or `file:offset` where there are several files."""
         places = {}
         for part in given.split(","):
@@ -97,9 +105,9 @@ class Whereabouts:
             if not offset.isdigit():
                 raise BridgeError(f"--from {given}: {offset!r} is no offset in bytes")
             places[name or names[0]] = self._at_offset(name or names[0], int(offset))
-        return InFiles(places)
+        return FilePosition(places)
 
-    def _at_offset(self, name: str, offset: int) -> Place:
+    def _at_offset(self, name: str, offset: int) -> SourcePosition:
         """The place at an offset of the file that stands at that path now."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
@@ -108,25 +116,25 @@ class Whereabouts:
             raise BridgeError(f"has no {offset} bytes" if one else "is not there", where=name)
         if offset and one.read(1, offset - 1) != b"\n":
             raise BridgeError(f"byte {offset} is in the middle of a line", where=name)
-        return Place((Known(one.number, *one.identity, fingerprint(one, offset)),))
+        return SourcePosition((GenerationRecord(one.number, *one.identity, fingerprint(one, offset)),))
 
-    def before(self, step: Step) -> str:
+    def before(self, step: SwitchStep) -> str:
         """The position in the stream as it is, in words."""
         group = group_of(self._connection, self._keys.stream, step.component)
-        return "" if group is None else said_stream(InStream(group.last, tuple(sorted(group.pending))))
+        return "" if group is None else said_stream(StreamPosition(group.last, tuple(sorted(group.pending))))
 
-    def to_stream(self, position: InFiles, *, at_rest: bool = True) -> InStream:
+    def to_stream(self, position: FilePosition, *, at_rest: bool = True) -> StreamPosition:
         """The same position in the stream, of a component that pauses or does not run. Raises BridgeError."""
-        return Translator(self._shared, self._ledger, self._connection).to_stream(position, at_rest=at_rest)
+        return PositionTranslator(self._shared, self._ledger, self._connection).to_stream(position, at_rest=at_rest)
 
-    def to_files(self, step: Step) -> InFiles:
+    def to_files(self, step: SwitchStep) -> FilePosition:
         """The position in the stream as one in files. Raises BridgeError."""
-        return Translator(self._shared, self._ledger, self._connection).to_files(self.group(step))
+        return PositionTranslator(self._shared, self._ledger, self._connection).to_files(self.group(step))
 
-    def group(self, step: Step) -> Group:
+    def group(self, step: SwitchStep) -> ComponentGroup:
         """The component's consumer group, or one that stands where was said by hand. Raises BridgeError."""
         if self.given is not None:
-            return Group(entry_id(self.given), {})
+            return ComponentGroup(entry_id(self.given), {})
         group = group_of(self._connection, self._keys.stream, step.component)
         if group is None:
             raise BridgeError("it has no consumer group in the stream")
@@ -142,7 +150,7 @@ def entry_id(given: str) -> EntryId:
         raise ConfigError(f"--from {given} is no entry ID", hint=hint) from None
 
 
-def said_files(position: InFiles) -> str:
+def said_files(position: FilePosition) -> str:
     """A position in files, in words."""
     said = []
     for name, place in sorted(position.places.items()):
@@ -153,7 +161,7 @@ def said_files(position: InFiles) -> str:
     return ", ".join(said) or "nothing read yet"
 
 
-def said_stream(position: InStream) -> str:
+def said_stream(position: StreamPosition) -> str:
     """A position in the stream, in words."""
     if position.last == ZERO_ID:
         return "the stream's beginning"

@@ -10,7 +10,7 @@ from bridge.streams.components import FILE
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RunbookMapping:
     """A component in one mapping: the roles it writes as, and which side it reads and writes now."""
 
     component: str
@@ -20,13 +20,13 @@ class Part:
     writes: str = FILE
 
 
-def ordered(parts: Sequence[Part]) -> list[Part]:
+def ordered(parts: Sequence[RunbookMapping]) -> list[RunbookMapping]:
     """In which order they go: who only reads first, then who writes as the fewest roles."""
     return sorted(parts, key=lambda one: (len(one.roles), one.component, one.mapping))
 
 
 def runbook(
-    parts: Sequence[Part], streams: MappingType[str, str], others: MappingType[str, str], *,
+    parts: Sequence[RunbookMapping], streams: MappingType[str, str], others: MappingType[str, str], *,
     redis: str, root: str, durable: str, at: str,
 ) -> str:  # fmt: skip
     """The Markdown. `streams`: each mapping's stream; `others`: the kind of those whose readers are not switched.

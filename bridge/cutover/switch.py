@@ -15,16 +15,16 @@ from typing import Any
 from bridge.client.bookmark import Bookmark
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.model import format_id
-from bridge.cutover.gate import Bounds, Facts, Reason, Step, gate
-from bridge.cutover.plan import Done, Pending, Plan
-from bridge.cutover.position import InStream
-from bridge.cutover.position_store import Whereabouts, said_files, said_stream
-from bridge.cutover.switch_request import Asked, asked_of
-from bridge.cutover.switch_waits import HOLD_MS, LONG_HOLD_MS, LOOKS, Overtaken, Refused, Waiting
-from bridge.kinds.mapping_context import Shared
+from bridge.cutover.gate import GateBounds, GateFacts, GateReason, SwitchStep, gate
+from bridge.cutover.plan import PendingSwitch, SwitchPlan, SwitchReport
+from bridge.cutover.position import StreamPosition
+from bridge.cutover.position_store import PositionStore, said_files, said_stream
+from bridge.cutover.switch_request import SwitchRequest, asked_of
+from bridge.cutover.switch_waits import HOLD_MS, LONG_HOLD_MS, LOOKS, SwitchRefused, SwitchTakenOver, SwitchWaits
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import amend, facts_of
 from bridge.ledger.journal import begin as journal_begin
 from bridge.ledger.states import owner_of
@@ -35,9 +35,9 @@ from bridge.streams.components import (
     READS,
     REDIS,
     WRITES,
-    Modes,
-    Switch,
-    Worker,
+    ComponentModes,
+    ComponentWorker,
+    SwitchInProgress,
     announced_positions,
     begin,
     drop_group,
@@ -58,7 +58,7 @@ class Switcher:
     """Of one mapping. `wait` waits so many seconds and says whether to stop; `given` is a position said by hand."""
 
     def __init__(
-        self, shared: Shared, settings: Settings, ledger: Ledger, connection: Connection, who: str,
+        self, shared: MappingContext, settings: Settings, ledger: Ledger, connection: Connection, who: str,
         wait: Callable[[float], object], *, given: str | None = None,
     ) -> None:  # fmt: skip
         self._shared = shared
@@ -66,7 +66,7 @@ class Switcher:
         self._connection = connection
         self._who = who
         self._wait = wait
-        self._where = Whereabouts(shared, settings, ledger, connection, given)
+        self._where = PositionStore(shared, settings, ledger, connection, given)
         self._keys = shared.keys
         self._name = shared.mapping.name
         self._positions = shared.mapping.source.kind == "log"
@@ -74,12 +74,14 @@ class Switcher:
 
     # -- looking ---------------------------------------------------------------------------------------------
 
-    def plan(self, step: Step, facts: Facts, bounds: Bounds, *, then: Modes | None = None) -> Plan:
+    def plan(
+        self, step: SwitchStep, facts: GateFacts, bounds: GateBounds, *, then: ComponentModes | None = None
+    ) -> SwitchPlan:
         """What it would do, and what speaks against it; changes nothing. `then`: when the modes are these."""
         modes, now = look(self._connection, step.component, self._name)
         found, modes = modes, then or modes
         announced = announced_positions(self._connection, self._keys)
-        plan = Plan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
+        plan = SwitchPlan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
         why_not, only_redis, deleted = "", 0, False
         reader = self._positions and self._where.reads(step, modes, announced)
         plan.notice = self._notice(step, found)
@@ -99,24 +101,20 @@ class Switcher:
             except BridgeError as error:
                 why_not = str(error)
         facts = replace(
-            facts,
-            workers=len(plan.workers),
-            position=not why_not,
-            why_not=why_not,
-            only_redis=only_redis,
+            facts, workers=len(plan.workers), position=not why_not, why_not=why_not, only_redis=only_redis,
             deleted=deleted,
-        )
+        )  # fmt: skip
         plan.reasons = gate(step, modes, facts, bounds, reader=reader)
         if self._where.given is not None and plan.workers:
             what = f"{step.component} runs, and tells itself how far it has read: --from is for one that is stopped"
-            plan.reasons.insert(0, Reason(what, "leave --from out, or stop it first", firm=True))
+            plan.reasons.insert(0, GateReason(what, "leave --from out, or stop it first", firm=True))
         if modes.switch is not None:
             what = f"{modes.switch.who} is switching {step.component} at this moment"
-            plan.reasons.insert(0, Reason(what, "wait until that is done", firm=True))
+            plan.reasons.insert(0, GateReason(what, "wait until that is done", firm=True))
         plan.reasons += self._of_values(step, announced)
         return plan
 
-    def _lost(self, step: Step, modes: Modes) -> bool:
+    def _lost(self, step: SwitchStep, modes: ComponentModes) -> bool:
         """Whether Redis has lost that this component was switched, and where it writes a latest value with that."""
         mapping = self._shared.mapping
         if mapping.source.kind != "state":
@@ -124,7 +122,7 @@ class Switcher:
         owner = owner_of(self._ledger, mapping.stream.key, mapping.source.owner)
         return owner.component == step.component and owner.side != modes.writes
 
-    def _notice(self, step: Step, modes: Modes) -> str:
+    def _notice(self, step: SwitchStep, modes: ComponentModes) -> str:
         if self._shared.mapping.source.kind != "state":
             return ""
         said = f"its values, all of {self._shared.mapping.source.path}, are owned by the side it writes to"
@@ -133,25 +131,25 @@ class Switcher:
             said += f"; Redis had lost where that is, and what {replaced} may hold of later values is replaced"
         return said
 
-    def _of_values(self, step: Step, announced: dict[str, dict[str, Any]]) -> list[Reason]:
+    def _of_values(self, step: SwitchStep, announced: dict[str, dict[str, Any]]) -> list[GateReason]:
         """What else speaks against a switch of latest values."""
-        found, path = list[Reason](), self._shared.mapping.source.path
+        found, path = list[GateReason](), self._shared.mapping.source.path
         if self._shared.mapping.source.kind != "state":
             return found
         for other in self._shared.settings.mappings:
             if step.to == REDIS and other.name != self._name and other.claims(path):
                 what = f"the bridge would write {path}, which mapping '{other.name}' reads"
-                found.append(Reason(what, "let it exclude these files", firm=True))
+                found.append(GateReason(what, "let it exclude these files", firm=True))
         others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
         for name in sorted(others - {step.component}):
             modes, _ = look(self._connection, name, self._name)
             if modes.writes != step.to:
                 what = f"{name} goes on writing the other side's values, and they would be replaced"
                 hint = "does it write them? Then give what each writes a mapping of its own; else --force"
-                found.append(Reason(what, hint))
+                found.append(GateReason(what, hint))
         return found
 
-    def finish(self, step: Step, number: int) -> str:
+    def finish(self, step: SwitchStep, number: int) -> str:
         """Makes a switch that was decided, and says what became of it. Raises BridgeError: it cannot be made, now."""
         while True:
             modes, _ = look(self._connection, step.component, self._name)
@@ -171,7 +169,7 @@ class Switcher:
         self.execute(step, modes.epoch, {name: facts.get(name) for name in KEPT if name in facts}, number)
         return "is made"
 
-    def take_back(self, step: Step, number: int, why: BridgeError) -> str:
+    def take_back(self, step: SwitchStep, number: int, why: BridgeError) -> str:
         """A switch that was decided cannot be made: it is no more, unless it has been made."""
         modes, _ = look(self._connection, step.component, self._name)
         facts = facts_of(self._ledger, number)
@@ -183,30 +181,30 @@ class Switcher:
         amend(self._ledger, number, facts | {"state": "undone", "why": str(why), "ended": time.time()})
         return f"taken back: {why}"
 
-    def _found_made(self, step: Step, number: int, facts: dict[str, Any], modes: Modes) -> str:
+    def _found_made(self, step: SwitchStep, number: int, facts: dict[str, Any], modes: ComponentModes) -> str:
         made = modes.epoch > int(facts["epoch"]) or getattr(modes, step.side) == step.to
         self._settle(self._asked(step, facts), made=made)
         amend(self._ledger, number, facts | {"state": "done" if made else "undone"})
         return "was made" if made else "was overtaken"
 
-    def _asked(self, step: Step, facts: dict[str, Any]) -> Asked | None:
+    def _asked(self, step: SwitchStep, facts: dict[str, Any]) -> SwitchRequest | None:
         """What a switch that was decided had asked."""
         if facts.get("asked") is None:
             return None
         return asked_of(step, str(facts["token"]), self._shared, self._ledger, both=True)
 
     @staticmethod
-    def _settle(asked: Asked | None, *, made: bool) -> None:
+    def _settle(asked: SwitchRequest | None, *, made: bool) -> None:
         if asked is not None and made:
             asked.made()
         elif asked is not None:
             asked.undo()
 
-    def _flipped_now(self, step: Step, modes: Modes, facts: dict[str, Any]) -> bool:
+    def _flipped_now(self, step: SwitchStep, modes: ComponentModes, facts: dict[str, Any]) -> bool:
         """Whether a switch that the component still waits for could be made with what was found out for it."""
         bookmark, after = self._where.bookmark(step), modes.after(step.side, step.to)
         back = step.side == READS and not step.forth
-        pending = Pending(alive=True, held=step.side == READS and bookmark.lock(), position=facts["position"])
+        pending = PendingSwitch(alive=True, held=step.side == READS and bookmark.lock(), position=facts["position"])
         try:
             if back:
                 pending.files = self._where.told(facts["position"])
@@ -223,26 +221,26 @@ class Switcher:
 
     # -- switching -------------------------------------------------------------------------------------------
 
-    def execute(self, step: Step, epoch: int, facts: dict[str, Any], number: int | None = None) -> Done:
+    def execute(self, step: SwitchStep, epoch: int, facts: dict[str, Any], number: int | None = None) -> SwitchReport:
         """Makes the switch, if nothing was switched since `epoch`.
 
         `facts` go into the journal; `number` is the entry of a switch that was decided before and is made now. Raises
         Refused, BridgeError: nothing was changed; or NotYet: it is decided, and will be made.
         """
         began, token = time.monotonic(), secrets.token_hex(6)
-        wish = Switch(token, step.side, step.to, self._who, 0)
-        reached("switch.begin.before")
+        wish = SwitchInProgress(token, step.side, step.to, self._who, 0)
+        failpoint("switch.begin.before")
         mine, modes = begin(self._connection, step.component, self._name, epoch, wish, HOLD_MS)
         if not mine:
             raise _overtaken(step, modes)
-        reached("switch.begin.after")
+        failpoint("switch.begin.after")
         bookmark = self._where.bookmark(step)
-        waiting = Waiting(self._shared, self._ledger, self._connection, self._wait, step, token)
+        waiting = SwitchWaits(self._shared, self._ledger, self._connection, self._wait, step, token)
         decided, pending = number is not None, None
         try:
             pending = self._prepared(step, modes, token, bookmark, waiting)
             waiting.hold()
-            reached("switch.pause.after")
+            failpoint("switch.pause.after")
             after = modes.after(step.side, step.to)
             told = {
                 **facts, "component": step.component, "mapping": self._name, "side": step.side, "to": step.to,
@@ -250,14 +248,14 @@ class Switcher:
                 "again": pending.again, "asked": pending.asked.said() if pending.asked is not None else None,
                 "position": pending.position, "state": "decided",
             }  # fmt: skip
-            reached("switch.journal.before")
+            failpoint("switch.journal.before")
             if number is None:
                 what = "rollback" if step.to == FILE else "cutover"
                 number = journal_begin(self._ledger, time.time(), self._who, what, self._keys.stream.decode(), told)
             else:
                 amend(self._ledger, number, told)
             decided = True
-            reached("switch.journal.after")
+            failpoint("switch.journal.after")
             outcome = flip(
                 self._connection, self._keys, step.component, self._name, token, after, pending.position, pending.group
             )
@@ -265,14 +263,14 @@ class Switcher:
                 amend(self._ledger, number, told | {"state": "undone", "why": outcome})
                 said = "lapsed" if outcome == "lapsed" else "was overtaken"
                 hint = "nothing was changed; try it again"
-                raise Refused(f"the switch took too long and {said}", where=str(step), hint=hint)
-            reached("switch.flip.after")
+                raise SwitchRefused(f"the switch took too long and {said}", where=str(step), hint=hint)
+            failpoint("switch.flip.after")
             pending.note(bookmark, step, after)
             self._settle(pending.asked, made=True)
             amend(self._ledger, number, told | {"state": "done"})
-            reached("switch.done.after")
+            failpoint("switch.done.after")
         except BaseException as error:
-            if not decided or isinstance(error, Refused):
+            if not decided or isinstance(error, SwitchRefused):
                 self._settle(pending.asked if pending is not None else None, made=False)
                 if bookmark.locked and bookmark.marks.doubt == token:
                     bookmark.marks.doubt = ""
@@ -282,14 +280,16 @@ class Switcher:
         finally:
             bookmark.close()
         went_on = pending.alive and waiting.went_on(after.epoch)
-        return Done(step, after, time.monotonic() - began, pending.before, pending.after, pending.again, went_on)
+        return SwitchReport(
+            step, after, time.monotonic() - began, pending.before, pending.after, pending.again, went_on
+        )
 
-    def _made(self, step: Step, after: Modes) -> bool:
+    def _made(self, step: SwitchStep, after: ComponentModes) -> bool:
         """Whether another process made it meanwhile, that had found it in the journal."""
         now, _ = look(self._connection, step.component, self._name)
         return now.epoch == after.epoch and getattr(now, step.side) == step.to
 
-    def _take_back(self, step: Step, token: str) -> None:
+    def _take_back(self, step: SwitchStep, token: str) -> None:
         """Leaves all as it was; what cannot be taken back lapses."""
         try:
             given_up = give_up(self._connection, step.component, self._name, token)
@@ -298,7 +298,9 @@ class Switcher:
         except BridgeError as error:
             logger.warning("the request to switch is left to lapse within %d s: %s", HOLD_MS // 1000, error)
 
-    def _prepared(self, step: Step, modes: Modes, token: str, bookmark: Bookmark, waiting: Waiting) -> Pending:
+    def _prepared(
+        self, step: SwitchStep, modes: ComponentModes, token: str, bookmark: Bookmark, waiting: SwitchWaits
+    ) -> PendingSwitch:
         alive = waiting.paused()
         held = step.side == READS and self._held(step, token, bookmark, alive)
         lost = self._lost(step, modes)
@@ -306,7 +308,7 @@ class Switcher:
             waiting.await_cursors()
         elif not lost:
             waiting.await_equal()
-        pending = Pending(alive=bool(alive), held=held)
+        pending = PendingSwitch(alive=bool(alive), held=held)
         if step.side == WRITES:
             asked = asked_of(step, token, self._shared, self._ledger, both=BOTH in (step.to, modes.writes))
             if asked is not None:
@@ -328,7 +330,7 @@ class Switcher:
             group = self._where.group(step)
             files = self._where.to_files(step)
             pending.group = None if self._where.given is not None else group
-            pending.before = said_stream(InStream(group.last, tuple(sorted(group.pending))))
+            pending.before = said_stream(StreamPosition(group.last, tuple(sorted(group.pending))))
             pending.after, pending.again, pending.files = said_files(files), files.again, files
             pending.position = {
                 "epoch": modes.epoch + 1, "entry": format_id(files.entry).decode(),
@@ -337,7 +339,7 @@ class Switcher:
             }  # fmt: skip
         return pending
 
-    def _held(self, step: Step, token: str, bookmark: Bookmark, alive: list[Worker]) -> bool:
+    def _held(self, step: SwitchStep, token: str, bookmark: Bookmark, alive: list[ComponentWorker]) -> bool:
         """Whether the bookmark is ours, because no process of it reads files now."""
         if any(one.following and one.reads == FILE for one in alive):
             return False
@@ -349,10 +351,10 @@ class Switcher:
         return True
 
 
-def _overtaken(step: Step, modes: Modes) -> Overtaken:
+def _overtaken(step: SwitchStep, modes: ComponentModes) -> SwitchTakenOver:
     if modes.switch is not None:
         hint = "wait until that is done"
-        return Overtaken(f"{modes.switch.who} is switching it at this moment", where=str(step), hint=hint)
-    return Overtaken(
+        return SwitchTakenOver(f"{modes.switch.who} is switching it at this moment", where=str(step), hint=hint)
+    return SwitchTakenOver(
         "it was switched meanwhile", where=str(step), hint="look at it again: the plan was made before that"
     )

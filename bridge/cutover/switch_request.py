@@ -9,15 +9,14 @@ import time
 from typing import Any, Protocol
 
 from bridge.core.errors import BridgeError, NotYet
-from bridge.cutover.gate import Step
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger import dual_writes as twofold
-from bridge.ledger import states as state
+from bridge.cutover.gate import SwitchStep
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger import dual_writes, states
 from bridge.ledger.store import Ledger
 from bridge.streams.components import BOTH, WRITES
 
 
-class Asked(Protocol):
+class SwitchRequest(Protocol):
     """Of one switch."""
 
     def ask(self) -> None:
@@ -36,19 +35,21 @@ class Asked(Protocol):
         """It is not."""
 
 
-def asked_of(step: Step, token: str, shared: Shared, ledger: Ledger, *, both: bool) -> Asked | None:
+def asked_of(
+    step: SwitchStep, token: str, shared: MappingContext, ledger: Ledger, *, both: bool
+) -> SwitchRequest | None:
     """What this switch asks of those who carry; None: nothing. `both`: it goes to writing both sides, or from there."""
     if step.side != WRITES:
         return None
     if shared.mapping.source.kind == "state":
-        return Ownership(step, token, shared, ledger)
-    return Twofold(step, token, shared, ledger) if both else None
+        return OwnershipRequest(step, token, shared, ledger)
+    return DualWriteRequest(step, token, shared, ledger) if both else None
 
 
-class Ownership:
+class OwnershipRequest:
     """Of latest values: which side's count from now on."""
 
-    def __init__(self, step: Step, token: str, shared: Shared, ledger: Ledger) -> None:
+    def __init__(self, step: SwitchStep, token: str, shared: MappingContext, ledger: Ledger) -> None:
         self._step = step
         self._token = token
         self._mapping = shared.mapping
@@ -58,12 +59,12 @@ class Ownership:
     def ask(self) -> None:
         """As the protocol says."""
         step = self._step
-        if not state.ask_owner(self._ledger, self._stream, step.component, step.to, self._token, time.time()):
+        if not states.ask_owner(self._ledger, self._stream, step.component, step.to, self._token, time.time()):
             raise NotYet("another switch of these values is not settled", where=str(step), hint="try again in a minute")
 
     def noted(self) -> bool:
         """As the protocol says."""
-        found = state.owner_of(self._ledger, self._stream, self._mapping.source.owner)
+        found = states.owner_of(self._ledger, self._stream, self._mapping.source.owner)
         if found.token != self._token:
             raise NotYet("what was asked of the bridge has lapsed", where=str(self._step), hint="try again")
         return found.noted
@@ -74,17 +75,17 @@ class Ownership:
 
     def made(self) -> None:
         """As the protocol says."""
-        state.set_owner(self._ledger, self._stream, self._step.component, self._step.to, self._token)
+        states.set_owner(self._ledger, self._stream, self._step.component, self._step.to, self._token)
 
     def undo(self) -> None:
         """As the protocol says."""
-        state.unask_owner(self._ledger, self._token)
+        states.unask_owner(self._ledger, self._token)
 
 
-class Twofold:
+class DualWriteRequest:
     """That what a component writes on both sides itself is carried in neither direction from here on, or up to here."""
 
-    def __init__(self, step: Step, token: str, shared: Shared, ledger: Ledger) -> None:
+    def __init__(self, step: SwitchStep, token: str, shared: MappingContext, ledger: Ledger) -> None:
         self._component = step.component
         self._token = token
         self._begins = step.to == BOTH
@@ -95,18 +96,18 @@ class Twofold:
     def ask(self) -> None:
         """As the protocol says."""
         if not self._begins:
-            twofold.end(self._ledger, self._stream, self._component, self._token, time.time())
+            dual_writes.end(self._ledger, self._stream, self._component, self._token, time.time())
             return
         roles = self._shared.settings.components.get(self._component, frozenset())
         if not roles:
             hint = f'[components.{self._component}] roles = ["…"]'
             raise BridgeError("its roles are not declared in bridge.toml", where=self._component, hint=hint)
-        twofold.begin(self._ledger, self._stream, self._component, roles, self._token, time.time())
+        dual_writes.begin(self._ledger, self._stream, self._component, roles, self._token, time.time())
 
     def noted(self) -> bool:
         """As the protocol says."""
-        places = [twofold.in_file(self._ledger, self._stream, name) for name in self._shared.source_names()]
-        places += [twofold.in_stream(self._ledger, self._stream)] * (self._shared.mapping.mirror is not None)
+        places = [dual_writes.in_file(self._ledger, self._stream, name) for name in self._shared.source_names()]
+        places += [dual_writes.in_stream(self._ledger, self._stream)] * (self._shared.mapping.mirror is not None)
         mine = [one for some in places for one in some if one.token == self._token]
         return all((one.begin if one.open else one.end) is not None for one in mine)
 
@@ -123,8 +124,8 @@ class Twofold:
 
     def made(self) -> None:
         """As the protocol says."""
-        twofold.made(self._ledger, self._token)
+        dual_writes.made(self._ledger, self._token)
 
     def undo(self) -> None:
         """As the protocol says."""
-        twofold.undo(self._ledger, self._token)
+        dual_writes.undo(self._ledger, self._token)

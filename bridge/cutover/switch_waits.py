@@ -11,15 +11,15 @@ from collections.abc import Callable
 from threading import Event
 
 from bridge.core.errors import BridgeError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.model import ORIGIN_FIELD, ZERO_ID, Checkpoint, EntryId, Position, format_id
-from bridge.cutover.gate import Step
-from bridge.cutover.switch_request import Asked
-from bridge.kinds.mapping_context import Shared
+from bridge.cutover.gate import SwitchStep
+from bridge.cutover.switch_request import SwitchRequest
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.parity.prove import check_of
-from bridge.streams.components import COMPONENTS, Worker, announced_positions, hold, look, workers_of
+from bridge.streams.components import COMPONENTS, ComponentWorker, announced_positions, hold, look, workers_of
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import entries_back, stream_info
@@ -38,22 +38,22 @@ NEAR = 2000
 """Entries, from the newest back, among which the last Redis-born one is looked for."""
 
 
-class Refused(BridgeError):
+class SwitchRefused(BridgeError):
     """The gate is closed, or somebody else switches: nothing was changed."""
 
     exit_code = 3
 
 
-class Overtaken(Refused):
+class SwitchTakenOver(SwitchRefused):
     """Somebody else switches, or has."""
 
 
-class Waiting:
+class SwitchWaits:
     """Of one switch, known by its token. `wait` waits so many seconds."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger, connection: Connection, wait: Callable[[float], object], step: Step,
-        token: str,
+        self, shared: MappingContext, ledger: Ledger, connection: Connection, wait: Callable[[float], object],
+        step: SwitchStep, token: str,
     ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
@@ -65,10 +65,10 @@ class Waiting:
         self._name = shared.mapping.name
         self._until = time.monotonic() + PATIENCE
 
-    def ask(self, asked: Asked, *, equal: bool) -> None:
+    def ask(self, asked: SwitchRequest, *, equal: bool) -> None:
         """Asks it, and waits until all who carry know, and wait themselves. `equal`: both sides must be so then."""
         self._until = time.monotonic() + PATIENCE
-        reached("switch.asked.before")
+        failpoint("switch.asked.before")
         asked.ask()
         try:
             while not asked.noted():
@@ -76,7 +76,7 @@ class Waiting:
             if equal and not self._agree():
                 hint = f"stop the program that writes it, or let it wait while {COMPONENTS.decode()} says so"
                 raise BridgeError("somebody wrote it meanwhile, on one side", where=str(self._step), hint=hint)
-            reached("switch.asked.after")
+            failpoint("switch.asked.after")
         except BaseException:
             asked.undo()
             raise
@@ -84,11 +84,11 @@ class Waiting:
     def hold(self, hold_ms: int = HOLD_MS) -> None:
         """The switch holds for so many milliseconds from now. Raises Refused: it has lapsed."""
         if not hold(self._connection, self._step.component, self._name, self._token, hold_ms):
-            raise Refused(
+            raise SwitchRefused(
                 "the switch took too long and lapsed", where=str(self._step), hint="nothing was changed; try again"
             )
 
-    def paused(self) -> list[Worker]:
+    def paused(self) -> list[ComponentWorker]:
         """The component's workers, when all that live have said that they wait."""
         while True:
             self.hold()

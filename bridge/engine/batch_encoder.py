@@ -10,20 +10,20 @@ from operator import ne
 
 from bridge.core.codecs.named_path import EXTRA
 from bridge.core.model import ORIGIN_FIELD, Row
-from bridge.kinds.kind import Draft
+from bridge.kinds.kind import SourceBatch
 from bridge.streams.resp import Packer, Places, entry_packer
-from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Batch
+from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Transaction
 
 
 @dataclass(slots=True)
-class Parcel:
+class Batch:
     """Drafts that forward sends in one transaction, and their rows in the order in which they go.
 
     `order`: where in the drafts' rows, one draft after the other, each row stands; empty for one draft. `clamped`
     counts for each draft the entries whose ID is not their message's own time.
     """
 
-    drafts: list[Draft]
+    drafts: list[SourceBatch]
     rows: list[Row]
     times: list[int]
     order: list[int] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Parcel:
     floor_ms: int = 0
 
     @classmethod
-    def of(cls, draft: Draft) -> Parcel:
+    def of(cls, draft: SourceBatch) -> Batch:
         """Makes a parcel of one draft, which forward sends in a transaction of its own."""
         return cls([draft], draft.rows, draft.times)
 
@@ -50,7 +50,7 @@ class Parcel:
         return not self.times or any(draft.source.memory.live for draft in self.drafts)
 
 
-class Batcher:
+class BatchEncoder:
     """Makes batches out of forward's parcels for one stream.
 
     IDs of history ascend over all of the stream's sources, from `floor_ms` on.
@@ -63,7 +63,7 @@ class Batcher:
         self.floor_ms = 0
         self.server_ahead_ms = 0
 
-    def batch(self, parcel: Parcel, *, exists: bool) -> Batch:
+    def batch(self, parcel: Batch, *, exists: bool) -> Transaction:
         """Packs a parcel into a batch for the stream: IDs are the messages' own times in history, else that of sending.
 
         `exists`: the stream is known to exist.
@@ -91,7 +91,9 @@ class Batcher:
         cursors = tuple(draft.cursor for draft in drafts)
         why = REPAIRED if any(draft.source.comes_late for draft in drafts) else REFILLED
         why = REWRITTEN if any(draft.among_earlier for draft in drafts) else why
-        return Batch(cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why)
+        return Transaction(
+            cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why
+        )
 
     def _packed(
         self, rows: list[Row], ids: list[int] | None, prefix: bytes | None, places: Places, fields: tuple[bytes, ...],
@@ -117,7 +119,7 @@ class Batcher:
         return self._packers[fields]
 
 
-def _shared_out(parcel: Parcel, ids: list[int]) -> list[int]:
+def _shared_out(parcel: Batch, ids: list[int]) -> list[int]:
     """Counts for each draft of a parcel the entries that have another ID than their message's own time."""
     counts = [0] * len(parcel.drafts)
     bounds = [*accumulate(len(draft.rows) for draft in parcel.drafts)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from bridge.continuity.lost_entries import began_anew, missing, what_was_lost
+from bridge.continuity.lost_entries import began_anew, missing_entries, what_was_lost
 from bridge.continuity.trim_floor import last_of, passed_over
 from bridge.core.model import (
     FIELDS,
@@ -26,17 +26,17 @@ from bridge.core.model import (
     paired,
     parse_id,
 )
-from bridge.kinds.resume import Compared, Resume, Standing
-from bridge.ledger.seen_entries import Seen
+from bridge.kinds.resume import NewestStanding, Reconciliation, Resume
+from bridge.ledger.seen_entries import SeenEntry
 from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, file_born
-from bridge.streams.stream_metadata import Books, read_stream
-from bridge.streams.trim import Gone, Trimmed, read_trimmed, trimmed_to
+from bridge.streams.stream_metadata import StreamMetadata, read_stream
+from bridge.streams.trim import TrimmedSource, TrimState, read_trimmed, trimmed_to
 
 
-def in_words(compared: Compared, stream: str) -> list[str]:
+def in_words(compared: Reconciliation, stream: str) -> list[str]:
     """Says for the log what a comparison of checkpoints and stream found out of order, a sentence each. Pure."""
     said = []
     if compared.lost:
@@ -53,7 +53,7 @@ def in_words(compared: Compared, stream: str) -> list[str]:
 
 
 def _copied(
-    connection: Connection, keys: Keys, memory: StreamMemory, info: StreamInfo, books: Books, floor: EntryId
+    connection: Connection, keys: Keys, memory: StreamMemory, info: StreamInfo, books: StreamMetadata, floor: EntryId
 ) -> bool:
     """Tells forward whether Redis holds an older copy of a stream, or one that lost its tail; else the stream is new.
 
@@ -70,7 +70,7 @@ def _copied(
     return any(one < floor for one in known) or bool(existing(connection, keys.stream, known))
 
 
-class Known(Protocol):
+class CheckpointVoucher(Protocol):
     """What tells whether a source can have sent what a checkpoint says."""
 
     def __call__(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
@@ -81,11 +81,11 @@ Vouch = Callable[[Origin, list[bytes]], bool]
 """Tells whether an entry's origin can be true: its source's file holds there the line that the entry was made of."""
 
 
-def compare(
+def reconcile_checkpoints(
     connection: Connection, keys: Keys, memory: StreamMemory | None, sources: dict[str, SourceMemory], vouch: Vouch,
-    kept: Trimmed | None = None, seen: Sequence[Seen] = (),
-    known: Mapping[str, Known] | None = None,
-) -> Compared:  # fmt: skip
+    kept: TrimState | None = None, seen: Sequence[SeenEntry] = (),
+    known: Mapping[str, CheckpointVoucher] | None = None,
+) -> Reconciliation:  # fmt: skip
     """Reads the stream and Redis's books of it anew, finds out what Redis lost, and decides where each source goes on.
 
     Nothing lost: a source goes on at its checkpoint, passing over what stands in the stream beyond it (an evicted
@@ -97,7 +97,7 @@ def compare(
     """
     info, books = read_stream(connection, keys)
     now = read_trimmed(connection, keys)
-    forked, standing_seen = missing(connection, keys, seen, info, now.floor)
+    forked, standing_seen = missing_entries(connection, keys, seen, info, now.floor)
     lost = what_was_lost(memory, sources, info, books) or forked or _unknown(sources, books, known or {})
     anew = bool(lost) and memory is not None and not _copied(connection, keys, memory, info, books, now.floor)
     filling = any(source.refill is not None for source in sources.values())
@@ -109,7 +109,7 @@ def compare(
         one.number: _best(name, one, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
         for name, one in sources.items()
     }
-    standing: Standing = {}
+    standing: NewestStanding = {}
     offsets: dict[tuple[int, int], set[int]] = {}
     sizes: dict[tuple[int, int], dict[int, int]] = {}
     strangers = 0
@@ -162,29 +162,16 @@ def compare(
                 furthest[name] = None
     resume = {name: _resume(source, furthest[name], lost, anew, standing) for name, source in sources.items()}
     for name, source in sources.items() if behind else ():
-        gone = floor.origins.get(source.number, Gone(None))
+        gone = floor.origins.get(source.number, TrimmedSource(None))
         refill = last_of((resume[name].refill, *gone.beyond))
         resume[name] = replace(resume[name], behind=last_of((resume[name].behind, gone.low)), refill=refill)
     for where, some in passed_over(floor).items() if behind or filling else ():
         offsets.setdefault(where, set()).update(some)
     ahead = 0 if lost or filling else sum(map(len, offsets.values()))
-    return Compared(
-        books,
-        info,
-        lost,
-        anew,
-        strangers,
-        ahead,
-        resume,
-        standing,
-        offsets,
-        sizes,
-        floor,
-        behind,
-        bool(forked),
-        standing_seen,
-        min((entry for entry, _ in seen if entry not in standing_seen), default=None),
-    )
+    return Reconciliation(
+        books, info, lost, anew, strangers, ahead, resume, standing, offsets, sizes, floor, behind, bool(forked),
+        standing_seen, min((entry for entry, _ in seen if entry not in standing_seen), default=None),
+    )  # fmt: skip
 
 
 def data_size(fields: list[bytes]) -> int:
@@ -192,7 +179,7 @@ def data_size(fields: list[bytes]) -> int:
     return len(paired(fields).get(FIELDS[3], b""))
 
 
-def _unknown(sources: dict[str, SourceMemory], books: Books, known: Mapping[str, Known]) -> str:
+def _unknown(sources: dict[str, SourceMemory], books: StreamMetadata, known: Mapping[str, CheckpointVoucher]) -> str:
     """Says in words that the stream's checkpoints tell of a past that is not the ledger's; empty: they do not."""
     for name, knows in known.items():
         raw = books.checkpoint.get(os.fsencode(name))
@@ -202,7 +189,7 @@ def _unknown(sources: dict[str, SourceMemory], books: Books, known: Mapping[str,
     return ""
 
 
-def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoint | None:
+def _best(name: str, source: SourceMemory, books: StreamMetadata, lost: str) -> Checkpoint | None:
     """The furthest checkpoint of a source: Redis's, or the ledger's copy while Redis lost nothing."""
     raw = books.checkpoint.get(os.fsencode(name))
     best = Checkpoint.from_json(raw) if raw else None
@@ -212,7 +199,7 @@ def _best(name: str, source: SourceMemory, books: Books, lost: str) -> Checkpoin
     return best
 
 
-def _resume(source: SourceMemory, best: Checkpoint | None, lost: str, anew: bool, standing: Standing) -> Resume:
+def _resume(source: SourceMemory, best: Checkpoint | None, lost: str, anew: bool, standing: NewestStanding) -> Resume:
     high = max((Position(g, o) for (s, g), (o, _) in standing.items() if s == source.number), default=None)
     if anew and high is not None:
         return Resume(refill=high)

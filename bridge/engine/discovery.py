@@ -7,11 +7,11 @@ from collections.abc import Callable
 from bridge.core.errors import BridgeError, LedgerError, SourceError, as_bridge_error
 from bridge.core.logger import logger
 from bridge.engine.account.accountant import Accountant
-from bridge.engine.scheduler import Turns
-from bridge.files.named_file import Named
+from bridge.engine.scheduler import Scheduler
+from bridge.files.named_file import NamedFile
 from bridge.kinds.kind import Source
-from bridge.kinds.log.copies import Twins
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.log.copies import Copies
+from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.registry import source_of
 from bridge.ledger.artifact_mentions import naming_lines
 from bridge.ledger.dual_writes import twofold_signature
@@ -21,12 +21,12 @@ from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 
 
-class Lookout:
+class SourceDiscovery:
     """Finds the sources of one mapping for forward, into `sources`, and gives a turn to those that it looked at."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
-        sources: dict[str, Source], turns: Turns, dial: Callable[[], Connection],
+        self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
+        sources: dict[str, Source], turns: Scheduler, dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
@@ -39,7 +39,7 @@ class Lookout:
         self._dial = dial
         self._listed = self._swept = self._rebuilt = self._looked_once = False
         self._restless, self._due = set[str](), set[str]()
-        self._changed: list[Named] = []
+        self._changed: list[NamedFile] = []
         self.asleep: dict[str, int] = {}
         """The sources that rest since the bridge began, and were not looked at, with their bytes on disk."""
         self.looked: set[str] = set()
@@ -49,7 +49,7 @@ class Lookout:
         tails = shared.folder is None and shared.values is None
         self._accountant = Accountant(shared, ledger, clock) if tails else None
         logs = tails and shared.catalog.many and shared.mapping.source.kind == "log"
-        self._twins = Twins(shared, ledger, clock) if logs else None
+        self._twins = Copies(shared, ledger, clock) if logs else None
         self.unlisted: BridgeError | None = None
         """Why the mapping's files could not be listed, the last time."""
 

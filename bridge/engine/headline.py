@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bridge.core.wording import clock, duration
-from bridge.engine.lag import Behind
+from bridge.engine.lag import Lag
 from bridge.engine.status import Status
 from bridge.kinds.log.edit_summary import in_words
 from bridge.ledger.edits import STOPPED
@@ -105,7 +105,7 @@ def _waiting(status: Status) -> str:
     return f"{' and '.join(parts)} waiting{age}"
 
 
-def many(behind: Behind, noun: str, nouns: str) -> str:
+def many(behind: Lag, noun: str, nouns: str) -> str:
     """`1 line`, `1,204 lines`, `more than 100,000 entries`."""
     if behind.more and not behind.messages:
         return "not all looked at"

@@ -18,12 +18,12 @@ from bridge.engine.forward import BATCH, Forward
 from bridge.engine.mirror import Mirror
 from bridge.engine.run import RETRY
 from bridge.engine.worker import carrier_of, let_go
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.import_runs import begin_import, save_import
 from bridge.ledger.store import LARGE, Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
-from bridge.streams.writer import Overtaken
+from bridge.streams.writer import Conflict
 
 PATIENCE = 60.0
 """Seconds that an import goes on trying to reach a Redis that went away."""
@@ -116,7 +116,7 @@ class Import:
         self._max_rate = max_rate
         self._steady, self._clock = steady, clock
         dial = dialler(settings)
-        self._shared = Shared(mapping, settings)
+        self._shared = MappingContext(mapping, settings)
         troubles = Troubles(clock)
         self._forward = carrier_of(self._shared, ledger, troubles, clock, dial)
         self._mirror = Mirror(self._shared, ledger, troubles, clock, dial) if mapping.mirror else None
@@ -133,9 +133,9 @@ class Import:
         self._number = begin_import(self._ledger, self.report.stream, self.report.began, self.report.to_json())
         try:
             self._patiently()
-        except (BridgeError, Overtaken, OSError) as error:
+        except (BridgeError, Conflict, OSError) as error:
             other = RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
-            self.errors.append(other if isinstance(error, Overtaken) else _explained(as_bridge_error(error)))
+            self.errors.append(other if isinstance(error, Conflict) else _explained(as_bridge_error(error)))
         finally:
             let_go(self._forward)
             if self._mirror is not None:
@@ -167,7 +167,7 @@ class Import:
                     begun = True
                 self._drain()
                 return
-            except (Overtaken, NotYet, RedisLost, RedisRefused) as error:
+            except (Conflict, NotYet, RedisLost, RedisRefused) as error:
                 self._forward.detach()
                 if self._mirror is not None:
                     self._mirror.detach()
@@ -175,7 +175,7 @@ class Import:
                 if self.report.total("entries") > before:
                     since = self._steady()
                     pause.reset()
-                passing = isinstance(error, Overtaken | NotYet) or (isinstance(error, RedisLost) and begun)
+                passing = isinstance(error, Conflict | NotYet) or (isinstance(error, RedisLost) and begun)
                 passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
                 if not passing or self._steady() - since > PATIENCE:
                     raise

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.chunk import CHUNK, Chunk
+from bridge.core.codecs.chunk import CHUNK, ChunkCodec
 from bridge.core.mapping import Mapping
 from bridge.core.model import EntryId, after
-from bridge.files.folder import Folder
+from bridge.files.folder import MessageFolder
 from bridge.files.lines import Cut, split
 from bridge.files.tail import Tail
-from bridge.kinds.provenance import foreign
-from bridge.ledger.spool import files_known, totals
+from bridge.kinds.provenance import exclude_mirrored
+from bridge.ledger.spool_messages import files_known, totals
 from bridge.ledger.states import owner_of, values
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
@@ -28,7 +28,7 @@ MOST_SEEN = 300_000
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class Lag:
     """Whole messages that are not carried yet, and their bytes: of files as they stand there, of entries their fields'.
 
     `oldest` is the first one's own time in seconds since 1970, None where there is none or nobody can tell.
@@ -41,24 +41,24 @@ class Behind:
     unfinished: int = 0
     more: bool = False
 
-    def __add__(self, other: Behind) -> Behind:
+    def __add__(self, other: Lag) -> Lag:
         """Both together."""
         times = [one.oldest for one in (self, other) if one.oldest is not None]
-        return Behind(
+        return Lag(
             self.messages + other.messages, self.bytes + other.bytes, min(times, default=None),
             self.unfinished + other.unfinished, self.more or other.more,
         )  # fmt: skip
 
 
-def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) -> Behind:
+def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) -> Lag:
     """Counts what a log's files hold behind forward's place, without what the mirror wrote. Raises BridgeError.
 
     Bytes that wait for an open intent of the mirror's are counted as the file's own.
     """
-    if isinstance(codec, Chunk):  # whatever is there will be carried, in one chunk or more
+    if isinstance(codec, ChunkCodec):  # whatever is there will be carried, in one chunk or more
         left = sum(one.left() for one in tail.pending())
         times = [one.written() / 1e9 for one in tail.pending() if one.left()]
-        return Behind(-(-left // CHUNK), left, min(times, default=None))
+        return Lag(-(-left // CHUNK), left, min(times, default=None))
     messages = size = unfinished = seen = 0
     oldest: float | None = None
     for one in tail.pending():
@@ -67,13 +67,15 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
             if seen >= MOST_BYTES or messages >= MOST_ENTRIES:
                 later = [other for other in tail.pending() if other.number > one.number]
                 size += one.left(at) + sum(other.left() for other in later)
-                return Behind(messages, size, oldest, unfinished, more=True)
+                return Lag(messages, size, oldest, unfinished, more=True)
             raw = tail.read(one, PIECE, at)
             if not raw:
                 break
             data, cuts = raw, list[Cut]()
             if ledger is not None:
-                visible, cuts, _ = foreign(ledger, stream, tail.name, one.number, at, raw, partial(tail.read, one))
+                visible, cuts, _ = exclude_mirrored(
+                    ledger, stream, tail.name, one.number, at, raw, partial(tail.read, one)
+                )
                 data = visible if len(visible) >= len(raw) else raw
             if not messages and oldest is None:
                 lines = [line for line in split(data, at, cuts).lines if line]
@@ -90,10 +92,10 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
             at += len(data)
         unfinished += open_line
         size -= open_line
-    return Behind(messages, size, oldest if messages else None, unfinished)
+    return Lag(messages, size, oldest if messages else None, unfinished)
 
 
-def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None, since: float = 0.0) -> Behind:
+def folder_behind(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None, since: float = 0.0) -> Lag:
     """Counts a folder's files that the ledger does not know as they are now, and what is due of those that are gone.
 
     A file that was rewritten counts, until the bridge has seen that it holds the same message; none that was written
@@ -112,18 +114,18 @@ def folder_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None, since
         oldest = min([*times, *([oldest] if oldest is not None else [])], default=None)
         seen += len(some)
         if seen >= MOST_SEEN:
-            return Behind(messages, size, oldest / 1000 if oldest is not None else None, more=True)
-    return Behind(messages, size, oldest / 1000 if oldest is not None and messages else None)
+            return Lag(messages, size, oldest / 1000 if oldest is not None else None, more=True)
+    return Lag(messages, size, oldest / 1000 if oldest is not None and messages else None)
 
 
-def values_behind(mapping: Mapping, folder: Folder, ledger: Ledger | None) -> Behind:
+def values_behind(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None) -> Lag:
     """Counts the state files whose value Redis did not hold last; none where Redis owns them. Raises SourceError."""
     if owner_of(ledger, mapping.stream.key, mapping.source.owner).side == "redis":
-        return Behind()
+        return Lag()
     return values_changed(mapping, folder, ledger)
 
 
-def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None, since: float = 0.0) -> Behind:
+def values_changed(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None, since: float = 0.0) -> Lag:
     """Counts the state files whose value is not the one that the ledger knows, whichever side owns them.
 
     None that was written before `since`, in seconds since 1970. Raises SourceError.
@@ -132,20 +134,20 @@ def values_changed(mapping: Mapping, folder: Folder, ledger: Ledger | None, sinc
     found = [file for some in folder.scan() for file in some if file.facts.written >= since * 1e9]
     fresh = [one for one in found if known.get(one.name, (b"",))[0] != _sha256(folder, one.name)]
     times = [one.facts.written / 1e9 for one in fresh]
-    return Behind(len(fresh), sum(one.facts.size for one in fresh), min(times, default=None))
+    return Lag(len(fresh), sum(one.facts.size for one in fresh), min(times, default=None))
 
 
-def _sha256(folder: Folder, name: bytes) -> bytes:
+def _sha256(folder: MessageFolder, name: bytes) -> bytes:
     taken = folder.read(name, 1 << 28)
     return hashlib.sha256(taken.raw).hexdigest().encode() if taken is not None else b""
 
 
-def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Behind:
+def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Lag:
     """The Redis-born entries behind the mirror's cursor. Raises RedisLost, RedisRefused."""
     messages, size, oldest = 0, 0, None
     for seen, entry in enumerate(entries(connection, stream, after(cursor))):
         if seen >= MOST_SEEN:
-            return Behind(messages, size, oldest, more=True)
+            return Lag(messages, size, oldest, more=True)
         if entry.origin() is not None:
             continue
         messages += 1
@@ -153,5 +155,5 @@ def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Beh
         if oldest is None:
             oldest = entry.id[0] / 1000
         if messages >= MOST_ENTRIES:
-            return Behind(messages, size, oldest, more=True)
-    return Behind(messages, size, oldest)
+            return Lag(messages, size, oldest, more=True)
+    return Lag(messages, size, oldest)

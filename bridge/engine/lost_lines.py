@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from bridge.continuity.lost_entries import LineOf
 from bridge.core.model import HIGHEST_ID, ZERO_ID, EntryId, Position, after, before, format_id
-from bridge.kinds.provenance import release
-from bridge.kinds.resume import Compared
-from bridge.ledger.ranges import Range, Written, all_ranges, disown, intents_of, range_digest
+from bridge.kinds.provenance import release_lines
+from bridge.kinds.resume import Reconciliation
+from bridge.ledger.ranges import Range, WrittenEntry, all_ranges, disown, intents_of, range_digest
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
@@ -22,7 +22,7 @@ AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Refilled:
+class LostLines:
     """What `forget_lost` took out of the ledger after Redis lost entries, and where the mirror goes on.
 
     `late`: the entries whose lines it writes behind those of entries that came after them. `first`: where in each file
@@ -47,8 +47,8 @@ ReadRange = Callable[[Range], bytes]
 
 
 def forget_lost(
-    connection: Connection, keys: Keys, ledger: Ledger, compared: Compared, read: ReadRange, line_of: LineOf
-) -> Refilled:
+    connection: Connection, keys: Keys, ledger: Ledger, compared: Reconciliation, read: ReadRange, line_of: LineOf
+) -> LostLines:
     """Removes from the mirror's ranges, inside a ledger transaction, lines whose entry is gone: forward sends them.
 
     Lines of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID that
@@ -63,12 +63,12 @@ def forget_lost(
     first = dict[str, Position]()
     released = 0
 
-    def standing_of(written: Iterable[list[Written]]) -> dict[EntryId, list[bytes]]:
+    def standing_of(written: Iterable[list[WrittenEntry]]) -> dict[EntryId, list[bytes]]:
         noted = [entry_id for some in written for entry_id, _ in some if entry_id != ZERO_ID]
         return existing(connection, keys.stream, noted)
 
     def lost(
-        content: bytes, written: list[Written], standing: dict[EntryId, list[bytes]], alone: bytes = b""
+        content: bytes, written: list[WrittenEntry], standing: dict[EntryId, list[bytes]], alone: bytes = b""
     ) -> set[EntryId]:
         gone: set[EntryId] = set()
         at = 0
@@ -101,7 +101,7 @@ def forget_lost(
             if gone:
                 begins = _begins(span, gone)
                 first[span.name] = min(begins, first.get(span.name, begins))
-                released += release(ledger, stream, span, content, gone)
+                released += release_lines(ledger, stream, span, content, gone)
     cursor = max(verified, default=before(compared.trimmed.floor))
     memory = stream_memory(ledger, stream)
     was = memory.mirror_cursor if memory is not None else ZERO_ID
@@ -112,8 +112,8 @@ def forget_lost(
         among = entries(connection, keys.stream, start, format_id(cursor))
         late = tuple(entry.id for entry in among if entry.id not in verified and entry.origin() is None)
         if late:
-            return Refilled(released, before(late[0]), first, late)
-    return Refilled(released, cursor, first)
+            return LostLines(released, before(late[0]), first, late)
+    return LostLines(released, cursor, first)
 
 
 def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:

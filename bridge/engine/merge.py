@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
 from bridge.core.model import Row
-from bridge.engine.batch_encoder import Parcel
-from bridge.kinds.kind import BATCH_BYTES, Draft, Head, Source
+from bridge.engine.batch_encoder import Batch
+from bridge.kinds.kind import BATCH_BYTES, HistoryHead, Source, SourceBatch
 
 AT_HAND = 64_000
 """How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
@@ -25,7 +25,7 @@ STALE = 4
 T = TypeVar("T")
 
 
-class Failed(Exception):
+class MergeFailed(Exception):
     """The merge of several sources got no lines of `source`: its file cannot be read, or holds what stops it."""
 
     def __init__(self, source: Source, error: BridgeError) -> None:
@@ -35,7 +35,11 @@ class Failed(Exception):
 
 
 def merge(
-    waiting: list[tuple[int, str, int]], heads: Mapping[str, Head], turns: Mapping[str, int], limit: int, room: int
+    waiting: list[tuple[int, str, int]],
+    heads: Mapping[str, HistoryHead],
+    turns: Mapping[str, int],
+    limit: int,
+    room: int,
 ) -> list[tuple[str, int, int]]:
     """Merges several files' next lines, up to `limit`, by key and then by name, into runs of (name, begin, end).
 
@@ -84,7 +88,7 @@ class Merge:
     def __init__(self, asked: dict[str, Source]) -> None:
         self._asked = asked
         self._sources: dict[str, Source] = {}
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, HistoryHead] = {}
         self._turns: dict[str, int] = {}
         self._turn = count(1)  # never the same again: what is in the heap of an earlier one counts no more
         self._waiting: list[tuple[int, str, int]] = []
@@ -142,7 +146,7 @@ class Merge:
                 self.drop(name)
         return waits
 
-    def next(self, limit: int) -> Parcel | None:
+    def next(self, limit: int) -> Batch | None:
         """Takes the sources' next lines as one parcel, up to `limit`, by time and then by name; None: there are none.
 
         Raises Failed.
@@ -163,14 +167,14 @@ class Merge:
                 ends[name] = (ends[name][0] if name in ends else begin, end)
             for name in ends:
                 self._withdraw(name)
-            drafts: dict[str, Draft] = {}
+            drafts: dict[str, SourceBatch] = {}
             try:
                 for name in sorted(ends):
                     begin, end = ends[name]
                     draft = _of(self._sources[name], lambda asked, many=end - begin: asked.take(many))  # type: ignore[misc]
                     if draft is not None:
                         drafts[name] = draft
-            except Failed:
+            except MergeFailed:
                 for name, draft in drafts.items():
                     self._sources[name].give_back(draft)
                 raise
@@ -178,7 +182,7 @@ class Merge:
                 return _interleaved(runs, drafts, ends)
         return None
 
-    def _offer(self, name: str, head: Head) -> None:
+    def _offer(self, name: str, head: HistoryHead) -> None:
         self._heads[name] = head
         heappush(self._waiting, (head.keys[head.begin], name, self._turns[name]))
 
@@ -203,12 +207,12 @@ def _of(source: Source, act: Callable[[Source], T]) -> T:
     try:
         return act(source)
     except (SourceError, RejectStop, LedgerError, OSError) as error:
-        raise Failed(source, as_bridge_error(error)) from error
+        raise MergeFailed(source, as_bridge_error(error)) from error
 
 
 def _interleaved(
-    runs: list[tuple[str, int, int]], drafts: dict[str, Draft], ends: dict[str, tuple[int, int]]
-) -> Parcel:
+    runs: list[tuple[str, int, int]], drafts: dict[str, SourceBatch], ends: dict[str, tuple[int, int]]
+) -> Batch:
     """Makes one parcel of merged sources' drafts, rows in the order of the runs; lines that became no rows are out."""
     rows: list[Row] = []
     times: list[int] = []
@@ -234,4 +238,4 @@ def _interleaved(
     if len(order) > 1:
         pick = itemgetter(*order)
         rows, times, origins = [*pick(rows)], [*pick(times)], [*pick(origins)]
-    return Parcel([*drafts.values()], rows, times, order, origins)
+    return Batch([*drafts.values()], rows, times, order, origins)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.continuity.lost_entries import missing, what_was_lost
-from bridge.continuity.ownership import own
+from bridge.continuity.lost_entries import missing_entries, what_was_lost
+from bridge.continuity.ownership import claim_stream
 from bridge.core.errors import NotYet, TargetError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping_sections import MirrorSection
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
-from bridge.engine.bytes_written import Witness
-from bridge.engine.mirror_progress import Announced
-from bridge.engine.removed_entries import Unseen, counted
-from bridge.kinds.log.dual_write import OwnEntries
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.rejects import Kinds
+from bridge.engine.mirror_progress import MirrorProgress
+from bridge.engine.removed_entries import RemovedEntries, counted
+from bridge.engine.write_witness import WriteWitness
+from bridge.kinds.log.dual_write import DualWrittenEntries
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.rejects import RejectKinds
 from bridge.kinds.spool.target import DocumentTranslator
-from bridge.kinds.target import Write
-from bridge.kinds.targets import Destinations
-from bridge.kinds.translation import Pass, Translator
+from bridge.kinds.target import PendingWrite
+from bridge.kinds.targets import Targets
+from bridge.kinds.translation import EntryTranslator, MirrorBatch
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.ranges import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.seen_entries import note_released
@@ -38,7 +38,7 @@ SETTLING = 0.5
 """Seconds in which a file must not change before a torn line at its end counts as the mirror's own."""
 
 FOREIGN = -1
-"""The epoch of a `Pass` that does not move the mirror's cursor: what an earlier process had begun, what comes late."""
+"""The epoch of a `MirrorBatch` that leaves the cursor: what an earlier process had begun, what comes late."""
 
 REMEMBERED = 1.0
 """Seconds after which the mirror keeps its cursor in the ledger although it wrote nothing."""
@@ -52,13 +52,9 @@ class Mirror:
     """The mirror of one mapping: writes a stream into its files. Used by one thread; if `step` fails, attach again."""
 
     def __init__(
-        self,
-        shared: Shared,
-        ledger: Ledger,
-        troubles: Troubles,
-        clock: Callable[[], float],
+        self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
         dial: Callable[[], Connection],
-    ) -> None:
+    ) -> None:  # fmt: skip
         mirror = shared.mapping.mirror
         if mirror is None:
             raise ValueError("this mapping has no [mirror]")
@@ -71,11 +67,11 @@ class Mirror:
         self._dial = dial
         self._stream = shared.mapping.stream.key
         files = shared.folder is not None
-        kind = DocumentTranslator if files else Translator
+        kind = DocumentTranslator if files else EntryTranslator
         self.translator = kind(shared.mapping, mirror, shared.settings.roles, shared.settings.paths)
-        self._files = Destinations(shared, ledger, mirror)
-        self._kinds = Kinds(self._stream, logger.warning)
-        self._pass: Pass | None = None
+        self._files = Targets(shared, ledger, mirror)
+        self._kinds = RejectKinds(self._stream, logger.warning)
+        self._pass: MirrorBatch | None = None
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
         self._history: EntryId | None = None
@@ -89,10 +85,10 @@ class Mirror:
         self._epoch = 0
         self._count = 64
         self._books_epoch = shared.books_epoch
-        self._announced, self._nonce = Announced(shared.keys), ""
-        self._witness = Witness(ledger, self._stream)
-        self._own = OwnEntries(ledger, self._stream)
-        self._unseen = Unseen(clock, counts=not files)
+        self._announced, self._nonce = MirrorProgress(shared.keys), ""
+        self._witness = WriteWitness(ledger, self._stream)
+        self._own = DualWrittenEntries(ledger, self._stream)
+        self._unseen = RemovedEntries(clock, counts=not files)
         self.waits_for: tuple[TargetError, float] | None = None
         """Why lines of entries that the mirror read are not in their file yet, and since when; None: none waits."""
 
@@ -106,7 +102,7 @@ class Mirror:
             return
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
         # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
-        taken = Pass(last, begun=True, epoch=FOREIGN)
+        taken = MirrorBatch(last, begun=True, epoch=FOREIGN)
         taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(SETTLING))
         self._pass = taken
 
@@ -122,7 +118,7 @@ class Mirror:
         if memory is None:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
-        own(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
+        claim_stream(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
         self._nonce = self.shared.hold.check(connection)
         with self.shared.cursor_lock:
             self._forget_books()
@@ -132,7 +128,7 @@ class Mirror:
             self._epoch = self.shared.cursor_epoch
             memory = stream_memory(self._ledger, self._stream) or memory
         info = stream_info(connection, self.shared.keys.stream)
-        gone, _ = missing(connection, self.shared.keys, self.shared.sighted.all, info, ZERO_ID)
+        gone, _ = missing_entries(connection, self.shared.keys, self.shared.sighted.all, info, ZERO_ID)
         if gone or what_was_lost(memory, {}, info, None):
             self.shared.ask_to_compare()
             raise NotYet("forward refills the stream first")
@@ -167,7 +163,7 @@ class Mirror:
             return
         self._books_epoch, under_way, self._pass = self.shared.books_epoch, self._pass, None
         self._files.forget_books()
-        self._announced = Announced(self.shared.keys)
+        self._announced = MirrorProgress(self.shared.keys)
         if under_way is not None:
             raise NotYet("the ledger was made anew")
 
@@ -228,16 +224,16 @@ class Mirror:
             raise taken.stop
         return True
 
-    def write_late(self, writes: list[Write], retried: list[tuple[int, str]]) -> None:
+    def write_late(self, writes: list[PendingWrite], retried: list[tuple[int, str]]) -> None:
         """The mirror takes lines that leave quarantine, with their numbers and files; `finish` brings them there.
 
         They have left it when their intents are in the ledger: from there on they are written, whatever happens.
         """
         if self._pass is not None:
             raise AssertionError("finish what was read first")
-        self._pass = Pass(ZERO_ID, writes, retried=retried, epoch=FOREIGN)
+        self._pass = MirrorBatch(ZERO_ID, writes, retried=retried, epoch=FOREIGN)
 
-    def _waits(self, write: Write, why: str) -> bool:
+    def _waits(self, write: PendingWrite, why: str) -> bool:
         if why:
             since = self.waits_for[1] if self.waits_for is not None else self._clock()
             hint = "if that program is gone, end the line, or set mirror.abandoned_line_s" if "middle" in why else ""
@@ -254,13 +250,13 @@ class Mirror:
         if not self._reader.asked:
             self._unseen.look(self._connection, self.shared.keys)
             self._ask(self._cursor, block_ms)
-        reached("mirror.read.before")
+        failpoint("mirror.read.before")
         asked = self._count
         found, holder, size = self._reader.answer()
-        reached("mirror.read.after")
+        failpoint("mirror.read.after")
         self.shared.hold.check_read(holder, self._ledger)
         if self._announced.confirmed():
-            reached("mirror.checkpoint.after")
+            failpoint("mirror.checkpoint.after")
         if self.shared.cursor_epoch != self._epoch:
             raise NotYet("the mirror's cursor was taken back")
         self._own.look(self._cursor)
@@ -297,7 +293,7 @@ class Mirror:
         """Whether no entry that the mirror read waits to be written to its file."""
         return self._pass is None
 
-    def _begin(self, taken: Pass) -> bool:
+    def _begin(self, taken: MirrorBatch) -> bool:
         """Notes a pass's intents and rejects in one ledger transaction. False while another program is in the way."""
         for write in taken.writes:
             if self._waits(write, self._files.of(write).take(self._ledger, self._clock())):
@@ -312,7 +308,7 @@ class Mirror:
         back = {key: (number, met[key[2]]) for key, number in self._aside.items() if key[2] in met}
         places = [self._files.of(write).place() for write in taken.writes]
         intents: list[int] = []
-        reached("mirror.intent.before")
+        failpoint("mirror.intent.before")
         with self._ledger.transaction(marked=self._stream):
             add_quarantined(self._ledger, self._stream, taken.aside, self._clock())
             for number, where in (*taken.retried, *back.values()):
@@ -326,18 +322,18 @@ class Mirror:
         taken.begun = True
         for key in back:
             del self._aside[key]
-        reached("mirror.intent.after")
+        failpoint("mirror.intent.after")
         self.shared.mirror.rejects += len(taken.aside)
         self._kinds.tell(taken.aside)
         return True
 
-    def _record(self, taken: Pass) -> None:
+    def _record(self, taken: MirrorBatch) -> None:
         """Replaces a pass's intents by ranges and moves the cursor, in one ledger transaction. Then memory follows."""
         moves = taken.epoch == self.shared.cursor_epoch
         noted = bool(taken.writes or taken.aside)
         entries = [write.entries if moves else entries_of(self._ledger, write.intent) for write in taken.writes]
         if noted:
-            reached("mirror.range.before")
+            failpoint("mirror.range.before")
             self._witness.rolled_back()
             with self._unseen.unless_it_fails(), self._ledger.transaction(marked=self._stream):
                 for write, written in zip(taken.writes, entries, strict=True):
@@ -371,9 +367,9 @@ class Mirror:
                 if entry_id > history:
                     flow.latency.add(now - entry_id[0] / 1000)
         if noted:
-            reached("mirror.range.after")
+            failpoint("mirror.range.after")
         if self._announced.waits:
-            reached("mirror.checkpoint.before")
+            failpoint("mirror.checkpoint.before")
 
     def _keep_cursor(self) -> None:
         """The mirror keeps its cursor in the ledger now and then, as entries that need no line move it too."""

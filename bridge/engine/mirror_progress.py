@@ -11,7 +11,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.lease import writing
 
 
-class Announced:
+class MirrorProgress:
     """The list of what a mapping's mirror has to tell Redis of how far it came in each file, until that is confirmed.
 
     What Redis did not confirm is said again, to the next connection.

@@ -16,7 +16,7 @@ from bridge.engine.account.inventory import account_of
 from bridge.engine.mirror import Mirror
 from bridge.engine.run import RETRY
 from bridge.engine.worker import Carrier, carrier_of, let_go
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retired import retired
@@ -25,11 +25,11 @@ from bridge.ledger.store import LARGE, Ledger
 from bridge.ledger.switch_requests import lapse
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
-from bridge.streams.writer import Overtaken
+from bridge.streams.writer import Conflict
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class OnceReport:
     """What `run --once` did for one mapping; `quarantined` is what is in its quarantine now."""
 
     mapping: str
@@ -45,7 +45,7 @@ PATIENCE = 12.0
 """Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading, a lease."""
 
 
-def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
+def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
     """Carries what is there of every mapping that is not retired: file to stream and, with `dual`, stream to file.
 
     Raises LedgerError; what fails in a mapping is in its result.
@@ -62,7 +62,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
     troubles = Troubles(time.time)
     try:
         done = [
-            _drain(Shared(mapping, settings), settings, ledger, troubles, dual, stop)
+            _drain(MappingContext(mapping, settings), settings, ledger, troubles, dual, stop)
             for mapping in settings.mappings
             if mapping.stream.key not in over
         ]
@@ -73,9 +73,9 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[Drained]:
         ledger.close()
 
 
-def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> Drained:
+def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> OnceReport:
     """Carries what others wrote to the files of a retired mapping to its stream: late, and once. Raises LedgerError."""
-    ledger, shared = Ledger(settings.state_dir / "ledger.db", cache=LARGE), Shared(mapping, settings)
+    ledger, shared = Ledger(settings.state_dir / "ledger.db", cache=LARGE), MappingContext(mapping, settings)
     memory = stream_memory(ledger, mapping.stream.key)
     try:
         if memory is not None and memory.timeline:  # a purge removed it: nothing was lost by that
@@ -86,7 +86,9 @@ def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> Drained:
         ledger.close()
 
 
-def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Troubles, dual: bool, stop: Event) -> Drained:
+def _drain(
+    shared: MappingContext, settings: Settings, ledger: Ledger, troubles: Troubles, dual: bool, stop: Event
+) -> OnceReport:
     dial = dialler(settings)
     forward = carrier_of(shared, ledger, troubles, time.time, dial)
     mirror = Mirror(shared, ledger, troubles, time.time, dial) if shared.mapping.mirror else None
@@ -104,7 +106,7 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
     def finished() -> None:
         """The mirror brings what was read or begun into the files. Raises Waits while another writer is in the way."""
         if mirror is not None and not mirror.finish():
-            raise Waits
+            raise WaitingDirections
 
     def begun() -> None:
         """The mirror finishes what an earlier process had begun, before forward reads."""
@@ -144,10 +146,10 @@ def _drain(shared: Shared, settings: Settings, ledger: Ledger, troubles: Trouble
     unique = {str(error): error for error in errors}
     aside = sum(count for _, _, count in quarantine_counts(ledger, shared.mapping.stream.key))
     mirrored = mirror.carried if mirror else 0
-    return Drained(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()), unaccounted)
+    return OnceReport(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()), unaccounted)
 
 
-class Waits(Exception):
+class WaitingDirections(Exception):
     """The mirror waits for another writer of its file."""
 
 
@@ -160,20 +162,20 @@ def _patiently(
         try:
             work()
             return None
-        except Waits:
+        except WaitingDirections:
             waits = mirror.waits_for if mirror is not None else None
             if waits is None or time.monotonic() > begun + min(2, patience) or stop.wait(RETRY):
                 return waits[0] if waits else None
         except TargetError as error:
             return error
-        except (Overtaken, BridgeError, OSError) as error:
+        except (Conflict, BridgeError, OSError) as error:
             forward.detach()
             if mirror is not None:
                 mirror.detach()
             never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
-            passing = isinstance(error, Overtaken | NotYet | RedisLost | OSError) and not never
+            passing = isinstance(error, Conflict | NotYet | RedisLost | OSError) and not never
             passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
             if not passing or time.monotonic() > begun + patience or stop.wait(pause.next()):
-                if isinstance(error, Overtaken):
+                if isinstance(error, Conflict):
                     return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
                 return as_bridge_error(error)

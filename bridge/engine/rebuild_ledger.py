@@ -15,17 +15,17 @@ from dataclasses import dataclass, field, replace
 from bridge.continuity.ownership import announced
 from bridge.core.errors import BridgeError, NotOwner, NotYet
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
-from bridge.engine.unclaimed_lines import Line, no_messages, pieces_of, unclaimed
-from bridge.files.folder import Folder
-from bridge.files.generation import Known
+from bridge.engine.unclaimed_lines import UnclaimedLine, no_messages, pieces_of, unclaimed
+from bridge.files.folder import MessageFolder
+from bridge.files.generation import GenerationRecord
 from bridge.kinds.log.carried_before import Places
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.spool import recovery as rebuild
-from bridge.ledger import dual_writes as twofold
-from bridge.ledger.acknowledged import Redacted, redacted_of, save_redacted
-from bridge.ledger.edits import Stretch, save_stretches
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.spool import folder_recovery
+from bridge.ledger import dual_writes
+from bridge.ledger.acknowledgements import RedactedLine, redacted_of, save_redacted
+from bridge.ledger.edits import CarriedSpan, save_stretches
 from bridge.ledger.process_nonces import adopt_nonces
-from bridge.ledger.quarantine import Quarantined, add_quarantined
+from bridge.ledger.quarantine import QuarantinedMessage, add_quarantined
 from bridge.ledger.ranges import Range, add_range, range_digest
 from bridge.ledger.sources import (
     SourceMemory,
@@ -38,18 +38,17 @@ from bridge.ledger.sources import (
 )
 from bridge.ledger.states import save_value, set_owner
 from bridge.ledger.store import Ledger
-from bridge.streams import keys
-from bridge.streams import latest_value as state
+from bridge.streams import keys, latest_value
 from bridge.streams.components import BOTH, all_modes
 from bridge.streams.connect import Connection
-from bridge.streams.edits import Edit, edits_of
+from bridge.streams.edits import LogEditRecord, edits_of
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import StreamInfo, entries, stream_info
-from bridge.streams.redacted import Deleted, read_deleted
+from bridge.streams.redacted import RedactedEntry, read_deleted
 from bridge.streams.resp import pack
-from bridge.streams.stream_metadata import Books, read_books
-from bridge.streams.trim import Gone, read_trimmed
+from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.trim import TrimmedSource, read_trimmed
 
 TABLES = (
     "streams", "sources", "generations", "aligned", "intents", "ranges", "state_values", "witness", "seen", "released",
@@ -58,7 +57,7 @@ TABLES = (
 
 
 @dataclass(slots=True)
-class Plan:
+class RebuildPlan:
     """What a repair would write into a ledger. `ambiguous` counts mirrored lines that an equal line could stand in for.
 
     `missing` are generations without a file, `strangers` sources whose file is no generation that was carried.
@@ -69,21 +68,21 @@ class Plan:
     instance: str
     info: StreamInfo
     sources: dict[str, SourceMemory] = field(default_factory=dict)
-    generations: dict[str, list[Known]] = field(default_factory=dict)
+    generations: dict[str, list[GenerationRecord]] = field(default_factory=dict)
     ranges: list[Range] = field(default_factory=list)
     cursor: EntryId = ZERO_ID
     missing: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     ambiguous: int = 0
     unmatched: int = 0
-    folder: rebuild.Folders | None = None
-    aside: list[Quarantined] = field(default_factory=list)
+    folder: folder_recovery.FolderRecovery | None = None
+    aside: list[QuarantinedMessage] = field(default_factory=list)
     """Lines that were carried past and are no messages."""
     values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     """Name, digest and timestamp of the latest values that both sides hold."""
-    edits: dict[str, dict[int, Edit]] = field(default_factory=dict)
+    edits: dict[str, dict[int, LogEditRecord]] = field(default_factory=dict)
     """Of each log that was edited which stretches of which generations were carried before."""
-    redacted: list[Deleted] = field(default_factory=list)
+    redacted: list[RedactedEntry] = field(default_factory=list)
     writes: dict[str, str] = field(default_factory=dict)
     """The side to which each component writes that was ever switched, by the component's name."""
 
@@ -95,7 +94,7 @@ class Plan:
         gone = [f"{generation} is not to be found" for generation in carried if generation in self.missing]
         return [*(f"{name} is no generation that was carried" for name in self.strangers), *gone]
 
-    def component_that_owns(self, shared: Shared) -> str:
+    def component_that_owns(self, shared: MappingContext) -> str:
         """The switched component that decides which side owns the mapping's latest values; empty: nobody was switched.
 
         Raises BridgeError where components write to different sides: nobody can tell which side counts.
@@ -124,8 +123,8 @@ class Plan:
 
 
 def plan(
-    connection: Connection, shared: Shared, ledger: Ledger | None, *, take_over: bool, anew: bool = False
-) -> Plan | None:
+    connection: Connection, shared: MappingContext, ledger: Ledger | None, *, take_over: bool, anew: bool = False
+) -> RebuildPlan | None:
     """Plans a repair from stream and files; None when this ledger owns the stream, or nobody does: nothing to repair.
 
     `anew`: also where this ledger owns it, as it may be an older one. Raises NotOwner when the owner is alive, or is
@@ -140,7 +139,7 @@ def plan(
     if owner != ledger_uuid:
         _check_dead(connection, shared, instance, owner, take_over=take_over)
     info = stream_info(connection, shared.keys.stream)
-    made = Plan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
+    made = RebuildPlan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     made.redacted = read_deleted(connection, shared.keys)
     modes = all_modes(connection)
     made.writes = {name: one.writes for (name, its), one in modes.items() if its == shared.mapping.name and one.epoch}
@@ -159,17 +158,19 @@ def plan(
             line = shared.line_of(one.fields)
             if line is not None:
                 born.append((one.id, *line))
-    lines: list[Line] = []
+    lines: list[UnclaimedLine] = []
     for raw_name, number in books.sources.items():
         name = os.fsdecode(raw_name)
-        gone = trimmed.origins.get(int(number), Gone(None))
+        gone = trimmed.origins.get(int(number), TrimmedSource(None))
         found = _source(shared, books, made, name, int(number), claimed, edits.get(int(number), {}))
         lines += [one for one in found if not gone.has(Position(one.generation, one.offset))]
     _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
     return made
 
 
-def _folder(connection: Connection, shared: Shared, ledger: Ledger | None, books: Books, made: Plan) -> Plan:
+def _folder(
+    connection: Connection, shared: MappingContext, ledger: Ledger | None, books: StreamMetadata, made: RebuildPlan
+) -> RebuildPlan:
     """Fills the plan of a repair for a mapping whose files each hold a message, an artifact or a latest value."""
     made.cursor = announced(books)
     for raw, number in books.sources.items():
@@ -181,24 +182,24 @@ def _folder(connection: Connection, shared: Shared, ledger: Ledger | None, books
         if shared.values is not None:
             made.values = _values(connection, shared.keys, shared.values)
         elif shared.mapping.source.kind == "artifacts":
-            made.folder = rebuild.read_announced(connection, shared, int(number))
+            made.folder = folder_recovery.read_announced(connection, shared, int(number))
         elif shared.folder is not None:
-            made.folder = rebuild.read_both(connection, shared, ledger, int(number), made.cursor)
+            made.folder = folder_recovery.read_both(connection, shared, ledger, int(number), made.cursor)
             made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
     return made
 
 
-def _values(connection: Connection, own: Keys, folder: Folder) -> list[tuple[bytes, bytes, bytes]]:
+def _values(connection: Connection, own: Keys, folder: MessageFolder) -> list[tuple[bytes, bytes, bytes]]:
     found = []
     for some in folder.scan():
         for one in some:
-            taken, there = folder.read(one.name, state.LIMIT), state.read(connection, own, one.name)
+            taken, there = folder.read(one.name, latest_value.LIMIT), latest_value.read(connection, own, one.name)
             if taken is not None and there is not None and there[0].data == taken.raw:
                 found.append((one.name, there[0].sha256, there[0].timestamp))
     return found
 
 
-def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) -> None:
+def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made: RebuildPlan) -> None:
     """Writes the plan of a repair into the ledger, then makes that ledger the stream's owner in Redis."""
     stream, asked = made.stream, connection.call("HMGET", shared.keys.meta, "nonce", "timeline")
     last, timeline = ((found or b"").decode(errors="replace") for found in asked)
@@ -214,18 +215,18 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
             for known in made.generations[name]:
                 save_generation(ledger, stream, name, known)
             for generation, edit in made.edits.get(name, {}).items():
-                save_stretches(ledger, stream, name, generation, [Stretch(*stretch) for stretch in edit.stretches])
+                save_stretches(ledger, stream, name, generation, [CarriedSpan(*stretch) for stretch in edit.stretches])
         for one in made.ranges if made.folder is None else ():
             add_range(ledger, stream, one)
         add_quarantined(ledger, stream, made.aside, time.time())
         for value in made.values:
             save_value(ledger, stream, *value)
         if made.folder is not None:
-            rebuild.write(ledger, stream, made.folder)
+            folder_recovery.write(ledger, stream, made.folder)
         noted = {was.entry for was in redacted_of(ledger, stream)}
         for deleted in made.redacted:
             if deleted.entry not in noted:
-                save_redacted(ledger, stream, Redacted(*deleted), "", "as Redis had it", time.time())
+                save_redacted(ledger, stream, RedactedLine(*deleted), "", "as Redis had it", time.time())
         adopt_nonces(ledger, stream, last)
         _restore_switches(ledger, shared, made)
         if not unchanged(connection, shared.keys):
@@ -237,7 +238,7 @@ def execute(connection: Connection, shared: Shared, ledger: Ledger, made: Plan) 
     )
 
 
-def _restore_switches(ledger: Ledger, shared: Shared, made: Plan) -> None:
+def _restore_switches(ledger: Ledger, shared: MappingContext, made: RebuildPlan) -> None:
     """Writes into a ledger under repair what it knew of switched components, as far as Redis still knows it."""
     owner = made.component_that_owns(shared)
     ledger.write("DELETE FROM state_owners WHERE stream = ?", (made.stream,))
@@ -247,10 +248,12 @@ def _restore_switches(ledger: Ledger, shared: Shared, made: Plan) -> None:
     ledger.write("DELETE FROM twofold WHERE stream = ?", (made.stream,))
     for name in sorted(name for name, side in made.writes.items() if side == BOTH):
         roles = shared.settings.components.get(name, frozenset())
-        twofold.restore(ledger, made.stream, name, roles, shared.source_names(made.sources))
+        dual_writes.restore(ledger, made.stream, name, roles, shared.source_names(made.sources))
 
 
-def _check_dead(connection: Connection, shared: Shared, instance: str, owner: bytes | None, *, take_over: bool) -> None:
+def _check_dead(
+    connection: Connection, shared: MappingContext, instance: str, owner: bytes | None, *, take_over: bool
+) -> None:
     beat = connection.call("GET", keys.health(instance)) if instance else None
     where = shared.mapping.stream.key
     if beat is not None and owner is not None and json.loads(beat).get("ledger") == owner.decode():
@@ -266,21 +269,21 @@ def _check_dead(connection: Connection, shared: Shared, instance: str, owner: by
 
 
 def _source(
-    shared: Shared, books: Books, made: Plan, name: str, number: int, claimed: dict[tuple[int, int], set[int]],
-    edits: dict[int, Edit],
-) -> list[Line]:  # fmt: skip
+    shared: MappingContext, books: StreamMetadata, made: RebuildPlan, name: str, number: int,
+    claimed: dict[tuple[int, int], set[int]], edits: dict[int, LogEditRecord],
+) -> list[UnclaimedLine]:  # fmt: skip
     """Finds a source's generations among its files by what Redis knows of them, and reads their unclaimed lines."""
     stored = books.checkpoint.get(os.fsencode(name))
     made.sources[name] = SourceMemory(number, stored, live=True)
     made.generations[name] = []
-    wanted: dict[int, Known] = {}
+    wanted: dict[int, GenerationRecord] = {}
     for key, raw in books.generations.items():
         source, _, which = key.partition(b".")
         if int(source) == number:
-            wanted[int(which)] = Known(int(which), 0, 0, Fingerprint.from_json(raw), closed=True)
+            wanted[int(which)] = GenerationRecord(int(which), 0, 0, Fingerprint.from_json(raw), closed=True)
     if stored:
         checkpoint = Checkpoint.from_json(stored)
-        wanted[checkpoint.generation] = Known(checkpoint.generation, 0, 0, checkpoint.at)
+        wanted[checkpoint.generation] = GenerationRecord(checkpoint.generation, 0, 0, checkpoint.at)
     made.edits[name] = edits
     for generation in sorted(edits, reverse=True):
         if generation not in wanted:
@@ -288,10 +291,10 @@ def _source(
             continue
         before = edits[generation].rewrites
         wanted[generation] = replace(wanted[generation], rewrites=before)
-        wanted.setdefault(before, Known(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
+        wanted.setdefault(before, GenerationRecord(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
     replaced = {edit.rewrites for edit in edits.values()}
     files, others, current = pieces_of(shared, name)
-    lines: list[Line] = []
+    lines: list[UnclaimedLine] = []
     taken: set[tuple[int, int]] = set()
     for generation in sorted(wanted):
         known = wanted[generation]
@@ -305,7 +308,7 @@ def _source(
             continue
         taken.add(piece.identity)
         crc = -1 if known.closed else piece.sum_of(0, known.at.offset)
-        here = Known(
+        here = GenerationRecord(
             generation, *piece.identity, known.at, known.closed, born=piece.born, rewrites=known.rewrites, crc=crc
         )
         made.generations[name].append(here)
@@ -327,7 +330,9 @@ def _source(
     return lines
 
 
-def _take_newer(shared: Shared, made: Plan, name: str, current: tuple[int, int], lines: list[Line]) -> bool:
+def _take_newer(
+    shared: MappingContext, made: RebuildPlan, name: str, current: tuple[int, int], lines: list[UnclaimedLine]
+) -> bool:
     """Takes into a repair's plan the generations that came behind the last one that Redis knows, and their lines.
 
     The log was rotated since, and nothing of them is in the stream but what the mirror wrote into them. False where the
@@ -362,7 +367,11 @@ def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId
 
 
 def _align(
-    made: Plan, lines: list[Line], born: list[tuple[EntryId, str, bytes]], books: Books, late: set[EntryId]
+    made: RebuildPlan,
+    lines: list[UnclaimedLine],
+    born: list[tuple[EntryId, str, bytes]],
+    books: StreamMetadata,
+    late: set[EntryId],
 ) -> None:
     """Lays the unclaimed lines beside the Redis-born entries, both in their order, and plans a range where they agree.
 

@@ -6,17 +6,17 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from bridge.continuity import trim_floor as floor
-from bridge.continuity.lost_entries import Standing, restore, standing_again
+from bridge.continuity import trim_floor
+from bridge.continuity.lost_entries import ReappearedLine, restore, standing_again
 from bridge.core.errors import NotOwner
 from bridge.core.logger import logger
 from bridge.core.model import EntryId, Position, format_id, paired, parse_id
 from bridge.engine.lost_lines import forget_lost
 from bridge.engine.rebuild_ledger import execute, plan
 from bridge.kinds.kind import Source
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.resume import Compared
-from bridge.kinds.spool.recovery import learn_all, read_back
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.resume import Reconciliation
+from bridge.kinds.spool.folder_recovery import learn_all, read_back
 from bridge.ledger.bytes_written import forget_puts
 from bridge.ledger.file_standings import forget_edited
 from bridge.ledger.quarantine import in_doubt, mark_lost
@@ -30,7 +30,7 @@ from bridge.streams.reader import StreamInfo, existing, stream_info
 from bridge.streams.writer import REFILLED
 
 
-def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
+def catch_up(connection: Connection, shared: MappingContext, ledger: Ledger) -> bool:
     """Rebuilds a ledger that may be older than what Redis knows, from stream and files; returns whether it did.
 
     Raises NotOwner: stream and files do not agree, so nobody can know what was carried; LeaseHeld: another process
@@ -56,8 +56,8 @@ def catch_up(connection: Connection, shared: Shared, ledger: Ledger) -> bool:
 
 
 def settle_loss(
-    connection: Connection, shared: Shared, ledger: Ledger, compared: Compared, sources: Mapping[str, Source],
-    save: Callable[[StreamInfo], None],
+    connection: Connection, shared: MappingContext, ledger: Ledger, compared: Reconciliation,
+    sources: Mapping[str, Source], save: Callable[[StreamInfo], None],
 ) -> StreamInfo:  # fmt: skip
     """Settles in one ledger transaction what Redis lost: that is the mirror's no more, and what came back is again.
 
@@ -76,12 +76,12 @@ def settle_loss(
         return held.read(span.end - span.start, span.start) if held is not None else b""
 
     was, first = compared.trimmed, compared.info.first_id
-    now = floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
+    now = trim_floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
     shared.hold.watch(connection)
     info = stream_info(connection, keys.stream)
     refilled = None
     with shared.cursor_lock:
-        lines, found, back = list[Standing](), None, 0
+        lines, found, back = list[ReappearedLine](), None, 0
         if shared.folder is not None and (compared.lost or unread(ledger, stream)):
             # Before the ledger is locked: there may be many files.
             lines = standing_again(connection, keys, ledger, line_of)
@@ -108,7 +108,7 @@ def settle_loss(
             save(info)
             save_timeline(ledger, stream, shared.hold.nonce if compared.lost else compared.books.timeline)
             shared.hold.confirm(connection)
-            floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
+            trim_floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
         shared.cursor_epoch += refilled is not None
     if back:
         logger.warning("%s: %d messages stand that Redis had lost or the ledger forgotten", stream, back)
@@ -117,7 +117,7 @@ def settle_loss(
     return info
 
 
-def _take_back(connection: Connection, shared: Shared, cursor: EntryId) -> None:
+def _take_back(connection: Connection, shared: MappingContext, cursor: EntryId) -> None:
     """Lowers what Redis says of the mirror to `cursor`, which is true: else the ledger would look older than it is.
 
     The witness's word goes: what it counted was born in a stream that is not this one any more.
@@ -132,8 +132,8 @@ def _take_back(connection: Connection, shared: Shared, cursor: EntryId) -> None:
 
 
 def _go_back(
-    connection: Connection, shared: Shared, sources: Mapping[str, Source], first: Mapping[str, Position],
-    compared: Compared,
+    connection: Connection, shared: MappingContext, sources: Mapping[str, Source], first: Mapping[str, Position],
+    compared: Reconciliation,
 ) -> None:  # fmt: skip
     """Puts each source back to the first line that is to be sent again, where its cursor went over that meanwhile.
 
@@ -147,14 +147,14 @@ def _go_back(
             source.stored = value
 
 
-def _mark_late(connection: Connection, shared: Shared, late: Sequence[EntryId]) -> None:
+def _mark_late(connection: Connection, shared: MappingContext, late: Sequence[EntryId]) -> None:
     """Marks entries in Redis whose lines stand out of order in the mirrored file, some at a time."""
     for at in range(0, len(late), 500):
         marks = [part for entry in late[at : at + 500] for part in (format_id(entry), REFILLED)]
         shared.hold.write(connection, "HSET", shared.keys.late, *marks)
 
 
-def put_back(connection: Connection, shared: Shared, ledger: Ledger, compared: Compared) -> None:
+def put_back(connection: Connection, shared: MappingContext, ledger: Ledger, compared: Reconciliation) -> None:
     """Puts lines that a retry had sent, and whose entries Redis lost, into quarantine again, before forward goes on.
 
     The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from bridge.core.logger import logger
 from bridge.core.model import ORIGIN_FIELD, Checkpoint, EntryId
-from bridge.ledger.sources import Seen
+from bridge.ledger.sources import MirrorCounts
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, StreamInfo, stream_info
@@ -27,28 +27,28 @@ def counted(found: Sequence[Entry], last: EntryId) -> tuple[int, int]:
     return len(upto), sum(ORIGIN_FIELD in entry.fields[0::2] for entry in upto)
 
 
-class Unseen:
+class RemovedEntries:
     """Tells how many entries were removed before one mapping's mirror came to them, if it `counts` that at all."""
 
     def __init__(self, clock: Callable[[], float], *, counts: bool) -> None:
         self._clock = clock
         self._counts = counts
         self._due = 0.0
-        self.seen: Seen | None = None
+        self.seen: MirrorCounts | None = None
         self.suspects = False
         """Whether entries seem to be gone: the next count asks for forward's as well."""
         self._told: tuple[StreamInfo, int | None] | None = None
 
-    def begin(self, seen: Seen | None, info: StreamInfo, *, first: bool) -> None:
+    def begin(self, seen: MirrorCounts | None, info: StreamInfo, *, first: bool) -> None:
         """Goes on from what the ledger remembers; None: it never counted, and one that has read nothing begins here."""
         self._told, self.suspects, self._due = None, False, 0.0
-        self.seen = Seen(info.added - info.length) if seen is None and first else seen
+        self.seen = MirrorCounts(info.added - info.length) if seen is None and first else seen
 
     def read(self, entries: int, ours: int) -> None:
         """The mirror has come by so many entries, `ours` of them forward's."""
         if self.seen is not None:
             seen = self.seen
-            self.seen = Seen(seen.entries + entries, seen.ours + ours, seen.gone, seen.acknowledged)
+            self.seen = MirrorCounts(seen.entries + entries, seen.ours + ours, seen.gone, seen.acknowledged)
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
@@ -81,7 +81,9 @@ class Unseen:
             return 0
         info, sent = told
         if self.seen is None or info.added < self.seen.entries:
-            self.seen = Seen(info.added, sent or 0, *((self.seen.gone, self.seen.acknowledged) if self.seen else ()))
+            self.seen = MirrorCounts(
+                info.added, sent or 0, *((self.seen.gone, self.seen.acknowledged) if self.seen else ())
+            )
             return 0
         missing = info.added - self.seen.entries
         self.suspects = bool(missing) and sent is None
@@ -89,7 +91,7 @@ class Unseen:
             return 0
         gone = max(0, missing - max(0, sent - self.seen.ours))
         seen = self.seen
-        self.seen = Seen(info.added, max(sent, seen.ours), seen.gone + gone, seen.acknowledged)
+        self.seen = MirrorCounts(info.added, max(sent, seen.ours), seen.gone + gone, seen.acknowledged)
         if gone:
             said = "%s: %d entries were removed from the stream before they were mirrored"
             logger.warning(said, worker, gone, extra={"facts": {"gone": gone}})

@@ -9,23 +9,24 @@ from dataclasses import replace
 from bridge.core.errors import SourceError, as_bridge_error
 from bridge.core.logger import logger
 from bridge.core.model import Checkpoint
-from bridge.engine.discovery import Lookout
-from bridge.engine.scheduler import Turns
+from bridge.engine.discovery import SourceDiscovery
+from bridge.engine.scheduler import Scheduler
 from bridge.engine.sender import Sender
-from bridge.kinds.kind import Draft, Source
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.resume import Compared, Resume
+from bridge.kinds.kind import Source, SourceBatch
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.resume import Reconciliation, Resume
 from bridge.ledger.sources import SourceMemory
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 
 
-class Places:
+class ResumePoints:
     """Puts sources of one mapping in their places, and adds their names to `placed` and `moved`."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger, lookout: Lookout, placed: set[str], moved: set[str], turns: Turns
-    ) -> None:
+        self, shared: MappingContext, ledger: Ledger, lookout: SourceDiscovery, placed: set[str], moved: set[str],
+        turns: Scheduler,
+    ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
         self._lookout = lookout
@@ -36,20 +37,20 @@ class Places:
         """The names of the sources that were put in their place since forward compared last, also if they failed."""
         self._taken: set[int] = set()
 
-    def begin(self, compared: Compared, remembered: dict[str, SourceMemory]) -> None:
+    def begin(self, compared: Reconciliation, remembered: dict[str, SourceMemory]) -> None:
         """Forgets who was put in place before a comparison, and learns of it which numbers are taken."""
         self.put_once.clear()
         self._taken = {*(memory.number for memory in remembered.values()), *map(int, compared.books.sources.values())}
 
     def put(
-        self, sources: Iterable[Source], compared: Compared, remembered: dict[str, SourceMemory],
+        self, sources: Iterable[Source], compared: Reconciliation, remembered: dict[str, SourceMemory],
         connection: Connection, sender: Sender,
     ) -> None:  # fmt: skip
         """Puts these sources where they go on, as far as their files can be read; the others go on without those.
 
         Raises Overtaken, RedisLost, RedisRefused, LedgerError.
         """
-        named, drafts = list[bytes | int](), list[Draft]()
+        named, drafts = list[bytes | int](), list[SourceBatch]()
         for source in sources:
             memory, name = remembered.get(source.name), os.fsencode(source.name)
             number = memory.number if memory is not None else compared.books.number_for(name, self._taken)
@@ -69,7 +70,9 @@ class Places:
         for draft in drafts:
             sender.set(draft)
 
-    def _resume(self, source: Source, compared: Compared, memory: SourceMemory | None, number: int) -> Draft | None:
+    def _resume(
+        self, source: Source, compared: Reconciliation, memory: SourceMemory | None, number: int
+    ) -> SourceBatch | None:
         """Puts a source where it goes on; returns the draft that tells Redis so, where Redis knows another place.
 
         One of which nothing is remembered gets this number.

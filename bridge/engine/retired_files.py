@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.core.errors import BridgeError
-from bridge.engine.lag import Behind, file_behind, folder_behind, values_changed
-from bridge.kinds.mapping_context import Shared
+from bridge.engine.lag import Lag, file_behind, folder_behind, values_changed
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
@@ -18,19 +18,19 @@ from bridge.streams.retired import ending_of
 
 
 @dataclass(slots=True)
-class Ended:
+class RetiredMapping:
     """A mapping that is retired: since when (seconds since 1970), and what others have written to its files since then.
 
     `error`: what needs a person, and `hint` what to try; empty: nothing does.
     """
 
     at: float
-    written: dict[str, Behind] = field(default_factory=dict)
+    written: dict[str, Lag] = field(default_factory=dict)
     error: str = ""
     hint: str = ""
 
 
-def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) -> Ended | None:
+def ended(shared: MappingContext, ledger: Ledger | None, connection: Connection | None) -> RetiredMapping | None:
     """Says whether a mapping is retired, by its ledger or by Redis, and what is wrong with that; None: it is not.
 
     `connection`: None where Redis cannot be asked. Raises LedgerError.
@@ -43,7 +43,7 @@ def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) 
         connection = None  # what else is asked of it tells what is wrong
     if at is None and ending is None:
         return None
-    found = Ended(at if at is not None else ending.at if ending is not None else 0.0)
+    found = RetiredMapping(at if at is not None else ending.at if ending is not None else 0.0)
     if ending is not None and at is None:
         found.error = f"is retired, says Redis ({ending.said()}), and the ledger here does not know: not carried"
         found.hint = "`bridge repair` lets it know; `bridge unretire` begins it again"
@@ -57,7 +57,7 @@ def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) 
             found.written = written_since(shared, ledger, {})
     except (BridgeError, OSError) as error:
         found.error, found.hint = str(error), ""
-    count = sum(found.written.values(), Behind())
+    count = sum(found.written.values(), Lag())
     if count.messages or count.more:
         files = ", ".join(name for name, behind in found.written.items() if behind.messages or behind.more)
         noun = mapping.noun if count.messages == 1 else f"{mapping.noun}s"
@@ -68,15 +68,15 @@ def ended(shared: Shared, ledger: Ledger | None, connection: Connection | None) 
 
 
 def written_since(
-    shared: Shared, ledger: Ledger | None, ended: Mapping[str, str], at: float = 0.0
-) -> dict[str, Behind]:
+    shared: MappingContext, ledger: Ledger | None, ended: Mapping[str, str], at: float = 0.0
+) -> dict[str, Lag]:
     """Counts, for each source of a retired mapping, the messages in its files that stood there not when it ended.
 
     Without a ledger that knows the stream: by `ended`, the checkpoint of each source as Redis keeps it since then, and
     of files that each hold a message by `at`, when that was. A source without any is left out. Raises SourceError,
     LedgerError, OSError.
     """
-    mapping, found = shared.mapping, dict[str, Behind]()
+    mapping, found = shared.mapping, dict[str, Lag]()
     if shared.folder is not None:
         found[mapping.source.path] = folder_behind(mapping, shared.folder, ledger, at)
     elif shared.values is not None:
@@ -92,7 +92,7 @@ def written_since(
     return {name: behind for name, behind in found.items() if behind.messages or behind.unfinished or behind.more}
 
 
-def files_of(shared: Shared) -> set[Path]:
+def files_of(shared: MappingContext) -> set[Path]:
     """Lists the files of a mapping, its rotated pieces among them. Raises SourceError."""
     root = shared.settings.root
     folder = shared.folder or shared.values

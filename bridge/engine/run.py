@@ -31,8 +31,8 @@ from bridge.engine.mirror import Mirror
 from bridge.engine.worker import Carrier, carrier_of
 from bridge.files.descriptor_pool import POOL
 from bridge.files.watch import Watcher
-from bridge.kinds.direction_stats import Flow, Part, Rates
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.direction_stats import DirectionStats, Rates, SourceRates
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.parity_runs import runs
 from bridge.ledger.retired import retired
@@ -41,8 +41,8 @@ from bridge.ledger.troubles import Troubles
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff, dialler
-from bridge.streams.embedded import server as embedded
-from bridge.streams.writer import Overtaken
+from bridge.streams.embedded import embedded_server
+from bridge.streams.writer import Conflict
 
 GLANCE = 0.1
 """Seconds between two looks at the files that events told of, while Redis is away."""
@@ -66,7 +66,7 @@ GIVE_BACK = 60.0
 @contextmanager
 def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
     """Holds the state directory's lock while the block runs. Raises LockHeld, which names the process that has it."""
-    path = embedded.private(state_dir) / "lock"
+    path = embedded_server.private(state_dir) / "lock"
     with path.open("a+") as file:
         for left in range(LOCK_TRIES, -1, -1):  # `lock_holder` may have it for a moment
             try:
@@ -105,7 +105,7 @@ class Process:
         self._ledger_path = settings.state_dir / "ledger.db"
         self.troubles = Troubles(time.time)
         self._started = time.time()
-        self._shared = [Shared(mapping, settings) for mapping in settings.mappings]
+        self._shared = [MappingContext(mapping, settings) for mapping in settings.mappings]
         self._forwards: list[Carrier] = []
         self._mirrors: list[Mirror] = []
         self._crashed = False
@@ -156,7 +156,7 @@ class Process:
         """The seconds since the last heartbeat of the process of `bridge run`."""
         return time.monotonic() - self._beat
 
-    def flows(self) -> dict[tuple[str, str], Flow]:
+    def flows(self) -> dict[tuple[str, str], DirectionStats]:
         """What went each way that the process carries, by mapping and `forward` or `mirror`. For any thread."""
         found = {(one.mapping.name, "forward"): one.forward for one in self._shared}
         if self.dual:
@@ -165,13 +165,13 @@ class Process:
             name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
             flow.rejects = sum(source.rejected for source in sources)
             if isinstance(forward, Forward):
-                flow.parts = {one.name: Part(one.tally.entries + one.rejected, one.settling) for one in sources}
+                flow.parts = {one.name: SourceRates(one.tally.entries + one.rejected, one.settling) for one in sources}
                 continue
             if not forward.owned.by_file:  # latest values go the way that their owner says
                 del found[name, "forward"]
                 flow = found[name, "mirror"] = forward.shared.mirror
             path = forward.shared.mapping.source.path
-            flow.parts = {path: Part(forward.carried, sum(one.settling for one in sources))}
+            flow.parts = {path: SourceRates(forward.carried, sum(one.settling for one in sources))}
         for name, way in found:
             if way == "forward" and found[name, way].parts is None:
                 found[name, way].parts = {}
@@ -247,7 +247,7 @@ class Process:
         self._beat = time.monotonic()
         return pulse
 
-    def _guard(self, work: Callable[[Shared, Ledger], None], shared: Shared) -> None:
+    def _guard(self, work: Callable[[MappingContext, Ledger], None], shared: MappingContext) -> None:
         """Runs a worker of `bridge run` with its own ledger; an error that nobody thought of ends the process, loudly.
 
         Half a bridge is none.
@@ -277,7 +277,7 @@ class Process:
 
     # -- the workers -----------------------------------------------------------------------------------------
 
-    def _forward(self, shared: Shared, ledger: Ledger) -> None:
+    def _forward(self, shared: MappingContext, ledger: Ledger) -> None:
         forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings))
         self._forwards.append(forward)
         pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
@@ -300,10 +300,10 @@ class Process:
                     paths = shared.wake.wait(rest)
                     if paths:
                         forward.look(paths)
-            except (Overtaken, BridgeError, OSError) as error:
+            except (Conflict, BridgeError, OSError) as error:
                 forward.detach()
                 shared.forward.retries += 1
-                if not isinstance(error, Overtaken):
+                if not isinstance(error, Conflict):
                     self.troubles.note(ledger, forward.worker, as_bridge_error(error))
                 self._rest(pause.next(), forward)
         self._end(forward)
@@ -330,11 +330,11 @@ class Process:
             if forward.attached:
                 forward.flush()
                 forward.release()
-        except (Overtaken, BridgeError, OSError) as error:
+        except (Conflict, BridgeError, OSError) as error:
             logger.debug("%s: %s", forward.worker, error)
         forward.detach()
 
-    def _mirror(self, shared: Shared, ledger: Ledger) -> None:
+    def _mirror(self, shared: MappingContext, ledger: Ledger) -> None:
         mirror = Mirror(shared, ledger, self.troubles, time.time, dialler(self._settings, timeout=BLOCK_MS / 1000 + 5))
         if self.dual:
             self._mirrors.append(mirror)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
-from bridge.engine.batch_encoder import Parcel
-from bridge.engine.merge import Failed, Merge
+from bridge.engine.batch_encoder import Batch
+from bridge.engine.merge import Merge, MergeFailed
 from bridge.kinds.kind import Source
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 
 
-class Turns:
+class Scheduler:
     """Decides which of one mapping's sources sends next. `placed` are the names of those that know where they go on."""
 
     def __init__(self, placed: set[str], troubles: Troubles, ledger: Ledger, worker: str) -> None:
@@ -45,7 +45,7 @@ class Turns:
         """The sources whose turn it is, or which wait for what is under way in their files."""
         return self._active.values()
 
-    def next(self, limit: int) -> Parcel | None:
+    def next(self, limit: int) -> Batch | None:
         """Takes up to `limit` entries of the source, or sources, whose turn it is; None: nothing is to be carried.
 
         A source that fails is noted and left out. With `strict` its error in a merge is raised: SourceError,
@@ -54,7 +54,7 @@ class Turns:
         while len(self._history) > 1:
             try:
                 parcel = self._history.next(limit)
-            except Failed as failed:
+            except MergeFailed as failed:
                 self._give_up(failed.source, failed.error)
                 if self.strict:
                     raise failed.error from None
@@ -70,7 +70,7 @@ class Turns:
                 self._give_up(source, as_bridge_error(error))
                 continue
             if draft is not None:
-                return Parcel.of(draft)
+                return Batch.of(draft)
             if source.waits:
                 continue
             del self._active[name]

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 
 
-class Notify:
+class ServiceNotifier:
     """Says nothing where nobody asked: without NOTIFY_SOCKET in `env`."""
 
     def __init__(self, env: Mapping[str, str]) -> None:

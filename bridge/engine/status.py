@@ -14,16 +14,16 @@ from bridge.core.config import Settings, masked
 from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
 from bridge.engine.account.accountant import Accountant
-from bridge.engine.account.standing import Account
-from bridge.engine.lag import Behind, file_behind, folder_behind, stream_behind, values_behind
+from bridge.engine.account.standing import FilesAccount
+from bridge.engine.lag import Lag, file_behind, folder_behind, stream_behind, values_behind
 from bridge.engine.retired_files import ended
 from bridge.files.outboxes import waiting
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.edits import ALIGNED, STOPPED, Rewrite, rewrites_of
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.edits import ALIGNED, STOPPED, LogEdit, rewrites_of
 from bridge.ledger.heartbeat import Trouble, heartbeat, troubles
 from bridge.ledger.import_runs import last_import
 from bridge.ledger.lock_holder import lock_holder
-from bridge.ledger.parity_runs import Run, runs
+from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import in_doubt, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -41,7 +41,7 @@ class SourceStatus:
 
     name: str
     position: Position | None = None
-    behind: Behind = field(default_factory=Behind)
+    behind: Lag = field(default_factory=Lag)
     rate: float | None = None
     error: str = ""
     noun: str = "line"
@@ -53,7 +53,7 @@ class MirrorStatus:
 
     target: str
     cursor: EntryId = ZERO_ID
-    behind: Behind | None = None
+    behind: Lag | None = None
     rate: float | None = None
     error: str = ""
 
@@ -82,7 +82,7 @@ class MappingStatus:
     """Since when nothing of the mapping is carried any more, in seconds since 1970."""
     outboxes: dict[str, int] = field(default_factory=dict)
     """How many messages of each component wait on disk to be sent."""
-    dead: dict[str, Behind] = field(default_factory=dict)
+    dead: dict[str, Lag] = field(default_factory=dict)
     """What others have written to the files of a retired mapping since: nobody carries it."""
     sources: list[SourceStatus] = field(default_factory=list)
     mirror: MirrorStatus | None = None
@@ -90,12 +90,12 @@ class MappingStatus:
     owner: str = ""
     imported: dict[str, Any] | None = None
     """The report of the last import run (`bridge.engine.importer`)."""
-    parity: Run | None = None
+    parity: ParityRun | None = None
     retention: dict[str, Any] | None = None
-    """What the last look at the stream's retention found (`bridge.admin.retention.trim`)."""
-    edits: list[Rewrite] = field(default_factory=list)
+    """What the last look at the stream's retention found (`bridge.admin.retention.trimming`)."""
+    edits: list[LogEdit] = field(default_factory=list)
     """What was found of files that took a log's place of late, or that wait for a person to say what they are."""
-    account: Account | None = None
+    account: FilesAccount | None = None
     """What became of each file that the mapping names; None of a mapping whose messages are each a file."""
     size: StreamSize | None = None
     """What the stream takes of Redis; None when Redis cannot be asked."""
@@ -136,15 +136,15 @@ class Status:
         return bool(self.heartbeat and self.heartbeat.get("dual"))
 
     @property
-    def files_behind(self) -> Behind:
+    def files_behind(self) -> Lag:
         """What forward has still to carry of all mappings, for `bridge status`: lines, bytes, and the oldest's time."""
-        return sum((source.behind for one in self.mappings for source in one.sources), Behind())
+        return sum((source.behind for one in self.mappings for source in one.sources), Lag())
 
     @property
-    def streams_behind(self) -> Behind:
+    def streams_behind(self) -> Lag:
         """How many entries the mirrors of all mappings have still to write, as far as Redis could be asked."""
         mirrors = [one.mirror for one in self.mappings if one.mirror is not None]
-        return sum((one.behind for one in mirrors if one.behind is not None), Behind())
+        return sum((one.behind for one in mirrors if one.behind is not None), Lag())
 
 
 QUIET, ROOM = 6.0, 1 << 20
@@ -196,7 +196,7 @@ def sample(
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
                 status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
         for mapping in settings.mappings:
-            shared = Shared(mapping, settings)
+            shared = MappingContext(mapping, settings)
             try:
                 status.mappings.append(_mapping(shared, ledger, connection, status, mirrors=mirrors))
             finally:
@@ -219,7 +219,7 @@ def _answers(settings: Settings) -> bool:
 
 
 def _mapping(
-    shared: Shared, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
+    shared: MappingContext, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
     found = MappingStatus(mapping.name, mapping.stream.key, outboxes=waiting(settings.state_dir, mapping.name))
@@ -303,7 +303,7 @@ def _rate(status: Status, worker: str) -> float | None:
 
 
 def _source(
-    shared: Shared, ledger: Ledger | None, name: str, stored: bytes | None, status: Status, *, settled: bool
+    shared: MappingContext, ledger: Ledger | None, name: str, stored: bytes | None, status: Status, *, settled: bool
 ) -> SourceStatus:
     worker = f"forward {shared.mapping.name}: {name}"
     source = SourceStatus(name, rate=_rate(status, worker), noun=shared.mapping.noun)
@@ -380,7 +380,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _behind_json(behind: Behind) -> dict[str, Any]:
+def _behind_json(behind: Lag) -> dict[str, Any]:
     return {
         "behind_bytes": behind.bytes, "behind_lines": behind.messages, "more": behind.more, "oldest": behind.oldest,
         "unfinished_bytes": behind.unfinished,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import hex_digest
 from bridge.files.generation import Generation, open_regular
 from bridge.files.piece_age import Piece, in_age_order
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.quarantine import KEPT, Quarantined
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.quarantine import KEPT, QuarantinedMessage
 
 
 @dataclass(slots=True)
-class Line:
+class UnclaimedLine:
     """A line of a source that no file-born entry claims as its origin: perhaps the mirror wrote it."""
 
     name: str
@@ -23,7 +23,7 @@ class Line:
     content: bytes
 
 
-def pieces_of(shared: Shared, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
+def pieces_of(shared: MappingContext, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
     """Opens a source's rotated pieces, oldest first by when they were written to; files of no source; its own file.
 
     Where a glob names the sources, a file of another name may be a piece that was renamed: so every file that is none
@@ -39,21 +39,21 @@ def pieces_of(shared: Shared, name: str) -> tuple[list[Generation], list[Generat
     return files, others, open_regular(path)
 
 
-def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[Line]:
+def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[UnclaimedLine]:
     """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
     lines, offset, rest, mine = [], 0, b"", False
     while data := file.read(1 << 20, offset + len(rest)):
         *whole, rest = (rest + data).split(b"\n")
-        begins = codec.begins(whole) if isinstance(codec, Continued) else [True] * len(whole)
+        begins = codec.begins(whole) if isinstance(codec, MultilineCodec) else [True] * len(whole)
         for line, first in zip(whole, begins, strict=True):
             mine = offset not in claimed if first else mine
             if line and mine:
-                lines.append(Line(name, generation, offset, line))
+                lines.append(UnclaimedLine(name, generation, offset, line))
             offset += len(line) + 1
     return lines
 
 
-def no_messages(lines: list[Line], codec: Codec, limit: int) -> list[Quarantined]:
+def no_messages(lines: list[UnclaimedLine], codec: Codec, limit: int) -> list[QuarantinedMessage]:
     """Lines that were passed over and are no messages, or over `limit` bytes: a lost ledger had them in quarantine."""
     rows = codec.decode([line.content if len(line.content) <= limit else b"" for line in lines]).rows
     found = []
@@ -63,5 +63,5 @@ def no_messages(lines: list[Line], codec: Codec, limit: int) -> list[Quarantined
         if isinstance(why, str):
             digest = hex_digest(line.content) if is_long else ""
             where = line.name, line.generation, line.offset
-            found.append(Quarantined("forward", *where, "", why, line.content[:KEPT], length, digest))
+            found.append(QuarantinedMessage("forward", *where, "", why, line.content[:KEPT], length, digest))
     return found

@@ -7,21 +7,25 @@ from collections.abc import Callable
 from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
 from bridge.engine.forward import Forward
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.state.copier import State
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.state.copier import StateCopier
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
-from bridge.streams.writer import Overtaken
+from bridge.streams.writer import Conflict
 
-Carrier = Forward | State
+Carrier = Forward | StateCopier
 
 
 def carrier_of(
-    shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float], dial: Callable[[], Connection]
+    shared: MappingContext,
+    ledger: Ledger,
+    troubles: Troubles,
+    clock: Callable[[], float],
+    dial: Callable[[], Connection],
 ) -> Carrier:
-    """Makes what carries one mapping's files to Redis: `State` for a source of latest values, else `Forward`."""
-    kind = State if shared.mapping.source.kind == "state" else Forward
+    """Makes what carries one mapping's files to Redis: `StateCopier` for a source of latest values, else `Forward`."""
+    kind = StateCopier if shared.mapping.source.kind == "state" else Forward
     return kind(shared, ledger, troubles, clock, dial)
 
 
@@ -33,6 +37,6 @@ def let_go(forward: Carrier) -> None:
     try:
         if forward.attached:
             forward.release()
-    except (Overtaken, BridgeError, OSError) as error:
+    except (Conflict, BridgeError, OSError) as error:
         logger.debug("%s: the lease stays until it runs out: %s", forward.worker, error)
     forward.detach()

@@ -48,7 +48,7 @@ Keys = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MatchedRun:
     """Lines that stand one behind the other in both files: `count` of them, from the `old`-th and the `new`-th on."""
 
     old: int
@@ -57,13 +57,13 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Aligned:
+class Alignment:
     """How two files are aligned: the runs that are passed over, in order.
 
     `anchors` in them; `shared`, where there are no runs: how many lines of the new file stand in the old one as well.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[MatchedRun, ...]
     anchors: int = 0
     shared: int = 0
 
@@ -72,7 +72,7 @@ class Aligned:
         return sum(run.count for run in self.runs)
 
 
-def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
+def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Alignment:
     """Aligns the lines of two files; `size` tells how many bytes a line of the new one takes.
 
     Linear in the larger file but for what stands between runs. In both the patience method (B. Cohen) finds the runs:
@@ -81,7 +81,7 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
     runs = _joined(_runs(old, new))
     once_old, once_new = _once(old), _once(new)
 
-    def anchors(run: Run, most: int) -> list[int]:
+    def anchors(run: MatchedRun, most: int) -> list[int]:
         """The places in a run of its first anchors."""
         found = []
         for n in range(run.count):
@@ -92,7 +92,7 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
                     break
         return found
 
-    def content(run: Run) -> int:
+    def content(run: MatchedRun) -> int:
         """How many bytes the different lines of a run take, up to `BYTES`."""
         seen, total = set[int](), 0
         for n in range(run.count):
@@ -115,28 +115,30 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Aligned:
         # The first lines alone are what a log that is begun anew has too, however many they are.
         mostly = 4 * kept[0].count >= 3 * max(len(old), len(new))
         return (
-            Aligned(tuple(kept), weight) if mostly or content(kept[0]) >= BYTES else Aligned((), 0, _shared(old, new))
+            Alignment(tuple(kept), weight)
+            if mostly or content(kept[0]) >= BYTES
+            else Alignment((), 0, _shared(old, new))
         )
     passed = 2 * sum(run.count for run in kept)
     most = passed > len(old) and passed > len(new)
     enough = weight >= ENOUGH and (len(kept) == 1 or passed >= min(len(old), len(new)))
     if kept and (enough or most or sum(map(content, kept)) >= BYTES):
-        return Aligned(tuple(kept), weight)
-    return Aligned((), 0, _shared(old, new))
+        return Alignment(tuple(kept), weight)
+    return Alignment((), 0, _shared(old, new))
 
 
-def in_order(old: Keys, new: Keys) -> Aligned:
+def in_order(old: Keys, new: Keys) -> Alignment:
     """Aligns the lines of two files as one who knows that one is the other, edited: every run in order counts.
 
     What the lines that stand once leave open is aligned with as few changes as there can be, up to `CHANGES`.
     """
     runs = _joined(_runs(old, new))
-    edges = [Run(0, 0, 0), *runs, Run(len(old), len(new), 0)]
+    edges = [MatchedRun(0, 0, 0), *runs, MatchedRun(len(old), len(new), 0)]
     for before, behind in pairwise(edges):
         part = (before.old + before.count, behind.old, before.new + before.count, behind.new)
         runs += _fewest_changes(old, new, part)
     runs = _joined(runs)
-    return Aligned(tuple(runs), 0, 0 if runs else _shared(old, new))
+    return Alignment(tuple(runs), 0, 0 if runs else _shared(old, new))
 
 
 def ascending(values: Sequence[int]) -> list[int]:
@@ -159,7 +161,7 @@ def ascending(values: Sequence[int]) -> list[int]:
     return chain[::-1]
 
 
-def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> list[Run]:
+def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> list[MatchedRun]:
     """Finds equal lines of two stretches so that the fewest others are left (E. Myers' O(ND) difference algorithm)."""
     a, b, c, d = part
     furthest, steps = {1: 0}, list[dict[int, int]]()
@@ -178,10 +180,10 @@ def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> li
     return []
 
 
-def _walked_back(steps: list[dict[int, int]], part: tuple[int, int, int, int]) -> list[Run]:
+def _walked_back(steps: list[dict[int, int]], part: tuple[int, int, int, int]) -> list[MatchedRun]:
     """The runs on the way that the difference algorithm found, from its end back to its beginning."""
     a, b, c, d = part
-    found, x, y = list[Run](), b - a, d - c
+    found, x, y = list[MatchedRun](), b - a, d - c
     for changes in range(len(steps) - 1, -1, -1):
         furthest, k = steps[changes], x - y
         down = k == -changes or (k != changes and furthest.get(k - 1, -1) < furthest.get(k + 1, -1))
@@ -189,17 +191,19 @@ def _walked_back(steps: list[dict[int, int]], part: tuple[int, int, int, int]) -
         begin = furthest[before] if changes else 0
         start = begin if down or not changes else begin + 1
         if x > start:
-            found.append(Run(a + start, c + start - k, x - start))
+            found.append(MatchedRun(a + start, c + start - k, x - start))
         x, y = begin, begin - before
     return found
 
 
-def _to_the_last_anchor(run: Run, old: Keys, once_old: Callable[[int], bool], once_new: Callable[[int], bool]) -> Run:
+def _to_the_last_anchor(
+    run: MatchedRun, old: Keys, once_old: Callable[[int], bool], once_new: Callable[[int], bool]
+) -> MatchedRun:
     """Leaves out what follows a run's last anchor: lines of before may have been cut off there, and written again."""
     for n in range(run.count - 1, -1, -1):
         key = old[run.old + n]
         if once_old(key) and once_new(key):
-            return Run(run.old, run.new, n + 1)
+            return MatchedRun(run.old, run.new, n + 1)
     return run
 
 
@@ -228,29 +232,29 @@ def _mask(length: int) -> int:
     return (1 << max(0, (length // SAMPLED).bit_length())) - 1
 
 
-def _joined(runs: list[Run]) -> list[Run]:
+def _joined(runs: list[MatchedRun]) -> list[MatchedRun]:
     """Joins runs that follow each other in both files."""
-    found: list[Run] = []
+    found: list[MatchedRun] = []
     for run in sorted(runs, key=lambda run: run.new):
         last = found[-1] if found else None
         if last is not None and (last.old + last.count, last.new + last.count) == (run.old, run.new):
-            found[-1] = Run(last.old, last.new, last.count + run.count)
+            found[-1] = MatchedRun(last.old, last.new, last.count + run.count)
         else:
             found.append(run)
     return found
 
 
-def _runs(old: Keys, new: Keys) -> list[Run]:
+def _runs(old: Keys, new: Keys) -> list[MatchedRun]:
     """Finds runs of equal lines, in order in both files."""
-    found: list[Run] = []
+    found: list[MatchedRun] = []
     todo = [(0, len(old), 0, len(new))]
     while todo:
         a, b, c, d = todo.pop()
         if n := _alike(old, new, a, c, min(b - a, d - c)):
-            found.append(Run(a, c, n))
+            found.append(MatchedRun(a, c, n))
             a, c = a + n, c + n
         if n := _alike(old, new, b, d, min(b - a, d - c), -1):
-            found.append(Run(b - n, d - n, n))
+            found.append(MatchedRun(b - n, d - n, n))
             b, d = b - n, d - n
         if a == b or c == d:
             continue
@@ -268,7 +272,7 @@ def _runs(old: Keys, new: Keys) -> list[Run]:
     return found
 
 
-def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator[Run]:
+def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator[MatchedRun]:
     """Finds runs around lines that stand once in each of two stretches, in order."""
     a, b, c, d = part
     mask = _mask(max(b - a, d - c))
@@ -281,7 +285,7 @@ def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator
             continue  # in the run before
         back = _alike(old, new, i, j, min(i - low_old, j - low_new), -1)
         on = _alike(old, new, i, j, min(b - i, d - j))
-        yield Run(i - back, j - back, back + on)
+        yield MatchedRun(i - back, j - back, back + on)
         low_old, low_new = i + on, j + on
 
 

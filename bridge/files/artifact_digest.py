@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event, Thread, get_native_id
 from typing import NamedTuple
 
-from bridge.files.folder import Facts, path_of
+from bridge.files.folder import FileFacts, path_of
 
 HEAD = 1 << 13
 """How many of a file's first bytes are read to tell what it is."""
@@ -41,10 +41,10 @@ DATA = (
 DATA_NAMES = (".jsonl", ".parquet", ".npy", ".npz", ".arrow", ".feather", ".db", ".sqlite", ".toml", ".yaml", ".yml")
 
 
-class Known(NamedTuple):
+class KnownDigest(NamedTuple):
     """What is known of an artifact's content: the facts of its file, its type, and its SHA-256 in hex."""
 
-    facts: Facts
+    facts: FileFacts
     type: str
     sha256: str
 
@@ -137,7 +137,7 @@ def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
         os.close(fd)
 
 
-def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> Known | None:
+def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> KnownDigest | None:
     """Reads a whole artifact to tell its facts, type and SHA-256.
 
     Returns None: it is gone, was changed meanwhile, or `stop` said so. Raises OSError.
@@ -146,30 +146,30 @@ def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> Known | Non
     if fd is None:
         return None
     try:
-        before, digest, head = Facts.of(os.fstat(fd)), hashlib.sha256(), b""
+        before, digest, head = FileFacts.of(os.fstat(fd)), hashlib.sha256(), b""
         while piece := os.read(fd, PIECE):
             head = head or piece[:HEAD]
             digest.update(piece)
             if stop():
                 return None
-        if Facts.of(os.fstat(fd)) != before:
+        if FileFacts.of(os.fstat(fd)) != before:
             return None
     finally:
         os.close(fd)
-    return Known(before, type_of(head, os.fsdecode(path)), digest.hexdigest())
+    return KnownDigest(before, type_of(head, os.fsdecode(path)), digest.hexdigest())
 
 
-class Hasher:
+class DigestThread:
     """Hashes large files one after the other, in a thread that gives way to all others."""
 
     def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[tuple[bytes, Facts] | None] = queue.SimpleQueue()
-        self._done: dict[bytes, tuple[Facts, Known | OSError | None]] = {}
-        self._pending: dict[bytes, Facts] = {}
+        self._asked: queue.SimpleQueue[tuple[bytes, FileFacts] | None] = queue.SimpleQueue()
+        self._done: dict[bytes, tuple[FileFacts, KnownDigest | OSError | None]] = {}
+        self._pending: dict[bytes, FileFacts] = {}
         self._ended = Event()
         self._thread: Thread | None = None
 
-    def ask(self, path: bytes, facts: Facts) -> Known | OSError | None:
+    def ask(self, path: bytes, facts: FileFacts) -> KnownDigest | OSError | None:
         """Asks the hashing thread what is known of an artifact whose file has these facts; None: not yet, ask again.
 
         An OSError that is returned says that the file cannot be read.
@@ -193,7 +193,7 @@ class Hasher:
         while (asked := self._asked.get()) is not None and not self._ended.is_set():
             path, facts = asked
             try:
-                found: Known | OSError | None = hashed(path, self._ended.is_set)
+                found: KnownDigest | OSError | None = hashed(path, self._ended.is_set)
             except OSError as error:
                 found = error
             self._pending.pop(path, None)

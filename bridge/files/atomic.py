@@ -18,7 +18,7 @@ from typing import Any
 
 from bridge.core.errors import TargetError
 from bridge.files.appender import folder_below, link_or
-from bridge.files.folder import Facts
+from bridge.files.folder import FileFacts
 
 PREFIX, SUFFIX = ".bridge-", ".tmp"
 
@@ -26,7 +26,7 @@ _NOT_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EX
 """The errors with which a system or file system answers that does not know a way to rename or link."""
 
 
-class Place:
+class AtomicFolder:
     """One folder below `root` that the bridge puts whole files into, made where it is missing; never through a link.
 
     Raises TargetError.
@@ -45,7 +45,7 @@ class Place:
         os.close(self._fd)
         self.closed = True
 
-    def write(self, mark: str, data: bytes) -> Facts:
+    def write(self, mark: str, data: bytes) -> FileFacts:
         """Writes a new file under the hidden name of its mark, whole and synced, and returns its facts.
 
         A hidden file that is there already stays until the new one is whole: its absence would say that it has its
@@ -61,7 +61,7 @@ class Place:
                 while left:
                     left = left[os.write(fd, left) :]
                 os.fsync(fd)
-                facts = Facts.of(os.fstat(fd))
+                facts = FileFacts.of(os.fstat(fd))
             finally:
                 os.close(fd)
             os.rename(PREFIX + begun + SUFFIX, hidden, src_dir_fd=self._fd, dst_dir_fd=self._fd)
@@ -90,7 +90,7 @@ class Place:
                     raise link_or(error, self.path / name) from None
         return False
 
-    def replace(self, mark: str, name: str, data: bytes) -> Facts:
+    def replace(self, mark: str, name: str, data: bytes) -> FileFacts:
         """Gives a file in the folder new content, at once and whole, and returns its facts.
 
         The file keeps its rights. Raises TargetError.
@@ -135,16 +135,16 @@ class Place:
             return False
         return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
-    def facts(self, name: str) -> Facts | None:
+    def facts(self, name: str) -> FileFacts | None:
         """The facts of the file of this name in the folder; None when there is none."""
         try:
-            return Facts.of(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
+            return FileFacts.of(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise link_or(error, self.path / name) from None
 
-    def facts_of_hidden(self, mark: str) -> Facts | None:
+    def facts_of_hidden(self, mark: str) -> FileFacts | None:
         """The facts of the hidden file of this mark in the folder; None when there is none."""
         return self.facts(PREFIX + mark + SUFFIX)
 

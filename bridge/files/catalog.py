@@ -15,12 +15,12 @@ from threading import RLock
 
 from bridge.core.globs import is_glob, translated
 from bridge.files.content import COMPRESSED
-from bridge.files.folder_listing import ABSENT, Folders, leads_out, stat_of
-from bridge.files.generation import Known
-from bridge.files.known_inodes import Claims
-from bridge.files.named_file import Identity, Named
+from bridge.files.folder_listing import ABSENT, FolderListing, leads_out, stat_of
+from bridge.files.generation import GenerationRecord
+from bridge.files.known_inodes import KnownInodes
+from bridge.files.named_file import Identity, NamedFile
 from bridge.files.piece_age import Order, bare
-from bridge.files.piece_names import Belonging
+from bridge.files.piece_names import PieceNames
 from bridge.files.temporary_names import leftover
 from bridge.files.unicode_forms import other_form
 
@@ -42,21 +42,21 @@ class Catalog:
         self.order = order
         self.lock = RLock()
         self.notices: list[str] = []
-        self.named: dict[str, Named] = {}
+        self.named: dict[str, NamedFile] = {}
         """Every file that the mapping names, by its path below the root, as of the last `refresh`."""
         self._wanted = translated(path)
         self._rotated = [translated(pattern) for pattern in rotated]
         self._unwanted = [translated(pattern) for pattern in exclude]
         patterns = self._patterns = (path, *rotated)
         self._forms = {unicodedata.normalize("NFC", listed) for listed in patterns if not listed.isascii()}
-        self._folders = Folders(root, patterns)
+        self._folders = FolderListing(root, patterns)
         self._by_identity, self._by_log = dict[Identity, set[str]](), dict[str, set[str]]()
-        self._claims = Claims(root)
+        self._claims = KnownInodes(root)
         self._left: tuple[set[str], set[Identity]] = (set(), set())
         self.late: dict[Identity, str] = {}
         """Pieces that a repair brings over late: each is a log by itself, by the name that it had then."""
         self._told, self._lost = set[str](), set[str]()
-        self._belonging = Belonging(self.is_log)
+        self._belonging = PieceNames(self.is_log)
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class Catalog:
             return None
         if any(pattern.fullmatch(raw) for pattern in self._unwanted):
             return None
-        listed = Named(name, self.root / name, inode < 0, rotated)
+        listed = NamedFile(name, self.root / name, inode < 0, rotated)
         folder, _, last = name.rpartition("/")
         if folder not in self._folders.known:  # it went again before anybody looked
             return None
@@ -147,7 +147,7 @@ class Catalog:
 
     # -- which log a file belongs to -------------------------------------------------------------------------
 
-    def claim(self, log: str, known: Known) -> None:
+    def claim(self, log: str, known: GenerationRecord) -> None:
         """Notes that a file of this device and inode was seen to be a generation of a log."""
         with self.lock:
             if log not in self._by_log:
@@ -186,7 +186,7 @@ class Catalog:
 
     def _assign(self, identities: set[Identity]) -> None:
         """Says of each file with one of these identities to which log it belongs, and which of its names counts."""
-        guessed: list[Named] = []
+        guessed: list[NamedFile] = []
         for identity in identities:
             group = [self.named[name] for name in self._by_identity.get(identity, ())]
             if not group:
@@ -207,7 +207,7 @@ class Catalog:
             group = [self.named[name] for name in self._by_identity[first.identity]]
             self._give(group, self._named_log(first.name))
 
-    def _give(self, group: Iterable[Named], log: str) -> None:
+    def _give(self, group: Iterable[NamedFile], log: str) -> None:
         for listed in group:
             if listed.log is not None and listed.log != log:
                 self._by_log.get(listed.log, set()).discard(listed.name)
@@ -231,7 +231,7 @@ class Catalog:
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
-    def sweep(self) -> tuple[list[Named], set[str]]:
+    def sweep(self) -> tuple[list[NamedFile], set[str]]:
         """Looks at every file that the mapping names: returns those whose facts are others than at the last sweep.
 
         A file that is new is among them. And the logs that these belong to, or whose files went. Raises SourceError: a
@@ -239,7 +239,7 @@ class Catalog:
         """
         with self.lock:
             self.refresh()
-            changed, turned = list[Named](), set[Identity]()
+            changed, turned = list[NamedFile](), set[Identity]()
             for listed in self.named.values():
                 if listed.aside:
                     continue
@@ -266,7 +266,7 @@ class Catalog:
             logs, self._lost = self._lost | {listed.log for listed in changed if listed.log is not None}, set()
             return changed, logs
 
-    def known(self, listed: Named) -> Known | None:
+    def known(self, listed: NamedFile) -> GenerationRecord | None:
         """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
         return self._claims.known(listed.identity, listed.log or "", listed.name)
 

@@ -9,21 +9,21 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bridge.files.generation import Generation, Known, open_regular
-from bridge.files.generation_index import Register
-from bridge.files.source_paths import Survey
+from bridge.files.generation import Generation, GenerationRecord, open_regular
+from bridge.files.generation_index import GenerationIndex
+from bridge.files.source_paths import PathsProvider
 
 KEPT_LATE = 4
 """How many finished generations of a source stay open, so that what is written to a deleted one is seen as well."""
 
 
-class Finished:
+class ClosedGenerations:
     """The generations of one source that were carried to their end, and whose files may grow still.
 
     `held` are those that are open.
     """
 
-    def __init__(self, survey: Survey, register: Register) -> None:
+    def __init__(self, survey: PathsProvider, register: GenerationIndex) -> None:
         self.held: list[Generation] = []
         self._survey = survey
         self._register = register
@@ -108,7 +108,7 @@ class Finished:
         }  # fmt: skip
         self._lying = {ended[identity]: path for identity, path in lying.items() if identity in ended}
 
-    def _open(self, record: Known, path: Path) -> None:
+    def _open(self, record: GenerationRecord, path: Path) -> None:
         file = open_regular(path)
         if file is None:
             return
@@ -119,7 +119,7 @@ class Finished:
             del self._lying[record.number]
             file.close()
 
-    def _is(self, file: Generation, record: Known) -> bool:
+    def _is(self, file: Generation, record: GenerationRecord) -> bool:
         """Whether a file is the finished generation of a record that names its inode: by its content.
 
         One that was empty is, if it is no other generation.

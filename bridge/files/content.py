@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bridge.core.errors import SourceError
-from bridge.files.descriptor_pool import Handle
+from bridge.files.descriptor_pool import PooledFile
 
 HEAD = 1024
 KEPT = 1 << 18
@@ -81,12 +81,12 @@ class Content(Protocol):
         ...
 
 
-class Plain:
+class PlainContent:
     """An open file of a source that is not compressed: its bytes are read as they stand."""
 
     packed = None
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: PooledFile) -> None:
         self._handle = handle
         self._void: tuple[int, int] | None = None
 
@@ -129,7 +129,7 @@ class Plain:
         self._handle.close()
 
 
-class Form:
+class PackingForm:
     """A way to compress: what makes a decompressor, how many bytes it is fed at once, and what a file begins with."""
 
     def __init__(self, make: Callable[[], Any], feed: int, magic: bytes) -> None:
@@ -147,25 +147,25 @@ def _zstd() -> Any:
 
 
 FORMS = {
-    ".gz": Form(lambda: zlib.decompressobj(wbits=31), 1 << 16, b"\x1f\x8b"),
-    ".bz2": Form(bz2.BZ2Decompressor, 1 << 16, b"BZh"),
-    ".xz": Form(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), 1 << 16, b"\xfd7zXZ\x00"),
+    ".gz": PackingForm(lambda: zlib.decompressobj(wbits=31), 1 << 16, b"\x1f\x8b"),
+    ".bz2": PackingForm(bz2.BZ2Decompressor, 1 << 16, b"BZh"),
+    ".xz": PackingForm(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), 1 << 16, b"\xfd7zXZ\x00"),
     # It cannot be told to give less: a block is up to 128 KiB, made of as few as 4 bytes.
-    ".zst": Form(_zstd, 512, b"\x28\xb5\x2f\xfd"),
+    ".zst": PackingForm(_zstd, 512, b"\x28\xb5\x2f\xfd"),
 }
 """The ways to compress a file that can be read, by the suffix of the file's name."""
 
 COMPRESSED = tuple(FORMS)
 
 
-class Packed:
+class PackedContent:
     """A compressed file, of one or many members, read from its beginning on; going back begins anew.
 
     What stands before a damage is read to the last byte that can be had. No decompressor is held for a file of which
     only the first KiB was asked for, so that many may be open.
     """
 
-    def __init__(self, handle: Handle, suffix: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, handle: PooledFile, suffix: str, clock: Callable[[], float] = time.time) -> None:
         self._handle = handle
         self._form = FORMS[suffix]
         self._clock = clock

@@ -42,11 +42,11 @@ def raise_limit() -> None:
             return
 
 
-class Deleted(SourceError):
+class DeletedWhileParked(SourceError):
     """Raised when a parked file has no name any more by which to open it: what was not read of it is gone."""
 
 
-class Pool:
+class DescriptorPool:
     """Keeps at most `most` files open at once, and parks those that were not asked for the longest. Thread-safe.
 
     `most` None: as the process's limit has it. `carriers` is how many threads carry, which have theirs first.
@@ -54,8 +54,8 @@ class Pool:
 
     def __init__(self, most: int | None = None) -> None:
         self._lock = RLock()
-        self._open: OrderedDict[Handle, int] = OrderedDict()
-        self._busy: dict[Handle, int] = {}
+        self._open: OrderedDict[PooledFile, int] = OrderedDict()
+        self._busy: dict[PooledFile, int] = {}
         self._most = most
         self.carriers = 2
 
@@ -82,13 +82,13 @@ class Pool:
             self._park(FEWEST)
         return os.open(path, flags)
 
-    def add(self, handle: Handle, fd: int) -> None:
+    def add(self, handle: PooledFile, fd: int) -> None:
         """Takes a file that was opened just now into the pool of open files, which parks others for it."""
         with self._lock:
             self._open[handle] = fd
             self._park(len(self._open) - self.most, handle)
 
-    def acquire(self, handle: Handle, reopen: Callable[[], int]) -> int:
+    def acquire(self, handle: PooledFile, reopen: Callable[[], int]) -> int:
         """Gives the descriptor of a file, opened again if it was parked; nobody parks it until its release.
 
         Raises SourceError.
@@ -102,7 +102,7 @@ class Pool:
             self._busy[handle] = self._busy.get(handle, 0) + 1
             return fd
 
-    def release(self, handle: Handle) -> None:
+    def release(self, handle: PooledFile) -> None:
         """Lets the file that was acquired be parked again."""
         with self._lock:
             if self._busy[handle] == 1:
@@ -110,14 +110,14 @@ class Pool:
             else:
                 self._busy[handle] -= 1
 
-    def drop(self, handle: Handle) -> None:
+    def drop(self, handle: PooledFile) -> None:
         """Closes a file's descriptor, if it is open, and takes the file out of the pool of open files."""
         with self._lock:
             fd = self._open.pop(handle, None)
             if fd is not None:
                 os.close(fd)
 
-    def _park(self, surplus: int, but: Handle | None = None) -> None:
+    def _park(self, surplus: int, but: PooledFile | None = None) -> None:
         if surplus <= 0:
             return
         for handle in list(self._open):
@@ -128,17 +128,17 @@ class Pool:
                 surplus -= 1
 
 
-POOL = Pool()
+POOL = DescriptorPool()
 """The pool of all files that this process has open: descriptors are the process's."""
 
 
-class Handle:
+class PooledFile:
     """One file that is open for reading, or parked: closed for now, until it is asked for.
 
     `path` is where it was found last.
     """
 
-    def __init__(self, fd: int, path: Path, pool: Pool = POOL) -> None:
+    def __init__(self, fd: int, path: Path, pool: DescriptorPool = POOL) -> None:
         now = os.fstat(fd)
         self.identity = (now.st_dev, now.st_ino)
         self.born = born(fd)
@@ -192,7 +192,7 @@ class Handle:
             before, listed = listed, self._listed()
             fd = self._found([name for name, inode in listed if inode == self.identity[1]])
             if fd is None and listed == before:
-                raise Deleted("was deleted while more files were to be followed than may be open",
+                raise DeletedWhileParked("was deleted while more files were to be followed than may be open",
                               hint="raise the limit of open files (`ulimit -n`)")  # fmt: skip
         raise SourceError("is renamed faster than it can be opened", where=str(self.path))
 

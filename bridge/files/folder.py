@@ -35,7 +35,7 @@ FRESH = 1.0
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
 
 
-class Facts(NamedTuple):
+class FileFacts(NamedTuple):
     """A spool file's size in bytes, time of writing in ns since 1970, device and inode: any of them tells a change."""
 
     size: int
@@ -44,7 +44,7 @@ class Facts(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Facts:
+    def of(cls, found: os.stat_result) -> FileFacts:
         """Makes the facts that a spool's file is known by from what stat says of it."""
         written = max(-LAST, min(LAST, found.st_mtime_ns))  # a file system may hold times that the ledger cannot
         return cls(found.st_size, written, found.st_dev, found.st_ino)
@@ -54,25 +54,25 @@ class Facts(NamedTuple):
         return max(now - self.written / 1e9, now - since)
 
 
-class Found(NamedTuple):
+class FolderScan(NamedTuple):
     """A regular file that was found in a folder: its path below the root, and its facts."""
 
     name: bytes
-    facts: Facts
+    facts: FileFacts
 
 
-class Taken(NamedTuple):
+class ReadFile(NamedTuple):
     """A file of a folder that was read: its facts, and its bytes (of one over the limit the first `limit`).
 
     `busy`: somebody has it open for writing.
     """
 
-    facts: Facts
+    facts: FileFacts
     raw: bytes
     busy: bool
 
 
-class Folder:
+class MessageFolder:
     """The files that a glob matches below `root`, but those that `exclude` matches, hidden and temporary ones.
 
     Links below the pattern's fixed part are not followed.
@@ -140,12 +140,12 @@ class Folder:
         except OSError:
             return None
 
-    def scan(self) -> Iterator[list[Found]]:
+    def scan(self) -> Iterator[list[FolderScan]]:
         """Lists all files of the folder that its glob matches, some at a time, in no order.
 
         Raises SourceError when the first folder cannot be read.
         """
-        some: list[Found] = []
+        some: list[FolderScan] = []
         seen: dict[bytes, tuple[int, float]] = {}
         self.unreadable, self.unlisted = [], []
         waiting = [(self._base, 0)]
@@ -161,7 +161,7 @@ class Folder:
                                 waiting.append((path, deep + 1))
                         elif self.has(path) and one.is_file(follow_symlinks=False):
                             try:
-                                some.append(Found(path, Facts.of(one.stat(follow_symlinks=False))))
+                                some.append(FolderScan(path, FileFacts.of(one.stat(follow_symlinks=False))))
                             except FileNotFoundError:
                                 continue
                             if len(some) >= AT_ONCE:
@@ -178,7 +178,7 @@ class Folder:
         if some:
             yield some
 
-    def find(self, name: bytes) -> Found | None:
+    def find(self, name: bytes) -> FolderScan | None:
         """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages.
 
         Raises SourceError where nobody can tell.
@@ -191,7 +191,7 @@ class Folder:
             if error.errno in ABSENT:
                 return None
             raise SourceError(f"cannot be looked at: {error.strerror}", where=shown_name(name)) from None
-        return Found(name, Facts.of(found)) if stat.S_ISREG(found.st_mode) else None
+        return FolderScan(name, FileFacts.of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def exists(self, name: str) -> bool:
         """Whether there is anything of this name below the folder's root."""
@@ -230,7 +230,7 @@ class Folder:
                 hasher.update(part)
         return hasher.hexdigest()
 
-    def read(self, name: bytes, limit: int) -> Taken | None:
+    def read(self, name: bytes, limit: int) -> ReadFile | None:
         """Reads a file of the folder, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
 
         Raises SourceError when it may not be read.
@@ -255,9 +255,9 @@ class Folder:
             raise _unreadable(error, path) from None
         finally:
             os.close(fd)
-        if Facts.of(now) != Facts.of(before) or len(raw) < min(now.st_size, limit):
+        if FileFacts.of(now) != FileFacts.of(before) or len(raw) < min(now.st_size, limit):
             return None
-        return Taken(Facts.of(now), raw, busy)
+        return ReadFile(FileFacts.of(now), raw, busy)
 
 
 def path_of(fd: int, path: bytes) -> bytes:

@@ -21,7 +21,7 @@ SURE = 0.1
 
 
 @dataclass(slots=True)
-class Listed:
+class ListedFolder:
     """What a folder held when it was listed: the inode of each name, negative of a link, and the folders below it."""
 
     changed: int
@@ -29,14 +29,14 @@ class Listed:
     folders: list[str] = field(default_factory=list)
 
 
-class Folders:
+class FolderListing:
     """Lists the folders below `root` in which files of these globs may lie, and tells what came and what went."""
 
     def __init__(self, root: Path, patterns: Iterable[str]) -> None:
         self._root = root
         self._bases = sorted({_base(pattern) for pattern in patterns})
         self._came, self._went, self._whole = list[tuple[str, int]](), list[str](), False
-        self.known: dict[str, Listed] = {}
+        self.known: dict[str, ListedFolder] = {}
         """What each folder held when it was listed last, by its path below the root."""
 
     def refresh(self) -> tuple[list[tuple[str, int]], list[str]]:
@@ -59,7 +59,7 @@ class Folders:
         self._came, self._went, self._whole = [], [], True
         return came, went
 
-    def _stands(self, folder: str, listed: Listed) -> bool:
+    def _stands(self, folder: str, listed: ListedFolder) -> bool:
         """Whether a folder's time says that it is as it was when it was listed."""
         try:
             return os.stat(f"{self._root}/{folder}").st_mtime_ns == listed.changed
@@ -82,7 +82,7 @@ class Folders:
             changed = os.stat(self._root / folder).st_mtime_ns
             if before is not None and before.changed == changed:
                 return
-            found = Listed(changed if time.time() - changed / 1e9 > SURE else -1)
+            found = ListedFolder(changed if time.time() - changed / 1e9 > SURE else -1)
             with os.scandir(self._root / folder) as listed:
                 for entry in listed:
                     if entry.is_dir(follow_symlinks=False):
@@ -94,7 +94,7 @@ class Folders:
                 hint = "`ulimit -n` says how many files may be open" if error.errno == errno.EMFILE else ""
                 where = str(self._root / folder)
                 raise SourceError(f"cannot be listed: {error.strerror}", where=where, hint=hint) from None
-            found = Listed(-1)
+            found = ListedFolder(-1)
         self.known[folder] = found
         old = before.files if before is not None else {}
         if old != found.files:

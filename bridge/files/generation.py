@@ -12,8 +12,8 @@ from zlib import crc32
 
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint, hex_digest
-from bridge.files.content import COMPRESSED, HEAD, Content, Packed, Plain
-from bridge.files.descriptor_pool import POOL, Deleted, Handle
+from bridge.files.content import COMPRESSED, HEAD, Content, PackedContent, PlainContent
+from bridge.files.descriptor_pool import POOL, DeletedWhileParked, PooledFile
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ Bookmark = tuple[int, bytes, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class GenerationRecord:
     """What the ledger remembers of a generation. `at.offset` is how far it was carried; closed: to its end.
 
     `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
@@ -49,7 +49,7 @@ class Known:
     crc: int = -1
     """The CRC-32 of the bytes before `at.offset`; -1 where that is not known."""
 
-    def reopened(self, at: Fingerprint) -> Known:
+    def reopened(self, at: Fingerprint) -> GenerationRecord:
         """The record of the generation as one that is not closed, and was carried up to `at`."""
         return replace(self, at=at, closed=False, packed=None, crc=-1)
 
@@ -113,10 +113,10 @@ class Generation:
         """
         return min(len(self.head), self.read_to) if self.read_to else len(self.head)
 
-    def known(self, *, closed: bool = False) -> Known:
+    def known(self, *, closed: bool = False) -> GenerationRecord:
         """Makes the record of a generation that the ledger keeps."""
         written = self.packed[1] if self.packed else self.seen_written
-        return Known(
+        return GenerationRecord(
             self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided,
             self.rewrites, self.in_doubt, self.summed[1] if self.summed[0] == self.read_to else -1,
         )  # fmt: skip
@@ -125,7 +125,7 @@ class Generation:
         """Whether two generations are in doubt, and may have taken the place of the same one."""
         return self is not other and self.in_doubt and other.in_doubt and self.rewrites == other.rewrites
 
-    def becomes(self, known: Known) -> None:
+    def becomes(self, known: GenerationRecord) -> None:
         """A file that was opened is this generation, as a record tells."""
         self.number, self.decided = known.number, known.decided or self.decided
         self.rewrites, self.in_doubt = known.rewrites, known.in_doubt
@@ -161,7 +161,7 @@ class Generation:
         """What a generation's content says; `gone` where there is none, or its file was parked and deleted."""
         try:
             return what(self.content) if self.content is not None else gone
-        except Deleted:
+        except DeletedWhileParked:
             self.close()
             return gone
 
@@ -372,14 +372,14 @@ def open_regular(path: Path) -> Generation | None:
         hint = "give the bridge's user the right to read it" if isinstance(error, PermissionError) else ""
         raise SourceError(f"cannot be opened: {error.strerror}", where=str(path), hint=hint) from None
     try:
-        handle = Handle(fd, path)
+        handle = PooledFile(fd, path)
     except OSError as error:
         os.close(fd)
         raise SourceError(f"cannot be looked at: {error.strerror}", where=str(path)) from None
     try:
         if not stat.S_ISREG(handle.stat().st_mode):
             raise SourceError("is not a regular file")
-        content = Packed(handle, path.suffix) if path.suffix in COMPRESSED else Plain(handle)
+        content = PackedContent(handle, path.suffix) if path.suffix in COMPRESSED else PlainContent(handle)
     except SourceError as error:
         handle.close()
         raise SourceError(error.what, where=str(path), hint=error.hint) from None

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bridge.core.model import Fingerprint
 from bridge.files.content import HEAD
-from bridge.files.generation import Generation, Known
+from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.piece_age import tells_age
 
 SHORT = 1 << 20
@@ -16,18 +16,20 @@ SHORT = 1 << 20
 well."""
 
 
-class Register:
+class GenerationIndex:
     """A register has what is known of the generations of one source.
 
     `known` has their records by number; `news` are those that the ledger does not know so yet.
     """
 
-    def __init__(self, known: list[Known], tell: Callable[[Known], None] = lambda known: None) -> None:
+    def __init__(
+        self, known: list[GenerationRecord], tell: Callable[[GenerationRecord], None] = lambda known: None
+    ) -> None:
         self.known = {record.number: record for record in known}
         self._tell = tell
         for record in known:
             tell(record)
-        self.news: list[Known] = []
+        self.news: list[GenerationRecord] = []
         self.anew: set[int] = set()
         """The numbers of closed generations that were recognised in a compressed file, and were not before."""
 
@@ -35,7 +37,7 @@ class Register:
         """The register writes down what a generation is known by now, as news for the ledger."""
         self.news.append(self.record(generation, closed=closed))
 
-    def record(self, generation: Generation, *, closed: bool = False) -> Known:
+    def record(self, generation: Generation, *, closed: bool = False) -> GenerationRecord:
         """The register remembers what a generation is known by now, or was before it was gone, and returns it."""
         record, before = generation.known(closed=closed), self.known.get(generation.number)
         if generation.content is None and before is not None and before.at.offset > record.at.offset:
@@ -53,7 +55,7 @@ class Register:
             self._keep(replace(known, written=written))
             self.news.append(self.known[known.number])
 
-    def _keep(self, record: Known) -> None:
+    def _keep(self, record: GenerationRecord) -> None:
         self.known[record.number] = record
         self._tell(record)
 
@@ -62,14 +64,14 @@ class Register:
         self._keep(replace(self.known[number], at=at, crc=-1))
         self.news.append(self.known[number])
 
-    def match(self, files: list[Generation]) -> dict[Generation, Known]:
+    def match(self, files: list[Generation]) -> dict[Generation, GenerationRecord]:
         """The register tells which finished generation of its source each file holds, oldest first; a file for each.
 
         A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
         by inode and content; any other by all of its content alone.
         """
         free = {number: record for number, record in self.known.items() if record.closed and record.at.head_len}
-        found: dict[Generation, Known] = {}
+        found: dict[Generation, GenerationRecord] = {}
         unfinished = [record for record in self.known.values() if not record.closed]
         for fits in (_remembered, _in_place, _whole):
             for generation in files:
@@ -127,7 +129,7 @@ class Register:
             generation.rewrites, generation.in_doubt, generation.why = lost, True, why
         self.note(generation)
 
-    def end(self, number: int) -> list[Known]:
+    def end(self, number: int) -> list[GenerationRecord]:
         """The register notes that no more comes of a generation whose place another file took; returns its record."""
         if (known := self.known.get(number)) is None:
             return []
@@ -135,7 +137,7 @@ class Register:
         return [self.known[number]]
 
     @contextmanager
-    def settled(self, generation: Generation, rivals: list[Generation], of: int) -> Iterator[list[Known]]:
+    def settled(self, generation: Generation, rivals: list[Generation], of: int) -> Iterator[list[GenerationRecord]]:
         """The register notes of which generation's lines one in doubt holds some, 0: of none; not if the block fails.
 
         Of `rivals`, which are in doubt for the same reason, none holds any then. Yields the records that changed.
@@ -152,7 +154,7 @@ class Register:
                 self.record(other)
             raise
 
-    def adopt(self, file: Generation, record: Known) -> Generation:
+    def adopt(self, file: Generation, record: GenerationRecord) -> Generation:
         """The register notes that a file is the generation of a record, and returns it."""
         file.becomes(record)
         self.note(file)
@@ -234,7 +236,7 @@ class Register:
         return found
 
     def find(
-        self, record: Known, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
+        self, record: GenerationRecord, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
     ) -> Generation | None:
         """Finds the file that holds what a generation's record says, and places its reader there; None: there is none.
 
@@ -267,7 +269,7 @@ class Register:
         return None
 
     @staticmethod
-    def _is_edited(file: Generation, record: Known) -> bool:
+    def _is_edited(file: Generation, record: GenerationRecord) -> bool:
         """Whether a file that begins and ends as a generation did holds other bytes between.
 
         Asked where it was saved anew, or written to and is no longer than it was; and of a short one that has grown.
@@ -284,7 +286,7 @@ class Register:
         free = [file for file in rotated if at.head_len and file not in matched and file.identity != but]
         return next((file for file in free if file.place(at)), None)
 
-    def _recognised(self, generation: Generation, record: Known) -> Known:
+    def _recognised(self, generation: Generation, record: GenerationRecord) -> GenerationRecord:
         """Notes where a closed generation was found, if it lies in another file by now: the next look knows it by that.
 
         So a compressed one is not unpacked again. Returns the generation's record.
@@ -301,25 +303,25 @@ class Register:
         return record
 
 
-def _remembered(generation: Generation, record: Known) -> bool:
+def _remembered(generation: Generation, record: GenerationRecord) -> bool:
     if generation.born and record.born and generation.born != record.born:
         return False
     known = record.packed, (record.device, record.inode)
     return bool(generation.packed) and (generation.packed, generation.identity) == known
 
 
-def same_inode(generation: Generation, record: Known) -> bool:
+def same_inode(generation: Generation, record: GenerationRecord) -> bool:
     """Whether a file has the inode of the record; compressing it gives it another, which may have been any file's."""
     if generation.born and record.born and generation.born != record.born:
         return False
     return generation.identity == (record.device, record.inode) and bool(generation.packed) == bool(record.packed)
 
 
-def _in_place(generation: Generation, record: Known) -> bool:
+def _in_place(generation: Generation, record: GenerationRecord) -> bool:
     return same_inode(generation, record) and generation.holds(record.at)
 
 
-def _whole(generation: Generation, record: Known) -> bool:
+def _whole(generation: Generation, record: GenerationRecord) -> bool:
     """Whether a file holds all that was carried of a closed generation, and no more.
 
     A compressed file may hold more: what was carried of it may have been cut short.

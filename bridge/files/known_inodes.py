@@ -7,21 +7,21 @@ from pathlib import Path
 
 from bridge.core.errors import SourceError
 from bridge.files.birth_time import born
-from bridge.files.generation import Known, open_regular
+from bridge.files.generation import GenerationRecord, open_regular
 
 Identity = tuple[int, int]
 """A file's device and inode."""
 
 
-class Claims:
+class KnownInodes:
     """Claims of a mapping's logs to files below `root`. An inode's number may be another file's by now."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._logs: dict[Identity, dict[str, Known]] = {}
+        self._logs: dict[Identity, dict[str, GenerationRecord]] = {}
         self._heads: dict[tuple[int, str], dict[Identity, str]] = {}
 
-    def add(self, identity: Identity, log: str, known: Known) -> None:
+    def add(self, identity: Identity, log: str, known: GenerationRecord) -> None:
         """Notes that a file of this device and inode was seen to be this generation of a log."""
         self._logs.setdefault(identity, {})[log] = known
         if known.at.head_len:
@@ -40,7 +40,7 @@ class Claims:
         self._logs.clear()
         self._heads.clear()
 
-    def known(self, identity: Identity, log: str, name: str) -> Known | None:
+    def known(self, identity: Identity, log: str, name: str) -> GenerationRecord | None:
         """What a log knows of the file of this name, which has this identity; None: it was never seen as one of its.
 
         A file that was made at another time is another one.
@@ -68,7 +68,7 @@ class Claims:
                 return log
         return None
 
-    def _holds(self, name: str, known: Known) -> bool:
+    def _holds(self, name: str, known: GenerationRecord) -> bool:
         """Whether a file holds what a generation is known by."""
         if not known.at.head_len:
             return False

@@ -13,7 +13,7 @@ Facts = tuple[int, int, int, int, int]
 
 
 @dataclass(slots=True, eq=False)
-class Named:
+class NamedFile:
     """A file that a mapping names, by its path below the root.
 
     `log` is the log that it belongs to; `of` the name of the file that this is another name of; `aside` why it is never

@@ -59,7 +59,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class DatedPiece:
     """The place of a piece in the order of age: its index among those given, and what put it behind the one before."""
 
     index: int
@@ -175,7 +175,7 @@ def _packed_later(piece: Piece, other: Piece, span: Span | None, its: Span | Non
     return first is not None and second is not None and first[0] == second[0] and first < second
 
 
-def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Placed]:
+def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[DatedPiece]:
     """Sorts pieces of one log, oldest first, by the strongest evidence that there is; the same in every process.
 
     Pieces that were seen stand in the order of their generations. Of the others each stands behind all whose lines are
@@ -186,7 +186,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
         (i for i, piece in enumerate(pieces) if piece.number is not None), key=lambda i: pieces[i].number or 0
     )
     if len(seen) == len(pieces):
-        return [Placed(i, "seen") for i in seen]
+        return [DatedPiece(i, "seen") for i in seen]
     by_times = order == "evidence"
     asked = {i for i, piece in enumerate(pieces) if piece.number is None} | set(seen[-1:])
     spans = {i: span for i in asked if by_times and len(pieces) > 1 and (span := pieces[i].span()) is not None}
@@ -229,7 +229,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Pla
         ordered.append(chosen)
         if chain and chosen == chain[0]:
             chain.pop(0)
-    return [Placed(i, _decided(pieces, spans, order, i, before)) for before, i in zip([None, *ordered], ordered)]  # noqa: B905
+    return [DatedPiece(i, _decided(pieces, spans, order, i, before)) for before, i in zip([None, *ordered], ordered)]  # noqa: B905
 
 
 def _decided(pieces: Sequence[Piece], spans: dict[int, Span], order: Order, i: int, before: int | None) -> str:
@@ -248,7 +248,7 @@ def _decided(pieces: Sequence[Piece], spans: dict[int, Span], order: Order, i: i
     return "mtime" if pieces[before].written < pieces[i].written else "name"
 
 
-def contradicted(pieces: Sequence[Piece], ordered: Sequence[Placed]) -> str:
+def contradicted(pieces: Sequence[Piece], ordered: Sequence[DatedPiece]) -> str:
     """Says which pieces' names, or times of writing, would give another order than the evidence does; empty: none.
 
     A higher number is taken for older, by its name. Pure.

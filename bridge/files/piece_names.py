@@ -12,7 +12,7 @@ _MARK = re.compile(r"[.\-_@]+(?:\d[\dTZ:]*|[0-9a-f]{16,24}|[0-9A-Fa-f]{8,40})(?=
 """What a rotation puts into a name: a number, a date's parts, a moment, a label in hexadecimal."""
 
 
-class Belonging:
+class PieceNames:
     """Tells of a rotated piece's path to which of the logs that it was told of it belongs, by name.
 
     `may_be` says whether a path would be a log's, be one there or not.

@@ -12,7 +12,7 @@ from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
 from bridge.files.content import HEAD, Content
 from bridge.files.folder_listing import stat_of
-from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
+from bridge.files.generation import TAIL, Generation, GenerationRecord, is_copy, open_regular
 from bridge.files.piece_age import Piece, Span, contradicted, in_age_order, tells_age
 from bridge.files.piece_times import Times, span_of
 
@@ -36,7 +36,7 @@ def same(before: Stamps, after: Stamps, *, grown: bool) -> bool:
     return all(after[path][:2] == facts[:2] and after[path][2] >= facts[2] for path, facts in before.items())
 
 
-class Survey:
+class PathsProvider:
     """Looks through the names a source's pieces have: its path, and what its `rotated` globs match."""
 
     def __init__(self, catalog: Catalog, name: str, say_once: Callable[..., None], times: Times | None) -> None:
@@ -85,7 +85,7 @@ class Survey:
                 file.close()
         return None
 
-    def stranger_of(self, record: Known) -> Generation | None:
+    def stranger_of(self, record: GenerationRecord) -> Generation | None:
         """The same of a generation that nobody saw go: its log's own file was emptied, or it is too long for chance."""
         here = self.at_path()
         emptied = here is not None and (here.st_dev, here.st_ino) == (record.device, record.inode)

@@ -14,11 +14,11 @@ from threading import RLock
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
-from bridge.files.closed_generations import KEPT_LATE, Finished
-from bridge.files.generation import TAIL, Generation, Known, shut
-from bridge.files.generation_index import Register
+from bridge.files.closed_generations import KEPT_LATE, ClosedGenerations
+from bridge.files.generation import TAIL, Generation, GenerationRecord, shut
+from bridge.files.generation_index import GenerationIndex
 from bridge.files.piece_times import Times
-from bridge.files.source_paths import GROWING, SURVEYS, Survey, same
+from bridge.files.source_paths import GROWING, SURVEYS, PathsProvider, same
 
 
 class Tail:
@@ -27,14 +27,14 @@ class Tail:
     aligns = True
     """Whether somebody finds out which lines of a file that took the log's place were carried."""
 
-    def __init__(self, catalog: Catalog, name: str, known: list[Known], times: Times | None = None) -> None:
+    def __init__(self, catalog: Catalog, name: str, known: list[GenerationRecord], times: Times | None = None) -> None:
         self.name, self.path = name, catalog.root / name
         self.lock = RLock()
         self.notices: list[str] = []
-        self._catalog, self._survey = catalog, Survey(catalog, name, self._say_once, times)
-        self._ignored, self.register = set[str](), Register(known, partial(catalog.claim, name))
+        self._catalog, self._survey = catalog, PathsProvider(catalog, name, self._say_once, times)
+        self._ignored, self.register = set[str](), GenerationIndex(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
-        self._finished = Finished(self._survey, self.register)
+        self._finished = ClosedGenerations(self._survey, self.register)
         self.owed: Callable[[], object] | None = None  # what the next look must know first; raises SourceError
 
     @property
@@ -43,7 +43,7 @@ class Tail:
         return self._finished.held
 
     @property
-    def news(self) -> list[Known]:
+    def news(self) -> list[GenerationRecord]:
         """The tail's records of generations that are new or known by more than before: the ledger takes them."""
         return self.register.news
 
@@ -167,12 +167,12 @@ class Tail:
         with self.lock:
             generation.advance(consumed)
 
-    def finish(self) -> Known | None:
+    def finish(self) -> GenerationRecord | None:
         """The tail ends its oldest unfinished generation, when another follows it; returns its record, or None."""
         with self.lock:
             return self._end(self._chain.pop(0)) if len(self._chain) > 1 else None
 
-    def _end(self, done: Generation) -> Known:
+    def _end(self, done: Generation) -> GenerationRecord:
         self._finished.add(done)
         return self.register.record(done, closed=True)
 
@@ -230,15 +230,15 @@ class Tail:
         """The tail writes down that a generation is known by more than its record said, as news for the ledger."""
         self.register.amend(number, at)
 
-    def confirmed(self, generation: Generation) -> Known:
+    def confirmed(self, generation: Generation) -> GenerationRecord:
         """The tail records that Redis has confirmed a generation's bytes up to the reader's place."""
         return self.register.record(generation)
 
-    def record(self, number: int) -> Known:
+    def record(self, number: int) -> GenerationRecord:
         """Returns what is remembered of the source's generation of this number."""
         return self.register.known[number]
 
-    def records(self) -> list[Known]:
+    def records(self) -> list[GenerationRecord]:
         """Returns the records of all generations of the source that are known, oldest first."""
         return [self.register.known[number] for number in sorted(self.register.known)]
 
@@ -297,7 +297,7 @@ class Tail:
     def _inodes(self) -> set[tuple[int, int]]:
         return {generation.identity for generation in (*self._chain, *self._late) if generation.content is not None}
 
-    def _find(self, record: Known) -> Generation | None:
+    def _find(self, record: GenerationRecord) -> Generation | None:
         """Opens the file that holds what a generation's record says, placed there; None when it is gone."""
         for _ in range(2):  # behind the back of one survey it may have been copied and emptied
             rotated, fresh = self._files()
@@ -383,8 +383,8 @@ class Tail:
             return is_newest
 
     @contextmanager
-    def settled(self, generation: Generation, of: int) -> Iterator[list[Known]]:
-        """The tail notes of which generation's lines one holds some, as `Register.settled` does."""
+    def settled(self, generation: Generation, of: int) -> Iterator[list[GenerationRecord]]:
+        """The tail notes of which generation's lines one holds some, as `GenerationIndex.settled` does."""
         rivals = [*filter(generation.rivals, self._chain)]
         with self.lock, self.register.settled(generation, rivals, of) as changed:
             yield changed

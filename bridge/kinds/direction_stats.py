@@ -60,7 +60,7 @@ class Latency:
         self.total += seconds * count
 
 
-class Part(NamedTuple):
+class SourceRates(NamedTuple):
     """What became of one source: how many messages were carried or set aside, and how many are not complete yet."""
 
     done: int
@@ -68,7 +68,7 @@ class Part(NamedTuple):
 
 
 @dataclass(slots=True)
-class Flow:
+class DirectionStats:
     """Counts what one direction of a mapping carried; the one thread that carries it counts, any other may read.
 
     `bytes` are those given to the other side: requests to Redis, lines into files. `batches` are transactions there,
@@ -82,7 +82,7 @@ class Flow:
     retries: int = 0
     connections: int = 0
     latency: Latency = field(default_factory=Latency)
-    parts: dict[str, Part] | None = None
+    parts: dict[str, SourceRates] | None = None
     """For forward, what became of each source, by name; None for a mirror."""
 
     def carried(self, messages: int, size: int) -> None:
@@ -92,7 +92,7 @@ class Flow:
         self.batches += 1
 
 
-class Arrivals:
+class WriteTimes:
     """Notes when the bytes of a file that grows were there at the latest.
 
     The file's times tell that whenever somebody looks.

@@ -14,9 +14,9 @@ from bridge.core.globs import is_glob
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Origin, Position, Row
-from bridge.files.generation import Known
+from bridge.files.generation import GenerationRecord
 from bridge.files.lines import Lines
-from bridge.kinds.source_counts import Tally
+from bridge.kinds.source_counts import SourceCounts
 from bridge.ledger.ranges import Range
 from bridge.ledger.sources import SourceMemory, save_source
 from bridge.ledger.store import Ledger
@@ -24,7 +24,7 @@ from bridge.streams.writer import Cursor
 
 if TYPE_CHECKING:
     from bridge.kinds.artifacts.mentions import Mentions
-    from bridge.kinds.resume import Compared, Resume
+    from bridge.kinds.resume import Reconciliation, Resume
     from bridge.streams.connect import Connection
 
 BATCH_BYTES = 1 << 20
@@ -32,7 +32,7 @@ BATCH_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class Draft:
+class SourceBatch:
     """Lines of one generation that a source hands to forward for a batch, before their entry IDs are known.
 
     `times` are milliseconds since 1970 for history, else empty; `written` is when the first of the lines was whole, in
@@ -51,8 +51,8 @@ class Draft:
     times: list[int] = field(default_factory=list)
     written: float = 0.0
     places: list[int] | None = None
-    closing: tuple[Known, ...] = ()
-    ended: Known | None = None
+    closing: tuple[GenerationRecord, ...] = ()
+    ended: GenerationRecord | None = None
     taken_out: list[tuple[int, int]] = field(default_factory=list)
     among_earlier: bool = False
     """Whether the draft's lines stand in a file before others that were sent earlier, as those of an earlier file."""
@@ -82,7 +82,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class HistoryHead:
     """The next lines of history that one source offers to the merge with other sources.
 
     Offered are `keys`, the times to merge by, and `lines`, from `begin` to `end`; `more`: others follow that are not
@@ -124,7 +124,7 @@ class Source(ABC):
         """What the source found wrong with its compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
-        self.tally = Tally()
+        self.tally = SourceCounts()
         self.codec: Codec = mapping.codec(name)
         self.mentions: Mentions | None = None
         """What tells Redis of artifacts that the source's messages name; None where they may name none."""
@@ -166,15 +166,15 @@ class Source(ABC):
     def remembered(self) -> None:  # noqa: B027 - most keep nothing
         """The source may let go in memory of what `remember` wrote, as the ledger has committed it."""
 
-    def head(self, limit: int, ahead: int) -> Head | None:
+    def head(self, limit: int, ahead: int) -> HistoryHead | None:
         """Offers the source's next lines of history to the merge with other sources; None: it is carried by itself."""
         return None
 
-    def take(self, count: int) -> Draft | None:
+    def take(self, count: int) -> SourceBatch | None:
         """Makes a draft of the source's next `count` lines, as `head` offered them; None when none becomes an entry."""
         raise AssertionError("this source is not merged with others")
 
-    def give_back(self, draft: Draft) -> None:
+    def give_back(self, draft: SourceBatch) -> None:
         """The source takes back the draft that was taken last and is not sent: its lines come again."""
         raise AssertionError("this source is not merged with others")
 
@@ -182,7 +182,7 @@ class Source(ABC):
         """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
         return []
 
-    def flush(self) -> Draft | None:
+    def flush(self) -> SourceBatch | None:
         """Makes the draft, without entries, by which forward passes over what the source skipped; None: nothing was."""
         return self.here() if self.skipped_since is not None else None
 
@@ -213,11 +213,11 @@ class Source(ABC):
     def end(self) -> Position | None:
         """The position at which what is in the source now ends; None when there is nothing."""
 
-    def forget_lost(self, compared: Compared) -> None:
+    def forget_lost(self, compared: Reconciliation) -> None:
         """Forgets, inside a ledger transaction, what of this source Redis lost; nothing where its cursor tells that."""
         return
 
-    def go_back(self, to: Position, compared: Compared) -> bytes | None:
+    def go_back(self, to: Position, compared: Reconciliation) -> bytes | None:
         """Puts the source's reader back to a line that it had passed and that is to be sent; None: it need not."""
         return None
 
@@ -262,7 +262,7 @@ class Source(ABC):
     # -- the cursor ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def place(self, resume: Resume, compared: Compared) -> None:
+    def place(self, resume: Resume, compared: Reconciliation) -> None:
         """The source goes on where the comparison of checkpoints and stream says. Raises LedgerError."""
 
     @abstractmethod
@@ -291,16 +291,16 @@ class Source(ABC):
         """Whether the source's next message stood there when the source was first met, or an import began."""
 
     @abstractmethod
-    def next_draft(self, limit: int) -> Draft | None:
+    def next_draft(self, limit: int) -> SourceBatch | None:
         """Makes a draft of up to `limit` entries from where the source's reader stands; None when there are none now.
 
         Raises RejectStop, SourceError, LedgerError.
         """
 
     @abstractmethod
-    def here(self) -> Draft | None:
+    def here(self) -> SourceBatch | None:
         """Makes a draft without entries that sets the source's cursor to its reader's place; None: there is nothing."""
 
     @abstractmethod
-    def landed(self, draft: Draft, stored: bytes) -> None:
+    def landed(self, draft: SourceBatch, stored: bytes) -> None:
         """The source learns that a draft's entries are in the stream, and that Redis holds `stored` as its cursor."""

@@ -7,26 +7,26 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, RLock
 
-from bridge.continuity.lost_entries import Sighted
-from bridge.continuity.ownership import Hold
+from bridge.continuity.lost_entries import SeenEntries
+from bridge.continuity.ownership import StreamLease
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Position, paired
-from bridge.files.artifact_digest import Hasher
+from bridge.files.artifact_digest import DigestThread
 from bridge.files.catalog import Catalog
-from bridge.files.folder import Folder
-from bridge.files.generation import Known
+from bridge.files.folder import MessageFolder
+from bridge.files.generation import GenerationRecord
 from bridge.files.tail import Tail
-from bridge.kinds.direction_stats import Flow
+from bridge.kinds.direction_stats import DirectionStats
 from bridge.ledger.file_standings import LATE, LEFT, remembered_pieces
 from bridge.ledger.sources import all_generations, generations_of, save_generation
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
 
-class Wake:
+class WakeUp:
     """Collects paths of files something happened to: watchdog and mirror add them, forward's thread takes them."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
     return notices
 
 
-def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: str) -> None:
+def keep_generations(tail: Tail, closed: list[GenerationRecord], ledger: Ledger, stream: str) -> None:
     """Saves a file's generation that forward carries now, and those that ended since, inside a ledger transaction."""
     first = tail.first()
     if first is not None:
@@ -74,30 +74,30 @@ def keep_generations(tail: Tail, closed: list[Known], ledger: Ledger, stream: st
         save_generation(ledger, stream, tail.name, known)
 
 
-class Shared:
+class MappingContext:
     """What forward and mirror of one mapping share: its files and locks, and what each tells the other."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
         self.settings = settings
         self.keys = Keys.of(mapping.stream.key)
-        self.wake = Wake()
-        self.forward, self.mirror = Flow(), Flow()
+        self.wake = WakeUp()
+        self.forward, self.mirror = DirectionStats(), DirectionStats()
         """Counts what of the mapping went to the stream, and what to the files."""
         self.cursor_lock = RLock()
         self.cursor_epoch = 0
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
         source = mapping.source
-        folder = Folder(settings.root, mapping.files, source.exclude)
+        folder = MessageFolder(settings.root, mapping.files, source.exclude)
         self.folder = folder if source.kind in ("spool", "artifacts") else None
         """The folder of a mapping whose files are each a message, or announced by one; None of any other mapping."""
-        self.hasher = Hasher()
+        self.hasher = DigestThread()
         """Computes the digests of the mapping's large artifacts."""
         self.values = folder if source.kind == "state" else None
         """The folder of a mapping whose files each hold a latest value; None of any other mapping."""
-        self.hold = Hold(self.keys, settings.state_dir)
+        self.hold = StreamLease(self.keys, settings.state_dir)
         """This process's hold on the stream."""
-        self.sighted = Sighted()
+        self.sighted = SeenEntries()
         """The entries that forward and mirror saw last in the stream."""
         self.held_back: dict[str, str] = {}
         """New logs that are not carried yet, as they may be copies of others, each with why."""
@@ -143,7 +143,7 @@ class Shared:
             late = {noted.facts[:2]: noted.path for noted in told if noted.standing == LATE and noted.facts is not None}
             self.catalog.bring_over(late)
 
-    def new_tail(self, name: str, known: list[Known]) -> Tail:
+    def new_tail(self, name: str, known: list[GenerationRecord]) -> Tail:
         """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
         root, codec = self.settings.root, self.mapping.codec(name)
         times = (lambda lines: codec.decode(lines).times) if self.mapping.source.kind == "log" else None

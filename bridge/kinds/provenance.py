@@ -11,11 +11,11 @@ from collections.abc import Callable
 from bridge.core.model import EntryId, digest
 from bridge.files.lines import Cut
 from bridge.ledger.ranges import Range, add_range, barrier, drop_range, range_digest, ranges_between
-from bridge.ledger.seen_entries import Released, note_released
+from bridge.ledger.seen_entries import ReleasedLine, note_released
 from bridge.ledger.store import Ledger
 
 
-def foreign(
+def exclude_mirrored(
     ledger: Ledger, stream: str, name: str, generation: int, start: int, data: bytes, read: Callable[[int, int], bytes]
 ) -> tuple[bytes, list[Cut], list[Range]]:
     """Tells what of `data`, read at `start` of a generation, is the mirror's, so that forward does not carry it back.
@@ -43,7 +43,7 @@ def foreign(
     return data, cuts, stale
 
 
-def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[EntryId]) -> int:
+def release_lines(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[EntryId]) -> int:
     """Replaces a range in the ledger by its lines whose entries still stand in Redis; returns how many lines left it.
 
     `content` is the range's bytes, `gone` the entries that do not stand. The ledger remembers what left: the entries
@@ -57,17 +57,13 @@ def release(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[
         if entry_id in gone:
             released += 1
             told = digest(line) if whole else unknown
-            left = Released(entry_id, told, span.name, span.generation, span.start + at, length)
+            left = ReleasedLine(entry_id, told, span.name, span.generation, span.start + at, length)
             note_released(ledger, stream, [left])
         else:
             part = Range(
-                span.name,
-                span.generation,
-                span.start + at,
-                span.start + at + length,
-                range_digest(line) if whole else unknown,
-                [(entry_id, length)],
-            )
+                span.name, span.generation, span.start + at, span.start + at + length,
+                range_digest(line) if whole else unknown, [(entry_id, length)],
+            )  # fmt: skip
             add_range(ledger, stream, part)
         at += length
     return released

@@ -8,16 +8,16 @@ from bridge.kinds.artifacts.mentions import mentions_of
 from bridge.kinds.artifacts.source import ArtifactSource
 from bridge.kinds.context.source import ContextSource
 from bridge.kinds.kind import Source
-from bridge.kinds.log.edited_log import Rewritten
+from bridge.kinds.log.edited_log import EditedLog
 from bridge.kinds.log.source import LogSource
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.spool.source import SpoolSource
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 
 
 def source_of(
-    shared: Shared, name: str, ledger: Ledger, clock: Callable[[], float], dial: Callable[[], Connection]
+    shared: MappingContext, name: str, ledger: Ledger, clock: Callable[[], float], dial: Callable[[], Connection]
 ) -> Source:
     """Makes the source of this name that forward carries, of the kind that its mapping has."""
     if shared.folder is not None and shared.mapping.source.kind == "artifacts":
@@ -30,7 +30,7 @@ def source_of(
         return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
     tail = shared.tail(name, ledger)
     log_source = LogSource(shared.mapping, shared.keys, tail, ledger, clock)
-    log_source.rewritten = Rewritten(shared, tail, ledger, lambda: log_source.memory.number, clock, dial)
+    log_source.rewritten = EditedLog(shared, tail, ledger, lambda: log_source.memory.number, clock, dial)
     log_source.comes_late = name in shared.catalog.late.values()
     log_source.mentions = mentions_of(shared, name, ledger)
     return log_source

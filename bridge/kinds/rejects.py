@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from bridge.core.errors import RejectStop
 from bridge.core.mapping import Mapping
 from bridge.core.model import hex_digest, shown
-from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined
+from bridge.ledger.quarantine import KEPT, QuarantinedMessage, add_quarantined
 from bridge.ledger.store import Ledger
 
 
-class Kinds:
+class RejectKinds:
     """Says each kind of reason once a process: a thousand broken lines are one line in the log."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
@@ -19,7 +19,7 @@ class Kinds:
         self._say = say
         self._said: set[str] = set()
 
-    def tell(self, found: Iterable[Quarantined]) -> None:
+    def tell(self, found: Iterable[QuarantinedMessage]) -> None:
         """Logs the first of each kind that was not met before."""
         for one in found:
             if one.kind not in self._said:
@@ -44,27 +44,29 @@ class Rejects:
         self._name = name
         self._ledger = ledger
         self._clock = clock
-        self._kinds = Kinds(name, say)
+        self._kinds = RejectKinds(name, say)
 
-    def of(self, generation: int, offset: int, line: bytes, reason: str) -> Quarantined | None:
+    def of(self, generation: int, offset: int, line: bytes, reason: str) -> QuarantinedMessage | None:
         """A line that is over the limit, or has a reason already, as what is kept of it; else None."""
         if len(line) > self._limit:
             digest = hex_digest(line)
             return self.too_long(generation, offset, line[:KEPT], len(line), digest)
         if reason:
-            return Quarantined("forward", self._name, generation, offset, "", reason, line, len(line))
+            return QuarantinedMessage("forward", self._name, generation, offset, "", reason, line, len(line))
         return None
 
-    def too_long(self, generation: int, offset: int, kept: bytes, length: int, digest: str) -> Quarantined:
+    def too_long(self, generation: int, offset: int, kept: bytes, length: int, digest: str) -> QuarantinedMessage:
         """A line over `max_line_bytes`: its first bytes, length and digest."""
         reason = f"over max_line_bytes: a line of {length} bytes, the limit is {self._limit}"
         return self.rest(generation, offset, kept, length, digest, reason)
 
-    def rest(self, generation: int, offset: int, kept: bytes, length: int, digest: str, reason: str) -> Quarantined:
+    def rest(
+        self, generation: int, offset: int, kept: bytes, length: int, digest: str, reason: str
+    ) -> QuarantinedMessage:
         """What has no end, or too late a one: its first bytes, length and digest."""
-        return Quarantined("forward", self._name, generation, offset, "", reason, kept, length, digest)
+        return QuarantinedMessage("forward", self._name, generation, offset, "", reason, kept, length, digest)
 
-    def keep(self, aside: list[Quarantined]) -> None:
+    def keep(self, aside: list[QuarantinedMessage]) -> None:
         """Puts them into quarantine. Raises RejectStop where the mapping says so, LedgerError."""
         if aside and self.stops:
             raise self.stop(aside[0])
@@ -73,7 +75,7 @@ class Rejects:
         self.count += len(aside)
         self._kinds.tell(aside)
 
-    def stop(self, one: Quarantined) -> RejectStop:
+    def stop(self, one: QuarantinedMessage) -> RejectStop:
         """The error of `on_reject = "stop"`."""
         return RejectStop(
             f"{one.reason}: {shown(one.raw, 80)}",

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from bridge.core.model import Checkpoint, EntryId, Position
 from bridge.streams.reader import StreamInfo
-from bridge.streams.stream_metadata import Books
-from bridge.streams.trim import Trimmed
+from bridge.streams.stream_metadata import StreamMetadata
+from bridge.streams.trim import TrimState
 
-Standing = dict[tuple[int, int], tuple[int, EntryId]]
+NewestStanding = dict[tuple[int, int], tuple[int, EntryId]]
 """(source number, generation) → highest offset whose entry stands in the stream, and that entry's ID."""
 
 
@@ -17,7 +17,7 @@ Standing = dict[tuple[int, int], tuple[int, EntryId]]
 class Resume:
     """Where a source goes on: at `checkpoint`, or behind the line at `behind`, or (both None) at the beginning.
 
-    Up to `refill`, lines whose entry stands (`Compared.offsets`) are passed over: an entry vouches for its own line
+    Up to `refill`, lines whose entry stands (`offsets`) are passed over: an entry vouches for its own line
     only, not for those before it.
     """
 
@@ -27,14 +27,14 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Reconciliation:
     """What a comparison of ledger, checkpoints and stream found. `lost` says what Redis lost, in words; empty: nothing.
 
     `anew`: Redis lost all, and what stands in the stream was written since. `strangers` counts entries whose origin is
     not true.
     """
 
-    books: Books
+    books: StreamMetadata
     info: StreamInfo
     lost: str
     anew: bool = False
@@ -42,11 +42,11 @@ class Compared:
     ahead: int = 0
     """How many entries of a stream that lost nothing name lines beyond the checkpoint: mostly others wrote them."""
     resume: dict[str, Resume] = field(default_factory=dict)
-    standing: Standing = field(default_factory=dict)
+    standing: NewestStanding = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     sizes: dict[tuple[int, int], dict[int, int]] = field(default_factory=dict)
     """Bytes of data that the entries of `standing` and those beyond the checkpoint have, by generation and offset."""
-    trimmed: Trimmed = field(default_factory=Trimmed)
+    trimmed: TrimState = field(default_factory=TrimState)
     """What was trimmed on purpose of this stream; or of the stream before, where this one begins anew behind that."""
     began_behind: bool = False
     """Whether this stream begins anew behind what was trimmed of the stream before."""

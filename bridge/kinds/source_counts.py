@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class SourceCounts:
     """What was read of a source: lines that became entries, and those that were empty; of the entries how many
     have another ID than their own time. `earliest` and `latest` are times of messages, in ms since 1970, 0: none."""
 

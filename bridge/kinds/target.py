@@ -8,8 +8,8 @@ from typing import Protocol
 
 from bridge.core.codecs import Codec
 from bridge.core.model import ZERO_ID, digest
-from bridge.ledger.ranges import Intent, Range, Written, range_digest
-from bridge.ledger.seen_entries import Released
+from bridge.ledger.ranges import Intent, Range, WrittenEntry, range_digest
+from bridge.ledger.seen_entries import ReleasedLine
 from bridge.ledger.store import Ledger
 
 UNPLACED = -1
@@ -17,8 +17,8 @@ UNPLACED = -1
 
 
 @dataclass(slots=True)
-class Piece:
-    """A piece that the mirror wrote: bytes `a` to `b` of a `Write`'s content, at `start` of a generation of the file.
+class WrittenSpan:
+    """A piece that the mirror wrote: bytes `a` to `b` of a write's content, at `start` of a generation of the file.
 
     `torn`: no line of the piece counts, it is written again. `sure`: the file was looked at after the write, and still
     had a name; until then `generation` and `torn` may have to be corrected.
@@ -33,19 +33,19 @@ class Piece:
 
 
 @dataclass(slots=True)
-class Write:
+class PendingWrite:
     """Whole lines that the mirror writes to one file, the entries they are made of, and how much of them is there."""
 
     name: str
     content: bytes
-    entries: list[Written]
+    entries: list[WrittenEntry]
     intent: int = 0
     generation: int = 0
     size: int = 0
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[WrittenSpan] = field(default_factory=list)
     excused: int = 0
     """Bytes that the mirror put out for this write and that count as no line: torn pieces that are ranges already."""
-    to: Destination | None = None
+    to: Target | None = None
     """The destination that brings the lines into their file; None: not looked up yet."""
 
     @property
@@ -70,9 +70,9 @@ class Write:
                 self.pieces.append(piece)
                 continue
             if piece.a < whole:
-                self.pieces.append(Piece(piece.a, whole, piece.generation, piece.start))
+                self.pieces.append(WrittenSpan(piece.a, whole, piece.generation, piece.start))
             begin = max(piece.a, whole)
-            self.pieces.append(Piece(begin, piece.b, piece.generation, piece.start + begin - piece.a, torn=True))
+            self.pieces.append(WrittenSpan(begin, piece.b, piece.generation, piece.start + begin - piece.a, torn=True))
 
     def tear_if_parted(self) -> bool:
         """Marks all parts of the line that the mirror's write ended last as torn, if another writer came in between.
@@ -93,7 +93,7 @@ class Write:
         self.pieces.append(last)
         return True
 
-    def left(self, entries: list[Written]) -> tuple[bytes, list[Written]]:
+    def left(self, entries: list[WrittenEntry]) -> tuple[bytes, list[WrittenEntry]]:
         """Returns what the mirror has still to write: whole lines, and their part of `entries`. Changes nothing."""
         done, at, passed = self.done, 0, 0
         while at < done:
@@ -101,7 +101,7 @@ class Write:
             passed += 1
         return self.content[done:], entries[passed:]
 
-    def lost(self, standing: list[Written]) -> list[Released]:
+    def lost(self, standing: list[WrittenEntry]) -> list[ReleasedLine]:
         """Makes the ledger's records of lines that the mirror wrote for entries which Redis lost meanwhile.
 
         `standing` are its entries with 0-0 in their place. Changes nothing.
@@ -111,24 +111,24 @@ class Write:
             piece = next((piece for piece in self.pieces if not piece.torn and piece.a <= at < piece.b), None)
             if now == ZERO_ID != entry_id and piece is not None:
                 line, start = self.content[at : at + length], piece.start + at - piece.a
-                found.append(Released(entry_id, digest(line), self.name, piece.generation, start, length))
+                found.append(ReleasedLine(entry_id, digest(line), self.name, piece.generation, start, length))
             at += length
         return found
 
-    def ranges(self, entries: list[Written]) -> list[Range]:
+    def ranges(self, entries: list[WrittenEntry]) -> list[Range]:
         """Makes the ranges that the ledger keeps of a mirror's write, of its pieces in the file and entries. Pure.
 
         Adjoining pieces are one range; a line whose entry Redis lost is in none of them.
         """
         disowned = ZERO_ID in (entry_id for entry_id, _ in entries)
-        merged: list[Piece] = []
+        merged: list[WrittenSpan] = []
         for piece in self.pieces:
             last = merged[-1] if merged else None
             if last and not last.torn and not piece.torn and last.b == piece.a and last.generation == piece.generation \
                     and last.start + last.b - last.a == piece.start:  # fmt: skip
                 last.b = piece.b
             else:
-                merged.append(Piece(piece.a, piece.b, piece.generation, piece.start, piece.torn))
+                merged.append(WrittenSpan(piece.a, piece.b, piece.generation, piece.start, piece.torn))
         all_of_it = len(merged) == 1 and (merged[0].a, merged[0].b) == (0, len(self.content))
         if all_of_it and not merged[0].torn and not disowned:
             at = merged[0].start
@@ -152,7 +152,7 @@ class Write:
         return found
 
 
-class Destination(Protocol):
+class Target(Protocol):
     """What one write of the mirror goes to: a file that lines are appended to, or a new file.
 
     All methods raise TargetError, LedgerError.
@@ -177,14 +177,14 @@ class Destination(Protocol):
         """Tells where the mirror is about to write: the file's generation, and its size in bytes. Call `take` first."""
         ...
 
-    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+    def put(self, write: PendingWrite, ledger: Ledger, now: float) -> str:
         """Writes to a destination of the mirror what is missing there of `write`.
 
         Returns why the mirror must wait, or an empty string.
         """
         ...
 
-    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[PendingWrite, str]:
         """Finds out what an earlier process wrote of an intent to a destination of the mirror.
 
         Returns the write, and what became of it in words.

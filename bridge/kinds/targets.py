@@ -7,51 +7,51 @@ from collections.abc import Callable, Iterable
 from bridge.core.codecs import Codec
 from bridge.core.logger import logger
 from bridge.core.mapping_sections import MirrorSection
-from bridge.kinds.log.target import Target
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.spool.target import Deliveries, Delivery
-from bridge.kinds.target import Destination, Write
-from bridge.ledger.ranges import Intent, Written
+from bridge.kinds.log.target import LogTarget
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.spool.target import NewFileTarget, NewFileTargets
+from bridge.kinds.target import PendingWrite, Target
+from bridge.ledger.ranges import Intent, WrittenEntry
 from bridge.ledger.store import Ledger
 
 
-class Destinations:
+class Targets:
     """The files that one mapping's mirror writes to.
 
     For each name a file that lines are appended to; or for each message a new file in a folder.
     """
 
-    def __init__(self, shared: Shared, ledger: Ledger, section: MirrorSection) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger, section: MirrorSection) -> None:
         self._shared = shared
         self._ledger = ledger
         self._section = section
-        self._targets: dict[str, Target] = {}
-        self._deliveries = Deliveries(shared.mapping, shared.settings) if shared.folder is not None else None
+        self._targets: dict[str, LogTarget] = {}
+        self._deliveries = NewFileTargets(shared.mapping, shared.settings) if shared.folder is not None else None
 
-    def of(self, write: Write) -> Destination:
+    def of(self, write: PendingWrite) -> Target:
         """Returns the file that a write of the mirror goes to."""
         if write.to is None:
             write.to = self.made(write.name, write.content, write.entries)
         return write.to
 
-    def made(self, name: str, content: bytes, entries: list[Written], number: int = 0) -> Destination:
+    def made(self, name: str, content: bytes, entries: list[WrittenEntry], number: int = 0) -> Target:
         """Returns the mirror's file of this name, or the new file that this content becomes.
 
         `number` tells which new file an earlier process was making; 0: this process makes it.
         """
         if self._deliveries is not None:
-            return Delivery(self._deliveries, name, content, entries[0][0], number)
+            return NewFileTarget(self._deliveries, name, content, entries[0][0], number)
         if name not in self._targets:
             tail, stream = self._shared.tail(name, self._ledger), self._shared.mapping.stream.key
-            self._targets[name] = Target(self._shared.settings.root, tail, self._section, stream)
+            self._targets[name] = LogTarget(self._shared.settings.root, tail, self._section, stream)
         return self._targets[name]
 
-    def resolved(self, intents: Iterable[Intent], codec: Codec, settle: Callable[[], object]) -> list[Write]:
+    def resolved(self, intents: Iterable[Intent], codec: Codec, settle: Callable[[], object]) -> list[PendingWrite]:
         """Finds out what became of an earlier process's intents: written, in part, or not; the log says it.
 
         `settle` waits until a line that seems ours and unfinished would have been gone on with by somebody else.
         """
-        writes, told = list[Write](), dict[str, list[str]]()
+        writes, told = list[PendingWrite](), dict[str, list[str]]()
         for intent in intents:
             target = self.made(intent.name, intent.content, intent.entries, intent.generation)
             write, said = target.resolve(intent, codec)

@@ -10,23 +10,23 @@ from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import MirrorSection
 from bridge.core.model import EntryId, format_id, parse_origin, shown
 from bridge.core.path_rules import Paths
-from bridge.kinds.target import Write
-from bridge.ledger.quarantine import KEPT, Quarantined
-from bridge.ledger.ranges import Written
+from bridge.kinds.target import PendingWrite
+from bridge.ledger.quarantine import KEPT, QuarantinedMessage
+from bridge.ledger.ranges import WrittenEntry
 from bridge.streams.entry_json import pack_fields
 from bridge.streams.reader import Entry
 
 
 @dataclass(slots=True)
-class Pass:
+class MirrorBatch:
     """What the mirror made of entries in one go: lines for each file, what is set aside, and the cursor behind it all.
 
     `retried`: the numbers of those messages that leave quarantine with this pass, and the files they go to.
     """
 
     last: EntryId
-    writes: list[Write] = field(default_factory=list)
-    aside: list[Quarantined] = field(default_factory=list)
+    writes: list[PendingWrite] = field(default_factory=list)
+    aside: list[QuarantinedMessage] = field(default_factory=list)
     stop: RejectStop | None = None
     retried: list[tuple[int, str]] = field(default_factory=list)
     begun: bool = False
@@ -35,7 +35,7 @@ class Pass:
     """How many entries the pass was made of, and how many of these are forward's."""
 
 
-class Translator:
+class EntryTranslator:
     """Translates entries into lines for one mapping's mirror. Pure, but for what it was made with."""
 
     ending = b"\n"
@@ -58,9 +58,11 @@ class Translator:
         self._stops = mapping.policy.on_reject == "stop"
         self._stream = mapping.stream.key
 
-    def translate(self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
+    def translate(
+        self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int
+    ) -> MirrorBatch:
         """Translates entries read behind `cursor` up to `last` into a pass of lines; those in `already` have theirs."""
-        taken = Pass(last, epoch=epoch)
+        taken = MirrorBatch(last, epoch=epoch)
         if already:
             found = [entry for entry in found if entry.id not in already]
         plain, names, limit = self._path, self._names, self._limit
@@ -75,10 +77,10 @@ class Translator:
             whole: list[bytes] = encoded  # type: ignore[assignment]
             if whole:
                 ids = [entry.id for entry in found]
-                taken.writes = [Write(plain, b"\n".join(whole) + b"\n", list(zip(ids, sizes, strict=True)))]
+                taken.writes = [PendingWrite(plain, b"\n".join(whole) + b"\n", list(zip(ids, sizes, strict=True)))]
             return taken
         lines: dict[str, list[bytes]] = {plain: []}
-        written: dict[str, list[Written]] = {plain: []}
+        written: dict[str, list[WrittenEntry]] = {plain: []}
         each = iter(encoded)
         for i, (entry, one) in enumerate(zip(found, usual, strict=True)):
             line = next(each) if one else ""
@@ -96,7 +98,9 @@ class Translator:
                 break
             lines.setdefault(name, []).append(text)
             written.setdefault(name, []).append((entry.id, len(text) + 1))
-        taken.writes = [Write(name, b"\n".join(part) + b"\n", written[name]) for name, part in lines.items() if part]
+        taken.writes = [
+            PendingWrite(name, b"\n".join(part) + b"\n", written[name]) for name, part in lines.items() if part
+        ]
         return taken
 
     @staticmethod
@@ -105,12 +109,12 @@ class Translator:
         origin = entry.origin()
         return origin is not None and parse_origin(origin) is not None
 
-    def set_aside(self, taken: Pass, entry: Entry, reason: str) -> bool:
+    def set_aside(self, taken: MirrorBatch, entry: Entry, reason: str) -> bool:
         """Adds an entry that cannot be a line to what the pass sets aside; False when the mirror is to stop there."""
         raw = pack_fields(entry.fields)
         entry_id = format_id(entry.id).decode()
         if not self._stops:
-            taken.aside.append(Quarantined("mirror", "", 0, 0, entry_id, reason, raw[:KEPT], len(raw)))
+            taken.aside.append(QuarantinedMessage("mirror", "", 0, 0, entry_id, reason, raw[:KEPT], len(raw)))
             return True
         hint = 'delete or mend the entry, or set policy.on_reject = "quarantine"'
         taken.stop = RejectStop(reason, where=f"{self._stream} entry {entry_id}", hint=hint)

@@ -15,7 +15,7 @@ from bridge.ledger.trim_points import key_of
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ArchivedEntry:
     """One entry of a part: its ID, the length of its line with the newline, its origin (None: born in Redis)."""
 
     id: EntryId
@@ -24,7 +24,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ArchivePart:
     """Some bytes of an archive's file, packed by themselves: lines of the source `name`; of no name, JSON.
 
     `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked ones, and
@@ -40,13 +40,13 @@ class Part:
     index: bytes
 
     @property
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[ArchivedEntry]:
         """Its entries, in order."""
         return _unpacked(self.index)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ArchivedSpan:
     """All entries of a stream from `first` to `last`, in the order they stood in, in parts.
 
     `base`: where parity would begin if the archive began here (`bridge.parity.proof_point`), as JSON; null: at both
@@ -55,10 +55,10 @@ class Span:
     first: EntryId
     last: EntryId
     base: str = "null"
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ArchivePart] = field(default_factory=list)
 
 
-class Piece(NamedTuple):
+class ArchiveFile(NamedTuple):
     """What stands in a part behind `between` lines that were redacted: its length in bytes, unpacked, and digest."""
 
     between: int
@@ -66,7 +66,7 @@ class Piece(NamedTuple):
     digest: bytes
 
 
-def index_of(listed: Sequence[Listed]) -> bytes:
+def index_of(listed: Sequence[ArchivedEntry]) -> bytes:
     """As a part keeps it. Pure."""
     origins = [one.origin if one.origin is not None else Origin(0, 0, 0) for one in listed]
     columns = [
@@ -77,17 +77,17 @@ def index_of(listed: Sequence[Listed]) -> bytes:
     return zlib.compress(b"".join(column.tobytes() for column in columns))
 
 
-def _unpacked(blob: bytes) -> list[Listed]:
+def _unpacked(blob: bytes) -> list[ArchivedEntry]:
     numbers = array("Q", zlib.decompress(blob))
     n = len(numbers) // 6
     columns = [numbers[i * n : (i + 1) * n] for i in range(6)]
     return [
-        Listed((ms, seq), length, Origin(source, generation, offset) if source else None)
+        ArchivedEntry((ms, seq), length, Origin(source, generation, offset) if source else None)
         for ms, seq, length, source, generation, offset in zip(*columns, strict=True)
     ]
 
 
-def save_span(ledger: Ledger, stream: str, span: Span) -> None:
+def save_span(ledger: Ledger, stream: str, span: ArchivedSpan) -> None:
     """Inside a ledger transaction: adds it."""
     ledger.write(
         "INSERT OR REPLACE INTO archive_spans (stream, last, first, base) VALUES (?, ?, ?, ?)",
@@ -103,7 +103,7 @@ def save_span(ledger: Ledger, stream: str, span: Span) -> None:
         ledger.write("DELETE FROM archive_begun WHERE stream = ? AND path = ?", (stream, one.path))
 
 
-def drop_span(ledger: Ledger, stream: str, span: Span, *, keep: bool) -> None:
+def drop_span(ledger: Ledger, stream: str, span: ArchivedSpan, *, keep: bool) -> None:
     """Inside a ledger transaction: forgets it. With `keep` its bytes stay, though nothing is looked for in them."""
     for one in parts_of(ledger, stream, span) if keep else ():
         ledger.write(
@@ -114,26 +114,26 @@ def drop_span(ledger: Ledger, stream: str, span: Span, *, keep: bool) -> None:
         ledger.write(f"DELETE FROM {table} WHERE stream = ? AND {column} = ?", (stream, key_of(span.last)))
 
 
-def spans(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Span]:
+def spans(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[ArchivedSpan]:
     """Those that hold something from `start` on, in the stream's order, without their parts."""
     rows = ledger.rows(
         "SELECT first, last, base FROM archive_spans WHERE stream = ? AND last >= ? ORDER BY last",
         (stream, key_of(start)),
     )
-    return [Span(parse_id(first.encode()), parse_id(last.encode()), base) for first, last, base in rows]
+    return [ArchivedSpan(parse_id(first.encode()), parse_id(last.encode()), base) for first, last, base in rows]
 
 
-def parts_of(ledger: Ledger, stream: str, span: Span) -> list[Part]:
+def parts_of(ledger: Ledger, stream: str, span: ArchivedSpan) -> list[ArchivePart]:
     """A span's parts."""
     rows = ledger.rows(
         "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND span = ?"
         " ORDER BY number",
         (stream, key_of(span.last)),
     )
-    return [Part(*row) for row in rows]
+    return [ArchivePart(*row) for row in rows]
 
 
-def save_pieces(ledger: Ledger, stream: str, part: Part, pieces: Sequence[Piece], entries: bytes) -> None:
+def save_pieces(ledger: Ledger, stream: str, part: ArchivePart, pieces: Sequence[ArchiveFile], entries: bytes) -> None:
     """Writes into the ledger what of a part stands beside redacted lines; `entries`: the digest of those that stay."""
     told = json.dumps([[piece.between, piece.length, piece.digest.hex()] for piece in pieces])
     ledger.write(
@@ -142,23 +142,23 @@ def save_pieces(ledger: Ledger, stream: str, part: Part, pieces: Sequence[Piece]
     )
 
 
-def redacted_parts(ledger: Ledger, stream: str) -> dict[tuple[str, int], tuple[list[Piece], bytes]]:
+def redacted_parts(ledger: Ledger, stream: str) -> dict[tuple[str, int], tuple[list[ArchiveFile], bytes]]:
     """Reads from the ledger what of parts stands beside redacted lines, by file and place, with a digest of entries."""
     rows = ledger.rows("SELECT path, at, pieces, entries FROM redacted_parts WHERE stream = ?", (stream,))
     return {
-        (path, at): ([Piece(n, length, bytes.fromhex(told)) for n, length, told in json.loads(pieces)], entries)
+        (path, at): ([ArchiveFile(n, length, bytes.fromhex(told)) for n, length, told in json.loads(pieces)], entries)
         for path, at, pieces, entries in rows
     }
 
 
-def parts_in(ledger: Ledger, stream: str, path: str) -> list[Part]:
+def parts_in(ledger: Ledger, stream: str, path: str) -> list[ArchivePart]:
     """All parts of an archive's file, in the order they stand in it."""
     rows = ledger.rows(
         "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND path = ?"
         " ORDER BY at",
         (stream, path),
     )
-    return [Part(*row) for row in rows]
+    return [ArchivePart(*row) for row in rows]
 
 
 def begin_part(ledger: Ledger, stream: str, path: str, at: int) -> None:

@@ -11,7 +11,7 @@ from bridge.core.model import EntryId, format_id, parse_id
 from bridge.ledger.store import Ledger
 
 
-class Put(NamedTuple):
+class BytesPut(NamedTuple):
     """What the mirror has put out into a file or folder: `put` bytes of lines since entry `base`.
 
     `removed`: how many entries had been removed from the stream then.
@@ -22,13 +22,13 @@ class Put(NamedTuple):
     removed: int
 
 
-def puts_of(ledger: Ledger, stream: str) -> dict[str, Put]:
+def puts_of(ledger: Ledger, stream: str) -> dict[str, BytesPut]:
     """How many bytes the mirror of a stream has put out since which entry, by file or folder."""
     rows = ledger.rows("SELECT label, put, base, removed FROM witness WHERE stream = ?", (stream,))
-    return {label: Put(put, parse_id(base.encode()), removed) for label, put, base, removed in rows}
+    return {label: BytesPut(put, parse_id(base.encode()), removed) for label, put, base, removed in rows}
 
 
-def save_put(ledger: Ledger, stream: str, label: str, account: Put) -> None:
+def save_put(ledger: Ledger, stream: str, label: str, account: BytesPut) -> None:
     """Notes in the ledger what the mirror has put out into a file or folder; inside the ranges' transaction."""
     ledger.write(
         "INSERT OR REPLACE INTO witness (stream, label, put, base, removed) VALUES (?, ?, ?, ?, ?)",

@@ -11,7 +11,7 @@ from bridge.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class DualWriteWindow:
     """One component's, on one side. `begin` and `end` are None where they are asked for, and not noted yet.
 
     `open`: no end is asked for. `token`: of the switch that asked, which is not made yet; both directions wait for it.
@@ -95,7 +95,7 @@ def restore(ledger: Ledger, stream: str, component: str, roles: Iterable[str], n
         note_in_file(ledger, int(rows[0][0]), name, Position(0, 0), begins=True)
 
 
-def in_file(ledger: Ledger, stream: str, name: str) -> list[Stretch]:
+def in_file(ledger: Ledger, stream: str, name: str) -> list[DualWriteWindow]:
     """The stretches of one file."""
     rows = ledger.rows(
         "SELECT t.id, t.roles, t.ended, t.token, f.from_generation, f.from_offset, f.to_generation, f.to_offset"
@@ -103,7 +103,7 @@ def in_file(ledger: Ledger, stream: str, name: str) -> list[Stretch]:
         (name, stream),
     )
     return [
-        Stretch(
+        DualWriteWindow(
             number, _roles(roles), None if g is None else Position(g, o), None if tg is None else Position(tg, to),
             not ended, token or "",
         )
@@ -111,11 +111,11 @@ def in_file(ledger: Ledger, stream: str, name: str) -> list[Stretch]:
     ]  # fmt: skip
 
 
-def in_stream(ledger: Ledger, stream: str) -> list[Stretch]:
+def in_stream(ledger: Ledger, stream: str) -> list[DualWriteWindow]:
     """The stretches of the stream."""
     rows = ledger.rows("SELECT id, roles, ended, token, entry_from, entry_to FROM twofold WHERE stream = ?", (stream,))
     return [
-        Stretch(
+        DualWriteWindow(
             number, _roles(roles), None if a is None else parse_id(a.encode()),
             None if b is None else parse_id(b.encode()), not ended, token or "",
         )

@@ -13,7 +13,7 @@ ALIGNED, NEW, STOPPED, AS_NEW, AS_EDIT = "aligned", "new", "stopped", "as-new", 
 """What was found of a file that took a log's place; and what a person says that it is, until forward acts on that."""
 
 
-class Stretch(NamedTuple):
+class CarriedSpan(NamedTuple):
     """Whole lines of a generation, bytes `start` to `end`, that were carried before as another generation's.
 
     Those are the lines from byte `of_start` on of generation `of`; 0: nobody can tell which, as they were trimmed.
@@ -28,7 +28,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Rewrite:
+class LogEdit:
     """What was found of a file that took a log's place, as generation `generation` behind generation `of`.
 
     Counts of messages: `changed`, `put_in`, `taken_out`, passed over, and of those `put_in` the ones that stood in the
@@ -49,26 +49,26 @@ class Rewrite:
     why: str = ""
 
 
-def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> list[Stretch]:
+def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> list[CarriedSpan]:
     """Reads from the ledger the stretches of a log's generation that were carried before, in file order."""
     rows = ledger.rows(
         "SELECT start, end, of, of_start, crc FROM aligned WHERE stream = ? AND name = ? AND generation = ?"
         " ORDER BY start",
         (stream, name, generation),
     )
-    return [Stretch(*row) for row in rows]
+    return [CarriedSpan(*row) for row in rows]
 
 
-def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[Stretch]]]:
+def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[CarriedSpan]]]:
     """Reads from the ledger the stretches of a stream's logs that were carried before, by log and generation."""
-    found: dict[str, dict[int, list[Stretch]]] = {}
+    found: dict[str, dict[int, list[CarriedSpan]]] = {}
     rows = ledger.rows(
         "SELECT name, generation, start, end, of, of_start, crc FROM aligned WHERE stream = ?"
         " ORDER BY name, generation, start",
         (stream,),
     )
     for name, generation, *row in rows:
-        found.setdefault(name, {}).setdefault(generation, []).append(Stretch(*row))
+        found.setdefault(name, {}).setdefault(generation, []).append(CarriedSpan(*row))
     return found
 
 
@@ -100,7 +100,7 @@ def stands_at(ledger: Ledger, stream: str, name: str, at: Position) -> Position 
     return Position(*rows[0]) if rows else None
 
 
-def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[Stretch]) -> None:
+def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[CarriedSpan]) -> None:
     """Writes into the ledger which stretches of a generation were carried before, in place of those it had."""
     ledger.write("DELETE FROM aligned WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation))
     for stretch in found:
@@ -111,7 +111,7 @@ def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, foun
         )
 
 
-def save_rewrite(ledger: Ledger, stream: str, found: Rewrite) -> None:
+def save_rewrite(ledger: Ledger, stream: str, found: LogEdit) -> None:
     """Writes into the ledger what was found of a file that took a log's place."""
     ledger.write(
         "INSERT OR REPLACE INTO rewrites (stream, name, generation, of, at, how, passed, changed, put_in, taken_out,"
@@ -127,11 +127,11 @@ def waiting(ledger: Ledger, stream: str) -> set[str]:
     return {name for name, how in latest.items() if how == STOPPED}
 
 
-def rewrites_of(ledger: Ledger, stream: str, name: str | None = None) -> list[Rewrite]:
+def rewrites_of(ledger: Ledger, stream: str, name: str | None = None) -> list[LogEdit]:
     """Reads from the ledger what was found of files that took a log's place, oldest first; of one log, or of all."""
     rows: Iterable[tuple[object, ...]] = ledger.rows(
         "SELECT name, generation, of, at, how, passed, changed, put_in, taken_out, again, coalesce(why, '')"
         " FROM rewrites WHERE stream = ? AND (? IS NULL OR name = ?) ORDER BY at, generation",
         (stream, name, name),
     )
-    return [Rewrite(*row) for row in rows]  # type: ignore[arg-type]
+    return [LogEdit(*row) for row in rows]  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ found that most of its lines are in the stream, as those of a generation that wa
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class FileRecord:
     """A file that is no generation of a log: its standing, why, since when (seconds since 1970), and who said so.
 
     `facts` are those that it had, None: it is meant whatever it holds. `bytes` are those that the standing is about.
@@ -29,18 +29,18 @@ class Remembered:
     who: str = ""
 
 
-def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, Remembered]:
+def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, FileRecord]:
     """All files of a stream's mapping that the ledger remembers by themselves, by path."""
     rows = ledger.rows(
         "SELECT path, standing, why, at, facts, bytes, who FROM pieces WHERE stream = ? ORDER BY path", (stream,)
     )
     return {
-        path: Remembered(path, standing, why, at, _read(facts), size, who)
+        path: FileRecord(path, standing, why, at, _read(facts), size, who)
         for path, standing, why, at, facts, size, who in rows
     }
 
 
-def save_piece(ledger: Ledger, stream: str, piece: Remembered) -> None:
+def save_piece(ledger: Ledger, stream: str, piece: FileRecord) -> None:
     """Writes the standing of a mapping's file into the ledger, in the place of what that had of it."""
     facts = None if piece.facts is None else " ".join(map(str, piece.facts))
     ledger.write(

@@ -13,7 +13,7 @@ KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ParityRun:
     """One mapping's part of a run. `began` in seconds since 1970; `report` is its `--json`, without the differences."""
 
     mapping: str
@@ -46,7 +46,7 @@ class Run:
 _COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
 
 
-def save_run(ledger: Ledger, run: Run) -> int:
+def save_run(ledger: Ledger, run: ParityRun) -> int:
     """Notes a run, or what became of it: with a number it takes that one's place. Returns its number."""
     values = (run.mapping, run.stream, run.began, run.seconds, run.who, run.verdict, json.dumps(run.report))
     if run.number:
@@ -66,11 +66,11 @@ def save_run(ledger: Ledger, run: Run) -> int:
     return number
 
 
-def runs(ledger: Ledger, stream: str, count: int) -> list[Run]:
+def runs(ledger: Ledger, stream: str, count: int) -> list[ParityRun]:
     """The latest runs of a stream, newest first."""
     rows = ledger.rows(f"SELECT {_COLUMNS} FROM parity WHERE stream = ? ORDER BY id DESC LIMIT ?", (stream, count))
     return [
-        Run(mapping, where, began, seconds, who, verdict, json.loads(report), number)
+        ParityRun(mapping, where, began, seconds, who, verdict, json.loads(report), number)
         for mapping, where, began, seconds, who, verdict, report, number in rows
     ]
 

@@ -14,7 +14,7 @@ KEPT = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantinedMessage:
     """One message that stays behind. `direction` is forward or mirror; `entry_id` is empty for a line.
 
     `reason` is what is wrong, and after a colon the particulars. `number` is what a person calls it by; `retried` says
@@ -47,7 +47,7 @@ _COLUMNS = _FACTS.format(raw="raw") + _RETRIED
 _SHORT = _FACTS.format(raw="coalesce(substr(raw, 1, 200), x'')") + _RETRIED
 
 
-def add_quarantined(ledger: Ledger, stream: str, found: Iterable[Quarantined], now: float) -> None:
+def add_quarantined(ledger: Ledger, stream: str, found: Iterable[QuarantinedMessage], now: float) -> None:
     """Keeps them; one that is there already stays as it is, so a replay adds nothing, and one that had left is back."""
     for one in found:
         ledger.write(
@@ -100,7 +100,9 @@ def acknowledge(ledger: Ledger, stream: str, numbers: Iterable[int] | None, who:
     return len(found)
 
 
-def quarantined(ledger: Ledger, stream: str, *, everything: bool = False, whole: bool = False) -> Iterator[Quarantined]:
+def quarantined(
+    ledger: Ledger, stream: str, *, everything: bool = False, whole: bool = False
+) -> Iterator[QuarantinedMessage]:
     """What is in quarantine, oldest first, a few at a time; with `everything` what has left it as well.
 
     `raw` is its first 200 bytes, all that was kept when it is to be `whole`.
@@ -116,11 +118,11 @@ def quarantined(ledger: Ledger, stream: str, *, everything: bool = False, whole:
         last = int(rows[-1][9])
 
 
-def _row(row: tuple[Any, ...]) -> Quarantined:
-    return Quarantined(*row)
+def _row(row: tuple[Any, ...]) -> QuarantinedMessage:
+    return QuarantinedMessage(*row)
 
 
-def quarantined_number(ledger: Ledger, number: int) -> tuple[str, Quarantined] | None:
+def quarantined_number(ledger: Ledger, number: int) -> tuple[str, QuarantinedMessage] | None:
     """The stream and the message of this number; None when there is none."""
     rows = ledger.rows(f"SELECT {_COLUMNS}, stream FROM quarantine WHERE id = ?", (number,))
     return (str(rows[0][-1]), _row(rows[0][:-1])) if rows else None
@@ -128,7 +130,7 @@ def quarantined_number(ledger: Ledger, number: int) -> tuple[str, Quarantined] |
 
 def find_quarantined(
     ledger: Ledger, stream: str, *, name: str = "", generation: int = 0, offset: int = 0, entry_id: str = ""
-) -> Quarantined | None:
+) -> QuarantinedMessage | None:
     """The line at this place, or the entry of this ID, if it is or was in quarantine."""
     rows = ledger.rows(
         f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND name = ? AND generation = ? AND offset = ?"
@@ -146,7 +148,7 @@ def anything_aside(ledger: Ledger, stream: str) -> bool:
 
 
 def rename_aside(
-    ledger: Ledger, stream: str, one: Quarantined, is_gone: Callable[[str], bool]
+    ledger: Ledger, stream: str, one: QuarantinedMessage, is_gone: Callable[[str], bool]
 ) -> bool:  # fmt: skip
     """A file that was set aside was moved: it is the same, if all that is kept is and the file of before is gone."""
     rows = ledger.rows(
@@ -204,7 +206,7 @@ def carried_aside(ledger: Ledger, stream: str, name: str) -> Iterator[tuple[int,
         last = int(rows[-1][0])
 
 
-def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[Quarantined]:
+def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[QuarantinedMessage]:
     """The lines that a retry sent, whose `retried` is an entry ID; where Redis `lost` something what is aside too."""
     rows = ledger.rows(
         f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND (direction = 'forward' AND retried LIKE '%-%'"

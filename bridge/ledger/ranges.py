@@ -13,11 +13,11 @@ from bridge.ledger.store import Ledger
 LARGEST = (1 << 63) - 1
 """The largest of SQLite's integers; an entry ID's milliseconds may be larger."""
 
-Written = tuple[EntryId, int]
+WrittenEntry = tuple[EntryId, int]
 """An entry that the mirror writes: its ID, and the length of its line in bytes, newline included."""
 
 
-def pack_written(written: Sequence[Written]) -> bytes:
+def pack_written(written: Sequence[WrittenEntry]) -> bytes:
     """Packs what the mirror writes, entry IDs and lengths of lines, for the ledger: 20 bytes an entry, as columns.
 
     In this machine's byte order.
@@ -31,7 +31,7 @@ def pack_written(written: Sequence[Written]) -> bytes:
     return array("Q", ms + seq).tobytes() + array("I", lengths).tobytes()
 
 
-def unpack_written(blob: bytes) -> list[Written]:
+def unpack_written(blob: bytes) -> list[WrittenEntry]:
     """Unpacks what the mirror wrote, entry IDs and lengths of lines, from the bytes that `pack_written` made."""
     n = len(blob) // 20
     ids, lengths = array("Q", blob[: 16 * n]), array("I", blob[16 * n :])
@@ -55,8 +55,8 @@ class Intent:
     generation: int
     size: int
     content: bytes
-    entries: list[Written]
-    standing: list[Written]
+    entries: list[WrittenEntry]
+    standing: list[WrittenEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class Range:
     start: int
     end: int
     digest: bytes
-    entries: list[Written]
+    entries: list[WrittenEntry]
 
 
 def add_intent(
-    ledger: Ledger, stream: str, name: str, generation: int, size: int, content: bytes, entries: Sequence[Written]
+    ledger: Ledger, stream: str, name: str, generation: int, size: int, content: bytes, entries: Sequence[WrittenEntry]
 ) -> int:
     """Notes an intent in the ledger: what the mirror is about to write, and where; returns the intent's number."""
     rows = ledger.rows(
@@ -109,8 +109,8 @@ def drop_intent(ledger: Ledger, number: int) -> None:
 
 
 def move_intent(
-    ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[Written],
-    standing: Sequence[Written],
+    ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[WrittenEntry],
+    standing: Sequence[WrittenEntry],
 ) -> None:  # fmt: skip
     """Notes in the ledger that an intent of the mirror's is about another place now, and these lines.
 
@@ -173,7 +173,7 @@ def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | No
     return None if rows[0][0] is None else int(rows[0][0])
 
 
-def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
+def disown(ledger: Ledger, number: int, entries: Sequence[WrittenEntry]) -> None:
     """Notes which entries of an open intent of the mirror's stand in Redis: `entries` has 0-0 for the others.
 
     Their lines will be the file's own, unless the entries come back before the intent is resolved.
@@ -181,7 +181,7 @@ def disown(ledger: Ledger, number: int, entries: Sequence[Written]) -> None:
     ledger.write("UPDATE intents SET entries = ? WHERE id = ?", (pack_written(entries), number))
 
 
-def entries_of(ledger: Ledger, number: int) -> list[Written]:
+def entries_of(ledger: Ledger, number: int) -> list[WrittenEntry]:
     """Reads from the ledger the entries of an open intent of the mirror's, with 0-0 for those that Redis lost."""
     rows = ledger.rows("SELECT entries FROM intents WHERE id = ?", (number,))
     return unpack_written(rows[0][0])

@@ -19,7 +19,7 @@ def in_order(pairs: Iterable[Iterable[tuple[int, int]]]) -> Iterator[tuple[int, 
         yield from db.execute("SELECT at, number FROM found ORDER BY at")
 
 
-class Document(NamedTuple):
+class ScratchFile(NamedTuple):
     """A file that holds a message: its name, its message's identity (empty: none), and a digest of its row."""
 
     name: bytes
@@ -27,7 +27,7 @@ class Document(NamedTuple):
     row: bytes
 
 
-class Documents:
+class ScratchTable:
     """The messages that lie in a folder. `close` it."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Documents:
         self._db.execute("BEGIN")
         self._indexed = False
 
-    def add(self, found: Iterable[Document]) -> None:
+    def add(self, found: Iterable[ScratchFile]) -> None:
         """Files, in any order; before anything is asked."""
         self._db.executemany("INSERT INTO found (name, identity, row) VALUES (?, ?, ?)", found)
 
@@ -72,11 +72,11 @@ class Documents:
         done = self._db.execute("UPDATE found SET claimed = 1 WHERE name = ? AND NOT claimed", (name,))
         return done.rowcount > 0
 
-    def left(self) -> Iterator[Document]:
+    def left(self) -> Iterator[ScratchFile]:
         """What nothing has claimed."""
         self._index()
         for row in self._db.execute("SELECT name, identity, row FROM found WHERE NOT claimed ORDER BY name"):
-            yield Document(*row)
+            yield ScratchFile(*row)
 
     def claimed(self, identity: bytes) -> bool:
         """Whether a file of this identity is."""

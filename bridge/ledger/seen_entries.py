@@ -13,17 +13,17 @@ from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.ledger.ranges import intents_of, last_mirrored
 from bridge.ledger.store import Ledger
 
-Seen = tuple[EntryId, bytes]
+SeenEntry = tuple[EntryId, bytes]
 """An entry that was seen in a stream: its ID and the digest of its fields."""
 
 
-def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[Seen]) -> None:
+def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[SeenEntry]) -> None:
     """Notes in the ledger the last entries that one direction saw in the stream, instead of those before."""
     told = json.dumps([[format_id(entry_id).decode(), digest.hex()] for entry_id, digest in entries])
     ledger.write("INSERT OR REPLACE INTO seen (stream, way, entries) VALUES (?, ?, ?)", (stream, way, told))
 
 
-def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
+def all_seen(ledger: Ledger, stream: str) -> list[SeenEntry]:
     """Reads from the ledger the entries of a stream that were seen last, mirrored last, or are about to be mirrored.
 
     Of the latter nobody noted digests: they are empty.
@@ -35,7 +35,7 @@ def all_seen(ledger: Ledger, stream: str) -> list[Seen]:
     return sorted(seen | {(entry, b"") for entry in under_way.union(last_mirrored(ledger, stream))})
 
 
-class Released(NamedTuple):
+class ReleasedLine(NamedTuple):
     """The ledger's record of a mirrored line whose entry Redis lost: it is the file's own line now.
 
     `digest` is the line's, empty where nobody could read it.
@@ -49,7 +49,7 @@ class Released(NamedTuple):
     length: int
 
 
-def note_released(ledger: Ledger, stream: str, lines: Iterable[Released]) -> None:
+def note_released(ledger: Ledger, stream: str, lines: Iterable[ReleasedLine]) -> None:
     """Notes, in a transaction, mirrored lines whose entries Redis lost, in case the entries come back."""
     for line in lines:
         ledger.write(
@@ -59,7 +59,7 @@ def note_released(ledger: Ledger, stream: str, lines: Iterable[Released]) -> Non
         )
 
 
-def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequence[Released]]:
+def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequence[ReleasedLine]]:
     """Reads from the ledger all mirrored lines of a stream whose entries Redis lost, some at a time."""
     last = 0
     while True:
@@ -71,7 +71,7 @@ def released_of(ledger: Ledger, stream: str, size: int = 500) -> Iterator[Sequen
         if not rows:
             return
         last = rows[-1][0]
-        yield [Released(parse_id(row[1].encode()), bytes(row[2]), *row[3:]) for row in rows]
+        yield [ReleasedLine(parse_id(row[1].encode()), bytes(row[2]), *row[3:]) for row in rows]
 
 
 def forget_released(ledger: Ledger, stream: str, entries: Iterable[EntryId]) -> None:

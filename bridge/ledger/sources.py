@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.core.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
-from bridge.files.generation import Known
+from bridge.files.generation import GenerationRecord
 from bridge.ledger.staleness_mark import read_mark
 from bridge.ledger.store import Ledger
 
@@ -33,7 +33,7 @@ class StreamMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class MirrorCounts:
     """How many entries of a stream the mirror has come by so far, `ours` of them forward's, and how many are `gone`.
 
     Those were removed before the mirror came to them; of `acknowledged` ones somebody said to know.
@@ -97,7 +97,7 @@ def agree_with_mark(ledger: Ledger, stream: str) -> None:
     ledger.write("UPDATE streams SET commits = ? WHERE stream = ?", (marked, stream))
 
 
-def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Seen | None = None) -> None:
+def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: MirrorCounts | None = None) -> None:
     """Every Redis-born entry up to here is in its file, or in quarantine.
 
     `seen` counts what the mirror came by up to here, None: nobody counts on from here.
@@ -110,14 +110,14 @@ def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Seen 
     )
 
 
-def seen_by_mirror(ledger: Ledger, stream: str) -> Seen | None:
+def seen_by_mirror(ledger: Ledger, stream: str) -> MirrorCounts | None:
     """What the mirror has come by of a stream; None: it never counted, or does not any more."""
     rows = ledger.rows(
         "SELECT mirror_seen, coalesce(mirror_ours, 0), coalesce(mirror_gone, 0), coalesce(mirror_acknowledged, 0)"
         " FROM streams WHERE stream = ? AND mirror_seen IS NOT NULL",
         (stream,),
     )
-    return Seen(*rows[0]) if rows else None
+    return MirrorCounts(*rows[0]) if rows else None
 
 
 def gone_before_mirrored(ledger: Ledger, stream: str) -> tuple[int, int]:
@@ -165,7 +165,7 @@ def save_source(ledger: Ledger, stream: str, name: str, memory: SourceMemory) ->
     )  # fmt: skip
 
 
-def generations_of(ledger: Ledger, stream: str, name: str) -> list[Known]:
+def generations_of(ledger: Ledger, stream: str, name: str) -> list[GenerationRecord]:
     """The generations of a source that are known, oldest first."""
     rows = ledger.rows(
         f"SELECT {_KNOWN} FROM generations WHERE stream = ? AND name = ? ORDER BY number", (stream, name)
@@ -173,7 +173,7 @@ def generations_of(ledger: Ledger, stream: str, name: str) -> list[Known]:
     return [_known(row) for row in rows]
 
 
-def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, Known]]:
+def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, GenerationRecord]]:
     """The generations of all sources of a stream that are known, each with its source's name, oldest first."""
     rows = ledger.rows(f"SELECT name, {_KNOWN} FROM generations WHERE stream = ? ORDER BY name, number", (stream,))
     return [(name, _known(row)) for name, *row in rows]
@@ -195,16 +195,16 @@ _KNOWN = (
 )
 
 
-def _known(row: Sequence[Any]) -> Known:
+def _known(row: Sequence[Any]) -> GenerationRecord:
     number, device, inode, offset, head_len, head, tail, closed, size, mtime, born, written, decided, *since = row
     packed, at = None if size is None else (size, mtime), Fingerprint(offset, head_len, head, tail)
     of, doubt, crc = since
-    return Known(
+    return GenerationRecord(
         number, int(device), int(inode), at, bool(closed), packed, born, written, decided, of, bool(doubt), crc
     )
 
 
-def save_generation(ledger: Ledger, stream: str, name: str, known: Known) -> None:
+def save_generation(ledger: Ledger, stream: str, name: str, known: GenerationRecord) -> None:
     """Writes into the ledger what a generation of a source is known by."""
     at = known.at
     ledger.write(

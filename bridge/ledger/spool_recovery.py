@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bridge.files.folder import Facts
-from bridge.ledger.spool import NOWHERE, STALE, Due, facts_of, last_batch, note_file, save_carried, unsend
+from bridge.files.folder import FileFacts
+from bridge.ledger.spool_messages import (
+    NOWHERE,
+    STALE,
+    DueMessage,
+    facts_of,
+    last_batch,
+    note_file,
+    save_carried,
+    unsend,
+)
 from bridge.ledger.store import Ledger
 
-NOBODY = Facts(0, 0, 0, 0)
+NOBODY = FileFacts(0, 0, 0, 0)
 """The facts that are noted of a spool's message without a file."""
 
 HIGHEST = b"highest"
@@ -17,7 +26,7 @@ HIGHEST = b"highest"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class KnownMessage:
     """What is known of a spool's message, with the file that holds it, or nothing where that is gone.
 
     `digest` is that of the row it is sent as, empty where that is not known.
@@ -26,7 +35,7 @@ class Held:
     key: bytes
     alike: bytes
     name: bytes = b""
-    facts: Facts = NOBODY
+    facts: FileFacts = NOBODY
     digest: bytes = b""
 
 
@@ -49,7 +58,7 @@ def _keep_highest(ledger: Ledger, stream: str) -> None:
 
 
 def learn(
-    ledger: Ledger, stream: str, key: bytes, alike: bytes, batch: int, place: int, digest: bytes, facts: Facts,
+    ledger: Ledger, stream: str, key: bytes, alike: bytes, batch: int, place: int, digest: bytes, facts: FileFacts,
     name: bytes,
 ) -> bool:  # fmt: skip
     """Notes in the ledger, in a transaction, that a spool's message stands in the stream as that place of that batch.
@@ -114,7 +123,7 @@ def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, se
     _forget(ledger, stream, gone, (batch,))
 
 
-def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, Held]:
+def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, KnownMessage]:
     """Reads from the ledger which of these spool files, at most 1000, were carried, with what is known of each."""
     marks = ",".join("?" * len(names))
     rows = ledger.rows(
@@ -122,27 +131,27 @@ def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[
         f" JOIN spool_messages AS m USING (stream, key) WHERE stream = ? AND f.name IN ({marks})",
         (stream, *names),
     )
-    return {row[0]: Held(row[5], row[6], row[0], facts_of(row[1:5]), row[7]) for row in rows}
+    return {row[0]: KnownMessage(row[5], row[6], row[0], facts_of(row[1:5]), row[7]) for row in rows}
 
 
-def messages_at(ledger: Ledger, stream: str, batch: int, place: int, digest: bytes) -> list[Held]:
+def messages_at(ledger: Ledger, stream: str, batch: int, place: int, digest: bytes) -> list[KnownMessage]:
     """Finds in the ledger the spool's message that went as this place of this batch with this row's digest, or none."""
     rows = ledger.rows(
         "SELECT key, alike, digest FROM spool_messages WHERE stream = ? AND batch = ? AND place = ? AND digest = ?",
         (stream, batch, place, digest),
     )
-    return [Held(key, alike, digest=row) for key, alike, row in rows]
+    return [KnownMessage(key, alike, digest=row) for key, alike, row in rows]
 
 
-def messages_mirrored(ledger: Ledger, stream: str) -> dict[str, list[Held]]:
+def messages_mirrored(ledger: Ledger, stream: str) -> dict[str, list[KnownMessage]]:
     """Reads from the ledger a spool's mirrored messages of which it knows a file, by the marks of their ranges."""
-    found: dict[str, list[Held]] = {}
+    found: dict[str, list[KnownMessage]] = {}
     for mark, key, alike in ledger.rows(
         "SELECT mirrored, key, alike FROM spool_messages AS m WHERE stream = ? AND batch = 0 AND mirrored != ''"
         " AND EXISTS (SELECT 1 FROM spool_files AS f WHERE f.stream = m.stream AND f.key = m.key)",
         (stream,),
     ):
-        found.setdefault(mark, []).append(Held(key, alike))
+        found.setdefault(mark, []).append(KnownMessage(key, alike))
     return found
 
 
@@ -172,7 +181,7 @@ def is_among(name: bytes, unread: set[bytes]) -> bool:
     return name in unread or any(name.startswith(folder) for folder in unread if folder.endswith(b"/"))
 
 
-def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[Due]]:
+def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[DueMessage]]:
     """Reads from the ledger the spool's messages that are due, or on their way, with their bytes, some at a time."""
     last = b""
     while rows := ledger.rows(
@@ -181,7 +190,7 @@ def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[Due]
         (STALE, stream, last, size),
     ):
         last = rows[-1][0]
-        yield [Due(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
+        yield [DueMessage(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
 
 
 def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -> None:

@@ -38,7 +38,7 @@ def version_of(ledger: Ledger, stream: str, name: bytes) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class StateOwner:
     """Which side's values of a state count, `file` or `redis`, and the component that was switched last and so said it.
 
     `asked`: a switch has been asked for and not made, and nothing is carried until then; `token` is its.
@@ -54,12 +54,12 @@ class Owner:
     """Whether the running bridge knows that a switch is asked for."""
 
 
-def owner_of(ledger: Ledger | None, stream: str, declared: str) -> Owner:
+def owner_of(ledger: Ledger | None, stream: str, declared: str) -> StateOwner:
     """Says which side owns a stream's values: the declared one, until a component that writes them is switched."""
     sql = "SELECT owner, component, token, asked_at, noted FROM state_owners WHERE stream = ?"
     for side, component, token, since, noted in ledger.rows(sql, (stream,)) if ledger else []:
-        return Owner(side or declared, component or "", token is not None, token or "", since or 0.0, bool(noted))
-    return Owner(declared)
+        return StateOwner(side or declared, component or "", token is not None, token or "", since or 0.0, bool(noted))
+    return StateOwner(declared)
 
 
 def ask_owner(ledger: Ledger, stream: str, component: str, side: str, token: str, now: float) -> bool:

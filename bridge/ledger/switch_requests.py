@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.ledger import dual_writes as twofold
-from bridge.ledger import states as state
+from bridge.ledger import dual_writes, states
 from bridge.ledger.journal import unfinished
 from bridge.ledger.store import Ledger
 
@@ -24,6 +23,6 @@ def unsettled(ledger: Ledger, before: float) -> list[tuple[str, float]]:
 def lapse(ledger: Ledger, now: float) -> None:
     """Takes back what was asked for that long ago and is in no journal. `now` in seconds since 1970."""
     kept = {facts.get("token") for _, _, facts in unfinished(ledger)}
-    for token in {*state.asked_owners(ledger, now - LAPSES), *twofold.asked(ledger, now - LAPSES)} - kept:
-        state.unask_owner(ledger, token)
-        twofold.undo(ledger, token)
+    for token in {*states.asked_owners(ledger, now - LAPSES), *dual_writes.asked(ledger, now - LAPSES)} - kept:
+        states.unask_owner(ledger, token)
+        dual_writes.undo(ledger, token)

@@ -12,7 +12,7 @@ from bridge.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class TrimPoint:
     """Up to entry `entry` both sides were found equal; `added` entries had come into the stream by then.
 
     `position` is what parity needs to begin there (`bridge.parity.proof_point`), as JSON; None where it needs nothing.
@@ -32,7 +32,7 @@ def key_of(entry: EntryId) -> str:
     return f"{entry[0]:020}-{entry[1]:020}"
 
 
-def save_points(ledger: Ledger, stream: str, points: Sequence[Point]) -> None:
+def save_points(ledger: Ledger, stream: str, points: Sequence[TrimPoint]) -> None:
     """Adds these."""
     for one in points:
         ledger.write(
@@ -49,14 +49,14 @@ def drop_points(ledger: Ledger, stream: str, upto: EntryId | None = None) -> Non
         ledger.write("DELETE FROM points WHERE stream = ? AND entry <= ?", (stream, key_of(upto)))
 
 
-def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Point]:
+def points_of(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[TrimPoint]:
     """Reads the places from an entry on at which parity found both sides of a stream equal, in its order."""
     rows = ledger.rows(
         "SELECT entry, added, position FROM points WHERE stream = ? AND entry >= ? ORDER BY entry",
         (stream, key_of(start)),
     )
     return [
-        Point(parse_id(entry.encode()), added, position if position != NOTHING else None)
+        TrimPoint(parse_id(entry.encode()), added, position if position != NOTHING else None)
         for entry, added, position in rows
     ]
 

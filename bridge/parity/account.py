@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.parity.log.comparison_types import OFFSETS, File
+from bridge.parity.log.items import OFFSETS, ComparedFile
 
 KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside")
 """What may have become of a byte of a file that is compared."""
@@ -21,7 +21,7 @@ Lost = tuple[str, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class AsideFile:
     """A file that is not compared, by its path below the root: why, and how many bytes it holds.
 
     `standing`: `copy`, `link`, `left`, `aside`, `waiting` or `unaccounted`.
@@ -34,7 +34,7 @@ class Aside:
 
 
 @dataclass(slots=True)
-class Compared:
+class FileBytes:
     """What became of the bytes of one file that is compared; `bytes` are all that were read of it, and before it.
 
     `lost` are stretches of lines that no entry explains, as offset and length.
@@ -53,7 +53,7 @@ class Compared:
         return self.bytes - sum(self.sizes.values())
 
 
-class Account:
+class ByteAccount:
     """Adds up what became of every byte of a mapping's files, and of every entry of its stream.
 
     `before`: what an earlier account found of files up to where this one begins to read them, by source and generation.
@@ -61,26 +61,26 @@ class Account:
 
     def __init__(self, before: Mapping[str, Mapping[str, Sequence[int]]] | None = None) -> None:
         self._before = before or {}
-        self._files: dict[object, Compared] = {}
-        self.aside: list[Aside] = []
+        self._files: dict[object, FileBytes] = {}
+        self.aside: list[AsideFile] = []
         self.entries = self.trimmed = self.deleted = self.gone = 0
 
-    def _of(self, file: File) -> Compared:
+    def _of(self, file: ComparedFile) -> FileBytes:
         compared = self._files.get(file.section)  # one that turned out to be another generation is the same file
         if compared is None:
-            compared = self._files[file.section] = Compared(file.path or file.name, file.source, file.generation)
+            compared = self._files[file.section] = FileBytes(file.path or file.name, file.source, file.generation)
         compared.generation = file.generation
         return compared
 
-    def add(self, file: File, kind: str, size: int) -> None:
+    def add(self, file: ComparedFile, kind: str, size: int) -> None:
         """Notes what became of so many bytes of a file: one of `KINDS`."""
         self._of(file).sizes[kind] += size
 
-    def lost(self, file: File, place: int, size: int) -> None:
+    def lost(self, file: ComparedFile, place: int, size: int) -> None:
         """Notes a stretch of a file, by its place, that no entry and no quarantine explains."""
         self._of(file).lost.append((place & OFFSETS, size))
 
-    def found(self, file: File, place: int) -> bool:
+    def found(self, file: ComparedFile, place: int) -> bool:
         """Takes back that the line at this place is lost, as something explains it; False: nobody said so."""
         lost = self._of(file).lost
         here = next((stretch for stretch in lost if stretch[0] == place & OFFSETS), None)
@@ -88,7 +88,7 @@ class Account:
             lost.remove(here)
         return here is not None
 
-    def end(self, files: Sequence[File]) -> None:
+    def end(self, files: Sequence[ComparedFile]) -> None:
         """Adds up what was read of these files, once all of them were read to their ends."""
         for file in files:
             compared = self._of(file)
@@ -103,7 +103,7 @@ class Account:
                 else:  # what stood there was proved, and trimmed
                     compared.sizes["carried"] += file.start
 
-    def whole(self, file: File, size: int, waiting: int) -> None:
+    def whole(self, file: ComparedFile, size: int, waiting: int) -> None:
         """Notes how many bytes a file holds, and how many of them are still to be carried."""
         compared = self._of(file)
         compared.bytes = size
@@ -118,7 +118,7 @@ class Account:
         return found
 
     @property
-    def compared(self) -> list[Compared]:
+    def compared(self) -> list[FileBytes]:
         """The files that were compared, by source and generation."""
         return sorted(self._files.values(), key=lambda file: (file.source, file.generation))
 

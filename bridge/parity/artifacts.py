@@ -16,20 +16,20 @@ from bridge.core.config import Settings
 from bridge.core.model import Origin, Row, digest, paired, parse_origin, shown_name
 from bridge.core.wording import counted
 from bridge.files.artifact_digest import hashed, inside
-from bridge.files.folder import Folder
-from bridge.ledger import spool as memory
-from bridge.parity.log.check import Check, Interrupted
+from bridge.files.folder import MessageFolder
+from bridge.ledger import spool_messages
+from bridge.parity.log.check import Interrupted, ParityCheck
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.tally import Tally
-from bridge.parity.proof_point import Since
-from bridge.parity.result import Result, verdict_of
+from bridge.parity.log.tally import ComparisonTally
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
-from bridge.parity.whole_file_account import Units
+from bridge.parity.whole_file_account import WholeFileAccount
 from bridge.streams.connect import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class Announcement:
     """The last announcement of a path. `sent`: the digest of what the ledger knows to have been sent as this."""
 
     entry: bytes
@@ -43,16 +43,16 @@ class Announced:
         return self.sent == digest(*self.row)
 
 
-class ArtifactCheck(Check):
+class ArtifactCheck(ParityCheck):
     """Compares a folder of artifacts with what was announced of them."""
 
-    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+    def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         if since is not None:
             return None
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
-        source, tally, account = self._mapping.source, Tally(), Units()
-        folder = Folder(self._settings.root, self._mapping.files, source.exclude)
+        source, tally, account = self._mapping.source, ComparisonTally(), WholeFileAccount()
+        folder = MessageFolder(self._settings.root, self._mapping.files, source.exclude)
         announced = self._announced(connection, cursors, tally)
         batch = cursors.books.batch(source.path)
         hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
@@ -83,7 +83,9 @@ class ArtifactCheck(Check):
                     else:
                         account.lost(shown_name(path), "its announcement says something else")
                     continue
-                known = memory.carried(self._ledger, self._mapping.stream.key, found.name) if self._ledger else None
+                known = (
+                    spool_messages.carried(self._ledger, self._mapping.stream.key, found.name) if self._ledger else None
+                )
                 if known is None or known[0] > batch:
                     tally.in_flight += 1
                     account.add("waiting")
@@ -103,19 +105,19 @@ class ArtifactCheck(Check):
         tally.digest = hasher.hexdigest()
         account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
         verdict = "differs" if any(account.unaccounted()) else verdict_of(tally, 0)
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+        result = ParityResult(self._mapping.name, self._mapping.stream.key, verdict, tally)
         result.account = account
         result.files, result.entry, result.unit = {source.path: batch}, cursors.last, "batch"
         result.artifacts, result.lost, result.alive = counts, cursors.lost, cursors.alive
         result.notes = [*in_words(counts), *cursors.notes]
         return result
 
-    def _announced(self, connection: Connection, cursors: Cursors, tally: Tally) -> dict[bytes, Announced]:
+    def _announced(self, connection: Connection, cursors: Cursors, tally: ComparisonTally) -> dict[bytes, Announcement]:
         """Reads for parity the last announcement of each artifact's path, as the files' side names it.
 
         Earlier ones were of what it held before; one that says the same as the one before it is a difference.
         """
-        found: dict[bytes, Announced] = {}
+        found: dict[bytes, Announcement] = {}
         seen: set[tuple[Origin, bytes]] = set()
         fields = self._mapping.codec("x").fields
         for rows in self._entries(connection, cursors.last, cursors.length):
@@ -137,12 +139,14 @@ class ArtifactCheck(Check):
                 seen.add((origin, path))
                 stream = self._mapping.stream.key
                 sent = (
-                    memory.digest_at(self._ledger, stream, origin.generation, origin.offset) if self._ledger else None
+                    spool_messages.digest_at(self._ledger, stream, origin.generation, origin.offset)
+                    if self._ledger
+                    else None
                 )
-                found[path] = Announced(raw_id, row, origin, sent)
+                found[path] = Announcement(raw_id, row, origin, sent)
         return found
 
-    def _outcome(self, folder: Folder, path: bytes, one: Announced, batch: int) -> tuple[str, bytes | None]:
+    def _outcome(self, folder: MessageFolder, path: bytes, one: Announcement, batch: int) -> tuple[str, bytes | None]:
         """present, changed or gone; or a kind of difference, and what is there."""
         name = folder.below(os.fsdecode(path))
         there = folder.find(name) if name is not None and b".." not in name.split(b"/") else None
@@ -155,7 +159,7 @@ class ArtifactCheck(Check):
             return "altered", known.sha256.encode()
         if (known.sha256.encode(), b"%d" % known.facts.size) == (one.row[7], one.row[6]):
             return "present", None
-        last = memory.carried(self._ledger, self._mapping.stream.key, name) if self._ledger and name else None
+        last = spool_messages.carried(self._ledger, self._mapping.stream.key, name) if self._ledger and name else None
         if last is not None and (one.origin.generation, one.origin.offset) < last[:2] <= (batch, 1 << 62):
             return "missing_in_redis", known.sha256.encode()
         return ("changed", None) if one.vouched else ("altered", known.sha256.encode())

@@ -9,37 +9,39 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from bridge.core.codecs.chunk import STARTED, Chunk
+from bridge.core.codecs.chunk import STARTED, ChunkCodec
 from bridge.core.mapping import Mapping
 from bridge.core.model import Row, hex_digest
 from bridge.core.wording import counted
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
-from bridge.parity.account import Account
-from bridge.parity.log.check import Check, told
+from bridge.parity.account import ByteAccount
+from bridge.parity.log.check import ParityCheck, told
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.comparison_types import SHIFT, File
-from bridge.parity.log.generations import Generation
-from bridge.parity.log.tally import Tally
-from bridge.parity.proof_point import Since
-from bridge.parity.result import Result, verdict_of
-from bridge.parity.snapshot import View
+from bridge.parity.log.generations import RecordedGeneration
+from bridge.parity.log.items import SHIFT, ComparedFile
+from bridge.parity.log.tally import ComparisonTally
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.result import ParityResult, verdict_of
+from bridge.parity.snapshot import Snapshot
 from bridge.streams.connect import Connection
 
 
-class ChunkCheck(Check):
+class ContextCheck(ParityCheck):
     """Compares the contexts of a mapping, which grow by chunks, with their stream."""
 
-    def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+    def _of(
+        self, view: Snapshot, since: ProofPoint | None, connection: Connection, marks: Connection
+    ) -> ParityResult | None:
         if since is not None:
             return None
-        comparison = _Comparison(self._mapping, view)
+        comparison = _ChunkComparison(self._mapping, view)
         for rows in self._entries(connection, view.last, view.length):
             comparison.feed(rows)
         comparison.finish()
         account = self._account(comparison.account, view)
         verdict = "differs" if any(account.unaccounted()) else verdict_of(comparison.tally, view.length)
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
+        result = ParityResult(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
         result.account = account
         result.files, result.entry = view.positions(comparison.places()), view.last
         gone = tuple(f"generation {number} of {name} is gone" for name, of in view.gone.items() for number in of)
@@ -52,10 +54,12 @@ class ChunkCheck(Check):
         return result
 
 
-class _Joined:
+class _JoinedChunks:
     """The chunks of one generation, as far as they came: where the next one must begin, and the bytes at both ends."""
 
-    def __init__(self, name: str, source: int, number: int, known: Generation | None, file: File | None) -> None:
+    def __init__(
+        self, name: str, source: int, number: int, known: RecordedGeneration | None, file: ComparedFile | None
+    ) -> None:
         self.name = name
         self.source = source
         self.number = number
@@ -90,15 +94,15 @@ class _Joined:
         return begins and hex_digest(self.tail[-back:] if back else b"") == at.tail
 
 
-class _Comparison:
+class _ChunkComparison:
     """A comparison of contexts with their chunks, which is fed with the stream page by page."""
 
-    def __init__(self, mapping: Mapping, view: View) -> None:
-        self.tally = Tally(marked=bool(view.marked))
-        self.account = Account()
+    def __init__(self, mapping: Mapping, view: Snapshot) -> None:
+        self.tally = ComparisonTally(marked=bool(view.marked))
+        self.account = ByteAccount()
         self._mapping = mapping
         self._view = view
-        self._joined: dict[tuple[int, int], _Joined] = {}
+        self._joined: dict[tuple[int, int], _JoinedChunks] = {}
         self._trimmed = view.added > view.length
         self._first: dict[int, int] = {}
         """The generation of the first chunk of each source."""
@@ -115,7 +119,7 @@ class _Comparison:
                     files.pop(number_of, None)  # it begins, or ends, as that one did: no proof that it is the same
             known = {one.number: one for one in view.known(name)}
             for generation in sorted({*files, *known}):
-                self._joined[number, generation] = _Joined(
+                self._joined[number, generation] = _JoinedChunks(
                     name, number, generation, known.get(generation), files.get(generation)
                 )
 
@@ -135,7 +139,7 @@ class _Comparison:
             joined = self._joined.get((origin.source, origin.generation))
             name = self._view.numbers.get(origin.source)
             if joined is None and name is not None:  # nobody knows of it any more
-                joined = _Joined(name, origin.source, origin.generation, None, None)
+                joined = _JoinedChunks(name, origin.source, origin.generation, None, None)
                 self._joined[origin.source, origin.generation] = joined
             if joined is None:
                 self._differ("missing_in_file", None, origin.offset, raw_id, row[3], None, row)
@@ -146,12 +150,12 @@ class _Comparison:
         """Role and type of a chunk of this context."""
         if name not in self._heads:
             codec = self._mapping.codec(name)
-            row = codec.row(b"x", b"") if isinstance(codec, Chunk) else (b"", b"", b"", b"")
+            row = codec.row(b"x", b"") if isinstance(codec, ChunkCodec) else (b"", b"", b"", b"")
             self._heads[name] = row[0], row[2]
         role, kind = self._heads[name]
         return role, kind if data else STARTED
 
-    def _chunk(self, joined: _Joined, offset: int, entry: bytes, row: Row) -> None:
+    def _chunk(self, joined: _JoinedChunks, offset: int, entry: bytes, row: Row) -> None:
         data = row[3]
         if joined.source not in self._first:
             self._first[joined.source] = joined.number
@@ -196,12 +200,12 @@ class _Comparison:
         self._explained(joined, len(data))
         self._hasher.update(data)
 
-    def _explained(self, joined: _Joined, size: int) -> None:
+    def _explained(self, joined: _JoinedChunks, size: int) -> None:
         """Notes in the account that a chunk holds so many bytes of a file, or did until it was trimmed."""
         if joined.file is not None:
             self.account.add(joined.file, "carried", size)
 
-    def _gap(self, joined: _Joined, end: int) -> None:
+    def _gap(self, joined: _JoinedChunks, end: int) -> None:
         """Notes as missing the bytes between two chunks of a generation: no chunk holds them."""
         joined.broken = True
         start = joined.at
@@ -242,7 +246,7 @@ class _Comparison:
         self.tally.unverifiable += 1
         self.tally.why[why] = self.tally.why.get(why, 0) + 1
 
-    def _gone(self, joined: _Joined, due: int) -> None:
+    def _gone(self, joined: _JoinedChunks, due: int) -> None:
         whole = self._trimmed and not joined.count and joined.number < self._first.get(joined.source, 1 << 60)
         vouched = joined.vouched()
         if vouched and not whole:
@@ -255,7 +259,7 @@ class _Comparison:
             self.tally.why[why] = joined.count or 1
 
     def _differ(
-        self, kind: str, joined: _Joined | None, offset: int, entry: bytes | None, expected: bytes | None,
+        self, kind: str, joined: _JoinedChunks | None, offset: int, entry: bytes | None, expected: bytes | None,
         actual: bytes | None, row: Row,
     ) -> None:  # fmt: skip
         name = None if joined is None else joined.file.name if joined.file is not None else joined.name

@@ -9,13 +9,13 @@ from typing import Any
 from bridge.core.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT, File
+from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile
 
 TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiable", "late", "unordered", "acknowledged")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FilePlace:
     """A place in a file at the beginning of line `line`; `head` and `tail` are digests that must hold there still."""
 
     place: int
@@ -25,24 +25,24 @@ class Place:
     tail: str
 
     @classmethod
-    def of(cls, file: File, place: int, line: int) -> Place:
+    def of(cls, file: ComparedFile, place: int, line: int) -> FilePlace:
         """What stands there now."""
         offset = place & OFFSETS
         head = b"".join(file.section(0, min(HEAD, offset)))
         return cls(place, line, len(head), hex_digest(head), hex_digest(_tail(file, offset)))
 
-    def holds(self, file: File) -> bool:
+    def holds(self, file: ComparedFile) -> bool:
         """Whether the file still holds what it held up to here."""
         head = b"".join(file.section(0, self.head_len))
         return hex_digest(head) == self.head and hex_digest(_tail(file, self.place & OFFSETS)) == self.tail
 
 
-def _tail(file: File, offset: int) -> bytes:
+def _tail(file: ComparedFile, offset: int) -> bytes:
     return b"".join(file.section(max(0, offset - TAIL), offset))
 
 
 @dataclass(frozen=True, slots=True)
-class Since:
+class ProofPoint:
     """Equal up to entry `last`; read on behind `resume`. A proof point, of which a comparison can make several.
 
     Entries between the two were on their way, or have agreed: those of a file up to `targets`, file-born ones before
@@ -56,7 +56,7 @@ class Since:
     length: int = 0
     added: int = 0
     first: EntryId = ZERO_ID
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, FilePlace] = field(default_factory=dict)
     targets: Mapping[str, EntryId] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
     digest: str = ""
@@ -78,18 +78,18 @@ class Since:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> Since:
+    def from_json(cls, facts: dict[str, Any]) -> ProofPoint:
         """The inverse. Raises KeyError, TypeError or ValueError when it is not one."""
         ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due", "first")}
         return cls(
             **ids, length=int(facts["length"]), added=int(facts["added"]),
-            places={name: Place(*one) for name, one in facts["places"].items()},
+            places={name: FilePlace(*one) for name, one in facts["places"].items()},
             targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
             totals=facts["totals"], digest=facts["digest"], trimmed=int(facts.get("trimmed", 0)),
             account=facts.get("account", {}),
         )  # fmt: skip
 
-    def rest(self, name: str, files: Sequence[File]) -> list[File] | None:
+    def rest(self, name: str, files: Sequence[ComparedFile]) -> list[ComparedFile] | None:
         """A file's pieces from here on; None when what stood before is not as it was."""
         at = self.places.get(name)
         here = next((file for file in files if at is not None and file.generation == at.place >> SHIFT), None)
@@ -97,7 +97,7 @@ class Since:
             return None
         return self.behind(name, files)
 
-    def behind(self, name: str, files: Sequence[File]) -> list[File]:
+    def behind(self, name: str, files: Sequence[ComparedFile]) -> list[ComparedFile]:
         """The same, whatever stands before."""
         at = self.places.get(name)
         if at is None:

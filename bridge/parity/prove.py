@@ -14,16 +14,16 @@ from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.wording import duration
-from bridge.ledger.parity_runs import Run, runs, save_run, save_verified, verified
+from bridge.ledger.parity_runs import ParityRun, runs, save_run, save_verified, verified
 from bridge.ledger.store import Ledger
-from bridge.ledger.trim_points import Point, drop_points, points_of, save_points
+from bridge.ledger.trim_points import TrimPoint, drop_points, points_of, save_points
 from bridge.parity.artifacts import ArtifactCheck, of_lines
-from bridge.parity.context import ChunkCheck
-from bridge.parity.log.check import SETTLING, Check, spacing
-from bridge.parity.proof_point import Since
-from bridge.parity.result import Result
+from bridge.parity.context import ContextCheck
+from bridge.parity.log.check import SETTLING, ParityCheck, spacing
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.result import ParityResult
 from bridge.parity.snapshot import NOT_RUNNING
-from bridge.parity.spool import FolderCheck
+from bridge.parity.spool import SpoolCheck
 from bridge.parity.state import StateCheck
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
@@ -35,18 +35,18 @@ Tell = Callable[[Mapping, int, int], None]
 """Called with the mapping that parity reads, how many of its entries were read, and of how many."""
 
 
-def check_of(mapping: Mapping) -> type[Check]:
+def check_of(mapping: Mapping) -> type[ParityCheck]:
     """Returns the class that compares a mapping's two sides, by its kind of source."""
-    kinds: dict[str, type[Check]] = {
-        "spool": FolderCheck,
-        "context": ChunkCheck,
+    kinds: dict[str, type[ParityCheck]] = {
+        "spool": SpoolCheck,
+        "context": ContextCheck,
         "state": StateCheck,
         "artifacts": ArtifactCheck,
     }
-    return kinds.get(mapping.source.kind, Check)
+    return kinds.get(mapping.source.kind, ParityCheck)
 
 
-class Proof:
+class ParityRunner:
     """Parity of the mappings of one command. `who` runs it; `ledger` may be None: then the run is not kept."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Proof:
         self.unkept = ""
         """Why the ledger did not take the run of parity; empty where it took the run, or where there is no ledger."""
 
-    def run(self, dial: Callable[[], Connection], *, onwards: bool = False) -> list[Result]:
+    def run(self, dial: Callable[[], Connection], *, onwards: bool = False) -> list[ParityResult]:
         """Compares each mapping and returns its result.
 
         `onwards`: from where it was found equal the last time, where it was. Raises RedisLost when Redis is not reached
@@ -79,13 +79,13 @@ class Proof:
             except (RedisLost, RedisRefused, SourceError, OSError) as error:
                 if isinstance(error, RedisRefused) and error.code != "JUNK":
                     raise
-                result = Result(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
+                result = ParityResult(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
             self._note_growth(result)
             self._keep(result)
             results.append(result)
         return results
 
-    def _one(self, mapping: Mapping, dial: Callable[[], Connection], *, onwards: bool) -> Result:
+    def _one(self, mapping: Mapping, dial: Callable[[], Connection], *, onwards: bool) -> ParityResult:
         def tell(read: int, of: int) -> None:
             self._tell(mapping, read, of)
 
@@ -98,7 +98,7 @@ class Proof:
             self._artifacts(mapping, dial, result)
         return result
 
-    def _artifacts(self, mapping: Mapping, dial: Callable[[], Connection], result: Result) -> None:
+    def _artifacts(self, mapping: Mapping, dial: Callable[[], Connection], result: ParityResult) -> None:
         """Adds to a mapping's result what became of the artifacts that its lines named."""
         with closing(dial()) as connection:
             key = Keys.of(mapping.stream.key).artifacts
@@ -107,7 +107,7 @@ class Proof:
             result.artifacts, said = told
             result.notes += said
 
-    def _note_growth(self, result: Result) -> None:
+    def _note_growth(self, result: ParityResult) -> None:
         """Notes in a mapping's result that much more is in flight than at the last look, although a bridge runs."""
         last = next(iter(runs(self._ledger, result.stream, 1)), None) if self._ledger is not None else None
         if last is None or NOT_RUNNING in result.notes:
@@ -117,14 +117,14 @@ class Proof:
             ago = duration(result.began - last.ended)
             result.notes.append(f"what is in flight grows: {now:,}, and {before:,} at the last look {ago} ago")
 
-    def _since(self, mapping: Mapping) -> Since | None:
+    def _since(self, mapping: Mapping) -> ProofPoint | None:
         facts = verified(self._ledger, mapping.stream.key) if self._ledger is not None else None
         try:
-            return Since.from_json(facts) if facts is not None else None
+            return ProofPoint.from_json(facts) if facts is not None else None
         except (KeyError, TypeError, ValueError):
             return None  # of another version: it is made anew
 
-    def _keep_points(self, ledger: Ledger, result: Result) -> None:
+    def _keep_points(self, ledger: Ledger, result: ParityResult) -> None:
         """Saves, inside a ledger transaction, the points of an equal result up to which entries may be trimmed.
 
         Points that are close to one that is known are left out.
@@ -133,7 +133,7 @@ class Proof:
             return
         if result.until is None:  # of files in no order: any entry will do, up to the last
             drop_points(ledger, result.stream)
-            save_points(ledger, result.stream, [Point(result.entry, 0, None)])
+            save_points(ledger, result.stream, [TrimPoint(result.entry, 0, None)])
             return
         known = sorted(one.added for one in points_of(ledger, result.stream))
         some = spacing(result.length)
@@ -141,9 +141,9 @@ class Proof:
             at = bisect_left(known, one.added)
             if all(abs(one.added - other) >= some for other in known[max(0, at - 1) : at + 1]):
                 known.insert(at, one.added)
-                save_points(ledger, result.stream, [Point(one.resume, one.added, json.dumps(one.to_json()))])
+                save_points(ledger, result.stream, [TrimPoint(one.resume, one.added, json.dumps(one.to_json()))])
 
-    def _keep(self, result: Result) -> None:
+    def _keep(self, result: ParityResult) -> None:
         """Notes a run of parity in the ledger. A run that found what the one before it found, equal, going on from
         there, takes its place."""
         if self._ledger is None:
@@ -151,7 +151,7 @@ class Proof:
         report = {name: value for name, value in result.to_json().items() if name != "differences"}
         if "account" in report:  # thousands of pieces would be kept with each run
             report["account"] = {name: value for name, value in report["account"].items() if name != "pieces"}
-        run = Run(result.mapping, result.stream, result.began, result.seconds, self._who, result.verdict, report)
+        run = ParityRun(result.mapping, result.stream, result.began, result.seconds, self._who, result.verdict, report)
         try:
             last = next(iter(runs(self._ledger, result.stream, 1)), None)
             if last is not None and result.onwards and last.verdict == run.verdict == "equal" and last.who == run.who:

@@ -11,10 +11,10 @@ from typing import Any
 
 from bridge.core.model import format_id, shown
 from bridge.core.wording import counted, duration
-from bridge.parity.acknowledged import TakenOut
+from bridge.parity.acknowledgements import TakenOut
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.comparison_types import SHIFT
-from bridge.parity.result import Result, verdict_of_all
+from bridge.parity.log.items import SHIFT
+from bridge.parity.result import ParityResult, verdict_of_all
 from bridge.parity.snapshot import NOT_RUNNING
 
 WORDS = {
@@ -31,7 +31,7 @@ LONGEST = 4000
 """Characters of a line that the page shows."""
 
 
-def verdict_in_words(result: Result) -> str:
+def verdict_in_words(result: ParityResult) -> str:
     """Says parity's verdict on a mapping in one sentence, for a tired person."""
     tally = result.tally
     if result.verdict == "equal":
@@ -61,7 +61,7 @@ PLACES = 5
 """Of so many files a verdict's place is told, and of others how many they are; `--json` has all."""
 
 
-def facts(result: Result, now: float) -> list[str]:
+def facts(result: ParityResult, now: float) -> list[str]:
     """What else there is to know, a line each."""
     tally, said = result.tally, []
     if tally.compared:
@@ -127,7 +127,7 @@ def _taken_out(row: TakenOut) -> str:
     return f"{many} {was} changed or taken out of the log: `bridge repair --accept {which} --reason …` acknowledges it"
 
 
-def what_to_try(results: Sequence[Result]) -> str:
+def what_to_try(results: Sequence[ParityResult]) -> str:
     """Says what a person does about differences."""
     taken_out = sum(row.count for result in results for row in result.tally.taken_out)
     total = sum(sum(result.counts().values()) for result in results)
@@ -136,7 +136,7 @@ def what_to_try(results: Sequence[Result]) -> str:
     return "`bridge repair` says what can be mended"
 
 
-def counts_in_words(result: Result) -> str:
+def counts_in_words(result: ParityResult) -> str:
     """Says how many differences of each kind parity found: `1 altered, 2 missing in Redis`."""
     return ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in result.counts().items() if count)
 
@@ -177,27 +177,27 @@ def without(difference: Difference) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class DifferingText:
     """A stretch of a line; `differs`: the other side has another in its place."""
 
     text: str
     differs: bool
 
 
-def marked(ours: bytes | None, theirs: bytes | None) -> list[Piece]:
+def marked(ours: bytes | None, theirs: bytes | None) -> list[DifferingText]:
     """Our side in pieces, those bytes marked that the other side does not have. Pure."""
     if ours is None:
         return []
     if theirs is None or ours == theirs:
-        return [Piece(shown(ours, LONGEST), False)]
+        return [DifferingText(shown(ours, LONGEST), False)]
     shorter = min(len(ours), len(theirs))
     head = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
     tail = next((i for i in range(shorter - head) if ours[-1 - i] != theirs[-1 - i]), shorter - head)
     parts = ((ours[:head], False), (ours[head : len(ours) - tail], True), (ours[len(ours) - tail :], False))
-    return [Piece(shown(raw, LONGEST), differs) for raw, differs in parts if raw]
+    return [DifferingText(shown(raw, LONGEST), differs) for raw, differs in parts if raw]
 
 
-def page(results: Sequence[Result], now: float) -> str:
+def page(results: Sequence[ParityResult], now: float) -> str:
     """One HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
     import jinja2
 
@@ -209,7 +209,7 @@ def page(results: Sequence[Result], now: float) -> str:
     )  # fmt: skip
 
 
-def _mapping(result: Result, now: float) -> dict[str, Any]:
+def _mapping(result: ParityResult, now: float) -> dict[str, Any]:
     listed = result.tally.differences[:SHOWN]
     return {
         "name": result.mapping, "stream": result.stream, "verdict": result.verdict, "said": verdict_in_words(result),
@@ -226,7 +226,7 @@ def _mapping(result: Result, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _kinds(result: Result) -> list[tuple[str, str, int, int, int]]:
+def _kinds(result: ParityResult) -> list[tuple[str, str, int, int, int]]:
     """Role, type, and how many messages: on both sides, in the file alone, in Redis alone."""
     both = dict(result.stats.kinds) if result.stats is not None else {}
     alone: dict[tuple[str, str], list[int]] = {}
@@ -243,7 +243,7 @@ def _kinds(result: Result) -> list[tuple[str, str, int, int, int]]:
 WIDE, HIGH = 960, 60
 
 
-def _chart(result: Result) -> dict[str, Any] | None:
+def _chart(result: ParityResult) -> dict[str, Any] | None:
     """Bars for both sides over time, and where the differences are."""
     if result.stats is None:
         return None

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.core.model import ZERO_ID, EntryId, format_id
-from bridge.parity.account import Account
+from bridge.parity.account import ByteAccount
 from bridge.parity.log.classify import counts
-from bridge.parity.log.generations import Cut
-from bridge.parity.log.tally import Tally
-from bridge.parity.proof_point import Since
-from bridge.parity.statistics import Stats
-from bridge.parity.whole_file_account import Units
+from bridge.parity.log.generations import CutFile
+from bridge.parity.log.tally import ComparisonTally
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.statistics import MessageStatistics
+from bridge.parity.whole_file_account import WholeFileAccount
 
 
 @dataclass(slots=True)
-class Result:
+class ParityResult:
     """What parity found for one mapping. `notes` are in words, for people: what is to be known beside the verdict."""
 
     mapping: str
     stream: str
     verdict: str = "inconclusive"
-    tally: Tally = field(default_factory=Tally)
+    tally: ComparisonTally = field(default_factory=ComparisonTally)
     files: dict[str, int] = field(default_factory=dict)
     entry: EntryId = ZERO_ID
     unit: str = "byte"
@@ -31,7 +31,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     artifacts: dict[str, int] | None = None
     """How many artifacts are present as announced, changed or gone since, or never announced; None: there are none."""
-    cut: dict[str, Cut] = field(default_factory=dict)
+    cut: dict[str, CutFile] = field(default_factory=dict)
     """Sources whose current file is not as the bridge left it."""
     alive: bool = False
     """Whether a bridge runs."""
@@ -41,18 +41,18 @@ class Result:
     """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
     began: float = 0.0
     seconds: float = 0.0
-    account: Account | Units | None = None
+    account: ByteAccount | WholeFileAccount | None = None
     """What became of every byte and entry; None where nothing was read."""
-    stats: Stats | None = None
+    stats: MessageStatistics | None = None
     onwards: bool = False
-    until: Since | None = None
+    until: ProofPoint | None = None
     """The position from which the next comparison may go on, where this one found both sides equal."""
     length: int = 0
     """Entries that stand in the stream."""
-    points: list[Since] = field(default_factory=list)
+    points: list[ProofPoint] = field(default_factory=list)
     """Positions on the way, and `until`: entries up to any of them may be trimmed. `added` counts up to there."""
 
-    def add(self, since: Since | None) -> None:
+    def add(self, since: ProofPoint | None) -> None:
         """Adds what the comparison before counted, from whose end this one went on, to this one's counts."""
         for name, number in (since.totals if since is not None else {}).items():
             setattr(self.tally, name, getattr(self.tally, name) + number)
@@ -85,7 +85,7 @@ class Result:
         }  # fmt: skip
 
 
-def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
+def verdict_of(tally: ComparisonTally, entries: int, before: int = 0) -> str:
     """Parity's verdict on what its comparison counted: equal, differs or inconclusive. Pure.
 
     `entries` counts what stands in the stream, `before` what had agreed already.
@@ -101,7 +101,7 @@ def verdict_of(tally: Tally, entries: int, before: int = 0) -> str:
     return "inconclusive" if nothing else "equal"
 
 
-def verdict_of_all(results: Iterable[Result]) -> str:
+def verdict_of_all(results: Iterable[ParityResult]) -> str:
     """The verdict on all mappings: differs if one does, inconclusive if one is or nothing was compared. Pure."""
     found = list(results)
     for verdict in ("differs", "inconclusive"):

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bridge.continuity.archive_reader import Archive
-from bridge.continuity.lost_entries import missing, what_was_lost
+from bridge.continuity.archive_reader import ArchiveReader
+from bridge.continuity.lost_entries import missing_entries, what_was_lost
 from bridge.core.config import Settings
 from bridge.core.errors import SourceError
 from bridge.core.globs import is_glob, translated
 from bridge.core.mapping import Mapping
 from bridge.core.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.files.folder_listing import leads_out
-from bridge.files.piece_names import Belonging
+from bridge.files.piece_names import PieceNames
 from bridge.files.temporary_names import leftover
-from bridge.ledger.acknowledged import accepted_of, redacted_of
+from bridge.ledger.acknowledgements import accepted_of, redacted_of
 from bridge.ledger.dual_writes import roles_of
 from bridge.ledger.edits import all_stretches
 from bridge.ledger.file_standings import COPY, LEFT, remembered_pieces
@@ -28,18 +28,18 @@ from bridge.ledger.lock_holder import lock_holder
 from bridge.ledger.seen_entries import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.parity.account import Aside
-from bridge.parity.acknowledged import Acknowledged
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT, File
-from bridge.parity.log.generations import Cut, Found, Generation, Pieces, written
-from bridge.parity.log.moved_lines import Moved
+from bridge.parity.account import AsideFile
+from bridge.parity.acknowledgements import Acknowledged
+from bridge.parity.log.generations import CutFile, FilePieces, RecordedGeneration, SourceFiles, written
+from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile
+from bridge.parity.log.moved_places import MovedPlaces
 from bridge.parity.log.replaced_generations import out_of_turn, replaced
-from bridge.parity.proof_point import Place, Since
+from bridge.parity.proof_point import FilePlace, ProofPoint
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import stream_info
-from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.trim import read_trimmed
 
 NOT_RUNNING = "the bridge is not running"
@@ -83,7 +83,7 @@ class Cursors:
         self.mirrored = mapping.mirror is not None
         self.lost = ""
         if ledger is not None:
-            forked, _ = missing(connection, own, all_seen(ledger, stream), info, self.trimmed.floor)
+            forked, _ = missing_entries(connection, own, all_seen(ledger, stream), info, self.trimmed.floor)
             self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) or forked
         self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
         self.numbers = {int(n): os.fsdecode(raw) for raw, n in books.sources.items()}
@@ -103,7 +103,7 @@ class Cursors:
             self.notes.append(NOT_RUNNING)
 
 
-class View(Cursors):
+class Snapshot(Cursors):
     """What parity compares: cursors, the stream's end and the files, read in this order, so that nothing is missed."""
 
     def __init__(
@@ -115,21 +115,21 @@ class View(Cursors):
         super().__init__(mapping, settings, connection, own, ledger)
         self._mapping = mapping
         self._settings = settings
-        self.sources: dict[str, Found] = {}
-        self.targets: dict[str, Found] = {}
+        self.sources: dict[str, SourceFiles] = {}
+        self.targets: dict[str, SourceFiles] = {}
         self.gone: dict[str, list[int]] = {}
-        self.cut: dict[str, Cut] = {}
-        self._known: dict[str, list[Generation]] = {}
-        self.moved: dict[str, Moved] = {}
+        self.cut: dict[str, CutFile] = {}
+        self._known: dict[str, list[RecordedGeneration]] = {}
+        self.moved: dict[str, MovedPlaces] = {}
         """Where lines of a log stand by now that were sent from a file whose place another took, by the log's name."""
         self._stretches = all_stretches(ledger, stream) if ledger is not None else {}
         told = (accepted_of(ledger, stream), redacted_of(ledger, stream)) if ledger is not None else ([], [])
         self._acknowledged = told
         self.acknowledged = Acknowledged()
         self._limit = mapping.format.max_line_bytes
-        self._pieces = Pieces(settings.root, (), self._limit)
+        self._pieces = FilePieces(settings.root, (), self._limit)
         self._ledger = ledger
-        self._archive = Archive(mapping, settings.state_dir, ledger) if ledger is not None else None
+        self._archive = ArchiveReader(mapping, settings.state_dir, ledger) if ledger is not None else None
         self._open_all()
         self._say()
 
@@ -178,17 +178,17 @@ class View(Cursors):
                 memory = self._memories.get(name)
                 known = _generations(self.books, name, number)
                 for recorded in self._remembered.get(name, ()):
-                    told = known.get(recorded.number, Generation(recorded.number, recorded.at, recorded.closed))
+                    told = known.get(recorded.number, RecordedGeneration(recorded.number, recorded.at, recorded.closed))
                     known[recorded.number] = replace(told, inode=(recorded.device, recorded.inode))
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
                 self._known[name] = [known[n] for n in sorted(known)]
-            naming = Naming(mapping.source.path, mapping.source.rotated, self._known)
-            self._pieces = Pieces(root, naming.carried(root, found), self._limit)
+            naming = SourceNaming(mapping.source.path, mapping.source.rotated, self._known)
+            self._pieces = FilePieces(root, naming.carried(root, found), self._limit)
             self._leave_out_replaced()
             self.sources = self._pieces.sort_out(self._known, naming)
             for name in self.sources.keys() | ({naming.only} if naming.only else set()):
-                self.sources.setdefault(name, Found([], [], [], {}))
+                self.sources.setdefault(name, SourceFiles([], [], [], {}))
                 self._known.setdefault(name, [])
             if self.mirrored:
                 self._find_targets(self._limit, self._ledger)
@@ -204,7 +204,7 @@ class View(Cursors):
             aliases = out_of_turn(records, gone)
             if gone or lying or stretches:
                 copies = {known.number for known in records if known.rewrites < 0}
-                self.moved[name] = Moved(gone, stretches, lying, copies, aliases)
+                self.moved[name] = MovedPlaces(gone, stretches, lying, copies, aliases)
             left = [known for known in self._known[name] if known.number not in gone]
             self._known[name] = [replace(known, number=aliases.get(known.number, known.number)) for known in left]
         self.acknowledged = Acknowledged(*self._acknowledged)
@@ -220,7 +220,7 @@ class View(Cursors):
         for name in sorted(paths - self.sources.keys()):
             known = generations_of(ledger, self._mapping.stream.key, name) if ledger is not None else []
             newest = max((one.number for one in known), default=0)
-            self._known[name] = [Generation(n, Fingerprint(0, 0, "", ""), True) for n in range(1, newest + 1)]
+            self._known[name] = [RecordedGeneration(n, Fingerprint(0, 0, "", ""), True) for n in range(1, newest + 1)]
             pieces = [path for path in self._settings.root.glob(f"{name}.*") if path.is_file()]
             self.targets[name] = written(name, [*pieces, self._settings.root / name], newest, limit)
 
@@ -234,16 +234,16 @@ class View(Cursors):
                 and open_one.at.offset
                 and open_one.number in found.changed
             ):
-                self.cut[name] = Cut.of(found.changed[open_one.number], open_one)
+                self.cut[name] = CutFile.of(found.changed[open_one.number], open_one)
             self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
         self.say_who()
 
-    def known(self, name: str) -> list[Generation]:
+    def known(self, name: str) -> list[RecordedGeneration]:
         """The generations of a source that Redis or the ledger know."""
         return self._known[name]
 
-    def base(self) -> Since | None:
+    def base(self) -> ProofPoint | None:
         """Finds the position from which parity compares, where what was before is trimmed; None: from both beginnings.
 
         Raises SourceError: nobody noted what stood there.
@@ -260,12 +260,12 @@ class View(Cursors):
                 where=self._mapping.stream.key,
                 hint="only `bridge` may trim a stream that is to be compared: see [retention]",
             )
-        begins = replace(Since.from_json(base), totals={}, digest="")
+        begins = replace(ProofPoint.from_json(base), totals={}, digest="")
         begins = replace(begins, places={name: self._now(name, at) for name, at in begins.places.items()})
         # what came late may stand before its places, and its entry anywhere
         return replace(begins, last=HIGHEST_ID) if self.marked else begins
 
-    def _now(self, name: str, at: Place) -> Place:
+    def _now(self, name: str, at: FilePlace) -> FilePlace:
         """Where parity begins to read a log of which it compared all before a place, and whose file is another now."""
         moved = self.moved.get(name)
         now = moved.first_from(at.place) if moved is not None else at.place
@@ -280,26 +280,26 @@ class View(Cursors):
         lines = sum(part.count(b"\n") for part in file.section(0, now & OFFSETS))
         return replace(at, place=now, line=lines + 1)
 
-    def aside(self) -> list[Aside]:
+    def aside(self) -> list[AsideFile]:
         """The files that are not compared: copies of others, what somebody left alone, and what nothing explains."""
         ledger, stream = self._ledger, self._mapping.stream.key
         told = remembered_pieces(ledger, stream) if ledger is not None else {}
-        found = [Aside(name, "link", 0, f"another name of {of}") for name, of in sorted(self._pieces.links.items())]
+        found = [AsideFile(name, "link", 0, f"another name of {of}") for name, of in sorted(self._pieces.links.items())]
         for name, of in self.sources.items():
             for piece in of.strangers:
                 noted = told.get(piece)
                 size, copy = self._pieces.size_of(piece), self._pieces.copied_of(piece)
                 if noted is not None and noted.standing == LEFT:
-                    found.append(Aside(piece, LEFT, size, noted.why))
+                    found.append(AsideFile(piece, LEFT, size, noted.why))
                 elif noted is not None and noted.standing == COPY and self._pieces.is_as(piece, noted.facts):
-                    found.append(Aside(piece, "copy", size, noted.why))  # that one was edited since
+                    found.append(AsideFile(piece, "copy", size, noted.why))  # that one was edited since
                 elif copy:
-                    found.append(Aside(piece, "copy", size, f"its bytes are those of {copy}"))
+                    found.append(AsideFile(piece, "copy", size, f"its bytes are those of {copy}"))
                 elif self._may_come_to(piece):
-                    found.append(Aside(piece, "waiting", size, "the bridge had no time yet to take it up"))
+                    found.append(AsideFile(piece, "waiting", size, "the bridge had no time yet to take it up"))
                 else:
                     why = f"it is no piece of {name} that was carried"
-                    found.append(Aside(piece, "unaccounted", size, why))
+                    found.append(AsideFile(piece, "unaccounted", size, why))
         return found
 
     def _may_come_to(self, piece: str) -> bool:
@@ -308,7 +308,7 @@ class View(Cursors):
         since = max(self._pieces.changed(piece), float(beat.get("started", 0.0)))
         return self.alive and (now - since < YOUNG or now - float(beat.get("at", 0.0)) > YOUNG)
 
-    def size_of(self, file: File) -> int:
+    def size_of(self, file: ComparedFile) -> int:
         """How many bytes, unpacked, a file holds that is compared."""
         return self._pieces.size_of(file.path)
 
@@ -331,28 +331,28 @@ class View(Cursors):
                 one.close()
 
 
-def _generations(books: Books, name: str, number: int) -> dict[int, Generation]:
+def _generations(books: StreamMetadata, name: str, number: int) -> dict[int, RecordedGeneration]:
     """Reads a source's generations from Redis, by number: the closed ones and the one its checkpoint is in."""
     found = {}
     for key, raw in books.generations.items():
         source, _, which = key.partition(b".")
         if int(source) == number:
-            found[int(which)] = Generation(int(which), Fingerprint.from_json(raw), True)
+            found[int(which)] = RecordedGeneration(int(which), Fingerprint.from_json(raw), True)
     stored = books.checkpoint.get(os.fsencode(name))
     if stored:
         _add_checkpoint(found, stored)
     return found
 
 
-def _add_checkpoint(found: dict[int, Generation], stored: bytes) -> None:
+def _add_checkpoint(found: dict[int, RecordedGeneration], stored: bytes) -> None:
     at = Checkpoint.from_json(stored)
     known = found.get(at.generation)
     if known is None or (not known.closed and known.at.offset < at.at.offset):
         inode = known.inode if known is not None else (0, 0)
-        found[at.generation] = Generation(at.generation, at.at, False, inode)
+        found[at.generation] = RecordedGeneration(at.generation, at.at, False, inode)
 
 
-class Naming:
+class SourceNaming:
     """Tells parity, of a path and without a ledger, which source of a mapping the file belongs to by its name."""
 
     def __init__(self, path: str, rotated: Sequence[str], known: Iterable[str]) -> None:
@@ -361,7 +361,7 @@ class Naming:
         self._path = translated(path)
         self._rotated = [translated(pattern) for pattern in rotated]
         self._known = {*known} - {path}
-        self._belonging = Belonging(self._is_log)
+        self._belonging = PieceNames(self._is_log)
         for name in known:
             self._belonging.add(name)
 

@@ -15,35 +15,35 @@ from typing import Any
 from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, EntryId, Origin, Row, digest, parse_id, shown_name
-from bridge.files.folder import Folder
-from bridge.ledger import spool as memory
+from bridge.files.folder import MessageFolder
+from bridge.ledger import spool_messages
 from bridge.ledger.quarantine import find_quarantined
 from bridge.ledger.ranges import range_digest, range_of, ranges_of
-from bridge.ledger.scratch_table import Document, Documents
+from bridge.ledger.scratch_table import ScratchFile, ScratchTable
 from bridge.ledger.store import Ledger
-from bridge.parity.log.bytes_written import Witness
-from bridge.parity.log.check import Check, Interrupted, told
+from bridge.parity.log.check import Interrupted, ParityCheck, told
 from bridge.parity.log.classify import Difference
 from bridge.parity.log.compare import MOST
-from bridge.parity.log.tally import Late, Tally
-from bridge.parity.proof_point import Since
-from bridge.parity.result import Result, verdict_of
+from bridge.parity.log.tally import ComparisonTally, LateMarks
+from bridge.parity.log.witness_check import WitnessCheck
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
-from bridge.parity.statistics import Stats
-from bridge.parity.whole_file_account import Units
+from bridge.parity.statistics import MessageStatistics
+from bridge.parity.whole_file_account import WholeFileAccount
 from bridge.streams.connect import Connection
 
 
-class FolderCheck(Check):
+class SpoolCheck(ParityCheck):
     """The comparison of one mapping whose source is a folder with a file per message."""
 
-    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+    def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         if since is not None:
             return None  # there is no position in a folder to go on from
         cursors = Cursors(self._mapping, self._settings, connection, self._keys, self._ledger)
         cursors.say_who()
-        late = Late(marks, self._keys.late) if cursors.marked else None
-        with closing(_Comparison(self._mapping, self._settings, self._ledger, cursors, late)) as comparison:
+        late = LateMarks(marks, self._keys.late) if cursors.marked else None
+        with closing(_FolderComparison(self._mapping, self._settings, self._ledger, cursors, late)) as comparison:
             comparison.read_folder(self._pause)
             for rows in self._entries(connection, cursors.last, cursors.length):
                 comparison.feed(rows)
@@ -52,7 +52,7 @@ class FolderCheck(Check):
         account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
         differs = too_much or any(account.unaccounted())
         verdict = "differs" if differs else verdict_of(comparison.tally, cursors.length)
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
+        result = ParityResult(self._mapping.name, self._mapping.stream.key, verdict, comparison.tally)
         result.account = account
         result.too_much = too_much
         result.files, result.entry, result.unit = {self._mapping.source.path: comparison.batch}, cursors.last, "batch"
@@ -66,23 +66,23 @@ class FolderCheck(Check):
             raise Interrupted
 
 
-class _Comparison:
+class _FolderComparison:
     """Compares a folder with its stream: files are read first into a table, then the stream's entries claim them."""
 
     def __init__(
-        self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: Late | None
+        self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: LateMarks | None
     ) -> None:
-        self.tally = Tally(marked=bool(cursors.marked))
-        self.account = Units()
-        self.stats = Stats()
+        self.tally = ComparisonTally(marked=bool(cursors.marked))
+        self.account = WholeFileAccount()
+        self.stats = MessageStatistics()
         self.batch = cursors.books.batch(mapping.source.path)
         self._mapping = mapping
         self._ledger = ledger
         self._cursors = cursors
         self._late = late
         self._stream = mapping.stream.key
-        self._folder = Folder(settings.root, mapping.files, mapping.source.exclude)
-        self._documents = Documents()
+        self._folder = MessageFolder(settings.root, mapping.files, mapping.source.exclude)
+        self._documents = ScratchTable()
         self._limit = mapping.format.max_line_bytes
         self._whole = mapping.message.data is None
         self._born, self._mirrored = (hashlib.blake2b(digest_size=16) for _ in range(2))
@@ -90,7 +90,7 @@ class _Comparison:
         self._last: Origin | None = None
         self._trimmed = cursors.added > cursors.length
         said = cursors.books.mirror if cursors.mirrored else {}
-        self.witness = Witness(said, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
+        self.witness = WitnessCheck(said, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
 
     def close(self) -> None:
         """Forgets what the comparison read of the folder."""
@@ -105,7 +105,7 @@ class _Comparison:
             self._documents.add(self._read(found.name for found in some))
             pause()
 
-    def _read(self, names: Iterator[bytes]) -> Iterator[Document]:
+    def _read(self, names: Iterator[bytes]) -> Iterator[ScratchFile]:
         for name in names:
             taken = self._folder.read(name, self._limit + 1)
             if taken is None or len(taken.raw) > self._limit:
@@ -118,7 +118,7 @@ class _Comparison:
             if not taken.raw:
                 self.account.add("empty")
                 continue  # a text that nobody has written yet
-            yield Document(name, message.identity or b"", digest(*message.row))
+            yield ScratchFile(name, message.identity or b"", digest(*message.row))
 
     def _not_a_message(self, name: bytes, *, gone: bool) -> None:
         aside = (
@@ -153,7 +153,7 @@ class _Comparison:
         self.account.add("carried", int(name is not None))
         sent = None
         if self._ledger is not None:
-            sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
+            sent = spool_messages.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
         if name is not None and sent is not None and sent != digest(*row):  # another's place: it was sent elsewhere
             self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
             return
@@ -177,7 +177,7 @@ class _Comparison:
         """Finds the file of a message whose time is its file's, where only that time changed; None: there is none."""
         if self._ledger is None or self._mapping.message.id is not None or not self._whole:
             return None
-        for name in memory.files_of(self._ledger, self._stream, origin.generation, origin.offset):
+        for name in spool_messages.files_of(self._ledger, self._stream, origin.generation, origin.offset):
             taken = self._folder.read(name, self._limit)
             if taken is not None and taken.raw == row[3] and self._documents.take(name):
                 self.tally.rewritten += 1
@@ -285,7 +285,7 @@ class _Comparison:
                 self.tally.copies += 1  # another file with the same identity is the message
                 self.account.add("copies")
                 continue
-            known = memory.carried(self._ledger, self._stream, file.name) if self._ledger is not None else None
+            known = spool_messages.carried(self._ledger, self._stream, file.name) if self._ledger is not None else None
             if known is None or known[0] > self.batch or self._under_way(known[2]):
                 self.tally.in_flight += 1
                 self.account.add("waiting")

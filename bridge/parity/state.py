@@ -10,29 +10,29 @@ from dataclasses import dataclass
 from bridge.core.codecs.document import moment
 from bridge.core.codecs.timestamps import older
 from bridge.core.model import FIELDS, Row, digest, paired, parse_origin, shown_name
-from bridge.files.folder import Folder, Taken
+from bridge.files.folder import MessageFolder, ReadFile
 from bridge.ledger.states import owner_of, values
-from bridge.parity.log.check import Check, Interrupted
+from bridge.parity.log.check import Interrupted, ParityCheck
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.tally import Tally
-from bridge.parity.proof_point import Since
-from bridge.parity.result import Result, verdict_of
+from bridge.parity.log.tally import ComparisonTally
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
-from bridge.parity.whole_file_account import Units
-from bridge.streams import latest_value as state
+from bridge.parity.whole_file_account import WholeFileAccount
+from bridge.streams import latest_value
 from bridge.streams.connect import Connection
-from bridge.streams.latest_value import LIMIT, Value
+from bridge.streams.latest_value import LIMIT, StateValue
 
 AGAIN = 0.05
 """Seconds until a value that is under way is looked at again, as long as a bridge runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class StateSides:
     """One state on both sides: the file, the hash's value, what that says its digest is, and the type of its key."""
 
-    taken: Taken | None
-    value: Value | None
+    taken: ReadFile | None
+    value: StateValue | None
     said: bytes = b""
     kind: bytes = b"hash"
 
@@ -47,7 +47,7 @@ class Both:
         return self.value.data if self.value is not None else None
 
 
-class StateCheck(Check):
+class StateCheck(ParityCheck):
     """Compares files that each hold a latest value with their hashes. What both sides did not hold last is due."""
 
     _by_file = True
@@ -55,7 +55,7 @@ class StateCheck(Check):
     _undecided = False
     """Whether the other side is to own them: which one counts is not known."""
 
-    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+    def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         if since is not None:
             return None
         known = self._known()
@@ -63,8 +63,13 @@ class StateCheck(Check):
         cursors.say_who()
         owner = owner_of(self._ledger, self._keys.stream.decode(), self._mapping.source.owner)
         self._by_file, self._undecided = owner.side == "file", owner.asked
-        source, tally, hasher, account = self._mapping.source, Tally(), hashlib.blake2b(digest_size=16), Units()
-        folder = Folder(self._settings.root, source.path, source.exclude)
+        source, tally, hasher, account = (
+            self._mapping.source,
+            ComparisonTally(),
+            hashlib.blake2b(digest_size=16),
+            WholeFileAccount(),
+        )
+        folder = MessageFolder(self._settings.root, source.path, source.exclude)
         files = {one.name for some in folder.scan() for one in some}
         account.total = len(files)
         until = time.monotonic() + (self._settling if cursors.alive else 0)
@@ -89,12 +94,12 @@ class StateCheck(Check):
         tally.digest = hasher.hexdigest()
         account.of_stream(cursors.length, cursors.added, cursors.trimmed.count)
         verdict = "differs" if any(account.unaccounted()) else verdict_of(tally, 0)
-        result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+        result = ParityResult(self._mapping.name, self._mapping.stream.key, verdict, tally)
         result.entry, result.notes, result.unit = cursors.last, cursors.notes, "value"
         result.account = account
         return result
 
-    def _explain(self, account: Units, name: bytes, outcome: str) -> None:
+    def _explain(self, account: WholeFileAccount, name: bytes, outcome: str) -> None:
         """Notes in the account what became of a file that was listed."""
         if outcome == "equal":
             account.add("carried" if self._by_file else "mirrored")
@@ -104,7 +109,7 @@ class StateCheck(Check):
         else:
             account.lost(shown_name(name), "its hash does not hold what it holds")
 
-    def _check_history(self, connection: Connection, cursors: Cursors, tally: Tally) -> None:
+    def _check_history(self, connection: Connection, cursors: Cursors, tally: ComparisonTally) -> None:
         """Finds values that forward entered twice: again with a version that was reached, or with one never reached.
 
         What is entered again with a higher version is none: somebody had deleted the hash.
@@ -133,7 +138,7 @@ class StateCheck(Check):
                 seen.add((origin.source, digest(*row)))
                 newest[origin.source] = (origin.generation, entry, row)
         for source, (version, entry, row) in newest.items():
-            key = state.key_of(self._keys, names.get(source, b""))
+            key = latest_value.key_of(self._keys, names.get(source, b""))
             there = connection.call("HGET", key, "version") or b""
             if there.isdigit() and version > int(there):
                 tell("missing_in_file", source, entry, row)
@@ -141,13 +146,13 @@ class StateCheck(Check):
     def _known(self) -> dict[bytes, tuple[bytes, bytes]]:
         return values(self._ledger, self._mapping.stream.key) if self._ledger is not None else {}
 
-    def _both(self, folder: Folder, connection: Connection, name: bytes) -> Both:
+    def _both(self, folder: MessageFolder, connection: Connection, name: bytes) -> StateSides:
         taken = folder.read(name, LIMIT)
-        kind = state.look(connection, self._keys, [(name, False)])[name].kind
-        found = state.read(connection, self._keys, name) if kind == b"hash" else None
-        return Both(taken, *found, kind=kind) if found is not None else Both(taken, None, kind=kind)
+        kind = latest_value.look(connection, self._keys, [(name, False)])[name].kind
+        found = latest_value.read(connection, self._keys, name) if kind == b"hash" else None
+        return StateSides(taken, *found, kind=kind) if found is not None else StateSides(taken, None, kind=kind)
 
-    def _outcome(self, name: bytes, both: Both, known: tuple[bytes, bytes]) -> str:
+    def _outcome(self, name: bytes, both: StateSides, known: tuple[bytes, bytes]) -> str:
         """equal, in_flight, large, none; or a kind of difference."""
         by_file = self._by_file
         ours, theirs = (both.file, both.hash) if by_file else (both.hash, both.file)
@@ -171,7 +176,7 @@ class StateCheck(Check):
             return "altered"
         return "missing_in_redis" if by_file else "missing_in_file"
 
-    def _fields(self, name: bytes, both: Both, noted: bytes) -> str:
+    def _fields(self, name: bytes, both: StateSides, noted: bytes) -> str:
         """Of a value that its file owns and both hold: whether the hash has the file's time and role.
 
         A file whose time alone changed since it was `noted` is touched: the bridge gives the hash its time.
@@ -185,7 +190,7 @@ class StateCheck(Check):
             return "equal"
         return "touched" if both.value.timestamp == noted else "altered"
 
-    def _count(self, tally: Tally, name: bytes, both: Both, outcome: str) -> None:
+    def _count(self, tally: ComparisonTally, name: bytes, both: StateSides, outcome: str) -> None:
         by_file = self._by_file
         if outcome == "equal":
             tally.file_born += by_file

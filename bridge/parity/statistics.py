@@ -29,7 +29,7 @@ class Timeline:
             self.counts = wider
 
 
-class Stats:
+class MessageStatistics:
     """Fed with the lines that agree."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ FATES = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside", "cop
 """What may have become of a file of a folder."""
 
 
-class Units:
+class WholeFileAccount:
     """Adds up what became of every file of a mapping's folder, and of every entry of its stream."""
 
     def __init__(self) -> None:

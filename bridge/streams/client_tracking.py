@@ -9,7 +9,7 @@ ASKED = 1.0
 """Seconds between two questions whether the server is there still: it may close who is silent, or be gone unsaid."""
 
 
-class Tracking:
+class ClientTracking:
     """Hears of every change of a key that begins with `prefix`, on a connection of its own, which it closes.
 
     Redis calls that client-side caching with broadcasts; the server keeps nothing for it but the prefix. It does not

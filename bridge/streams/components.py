@@ -30,7 +30,7 @@ ALIVE_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class SwitchInProgress:
     """A switch under way: which side (`reads`, `writes`) goes where, and who asked for it.
 
     It lapses at `until`, in milliseconds since 1970 by the server's clock.
@@ -44,7 +44,7 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class Modes:
+class ComponentModes:
     """From where a component reads one mapping and where it writes; `epoch` counts the switches.
 
     `retired`: the mapping's migration has ended, and its files are dead. Then it reads and writes Redis.
@@ -53,27 +53,27 @@ class Modes:
     reads: str = FILE
     writes: str = FILE
     epoch: int = 0
-    switch: Switch | None = None
+    switch: SwitchInProgress | None = None
     retired: bool = False
 
-    def ended(self) -> Modes:
+    def ended(self) -> ComponentModes:
         """Makes the modes of a component whose mapping is retired: a switch that is under way is nobody's any more.
 
         A component that was never switched counts as one that was, so that it stays with Redis if all begins again.
         """
-        return Modes(REDIS, REDIS, max(1, self.epoch), retired=True)
+        return ComponentModes(REDIS, REDIS, max(1, self.epoch), retired=True)
 
-    def after(self, side: str, to: str) -> Modes:
+    def after(self, side: str, to: str) -> ComponentModes:
         """Makes the modes of a component after a switch of this side."""
         reads, writes = (to, self.writes) if side == READS else (self.reads, to)
-        return Modes(reads, writes, self.epoch + 1)
+        return ComponentModes(reads, writes, self.epoch + 1)
 
     def to_json(self) -> bytes:
         """Makes the JSON of a component's modes as the Redis hash holds it, without a switch."""
         return json.dumps({"reads": self.reads, "writes": self.writes, "epoch": self.epoch}).encode()
 
     @classmethod
-    def from_json(cls, raw: bytes | None) -> Modes:
+    def from_json(cls, raw: bytes | None) -> ComponentModes:
         """The inverse; None: nothing was ever switched. Raises BridgeError for what is none of ours."""
         if raw is None:
             return cls()
@@ -81,7 +81,7 @@ class Modes:
             said = json.loads(raw)
             reads, writes, epoch = str(said["reads"]), str(said["writes"]), int(said["epoch"])
             under_way = said.get("switch")
-            switch = None if under_way is None else Switch(
+            switch = None if under_way is None else SwitchInProgress(
                 str(under_way["token"]), str(under_way["side"]), str(under_way["to"]), str(under_way["who"]),
                 int(under_way["until"]),
             )  # fmt: skip
@@ -173,24 +173,24 @@ def packed_look(component: str, mapping: str) -> bytes:
     return pack("EVAL", LOOK, 1, COMPONENTS, field_of(component, mapping))
 
 
-def seen(reply: Reply) -> tuple[Modes, int]:
+def seen(reply: Reply) -> tuple[ComponentModes, int]:
     """Parses Redis's answer to `packed_look`: a component's modes, and the server's time in milliseconds since 1970."""
-    return Modes.from_json(reply[0]), int(reply[1])
+    return ComponentModes.from_json(reply[0]), int(reply[1])
 
 
-def look(connection: Connection, component: str, mapping: str) -> tuple[Modes, int]:
+def look(connection: Connection, component: str, mapping: str) -> tuple[ComponentModes, int]:
     """Asks Redis for a component's modes, and the server's time in milliseconds since 1970."""
     return seen(connection.calls(packed_look(component, mapping))[0])
 
 
-def all_modes(connection: Connection) -> dict[tuple[str, str], Modes]:
+def all_modes(connection: Connection) -> dict[tuple[str, str], ComponentModes]:
     """Reads the modes of every component and mapping that was ever switched; without what is none of ours."""
     stored = paired(connection.call("HGETALL", COMPONENTS))
     found = {}
     for name, raw in stored.items():
         component, _, mapping = name.decode(errors="replace").partition("/")
         with contextlib.suppress(BridgeError):  # `look` tells what is wrong with it
-            found[component, mapping] = Modes.from_json(raw)
+            found[component, mapping] = ComponentModes.from_json(raw)
     return found
 
 
@@ -201,8 +201,8 @@ def named_in(connection: Connection, mapping: str) -> set[str]:
 
 
 def begin(
-    connection: Connection, component: str, mapping: str, epoch: int, switch: Switch, hold_ms: int
-) -> tuple[bool, Modes]:
+    connection: Connection, component: str, mapping: str, epoch: int, switch: SwitchInProgress, hold_ms: int
+) -> tuple[bool, ComponentModes]:
     """Announces a switch, if none is under way and nothing was switched since `epoch`: whether, and what is said now.
 
     It holds for `hold_ms` milliseconds; the component pauses meanwhile.
@@ -211,7 +211,7 @@ def begin(
         "EVAL", BEGIN, 1, COMPONENTS, field_of(component, mapping), epoch, switch.token, switch.side, switch.to,
         switch.who, hold_ms,
     )  # fmt: skip
-    modes = Modes.from_json(raw)
+    modes = ComponentModes.from_json(raw)
     return modes.switch is not None and modes.switch.token == switch.token, modes
 
 
@@ -226,7 +226,7 @@ def give_up(connection: Connection, component: str, mapping: str, token: str) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ComponentGroup:
     """A consumer group: the ID up to which it was given entries, and those that are not acknowledged.
 
     `pending` holds for each how often it was delivered.
@@ -236,7 +236,7 @@ class Group:
     pending: dict[EntryId, int]
 
 
-def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
+def group_of(connection: Connection, stream: bytes, name: str) -> ComponentGroup | None:
     """The group as it stands; None when there is none. Raises RedisRefused, RedisLost."""
     found = next((one for one in groups_of(connection, stream) if one.name == name.encode()), None)
     if found is None:
@@ -249,7 +249,7 @@ def group_of(connection: Connection, stream: bytes, name: str) -> Group | None:
         if len(page) < 10_000:
             break
         start = b"(" + page[-1][0]
-    return Group(found.last, pending)
+    return ComponentGroup(found.last, pending)
 
 
 def asked_last(connection: Connection, stream: bytes, name: str) -> float | None:
@@ -288,8 +288,8 @@ def drop_group(connection: Connection, stream: bytes, name: str) -> None:
 
 
 def flip(
-    connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: Modes,
-    position: dict[str, Any] | None, group: Group | None,
+    connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: ComponentModes,
+    position: dict[str, Any] | None, group: ComponentGroup | None,
 ) -> str:  # fmt: skip
     """Switches a component to the other side in Redis, at once with its position; returns what came of it.
 
@@ -318,7 +318,7 @@ def announced_positions(connection: Connection, keys: Keys) -> dict[str, dict[st
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class ComponentWorker:
     """A process of a component, by what it said last: `paused` holds the tokens of the switches it waits for."""
 
     name: str
@@ -329,7 +329,7 @@ class Worker:
     where: str
 
 
-def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int) -> list[Worker]:
+def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int) -> list[ComponentWorker]:
     """The component's workers that are alive."""
     found = []
     for name, said in announced.items():
@@ -340,7 +340,9 @@ def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int
         told = said.get("paused")
         paused = frozenset(map(str, told if isinstance(told, list) else ()))
         where = f"process {said.get('pid', '?')} on {said.get('host', '?')}"
-        found.append(Worker(worker, at, bool(said.get("following")), str(said.get("reads", "")), paused, where))
+        found.append(
+            ComponentWorker(worker, at, bool(said.get("following")), str(said.get("reads", "")), paused, where)
+        )
     return found
 
 

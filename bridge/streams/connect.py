@@ -63,7 +63,7 @@ CUTS = b"client_output_buffer_limit_disconnections:"
 """The field of INFO stats that counts connections closed for their output buffers, where the server counts them."""
 
 
-class Budget:
+class EntryBudget:
     """How many entries may be asked for at once, over all connections of one dialler.
 
     A server closes a connection whose reply is over its output-buffer limit. Where INFO counts that, or, as Redis 7.0
@@ -129,8 +129,8 @@ class Connection:
     `timeout` bounds every read and write, in seconds; `budget` every page of entries.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, budget: Budget | None = None) -> None:
-        self.budget = budget or Budget()
+    def __init__(self, url: str, *, timeout: float = 5.0, budget: EntryBudget | None = None) -> None:
+        self.budget = budget or EntryBudget()
         self.shown = masked(url)
         try:
             pool = redis.ConnectionPool.from_url(url)

@@ -45,7 +45,7 @@ return 1"""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class KeyContent:
     """What a key holds: its kind, a digest of all of it, and in numbers: entries, groups and pending ones of a stream.
 
     `size` counts members, fields, bytes of a string, or entries. `expires`: when it does, in milliseconds since 1970;
@@ -80,7 +80,7 @@ def kind_of(connection: Connection, key: bytes) -> str:
     return str(connection.call("TYPE", key).decode())
 
 
-def held(connection: Connection, key: bytes, tend: Callable[[], object] = lambda: None) -> Held | None:
+def held(connection: Connection, key: bytes, tend: Callable[[], object] = lambda: None) -> KeyContent | None:
     """Reads all that a key holds, and sums it up; None: it is not there. `tend` is called between two pages.
 
     Raises RedisRefused for a type that is none of these, RedisLost.
@@ -97,7 +97,7 @@ def held(connection: Connection, key: bytes, tend: Callable[[], object] = lambda
         for piece in part:
             hasher.update(b"%d:" % len(piece) + piece)
         tend()
-    return Held(kind, hasher.hexdigest(), size, expires=expires)
+    return KeyContent(kind, hasher.hexdigest(), size, expires=expires)
 
 
 def _parts(connection: Connection, key: bytes, kind: str) -> Iterable[Sequence[bytes]]:
@@ -121,7 +121,7 @@ def _items(connection: Connection, key: bytes) -> Iterator[bytes]:
         at += len(found)
 
 
-def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callable[[], object]) -> Held:
+def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callable[[], object]) -> KeyContent:
     hasher, size = hashlib.sha256(), 0
     for rows in pages(connection, key, b"-", b"+", PAGE, most_bytes=PAGE_BYTES):
         for raw_id, fields in rows:
@@ -139,7 +139,7 @@ def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callabl
             hasher.update(repr((entry, consumer, times)).encode())
         count += len(group.pending)
         gone += group.deleted
-    return Held("stream", hasher.hexdigest(), size, len(groups), count, expires, gone)
+    return KeyContent("stream", hasher.hexdigest(), size, len(groups), count, expires, gone)
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from bridge.core.config import Settings
 from bridge.core.errors import RedisLost
-from bridge.streams.connect import Budget, Connection
-from bridge.streams.embedded import server as embedded
+from bridge.streams.connect import Connection, EntryBudget
+from bridge.streams.embedded import embedded_server
 
 
 class Backoff:
@@ -35,13 +35,13 @@ def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True)
     (`may_start` is False), which gets RedisLost.
     """
 
-    budget = Budget()
+    budget = EntryBudget()
 
     def dial() -> Connection:
         if settings.redis_url == "embedded":
-            if not may_start and not embedded.running(settings.state_dir):
+            if not may_start and not embedded_server.running(settings.state_dir):
                 raise RedisLost("the embedded server does not run", hint="`bridge server start`")
-            connection = embedded.dial(settings.state_dir, timeout, budget)
+            connection = embedded_server.dial(settings.state_dir, timeout, budget)
         else:
             connection = Connection(settings.redis_url, timeout=timeout, budget=budget)
         try:

@@ -17,7 +17,7 @@ PART = 1000
 """Stretches in one field of the hash, at most."""
 
 
-class Edit(NamedTuple):
+class LogEditRecord(NamedTuple):
     """A generation of a log whose file took the place of generation `rewrites`.
 
     `stretches` of it were carried before, each as (start, end, generation, offset in that one, CRC-32), in file order.
@@ -27,7 +27,7 @@ class Edit(NamedTuple):
     stretches: Sequence[tuple[int, int, int, int, int]]
 
 
-def packed(source: int, generation: int, edit: Edit) -> Iterator[bytes]:
+def packed(source: int, generation: int, edit: LogEditRecord) -> Iterator[bytes]:
     """Makes the fields that hold an edit of the source of this number, in turn their names and values, for HSET."""
     parts = max(1, -(-len(edit.stretches) // PART))
     for n in range(parts):
@@ -36,7 +36,7 @@ def packed(source: int, generation: int, edit: Edit) -> Iterator[bytes]:
         yield json.dumps({"rewrites": edit.rewrites, "parts": parts, "stretches": some}, separators=(",", ":")).encode()
 
 
-def edits_of(connection: Connection, keys: Keys) -> dict[int, dict[int, Edit]]:
+def edits_of(connection: Connection, keys: Keys) -> dict[int, dict[int, LogEditRecord]]:
     """Reads all edits of a stream's logs from Redis, by the source's number and generation.
 
     An edit of which a part is missing is left out. Raises RedisLost, RedisRefused.
@@ -51,10 +51,10 @@ def edits_of(connection: Connection, keys: Keys) -> dict[int, dict[int, Edit]]:
             found.setdefault((number, generation), {})[n] = int(told["rewrites"]), int(told["parts"]), rows
         except WRONG:
             raise junk(keys.aligned, field, raw) from None
-    edits: dict[int, dict[int, Edit]] = {}
+    edits: dict[int, dict[int, LogEditRecord]] = {}
     for (number, generation), parts in found.items():
         rewrites, count, _ = parts.get(0, (0, 0, []))
         if count and all(n in parts for n in range(count)):
             rows = [row for n in range(count) for row in parts[n][2]]
-            edits.setdefault(number, {})[generation] = Edit(rewrites, rows)
+            edits.setdefault(number, {})[generation] = LogEditRecord(rewrites, rows)
     return edits

@@ -18,7 +18,7 @@ PAUSES = (0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EntryFilter:
     """Entries from ID `since` on, below ID `until`, of one of these roles and types; empty: of any."""
 
     since: EntryId | None = None
@@ -35,7 +35,9 @@ class Wanted:
         return right and (not self.types or values.get(b"type") in self.types)
 
 
-def newest(connection: Connection, stream: bytes, wanted: Wanted, count: int | None) -> tuple[list[Entry], EntryId]:
+def newest(
+    connection: Connection, stream: bytes, wanted: EntryFilter, count: int | None
+) -> tuple[list[Entry], EntryId]:
     """The last `count` entries (None: all) that are wanted, oldest first; and the ID behind which new ones come.
 
     Raises RedisRefused (the key is no stream), RedisLost.
@@ -51,7 +53,7 @@ def newest(connection: Connection, stream: bytes, wanted: Wanted, count: int | N
 
 
 def follow(
-    dial: Callable[[], Connection], keys: Keys, cursor: EntryId, wanted: Wanted, wait: Callable[[float], object],
+    dial: Callable[[], Connection], keys: Keys, cursor: EntryId, wanted: EntryFilter, wait: Callable[[float], object],
     say: Callable[[str], None],
 ) -> Iterator[Entry]:  # fmt: skip
     """Yields a stream's new entries behind `cursor`, without end; connects again, and says so, where Redis is lost."""

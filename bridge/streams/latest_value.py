@@ -22,7 +22,7 @@ IN_PASSING = 1 << 16
 
 
 @dataclass(frozen=True)
-class Value:
+class StateValue:
     """The value of a state: its data, timestamp and role."""
 
     data: bytes
@@ -40,7 +40,7 @@ class Value:
         return hashlib.sha1(self.data, usedforsecurity=False).hexdigest().encode()
 
 
-class Seen(NamedTuple):
+class SeenValue(NamedTuple):
     """What the hash of a state says of itself.
 
     `kind` is its type, `none` where there is none; `size` that of its data, or -1. `sha1` of the data is empty where it
@@ -54,14 +54,14 @@ class Seen(NamedTuple):
     size: int = -1
     sha1: bytes = b""
 
-    def says(self, value: Value) -> bool:
+    def says(self, value: StateValue) -> bool:
         """Whether the hash of a state says what a hash of this value does, as far as the hash was asked."""
         said = (self.sha256, self.timestamp, self.role, self.size)
         if said != (value.sha256, value.timestamp, value.role, len(value.data)):
             return False
         return not self.sha1 or self.sha1 == value.sha1
 
-    def differs(self, before: Seen, *, deep: bool) -> bool:
+    def differs(self, before: SeenValue, *, deep: bool) -> bool:
         """Whether the hash of a state may hold another value than before; long data that are due are read to know."""
         if self.sha1 and before.sha1 and self.sha1 != before.sha1:
             return True
@@ -82,7 +82,7 @@ if size >= 0 and size <= tonumber(ARGV[1]) then sha1 = redis.sha1hex(redis.call(
 return {kind, said[1] or '', said[2] or '', said[3] or '', size, sha1}"""
 
 
-def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]) -> dict[bytes, Seen]:
+def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]) -> dict[bytes, SeenValue]:
     """Reads what the hashes of these states say; of those with True, the digest of their data too, if they are short.
 
     Raises RedisRefused, RedisLost.
@@ -90,10 +90,10 @@ def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]
     if not names:
         return {}
     asked = (pack("EVAL", LOOK, 1, key_of(keys, name), IN_PASSING if deep else -1) for name, deep in names)
-    return {name: Seen(*reply) for (name, _), reply in zip(names, connection.calls(*asked), strict=True)}
+    return {name: SeenValue(*reply) for (name, _), reply in zip(names, connection.calls(*asked), strict=True)}
 
 
-def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes] | None:
+def read(connection: Connection, keys: Keys, name: bytes) -> tuple[StateValue, bytes] | None:
     """Reads a state's value, and what its hash says the SHA-256 is; None: there is no value.
 
     Where the hash says nothing, that is the SHA-256 of its data.
@@ -102,12 +102,12 @@ def read(connection: Connection, keys: Keys, name: bytes) -> tuple[Value, bytes]
     found = paired(raw)
     if b"data" not in found:
         return None
-    value = Value(found[b"data"], found.get(b"timestamp", b""), found.get(b"role", b""))
+    value = StateValue(found[b"data"], found.get(b"timestamp", b""), found.get(b"role", b""))
     return value, found.get(b"sha256", value.sha256)
 
 
 def put(
-    connection: Connection, keys: Keys, mine: tuple[bytes, bytes], name: bytes, value: Value, notify: bytes, *,
+    connection: Connection, keys: Keys, mine: tuple[bytes, bytes], name: bytes, value: StateValue, notify: bytes, *,
     fields: list[bytes] | None = None, only_entry: bool = False, above: int = 0,
 ) -> tuple[bool, EntryId | None, int]:  # fmt: skip
     """Sets the hash of a state to `value`, with an entry of these fields if there are any, in one transaction.

@@ -20,7 +20,7 @@ from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
-from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.validation import a_target, checked
 
 LASTS_MS = 10_000
@@ -47,7 +47,7 @@ return 1"""
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LeaseHolder:
     """A process that carries a stream: where it runs, and on which state directory (device and inode)."""
 
     nonce: str
@@ -58,13 +58,13 @@ class Holder:
     pid: int
 
     @classmethod
-    def of(cls, nonce: str, state_dir: Path) -> Holder:
+    def of(cls, nonce: str, state_dir: Path) -> LeaseHolder:
         """Describes this process, on this state directory, as the holder of a lease. Raises OSError."""
         there = os.stat(state_dir)
         return cls(nonce, socket.gethostname(), boot_id(), there.st_dev, there.st_ino, os.getpid())
 
     @classmethod
-    def parsed(cls, raw: bytes) -> Holder | None:
+    def parsed(cls, raw: bytes) -> LeaseHolder | None:
         """Parses who holds the lease on a stream, as Redis has it in JSON; None where that is no such thing."""
         try:
             facts = json.loads(raw)
@@ -77,7 +77,7 @@ class Holder:
         """The holder of a lease as the lease in Redis holds it."""
         return json.dumps(asdict(self)).encode()
 
-    def same_place(self, other: Holder) -> bool:
+    def same_place(self, other: LeaseHolder) -> bool:
         """Whether two holders work on one state directory: whoever has its lock knows that the other has ended."""
         return (self.host, self.boot, self.device, self.inode) == (other.host, other.boot, other.device, other.inode)
 
@@ -100,18 +100,18 @@ def boot_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LeaseState:
     """What Redis says of who carries a stream: lease, holder, nonce, timeline, what was mirrored, and the last ID."""
 
     lease: bytes
-    holder: Holder | None
+    holder: LeaseHolder | None
     nonce: bytes
     timeline: str
     mirrored: EntryId
     last: EntryId
 
 
-def standing(connection: Connection, keys: Keys) -> Standing:
+def standing(connection: Connection, keys: Keys) -> LeaseState:
     """Reads what Redis says of who carries the stream, in one go. Raises RedisLost, RedisRefused."""
     connection.send(
         pack("GET", keys.lease) + pack("HMGET", keys.meta, "nonce", "timeline") + pack("HGETALL", keys.mirror)
@@ -125,12 +125,12 @@ def standing(connection: Connection, keys: Keys) -> Standing:
     said = paired(mirror)
     checked(keys.mirror, said, a_target)
     mirrored = max((parse_id(json.loads(word)["id"].encode()) for word in said.values()), default=ZERO_ID)
-    holder = Holder.parsed(raw) if raw else None
+    holder = LeaseHolder.parsed(raw) if raw else None
     last = to_info(about, keys.stream).last_id
-    return Standing(bytes(raw or b""), holder, nonce, timeline.decode(errors="replace"), mirrored, last)
+    return LeaseState(bytes(raw or b""), holder, nonce, timeline.decode(errors="replace"), mirrored, last)
 
 
-def take(connection: Connection, keys: Keys, mine: Holder, found: bytes, timeline: str | None) -> bool:
+def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, timeline: str | None) -> bool:
     """Takes the lease on the stream, if it is still as it was `found`; else returns False.
 
     The nonce is left alone, so that nothing is written, where Redis holds another timeline than the one that the
@@ -164,7 +164,7 @@ def unchanged(connection: Connection, keys: Keys) -> bool:
     return connection.calls(pack("MULTI"), pack("HGET", keys.meta, "nonce"), pack("EXEC"))[-1] is not None
 
 
-def take_anew(connection: Connection, keys: Keys, mine: Holder, books: Books) -> bool:
+def take_anew(connection: Connection, keys: Keys, mine: LeaseHolder, books: StreamMetadata) -> bool:
     """Takes the lease on the stream under another nonce, if the bridge's books of it are still these; else False.
 
     The nonce names the timeline that begins here: data without it are of before, or of beside, and are compared anew.
@@ -181,7 +181,7 @@ def take_anew(connection: Connection, keys: Keys, mine: Holder, books: Books) ->
     return done is not None
 
 
-def renew(connection: Connection, keys: Keys, mine: Holder) -> bool:
+def renew(connection: Connection, keys: Keys, mine: LeaseHolder) -> bool:
     """Holds the lease on the stream for ten seconds more; False when another process took over.
 
     Raises RedisLost, RedisRefused.

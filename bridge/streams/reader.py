@@ -78,7 +78,7 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ServerMemory:
     """A server's memory in bytes: in use, `maxmemory` (0: no limit), the machine's (0: not told), and the policy."""
 
     used: int
@@ -119,10 +119,10 @@ def server_info(connection: Connection, *sections: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
 
 
-def room(connection: Connection) -> Room:
+def room(connection: Connection) -> ServerMemory:
     """Reads what INFO says about the server's memory. Raises RedisLost, RedisRefused."""
     facts = server_info(connection, "memory")
-    return Room(
+    return ServerMemory(
         int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0)), int(facts.get("total_system_memory", 0)),
         facts.get("maxmemory_policy", ""),
     )  # fmt: skip
@@ -153,7 +153,7 @@ def to_entries(rows: Reply) -> list[Entry]:
 
 
 @dataclass(slots=True)
-class Beside:
+class RidingCommand:
     """A packed command sent along with the request for each page; `reply` is its answer, as of just after the page was
     read."""
 
@@ -162,15 +162,9 @@ class Beside:
 
 
 def pages(
-    connection: Connection,
-    stream: bytes,
-    start: bytes,
-    end: bytes,
-    page: int,
-    *,
-    most_bytes: int = 0,
-    beside: Beside | None = None,
-) -> Generator[list[Reply], None, None]:
+    connection: Connection, stream: bytes, start: bytes, end: bytes, page: int, *, most_bytes: int = 0,
+    beside: RidingCommand | None = None,
+) -> Generator[list[Reply], None, None]:  # fmt: skip
     """Reads a stream in XRANGE replies of `page` entries.
 
     The next reply is asked for before this one is looked at, so that the server works meanwhile; the connection is of

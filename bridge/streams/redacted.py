@@ -16,7 +16,7 @@ from bridge.streams.resp import pack
 from bridge.streams.validation import WRONG, junk
 
 
-class Deleted(NamedTuple):
+class RedactedEntry(NamedTuple):
     """An entry that was deleted on purpose, and its line in the log `name`, which was sent from there; empty: none."""
 
     entry: EntryId
@@ -27,20 +27,22 @@ class Deleted(NamedTuple):
     digest: str
 
 
-def write_deleted(connection: Connection, keys: Keys, deleted: Iterable[Deleted]) -> None:
+def write_deleted(connection: Connection, keys: Keys, deleted: Iterable[RedactedEntry]) -> None:
     """Writes entries that were, or will be, deleted on purpose into Redis. Raises RedisLost, RedisRefused."""
     parts = [part for gone in deleted for part in (format_id(gone.entry), json.dumps(gone[1:]))]
     if parts:
         connection.calls(pack("HSET", keys.redacted, *parts))
 
 
-def read_deleted(connection: Connection, keys: Keys) -> list[Deleted]:
+def read_deleted(connection: Connection, keys: Keys) -> list[RedactedEntry]:
     """Reads the entries of a stream that were deleted on purpose. Raises RedisLost, RedisRefused."""
     found, reply = [], connection.call("HGETALL", keys.redacted)
     for field, raw in zip(reply[::2], reply[1::2], strict=True):
         try:
             name, generation, offset, length, digest = json.loads(raw)
-            found.append(Deleted(parse_id(field), str(name), int(generation), int(offset), int(length), str(digest)))
+            found.append(
+                RedactedEntry(parse_id(field), str(name), int(generation), int(offset), int(length), str(digest))
+            )
         except WRONG:
             raise junk(keys.redacted, field, raw) from None
     return found

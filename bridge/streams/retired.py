@@ -17,7 +17,7 @@ from bridge.streams.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Retirement:
     """The end of a stream's migration: who retired which mapping, when (`at`, seconds since 1970), at which last entry.
 
     `files`: the checkpoint of each file as JSON, as `bridge:{S}:checkpoint` has it, with the source's `number`.
@@ -45,7 +45,7 @@ class Ending:
         return json.dumps(told | more).encode()
 
     @classmethod
-    def from_json(cls, raw: bytes) -> Ending:
+    def from_json(cls, raw: bytes) -> Retirement:
         """Parses what Redis says of the end of a migration; what somebody else wrote there says that it has ended."""
         try:
             said = json.loads(raw)
@@ -59,13 +59,13 @@ class Ending:
             return cls("", raw[:80].decode(errors="backslashreplace"), 0.0)
 
 
-def ending_of(connection: Connection, keys: Keys) -> Ending | None:
+def ending_of(connection: Connection, keys: Keys) -> Retirement | None:
     """Reads whether and how a stream's migration has ended; None: it has not. Raises RedisLost, RedisRefused."""
     raw = connection.call("GET", keys.retired)
-    return None if raw is None else Ending.from_json(bytes(raw))
+    return None if raw is None else Retirement.from_json(bytes(raw))
 
 
-def note_ending(connection: Connection, keys: Keys, ending: Ending) -> bool:
+def note_ending(connection: Connection, keys: Keys, ending: Retirement) -> bool:
     """Tells Redis that a stream's migration has ended, unless it knows; returns whether it did not.
 
     Raises RedisLost, RedisRefused.

@@ -16,7 +16,7 @@ from bridge.streams.validation import a_checkpoint, a_generation, a_target, chec
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class StreamMetadata:
     """All the bridge keeps in Redis about one stream, read in one go."""
 
     meta: dict[bytes, bytes]
@@ -31,7 +31,7 @@ class Books:
         """The nonce under which the last loss of these data was settled, as `meta` has it; empty before any."""
         return self.meta.get(b"timeline", b"").decode(errors="replace")
 
-    def of_the_same(self, other: Books) -> bool:
+    def of_the_same(self, other: StreamMetadata) -> bool:
         """Whether these are what forward alone writes of the same stream: the mirror and trimming go on meanwhile."""
         mine, theirs = ((books.meta, books.checkpoint, books.generations) for books in (self, other))
         return mine == theirs
@@ -47,7 +47,7 @@ class Books:
         return Checkpoint.from_json(stored).generation if stored else 0
 
 
-def read_books(connection: Connection, keys: Keys) -> Books:
+def read_books(connection: Connection, keys: Keys) -> StreamMetadata:
     """Reads the books that the bridge keeps in Redis about a stream.
 
     Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
@@ -55,7 +55,7 @@ def read_books(connection: Connection, keys: Keys) -> Books:
     return _books(keys, connection.calls(*_reads_of_books(keys)))
 
 
-def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, Books]:
+def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamMetadata]:
     """Reads, at one moment, what the server knows of a stream and what the bridge keeps in Redis about it.
 
     `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
@@ -79,7 +79,7 @@ def _reads_of_books(keys: Keys) -> list[bytes]:
     return [*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor)]
 
 
-def _books(keys: Keys, replies: list[Reply]) -> Books:
+def _books(keys: Keys, replies: list[Reply]) -> StreamMetadata:
     meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
     checked(keys.checkpoint, checkpoint, a_checkpoint)
     checked(keys.sources, sources, int)
@@ -87,4 +87,4 @@ def _books(keys: Keys, replies: list[Reply]) -> Books:
     checked(keys.mirror, mirror, a_target)
     raw = replies[-1]
     floor = parsed(keys.floor, raw, lambda: parse_id(raw)) if raw else None
-    return Books(meta, checkpoint, sources, generations, mirror, floor)
+    return StreamMetadata(meta, checkpoint, sources, generations, mirror, floor)

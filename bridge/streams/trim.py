@@ -63,7 +63,7 @@ if gone > 0 then redis.call('HINCRBY', KEYS[3], 'count', gone) end
 return gone"""
 
 
-class Gone(NamedTuple):
+class TrimmedSource(NamedTuple):
     """What went of one source in trims: mirrored lines before `stays`, its own up to the one at `low`, and those at
     `beyond`.
 
@@ -75,7 +75,7 @@ class Gone(NamedTuple):
     stays: Position | None = None
 
     @classmethod
-    def of(cls, positions: Iterable[Position], stays: Position | None, end: Position | None = None) -> Gone:
+    def of(cls, positions: Iterable[Position], stays: Position | None, end: Position | None = None) -> TrimmedSource:
         """Sums up the lines of a source that went in a trim.
 
         `stays`: the first mirrored line that stays; None: all went up to `end`.
@@ -96,7 +96,7 @@ class Gone(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Trimmed:
+class TrimState:
     """What was trimmed of a stream on purpose: all below `floor` (0-0: nothing), `count` entries so far.
 
     `origins`: which lines of each source, by number, went with their entries. `base`: the position on both sides that
@@ -105,7 +105,7 @@ class Trimmed:
 
     floor: EntryId = ZERO_ID
     count: int = 0
-    origins: Mapping[int, Gone] = field(default_factory=dict)
+    origins: Mapping[int, TrimmedSource] = field(default_factory=dict)
     base: dict[str, Any] | None = None
 
     def origins_json(self) -> str:
@@ -117,20 +117,20 @@ class Trimmed:
         return json.dumps(self.base) if self.base is not None else ""
 
     @classmethod
-    def of(cls, floor: bytes | None, count: bytes | None, origins: bytes | None, base: bytes | None) -> Trimmed:
+    def of(cls, floor: bytes | None, count: bytes | None, origins: bytes | None, base: bytes | None) -> TrimState:
         """Parses what Redis or the ledger keep of what was trimmed. Raises ValueError for what is none."""
         ends = {
-            int(number): Gone(_place(low), tuple(Position(*at) for at in beyond), _place(stays))
+            int(number): TrimmedSource(_place(low), tuple(Position(*at) for at in beyond), _place(stays))
             for number, (low, beyond, stays) in json.loads(origins or b"{}").items()
         }
         return cls(parse_id(floor) if floor else ZERO_ID, int(count or 0), ends, json.loads(base) if base else None)
 
 
-def read_trimmed(connection: Connection, keys: Keys) -> Trimmed:
+def read_trimmed(connection: Connection, keys: Keys) -> TrimState:
     """Reads what Redis says was trimmed of a stream on purpose. Raises RedisLost, RedisRefused."""
     floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
     parsed(keys.floor, floor or b"", lambda: parse_id(floor) if floor else ZERO_ID)
-    return parsed(keys.trimmed, b" ".join(part or b"" for part in rest), lambda: Trimmed.of(floor, *rest))
+    return parsed(keys.trimmed, b" ".join(part or b"" for part in rest), lambda: TrimState.of(floor, *rest))
 
 
 def _place(at: list[int] | None) -> Position | None:
@@ -138,7 +138,7 @@ def _place(at: list[int] | None) -> Position | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HoldingGroup:
     """A consumer group that was not given, or did not acknowledge, the entry `first`."""
 
     group: str
@@ -146,13 +146,13 @@ class Held:
     pending: bool
 
 
-class Moved(Exception):
+class FloorConflict(Exception):
     """Somebody else set the stream's floor meanwhile, or took the stream over."""
 
 
 def set_floor(
-    connection: Connection, keys: Keys, owner: bytes, now: Trimmed, upto: EntryId, then: Trimmed
-) -> Held | None:
+    connection: Connection, keys: Keys, owner: bytes, now: TrimState, upto: EntryId, then: TrimState
+) -> HoldingGroup | None:
     """Sets a stream's floor behind `upto`, unless a consumer group still needs something up to there; returns that one.
 
     Raises Moved where the floor is not `now`'s any more or the stream another's, RedisLost, RedisRefused.
@@ -163,13 +163,13 @@ def set_floor(
         format_id(upto), then.origins_json(), then.base_json(),
     )  # fmt: skip
     if reply[0] in (b"owner", b"moved"):
-        raise Moved
+        raise FloorConflict
     if reply[0] == b"set":
         return None
-    return Held(reply[1].decode(errors="replace"), parse_id(reply[2]), reply[0] == b"pending")
+    return HoldingGroup(reply[1].decode(errors="replace"), parse_id(reply[2]), reply[0] == b"pending")
 
 
-def put_floor(connection: Connection, keys: Keys, now: Trimmed, nonce: str) -> bool:
+def put_floor(connection: Connection, keys: Keys, now: TrimState, nonce: str) -> bool:
     """Writes what was trimmed into Redis in one go, for a stream that begins anew; False: this process is not its own.
 
     Raises RedisLost, RedisRefused.
@@ -185,7 +185,7 @@ def put_floor(connection: Connection, keys: Keys, now: Trimmed, nonce: str) -> b
     return bool(replies and all(replies))
 
 
-def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held]:
+def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[HoldingGroup]:
     """The first entry that each consumer group still needs, of those groups that need one that stands."""
     held = []
     for group in groups_of(connection, keys.stream):
@@ -196,11 +196,11 @@ def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Held
         )
         first = [(parse_id(rows[0][0]), rows is pending) for rows in (pending, unread) if rows]
         if first:
-            held.append(Held(group.name.decode(errors="replace"), *min(first)))
+            held.append(HoldingGroup(group.name.decode(errors="replace"), *min(first)))
     return held
 
 
-def step(connection: Connection, keys: Keys) -> int | Held:
+def step(connection: Connection, keys: Keys) -> int | HoldingGroup:
     """Removes about `STEP` entries that stand below the floor; returns how many. 0: at most a part of a node is left.
 
     A group that was made since and was given one of them holds them all, and is returned. Raises RedisLost,
@@ -208,7 +208,7 @@ def step(connection: Connection, keys: Keys) -> int | Held:
     """
     gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, "")
     if isinstance(gone, list):
-        return Held(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
+        return HoldingGroup(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
     floor = connection.call("GET", keys.floor)
     if gone or floor is None:
         return int(gone)
@@ -220,7 +220,7 @@ def step(connection: Connection, keys: Keys) -> int | Held:
     return gone if isinstance(gone, int) else 0
 
 
-def cut(connection: Connection, keys: Keys) -> Held | None:
+def cut(connection: Connection, keys: Keys) -> HoldingGroup | None:
     """Removes exactly what stands below the stream's floor, so that an archive ends where the stream begins.
 
     Returns the group that still needs some of it, and holds it; None: nothing stands there. Raises RedisLost,
@@ -230,7 +230,7 @@ def cut(connection: Connection, keys: Keys) -> Held | None:
     while floor is not None and connection.call("XRANGE", keys.stream, "-", b"(" + floor, "COUNT", 1):
         gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, floor)
         if isinstance(gone, list):
-            return Held(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
+            return HoldingGroup(gone[0].decode(errors="replace"), parse_id(gone[1]), pending=True)
     return None
 
 

@@ -60,7 +60,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Transaction:
     """A batch for one transaction: packed XADDs and their count, the origin of the last of them, and the cursors that
     go with them, all of one key.
 
@@ -79,13 +79,13 @@ class Batch:
     why_late: bytes = REFILLED
 
     @property
-    def arm(self) -> Arm:
+    def arm(self) -> Watch:
         """The WATCH that a batch has to be sent under."""
-        return Arm(self.cursors[0].key, tuple(cursor.field for cursor in self.cursors), self.watch_stream)
+        return Watch(self.cursors[0].key, tuple(cursor.field for cursor in self.cursors), self.watch_stream)
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class Committed:
     """A batch that is in the stream: first and last entry ID, None when it held no entries."""
 
     first: EntryId | None
@@ -93,20 +93,20 @@ class Landed:
     count: int
 
 
-class Arm(NamedTuple):
+class Watch(NamedTuple):
     """A WATCH for a batch: which cursors are read under it, and whether the stream is watched as well as their key."""
 
     key: bytes
     fields: tuple[bytes, ...]
     watches_stream: bool
 
-    def serves(self, wanted: Arm) -> bool:
+    def serves(self, wanted: Watch) -> bool:
         """Whether a batch that needs the WATCH `wanted` can be sent under this one, if other fields are read again."""
         return self.key == wanted.key and self.watches_stream >= wanted.watches_stream
 
 
 @dataclass(frozen=True, slots=True)
-class Armed:
+class Watched:
     """What the writer read under WATCH: the cursors' stored values, owner and nonce of `meta`, the stream's last ID."""
 
     stored: tuple[bytes | None, ...]
@@ -114,7 +114,7 @@ class Armed:
     last_id: EntryId
 
 
-class Overtaken(Exception):
+class Conflict(Exception):
     """EXEC answered nil, or the cursor was not where it was left: somebody else wrote. Reconnect and compare."""
 
 
@@ -122,7 +122,7 @@ FULL = (1 << 64) - (1 << 32)
 """Above this sequence number a millisecond is taken to be full."""
 
 
-class Newer(Exception):
+class StaleId(Exception):
     """The stream holds entries newer than an explicit ID, up to `last`: nothing was sent, pack the batch again."""
 
     def __init__(self, last: EntryId) -> None:
@@ -140,15 +140,15 @@ class StreamWriter:
         self._connection = connection
         self._keys = keys
         self._holder = holder
-        self._arm: Arm | None = None
-        self._armed: Armed | None = None
-        self._read_again: Arm | None = None
-        self._staged: Batch | None = None
-        self._executed: Batch | None = None
+        self._arm: Watch | None = None
+        self._armed: Watched | None = None
+        self._read_again: Watch | None = None
+        self._staged: Transaction | None = None
+        self._executed: Transaction | None = None
         self._unsent: list[bytes] = []
         self._owed = 0
 
-    def stage(self, batch: Batch) -> None:
+    def stage(self, batch: Transaction) -> None:
         """Sends all of a batch's transaction but EXEC; the batch before it may still be under way."""
         cursors, keys = batch.cursors, self._keys
         wanted, commands = batch.arm, []
@@ -157,7 +157,7 @@ class StreamWriter:
                 raise AssertionError("finish the batch under way first: it arms another cursor")
             commands.append(self._arming(wanted))
         elif self._arm.fields != wanted.fields:
-            self._read_again = Arm(wanted.key, wanted.fields, self._arm.watches_stream)
+            self._read_again = Watch(wanted.key, wanted.fields, self._arm.watches_stream)
             commands.append(self._reads(self._read_again))
         commands += [pack("MULTI"), batch.packed]
         values = [part for cursor in cursors for part in (cursor.field, cursor.value)]
@@ -173,7 +173,7 @@ class StreamWriter:
         self._staged = batch
         self._connection.send(b"".join(commands))
 
-    def stages(self, batch: Batch) -> bool:
+    def stages(self, batch: Transaction) -> bool:
         """Whether this batch may be staged while another is under way."""
         return self._executed is None or (self._arm is not None and self._arm.serves(batch.arm))
 
@@ -191,18 +191,18 @@ class StreamWriter:
             self._arm, self._read_again = self._read_again, None
             armed = self._armed = self._read_reads(self._arm)
         if armed.stored != expected or armed.holder != self._holder:
-            raise Overtaken
+            raise Conflict
         if batch.watch_stream and armed.last_id >= (batch.first_ms, FULL):
             self._connection.send(pack("DISCARD"))
             self._read_queued(batch)
             self._connection.read_small()
             self._arm = self._armed = None
-            raise Newer(armed.last_id)
+            raise StaleId(armed.last_id)
         self._executed, self._armed = batch, None
         again = self._arming(batch.arm)
         self._connection.send(b"".join((pack("EXEC"), again, *self._waiting())))
 
-    def finish(self) -> Landed:
+    def finish(self) -> Committed:
         """Waits until the executed batch has landed, and returns it.
 
         Raises Overtaken, RedisRefused, RedisLost; then discard the connection.
@@ -215,15 +215,15 @@ class StreamWriter:
         lines = None if errors else self._connection.read_array_lines(batch.count, 1 + extra)
         landed = None
         if lines is not None and batch.count and lines[2 * batch.count + 1] == b":1":
-            landed = Landed(parse_id(lines[2]), parse_id(lines[2 * batch.count]), batch.count)
+            landed = Committed(parse_id(lines[2]), parse_id(lines[2 * batch.count]), batch.count)
         elif lines is not None and not batch.count:
-            landed = Landed(None, None, 0)
+            landed = Committed(None, None, 0)
         if landed is not None:
             self._read_armed()
             return landed
         result: Reply = errors or lines or self._connection.read_small()
         if result is None:
-            raise Overtaken
+            raise Conflict
         for reply in result if isinstance(result, list) else [result]:
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
@@ -235,8 +235,8 @@ class StreamWriter:
         The stream is not watched meanwhile: others write into it.
         """
         arming = b""
-        if cursor is not None and self._arm != Arm(cursor.key, (cursor.field,), False):
-            arming = self._arming(Arm(cursor.key, (cursor.field,), False))
+        if cursor is not None and self._arm != Watch(cursor.key, (cursor.field,), False):
+            arming = self._arming(Watch(cursor.key, (cursor.field,), False))
         if arming or self._unsent:
             self._connection.send(b"".join((arming, *self._waiting())))
             self.quiet()
@@ -249,7 +249,7 @@ class StreamWriter:
             self._read_armed()
         self._settle()
 
-    def publish(self, channel: bytes, landed: Landed) -> None:
+    def publish(self, channel: bytes, landed: Committed) -> None:
         """Announces a batch that landed, best effort, with the next write. The reply is not looked at."""
         if landed.first is None or landed.last is None:
             return
@@ -270,11 +270,11 @@ class StreamWriter:
             self._connection.read_small()
         self._owed = 0
 
-    def _read_queued(self, batch: Batch) -> list[Refusal]:
+    def _read_queued(self, batch: Transaction) -> list[Refusal]:
         queued = batch.count + 1 + len(batch.closing) + bool(batch.late)
         return self._connection.read_expected(b"+OK\r\n" + b"+QUEUED\r\n" * queued, queued + 1)
 
-    def _arming(self, arm: Arm) -> bytes:
+    def _arming(self, arm: Watch) -> bytes:
         """Packs UNWATCH, WATCH and reads for `arm`.
 
         UNWATCH comes first, as less may have to be watched than before; the reads come after the WATCH, so they hold.
@@ -285,13 +285,13 @@ class StreamWriter:
         self._arm, self._armed, self._read_again = arm, None, None
         return pack("UNWATCH") + pack("WATCH", *watched) + self._reads(arm)
 
-    def _reads(self, arm: Arm) -> bytes:
+    def _reads(self, arm: Watch) -> bytes:
         reads = pack("HMGET", arm.key, *arm.fields) + pack("HMGET", self._keys.meta, "owner", "nonce")
         if arm.watches_stream:  # its last entry may have been deleted: only XINFO knows which ID the next must exceed
             reads += pack("XINFO", "STREAM", self._keys.stream)
         return reads
 
-    def _read_armed(self) -> Armed:
+    def _read_armed(self) -> Watched:
         """Returns what was read under the last WATCH, or read again since, and reads it first if it was not.
 
         The replies to whatever was sent along with the WATCH are read as well.
@@ -306,13 +306,13 @@ class StreamWriter:
             self._settle()
         return self._armed
 
-    def _read_reads(self, arm: Arm) -> Armed:
+    def _read_reads(self, arm: Watch) -> Watched:
         stored, holder = self._connection.read_small(), self._connection.read_small()
         for reply in (stored, holder):
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
         last = to_info(self._connection.read_small(), self._keys.stream).last_id if arm.watches_stream else ZERO_ID
-        return Armed(tuple(stored), tuple(holder), last)
+        return Watched(tuple(stored), tuple(holder), last)
 
 
 def claim(connection: Connection, keys: Keys, owner: bytes, instance: str) -> bytes:

@@ -94,15 +94,15 @@ def _last_of(connection: Connection, role: str) -> bytes | None:
 def keep(scratch: Path) -> int:
     """Ends a bridge and a server that nobody minds any more, and removes their folder."""
     from bridge.ledger.lock_holder import lock_holder
-    from bridge.streams.embedded import server as embedded
+    from bridge.streams.embedded import embedded_server
 
     state = scratch / ".bridge"
     holder = lock_holder(state)
     if holder.startswith("bridge run (process "):
         os.kill(int(holder.split()[3].rstrip(")")), signal.SIGKILL)
-    server = embedded.known(state)
+    server = embedded_server.known(state)
     if server is not None:
-        embedded.kill(server)
+        embedded_server.kill(server)
         Path(server.socket).unlink(missing_ok=True)
     for _ in range(100):  # the programs end at this moment, and may still write
         shutil.rmtree(scratch, ignore_errors=True)

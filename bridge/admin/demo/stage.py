@@ -21,7 +21,7 @@ from bridge.admin.demo.verdict import Verdict, judge
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
 from bridge.core.model import ZERO_ID, EntryId, paired
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import embedded_server
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, entries
 
@@ -84,7 +84,7 @@ class Stage:
         self.log.touch()
         self.config = root / "bridge.toml"
         self.config.write_text(config)
-        self.server = embedded.start(root / ".bridge")
+        self.server = embedded_server.start(root / ".bridge")
         connection = Connection(self.server.socket_url)
         # With `everysec` a slow disk makes Redis acknowledge what it has not written yet, and a kill would lose it.
         connection.call("CONFIG", "SET", "appendfsync", "no")
@@ -204,7 +204,7 @@ class Stage:
             program.kill()
             program.wait()
         self.kill_bridge()
-        embedded.kill(self.server)
+        embedded_server.kill(self.server)
         Path(self.server.socket).unlink(missing_ok=True)
 
 
@@ -246,7 +246,7 @@ def play(stage: Stage, show: Callable[[Scene], None], wait: Callable[[float], ob
     stage.start_bridge()
     stage.tell(f"the bridge was started again; {waiting[0]} lines and {waiting[1]} entries had waited")
     until(KILL_SERVER)
-    embedded.kill(stage.server)
+    embedded_server.kill(stage.server)
     scene.server = False
     stage.tell("Redis was killed with SIGKILL; agent and daemon write on, the bridge starts it again")
     while not scene.server and stage.age < LAST + SETTLED:

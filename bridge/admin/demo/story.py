@@ -40,7 +40,7 @@ MAPPING = "hestai-message"
 
 
 @dataclass(slots=True)
-class Told:
+class StoryResult:
     """What came out: messages each component wrote, what was wrong, and every command with its exit code and output."""
 
     written: dict[str, int] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class Story:
         self._stage = stage
         self._say = say
         self._wait = wait
-        self.told = Told()
+        self.told = StoryResult()
 
-    def run(self) -> Told:
+    def run(self) -> StoryResult:
         """All of it. Raises ServerError where a component never gets what was written."""
         stage = self._stage
         for name, rate in RATES.items():

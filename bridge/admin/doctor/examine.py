@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from bridge.admin.doctor import installation as own
-from bridge.admin.doctor import machine, server
-from bridge.admin.doctor import retired as ending
-from bridge.admin.doctor.account import look_at_files
+from bridge.admin.doctor import installation, machine, redis_server, retired_mappings
 from bridge.admin.doctor.finding import Finding, asked
+from bridge.admin.doctor.unaccounted_files import look_at_files
 from bridge.core.config import Settings, masked
 from bridge.core.errors import BridgeError
 from bridge.streams.connect import Connection
-from bridge.streams.embedded import server as embedded
+from bridge.streams.embedded import embedded_server
 
 
 def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]:
@@ -22,17 +20,17 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
     findings: list[Finding] = []
     try:
         with closing(dial()) as connection:
-            findings += server.examine(connection, settings, time.time)
-            findings.append(asked("components", lambda: own.look_at_components(connection, settings)))
-            findings.append(asked("origins", lambda: own.look_at_origins(connection, settings)))
-            findings.append(asked("groups", lambda: own.look_at_groups(connection, settings)))
-            findings.append(asked("retired", lambda: ending.look(connection, settings)))
+            findings += redis_server.examine(connection, settings, time.time)
+            findings.append(asked("components", lambda: installation.look_at_components(connection, settings)))
+            findings.append(asked("origins", lambda: installation.look_at_origins(connection, settings)))
+            findings.append(asked("groups", lambda: installation.look_at_groups(connection, settings)))
+            findings.append(asked("retired", lambda: retired_mappings.look(connection, settings)))
     except BridgeError as error:
-        findings = [_silent(settings, error), asked("retired", lambda: ending.look(None, settings))]
+        findings = [_silent(settings, error), asked("retired", lambda: retired_mappings.look(None, settings))]
     findings.append(asked("account", lambda: look_at_files(settings)))
-    findings.append(asked("outboxes", lambda: ending.look_at_outboxes(settings)))
+    findings.append(asked("outboxes", lambda: retired_mappings.look_at_outboxes(settings)))
     found, files = machine.examine(settings)
-    return [*findings, *found, *own.examine(settings, files)]
+    return [*findings, *found, *installation.examine(settings, files)]
 
 
 def _silent(settings: Settings, error: BridgeError) -> Finding:
@@ -40,9 +38,9 @@ def _silent(settings: Settings, error: BridgeError) -> Finding:
 
     That our own server was not started yet is no fault: who needs it starts it.
     """
-    mine = embedded.known(settings.state_dir) if settings.redis_url == "embedded" else None
-    pid = embedded.pid_of(mine) if mine is not None else None
-    if mine is not None and pid is not None and not embedded.alive(mine):
+    mine = embedded_server.known(settings.state_dir) if settings.redis_url == "embedded" else None
+    pid = embedded_server.pid_of(mine) if mine is not None else None
+    if mine is not None and pid is not None and not embedded_server.alive(mine):
         said = f"our own server died (process {pid}): nobody stopped it"
         return Finding("server", "bad", said, f"`bridge server start`; {mine.home / 'server.log'} says what happened")
     idle = settings.redis_url == "embedded" and pid is None

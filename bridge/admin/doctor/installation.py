@@ -19,14 +19,14 @@ from bridge.core.config import Settings
 from bridge.core.errors import LedgerError
 from bridge.core.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
 from bridge.core.wording import counted, duration, size
-from bridge.files.generation import Known
+from bridge.files.generation import GenerationRecord
 from bridge.ledger.heartbeat import heartbeat
 from bridge.ledger.lock_holder import lock_holder
-from bridge.ledger.parity_runs import Run, runs
+from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
-from bridge.streams.components import Modes, all_modes, announced_positions
+from bridge.streams.components import ComponentModes, all_modes, announced_positions
 from bridge.streams.connect import CLIENT_NAME, Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, groups_of, to_entries
@@ -130,7 +130,7 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
     return found
 
 
-def _same_file(before: Known, after: Known) -> bool:
+def _same_file(before: GenerationRecord, after: GenerationRecord) -> bool:
     """Whether one generation followed another in the same file, which was changed in place while no bridge ran."""
     if (before.device, before.inode) != (after.device, after.inode):
         return False
@@ -153,7 +153,7 @@ def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:
 
 
 def components(
-    modes: Mapping[tuple[str, str], Modes], heard: Mapping[tuple[str, str], float], declared: frozenset[str],
+    modes: Mapping[tuple[str, str], ComponentModes], heard: Mapping[tuple[str, str], float], declared: frozenset[str],
     mine: frozenset[str],
 ) -> Finding:  # fmt: skip
     """Checks for components that were switched and are not in bridge.toml, or have been silent for long.
@@ -290,7 +290,7 @@ def look_at_groups(connection: Connection, settings: Settings) -> Finding:
     return groups(behind)
 
 
-def parity(last: Mapping[str, Run | None], now: float) -> Finding:
+def parity(last: Mapping[str, ParityRun | None], now: float) -> Finding:
     """Checks the verdict and the age of the last comparison of each mapping. Pure."""
     parts: list[Part] = []
     for name, run in last.items():
@@ -312,7 +312,7 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
     """Runs all of the doctor's checks of our own side that need no server; `files`: those that each mapping reads."""
     path, now = settings.state_dir / "ledger.db", time.time()
     sound = ledger(path)
-    beat, last, rewritten, needed = None, dict[str, Run | None](), dict[str, int](), True
+    beat, last, rewritten, needed = None, dict[str, ParityRun | None](), dict[str, int](), True
     if path.exists() and sound.verdict == "good":
         with closing(Ledger(path)) as one:
             beat, over, rewritten = heartbeat(one, settings.instance), retired(one), _rewritten(one, settings)

@@ -16,7 +16,7 @@ from bridge.admin.doctor.finding import Finding, Part, asked, worst
 from bridge.core.config import Settings
 from bridge.core.errors import SourceError
 from bridge.core.wording import counted, size
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 
 NETWORK = (
     "nfs",
@@ -44,7 +44,7 @@ def files_of(settings: Settings) -> dict[str, list[Path]]:
     """The files there are of each mapping, by its name."""
     found: dict[str, list[Path]] = {}
     for mapping in settings.mappings:
-        shared = Shared(mapping, settings)
+        shared = MappingContext(mapping, settings)
         try:
             folder = shared.folder or shared.values
             if folder is not None:
@@ -126,7 +126,7 @@ def look_at_inotify(settings: Settings, files: Mapping[str, Sequence[Path]]) -> 
         if mapping.source.kind in ("log", "context"):
             folders |= {path.parent for path in (*files[mapping.name], settings.root / mapping.source.path)}
         else:
-            with closing(Shared(mapping, settings)) as shared:
+            with closing(MappingContext(mapping, settings)) as shared:
                 folders |= shared.folders()
     taken = sum(1 for _, _, link in _descriptors() if link == "anon_inode:inotify")
     most = [int((limits / f"max_user_{name}").read_text()) for name in ("watches", "instances")]

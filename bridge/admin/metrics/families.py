@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 import bridge
-from bridge.kinds.direction_stats import BOUNDS, Flow
+from bridge.kinds.direction_stats import BOUNDS, DirectionStats
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from bridge.admin.metrics.health import Flows, Going
+    from bridge.admin.metrics.health import DirectionHealth, Flows
     from bridge.engine.status import MappingStatus, Status
 
 WAYS = ("mapping", "direction")
 VERDICTS = ("equal", "differs", "inconclusive")
 
 
-def families(status: Status, flows: Flows, going: Iterable[Going], instance: str, silent: float) -> Iterator[Metric]:
+def families(
+    status: Status, flows: Flows, going: Iterable[DirectionHealth], instance: str, silent: float
+) -> Iterator[Metric]:
     """All of them, at one moment; `silent`: seconds since the last heartbeat. Pure."""
     ways = {way for _, way in flows}
     facts = (bridge.__version__, instance, "both" if "mirror" in ways else "forward")
@@ -75,12 +77,12 @@ def _flows(flows: Flows) -> Iterator[Metric]:
     yield family
 
 
-def _buckets(flow: Flow) -> list[tuple[str, float]]:
+def _buckets(flow: DirectionStats) -> list[tuple[str, float]]:
     bounds = [*map(str, BOUNDS), "+Inf"]
     return [(bound, float(count)) for bound, count in zip(bounds, accumulate(flow.latency.counts), strict=True)]
 
 
-def _lags(status: Status, going: list[Going]) -> Iterator[Metric]:
+def _lags(status: Status, going: list[DirectionHealth]) -> Iterator[Metric]:
     known = [((one.mapping, one.direction), one.waiting) for one in going if one.waiting is not None]
     said = "Messages that wait to be carried; counted up to 100,000."
     yield _gauge("lag_messages", said, WAYS, [(way, behind.messages) for way, behind in known])

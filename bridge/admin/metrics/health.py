@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from bridge.engine.lag import Behind
+from bridge.engine.lag import Lag
 from bridge.engine.status import MappingStatus, Status
-from bridge.kinds.direction_stats import Flow, Part
+from bridge.kinds.direction_stats import DirectionStats, SourceRates
 from bridge.ledger.heartbeat import Trouble
 
 PATIENCE = 10.0
@@ -18,26 +18,26 @@ SILENT = 15.0
 """Seconds after which a process that gave no heartbeat hangs; it gives one every two."""
 
 State = Literal["idle", "moving", "stuck", "off"]
-Flows = Mapping[tuple[str, str], Flow]
+Flows = Mapping[tuple[str, str], DirectionStats]
 """By mapping and direction, `forward` or `mirror`: those that are carried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Going:
+class DirectionHealth:
     """One direction of a mapping. `waiting` is None where that is not known; `why` says what is stuck."""
 
     mapping: str
     direction: str
     state: State
-    waiting: Behind | None = None
+    waiting: Lag | None = None
     why: str = ""
 
 
-class Stretch(NamedTuple):
+class WatchedSource(NamedTuple):
     """One source on its way, or the stream on its. `undue` of what waits is not complete yet; `place` moves with it."""
 
     name: str
-    waiting: Behind | None
+    waiting: Lag | None
     undue: int
     place: object
 
@@ -57,7 +57,7 @@ class Health:
         self._steady = steady
         self._seen: dict[tuple[str, str, str], tuple[object, float]] = {}
 
-    def judge(self, status: Status, flows: Flows, silent: float) -> list[Going]:
+    def judge(self, status: Status, flows: Flows, silent: float) -> list[DirectionHealth]:
         """How each direction goes, as far as this look and those before it tell.
 
         `silent`: seconds since the last heartbeat.
@@ -70,7 +70,7 @@ class Health:
             for direction in ("forward", "mirror"):
                 flow = flows.get((one.name, direction))
                 if one.retired is not None or flow is None:
-                    found.append(Going(one.name, direction, "off"))
+                    found.append(DirectionHealth(one.name, direction, "off"))
                     continue
                 stretches = _stretches(one, flow)
                 whys = [hung, one.error, *_troubles(one.name, flow, status.troubles)]
@@ -79,11 +79,11 @@ class Health:
                 why = next(filter(None, whys), "")
                 state: State = "stuck" if why else "idle" if all(each.idle for each in stretches) else "moving"
                 known = [each.waiting for each in stretches if each.waiting is not None]
-                waiting = sum(known, Behind()) if len(known) == len(stretches) else None
-                found.append(Going(one.name, direction, state, waiting, why))
+                waiting = sum(known, Lag()) if len(known) == len(stretches) else None
+                found.append(DirectionHealth(one.name, direction, state, waiting, why))
         return found
 
-    def _stands(self, mapping: str, direction: str, stretch: Stretch) -> str:
+    def _stands(self, mapping: str, direction: str, stretch: WatchedSource) -> str:
         name = mapping, direction, stretch.name
         if stretch.idle:
             self._seen.pop(name, None)
@@ -96,19 +96,19 @@ class Health:
         return f"{stretch.name}: messages wait, and none moved for {stood:.0f} s" if stood > PATIENCE else ""
 
 
-def _stretches(one: MappingStatus, flow: Flow) -> list[Stretch]:
+def _stretches(one: MappingStatus, flow: DirectionStats) -> list[WatchedSource]:
     if flow.parts is None:
         mirror = one.mirror
         if mirror is None:
             return []
-        return [Stretch(mirror.target, mirror.behind, 0, (mirror.cursor, flow.messages, flow.rejects))]
+        return [WatchedSource(mirror.target, mirror.behind, 0, (mirror.cursor, flow.messages, flow.rejects))]
     found = []
     for source in one.sources:
-        part = flow.parts.get(source.name, Part(0, 0))
-        found.append(Stretch(source.name, source.behind, part.settling, (source.position, part.done)))
+        part = flow.parts.get(source.name, SourceRates(0, 0))
+        found.append(WatchedSource(source.name, source.behind, part.settling, (source.position, part.done)))
     return found
 
 
-def _troubles(name: str, flow: Flow, troubles: Mapping[str, Trouble]) -> list[str]:
+def _troubles(name: str, flow: DirectionStats, troubles: Mapping[str, Trouble]) -> list[str]:
     worker = f"forward {name}" if flow.parts is not None else f"mirror {name}"
     return [one.error for who, one in troubles.items() if who == worker or who.startswith(f"{worker}: ")]

@@ -6,25 +6,26 @@ from collections.abc import Callable, Sequence
 
 from bridge.core.errors import ConfigError
 from bridge.core.model import EntryId, format_id, parse_id
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.acknowledged import Accepted, save_accepted
-from bridge.ledger.edits import STOPPED, Rewrite, rewrites_of, save_rewrite
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.acknowledgements import AcknowledgedDifference, save_accepted
+from bridge.ledger.edits import STOPPED, LogEdit, rewrites_of, save_rewrite
 from bridge.ledger.journal import note
 from bridge.ledger.store import Ledger
-from bridge.parity.acknowledged import MISSING, TakenOut, both_sides, name_of
+from bridge.parity.acknowledgements import MISSING, TakenOut, both_sides, name_of
 from bridge.parity.log.classify import Difference
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 
 
 def accept(
-    ledger: Ledger, results: Sequence[tuple[Shared, Result]], ids: Sequence[str], who: str, why: str, at: float
-) -> int:
+    ledger: Ledger, results: Sequence[tuple[MappingContext, ParityResult]], ids: Sequence[str], who: str, why: str,
+    at: float,
+) -> int:  # fmt: skip
     """Acknowledges the differences of these names that parity just found; returns how many.
 
     A name is an entry's ID, `FIRST..LAST` of entries whose lines were taken out of a log, or `log:generation:offset` of
     a line without an entry. All of them or none. Raises ConfigError: parity names no such difference; LedgerError.
     """
-    found: list[tuple[Shared, list[Accepted]]] = []
+    found: list[tuple[MappingContext, list[AcknowledgedDifference]]] = []
     left = set(ids)
     for shared, result in results:
         mine = [row for name in ids for row in _named(result, name, left)]
@@ -48,7 +49,7 @@ def accept(
     return sum(row.count for _, mine in found for row in mine)
 
 
-def _named(result: Result, name: str, left: set[str]) -> list[Accepted]:
+def _named(result: ParityResult, name: str, left: set[str]) -> list[AcknowledgedDifference]:
     """The differences of one mapping that a person calls by this name; takes it out of `left` where there are any."""
     first, dots, last = name.partition("..")
     try:
@@ -58,15 +59,19 @@ def _named(result: Result, name: str, left: set[str]) -> list[Accepted]:
     rows = (
         [row for row in result.tally.taken_out if span and span[0] <= row.first and row.last <= span[1]] if dots else []
     )
-    found = [Accepted(MISSING, _said(row.first), _said(row.last), row.count) for row in rows]
+    found = [AcknowledgedDifference(MISSING, _said(row.first), _said(row.last), row.count) for row in rows]
     for difference in result.tally.differences:
         if name not in _names(difference) and not (span and dots and _within(difference.entry, span, rows)):
             continue
         entry = difference.entry or ""
         if difference.kind == MISSING and entry:
-            found.append(Accepted(MISSING, entry, entry))
+            found.append(AcknowledgedDifference(MISSING, entry, entry))
         else:
-            found.append(Accepted(difference.kind, name_of(difference), name_of(difference), 1, both_sides(difference)))
+            found.append(
+                AcknowledgedDifference(
+                    difference.kind, name_of(difference), name_of(difference), 1, both_sides(difference)
+                )
+            )
     if found:
         left.discard(name)
     return found
@@ -91,14 +96,14 @@ def _within(entry: str | None, span: tuple[EntryId, EntryId], rows: Sequence[Tak
 
 
 def declare(
-    ledger: Ledger, mappings: Sequence[Shared], names: Sequence[str], how: str, who: str, why: str, at: float,
+    ledger: Ledger, mappings: Sequence[MappingContext], names: Sequence[str], how: str, who: str, why: str, at: float,
     tell: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Notes of logs that wait for it what the file is that took their place; forward acts on it at its next look.
 
     `names`: mappings, or logs by their paths; none: all that wait. Raises ConfigError: none of these waits.
     """
-    waiting: list[tuple[Shared, Rewrite]] = []
+    waiting: list[tuple[MappingContext, LogEdit]] = []
     for shared in mappings:
         stream = shared.mapping.stream.key
         latest = {found.name: found for found in rewrites_of(ledger, stream)}
@@ -116,7 +121,7 @@ def declare(
     with ledger.transaction():
         for shared, found in chosen:
             stream = shared.mapping.stream.key
-            save_rewrite(ledger, stream, Rewrite(found.name, found.generation, found.of, found.at, how, why=found.why))
+            save_rewrite(ledger, stream, LogEdit(found.name, found.generation, found.of, found.at, how, why=found.why))
             note(ledger, at, who, how, stream, {"log": found.name, "generation": found.generation, "reason": why})
     for _, found in chosen:
         what = "an edit of it: what stood there before is passed over" if how == "as-edit" else "new: all of it is sent"

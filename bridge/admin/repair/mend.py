@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.admin.repair.out_of_order import Late
+from bridge.admin.repair.out_of_order import OutOfOrderSender
 from bridge.core.errors import SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping as BridgeMapping
 from bridge.core.model import FIELDS, Origin, Position, hex_digest, parse_id
 from bridge.files.generation import TAIL
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.provenance import release
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.provenance import release_lines
 from bridge.ledger.edits import sent_as
 from bridge.ledger.journal import note
 from bridge.ledger.ranges import range_at
 from bridge.ledger.spool_recovery import forget_file
 from bridge.ledger.store import Ledger
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT
-from bridge.parity.log.generations import Cut
-from bridge.parity.result import Result
+from bridge.parity.log.generations import CutFile
+from bridge.parity.log.items import OFFSETS, SHIFT
+from bridge.parity.result import ParityResult
 from bridge.streams.reader import Entry
 
 PIECE = 1 << 20
@@ -43,7 +43,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class RepairAction:
     """One thing to do: "send" a line, or "append" one; or nothing but `advice`."""
 
     action: str
@@ -52,7 +52,7 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
-class Restore:
+class TailRestore:
     """The end of a file that was cut off, to be put back: `raw` belongs at `offset` of the file of this source."""
 
     source: str
@@ -62,29 +62,29 @@ class Restore:
 
 
 @dataclass(slots=True)
-class Plan:
+class RepairPlan:
     """For one mapping. `untold`: differences beyond those that parity lists."""
 
     mapping: str
     stream: str
-    acts: list[Act] = field(default_factory=list)
-    restores: list[Restore] = field(default_factory=list)
+    acts: list[RepairAction] = field(default_factory=list)
+    restores: list[TailRestore] = field(default_factory=list)
     untold: int = 0
 
-    def of(self, action: str) -> list[Act]:
+    def of(self, action: str) -> list[RepairAction]:
         """Those of one kind."""
         return [act for act in self.acts if act.action == action]
 
 
 def plan(
-    result: Result, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str],
+    result: ParityResult, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str],
     taken: Callable[[set[bytes]], set[bytes]] = lambda origins: set(),
-) -> Plan:  # fmt: skip
+) -> RepairPlan:  # fmt: skip
     """Plans what a repair does about each difference that parity found, or advises; `numbers`: the sources'. Pure.
 
     `taken` tells of origins, of which an entry has one already: somebody put a line in before the one it was made of.
     """
-    made = Plan(result.mapping, result.stream)
+    made = RepairPlan(result.mapping, result.stream)
     made.untold = sum(result.counts().values()) - len(result.tally.differences)
     restored: set[int] = set()
     for source, cut in result.cut.items():
@@ -99,7 +99,7 @@ def plan(
     sends = {origin: act for act in made.of("send") if (origin := origin_of(act.difference, numbers))}
     for origin in taken(set(sends)) if sends else ():
         said = "it was put in there, and its place is the origin of another line's entry: append it anew"
-        made.acts[made.acts.index(sends[origin])] = Act("", sends[origin].difference, said)
+        made.acts[made.acts.index(sends[origin])] = RepairAction("", sends[origin].difference, said)
     return made
 
 
@@ -116,56 +116,62 @@ def _targets(mapping: BridgeMapping, roles: frozenset[str]) -> frozenset[str]:
     return frozenset(path.replace("{role}", name) for name in names if name)
 
 
-def _act(difference: Difference, result: Result, numbers: Mapping[str, int], targets: frozenset[str]) -> Act:
+def _act(
+    difference: Difference, result: ParityResult, numbers: Mapping[str, int], targets: frozenset[str]
+) -> RepairAction:
     if result.unit == "batch":
         return _of_folder(difference)
     if result.unit == "value" and difference.entry is not None:
-        return Act("", difference, "an entry of its history that no value made: XDEL it")
+        return RepairAction("", difference, "an entry of its history that no value made: XDEL it")
     if result.unit == "value":
-        return Act(
+        return RepairAction(
             "", difference, "`bridge run` gives the side that does not own it the owner's value, and says what keeps it"
         )
     if difference.kind == "missing_in_redis":
         if difference.source in result.cut:
-            return Act(
+            return RepairAction(
                 "", difference, "its log was edited since the bridge ran: start that first, it sends what is new"
             )
         if difference.source not in numbers:
-            return Act("", difference, "its file has no number in Redis yet: `bridge run` gives it one")
+            return RepairAction("", difference, "its file has no number in Redis yet: `bridge run` gives it one")
         if difference.shift:
             shift = f"({difference.shift:+})"
             said = f"bytes were put in or cut out before it {shift}, so its place is not its origin any more"
-            return Act("", difference, f"{said}: append it anew, or bring the file back from a copy")
-        return Act("send", difference)
+            return RepairAction("", difference, f"{said}: append it anew, or bring the file back from a copy")
+        return RepairAction("send", difference)
     if difference.kind == "missing_in_file":
         if difference.expected is None or not difference.whole:
-            return Act("", difference, "its fields make no line: write it by hand")
+            return RepairAction("", difference, "its fields make no line: write it by hand")
         if not difference.file_born and difference.source not in targets:
-            return Act("", difference, "the mirror does not write this file: append it by hand")
+            return RepairAction("", difference, "the mirror does not write this file: append it by hand")
         if difference.source in result.cut:
-            return Act("", difference, f"{difference.source} was cut or changed: bring it back from a copy first")
+            return RepairAction(
+                "", difference, f"{difference.source} was cut or changed: bring it back from a copy first"
+            )
         # A line that the file never had cannot be told from one that was taken out of an older piece.
         if any(row.has(difference.entry) for row in result.tally.taken_out):
             meant = f"`bridge repair --accept {difference.entry} --reason …`"
             advice = f"its line was changed or taken out of the log; {meant} says that it was meant"
-            return Act("", difference, advice)
+            return RepairAction("", difference, advice)
         if difference.file_born:
-            return Act("", difference, "no file holds a line where its origin says: bring its file back from a copy")
-        return Act("append", difference)
-    return Act("", difference, ADVICE[difference.kind])
+            return RepairAction(
+                "", difference, "no file holds a line where its origin says: bring its file back from a copy"
+            )
+        return RepairAction("append", difference)
+    return RepairAction("", difference, ADVICE[difference.kind])
 
 
-def _of_folder(difference: Difference) -> Act:
+def _of_folder(difference: Difference) -> RepairAction:
     """The same for a folder with a file per message."""
     if difference.kind == "missing_in_redis":
-        return Act("send", difference)
+        return RepairAction("send", difference)
     if difference.kind == "missing_in_file" and not difference.file_born:
-        return Act("append", difference)
+        return RepairAction("append", difference)
     missing = "the file that it was made of is gone, and was not seen by this bridge: bring it back from a copy"
-    return Act("", difference, missing if difference.kind == "missing_in_file" else ADVICE[difference.kind])
+    return RepairAction("", difference, missing if difference.kind == "missing_in_file" else ADVICE[difference.kind])
 
 
-def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore, set[int]] | None:
+def _tail(source: str, cut: CutFile, differences: list[Difference]) -> tuple[TailRestore, set[int]] | None:
     """The missing end of a file, if lines that are known fill it to the byte, and its digest is the one noted."""
     mine = [
         (n, difference)
@@ -191,13 +197,15 @@ def _tail(source: str, cut: Cut, differences: list[Difference]) -> tuple[Restore
     known = (cut.before + raw)[-TAIL:]
     if at != cut.offset or hex_digest(known[-min(TAIL, cut.offset) :]) != cut.tail or not raw.startswith(cut.torn):
         return None
-    return Restore(source, cut.whole + len(cut.torn), raw[len(cut.torn) :], len(used)), used
+    return TailRestore(source, cut.whole + len(cut.torn), raw[len(cut.torn) :], len(used)), used
 
 
 class Mender:
     """Carries a plan out. The state directory's lock is held. `who` goes into the journal."""
 
-    def __init__(self, shared: Shared, ledger: Ledger, late: Late, who: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, shared: MappingContext, ledger: Ledger, late: OutOfOrderSender, who: str, clock: Callable[[], float]
+    ) -> None:
         self._shared = shared
         self._ledger = ledger
         self._late = late
@@ -207,7 +215,7 @@ class Mender:
     def _note(self, what: str, facts: Facts) -> None:
         note(self._ledger, self._clock(), self._who, what, self._shared.mapping.stream.key, facts)
 
-    def restore(self, end: Restore) -> None:
+    def restore(self, end: TailRestore) -> None:
         """Puts back the end of a file. Raises SourceError: somebody writes into it, or it cannot be written."""
         path = self._shared.settings.root / end.source
         hint = "stop the programs that write it, and run it again"
@@ -216,11 +224,11 @@ class Mender:
             try:
                 left = memoryview(end.raw)
                 while left:
-                    reached("repair.restore.before")
+                    failpoint("repair.restore.before")
                     if os.fstat(fd).st_size != end.offset + len(end.raw) - len(left):
                         raise SourceError("was written to meanwhile", where=str(path), hint=hint)
                     left = left[os.write(fd, left[:PIECE]) :]
-                    reached("repair.restore.after")
+                    failpoint("repair.restore.after")
             finally:
                 os.close(fd)
         except OSError as error:
@@ -235,7 +243,7 @@ class Mender:
             },
         )
 
-    def run(self, made: Plan, numbers: Mapping[str, int]) -> Iterator[tuple[Act, str]]:
+    def run(self, made: RepairPlan, numbers: Mapping[str, int]) -> Iterator[tuple[RepairAction, str]]:
         """Sends and appends; yields each act when it is done, and where the message is now.
 
         Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run parity and repair again then.
@@ -282,7 +290,7 @@ class Mender:
         finally:
             mirror.close()
 
-    def _files(self, made: Plan) -> Iterator[tuple[Act, str]]:
+    def _files(self, made: RepairPlan) -> Iterator[tuple[RepairAction, str]]:
         """The same for a folder with a file per message."""
         stream, sends, appends = self._shared.mapping.stream.key, made.of("send"), made.of("append")
         for act in sends:
@@ -307,9 +315,9 @@ class Mender:
             mirror.close()
 
     def _noted(self, what: str, facts: Facts) -> None:
-        reached("repair.note.before")
+        failpoint("repair.note.before")
         self._note(what, facts)
-        reached("repair.note.after")
+        failpoint("repair.note.after")
 
     def _leave_range(self, difference: Difference) -> None:
         """A mirrored line whose entry was removed is the file's own from here on."""
@@ -329,4 +337,4 @@ class Mender:
         content = tail.read(generation, held.end - held.start, held.start) if generation is not None else b""
         if gone and len(content) == held.end - held.start:
             with self._ledger.transaction():
-                release(self._ledger, stream, held, content, gone)
+                release_lines(self._ledger, stream, held, content, gone)

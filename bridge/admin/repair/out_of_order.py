@@ -9,36 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.continuity.lost_entries import what_was_lost
-from bridge.continuity.ownership import own
+from bridge.continuity.ownership import claim_stream
 from bridge.core.codecs import Codec
 from bridge.core.codecs.named_path import EXTRA
 from bridge.core.errors import NotOwner, RedisRefused
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.model import ZERO_ID, EntryId, Origin, Row, format_id
 from bridge.engine.forward import Forward
 from bridge.engine.mirror import PAUSE, Mirror
 from bridge.kinds.artifacts.mentions import mentions_of
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.target import Write
-from bridge.ledger.ranges import Written
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.target import PendingWrite
+from bridge.ledger.ranges import WrittenEntry
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
 from bridge.streams.resp import entry_packer, pack
 from bridge.streams.stream_metadata import read_stream
-from bridge.streams.writer import Batch, Cursor, Overtaken, StreamWriter
+from bridge.streams.writer import Conflict, Cursor, StreamWriter, Transaction
 
 
-class Late:
+class OutOfOrderSender:
     """Carries single messages of one mapping out of order, for a retry or a repair, and marks them late.
 
     The state directory's lock is held, so no bridge runs beside it. `why` is what the marks say.
     """
 
     def __init__(
-        self, shared: Shared, ledger: Ledger, connection: Connection, why: bytes, dial: Callable[[], Connection],
-        clock: Callable[[], float], settle: Callable[[float], object],
+        self, shared: MappingContext, ledger: Ledger, connection: Connection, why: bytes,
+        dial: Callable[[], Connection], clock: Callable[[], float], settle: Callable[[float], object],
     ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
@@ -57,7 +57,7 @@ class Late:
         """
         stream, keys = self._shared.mapping.stream.key, self._shared.keys
         known = stream_memory(self._ledger, stream)
-        own(self._connection, keys, self._ledger, known, self._shared.settings.instance)
+        claim_stream(self._connection, keys, self._ledger, known, self._shared.settings.instance)
         doubt = self._shared.hold.doubt(self._connection, self._ledger)
         if doubt:
             hint = "let `bridge run` compare it with stream and files first"
@@ -91,14 +91,14 @@ class Late:
             [row] = mentions.widened([row], origin.generation, [origin.offset])
         fields = codec.fields + EXTRA[: len(row) - len(codec.fields)]
         packed = entry_packer(keys.stream, fields)([row], None, prefix, [origin.offset], self._exists)
-        reached("retry.send.before")
-        writer.stage(Batch((Cursor(keys.late, text, self._why),), packed, 1, text))
+        failpoint("retry.send.before")
+        writer.stage(Transaction((Cursor(keys.late, text, self._why),), packed, 1, text))
         try:
             writer.execute((mark,))
             landed = writer.finish()
-        except Overtaken:
+        except Conflict:
             raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
-        reached("retry.send.after")
+        failpoint("retry.send.after")
         writer.publish(self._shared.mapping.notify.encode(), landed)
         writer.quiet()
         self._exists = True
@@ -132,12 +132,12 @@ class Late:
             forward.flush()
             for error in forward.failures():
                 raise error
-        except Overtaken:
+        except Conflict:
             raise RedisRefused("another client wrote meanwhile; run it again", code="OVERTAKEN") from None
         finally:
             forward.detach()
 
-    def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[Written], numbers: list[int]) -> None:
+    def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[WrittenEntry], numbers: list[int]) -> None:
         """Marks entries late in Redis, and has the mirror append the whole lines made of them to a file.
 
         `entries` are those the lines were made of, `numbers` what leaves quarantine so. Entries 0-0 are none of Redis's
@@ -146,5 +146,5 @@ class Late:
         # The marks first: one without its line harms nobody, a line without its mark is out of order.
         late: list[EntryId] = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
         self._connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), self._why) for i in late))
-        mirror.write_late([Write(name, lines, entries)], [(number, name) for number in numbers])
+        mirror.write_late([PendingWrite(name, lines, entries)], [(number, name) for number in numbers])
         mirror.settle(self._settle)

@@ -13,10 +13,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bridge.admin.repair.out_of_order import Late
+from bridge.admin.repair.out_of_order import OutOfOrderSender
 from bridge.core.codecs import Codec
 from bridge.core.errors import SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.model import (
     ZERO_ID,
     Checkpoint,
@@ -30,16 +30,16 @@ from bridge.core.model import (
     parse_id,
 )
 from bridge.engine.mirror import Mirror
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.quarantine import Quarantined, mark_retried, note_reason, quarantined_number
-from bridge.ledger.ranges import Written, intents_of, range_of, written_above
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.quarantine import QuarantinedMessage, mark_retried, note_reason, quarantined_number
+from bridge.ledger.ranges import WrittenEntry, intents_of, range_of, written_above
 from bridge.ledger.sources import sources_of
 from bridge.ledger.spool_recovery import forget_aside
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import unpack_fields
 from bridge.streams.reader import Entry, existing, file_born
-from bridge.streams.stream_metadata import Books, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.writer import RETRIED
 
 AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
@@ -47,7 +47,7 @@ AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class RetriedMessage:
     """What became of one message: `where` it is now, an entry ID or a file; or the `reason` for which it stays."""
 
     number: int
@@ -55,11 +55,11 @@ class Retried:
     reason: str = ""
 
 
-class Retry:
+class QuarantineRetry:
     """One mapping's quarantine. The state directory's lock is held, so no bridge runs beside it."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float],
+        self, shared: MappingContext, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float],
         settle: Callable[[float], object],
     ) -> None:  # fmt: skip
         self._shared = shared
@@ -68,15 +68,17 @@ class Retry:
         self._clock = clock
         self._settle = settle
         self._stream = shared.mapping.stream.key
-        self._late: Late
+        self._late: OutOfOrderSender
 
-    def run(self, wanted: list[Quarantined]) -> Iterator[Retried]:
+    def run(self, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
         """Tries these again; of each only the facts are needed, what was kept of it is read when its turn comes.
 
         Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then.
         """
         connection = self._dial()
-        self._late = Late(self._shared, self._ledger, connection, RETRIED, self._dial, self._clock, self._settle)
+        self._late = OutOfOrderSender(
+            self._shared, self._ledger, connection, RETRIED, self._dial, self._clock, self._settle
+        )
         try:
             self._late.own()
             lines = [kept for kept in wanted if kept.direction == "forward"]
@@ -93,24 +95,24 @@ class Retry:
         finally:
             connection.close()
 
-    def _whole(self, kept: Quarantined) -> Quarantined:
+    def _whole(self, kept: QuarantinedMessage) -> QuarantinedMessage:
         found = quarantined_number(self._ledger, kept.number)
         return found[1] if found is not None else kept
 
-    def _noted(self, done: Retried) -> Retried:
+    def _noted(self, done: RetriedMessage) -> RetriedMessage:
         if done.reason:
             note_reason(self._ledger, done.number, done.reason)
         return done
 
-    def _left(self, kept: Quarantined, where: str) -> Retried:
-        reached("retry.mark.before")
+    def _left(self, kept: QuarantinedMessage, where: str) -> RetriedMessage:
+        failpoint("retry.mark.before")
         mark_retried(self._ledger, kept.number, where, self._clock())
-        reached("retry.mark.after")
-        return Retried(kept.number, where)
+        failpoint("retry.mark.after")
+        return RetriedMessage(kept.number, where)
 
     # -- lines -----------------------------------------------------------------------------------------------
 
-    def _lines(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
+    def _lines(self, connection: Connection, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
         if not wanted:
             return
         stream, sources = self._shared.keys.stream, sources_of(self._ledger, self._stream)
@@ -120,7 +122,7 @@ class Retry:
             if kept.name in sources
         }
         yield from (
-            Retried(kept.number, reason="its source is not known") for kept in wanted if kept.name not in sources
+            RetriedMessage(kept.number, reason="its source is not known") for kept in wanted if kept.name not in sources
         )
         standing = {origin for _, origin in file_born(connection, stream) if origin in origins}
         books = read_books(connection, self._shared.keys)
@@ -136,11 +138,11 @@ class Retry:
             if not isinstance(row, str) and not _passed(books, kept.name, origin):
                 row = "the bridge has not passed it yet: `bridge run` meets it again"
             if isinstance(row, str):
-                yield Retried(kept.number, reason=row)
+                yield RetriedMessage(kept.number, reason=row)
                 continue
             yield self._left(kept, self._late.send(origin, kept.name, row, codec, mark))
 
-    def _files(self, wanted: list[Quarantined]) -> Iterator[Retried]:
+    def _files(self, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
         """Files that were set aside are read again, and go over with what else is due."""
         if not wanted:
             return
@@ -149,9 +151,9 @@ class Retry:
         for kept in wanted:
             now = self._whole(kept)
             reason = "" if now.retried else self._gone(now) or now.reason
-            yield Retried(kept.number, now.retried, reason)
+            yield RetriedMessage(kept.number, now.retried, reason)
 
-    def _gone(self, quarantined: Quarantined) -> str:
+    def _gone(self, quarantined: QuarantinedMessage) -> str:
         """Says that a file which was set aside is not there any more, so that its mapping was not asked again."""
         folder = self._shared.folder
         if folder is None or folder.exists(quarantined.name):
@@ -163,7 +165,7 @@ class Retry:
         )
         return f"its file is gone: {kept} was kept, put that into the folder again (`bridge quarantine export` has it)"
 
-    def _row(self, kept: Quarantined, codec: Codec) -> Row | str:
+    def _row(self, kept: QuarantinedMessage, codec: Codec) -> Row | str:
         """The line's row, or why it is none."""
         limit = self._shared.mapping.format.max_line_bytes
         if kept.length > limit:
@@ -175,7 +177,7 @@ class Retry:
                 return "only its first bytes were kept, and its file does not hold it any more"
         return codec.decode((raw,)).rows[0]
 
-    def _from_file(self, kept: Quarantined) -> bytes:
+    def _from_file(self, kept: QuarantinedMessage) -> bytes:
         tail = self._shared.tail(kept.name, self._ledger)
         try:
             tail.look()
@@ -186,9 +188,9 @@ class Retry:
 
     # -- entries ---------------------------------------------------------------------------------------------
 
-    def _entries(self, connection: Connection, wanted: list[Quarantined]) -> Iterator[Retried]:
+    def _entries(self, connection: Connection, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
         if self._shared.mapping.mirror is None:
-            yield from (Retried(kept.number, reason="this mapping has no [mirror]") for kept in wanted)
+            yield from (RetriedMessage(kept.number, reason="this mapping has no [mirror]") for kept in wanted)
             return
         mirror = self._late.finished()
         try:
@@ -196,7 +198,7 @@ class Retry:
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
             floor = read_books(connection, self._shared.keys).floor or ZERO_ID
-            lines: dict[tuple[str, bytes], tuple[list[bytes], list[Written], list[Quarantined]]] = {}
+            lines: dict[tuple[str, bytes], tuple[list[bytes], list[WrittenEntry], list[QuarantinedMessage]]] = {}
             ending = mirror.translator.ending
             for entry_id in sorted(by_id):
                 kept = by_id[entry_id]
@@ -206,11 +208,13 @@ class Retry:
                     continue
                 fields = standing.get(entry_id)
                 if entry_id < floor:
-                    yield Retried(kept.number, reason="its entry was trimmed since: its line would be without one")
+                    yield RetriedMessage(
+                        kept.number, reason="its entry was trimmed since: its line would be without one"
+                    )
                     continue
                 name, line, reason = self._line(mirror, entry_id, fields, self._whole(kept))
                 if reason:
-                    yield Retried(kept.number, reason=reason)
+                    yield RetriedMessage(kept.number, reason=reason)
                     continue
                 own = b"" if ending else kept.entry_id.encode()
                 whole, entries, ones = lines.setdefault((name, own), ([], [], []))
@@ -220,21 +224,21 @@ class Retry:
                 ones.append(kept)
             for (name, _), (whole, entries, ones) in lines.items():
                 self._late.write(mirror, name, b"".join(whole), entries, [kept.number for kept in ones])
-                yield from (Retried(kept.number, name) for kept in ones)
+                yield from (RetriedMessage(kept.number, name) for kept in ones)
         finally:
             mirror.close()
 
     def _line(
-        self, mirror: Mirror, entry_id: EntryId, fields: list[bytes] | None, kept: Quarantined
+        self, mirror: Mirror, entry_id: EntryId, fields: list[bytes] | None, kept: QuarantinedMessage
     ) -> tuple[str, bytes, str]:
         if fields is None and len(kept.raw) < kept.length:
             return "", b"", "only its first bytes were kept, and the stream does not hold it any more"
         return mirror.translator.line(Entry(entry_id, unpack_fields(kept.raw) if fields is None else fields))
 
 
-def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
+def _portions(entries: list[QuarantinedMessage]) -> Iterator[list[QuarantinedMessage]]:
     """Cuts quarantined entries that a retry gives to the mirror into parts that one intent may hold."""
-    some: list[Quarantined] = []
+    some: list[QuarantinedMessage] = []
     for kept in entries:
         if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):
             yield some
@@ -244,7 +248,7 @@ def _portions(entries: list[Quarantined]) -> Iterator[list[Quarantined]]:
         yield some
 
 
-def _passed(books: Books, name: str, origin: Origin) -> bool:
+def _passed(books: StreamMetadata, name: str, origin: Origin) -> bool:
     """Whether forward's cursor is behind this line. An origin in the stream says that all before it was sent."""
     stored = books.checkpoint.get(os.fsencode(name))
     closed = books.generations.get(b"%d.%d" % origin[:2])

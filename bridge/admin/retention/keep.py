@@ -19,8 +19,8 @@ from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
 
 if TYPE_CHECKING:
-    from bridge.admin.retention.limits import Hold
-    from bridge.admin.retention.trim import Retention
+    from bridge.admin.retention.limits import TrimObstacle
+    from bridge.admin.retention.trimming import Retention
 
 LOOK = 2.0
 """Seconds between two looks."""
@@ -37,7 +37,7 @@ def keep_retention(settings: Settings, stop: Event) -> None:
     mappings = [one for one in settings.mappings if one.retention.limited]
     if not mappings:
         return
-    from bridge.admin.retention.trim import Retention  # much is read in with it, and mostly for nothing
+    from bridge.admin.retention.trimming import Retention  # much is read in with it, and mostly for nothing
 
     ledger, pause, troubles = Ledger(settings.state_dir / "ledger.db"), Backoff(0.2, LOOK), Troubles(time.time)
     dial = dialler(settings)
@@ -105,19 +105,19 @@ class _Kept:
     def _prove(self, mapping: Mapping, stop: Event) -> None:
         """Both sides compared from where they were equal the last time."""
         from bridge.parity.log.check import Interrupted  # much is read in with it, and mostly for nothing
-        from bridge.parity.prove import Proof
+        from bridge.parity.prove import ParityRunner
 
         begun = time.monotonic()
         tell: Callable[[Mapping, int, int], None] = lambda mapping, read, of: None  # noqa: E731
         alone = replace(self._settings, mappings=(mapping,))
         try:
-            Proof(alone, [mapping], self._ledger, stop, tell, "bridge run").run(dialler(alone), onwards=True)
+            ParityRunner(alone, [mapping], self._ledger, stop, tell, "bridge run").run(dialler(alone), onwards=True)
         except Interrupted:
             return
         took = time.monotonic() - begun
         self._prove_at = time.monotonic() + max(PROVE, SHARE * took)
 
-    def _say(self, holds: list[Hold]) -> None:
+    def _say(self, holds: list[TrimObstacle]) -> None:
         """Who holds up trimming, once."""
         who = tuple(one.who for one in holds)
         if who != self._said:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from bridge.core.mapping_sections import RetentionSection
 from bridge.core.model import EntryId
-from bridge.ledger.trim_points import Point
+from bridge.ledger.trim_points import TrimPoint
 
 DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class StreamUsage:
     """A stream, now: entries ever added and standing, bytes it takes of the server's memory, the server's clock."""
 
     added: int
@@ -27,7 +27,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class TrimObstacle:
     """Who needs the entries from `first` on, in words; and what to do about it."""
 
     first: EntryId
@@ -36,17 +36,17 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class AllowedTrim:
     """`wanted`: up to where entries are over; `upto`: up to where they may go. `holds`: why these are not the same."""
 
     wanted: EntryId | None
-    upto: Point | None
-    holds: list[Hold]
-    free: Sequence[Point] = ()
+    upto: TrimPoint | None
+    holds: list[TrimObstacle]
+    free: Sequence[TrimPoint] = ()
     """All the points up to which they may go."""
 
 
-def over(policy: RetentionSection, size: Size, entry: EntryId, behind: int) -> bool:
+def over(policy: RetentionSection, size: StreamUsage, entry: EntryId, behind: int) -> bool:
     """Whether entries up to this one are over one of the limits, where `behind` come after it."""
     if behind < 1:
         return False
@@ -58,12 +58,14 @@ def over(policy: RetentionSection, size: Size, entry: EntryId, behind: int) -> b
     return policy.keep_bytes is not None and behind * each >= policy.keep_bytes
 
 
-def allowed(points: Iterable[Point], policy: RetentionSection, size: Size, holds: Iterable[Hold]) -> Allowed:
+def allowed(
+    points: Iterable[TrimPoint], policy: RetentionSection, size: StreamUsage, holds: Iterable[TrimObstacle]
+) -> AllowedTrim:
     """The last of these points, in stream order, that is over the limits; and the last that nobody holds."""
     due = [one for one in points if over(policy, size, one.entry, size.added - one.added)]
     if not due:
-        return Allowed(None, None, [])
+        return AllowedTrim(None, None, [])
     wanted = due[-1].entry
     against = sorted((one for one in holds if one.first <= wanted), key=lambda one: one.first)
     free = [one for one in due if not against or one.entry < against[0].first]
-    return Allowed(wanted, free[-1] if free else None, against, free)
+    return AllowedTrim(wanted, free[-1] if free else None, against, free)

@@ -8,19 +8,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.admin.snapshot import ASIDE, ENTRIES, Kept
-from bridge.continuity.archive_reader import Archive
+from bridge.admin.stream_files import ASIDE, ENTRIES, StreamFiles
+from bridge.continuity.archive_reader import ArchiveReader
 from bridge.core.config import Settings, masked
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, format_id
 from bridge.ledger.archive_index import parts_of
 from bridge.ledger.store import Ledger
 from bridge.parity.report import page
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
-from bridge.streams.trim import Held, read_trimmed
+from bridge.streams.trim import HoldingGroup, read_trimmed
 
 INDEX = "archive.tsv"
 """Where each part of the archive lies: file, first byte, bytes, entries, first and last ID, with tabs between."""
@@ -34,11 +34,11 @@ class Keepsake:
     mapping: Mapping
     ledger: Ledger
     connection: Connection
-    result: Result
+    result: ParityResult
     report: dict[str, Any]
-    held: Held | None
+    held: HoldingGroup | None
 
-    def files(self, kept: Kept) -> dict[str, bytes]:
+    def files(self, kept: StreamFiles) -> dict[str, bytes]:
         """Makes the files that lie beside the messages, by name. Raises LedgerError, RedisLost, RedisRefused."""
         told = {
             "messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
@@ -58,7 +58,7 @@ class Keepsake:
 
     def _index(self) -> bytes:
         """Lists the parts of the archive that end where the stream begins, in order."""
-        archive = Archive(self.mapping, self.settings.state_dir, self.ledger)
+        archive = ArchiveReader(self.mapping, self.settings.state_dir, self.ledger)
         floor = read_trimmed(self.connection, Keys.of(self.mapping.stream.key)).floor
         rows = []
         for span in archive.chain(floor):
@@ -67,7 +67,7 @@ class Keepsake:
                 rows.append("\t".join(map(str, (part.path, part.at, part.size, len(ids), ids[0], ids[-1]))) + "\n")
         return "".join(rows).encode()
 
-    def _readme(self, kept: Kept, *, archived: bool) -> str:
+    def _readme(self, kept: StreamFiles, *, archived: bool) -> str:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         env = Environment(loader=PackageLoader("bridge.cutover"), undefined=StrictUndefined, autoescape=False)

@@ -10,15 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.admin.retire.retire import folder_of, is_retired, settle
+from bridge.admin.retire.end_mapping import folder_of, is_retired, settle
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import paired, shown
 from bridge.engine.retired_files import files_of
 from bridge.files.outboxes import outboxes, waiting
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note, noted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
@@ -29,19 +29,19 @@ from bridge.streams.reader import groups_of
 
 
 @dataclass(slots=True)
-class Left:
+class Leftovers:
     """What a retired mapping leaves: files, folders and keys, with why each may go (`goes`) or must stay (`stays`)."""
 
     goes: list[tuple[str, str]] = field(default_factory=list)
     stays: list[tuple[str, str]] = field(default_factory=list)
 
 
-def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Left:
+def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Leftovers:
     """Finds what a retired mapping leaves, and says what nobody needs any more and what somebody does.
 
     Raises SourceError, LedgerError, RedisLost, RedisRefused.
     """
-    found, state, keys = Left(), settings.state_dir, Keys.of(mapping.stream.key)
+    found, state, keys = Leftovers(), settings.state_dir, Keys.of(mapping.stream.key)
     kept = folder_of(settings, mapping.name)
     over = retired(ledger)
     others = [other for other in settings.mappings if other.name != mapping.name and other.stream.key not in over]
@@ -81,7 +81,7 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
 
 
 def _files(settings: Settings, mapping: Mapping) -> set[Path]:
-    shared = Shared(mapping, settings)
+    shared = MappingContext(mapping, settings)
     try:
         return files_of(shared)
     finally:
@@ -161,14 +161,14 @@ def purge(
         return told
     facts = {"keys": told, "elsewhere": _elsewhere(mapping, ledger, connection)}
     note(ledger, time.time(), who, "purge", mapping.stream.key, facts)  # before the heartbeats are removed
-    reached("purge.keys.before")
+    failpoint("purge.keys.before")
     for key, name in found:
         connection.call("HDEL", key, name) if name else connection.call("DEL", key)
-    reached("purge.keys.after")
-    reached("purge.marks.before")
+    failpoint("purge.keys.after")
+    failpoint("purge.marks.before")
     for path in marks:
         _remove(path)
-    reached("purge.marks.after")
+    failpoint("purge.marks.after")
     return told
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.admin.survey.check import Checked, check_file, check_folder, is_regular
+from bridge.admin.survey.check_lines import CheckReport, check_file, check_folder, is_regular
 from bridge.core.errors import SourceError
 from bridge.core.mapping import Mapping
-from bridge.files.folder import Folder
+from bridge.files.folder import MessageFolder
 
 SAMPLE = 1 << 16
 LOOKED_AT = 200
@@ -20,29 +20,29 @@ DEPTH = 2
 
 
 @dataclass(slots=True)
-class Found:
+class MappingFiles:
     """The files that one mapping names, oldest first, and how their lines translate."""
 
     mapping: Mapping
-    files: list[tuple[Path, Checked]] = field(default_factory=list)
+    files: list[tuple[Path, CheckReport]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Seen:
+class Discovery:
     """What there is. `near`: files of another name whose lines a mapping would translate. `names`: all other files."""
 
-    found: list[Found]
-    near: list[tuple[Path, Mapping, Checked]]
+    found: list[MappingFiles]
+    near: list[tuple[Path, Mapping, CheckReport]]
     names: list[str]
 
 
-def discover(root: Path, mappings: list[Mapping]) -> Seen:
-    """Looks through the folder. Files that cannot be read are told in `Found.unread`."""
+def discover(root: Path, mappings: list[Mapping]) -> Discovery:
+    """Looks through the folder. Files that cannot be read are told in `MappingFiles.unread`."""
     found = []
     claimed: set[Path] = set()
     for mapping in mappings:
-        one = Found(mapping)
+        one = MappingFiles(mapping)
         if mapping.source.kind in ("spool", "state", "artifacts"):
             found.append(_folder(one, root, claimed))
             continue
@@ -61,13 +61,13 @@ def discover(root: Path, mappings: list[Mapping]) -> Seen:
         best = closest(mappings, path)
         if best is not None:
             near.append((path, *best))
-    return Seen(found, near, [str(path.relative_to(root)) for path in others])
+    return Discovery(found, near, [str(path.relative_to(root)) for path in others])
 
 
-def _folder(one: Found, root: Path, claimed: set[Path]) -> Found:
+def _folder(one: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles:
     """A folder with a file per message counts as one file; one of which none translates is none of this mapping's."""
     source = one.mapping.source
-    folder = Folder(root, one.mapping.files, source.exclude)
+    folder = MessageFolder(root, one.mapping.files, source.exclude)
     names = [found.name for some in folder.scan() for found in some]
     if not names and not any(path.is_dir() and path != root for path in folder.folders):
         return one
@@ -82,7 +82,7 @@ def _folder(one: Found, root: Path, claimed: set[Path]) -> Found:
     return one
 
 
-def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, Checked] | None:
+def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, CheckReport] | None:
     """The mapping that translates most of a file's first lines; None where none translates most of them."""
     logs = [one for one in mappings if one.source.kind == "log"]
     tried = [(one, check) for one in logs if (check := _sampled(one, path)) is not None]
@@ -110,7 +110,7 @@ def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
     return text, name
 
 
-def _sampled(mapping: Mapping, path: Path) -> Checked | None:
+def _sampled(mapping: Mapping, path: Path) -> CheckReport | None:
     """How the file's first lines translate; None where most do not."""
     try:
         check = check_file(mapping, path, 1, SAMPLE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.admin.survey.infer import infer, json_objects
+from bridge.admin.survey.infer_log import infer, json_objects
 
 IDENTITIES = ("uuid", "id", "message_id", "msg_id", "guid", "key")
 MOST = 0.8
@@ -18,7 +18,7 @@ NAMED = {"context": "context", "contexts": "context", "state": "state", "states"
 
 
 @dataclass(slots=True)
-class Folder:
+class FolderProposal:
     """`kind` of source, glob of the files below the folder, tables of the mapping, and what is not sure."""
 
     kind: str
@@ -29,7 +29,7 @@ class Folder:
     notes: list[str] = field(default_factory=list)
 
 
-def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> Folder:
+def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposal:
     """`files` are paths below the folder of this name, and their first bytes, of small ones all of them."""
     suffixes = [path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "" for path, _ in files]
     common = max(set(suffixes), key=suffixes.count) if suffixes else ""
@@ -43,22 +43,22 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> Folder:
         return lines
     texts = sum(_is_text(raw) for _, raw in files)
     if texts < MOST * len(files):
-        return Folder("artifacts", "", message={"role": {"name": "folder"}},
+        return FolderProposal("artifacts", "", message={"role": {"name": "folder"}},
                       notes=["role: it is the name of the folder that a file lies in; edit message.role"])  # fmt: skip
     kind = NAMED.get(name.lower(), "spool")
     if kind != "spool":
         said = f"kind: the folder's name says {kind}, nothing in the files does"
-        return Folder(kind, glob, message={"role": {"name": "stem"}}, notes=[said])
+        return FolderProposal(kind, glob, message={"role": {"name": "stem"}}, notes=[said])
     notes = [
         "kind: texts, each taken as one message; for files that grow it is context, for latest values state",
         "role: it is the file's name without its suffix; format.pattern may find role, type and timestamp in it",
         "timestamp: it is the time of writing",
     ]
     rules = {"role": {"name": "stem"}, "type": {"const": "text"}}
-    return Folder("spool", glob, {"codec": "document"}, rules, notes=notes)
+    return FolderProposal("spool", glob, {"codec": "document"}, rules, notes=notes)
 
 
-def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> Folder | None:
+def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> FolderProposal | None:
     """Logs: most files hold several lines, most of which have a time; None: they do not."""
     several = [raw.split(b"\n")[:-1] for _, raw in files if raw.count(b"\n") > 1]
     if not several or len(several) < MOST * len(files):
@@ -67,12 +67,14 @@ def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> Folder | None:
     if found.share < MOST:
         return None
     notes = ["kind: lines that begin with a time, each a message, as in a log", *found.notes]
-    return Folder("log", glob, found.format, found.message, notes=notes)
+    return FolderProposal("log", glob, found.format, found.message, notes=notes)
 
 
-def _documents(glob: str, files: Sequence[tuple[str, bytes]], objects: list[tuple[str, dict[str, Any]]]) -> Folder:
+def _documents(
+    glob: str, files: Sequence[tuple[str, bytes]], objects: list[tuple[str, dict[str, Any]]]
+) -> FolderProposal:
     lines = [json.dumps(value).encode() for _, value in objects]
-    found = Folder("spool", glob, {"codec": "document"})
+    found = FolderProposal("spool", glob, {"codec": "document"})
     proposal = json_objects(lines)
     if proposal is not None:
         found.message |= proposal.message

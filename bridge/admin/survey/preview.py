@@ -9,24 +9,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from bridge.admin.survey.check import Checked, continuing
+from bridge.admin.survey.check_lines import CheckReport, continuing
 from bridge.core.codecs.chunk import CHUNK
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError, SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import as_json
-from bridge.files.folder import Folder
+from bridge.files.folder import MessageFolder
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
 from bridge.files.tail import Tail
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.provenance import foreign
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.provenance import exclude_mirrored
 from bridge.ledger.sources import sources_of
-from bridge.ledger.spool import files_known
+from bridge.ledger.spool_messages import files_known
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
-from bridge.streams.reader import Room, room
+from bridge.streams.reader import ServerMemory, room
 from bridge.streams.stream_metadata import read_books
 
 PER_ENTRY = 23
@@ -49,7 +49,7 @@ class Preview:
     stream: str
     orders: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Of each source of several pieces: their paths, oldest first, and what put each behind the one before."""
-    sources: list[tuple[str, int, Checked, str]] = field(default_factory=list)
+    sources: list[tuple[str, int, CheckReport, str]] = field(default_factory=list)
     before: int = 0
 
     def total(self, name: str) -> int:
@@ -92,7 +92,7 @@ class Preview:
         }  # fmt: skip
 
 
-def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview], Room | None, str]:
+def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview], ServerMemory | None, str]:
     """What an import would do; what the server has room for, or why that is not known. Starts and changes nothing."""
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
@@ -102,7 +102,7 @@ def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview],
             connection = dialler(settings, may_start=False)()
         except BridgeError as error:
             said = str(error)
-        found = [_mapping(Shared(mapping, settings), ledger, connection) for mapping in mappings]
+        found = [_mapping(MappingContext(mapping, settings), ledger, connection) for mapping in mappings]
         return found, room(connection) if connection is not None else None, said
     finally:
         if connection is not None:
@@ -111,7 +111,7 @@ def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview],
             ledger.close()
 
 
-def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | None) -> Preview:
+def _mapping(shared: MappingContext, ledger: Ledger | None, connection: Connection | None) -> Preview:
     stream = shared.mapping.stream.key
     planned, stored = Preview(shared.mapping.name, stream), dict[str, bytes | None]()
     if ledger is not None:
@@ -123,7 +123,7 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
         if (folder := shared.folder or shared.values) is not None:
             _folder(planned, shared.mapping, folder, ledger)
         for name in shared.source_names(stored) if folder is None else ():
-            checked, error = Checked(), ""
+            checked, error = CheckReport(), ""
             try:
                 tail, _ = shared.tail_at(name, ledger, None)
                 size = sum(generation.left(0) for generation in tail.pending())
@@ -148,9 +148,9 @@ def _mapping(shared: Shared, ledger: Ledger | None, connection: Connection | Non
     return planned
 
 
-def _folder(planned: Preview, mapping: Mapping, folder: Folder, ledger: Ledger | None) -> None:
+def _folder(planned: Preview, mapping: Mapping, folder: MessageFolder, ledger: Ledger | None) -> None:
     """Files that the ledger does not know are read; a message that it knows all the same counts as carried."""
-    checked, limit, error = Checked(noun=mapping.noun), mapping.format.max_line_bytes, ""
+    checked, limit, error = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes, ""
     try:
         for some in folder.scan():
             known = files_known(ledger, mapping.stream.key, [found.name for found in some]) if ledger else {}
@@ -164,7 +164,7 @@ def _folder(planned: Preview, mapping: Mapping, folder: Folder, ledger: Ledger |
     planned.sources.append((mapping.source.path, checked.size, checked, error))
 
 
-def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: Checked) -> None:
+def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: CheckReport) -> None:
     """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
     codec, limit, end = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to
     if mapping.source.kind == "context":
@@ -178,7 +178,7 @@ def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger |
         if ledger is None:
             return raw, [], len(raw) == size
         stream, name, number = mapping.stream.key, tail.name, generation.number
-        data, cuts, _ = foreign(ledger, stream, name, number, offset, raw, partial(tail.read, generation))
+        data, cuts, _ = exclude_mirrored(ledger, stream, name, number, offset, raw, partial(tail.read, generation))
         return data, cuts, len(raw) == size <= len(data)
 
     for lines, cut in walk(read, end, continuing(codec), limit):
@@ -194,7 +194,7 @@ def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger |
         checked.damage = f"{generation.path.name} {damage}"
 
 
-def too_big(previews: list[Preview], room: Room) -> str:
+def too_big(previews: list[Preview], room: ServerMemory) -> str:
     """A warning in words where the entries would not fit into the server's memory; empty where they would. Pure."""
     wanted = sum(one.memory for one in previews)
     if room.limit and room.used + wanted > room.limit:

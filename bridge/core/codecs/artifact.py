@@ -21,7 +21,7 @@ def announcement(name: bytes, written: bytes, sha256: bytes) -> bytes:
     return digest(name, written, sha256)
 
 
-class Artifact(Codec):
+class ArtifactCodec(Codec):
     """Forward only: a file is announced, not carried. `data` is the path."""
 
     fields: tuple[bytes, ...] = FIELDS + FACTS

@@ -22,7 +22,7 @@ def no_pointers(rules: dict[str, FieldRule]) -> None:
             raise ConfigError(f"message.{name}: a pointer finds nothing here", hint="a const, or a name")
 
 
-class Chunk(Codec):
+class ChunkCodec(Codec):
     """Forward only: what stands between two chunks is no newline, so there are no lines to write."""
 
     fields: tuple[bytes, ...] = FIELDS

@@ -12,7 +12,7 @@ from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row, shown
 
 
-class Delimited(Codec):
+class DelimitedCodec(Codec):
     """`role|timestamp|type|data`. Columns may stand in any order; fields without a column come from `rules`."""
 
     def __init__(

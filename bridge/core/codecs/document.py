@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from bridge.core.codecs import Codec, Decoded, FieldRule
 from bridge.core.codecs.chunk import no_pointers
-from bridge.core.codecs.jsonl import Jsonl, parsed, scalar
+from bridge.core.codecs.jsonl import JsonlCodec, parsed, scalar
 from bridge.core.codecs.timestamps import Clock
 from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row, shown
 
 
-class Message(NamedTuple):
+class DocumentMessage(NamedTuple):
     """What a file says: its row, or why it is no message; the time in ms since 1970; its own identity, if it has one.
 
     `partly`: the file may be half-written. `named`: what its name tells, of one that has no identity.
@@ -28,7 +28,7 @@ class Message(NamedTuple):
     named: bytes = b""
 
 
-class Document(Jsonl):
+class JsonDocumentCodec(JsonlCodec):
     """JSON. `data` is the whole file, newlines and all, unless a pointer is given."""
 
     spans_lines = True
@@ -37,16 +37,18 @@ class Document(Jsonl):
         super().__init__(rules, clock)
         self._identity = identity
 
-    def read(self, raw: bytes) -> Message:
+    def read(self, raw: bytes) -> DocumentMessage:
         """The message in a file's bytes."""
         found = parsed(raw) if raw.strip() else "an empty file"
         if isinstance(found, str):
-            return Message(found.replace("line", "file"), partly=not found.startswith(("more", "not a")))
+            return DocumentMessage(found.replace("line", "file"), partly=not found.startswith(("more", "not a")))
         row, time = self._row(raw, *found)
-        return Message(row, time, (scalar(found[1], self._identity) if self._identity is not None else None) or None)
+        return DocumentMessage(
+            row, time, (scalar(found[1], self._identity) if self._identity is not None else None) or None
+        )
 
 
-class Text(Codec):
+class TextDocumentCodec(Codec):
     """Any bytes are `data`; role, timestamp and type are those of `head`, or there is a `reason` why it has none."""
 
     fields: tuple[bytes, ...] = FIELDS
@@ -63,9 +65,9 @@ class Text(Codec):
             except ValueError:
                 self._reason = "timestamp not understood: " + shown(head[1], 40)
 
-    def read(self, raw: bytes) -> Message:
+    def read(self, raw: bytes) -> DocumentMessage:
         """The message in a file's bytes."""
-        return Message(self._reason or (*self._head, raw), self._time, named=self._named)
+        return DocumentMessage(self._reason or (*self._head, raw), self._time, named=self._named)
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
         """One row or reason for each file's bytes."""
@@ -91,7 +93,9 @@ def moment(ns: int) -> bytes:
     return datetime.fromtimestamp(ns // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")[:23].encode() + b"Z"
 
 
-def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written: bytes, clock: Clock) -> Text:
+def text_of(
+    name: str, rules: dict[str, FieldRule], pattern: str | None, written: bytes, clock: Clock
+) -> TextDocumentCodec:
     """The codec of one text file. Raises ConfigError when nothing tells its role or its type."""
     if "data" in rules:
         raise ConfigError("message.data means nothing for a text: it is all of the file")
@@ -111,7 +115,7 @@ def text_of(name: str, rules: dict[str, FieldRule], pattern: str | None, written
             raise ConfigError(
                 f"codec 'document' of text needs message.{field}", hint="a const, a name, or a group in format.pattern"
             )
-    return Text((told["role"], told["timestamp"], told["type"]), clock, reason, named)
+    return TextDocumentCodec((told["role"], told["timestamp"], told["type"]), clock, reason, named)
 
 
 def _raw(name: str) -> bytes:

@@ -23,7 +23,7 @@ STRINGS = json.JSONDecoder(parse_int=len, parse_float=len)
 _SPACE = " \t\r\n"
 
 
-class Jsonl(Codec):
+class JsonlCodec(Codec):
     """`data` is the whole line unless `message.data` points to a part of it."""
 
     spans_lines = False

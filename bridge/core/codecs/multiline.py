@@ -8,7 +8,7 @@ from bridge.core.codecs import Codec, Decoded
 from bridge.core.model import Row
 
 
-class Continued(Codec):
+class MultilineCodec(Codec):
     """Reads the first line of each message as `inner` does; a line that begins no message belongs to the one before."""
 
     def __init__(self, inner: Codec) -> None:

@@ -11,7 +11,7 @@ from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row, shown
 
 
-class Regex(Codec):
+class RegexCodec(Codec):
     """Fields are the groups of their names; others become entry fields; `data` is the whole line without a group."""
 
     invertible = False

@@ -17,12 +17,12 @@ from pathlib import Path
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.logger import logger
 from bridge.core.model import Checkpoint
-from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
-from bridge.engine.account.unknown_files import Strangers, is_known_by
-from bridge.files.generation import Known, open_regular
-from bridge.files.named_file import Facts, Named
+from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, FilesAccount, FileStanding
+from bridge.engine.account.unknown_files import UnknownFiles, is_known_by
+from bridge.files.generation import GenerationRecord, open_regular
+from bridge.files.named_file import Facts, NamedFile
 from bridge.files.piece_age import bare
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.file_standings import (
     COPY,
     EDITED,
@@ -30,7 +30,7 @@ from bridge.ledger.file_standings import (
     LEFT,
     SKIPPED,
     UNACCOUNTED,
-    Remembered,
+    FileRecord,
     forget_piece,
     remembered_pieces,
     save_piece,
@@ -49,18 +49,18 @@ GRACE = 2
 class Accountant:
     """Keeps the account of one mapping of logs. `ledger`: None where there is none yet."""
 
-    def __init__(self, shared: Shared, ledger: Ledger | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger | None, clock: Callable[[], float] = time.time) -> None:
         self._shared = shared
         self._catalog = shared.catalog
         self._ledger = ledger
         self._stream = shared.mapping.stream.key
         self._clock = clock
         self._settle = shared.mapping.source.settle_ms / 1000
-        self._strangers = Strangers(shared, ledger)
-        self._remembered: dict[str, Remembered] = {}
-        self._edited: dict[tuple[int, ...], Remembered] = {}
+        self._strangers = UnknownFiles(shared, ledger)
+        self._remembered: dict[str, FileRecord] = {}
+        self._edited: dict[tuple[int, ...], FileRecord] = {}
         """Those that a repair found edited, by all facts but the one that a rename changes."""
-        self._unsaved: list[Remembered] = []
+        self._unsaved: list[FileRecord] = []
         self._open: dict[str, tuple[Facts | None, int]] = {}
         """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
         self._looked: set[str] = set()
@@ -76,7 +76,7 @@ class Accountant:
 
     # -- a whole look ----------------------------------------------------------------------------------------
 
-    def whole(self, stored: dict[str, bytes | None], *, running: bool) -> Account:
+    def whole(self, stored: dict[str, bytes | None], *, running: bool) -> FilesAccount:
         """Looks at all files of the mapping, for a caller that only looks; `stored` are the sources' checkpoints.
 
         What a `running` bridge has not taken up yet waits, until that says otherwise. Raises SourceError, LedgerError.
@@ -84,7 +84,7 @@ class Accountant:
         self._shared.claim_all(self._ledger)
         self._shared.leave(self._ledger)
         self._catalog.sweep()
-        account = Account()
+        account = FilesAccount()
         if self._ledger is not None:
             self._remember_pieces(self._ledger)
             account.gone, account.acknowledged = gone_before_mirrored(self._ledger, self._stream)
@@ -98,7 +98,7 @@ class Accountant:
         account.pieces += self._skipped()
         return account
 
-    def _beyond(self, listed: Named, stored: dict[str, bytes | None], *, running: bool) -> Standing:
+    def _beyond(self, listed: NamedFile, stored: dict[str, bytes | None], *, running: bool) -> FileStanding:
         """The standing of a file that the books do not explain: its log is looked at as a bridge would."""
         waits = self._standing(listed, WAITING)
         before = self._remembered.get(listed.name)
@@ -142,7 +142,7 @@ class Accountant:
 
     # -- a sweep of a running bridge -------------------------------------------------------------------------
 
-    def sweep(self, changed: Iterable[Named]) -> None:
+    def sweep(self, changed: Iterable[NamedFile]) -> None:
         """Looks at the files that changed, and at those that were not explained; says what stays unaccounted.
 
         To be called when the sources of these files have been looked at. Raises LedgerError.
@@ -174,7 +174,7 @@ class Accountant:
             self._open[name] = listed.facts, seen
             if seen >= GRACE and self._remember(listed, found):
                 logger.warning(
-                    "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
+                    "%s", FilesAccount([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
                 )
 
     def _list_again(self) -> None:
@@ -197,13 +197,13 @@ class Accountant:
         self._list_at = now + (time.monotonic() - began) * SELDOM
 
     def _say_unheard(self, name: str, path: Path) -> None:
-        listed = Named(name, path, path.is_symlink(), rotated=False)
+        listed = NamedFile(name, path, path.is_symlink(), rotated=False)
         now = path.stat()
         listed.facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
         found = self._standing(listed, UNACCOUNTED, "the mapping names it, and its catalog does not know it")
         if self._remember(listed, found):
             logger.warning(
-                "%s", Account([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
+                "%s", FilesAccount([found]).sentences()[0], extra={"facts": {"path": name, "bytes": found.behind}}
             )
         self._unheard.add(name)
 
@@ -213,7 +213,7 @@ class Accountant:
         why = f"the cursor of {name} went over it, and nobody read it"
         logger.warning("%s is unaccounted, bytes %d to %d: %s", short, start, end, why,
                     extra={"facts": {"path": short, "bytes": end - start}})  # fmt: skip
-        self._unsaved.append(Remembered(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start))
+        self._unsaved.append(FileRecord(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start))
 
     def _save_skipped(self) -> None:
         """Writes into the ledger which stretches were passed over; where that fails they wait for the next sweep."""
@@ -221,22 +221,22 @@ class Accountant:
             save_piece(self._ledger, self._stream, self._unsaved[0])
             self._unsaved.pop(0)
 
-    def _skipped(self) -> Iterator[Standing]:
+    def _skipped(self) -> Iterator[FileStanding]:
         """The stretches that were passed over unread, and of which no proof has said since that all is well."""
         last = next(iter(runs(self._ledger, self._stream, 1)), None) if self._ledger is not None else None
         for noted in self._remembered.values():
             if noted.standing != SKIPPED or (last is not None and last.verdict == "equal" and last.began > noted.at):
                 continue
             path, _, offset = noted.path.rpartition(":")
-            yield Standing(path, UNACCOUNTED, path, None, int(offset) + noted.bytes, noted.bytes, noted.why)
+            yield FileStanding(path, UNACCOUNTED, path, None, int(offset) + noted.bytes, noted.bytes, noted.why)
 
-    def _remember(self, listed: Named, found: Standing) -> bool:
+    def _remember(self, listed: NamedFile, found: FileStanding) -> bool:
         """Writes a file's standing into the ledger; False: it stands there already. Raises LedgerError."""
         before = self._remembered.get(listed.name)
         settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == listed.facts)
         if self._ledger is None or settled:
             return False
-        now = Remembered(listed.name, found.standing, found.why, self._clock(), listed.facts, found.behind)
+        now = FileRecord(listed.name, found.standing, found.why, self._clock(), listed.facts, found.behind)
         save_piece(self._ledger, self._stream, now)
         self._remembered[listed.name] = now
         return True
@@ -252,7 +252,9 @@ class Accountant:
 
     # -- one file --------------------------------------------------------------------------------------------
 
-    def _standing(self, listed: Named, standing: str, why: str = "", known: Known | None = None) -> Standing:
+    def _standing(
+        self, listed: NamedFile, standing: str, why: str = "", known: GenerationRecord | None = None
+    ) -> FileStanding:
         size = listed.facts[2] if listed.facts is not None else 0
         if known is not None and known.packed and (known.closed or known.at.offset):
             size = known.at.offset
@@ -261,9 +263,9 @@ class Accountant:
         decided = known.decided if known is not None else ""
         if listed.identity in self._catalog.late:
             decided, why = "", why or "a repair brought it over late"
-        return Standing(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts, decided)
+        return FileStanding(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts, decided)
 
-    def _by_books(self, listed: Named) -> Standing | None:
+    def _by_books(self, listed: NamedFile) -> FileStanding | None:
         """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
         if listed.aside == LEFT:
             told = self._remembered.get(listed.name) or next(
@@ -291,15 +293,15 @@ class Accountant:
             return replace(self._standing(listed, COPY, before.why), behind=0)
         return None
 
-    def _kind(self, listed: Named) -> str:
+    def _kind(self, listed: NamedFile) -> str:
         """Whether a file that is carried is the one that its log's name leads to, or a piece of it."""
         return ACTIVE if listed.name == listed.log and listed.identity not in self._catalog.late else PIECE
 
-    def _is_young(self, listed: Named) -> bool:
+    def _is_young(self, listed: NamedFile) -> bool:
         """Whether a file was written to a moment ago."""
         return listed.facts is not None and self._clock() - listed.facts[3] / 1e9 < max(self._settle, 1.0)
 
-    def _verified(self, listed: Named) -> bool:
+    def _verified(self, listed: NamedFile) -> bool:
         """Whether a file that the books take for a finished generation has that one's digests, read once more."""
         known = self._catalog.known(listed)
         if known is None or not known.closed or not known.at.head_len:
@@ -315,7 +317,7 @@ class Accountant:
         finally:
             file.close()
 
-    def _explained(self, listed: Named, *, patient: bool, trusted: bool = True) -> Standing:
+    def _explained(self, listed: NamedFile, *, patient: bool, trusted: bool = True) -> FileStanding:
         """The standing of a file that was written to since it was carried, or is none that anybody carried.
 
         `patient`: a bridge runs, and may take up in a moment what was written a moment ago. Not `trusted`: what
@@ -331,7 +333,9 @@ class Accountant:
             reads = tail.of_identity(listed.identity)
         if reads is not None:
             standing = self._kind(listed)
-            record = known or Known(reads.number, *listed.identity, reads.fingerprint(), decided=reads.decided)
+            record = known or GenerationRecord(
+                reads.number, *listed.identity, reads.fingerprint(), decided=reads.decided
+            )
             return self._standing(listed, standing, "", record)
         if known is not None and (known.packed or listed.facts[2] <= known.at.offset):
             return self._standing(listed, PIECE, "", known)  # of what was changed in it parity tells
@@ -350,5 +354,5 @@ class Accountant:
         found = self._standing(listed, told.standing, told.why)
         return found if told.standing == UNACCOUNTED else replace(found, generation=told.generation, behind=0)
 
-    def _reason(self, listed: Named) -> str:
+    def _reason(self, listed: NamedFile) -> str:
         return "it was never carried, and is older than what was" if listed.rotated else "it was never carried"

@@ -8,13 +8,13 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 
-from bridge.engine.account.standing import Standing
+from bridge.engine.account.standing import FileStanding
 from bridge.files.alignment import align
 from bridge.files.generation import open_regular
-from bridge.kinds.log import carried_before as former
-from bridge.kinds.log.carried_before import GENERATION, Carried
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.file_standings import EDITED, Remembered, save_piece
+from bridge.kinds.log import carried_before
+from bridge.kinds.log.carried_before import GENERATION, CarriedLines
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.file_standings import EDITED, FileRecord, save_piece
 from bridge.ledger.journal import note
 from bridge.ledger.sources import generations_of, sources_of
 from bridge.ledger.store import Ledger
@@ -22,26 +22,28 @@ from bridge.streams.connect import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Edited:
+class EditedPiece:
     """A file that holds what is left of generation `generation` of a log; counts of messages, `total` of the file's."""
 
-    piece: Standing
+    piece: FileStanding
     generation: int
     total: int
     passed: int
 
 
-def note_edited(ledger: Ledger, stream: str, found: Edited, who: str, at: float) -> None:
+def note_edited(ledger: Ledger, stream: str, found: EditedPiece, who: str, at: float) -> None:
     """Notes that somebody was told of an edited piece: it is accounted for as long as it stands as it is, and Redis
     loses nothing. Raises LedgerError."""
     piece, why = found.piece, f"generation {found.generation}, edited since it was carried: parity tells what of it"
     with ledger.transaction():
-        save_piece(ledger, stream, Remembered(piece.path, EDITED, why, at, piece.facts, piece.bytes, who))
+        save_piece(ledger, stream, FileRecord(piece.path, EDITED, why, at, piece.facts, piece.bytes, who))
         facts = {"path": piece.path, "generation": found.generation, "lines": found.total, "in_stream": found.passed}
         note(ledger, at, who, "edited", stream, facts)
 
 
-def edited_piece(connection: Connection, shared: Shared, ledger: Ledger, piece: Standing) -> Edited | None:
+def edited_piece(
+    connection: Connection, shared: MappingContext, ledger: Ledger, piece: FileStanding
+) -> EditedPiece | None:
     """Lays the lines of an unaccounted file beside those that were carried of generations whose own file is gone.
 
     None: it shares no run of lines with them. Raises SourceError, RedisLost, RedisRefused, LedgerError.
@@ -61,15 +63,15 @@ def edited_piece(connection: Connection, shared: Shared, ledger: Ledger, piece: 
     if file is None:
         return None
     folder, codec = ledger.path.parent, shared.mapping.codec(piece.log)
-    limit, key = shared.mapping.format.max_line_bytes, former.by_meaning(codec)
+    limit, key = shared.mapping.format.max_line_bytes, carried_before.by_meaning(codec)
     with (
         closing(file),
-        closing(Carried(shared, ledger, connection, piece.log, memory.number).read(ends, folder)) as old,
-        closing(former.in_file(former.reading(file, file.size()), codec, limit, folder, key)) as new,
+        closing(CarriedLines(shared, ledger, connection, piece.log, memory.number).read(ends, folder)) as old,
+        closing(carried_before.in_file(carried_before.reading(file, file.size()), codec, limit, folder, key)) as new,
     ):
         starts, stops = new.starts.numbers(), new.ends.numbers()
         found = align(old.keys.numbers(), new.keys.numbers(), lambda n: stops[n] - starts[n])
         if not found.runs:
             return None
         which = old.starts.numbers()[found.runs[0].old] // GENERATION
-        return Edited(piece, which, len(starts), found.passed())
+        return EditedPiece(piece, which, len(starts), found.passed())

@@ -9,25 +9,25 @@ from dataclasses import replace
 
 from bridge.core.config import Settings
 from bridge.core.errors import ConfigError, SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.engine.account.accountant import Accountant
-from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, Account, Standing
+from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, FilesAccount, FileStanding
 from bridge.files.generation import open_regular
 from bridge.files.piece_age import tells_age
 from bridge.files.piece_times import first_and_last
 from bridge.kinds.log.edit_summary import in_words
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger import spool
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger import spool_messages
 from bridge.ledger.edits import NEW, rewrites_of
-from bridge.ledger.file_standings import LATE, LEFT, Remembered, forget_piece, remembered_pieces, save_piece
+from bridge.ledger.file_standings import LATE, LEFT, FileRecord, forget_piece, remembered_pieces, save_piece
 from bridge.ledger.journal import note
 from bridge.ledger.lock_holder import lock_holder
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 
 
-def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, Account]:
+def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, FilesAccount]:
     """The account of each mapping, by its name. Raises SourceError, LedgerError."""
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
@@ -35,7 +35,7 @@ def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[]
     found = {}
     try:
         for mapping in mappings:
-            with closing(Shared(mapping, settings)) as shared:
+            with closing(MappingContext(mapping, settings)) as shared:
                 found[mapping.name] = account_of(shared, ledger, clock, running=running)
     finally:
         if ledger is not None:
@@ -43,7 +43,7 @@ def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[]
     return found
 
 
-def dated(settings: Settings, mapping: Mapping, pieces: Sequence[Standing]) -> list[Standing]:
+def dated(settings: Settings, mapping: Mapping, pieces: Sequence[FileStanding]) -> list[FileStanding]:
     """Reads the times of the first and the last message of each of these files, as far as their lines tell them.
 
     A file that cannot be read, or whose messages are not lines, has none.
@@ -62,7 +62,9 @@ def dated(settings: Settings, mapping: Mapping, pieces: Sequence[Standing]) -> l
     return found
 
 
-def account_of(shared: Shared, ledger: Ledger | None, clock: Callable[[], float], *, running: bool) -> Account:
+def account_of(
+    shared: MappingContext, ledger: Ledger | None, clock: Callable[[], float], *, running: bool
+) -> FilesAccount:
     """The account of a mapping's files, of whatever kind. Raises SourceError, LedgerError."""
     if shared.folder is not None or shared.values is not None:
         return _of_folder(shared, ledger)
@@ -77,19 +79,19 @@ def account_of(shared: Shared, ledger: Ledger | None, clock: Callable[[], float]
     return account
 
 
-def _of_folder(shared: Shared, ledger: Ledger | None) -> Account:
+def _of_folder(shared: MappingContext, ledger: Ledger | None) -> FilesAccount:
     """The account of a mapping whose messages, values or artifacts are each a file."""
-    folder, account = shared.folder or shared.values, Account()
+    folder, account = shared.folder or shared.values, FilesAccount()
     if folder is None:
         raise AssertionError("no folder")
     stream, path = shared.mapping.stream.key, shared.mapping.source.path
     for some in folder.scan():
-        known = spool.files_known(ledger, stream, [file.name for file in some]) if ledger is not None else {}
+        known = spool_messages.files_known(ledger, stream, [file.name for file in some]) if ledger is not None else {}
         for file in some:
             size, name = file.facts.size, os.fsdecode(file.name)
             carried = shared.folder is None or (file.name in known and known[file.name][0] == file.facts)
             standing = PIECE if carried else WAITING
-            account.pieces.append(Standing(name, standing, path, None, size, 0 if carried else size))
+            account.pieces.append(FileStanding(name, standing, path, None, size, 0 if carried else size))
     return account
 
 
@@ -103,7 +105,7 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
         for mapping in mappings:
             if mapping.source.kind not in ("log", "context"):
                 continue
-            with closing(Shared(mapping, settings)) as shared:
+            with closing(MappingContext(mapping, settings)) as shared:
                 found = account_of(shared, ledger, lambda: at, running=True)
                 piece = next((piece for piece in found.pieces if piece.path == path), None)
                 if piece is None:
@@ -115,7 +117,7 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
                     )
                 bound = piece.facts if tells_age(path.rpartition("/")[2]) else None
                 with ledger.transaction():
-                    save_piece(ledger, mapping.stream.key, Remembered(path, LEFT, why, at, bound, piece.bytes, who))
+                    save_piece(ledger, mapping.stream.key, FileRecord(path, LEFT, why, at, bound, piece.bytes, who))
                     note(ledger, at, who, "leave", mapping.stream.key, {"path": path, "reason": why})
                 which = "this very file, whatever its name becomes" if bound else "whatever lies there"
                 return f"{path} is left alone from now on ({which}); `bridge files --take {path}` undoes it"
@@ -123,18 +125,18 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
     raise ConfigError("is no file that a mapping names", where=path, hint=hint)
 
 
-def bring_over(shared: Shared, ledger: Ledger, found: Sequence[Standing], who: str, at: float) -> None:
+def bring_over(shared: MappingContext, ledger: Ledger, found: Sequence[FileStanding], who: str, at: float) -> None:
     """Notes that unaccounted files are to be brought over: the next run carries each as a log by itself, late, once.
 
     Raises LedgerError.
     """
-    reached("repair.late.before")
+    failpoint("repair.late.before")
     with ledger.transaction():
         for piece in found:
-            said = Remembered(piece.path, LATE, piece.why, at, piece.facts, piece.bytes, who)
+            said = FileRecord(piece.path, LATE, piece.why, at, piece.facts, piece.bytes, who)
             save_piece(ledger, shared.mapping.stream.key, said)
             note(ledger, at, who, "bring over", shared.mapping.stream.key, {"path": piece.path, "bytes": piece.bytes})
-    reached("repair.late.after")
+    failpoint("repair.late.after")
 
 
 def take(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:

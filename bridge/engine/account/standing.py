@@ -14,7 +14,7 @@ ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "asi
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class FileStanding:
     """The standing of one file that a mapping names, by its path below the root.
 
     `log` and `generation` are those that it is a piece of; `bytes` what it holds, of a packed one as far as it was
@@ -49,13 +49,13 @@ class Standing:
 
 
 @dataclass(slots=True)
-class Account:
+class FilesAccount:
     """The account of a mapping: the standing of each of its files.
 
     `gone` entries were removed from the stream before the mirror came to them.
     """
 
-    pieces: list[Standing] = field(default_factory=list)
+    pieces: list[FileStanding] = field(default_factory=list)
     gone: int = 0
     acknowledged: int = 0
     """Of how many of these somebody said to know."""
@@ -65,7 +65,7 @@ class Account:
     """The logs of which something is not carried, or was written to since it was: these are to be looked at."""
 
     @property
-    def unaccounted(self) -> list[Standing]:
+    def unaccounted(self) -> list[FileStanding]:
         """The files, or parts of them, that nothing explains."""
         return [piece for piece in self.pieces if piece.standing == UNACCOUNTED]
 

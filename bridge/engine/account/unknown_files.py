@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.engine.account.standing import PIECE
 from bridge.files.content import COMPRESSED
-from bridge.files.generation import TAIL, Generation, Known, is_copy, open_regular
-from bridge.files.named_file import Named
+from bridge.files.generation import TAIL, Generation, GenerationRecord, is_copy, open_regular
+from bridge.files.named_file import NamedFile
 from bridge.files.piece_age import bare
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.file_standings import COPY, UNACCOUNTED
 from bridge.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FileEvidence:
     """What a file's bytes tell of it: its standing, why, and the generation that it is."""
 
     standing: str
@@ -28,15 +28,15 @@ class Told:
     generation: int | None = None
 
 
-class Strangers:
+class UnknownFiles:
     """Looks into files of one mapping of logs of which the books know nothing. `ledger`: None where there is none."""
 
-    def __init__(self, shared: Shared, ledger: Ledger | None) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger | None) -> None:
         self._shared = shared
         self._catalog = shared.catalog
         self._ledger = ledger
 
-    def tell(self, listed: Named) -> Told | None:
+    def tell(self, listed: NamedFile) -> FileEvidence | None:
         """Tells of a file whose bytes are those of another one, or of a generation whose own file is gone.
 
         None: they are nobody's. Raises SourceError.
@@ -56,13 +56,13 @@ class Strangers:
         finally:
             file.close()
 
-    def _twin(self, listed: Named) -> str | None:
+    def _twin(self, listed: NamedFile) -> str | None:
         """The name of the file that counts in the place of a packed one, and lies beside it."""
         short = bare(listed.name)
         beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
         return next((other for other in beside[: beside.index(listed.name)] if other in self._catalog.named), None)
 
-    def _copy(self, file: Generation, others: Iterable[str]) -> Told | None:
+    def _copy(self, file: Generation, others: Iterable[str]) -> FileEvidence | None:
         """A copy: each of its bytes is one of another file's, which goes on from there or ends with it."""
         for name in others:
             other = open_regular(self._catalog.root / name)
@@ -70,12 +70,12 @@ class Strangers:
                 continue
             try:
                 if file.content is not None and other.content is not None and is_copy(file.content, other.content):
-                    return Told(COPY, f"its bytes are those of {name}")
+                    return FileEvidence(COPY, f"its bytes are those of {name}")
             finally:
                 other.close()
         return None
 
-    def _gone(self, listed: Named) -> list[Known]:
+    def _gone(self, listed: NamedFile) -> list[GenerationRecord]:
         """The finished generations of a file's log whose own file is nowhere."""
         here = self._catalog.lying(listed.log or "", listed.identity)
         records = self._shared.tail(listed.log or listed.name, self._ledger).records()
@@ -92,14 +92,14 @@ def is_known_by(file: Generation, at: Fingerprint, *, ends: bool = True) -> bool
     return begins and (not ends or hex_digest(file.read(back, at.offset - back)) == at.tail)
 
 
-def _whole(file: Generation, gone: Iterable[Known]) -> Told | None:
+def _whole(file: Generation, gone: Iterable[GenerationRecord]) -> FileEvidence | None:
     """A file that holds just what was carried of one of these generations."""
     found = (known for known in gone if file.size() == known.at.offset and is_known_by(file, known.at))
     known = next(found, None)
-    return Told(PIECE, "its content is that generation's", known.number) if known is not None else None
+    return FileEvidence(PIECE, "its content is that generation's", known.number) if known is not None else None
 
 
-def _edited(file: Generation, gone: Iterable[Known]) -> Told | None:
+def _edited(file: Generation, gone: Iterable[GenerationRecord]) -> FileEvidence | None:
     """A file that begins or ends as one of these generations did."""
     size = file.size()
     for known in gone:
@@ -107,5 +107,5 @@ def _edited(file: Generation, gone: Iterable[Known]) -> Told | None:
         begins = hex_digest(file.read(known.at.head_len, 0)) == known.at.head
         if begins or (size >= back and hex_digest(file.read(back, size - back)) == known.at.tail):
             why = f"it begins or ends as generation {known.number} did, which was carried: it was edited since"
-            return Told(UNACCOUNTED, why)
+            return FileEvidence(UNACCOUNTED, why)
     return None

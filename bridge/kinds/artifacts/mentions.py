@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from bridge.core.codecs.named_path import path_in
 from bridge.core.model import Position, Row
 from bridge.files.artifact_digest import inside, looked_at
-from bridge.files.folder import Facts
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger import artifact_mentions as memory
+from bridge.files.folder import FileFacts
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger import artifact_mentions
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
@@ -26,7 +26,7 @@ CHANGES = 20
 """A file that was another at so many looks is told to be changing."""
 
 
-def mentions_of(shared: Shared, name: str, ledger: Ledger) -> Mentions | None:
+def mentions_of(shared: MappingContext, name: str, ledger: Ledger) -> Mentions | None:
     """For the log of this name, if its lines may name artifacts."""
     return Mentions(shared, name, ledger) if shared.mapping.message.artifact_types else None
 
@@ -34,7 +34,7 @@ def mentions_of(shared: Shared, name: str, ledger: Ledger) -> Mentions | None:
 class Mentions:
     """For one log."""
 
-    def __init__(self, shared: Shared, name: str, ledger: Ledger) -> None:
+    def __init__(self, shared: MappingContext, name: str, ledger: Ledger) -> None:
         self.types = frozenset(kind.encode() for kind in shared.mapping.message.artifact_types)
         self._stream = shared.mapping.stream.key
         self._name = name
@@ -46,7 +46,7 @@ class Mentions:
         self._ledger = ledger
         self._keys = shared.keys
         self._from = Position(0, -1)
-        self._asked: dict[bytes, tuple[Facts, int]] = {}
+        self._asked: dict[bytes, tuple[FileFacts, int]] = {}
         self.waits = False
         """Whether some of what is in the stream was not told yet."""
 
@@ -66,19 +66,19 @@ class Mentions:
                     due.append((generation, offset, real))
             found.append(row)
         if due:
-            memory.add(self._ledger, self._stream, self._name, due)
+            artifact_mentions.add(self._ledger, self._stream, self._name, due)
         return found
 
     def place(self, at: Position) -> None:
         """Lines before this place are in the stream; what is known of later ones will be found out again."""
-        memory.settle(self._ledger, self._stream, self._name, at)
+        artifact_mentions.settle(self._ledger, self._stream, self._name, at)
 
     def tell(self, connection: Connection, number: int, upto: Position) -> None:
         """Puts sizes and digests, as far as they are known by now, into `bridge:{S}:artifacts`.
 
         A file is asked for once, for all lines that name it. One that goes on changing is told to be.
         """
-        ready = memory.ready(self._ledger, self._stream, self._name, upto, self._from, AT_ONCE)
+        ready = artifact_mentions.ready(self._ledger, self._stream, self._name, upto, self._from, AT_ONCE)
         facts: list[bytes] = []
         done: list[tuple[int, int]] = []
         found: dict[bytes, bytes | None] = {}
@@ -91,14 +91,14 @@ class Mentions:
                 done.append((generation, offset))
         if facts:
             connection.calls(pack("HSET", self._keys.artifacts, *facts))
-            memory.forget(self._ledger, self._stream, self._name, done)
+            artifact_mentions.forget(self._ledger, self._stream, self._name, done)
         self.waits = len(done) < len(ready) or len(ready) == AT_ONCE
         self._from = Position(*ready[-1][:2]) if len(ready) == AT_ONCE else Position(0, -1)
 
     def _found(self, path: bytes) -> bytes | None:
         """What is known of a file, as JSON; None: not yet."""
         try:
-            now = Facts.of(os.stat(path, follow_symlinks=False))
+            now = FileFacts.of(os.stat(path, follow_symlinks=False))
         except OSError:
             self._asked.pop(path, None)
             return b'{"status":"gone"}'

@@ -10,18 +10,18 @@ import json
 import os
 from collections.abc import Callable
 
-from bridge.core.codecs.artifact import Artifact, announcement
-from bridge.core.codecs.document import Message, moment
+from bridge.core.codecs.artifact import ArtifactCodec, announcement
+from bridge.core.codecs.document import DocumentMessage, moment
 from bridge.core.errors import SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
 from bridge.core.path_rules import Paths
-from bridge.files.artifact_digest import INLINE, Hasher, Known, hashed
-from bridge.files.folder import BUSY, Folder, Found, Taken
-from bridge.kinds.spool.scanner import Intake, Waiting
+from bridge.files.artifact_digest import INLINE, DigestThread, KnownDigest, hashed
+from bridge.files.folder import BUSY, FolderScan, MessageFolder, ReadFile
+from bridge.kinds.spool.scanner import FolderScanner, WaitingFile
 from bridge.kinds.spool.source import SpoolSource
-from bridge.ledger import spool as memory
-from bridge.ledger.spool import Due
+from bridge.ledger import spool_messages
+from bridge.ledger.spool_messages import DueMessage
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
@@ -29,17 +29,17 @@ AGAIN = 0.05
 """Seconds until forward asks again for the digest of an artifact's file that is being hashed."""
 
 
-class ArtifactIntake(Intake):
+class ArtifactIntake(FolderScanner):
     """Takes the files of a folder of artifacts into the ledger as due, when they are complete and hashed."""
 
     def __init__(
-        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
-        hasher: Hasher,
+        self, mapping: Mapping, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
+        hasher: DigestThread,
     ) -> None:  # fmt: skip
         super().__init__(mapping, folder, ledger, clock, notices, lambda: None)
         self._hasher = hasher
 
-    def _content(self, found: Found, since: float, age: float) -> Taken | None:
+    def _content(self, found: FolderScan, since: float, age: float) -> ReadFile | None:
         """Returns type and digest of an artifact's file as JSON, with its facts; None while it is written or hashed.
 
         None also when the file is gone. Raises SourceError: a link leads to the file, or it cannot be read.
@@ -59,38 +59,38 @@ class ArtifactIntake(Intake):
         if isinstance(known, OSError) and known.errno != errno.ELOOP:  # that is a link by now: no file of ours
             raise SourceError(f"cannot be read: {known.strerror}", where=shown_name(found.name),
                               hint="give the bridge's user the right to read it")  # fmt: skip
-        if not isinstance(known, Known):
+        if not isinstance(known, KnownDigest):
             if self._folder.find(found.name) is None:
                 self._notices.append(f"{shown_name(found.name)} was gone before it could be announced")
                 self.waiting.pop(found.name, None)
             else:
                 self.wait(found, since, now + AGAIN)
             return None
-        return Taken(known.facts, _facts_of(known), busy=False)
+        return ReadFile(known.facts, _facts_of(known), busy=False)
 
-    def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
+    def _take_in(self, name: bytes, taken: ReadFile, barred: set[bytes], *, keep: bool) -> int:
         """Notes an artifact's file in the ledger as due, unless it holds what was announced last; inside a transaction.
 
         Returns 0: none of the file's bytes are kept.
         """
         sha256 = json.loads(taken.raw)["sha256"].encode()
         self.waiting.pop(name, None)
-        last, now = memory.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
+        last, now = spool_messages.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
         key = announcement(name, moment(taken.facts.written), sha256)
         # Not one that was moved away and back either: two announcements that say the same would be one, sent twice.
         if last is not None and last.alike == sha256 and (not last.removed or last.key == key):
-            memory.touch(self._ledger, self._stream, name, taken.facts)
+            spool_messages.touch(self._ledger, self._stream, name, taken.facts)
             return 0
-        standing = memory.standing(self._ledger, self._stream, key)
+        standing = spool_messages.standing(self._ledger, self._stream, key)
         if standing == "sent":  # of an older file, put back into its place
-            self.waiting[name] = Waiting(taken.facts, self._clock(), self._clock() + AGAIN)
+            self.waiting[name] = WaitingFile(taken.facts, self._clock(), self._clock() + AGAIN)
             return 0
         if standing == "carried" and last is None:  # announced, and its file was not known to hold it
-            memory.note_file(self._ledger, self._stream, name, taken.facts, key)
+            spool_messages.note_file(self._ledger, self._stream, name, taken.facts, key)
             return 0
         # What replaces a file comes after it, be its own time what it may.
         at = now if last is not None else min(now, taken.facts.written // 1_000_000)
-        memory.add_due(self._ledger, self._stream, Due(key, sha256, name, taken.facts, at, taken.raw))
+        spool_messages.add_due(self._ledger, self._stream, DueMessage(key, sha256, name, taken.facts, at, taken.raw))
         return 0
 
 
@@ -101,25 +101,25 @@ class ArtifactSource(SpoolSource):
     """
 
     def __init__(
-        self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float], hasher: Hasher,
-        paths: Paths,
+        self, mapping: Mapping, keys: Keys, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float],
+        hasher: DigestThread, paths: Paths,
     ) -> None:  # fmt: skip
         super().__init__(mapping, keys, folder, ledger, clock, lambda: None)
         self._paths = paths
         self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
 
-    def _message(self, one: Due) -> Message:
+    def _message(self, one: DueMessage) -> DocumentMessage:
         codec = self._mapping.codec(os.fsdecode(one.name))
-        if not isinstance(codec, Artifact):
+        if not isinstance(codec, ArtifactCodec):
             raise AssertionError("a mapping of artifacts has its codec")
         facts = json.loads(one.raw or b"{}")
         path = self._paths.over(os.path.join(self._folder.root, one.name))  # noqa: PTH118 - bytes
         row = codec.row(
             path, moment(one.facts.written), facts["type"].encode(), one.facts.size, facts["sha256"].encode()
         )
-        return Message(row, one.time)
+        return DocumentMessage(row, one.time)
 
 
-def _facts_of(known: Known) -> bytes:
+def _facts_of(known: KnownDigest) -> bytes:
     """Packs type and digest of an artifact's file into JSON, as the ledger keeps them until the file is announced."""
     return json.dumps({"type": known.type, "sha256": known.sha256}).encode()

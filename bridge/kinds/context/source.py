@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.chunk import CHUNK, Chunk, whole_characters
+from bridge.core.codecs.chunk import CHUNK, ChunkCodec, whole_characters
 from bridge.core.codecs.document import moment
 from bridge.core.mapping import Mapping
 from bridge.core.model import FIELDS, Checkpoint, Position, paired
 from bridge.files.generation import Generation
 from bridge.files.lines import Lines
 from bridge.files.tail import Tail
-from bridge.kinds.kind import Draft
-from bridge.kinds.log.reader import Read, Reader
+from bridge.kinds.kind import SourceBatch
+from bridge.kinds.log.line_reader import LineReader, ReadLines
 from bridge.kinds.log.source import LogSource
 from bridge.kinds.rejects import Rejects
-from bridge.kinds.resume import Compared, Resume
+from bridge.kinds.resume import Reconciliation, Resume
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
@@ -31,7 +31,7 @@ UNENDED = 10.0
 """Seconds after which forward takes bytes of a context that begin a character and do not end it as they are."""
 
 
-class ChunkReader(Reader):
+class ChunkReader(LineReader):
     """Reads a context's file in chunks instead of lines: what was appended until the writer paused, 64 KiB at most."""
 
     def __init__(
@@ -52,7 +52,7 @@ class ChunkReader(Reader):
         Else the cursor could not tell whether an entry has said that the file began anew.
         """
 
-    def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
+    def fetch(self, generation: Generation, *, ended: bool = False) -> ReadLines | None:
         """Returns the next chunks of a context's generation; None when none is due yet.
 
         Before the first chunk of a file that began anew comes an empty one.
@@ -77,7 +77,7 @@ class ChunkReader(Reader):
         self.settling = whole < len(rest) and not chunks
         return self._found(generation, raw, chunks) if chunks else None
 
-    def _found(self, generation: Generation, raw: bytes, chunks: list[bytes]) -> Read:
+    def _found(self, generation: Generation, raw: bytes, chunks: list[bytes]) -> ReadLines:
         ends: list[int] = []
         start = generation.read_to
         for chunk in chunks:
@@ -85,8 +85,8 @@ class ChunkReader(Reader):
         lines = Lines(chunks, [start, *ends[:-1]], ends, ends[-1])
         written = generation.written()
         codec, at = self._codec, moment(written)
-        rows = [codec.row(chunk, at) for chunk in chunks] if isinstance(codec, Chunk) else []
-        found = Read(generation, start, raw, lines, more=True)
+        rows = [codec.row(chunk, at) for chunk in chunks] if isinstance(codec, ChunkCodec) else []
+        found = ReadLines(generation, start, raw, lines, more=True)
         found.given(rows, [written // 1_000_000] * len(rows))
         return found
 
@@ -116,7 +116,7 @@ class ContextSource(LogSource):
         super().__init__(mapping, keys, tail, ledger, clock)
         self.patience = mapping.source.idle_ms / 1000
 
-    def _made_reader(self, mapping: Mapping) -> Reader:
+    def _made_reader(self, mapping: Mapping) -> LineReader:
         self._chunks = ChunkReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
         return self._chunks
 
@@ -128,7 +128,7 @@ class ContextSource(LogSource):
     def _is_history(self, generation: int, offset: int) -> bool:
         return False
 
-    def place(self, resume: Resume, compared: Compared) -> None:
+    def place(self, resume: Resume, compared: Reconciliation) -> None:
         """Puts a context's reader behind the chunk that the last entry which stands was made of, or at the checkpoint.
 
         Raises LedgerError.
@@ -148,7 +148,7 @@ class ContextSource(LogSource):
         }  # fmt: skip
         super().place(resume, compared)
 
-    def _last_in_row(self, checkpoint: Checkpoint | None, compared: Compared) -> Position | None:
+    def _last_in_row(self, checkpoint: Checkpoint | None, compared: Reconciliation) -> Position | None:
         """Returns where the last chunk beyond the checkpoint begins whose entry stands with those of all before it.
 
         None: not even the next chunk's entry stands.
@@ -161,7 +161,7 @@ class ContextSource(LogSource):
             at += found[at]
         return last
 
-    def here(self) -> Draft | None:
+    def here(self) -> SourceBatch | None:
         """Makes a draft without entries that sets a context's cursor to where the reader stands.
 
         None when there is no file, or where a file begins anew, which an entry has to say first.

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from bridge.continuity.archive_reader import Archive, history
+from bridge.continuity.archive_reader import ArchiveReader, history
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, paired, parse_id, parse_origin
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.acknowledged import redacted_of
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.acknowledgements import redacted_of
 from bridge.ledger.edits import stretches_of
 from bridge.ledger.quarantine import KEPT, carried_aside
 from bridge.ledger.ranges import Range, ranges_of
@@ -30,7 +30,7 @@ from bridge.ledger.scratch_table import in_order
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
-from bridge.streams.trim import Gone, read_trimmed
+from bridge.streams.trim import TrimmedSource, read_trimmed
 
 SPILLED = 1 << 18
 """So many numbers of a column are in memory at most; more of them are in a file."""
@@ -84,7 +84,7 @@ class Column:
 
 
 @dataclass(slots=True)
-class Messages:
+class LineColumns:
     """Messages of generations: for each a number that equal ones have too, where it begins, and where the next may.
 
     Of those that were read of the stream nobody knows where they end; `of_a_file`: they were not. `trimmed`: some that
@@ -101,7 +101,7 @@ class Messages:
     is_of_one: bool = True
 
     @classmethod
-    def kept_in(cls, folder: Path) -> Messages:
+    def kept_in(cls, folder: Path) -> LineColumns:
         """Makes columns for messages; what does not fit into memory lies in files in this folder."""
         return cls(Column(folder), Column(folder), Column(folder))
 
@@ -117,14 +117,14 @@ Read = Callable[[int, int], tuple[bytes, list[Cut], bool]]
 
 def in_file(
     read: Read, codec: Codec, limit: int, folder: Path, key: Callable[[Sequence[bytes]], Iterable[int]], *, of: int = 0
-) -> Messages:
+) -> LineColumns:
     """Reads the messages of a file; `limit` is the longest line in bytes, `key` numbers them. Raises SourceError.
 
     They begin in generation `of`. One that is over the limit is numbered by its first bytes and its length.
     """
-    found = Messages.kept_in(folder)
+    found = LineColumns.kept_in(folder)
     found.of_a_file = True
-    begins = codec.begins if isinstance(codec, Continued) else None
+    begins = codec.begins if isinstance(codec, MultilineCodec) else None
     end = 0
     for lines, cut in walk(read, 0, begins, limit):
         texts, starts, ends = lines.lines, lines.offsets, lines.ends
@@ -178,11 +178,11 @@ def reading(generation: Generation, end: int) -> Read:
     return read
 
 
-class Carried:
+class CarriedLines:
     """Reads what was carried of generations of a log, of the stream and the archive, the ledger's ranges and
     quarantine."""
 
-    def __init__(self, shared: Shared, ledger: Ledger, connection: Connection, name: str, number: int) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection, name: str, number: int) -> None:
         self._shared = shared
         self._ledger = ledger
         self._connection = connection
@@ -191,13 +191,13 @@ class Carried:
         self._number = number
         self._codec = shared.mapping.codec(name)
 
-    def read(self, ends: Mapping[int, int], folder: Path) -> Messages:
+    def read(self, ends: Mapping[int, int], folder: Path) -> LineColumns:
         """Reads the messages that were carried of these generations in file order; of each, up to which byte is told.
 
         Raises RedisLost, RedisRefused, SourceError, LedgerError.
         """
         trimmed = read_trimmed(self._connection, self._shared.keys)
-        messages = Messages.kept_in(folder)
+        messages = LineColumns.kept_in(folder)
         rows = in_order(self._rows(sorted(ends)))
         while some := list(islice(rows, PAGE)):
             messages.starts.add(start for start, _ in some)
@@ -206,7 +206,7 @@ class Carried:
         if not messages.is_of_one:
             return messages
         [(generation, end)] = ends.items()
-        low = trimmed.origins.get(self._number, Gone(None)).low
+        low = trimmed.origins.get(self._number, TrimmedSource(None)).low
         first = next(iter(messages.starts.numbers()), 1 << 62) - generation * GENERATION
         messages.trimmed = (
             low is not None and low >= Position(generation, 0) and (low.generation > generation or first > low.offset)
@@ -234,7 +234,7 @@ class Carried:
 
         mirrored = Mirrored(ranges_of(self._ledger, self._stream, self._name), generations)
         names = self._codec.fields
-        archive = Archive(self._shared.mapping, self._shared.settings.state_dir, self._ledger)
+        archive = ArchiveReader(self._shared.mapping, self._shared.settings.state_dir, self._ledger)
         last = stream_info(self._connection, self._shared.keys.stream).last_id
         prefix = b"%d." % self._number
         for rows in history(self._connection, self._shared.keys, archive, ZERO_ID, last, PAGE, PAGE_BYTES):

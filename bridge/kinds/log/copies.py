@@ -16,9 +16,9 @@ from bridge.core.model import hex_digest
 from bridge.files.content import HEAD, Content
 from bridge.files.generation import COMPARED, TAIL, Generation, is_copy, open_regular
 from bridge.files.named_file import Facts
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.edits import Stretch, save_stretches
-from bridge.ledger.file_standings import COPY, Remembered, forget_piece, remembered_pieces, save_piece
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.edits import CarriedSpan, save_stretches
+from bridge.ledger.file_standings import COPY, FileRecord, forget_piece, remembered_pieces, save_piece
 from bridge.ledger.sources import all_generations, save_generation
 from bridge.ledger.store import Ledger
 
@@ -30,7 +30,7 @@ OTHERS = -1
 
 
 @dataclass(slots=True)
-class Twin:
+class Copy:
     """A file whose bytes are those with which the file `of` begins: `equal` of them, as of these facts."""
 
     of: str
@@ -38,16 +38,16 @@ class Twin:
     facts: Facts
 
 
-class Twins:
+class Copies:
     """Finds the new logs of one mapping that are copies of others. Used by forward's thread."""
 
-    def __init__(self, shared: Shared, ledger: Ledger, clock: Callable[[], float]) -> None:
+    def __init__(self, shared: MappingContext, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._shared = shared
         self._ledger = ledger
         self._clock = clock
         self._stream = shared.mapping.stream.key
         self._settle = shared.mapping.source.settle_ms / 1000
-        self._seen: dict[str, Twin] = {}
+        self._seen: dict[str, Copy] = {}
         self._begin: dict[str, int] = {}
         self._gone: tuple[float, dict[str, tuple[str, int]]] = -1e9, {}
 
@@ -71,7 +71,7 @@ class Twins:
         try:
             twin = self._twin_of(name, file, facts)
             seen = self._seen.pop(name, None) or (
-                Twin(before.why.rpartition(" ")[2], before.bytes, before.facts) if before and before.facts else None
+                Copy(before.why.rpartition(" ")[2], before.bytes, before.facts) if before and before.facts else None
             )
             if twin is None:
                 if seen is not None and seen.equal >= LEAST:
@@ -91,7 +91,7 @@ class Twins:
         finally:
             file.close()
 
-    def _twin_of(self, name: str, file: Generation, facts: Facts) -> Twin | None:
+    def _twin_of(self, name: str, file: Generation, facts: Facts) -> Copy | None:
         """The file with whose beginning all bytes of this one are equal; None: there is none."""
         size = file.size()
         head = file.read(min(HEAD, size), 0)
@@ -103,19 +103,19 @@ class Twins:
                 continue
             try:
                 if other.content is not None and other.size() >= size and is_copy(file.content, other.content):
-                    return Twin(path, size, facts)
+                    return Copy(path, size, facts)
             finally:
                 other.close()
         return None
 
-    def _note_copy(self, name: str, twin: Twin) -> None:
+    def _note_copy(self, name: str, twin: Copy) -> None:
         before = remembered_pieces(self._ledger, self._stream).get(name)
         if before is None or before.standing == COPY:
-            said = Remembered(name, COPY, f"its bytes are those of {twin.of}", self._clock(), twin.facts, twin.equal)
+            said = FileRecord(name, COPY, f"its bytes are those of {twin.of}", self._clock(), twin.facts, twin.equal)
             save_piece(self._ledger, self._stream, said)
             logger.warning("%s is a copy: %s; it is not carried", name, said.why, extra={"facts": {"path": name}})
 
-    def _diverged(self, name: str, file: Generation, seen: Twin) -> None:
+    def _diverged(self, name: str, file: Generation, seen: Copy) -> None:
         """A file that was seen equal to another has grown otherwise: it is a log from there on."""
         equal, other = seen.equal, open_regular(self._shared.settings.root / seen.of)
         if other is not None:
@@ -177,7 +177,7 @@ class Twins:
             known = tail.confirmed(first)
             with self._ledger.transaction():
                 save_generation(self._ledger, self._stream, name, known)
-                save_stretches(self._ledger, self._stream, name, first.number, [Stretch(0, end, 0, 0)])
+                save_stretches(self._ledger, self._stream, name, first.number, [CarriedSpan(0, end, 0, 0)])
 
 
 def _facts(path: Path) -> Facts | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from bridge.core.model import EntryId, Position
-from bridge.ledger import dual_writes as memory
+from bridge.ledger import dual_writes
 from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry
 
@@ -19,7 +19,7 @@ EVERY = 0.2
 """Seconds between two looks into the ledger."""
 
 
-class OwnLines:
+class DualWrittenLines:
     """The stretches of one source's file in which lines are a component's own, as it writes both sides itself."""
 
     def __init__(self, ledger: Ledger, stream: str, name: str) -> None:
@@ -27,7 +27,7 @@ class OwnLines:
         self._stream = stream
         self._name = name
         self._due = 0.0
-        self.stretches: list[memory.Stretch] = []
+        self.stretches: list[dual_writes.DualWriteWindow] = []
 
     def look(self, at: Position) -> None:
         """Takes in what is asked for, if it is time; `at` is where forward stands. Raises LedgerError."""
@@ -35,14 +35,14 @@ class OwnLines:
             return
         self._due = time.monotonic() + EVERY
         for _ in range(2):  # of one that has ended already both its beginning and its end are here
-            self.stretches = memory.in_file(self._ledger, self._stream, self._name)
+            self.stretches = dual_writes.in_file(self._ledger, self._stream, self._name)
             for stretch in self.stretches:
                 if stretch.begin is None or (stretch.end is None and not stretch.open):
-                    memory.note_in_file(self._ledger, stretch.number, self._name, at, begins=stretch.begin is None)
+                    dual_writes.note_in_file(self._ledger, stretch.number, self._name, at, begins=stretch.begin is None)
                     self._due = 0.0
             if self._due:
                 return
-        self.stretches = memory.in_file(self._ledger, self._stream, self._name)
+        self.stretches = dual_writes.in_file(self._ledger, self._stream, self._name)
 
     @property
     def waits(self) -> bool:
@@ -54,28 +54,28 @@ class OwnLines:
         return any(one.holds(role, at) for one in self.stretches)
 
 
-class OwnEntries:
+class DualWrittenEntries:
     """The stretches of a stream in which entries are a component's own, so that the mirror leaves them alone."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger
         self._stream = stream
         self._due = 0.0
-        self._stretches: list[memory.Stretch] = []
+        self._stretches: list[dual_writes.DualWriteWindow] = []
 
     def look(self, after: EntryId) -> None:
         """Takes in what is asked for, if it is time; the mirror has done all up to `after`. Raises LedgerError."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY
-        self._stretches = memory.in_stream(self._ledger, self._stream)
+        self._stretches = dual_writes.in_stream(self._ledger, self._stream)
         at = (after[0], after[1] + 1)
         for one in self._stretches:
             if one.begin is None or (one.end is None and not one.open):
-                memory.note_in_stream(self._ledger, one.number, at, begins=one.begin is None)
+                dual_writes.note_in_stream(self._ledger, one.number, at, begins=one.begin is None)
                 self._due = 0.0
         if not self._due:
-            self._stretches = memory.in_stream(self._ledger, self._stream)
+            self._stretches = dual_writes.in_stream(self._ledger, self._stream)
 
     @property
     def waits(self) -> bool:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bridge.core.wording import clock, counted
-from bridge.files.alignment import Run
-from bridge.ledger.edits import ALIGNED, NEW, STOPPED, Rewrite
+from bridge.files.alignment import MatchedRun
+from bridge.ledger.edits import ALIGNED, NEW, STOPPED, LogEdit
 
 
-def edited(found: Rewrite, runs: Sequence[Run], old: Sequence[int], new: Sequence[int]) -> Rewrite:
+def edited(found: LogEdit, runs: Sequence[MatchedRun], old: Sequence[int], new: Sequence[int]) -> LogEdit:
     """Counts what was changed, put in and taken out between runs, and how many put in stood there before."""
     changed = put_in = taken_out = 0
-    last = runs[-1] if runs else Run(0, 0, 0)
+    last = runs[-1] if runs else MatchedRun(0, 0, 0)
     behind = last.new + last.count if last.old + last.count == len(old) else len(new)
     i = j = 0
     fresh = set[int]()
-    for run in [*runs, Run(len(old), max(behind, last.new + last.count), 0)]:
+    for run in [*runs, MatchedRun(len(old), max(behind, last.new + last.count), 0)]:
         gone, more = run.old - i, run.new - j
         changed += min(gone, more)
         taken_out += max(0, gone - more)
@@ -27,14 +27,14 @@ def edited(found: Rewrite, runs: Sequence[Run], old: Sequence[int], new: Sequenc
     fresh.update(new[j:])
     known = {key for key in old if key in fresh} if fresh else set()
     i, again = 0, 0
-    for run in [*runs, Run(0, len(new), 0)] if known else []:
+    for run in [*runs, MatchedRun(0, len(new), 0)] if known else []:
         again += sum(key in known for key in new[i : run.new])
         i = run.new + run.count
     passed = sum(run.count for run in runs)
     return replace(found, passed=passed, changed=changed, put_in=put_in, taken_out=taken_out, again=again)
 
 
-def in_words(found: Rewrite, now: float, why: str = "") -> str:
+def in_words(found: LogEdit, now: float, why: str = "") -> str:
     """Says in one sentence what was found of a file that took a log's place; empty: nothing that anybody must know."""
     if found.how == NEW and not (why or found.again):
         return ""

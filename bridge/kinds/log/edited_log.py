@@ -11,29 +11,29 @@ from dataclasses import replace
 from itertools import pairwise
 
 from bridge.core.errors import RewriteStop
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.model import ZERO_ID, hex_digest
 from bridge.core.wording import clock, counted, duration
-from bridge.files.alignment import Aligned, Run, align, in_order
+from bridge.files.alignment import Alignment, MatchedRun, align, in_order
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut
 from bridge.files.tail import Tail
-from bridge.kinds.log import carried_before as former
-from bridge.kinds.log.carried_before import Carried, Messages
+from bridge.kinds.log import carried_before
+from bridge.kinds.log.carried_before import CarriedLines, LineColumns
 from bridge.kinds.log.edit_records import record
 from bridge.kinds.log.edit_summary import edited, in_words
-from bridge.kinds.log.moved_lines import Moving, moved_by, sorted_out
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.provenance import foreign
-from bridge.ledger.acknowledged import Redacted, accepted_of, redacted_of
+from bridge.kinds.log.moved_lines import MovedRanges, moved_by, sorted_out
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.provenance import exclude_mirrored
+from bridge.ledger.acknowledgements import RedactedLine, accepted_of, redacted_of
 from bridge.ledger.edits import (
     ALIGNED,
     AS_EDIT,
     AS_NEW,
     NEW,
     STOPPED,
-    Rewrite,
-    Stretch,
+    CarriedSpan,
+    LogEdit,
     rewrites_of,
     save_rewrite,
     save_stretches,
@@ -42,7 +42,7 @@ from bridge.ledger.ranges import add_range, barrier, drop_range
 from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
-from bridge.streams.edits import Edit
+from bridge.streams.edits import LogEditRecord
 
 PATIENCE = 2.0
 """Seconds after which a file that took a log's place is looked at although it is written to all the time."""
@@ -51,11 +51,11 @@ SHARED = 10
 """So many lines of the file before must stand in a file, and be half of it, for nobody to dare to call it new."""
 
 
-class Rewritten:
+class EditedLog:
     """Settles the doubt about one log's generations that took the place of a lost one. Used by forward's thread."""
 
     def __init__(
-        self, shared: Shared, tail: Tail, ledger: Ledger, number: Callable[[], int], clock: Callable[[], float],
+        self, shared: MappingContext, tail: Tail, ledger: Ledger, number: Callable[[], int], clock: Callable[[], float],
         dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
         self._shared = shared
@@ -111,8 +111,8 @@ class Rewritten:
                  if told.generation == generation.number]  # fmt: skip
         return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
 
-    def _found(self, generation: Generation, of: int, how: str, why: str = "") -> Rewrite:
-        return Rewrite(self._tail.name, generation.number, of, self._clock(), how, why=why)
+    def _found(self, generation: Generation, of: int, how: str, why: str = "") -> LogEdit:
+        return LogEdit(self._tail.name, generation.number, of, self._clock(), how, why=why)
 
     def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
         """Aligns a generation with the one whose place it took. False: its file changed meanwhile.
@@ -120,7 +120,7 @@ class Rewritten:
         A rotated file, which may have been edited long after, with those as well whose own files are gone; and one
         before whose beginning much was put in with all of them: a piece may have been put back there.
         """
-        reached("forward.align.before")
+        failpoint("forward.align.before")
         of = self._tail.register.carried(generation.rewrites)
         gone, here = self._others(generation, of)
         tries = [[of]]
@@ -152,7 +152,7 @@ class Rewritten:
         return [n for n in finished if n not in here], [n for n in finished if n in here]
 
     def _lay_beside(
-        self, generation: Generation, facts: tuple[int, int, int], old: Messages, of: int, here: Sequence[int], *,
+        self, generation: Generation, facts: tuple[int, int, int], old: LineColumns, of: int, here: Sequence[int], *,
         is_last: bool,
     ) -> bool | None:  # fmt: skip
         """Lays a generation's lines beside those of before, and notes what is found. False: the file changed meanwhile.
@@ -161,12 +161,12 @@ class Rewritten:
         """
         said, name, folder = self._said(generation), self._tail.name, self._ledger.path.parent
         codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
-        key = former.by_bytes if old.of_a_file else former.by_meaning(codec)
-        with closing(former.in_file(self._reading(generation), codec, limit, folder, key)) as new:
+        key = carried_before.by_bytes if old.of_a_file else carried_before.by_meaning(codec)
+        with closing(carried_before.in_file(self._reading(generation), codec, limit, folder, key)) as new:
             starts, ends = new.starts.numbers(), new.ends.numbers()
             keys = old.keys.numbers(), new.keys.numbers()
             if said == AS_NEW:
-                found = Aligned(())
+                found = Alignment(())
             else:
                 found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
             self._in_front = self._in_front or bool(found.runs and found.runs[0].new >= SHARED)
@@ -183,7 +183,7 @@ class Rewritten:
             unknown = []
             if said == AS_EDIT and starts and _head_unknown(old, new, found.runs):
                 head = starts[found.runs[0].new] if found.runs else ends[-1]
-                unknown = [Stretch(0, head, 0, 0)] if head else []
+                unknown = [CarriedSpan(0, head, 0, 0)] if head else []
             behind = max((stretch.end for stretch in unknown), default=0)
             redacted = [told for told in self._redacted(generation, found.runs, starts, ends) if told.start >= behind]
             unproved = (found.runs[0].new if found.runs else len(starts)) if unknown else 0
@@ -198,43 +198,43 @@ class Rewritten:
         return True
 
     def _redacted(
-        self, generation: Generation, runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int]
-    ) -> list[Stretch]:
+        self, generation: Generation, runs: Sequence[MatchedRun], starts: Sequence[int], ends: Sequence[int]
+    ) -> list[CarriedSpan]:
         """The lines of a file, not among those passed over, whose entries were deleted on purpose, each once."""
-        gone: dict[str, list[Redacted]] = {}
+        gone: dict[str, list[RedactedLine]] = {}
         for told in (*redacted_of(self._ledger, self._stream, self._tail.name), *self._without_entry()):
             gone.setdefault(told.digest, []).append(told)
-        found, at = list[Stretch](), 0
-        for run in [*runs, Run(0, len(starts), 0)] if gone else []:
+        found, at = list[CarriedSpan](), 0
+        for run in [*runs, MatchedRun(0, len(starts), 0)] if gone else []:
             for n in range(at, run.new):
                 line = generation.read(ends[n] - starts[n] - 1, starts[n])
                 if known := gone.get(hex_digest(line)) or gone.get(hex_digest(line + b"\n\0")):
                     told = known.pop(0)
-                    found.append(Stretch(starts[n], ends[n], told.generation, told.offset))
+                    found.append(CarriedSpan(starts[n], ends[n], told.generation, told.offset))
             at = run.new + run.count
         return found
 
-    def _without_entry(self) -> Iterator[Redacted]:
+    def _without_entry(self) -> Iterator[RedactedLine]:
         """The lines of which somebody acknowledged that they have no entry: their digest is of both sides."""
         for told in accepted_of(self._ledger, self._stream):
             name, generation, offset = told.first.rsplit(":", 2) if told.first.count(":") >= 2 else ("", "0", "0")
             if told.kind == "missing_in_redis" and name == self._tail.name:
-                yield Redacted(ZERO_ID, name, int(generation), int(offset), 0, told.digest)
+                yield RedactedLine(ZERO_ID, name, int(generation), int(offset), 0, told.digest)
 
-    def _before(self, numbers: Sequence[int]) -> Messages:
+    def _before(self, numbers: Sequence[int]) -> LineColumns:
         """The messages that were carried of generations: of one's own file while that is open, else of the stream."""
         name, folder = self._tail.name, self._ledger.path.parent
         held = self._tail.of_number(numbers[0])
         if len(numbers) == 1 and held is not None and held.content is not None:
             codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
-            read = former.reading(held, held.read_to)
-            return former.in_file(read, codec, limit, folder, former.by_bytes, of=held.number)
+            read = carried_before.reading(held, held.read_to)
+            return carried_before.in_file(read, codec, limit, folder, carried_before.by_bytes, of=held.number)
         with closing(self._dial()) as connection:
-            carried = Carried(self._shared, self._ledger, connection, name, self._number())
+            carried = CarriedLines(self._shared, self._ledger, connection, name, self._number())
             ends = {known.number: known.at.offset for known in self._tail.records()}
             return carried.read({number: ends.get(number, 0) for number in numbers}, folder)
 
-    def _reading(self, generation: Generation) -> former.Read:
+    def _reading(self, generation: Generation) -> carried_before.Read:
         """Reads what of a file is not the mirror's. Raises _Changed: it is another by now."""
         ours = self._shared.mapping.mirror is not None
 
@@ -249,7 +249,7 @@ class Rewritten:
             more, cuts = len(data) == size, list[Cut]()
             if ours and data:
                 here = self._stream, self._tail.name, generation.number
-                data, cuts, stale = foreign(self._ledger, *here, offset, data, at_once)
+                data, cuts, stale = exclude_mirrored(self._ledger, *here, offset, data, at_once)
                 for span in stale:  # the file was edited since the mirror wrote there: the bytes are its own by now
                     drop_range(self._ledger, self._stream, span)
             return data, cuts, more
@@ -257,7 +257,7 @@ class Rewritten:
         return read
 
     def _stop_if_unsure(
-        self, generation: Generation, facts: tuple[int, int, int], found: Aligned, old: Messages, new: Messages,
+        self, generation: Generation, facts: tuple[int, int, int], found: Alignment, old: LineColumns, new: LineColumns,
         said: str,
     ) -> None:  # fmt: skip
         """Raises RewriteStop where lines are shared and nothing tells which they are, or some of before are unknown."""
@@ -302,7 +302,7 @@ class Rewritten:
         return f"the next rotation is due at about {due}, one each {duration(each)}"
 
     def _save(
-        self, generation: Generation, found: Rewrite, stretches: Sequence[Stretch], moving: Sequence[Moving]
+        self, generation: Generation, found: LogEdit, stretches: Sequence[CarriedSpan], moving: Sequence[MovedRanges]
     ) -> None:
         """Writes into the ledger, at once, what was found of a file. Raises _Changed: it is another by now."""
         with self._tail.lock:
@@ -311,10 +311,12 @@ class Rewritten:
             placed = [(told, told.parts(generation)) for told in moving]
             marked = [told._replace(crc=generation.sum_of(told.start, told.end)) for told in stretches]
             if found.how == ALIGNED:  # Redis first: a ledger that is lost behind this is rebuilt of it
-                reached("forward.record.before")
+                failpoint("forward.record.before")
                 with closing(self._dial()) as connection:
-                    record(connection, self._shared, self._number(), {generation.number: Edit(found.of, marked)})
-                reached("forward.record.after")
+                    record(
+                        connection, self._shared, self._number(), {generation.number: LogEditRecord(found.of, marked)}
+                    )
+                failpoint("forward.record.after")
             of = found.of if found.how == ALIGNED else 0
             with self._tail.settled(generation, of) as records, self._ledger.transaction():
                 for told, parts in placed:
@@ -325,7 +327,7 @@ class Rewritten:
                 save_rewrite(self._ledger, self._stream, found)
                 for known in records:
                     save_generation(self._ledger, self._stream, self._tail.name, known)
-            reached("forward.align.after")
+            failpoint("forward.align.after")
             self._stop = None
             if said := in_words(found, found.at, generation.why):
                 self._tail.notices.append(said)
@@ -335,14 +337,14 @@ class _Changed(Exception):
     """A file changed while it was looked at: another look tells."""
 
 
-def _head_unknown(old: Messages, new: Messages, runs: Sequence[Run]) -> bool:
+def _head_unknown(old: LineColumns, new: LineColumns, runs: Sequence[MatchedRun]) -> bool:
     """Whether lines before the first run may be among those of before of which nothing tells any more."""
     starts, ends = new.starts.numbers(), new.ends.numbers()
     head = range(runs[0].new if runs else len(starts))
     return bool(head) and (old.trimmed or any(ends[n] - starts[n] <= old.unknown for n in head))
 
 
-def _may_go_on(found: Aligned, old: Sequence[int], new: Sequence[int]) -> bool:
+def _may_go_on(found: Alignment, old: Sequence[int], new: Sequence[int]) -> bool:
     """Whether a file ends amid the lines of before: all of it, or its last run."""
     if not found.runs:
         return bool(found.shared) and found.shared == len(new)

@@ -10,14 +10,14 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import Origin, Position
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
-from bridge.kinds.direction_stats import Arrivals
+from bridge.kinds.direction_stats import WriteTimes
 from bridge.kinds.kind import Source
-from bridge.kinds.log.edited_log import Rewritten
+from bridge.kinds.log.edited_log import EditedLog
+from bridge.kinds.log.line_reader import LineReader
 from bridge.kinds.log.passed_over import forget_carried
-from bridge.kinds.log.reader import Reader
 from bridge.kinds.mapping_context import keep_news
 from bridge.kinds.rejects import Rejects
-from bridge.kinds.resume import Compared
+from bridge.kinds.resume import Reconciliation
 from bridge.ledger.ranges import Range, range_digest
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
@@ -26,7 +26,7 @@ LOOKS = 20
 """How often a source's files are looked at for a line, while they are replaced as it is read."""
 
 
-class TailSource(Source):
+class FollowedSource(Source):
     """A source that is one logical file, with all its generations. Only its `tail` is shared, with the mirror."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
@@ -36,14 +36,14 @@ class TailSource(Source):
         """How many bytes without a newline stand at the end of finished generations, by generation."""
         self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
         self._keys = keys
-        self._arrivals = Arrivals()
+        self._arrivals = WriteTimes()
         self._reader = self._made_reader(mapping)
-        self.rewritten: Rewritten | None = None
+        self.rewritten: EditedLog | None = None
         """What finds out which lines of a file that took the log's place were carried; None: nobody asks."""
         self._under_way = 0
 
-    def _made_reader(self, mapping: Mapping) -> Reader:
-        return Reader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
+    def _made_reader(self, mapping: Mapping) -> LineReader:
+        return LineReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
 
     def look(self, paths: set[str] | None) -> bool:
         """The source looks at its file and the file's pieces; something happened to `paths`, if any are given.
@@ -130,7 +130,7 @@ class TailSource(Source):
                 break
         return content
 
-    def forget_lost(self, compared: Compared) -> None:
+    def forget_lost(self, compared: Reconciliation) -> None:
         """Forgets, inside a ledger transaction, that lines of edited files were carried whose entries Redis lost."""
         if any(known.rewrites for known in self.tail.records()):
             forget_carried(self.tail, self._ledger, self._stream, self.memory.number, self.codec, compared)

@@ -6,16 +6,16 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bridge.files.alignment import Run
+from bridge.files.alignment import MatchedRun
 from bridge.files.generation import Generation
 from bridge.kinds.log.carried_before import GENERATION
-from bridge.ledger.edits import Stretch, stretches_of
+from bridge.ledger.edits import CarriedSpan, stretches_of
 from bridge.ledger.ranges import Range, range_digest, ranges_of
 from bridge.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class MovedLines:
     """Bytes `start` to `end` of a file that hold what byte `of_start` of generation `of` and those behind it held."""
 
     start: int
@@ -24,7 +24,7 @@ class Moved:
     of_start: int
 
 
-class Moving:
+class MovedRanges:
     """A range of the mirror's whose lines stand in another file by now, some of them or all."""
 
     def __init__(self, span: Range) -> None:
@@ -60,8 +60,8 @@ class Moving:
 
 
 def moved_by(
-    runs: Sequence[Run], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]
-) -> Iterator[Moved]:
+    runs: Sequence[MatchedRun], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]
+) -> Iterator[MovedLines]:
     """The bytes of runs of messages, as far as they stand one behind the other in both files; `offsets`: of before."""
     for run in runs:
         begin = n = 0
@@ -72,18 +72,20 @@ def moved_by(
                 and (offsets[run.old + n] - offsets[run.old + n - 1] == starts[run.new + n] - starts[run.new + n - 1])
             ):
                 continue
-            yield Moved(starts[run.new + begin], ends[run.new + n - 1], *divmod(offsets[run.old + begin], GENERATION))
+            yield MovedLines(
+                starts[run.new + begin], ends[run.new + n - 1], *divmod(offsets[run.old + begin], GENERATION)
+            )
             begin = n
 
 
 def sorted_out(
-    ledger: Ledger, stream: str, name: str, moved: Sequence[Moved], here: Collection[int]
-) -> tuple[list[Stretch], list[Moving]]:
+    ledger: Ledger, stream: str, name: str, moved: Sequence[MovedLines], here: Collection[int]
+) -> tuple[list[CarriedSpan], list[MovedRanges]]:
     """Sorts bytes that moved into stretches, which say where they were first sent from, and ranges of the mirror's.
 
     Of a generation whose file is `here` still the ranges stay in that.
     """
-    stretches, ranges = list[Stretch](), list[Moving]()
+    stretches, ranges = list[CarriedSpan](), list[MovedRanges]()
     for of in sorted({part.of for part in moved}):
         parts = [part for part in moved if part.of == of]
         some, moving = _of(ledger, stream, name, of, parts, are_left=of in here)
@@ -93,15 +95,15 @@ def sorted_out(
 
 
 def _of(
-    ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[Moved], *, are_left: bool
-) -> tuple[list[Stretch], list[Moving]]:
+    ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[MovedLines], *, are_left: bool
+) -> tuple[list[CarriedSpan], list[MovedRanges]]:
     """The same of bytes of one generation; `are_left`: its ranges are."""
     earlier = stretches_of(ledger, stream, name, of)
     ours = sorted(
         (span for span in ranges_of(ledger, stream, name) if span.generation == of and not are_left),
         key=lambda span: span.start,
     )
-    begins, ranges = [span.start for span in ours], dict[int, Moving]()
+    begins, ranges = [span.start for span in ours], dict[int, MovedRanges]()
     stretches = []
     for part in moved:
         shift = part.start - part.of_start
@@ -110,7 +112,7 @@ def _of(
         while n < len(ours) and ours[n].start < end:
             span = ours[n]
             if span.end > at:
-                ranges.setdefault(n, Moving(span)).add(max(at, span.start), min(end, span.end), shift)
+                ranges.setdefault(n, MovedRanges(span)).add(max(at, span.start), min(end, span.end), shift)
                 stretches += _mapped(at, max(at, span.start), shift, of, earlier)
                 at = max(at, span.end)
             n += 1
@@ -118,9 +120,9 @@ def _of(
     return stretches, [*ranges.values()]
 
 
-def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[Stretch]) -> list[Stretch]:
+def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[CarriedSpan]) -> list[CarriedSpan]:
     """Stretches for bytes of the generation before, `shift` further on now: some were an earlier one's themselves."""
-    found: list[Stretch] = []
+    found: list[CarriedSpan] = []
     at = start
     for n in range(max(0, bisect_right(earlier, (start, 1 << 62, 0, 0)) - 1), len(earlier)):
         if (stretch := earlier[n]).start >= end:
@@ -129,9 +131,9 @@ def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[Stretch
             continue
         begin, stop = max(at, stretch.start), min(end, stretch.end)
         if begin > at:
-            found.append(Stretch(at + shift, begin + shift, of, at))
-        found.append(Stretch(begin + shift, stop + shift, stretch.of, stretch.of_start + begin - stretch.start))
+            found.append(CarriedSpan(at + shift, begin + shift, of, at))
+        found.append(CarriedSpan(begin + shift, stop + shift, stretch.of, stretch.of_start + begin - stretch.start))
         at = stop
     if at < end:
-        found.append(Stretch(at + shift, end + shift, of, at))
+        found.append(CarriedSpan(at + shift, end + shift, of, at))
     return found

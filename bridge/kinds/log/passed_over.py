@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator
 
 from bridge.continuity.trim_floor import passed_over
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import Position
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
 from bridge.files.tail import Tail
-from bridge.kinds.resume import Compared, Resume
-from bridge.ledger.acknowledged import redacted_of
-from bridge.ledger.edits import Stretch, all_stretches, save_stretches
+from bridge.kinds.resume import Reconciliation, Resume
+from bridge.ledger.acknowledgements import redacted_of
+from bridge.ledger.edits import CarriedSpan, all_stretches, save_stretches
 from bridge.ledger.store import Ledger
-from bridge.streams.trim import Gone
+from bridge.streams.trim import TrimmedSource
 
 LONGEST = 1 << 28
 
 
 def forget_carried(
-    tail: Tail, ledger: Ledger, stream: str, number: int, codec: Codec, compared: Compared
+    tail: Tail, ledger: Ledger, stream: str, number: int, codec: Codec, compared: Reconciliation
 ) -> None:  # fmt: skip
     """Takes out of a log's stretches, inside a ledger transaction, the lines that are to be sent again after a loss.
 
@@ -32,7 +32,7 @@ def forget_carried(
     stands before the place from which the log is filled again.
     """
     resume = compared.resume.get(tail.name, Resume())
-    gone = compared.trimmed.origins.get(number, Gone(None))
+    gone = compared.trimmed.origins.get(number, TrimmedSource(None))
     meant = passed_over(compared.trimmed)
     redacted = {Position(was.generation, was.offset) for was in redacted_of(ledger, stream, tail.name)}
     generations = {known.number: known for known in tail.records()}
@@ -59,8 +59,8 @@ def forget_carried(
 
 
 def _standing(
-    generation: Generation, stretch: Stretch, codec: Codec, stands: Callable[[Position], bool]
-) -> Iterator[Stretch]:
+    generation: Generation, stretch: CarriedSpan, codec: Codec, stands: Callable[[Position], bool]
+) -> Iterator[CarriedSpan]:
     """The parts of a stretch whose messages need not be sent again."""
     if not stretch.of:
         yield stretch
@@ -78,17 +78,17 @@ def _standing(
         yield _part(stretch, begin, end)
 
 
-def _part(stretch: Stretch, begin: int, end: int) -> Stretch:
-    return Stretch(begin, end, stretch.of, stretch.of_start + begin - stretch.start)
+def _part(stretch: CarriedSpan, begin: int, end: int) -> CarriedSpan:
+    return CarriedSpan(begin, end, stretch.of, stretch.of_start + begin - stretch.start)
 
 
-def _messages(generation: Generation, stretch: Stretch, codec: Codec) -> Iterator[tuple[int, int]]:
+def _messages(generation: Generation, stretch: CarriedSpan, codec: Codec) -> Iterator[tuple[int, int]]:
     """Where each message of a stretch begins, and where the next one does."""
 
     def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
         data = generation.read(min(size, stretch.end - offset), offset)
         return data, [], bool(data) and offset + len(data) < stretch.end
 
-    begins = codec.begins if isinstance(codec, Continued) else None
+    begins = codec.begins if isinstance(codec, MultilineCodec) else None
     for lines, _ in walk(read, stretch.start, begins, LONGEST):
         yield from zip(lines.offsets, lines.ends, strict=True)

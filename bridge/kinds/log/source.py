@@ -11,15 +11,15 @@ from bridge.core.errors import LedgerError, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Fingerprint, Position, Row
-from bridge.files.generation import Generation, Known
+from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.tail import Tail
-from bridge.kinds.kind import Draft, Head
-from bridge.kinds.log.dual_write import OwnLines
-from bridge.kinds.log.followed import TailSource
-from bridge.kinds.log.reader import Read
+from bridge.kinds.kind import HistoryHead, SourceBatch
+from bridge.kinds.log.dual_write import DualWrittenLines
+from bridge.kinds.log.followed import FollowedSource
+from bridge.kinds.log.line_reader import ReadLines
 from bridge.kinds.mapping_context import keep_generations
-from bridge.kinds.resume import Compared, Resume
-from bridge.ledger.quarantine import Quarantined, mark_retried, still_aside
+from bridge.kinds.resume import Reconciliation, Resume
+from bridge.ledger.quarantine import QuarantinedMessage, mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -29,7 +29,7 @@ def nothing_to_undo() -> None:
     """Puts nothing back: no lines of a source were taken that are not in the stream."""
 
 
-class LogSource(TailSource):
+class LogSource(FollowedSource):
     """Forward's source for one logical log file with all its generations, read line by line."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
@@ -38,10 +38,10 @@ class LogSource(TailSource):
         self._sent = 0  # entries of the log that were ever sent, with those that are on their way
         self._undo: Callable[[], None] = nothing_to_undo
         self._aside: dict[tuple[int, int, str], int] = {}
-        self._closing: list[Known] = []
-        self._closed: list[Known] = []
+        self._closing: list[GenerationRecord] = []
+        self._closed: list[GenerationRecord] = []
         self._max_line = mapping.format.max_line_bytes
-        self._own = OwnLines(ledger, mapping.stream.key, tail.name)
+        self._own = DualWrittenLines(ledger, mapping.stream.key, tail.name)
 
     def look(self, paths: set[str] | None) -> bool:
         """Looks at the log's files, and whether a component writes both sides itself by now.
@@ -74,7 +74,7 @@ class LogSource(TailSource):
         self.keep_news()
         return found
 
-    def place(self, resume: Resume, compared: Compared) -> None:
+    def place(self, resume: Resume, compared: Reconciliation) -> None:
         """Puts the log's reader where the comparison with Redis says, in the finished generations too.
 
         Raises LedgerError: the ledger knows no generation that the stream names.
@@ -116,7 +116,7 @@ class LogSource(TailSource):
         aside = still_aside(self._ledger, self._stream, "forward", self.name)
         self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
 
-    def go_back(self, to: Position, compared: Compared) -> bytes | None:
+    def go_back(self, to: Position, compared: Reconciliation) -> bytes | None:
         """Puts the log's reader back to a line that is to be sent after all: of those behind it what stands stays.
 
         Returns the checkpoint's value; None where the reader is before that. Raises SourceError, LedgerError.
@@ -150,7 +150,7 @@ class LogSource(TailSource):
         """Forgets the log's generations that are carried to their end, now that the ledger has committed them."""
         self._closed.clear()
 
-    def next_draft(self, limit: int) -> Draft | None:
+    def next_draft(self, limit: int) -> SourceBatch | None:
         """Makes a draft of up to `limit` entries from where the log's reader stands; None: there are no whole lines.
 
         A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
@@ -174,7 +174,7 @@ class LogSource(TailSource):
                     return draft
         return None
 
-    def head(self, limit: int, ahead: int) -> Head | None:
+    def head(self, limit: int, ahead: int) -> HistoryHead | None:
         """Offers the log's next lines to the merge, as far as they are history and in one piece of a file.
 
         None: no more now. About `ahead` lines are held, and no fewer than `limit` offered where there are more.
@@ -194,9 +194,9 @@ class LogSource(TailSource):
         if self._rejects.stops:  # a line that cannot be an entry stands alone: nothing may go before it and behind it
             bad = next((i for i in range(read.at, end) if read.stops(i, self._max_line)), end)
             end, more = (max(bad, read.at + 1), True) if bad < end else (end, more)
-        return Head(keys, read.at, end, more, read.lines) if end > read.at else None
+        return HistoryHead(keys, read.at, end, more, read.lines) if end > read.at else None
 
-    def take(self, count: int) -> Draft | None:
+    def take(self, count: int) -> SourceBatch | None:
         """Makes a draft of the log's next `count` lines of `head`; None when none of them becomes an entry."""
         read, latest, skipped = self._reader.held, self._latest, self.skipped_since
         at, place, sent = read.at, read.generation.bookmark, self._sent
@@ -211,14 +211,14 @@ class LogSource(TailSource):
         self._undo = undo
         return draft
 
-    def give_back(self, draft: Draft) -> None:
+    def give_back(self, draft: SourceBatch) -> None:
         """Takes back the draft that was made last and is not sent: the log's lines come again."""
         self._undo()
         self._under_way -= 1
         self._closing = list(draft.closing)
         self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
 
-    def _next(self, limit: int, ahead: int = 0) -> Read | None:
+    def _next(self, limit: int, ahead: int = 0) -> ReadLines | None:
         """Returns lines of the log's first generation that has any left, and ends the generations before it."""
         while (generation := self.tail.first()) is not None:
             if self.rewritten is not None and not self.rewritten.knows(generation, under_way=self._under_way > 0):
@@ -257,7 +257,7 @@ class LogSource(TailSource):
             self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
         self._reader.end_packed(generation)
 
-    def here(self) -> Draft | None:
+    def here(self) -> SourceBatch | None:
         """Makes a draft without entries that sets the log's cursor to where the reader stands.
 
         None when there is no file.
@@ -270,16 +270,16 @@ class LogSource(TailSource):
         cursor = Cursor(
             cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last, self._sent).to_json()
         )
-        return self._seal(Draft(self, cursor, Position(first.number, first.read_to)))
+        return self._seal(SourceBatch(self, cursor, Position(first.number, first.read_to)))
 
-    def _seal(self, draft: Draft) -> Draft:
+    def _seal(self, draft: SourceBatch) -> SourceBatch:
         draft.closing = tuple(self._closing)
         self._closing, draft.among_earlier = [], self._reader.among_earlier(draft.first)
         self._under_way += 1
         self._reader.skipped_since = None
         return draft
 
-    def _draft(self, read: Read, count: int, *, late: bool) -> Draft | None:
+    def _draft(self, read: ReadLines, count: int, *, late: bool) -> SourceBatch | None:
         """Makes a draft of the next `count` lines of a generation, and moves the log's reader over them.
 
         None when there is no entry in them.
@@ -309,7 +309,7 @@ class LogSource(TailSource):
         whole = len(good) == j - i == len(piece)
         offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
         self._sent += len(good)
-        draft = Draft(self, self._cursor(generation, late=late), Position(generation.number, end))
+        draft = SourceBatch(self, self._cursor(generation, late=late), Position(generation.number, end))
         draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
         draft.places = None if whole else good
         draft.first = Position(generation.number, offsets[0])
@@ -327,7 +327,7 @@ class LogSource(TailSource):
             self._under_way += 1
         return draft if late else self._seal(draft)
 
-    def landed(self, draft: Draft, stored: bytes) -> None:
+    def landed(self, draft: SourceBatch, stored: bytes) -> None:
         """Takes note that the entries of a draft of the log are in, and that Redis holds `stored` as the cursor.
 
         What was in quarantine of the draft has left it.
@@ -369,14 +369,14 @@ class LogSource(TailSource):
         return Cursor(self._keys.checkpoint, os.fsencode(self.name), value)
 
     def _set_aside(
-        self, generation: Generation, read: Read, rows: list[Row | str], i: int, j: int
+        self, generation: Generation, read: ReadLines, rows: list[Row | str], i: int, j: int
     ) -> tuple[list[int], int]:
         """Puts lines of the log that cannot be entries into quarantine.
 
         Returns the good lines' places and where the batch ends.
         """
         good: list[int] = []
-        aside: list[Quarantined] = []
+        aside: list[QuarantinedMessage] = []
         for k, row in enumerate(rows):
             line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
             if not line:

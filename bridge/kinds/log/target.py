@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.core.codecs import Codec
 from bridge.core.errors import NotYet, SourceError, TargetError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping_sections import MirrorSection
 from bridge.files.appender import Appender
@@ -16,7 +16,7 @@ from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.kinds.log.unfinished_write import resolve
 from bridge.kinds.mapping_context import keep_news
-from bridge.kinds.target import UNPLACED, Piece, Write
+from bridge.kinds.target import UNPLACED, PendingWrite, WrittenSpan
 from bridge.ledger.ranges import Intent, add_range, entries_of, move_intent
 from bridge.ledger.seen_entries import note_released
 from bridge.ledger.sources import save_generation
@@ -26,7 +26,7 @@ TORN = "%s: a torn line of ours was followed by another's; it is written again w
 """What the log says of a line of the mirror's in which another program wrote; with the file's name."""
 
 
-class Target:
+class LogTarget:
     """The file to which a mirror appends the lines that it makes of entries.
 
     `tail` is the one that forward reads the file with, where it does, so that both mean the same generation.
@@ -95,7 +95,7 @@ class Target:
             raise AssertionError("not taken")
         return self._generation.number, self._file.size()
 
-    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+    def put(self, write: PendingWrite, ledger: Ledger, now: float) -> str:
         """Appends what is missing of `write` to the mirrored file; returns why it must wait, or an empty string.
 
         What went in is noted in `write` before anything else can fail, so whoever calls again after an error goes on
@@ -118,16 +118,18 @@ class Target:
                     continue
             elif number != write.generation or size < write.size or write.pieces:
                 self._move(write, ledger, number, size)
-            reached("mirror.write.before")
+            failpoint("mirror.write.before")
             data = write.content[write.done :]
             if torn:  # its end goes alone: only afterwards is it known whether it came behind its beginning
                 data = data[: data.index(b"\n") + 1]
             with self._tail.lock:  # a look in between would take what a deleted file got for the log's
                 written = file.append(data)
                 self.put_out += written
-                write.pieces.append(piece := Piece(write.done, write.done + written, number, UNPLACED, sure=False))
+                write.pieces.append(
+                    piece := WrittenSpan(write.done, write.done + written, number, UNPLACED, sure=False)
+                )
                 self._tail.owed = partial(self._disown, file, piece, data[:written])
-            reached("mirror.write.after")
+            failpoint("mirror.write.after")
             self._ascertain(write, ledger)
             if written < len(data):
                 raise TargetError(
@@ -137,7 +139,7 @@ class Target:
                 )
         return ""
 
-    def _ascertain(self, write: Write, ledger: Ledger) -> None:
+    def _ascertain(self, write: PendingWrite, ledger: Ledger) -> None:
         """Finds out in which generation the mirror's last piece stands, and whether that has a name. Harmless twice.
 
         The descriptor that wrote the piece is open still: nothing opens another one before this has been done.
@@ -161,7 +163,7 @@ class Target:
             logger.warning(TORN, write.name)
         last.sure = True
 
-    def _disown(self, file: Appender, piece: Piece, data: bytes) -> bool:
+    def _disown(self, file: Appender, piece: WrittenSpan, data: bytes) -> bool:
         """Whether the mirror's last piece went into a deleted file, where nobody takes it for the log's from then on.
 
         Asked before the next look at the log, whoever looks: where this fails, that fails. Raises SourceError.
@@ -183,7 +185,7 @@ class Target:
         """Whether the mirrored file lost its name, and no copy of it holds what was written to it."""
         return file.nameless and not self._tail.lies_elsewhere(file.identity, start, data)
 
-    def _move(self, write: Write, ledger: Ledger, number: int, size: int) -> None:
+    def _move(self, write: PendingWrite, ledger: Ledger, number: int, size: int) -> None:
         """Makes ranges of what stands of a write in the file; its intent is about the rest, which will stand elsewhere.
 
         In memory nothing changes before the ledger has it.
@@ -223,7 +225,7 @@ class Target:
             self._tail.look()
             return self._tail.of_number(number) or self._tail.reopen(number)
 
-    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[PendingWrite, str]:
         """Finds out what an earlier process wrote of an intent to the mirrored file.
 
         Returns the write, and what became of it in words.

@@ -8,7 +8,7 @@ from typing import Protocol
 from bridge.core.codecs import Codec
 from bridge.core.errors import NotYet
 from bridge.files.generation import Generation
-from bridge.kinds.target import Piece, Write
+from bridge.kinds.target import PendingWrite, WrittenSpan
 from bridge.ledger.ranges import Intent
 
 PARTED = " and were followed by another writer's; they are written whole"
@@ -36,7 +36,7 @@ class Generations(Protocol):
         ...
 
 
-def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[Write, str]:
+def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[PendingWrite, str]:
     """Finds out what an earlier process of the mirror wrote of an intent to its file (DESIGN §6.3).
 
     Returns the write, and what became of it in words. Found: its pieces are noted. Found in part: the whole lines are
@@ -44,7 +44,7 @@ def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[Write, s
     be written. The lines are looked for behind the size the intent noted, and from the beginning in every generation
     since: the file may have been emptied before the write.
     """
-    write = Write(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
+    write = PendingWrite(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
     places = _places(intent, target)
     for _ in range(LOOKS):
@@ -57,7 +57,7 @@ def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[Write, s
         raise NotYet("its files are rotated faster than they can be looked through")
     for generation, _, at in stand:
         if at >= 0:
-            write.pieces = [Piece(0, len(intent.content), generation.number, at)]
+            write.pieces = [WrittenSpan(0, len(intent.content), generation.number, at)]
             if target.deleted(generation, at, intent.content):
                 write.pieces[0].torn = True
                 return write, f"{many} had been written to a file that was deleted; they are written again"
@@ -85,7 +85,7 @@ def _files_of(places: list[tuple[Generation, int]]) -> list[tuple[int, tuple[int
     return [(generation.number, generation.identity) for generation, _ in places]
 
 
-def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> str:
+def _in_part(write: PendingWrite, generation: Generation, start: int, codec: Codec) -> str:
     """Notes in an earlier process's write which of its bytes stand in a generation of the file from `start` on.
 
     Returns that in words; empty when none of them do.
@@ -106,13 +106,13 @@ def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> 
     next_line, *others = generation.read(WINDOW, at + whole).split(b"\n", 2)
     ours = content[whole:].partition(b"\n")[0]
     if len(others) == 2 and (cut := _parted(ours, next_line, others[0])):
-        write.pieces = [Piece(0, whole, generation.number, at)] if whole else []
+        write.pieces = [WrittenSpan(0, whole, generation.number, at)] if whole else []
         write.pieces += _both_parts(whole, cut, ours, generation.number, at + whole, len(next_line))
         return PARTED
     if followed and codec.decode((next_line,)).rows[0].__class__ is tuple:
         common = whole  # what follows our whole lines is another writer's whole line that begins alike
     if common:
-        write.pieces = [Piece(0, common, generation.number, at)]
+        write.pieces = [WrittenSpan(0, common, generation.number, at)]
     if not followed:
         return "; the rest is appended"
     if common > whole:
@@ -120,7 +120,7 @@ def _in_part(write: Write, generation: Generation, start: int, codec: Codec) -> 
     return " and were followed by another writer's; the rest is written whole"
 
 
-def _torn(write: Write, generation: Generation, start: int, codec: Codec) -> str:
+def _torn(write: PendingWrite, generation: Generation, start: int, codec: Codec) -> str:
     """Notes in an earlier process's write that a part of its first line stands before another writer's whole line.
 
     That is a line which is no message, and which is one without the beginning that it shares with ours. Returns that
@@ -138,7 +138,7 @@ def _torn(write: Write, generation: Generation, start: int, codec: Codec) -> str
         if shared and codec.decode((line,)).rows[0].__class__ is not tuple:
             for cut in range(shared, 0, -1):
                 if codec.decode((line[cut:],)).rows[0].__class__ is tuple:
-                    write.pieces = [Piece(0, cut, generation.number, at)]
+                    write.pieces = [WrittenSpan(0, cut, generation.number, at)]
                     write.tear()
                     return PARTED
         at += len(line) + 1
@@ -154,14 +154,14 @@ def _parted(ours: bytes, line: bytes, following: bytes) -> int:
     return cut if 0 < cut < len(line) and ours[cut:] == following and line.startswith(ours[:cut]) else 0
 
 
-def _both_parts(begin: int, cut: int, ours: bytes, generation: int, at: int, length: int) -> list[Piece]:
+def _both_parts(begin: int, cut: int, ours: bytes, generation: int, at: int, length: int) -> list[WrittenSpan]:
     """Makes the torn pieces of our line, which is at `begin` of a write's content and was cut in two at `cut`.
 
     `at` is where a line of `length` bytes stands that begins with our beginning; our end is the line behind it.
     """
     return [
-        Piece(begin, begin + cut, generation, at, torn=True),
-        Piece(begin + cut, begin + len(ours) + 1, generation, at + length + 1, torn=True),
+        WrittenSpan(begin, begin + cut, generation, at, torn=True),
+        WrittenSpan(begin + cut, begin + len(ours) + 1, generation, at + length + 1, torn=True),
     ]
 
 

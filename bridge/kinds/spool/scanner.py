@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from bridge.core.codecs.document import Message
+from bridge.core.codecs.document import DocumentMessage
 from bridge.core.errors import RejectStop, SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import digest, hex_digest, shown, shown_name
-from bridge.files.folder import BUSY, Facts, Folder, Found, Taken
-from bridge.kinds.rejects import Kinds
+from bridge.files.folder import BUSY, FileFacts, FolderScan, MessageFolder, ReadFile
+from bridge.kinds.rejects import RejectKinds
 from bridge.kinds.spool.identity import identity_of, keys_of, read_document
-from bridge.ledger import spool as memory
-from bridge.ledger.quarantine import KEPT, Quarantined, add_quarantined, rename_aside
+from bridge.ledger import spool_messages
+from bridge.ledger.quarantine import KEPT, QuarantinedMessage, add_quarantined, rename_aside
 from bridge.ledger.ranges import contents_of_intents
-from bridge.ledger.spool import Due
+from bridge.ledger.spool_messages import DueMessage
 from bridge.ledger.spool_recovery import forget_mirrored, is_among, unread
 from bridge.ledger.store import Ledger
 
@@ -56,30 +56,30 @@ AT_LEAST = 60.0
 
 
 @dataclass(slots=True)
-class Waiting:
+class WaitingFile:
     """A file that is not complete yet: what it was when it was last looked at, since when, and when to look again."""
 
-    facts: Facts
+    facts: FileFacts
     since: float
     again: float
 
 
-class Intake:
+class FolderScanner:
     """Takes the complete files of one folder into the ledger as due messages, each message once.
 
     `notices` takes what is to be said in the log; `compare` has files and stream laid beside each other again.
     """
 
     def __init__(
-        self, mapping: Mapping, folder: Folder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
+        self, mapping: Mapping, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
         compare: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.waiting: dict[bytes, Waiting] = {}
+        self.waiting: dict[bytes, WaitingFile] = {}
         """Files of the folder that are not complete, by name."""
         self.rejected = 0
         self.unreadable: dict[bytes, SourceError] = {}
         """Files of the folder that may not be read, by name, each with its error."""
-        self.stop: tuple[Found, RejectStop] | None = None
+        self.stop: tuple[FolderScan, RejectStop] | None = None
         """The file that stops the mapping, where that says so, until the file is another or gone; and why."""
         self._mapping = mapping
         self._folder = folder
@@ -92,7 +92,7 @@ class Intake:
         self._compare = compare
         self._still: dict[bytes, bool] = {}
         """Whether the files of a message lie in the folder as they were, by key, of messages asked for by now."""
-        self._kinds = Kinds(mapping.source.path, notices.append)
+        self._kinds = RejectKinds(mapping.source.path, notices.append)
         self._scanned_at, self._took = -inf, 0.0
         """When the last scan of the folder ended, by a steady clock, and how many seconds it took."""
         self._lost, self._told = False, set[tuple[bytes, bytes]]()
@@ -133,7 +133,7 @@ class Intake:
                 if lost:
                     with self._ledger.transaction():
                         for name in lost:
-                            memory.gone(self._ledger, self._stream, name)
+                            spool_messages.gone(self._ledger, self._stream, name)
             except BaseException:
                 self._folder.removed.update(removed)
                 raise
@@ -157,14 +157,14 @@ class Intake:
         self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
         return True
 
-    def _examine(self, found: list[Found]) -> bool:
+    def _examine(self, found: list[FolderScan]) -> bool:
         """Takes those of these files into the ledger that are complete and were not read before; False: none is."""
         if self._lost:
             forget_mirrored(self._ledger, self._stream)
             self._lost = False
         if not found:
             return False
-        known = memory.files_known(self._ledger, self._stream, [file.name for file in found])
+        known = spool_messages.files_known(self._ledger, self._stream, [file.name for file in found])
         fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
         for name in {file.name for file in found}.difference(file.name for file in fresh):  # the mirror may have put it
             self.waiting.pop(name, None)
@@ -188,7 +188,7 @@ class Intake:
         barred = self._barred()
         self._still.clear()
         kept = self._kept_bytes()
-        reached("spool.due.before")
+        failpoint("spool.due.before")
         try:
             with self._ledger.transaction():
                 for file, taken in complete:
@@ -201,13 +201,13 @@ class Intake:
                 self.wait(file, self._clock(), self._clock())
             raise
         self._kept = kept
-        reached("spool.due.after")
+        failpoint("spool.due.after")
         return True
 
     def _kept_bytes(self) -> int:
         """Returns how many bytes of due messages the ledger keeps, counted seldom, as there may be many."""
         if self._kept < 0 or (self._kept >= KEEP_BYTES and time.monotonic() >= self._count_at):
-            self._kept = memory.kept_bytes(self._ledger, self._stream)
+            self._kept = spool_messages.kept_bytes(self._ledger, self._stream)
             self._measure_room()
             self._count_at = time.monotonic() + COUNTED
         return self._kept
@@ -227,7 +227,7 @@ class Intake:
         elif not tight:
             self.tight = None
 
-    def _taken(self, file: Found) -> Taken | None:
+    def _taken(self, file: FolderScan) -> ReadFile | None:
         """Reads a file of the folder, if it is complete by its times; else the file waits, and None is returned."""
         now, before = self._clock(), self.waiting.get(file.name)
         since = before.since if before is not None and before.facts == file.facts else now
@@ -237,7 +237,7 @@ class Intake:
             return None
         return self._content(file, since, age)
 
-    def _content(self, file: Found, since: float, age: float) -> Taken | None:
+    def _content(self, file: FolderScan, since: float, age: float) -> ReadFile | None:
         """Reads a file that did not change for `age` seconds; None, and a later look, if it is written still."""
         now, taken = self._clock(), self._folder.read(file.name, self._limit + 1)
         if taken is None or taken.facts != file.facts:
@@ -248,9 +248,9 @@ class Intake:
             return None
         return taken
 
-    def wait(self, file: Found, since: float, again: float) -> None:
+    def wait(self, file: FolderScan, since: float, again: float) -> None:
         """Has a file looked at again at `again`; it was last seen to change at `since`. Seconds since 1970."""
-        self.waiting[file.name] = Waiting(file.facts, since, again)
+        self.waiting[file.name] = WaitingFile(file.facts, since, again)
 
     def _barred(self) -> set[bytes]:
         """Returns the identities, or contents, of messages that the mirror is about to put into the folder."""
@@ -259,7 +259,7 @@ class Intake:
             for name, content in contents_of_intents(self._ledger, self._stream)
         }
 
-    def _take_in(self, name: bytes, taken: Taken, barred: set[bytes], *, keep: bool) -> int:
+    def _take_in(self, name: bytes, taken: ReadFile, barred: set[bytes], *, keep: bool) -> int:
         """Notes a complete file as due or known, sets it aside, or lets it wait; inside a ledger transaction.
 
         Returns the bytes of the message that the ledger keeps.
@@ -272,38 +272,38 @@ class Intake:
         message = self._mapping.document(os.fsdecode(name), facts.written).read(taken.raw)
         if isinstance(message.row, str):
             if message.partly and (taken.busy or now - facts.written / 1e9 < PARTLY):
-                self.wait(Found(name, facts), now, now + max(self._settle, 0.1))
+                self.wait(FolderScan(name, facts), now, now + max(self._settle, 0.1))
             else:
                 self._set_aside(name, taken, message.row)
             return 0
         if barred and identity_of(message, taken.raw) in barred:
-            self.wait(Found(name, facts), now, now + 0.05)
+            self.wait(FolderScan(name, facts), now, now + 0.05)
             return 0
         self.waiting.pop(name, None)
         if not taken.raw:
             return 0  # a text that nobody has written yet
         key, content = self._key(message, name, taken)
-        standing = memory.standing(self._ledger, self._stream, key)
+        standing = spool_messages.standing(self._ledger, self._stream, key)
         if standing == "due" and message.identity is not None and self._comes_after(name, facts, key):
             self._tell_twice(name, key)
-            self.wait(Found(name, facts), now, now + ON_ITS_WAY)
+            self.wait(FolderScan(name, facts), now, now + ON_ITS_WAY)
             return 0
         if standing == "sent":
-            self.wait(Found(name, facts), now, now + ON_ITS_WAY)
+            self.wait(FolderScan(name, facts), now, now + ON_ITS_WAY)
             return 0
         if standing and message.identity is not None:
             self._tell_twice(name, key)
         if standing == "carried":
-            memory.drop_due(self._ledger, self._stream, key)
-            memory.note_file(self._ledger, self._stream, name, facts, key)
+            spool_messages.drop_due(self._ledger, self._stream, key)
+            spool_messages.note_file(self._ledger, self._stream, name, facts, key)
             if content:
-                memory.touched(self._ledger, self._stream, key, facts)
+                spool_messages.touched(self._ledger, self._stream, key, facts)
             return 0
         raw = taken.raw if keep else None
-        memory.add_due(self._ledger, self._stream, Due(key, content, name, facts, message.time, raw))
+        spool_messages.add_due(self._ledger, self._stream, DueMessage(key, content, name, facts, message.time, raw))
         return len(raw or b"")
 
-    def _key(self, message: Message, name: bytes, taken: Taken) -> tuple[bytes, bytes]:
+    def _key(self, message: DocumentMessage, name: bytes, taken: ReadFile) -> tuple[bytes, bytes]:
         """Returns a message's key, and the digest of its content where it has no identity of its own, else nothing.
 
         A file without identity that was touched, moved or put back holds the message of before.
@@ -311,10 +311,10 @@ class Intake:
         key, content = keys_of(message, taken.raw, taken.facts)
         if not content:
             return key, content
-        before = memory.last_of(self._ledger, self._stream, name)
+        before = spool_messages.last_of(self._ledger, self._stream, name)
         if before is not None and before.alike == content and before.inode == taken.facts.inode:
             return before.key, content
-        for known in memory.alike(self._ledger, self._stream, content, taken.facts.written):
+        for known in spool_messages.alike(self._ledger, self._stream, content, taken.facts.written):
             if not self._lies_still(known):
                 self._still[known] = True  # here it is
                 return known, content
@@ -325,24 +325,24 @@ class Intake:
     def _lies_still(self, key: bytes) -> bool:
         """Whether a file that was found to hold this message lies there as it was: it was not moved."""
         if key not in self._still:
-            known = memory.names_of(self._ledger, self._stream, key)
+            known = spool_messages.names_of(self._ledger, self._stream, key)
             self._still[key] = any(self._is_there(name, facts) for name, facts in known)
         return self._still[key]
 
-    def _is_there(self, name: bytes, facts: Facts) -> bool:
+    def _is_there(self, name: bytes, facts: FileFacts) -> bool:
         found = self._folder.find(name)
         return found is not None and found.facts == facts
 
-    def _comes_after(self, name: bytes, facts: Facts, key: bytes) -> bool:
+    def _comes_after(self, name: bytes, facts: FileFacts, key: bytes) -> bool:
         """Whether a spool has another file with this message that was written before this one, or is named before."""
         return any(
             other != name and (known.written, other) < (facts.written, name) and self._is_there(other, known)
-            for other, known in memory.names_of(self._ledger, self._stream, key)
+            for other, known in spool_messages.names_of(self._ledger, self._stream, key)
         )
 
     def _tell_twice(self, name: bytes, key: bytes) -> None:
         """Forward warns, once, that two files of a spool have the same identity and are taken for one message."""
-        for other, facts in memory.names_of(self._ledger, self._stream, key):
+        for other, facts in spool_messages.names_of(self._ledger, self._stream, key):
             if other != name and self._is_there(other, facts):
                 if (name, other) not in self._told:
                     self._told.add((name, other))
@@ -350,20 +350,20 @@ class Intake:
                     self._notices.append(f"{both}, which is there too: they are taken for one message")
                 return
 
-    def _set_aside(self, name: bytes, taken: Taken, reason: str) -> None:
+    def _set_aside(self, name: bytes, taken: ReadFile, reason: str) -> None:
         """Puts a file that is no message into quarantine, or has it stop the mapping; inside a ledger transaction."""
         raw, said = taken.raw, shown_name(name)
         size = taken.facts.size
         whole = ""
         if size > KEPT:
             whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= HASHED else ""
-        rejected = Quarantined("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
+        rejected = QuarantinedMessage("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
-            self.stop = Found(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
+            self.stop = FolderScan(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
             return
         self.waiting.pop(name, None)
-        memory.note_file(self._ledger, self._stream, name, taken.facts, b"")
+        spool_messages.note_file(self._ledger, self._stream, name, taken.facts, b"")
         if rename_aside(self._ledger, self._stream, rejected, lambda other: not self._folder.exists(other)):
             return
         add_quarantined(self._ledger, self._stream, [rejected], self._clock())
@@ -389,7 +389,7 @@ class Intake:
     def _look_at_waiting(self) -> None:
         now = self._clock()
         names = [name for name, file in self.waiting.items() if file.again <= now]
-        for part in memory.in_parts(names):
+        for part in spool_messages.in_parts(names):
             found = [(name, self._folder.find(name)) for name in part]
             for name, file in found:
                 if file is None:

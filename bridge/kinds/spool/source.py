@@ -13,20 +13,20 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from bridge.core.codecs.document import Message
+from bridge.core.codecs.document import DocumentMessage
 from bridge.core.errors import SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Fingerprint, Origin, Position, Row, digest, paired, shown_name
-from bridge.files.folder import Folder
-from bridge.kinds.kind import BATCH_BYTES, Draft, Source
-from bridge.kinds.resume import Compared, Resume
-from bridge.kinds.spool.scanner import UNREADABLE, Intake
-from bridge.ledger import spool as memory
+from bridge.files.folder import MessageFolder
+from bridge.kinds.kind import BATCH_BYTES, Source, SourceBatch
+from bridge.kinds.resume import Reconciliation, Resume
+from bridge.kinds.spool.scanner import UNREADABLE, FolderScanner
+from bridge.ledger import spool_messages
 from bridge.ledger.quarantine import anything_aside, find_quarantined, mark_retried
 from bridge.ledger.ranges import Range
-from bridge.ledger.spool import Due
+from bridge.ledger.spool_messages import DueMessage
 from bridge.ledger.spool_recovery import forget_above
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
@@ -43,7 +43,7 @@ class SpoolSource(Source):
     """A source that is one folder with a file per message; forward sends them in batches that the ledger numbers."""
 
     def __init__(
-        self, mapping: Mapping, keys: Keys, folder: Folder, ledger: Ledger, clock: Callable[[], float],
+        self, mapping: Mapping, keys: Keys, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float],
         compare: Callable[[], None],
     ) -> None:  # fmt: skip
         super().__init__(mapping, mapping.source.path, [], ledger, clock)
@@ -51,7 +51,7 @@ class SpoolSource(Source):
         self._keys = keys
         self._folder = folder
         self._limit = mapping.format.max_line_bytes
-        self._intake = Intake(mapping, folder, ledger, clock, self.notices, compare)
+        self._intake = FolderScanner(mapping, folder, ledger, clock, self.notices, compare)
         self._sending: set[int] = set()
         self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
         """Batches of the spool that have their numbers and were not handed out as drafts yet."""
@@ -89,7 +89,7 @@ class SpoolSource(Source):
 
     def end(self) -> Position | None:
         """No place, only whether anything in the spool is due (history when the folder is first met); None: nothing."""
-        self._counted = time.monotonic(), memory.totals(self._ledger, self._stream)
+        self._counted = time.monotonic(), spool_messages.totals(self._ledger, self._stream)
         due = self._counted[1][1]
         return Position(1, 0) if due or self._intake.waiting else None
 
@@ -129,7 +129,7 @@ class SpoolSource(Source):
         """
         now = time.monotonic()
         if now >= self._counted[0] + 1:
-            self._counted = now, memory.totals(self._ledger, self._stream)
+            self._counted = now, spool_messages.totals(self._ledger, self._stream)
         return self._counted[1]
 
     def unfinished(self) -> int:
@@ -138,15 +138,15 @@ class SpoolSource(Source):
 
     # -- the batches -----------------------------------------------------------------------------------------
 
-    def place(self, resume: Resume, compared: Compared) -> None:
+    def place(self, resume: Resume, compared: Reconciliation) -> None:
         """The spool goes on behind the batch that Redis names, which is in the stream; later ones are sent again."""
         numbers = {number for source, number in compared.standing if source == self.memory.number}
         kept, stands = self._standing(resume, compared)
         self._sending.clear()
         self._ahead.clear()
         self._landed.clear()
-        self._next = max([kept, memory.last_batch(self._ledger, self._stream), *numbers]) + 1
-        for number, size in memory.batches(self._ledger, self._stream).items():
+        self._next = max([kept, spool_messages.last_batch(self._ledger, self._stream), *numbers]) + 1
+        for number, size in spool_messages.batches(self._ledger, self._stream).items():
             # A batch is in as a whole or not at all: a place of it alone was named by somebody else.
             whole = len(stands[number]) >= size if number in stands else number in numbers
             if number <= kept or whole:
@@ -154,16 +154,16 @@ class SpoolSource(Source):
         self._note_landed()
         if not self.memory.live:
             self._patient = self._clock() + PATIENCE
-        self._unsure = [] if compared.lost else [*memory.batches(self._ledger, self._stream)]
+        self._unsure = [] if compared.lost else [*spool_messages.batches(self._ledger, self._stream)]
 
-    def _standing(self, resume: Resume, compared: Compared) -> tuple[int, dict[int, set[int]]]:
+    def _standing(self, resume: Resume, compared: Reconciliation) -> tuple[int, dict[int, set[int]]]:
         """Returns the last batch of the spool that is in the stream as a whole, and which places stand, by batch."""
         stands = {number: places for (source, number), places in compared.offsets.items()
                   if source == self.memory.number}  # fmt: skip
         kept = resume.checkpoint.generation if resume.checkpoint is not None else 0
         return 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0), stands
 
-    def forget_lost(self, compared: Compared) -> None:
+    def forget_lost(self, compared: Reconciliation) -> None:
         """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
         kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
         forget_above(self._ledger, self._stream, _removed_up_to(compared, self.memory.number, kept), stands)
@@ -175,15 +175,15 @@ class SpoolSource(Source):
         A batch has its number in the ledger before it goes, and is known to be in when Redis has said so.
         """
         number = checkpoint.generation
-        if memory.last_landed(self._ledger, self._stream) > number:
+        if spool_messages.last_landed(self._ledger, self._stream) > number:
             return False
-        return seen or not number or memory.has_batch(self._ledger, self._stream, number)
+        return seen or not number or spool_messages.has_batch(self._ledger, self._stream, number)
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether the ledger knows that the spool sent a message of these fields as this origin's batch and place."""
         values = paired(fields)
         row = tuple(values.get(name, b"") for name in self.codec.fields)
-        sent = memory.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
+        sent = spool_messages.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
         return sent is not None and sent == self._digest(row)
 
     def _digest(self, row: Row) -> bytes:
@@ -210,7 +210,7 @@ class SpoolSource(Source):
         """Always false of a spool: its history is not merged with that of other sources."""
         return False  # one folder is one source: there is nothing to merge it with
 
-    def next_draft(self, limit: int) -> Draft | None:
+    def next_draft(self, limit: int) -> SourceBatch | None:
         """Drafts a spool's next batch of up to `limit` messages to be sent; None when nothing is due now.
 
         A batch that may be in the stream already is sent again first. Raises RejectStop, SourceError, LedgerError.
@@ -220,7 +220,7 @@ class SpoolSource(Source):
             return None
         if self._unsure:
             number = self._unsure.pop(0)
-            return self._draft(number, memory.due(self._ledger, self._stream, limit, batch=number))
+            return self._draft(number, spool_messages.due(self._ledger, self._stream, limit, batch=number))
         if not self._ahead:
             self._give_batches(limit)
         if self._ahead:
@@ -237,40 +237,40 @@ class SpoolSource(Source):
 
         Some batches ahead: a transaction for each would write most pages of the ledger each time.
         """
-        waiting = memory.due(self._ledger, self._stream, limit)
+        waiting = spool_messages.due(self._ledger, self._stream, limit)
         if not waiting:
             return
-        number, size = max(self._next, memory.last_batch(self._ledger, self._stream) + 1), 0
+        number, size = max(self._next, spool_messages.last_batch(self._ledger, self._stream) + 1), 0
         made: list[tuple[int, list[tuple[Row, int]], float]] = []
-        reached("spool.batch.before")
+        failpoint("spool.batch.before")
         with self._ledger.transaction():
             self._write_landed()
             while waiting and len(made) < AHEAD and size < BATCH_BYTES:
                 ready = self._ready(waiting)
                 size += sum(len(one.raw or b"") for one, _, _ in ready)
                 if ready:
-                    memory.send(
+                    spool_messages.send(
                         self._ledger, self._stream, number,
                         ((one.key, one.raw or b"", self._digest(row)) for one, row, _ in ready),
                     )  # fmt: skip
                     written = min(one.facts.written for one, _, _ in ready) / 1e9
                     made.append((number, [(row, at) for _, row, at in ready], written))
                     number += 1
-                waiting = memory.due(self._ledger, self._stream, limit)
-        reached("spool.batch.after")
+                waiting = spool_messages.due(self._ledger, self._stream, limit)
+        failpoint("spool.batch.after")
         self._landed.clear()
         self._next = number
         self._ahead.extend(made)
 
-    def _ready(self, waiting: list[Due]) -> list[tuple[Due, Row, int]]:
+    def _ready(self, waiting: list[DueMessage]) -> list[tuple[DueMessage, Row, int]]:
         """Picks due messages for a batch, up to its bytes, with rows and times; one that is gone is due no more."""
-        ready: list[tuple[Due, Row, int]] = []
+        ready: list[tuple[DueMessage, Row, int]] = []
         size = 0
         for one in waiting:
             whole = one if one.raw is not None else self._again(one)
             message = self._message(whole) if whole is not None else None
             if whole is None or message is None or isinstance(message.row, str):
-                memory.drop_due(self._ledger, self._stream, one.key)
+                spool_messages.drop_due(self._ledger, self._stream, one.key)
                 continue
             size += len(whole.raw or b"")
             if ready and size > BATCH_BYTES:
@@ -278,7 +278,7 @@ class SpoolSource(Source):
             ready.append((whole, message.row, message.time))
         return ready
 
-    def _again(self, one: Due) -> Due | None:
+    def _again(self, one: DueMessage) -> DueMessage | None:
         """Reads the bytes of a due message from its file again; None: the file changed, is gone or unreadable."""
         try:
             taken = self._folder.read(one.name, self._limit + 1)
@@ -295,10 +295,10 @@ class SpoolSource(Source):
             return None
         return replace(one, raw=taken.raw)
 
-    def _message(self, one: Due) -> Message:
+    def _message(self, one: DueMessage) -> DocumentMessage:
         return self._mapping.document(os.fsdecode(one.name), one.facts.written).read(one.raw or b"")
 
-    def _draft(self, number: int, ones: list[Due]) -> Draft:
+    def _draft(self, number: int, ones: list[DueMessage]) -> SourceBatch:
         """Makes the draft of a batch of before the last connect, as it was."""
         made: list[tuple[Row, int]] = []
         for one in ones:
@@ -307,10 +307,10 @@ class SpoolSource(Source):
             made.append((row, message.time))
         return self._made(number, made)
 
-    def _made(self, number: int, made: list[tuple[Row, int]], written: float = 0.0) -> Draft:
+    def _made(self, number: int, made: list[tuple[Row, int]], written: float = 0.0) -> SourceBatch:
         self._sending.add(number)
         cursor = Cursor(self._keys.checkpoint, os.fsencode(self.name), _checkpoint(number, len(made)))
-        draft = Draft(self, cursor, Position(number, len(made)), Position(number, 0))
+        draft = SourceBatch(self, cursor, Position(number, len(made)), Position(number, 0))
         draft.rows = [row for row, _ in made]
         draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, number), list(range(len(made)))
         if self.memory.live:
@@ -319,11 +319,11 @@ class SpoolSource(Source):
             draft.times = [at for _, at in made]
         return draft
 
-    def here(self) -> Draft | None:
+    def here(self) -> SourceBatch | None:
         """Always None of a spool: its cursor never moves without entries."""
         return None
 
-    def landed(self, draft: Draft, stored: bytes) -> None:
+    def landed(self, draft: SourceBatch, stored: bytes) -> None:
         """The spool learns that a draft's batch is in the stream, and that Redis holds `stored` as its cursor."""
         self.stored = stored
         self.tally.entries += len(draft.rows)
@@ -332,7 +332,7 @@ class SpoolSource(Source):
         self._landed.append(draft.position.generation)
         self._sending.discard(draft.position.generation)
 
-    def flush(self) -> Draft | None:
+    def flush(self) -> SourceBatch | None:
         """Notes in the ledger which batches of the spool are in the stream; always None, as a spool skips nothing."""
         self._note_landed()
         return super().flush()
@@ -346,9 +346,9 @@ class SpoolSource(Source):
     def _write_landed(self) -> None:
         """Tells the ledger, in a transaction, which batches of the spool are in the stream. Until then, Redis knows."""
         for number in self._landed:
-            reached("spool.landed.before")
-            names = memory.landed(self._ledger, self._stream, number)
-            reached("spool.landed.after")
+            failpoint("spool.landed.before")
+            names = spool_messages.landed(self._ledger, self._stream, number)
+            failpoint("spool.landed.after")
             for name in names if anything_aside(self._ledger, self._stream) else ():
                 aside = find_quarantined(self._ledger, self._stream, name=shown_name(name))
                 if aside is not None and not aside.retried:
@@ -356,7 +356,7 @@ class SpoolSource(Source):
             logger.debug("%s: batch %d is in", self.name, number)
 
 
-def _removed_up_to(compared: Compared, source: int, kept: int) -> int:
+def _removed_up_to(compared: Reconciliation, source: int, kept: int) -> int:
     """The last batch of a spool whose messages may have been in the stream without standing in it: removed on purpose.
 
     A checkpoint does not tell that of the others up to `kept`: an older ledger may have given their numbers again, to

@@ -14,16 +14,16 @@ from pathlib import Path
 from bridge.core.codecs import Codec
 from bridge.core.config import Settings
 from bridge.core.errors import TargetError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import FIELDS, ZERO_ID, EntryId, digest, format_id, hex_digest
-from bridge.files.atomic import Place, another
-from bridge.files.folder import Facts, Folder
+from bridge.files.atomic import AtomicFolder, another
+from bridge.files.folder import FileFacts, MessageFolder
 from bridge.kinds.spool.identity import keys_of, read_document
-from bridge.kinds.target import Piece, Write
-from bridge.kinds.translation import Pass, Translator
-from bridge.ledger import spool as memory
+from bridge.kinds.target import PendingWrite, WrittenSpan
+from bridge.kinds.translation import EntryTranslator, MirrorBatch
+from bridge.ledger import spool_messages
 from bridge.ledger.ranges import Intent, intents_of, rename_intent
 from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry
@@ -35,7 +35,7 @@ LONGEST = 80
 """Most characters of a field's value that go into the name of the mirror's new file."""
 
 
-class Deliveries:
+class NewFileTargets:
     """What the new files that one mirror puts into folders have in common: mapping, settings and open folders."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
@@ -43,13 +43,13 @@ class Deliveries:
         self.settings = settings
         self.prefix = hex_digest(mapping.stream.key.encode())[:8] + "-"
         """How the marks of this mirror's hidden files begin: another mapping may put files into the same folder."""
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, AtomicFolder] = {}
         self._tidied: set[str] = set()
 
-    def place(self, folder: str) -> Place:
+    def place(self, folder: str) -> AtomicFolder:
         """Opens a folder that the mirror puts new files into, or returns it open. Raises TargetError."""
         if folder not in self._places:
-            self._places[folder] = Place(self.settings.root, folder)
+            self._places[folder] = AtomicFolder(self.settings.root, folder)
         return self._places[folder]
 
     def tidy(self, folder: str, ledger: Ledger) -> None:
@@ -78,10 +78,10 @@ class Deliveries:
             self.lost(folder)
 
 
-class Delivery:
+class NewFileTarget:
     """One new file that the mirror puts into a folder for one entry."""
 
-    def __init__(self, common: Deliveries, name: str, content: bytes, entry_id: EntryId, number: int = 0) -> None:
+    def __init__(self, common: NewFileTargets, name: str, content: bytes, entry_id: EntryId, number: int = 0) -> None:
         self._common = common
         self._folder, _, self._name = name.rpartition("/")
         self._content = content
@@ -89,8 +89,8 @@ class Delivery:
         self._mark = common.prefix + f"{self._number:x}"
         self._id = format_id(entry_id).decode() if entry_id != ZERO_ID else f"{self._number:x}"
         self.put_out = 0
-        self._facts: Facts | None = None
-        self._tried: Place | None = None
+        self._facts: FileFacts | None = None
+        self._tried: AtomicFolder | None = None
         """The folder where the new file was about to get its name: once its hidden file is gone there, it has it."""
 
     @property
@@ -114,23 +114,23 @@ class Delivery:
         self._hide()
         return ""
 
-    def _hide(self) -> Place:
+    def _hide(self) -> AtomicFolder:
         """The mirror writes an entry's new file under a hidden name, unless it waits there; returns the folder."""
         place = self._common.place(self._folder)
         if not place.still_there():
             self._common.lost(self._folder)
             place = self._common.place(self._folder)
         if self._facts is None or not place.waits(self._mark):
-            reached("mirror.hidden.before")
+            failpoint("mirror.hidden.before")
             self._facts = place.write(self._mark, self._content)
-            reached("mirror.hidden.after")
+            failpoint("mirror.hidden.after")
         return place
 
     def place(self) -> tuple[int, int]:
         """Returns the number that tells the mirror's new file from all that ever had its name, and 0: its beginning."""
         return self._number, 0
 
-    def put(self, write: Write, ledger: Ledger, now: float) -> str:
+    def put(self, write: PendingWrite, ledger: Ledger, now: float) -> str:
         """Gives the mirror's new file its name, if it has none, or one like it that is free. Raises TargetError.
 
         Returns an empty string: no waiting.
@@ -139,7 +139,7 @@ class Delivery:
             return ""
         if self._tried is None or self._tried.closed or self._tried.waits(self._mark):
             place = self._hide()
-            reached("mirror.write.before")
+            failpoint("mirror.write.before")
             wished, count = self._name, 1
             self._tried = place
             while not self._named(place):
@@ -149,11 +149,11 @@ class Delivery:
                 path = f"{self._folder}/{name}" if self._folder else name
                 rename_intent(ledger, write.intent, path)
                 self._name, write.name = name, path
-        reached("mirror.write.after")
-        write.pieces = [Piece(0, len(write.content), self._number, 0)]
+        failpoint("mirror.write.after")
+        write.pieces = [WrittenSpan(0, len(write.content), self._number, 0)]
         return ""
 
-    def _named(self, place: Place) -> bool:
+    def _named(self, place: AtomicFolder) -> bool:
         """Gives the mirror's new file its name, and counts its bytes then; False when the name is taken.
 
         Raises TargetError, also behind the name: where the folder cannot be synced.
@@ -166,22 +166,22 @@ class Delivery:
         self.put_out += len(self._content) if named else 0
         return named
 
-    def resolve(self, intent: Intent, codec: Codec) -> tuple[Write, str]:
+    def resolve(self, intent: Intent, codec: Codec) -> tuple[PendingWrite, str]:
         """Finds out by the hidden file whether an earlier process put an intent's new file in its place.
 
         Returns the write, and what became of it in words.
         """
-        write = Write(intent.name, intent.content, intent.entries, intent.id, to=self)
-        place = Place(self._common.settings.root, self._folder)
+        write = PendingWrite(intent.name, intent.content, intent.entries, intent.id, to=self)
+        place = AtomicFolder(self._common.settings.root, self._folder)
         try:
             if place.waits(self._mark):
                 self._facts = place.facts_of_hidden(self._mark)
                 return write, "not put in place before the last stop, and is now"
             # Its file may be taken by now: what its time of writing was is of no matter then.
-            self._facts = place.facts(self._name) or Facts(len(intent.content), 0, 0, 0)
+            self._facts = place.facts(self._name) or FileFacts(len(intent.content), 0, 0, 0)
         finally:
             place.close()
-        write.pieces = [Piece(0, len(intent.content), self._number, 0)]
+        write.pieces = [WrittenSpan(0, len(intent.content), self._number, 0)]
         return write, "put in place before the last stop"
 
     def remember(self, ledger: Ledger) -> None:
@@ -193,8 +193,8 @@ class Delivery:
             return
         raw, mapping = os.fsencode(self._path), self._common.mapping
         key, content = keys_of(read_document(mapping, raw, self._content), self._content, self._facts)
-        mark = memory.mirrored_as(self._path, self._number)
-        memory.mirrored(ledger, mapping.stream.key, key, content, raw, self._facts, mark)
+        mark = spool_messages.mirrored_as(self._path, self._number)
+        spool_messages.mirrored(ledger, mapping.stream.key, key, content, raw, self._facts, mark)
 
     def release(self) -> None:
         """Does nothing: for a new file the mirror holds no lock."""
@@ -213,28 +213,30 @@ def number_of(entry_id: EntryId, content: bytes) -> int:
     return ((entry_id[0] << 20) + (entry_id[1] & 0xFFFFF)) & ((1 << 62) - 1)
 
 
-class DocumentTranslator(Translator):
+class DocumentTranslator(EntryTranslator):
     """Makes a file of its own of each Redis-born entry, for a mirror that puts messages into a folder."""
 
     ending = b""
 
     @cached_property
-    def _folder(self) -> Folder:
-        return Folder(Path("/"), self.mapping.files, self.mapping.source.exclude)
+    def _folder(self) -> MessageFolder:
+        return MessageFolder(Path("/"), self.mapping.files, self.mapping.source.exclude)
 
-    def translate(self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int) -> Pass:
+    def translate(
+        self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int
+    ) -> MirrorBatch:
         """Makes a new file of each of these entries, read behind `cursor` and up to `last`, for the mirror to write.
 
         Passes over those in `already`, which have their file, and file-born ones; sets aside what cannot be a file, or
         ends there where the mapping is to stop.
         """
-        taken = Pass(last, epoch=epoch)
+        taken = MirrorBatch(last, epoch=epoch)
         for i, entry in enumerate(found):
             if entry.id in already or self.file_born(entry):
                 continue
             name, content, reason = self.line(entry)
             if not reason:
-                taken.writes.append(Write(name, content, [(entry.id, len(content))]))
+                taken.writes.append(PendingWrite(name, content, [(entry.id, len(content))]))
             elif not self.set_aside(taken, entry, reason):
                 taken.last = found[i - 1].id if i else cursor
                 break

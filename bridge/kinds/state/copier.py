@@ -9,28 +9,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from bridge.continuity.ownership import own
+from bridge.continuity.ownership import claim_stream
 from bridge.core.codecs.timestamps import older
 from bridge.core.errors import BridgeError, RedisRefused, SourceError, TargetError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.globs import is_glob
 from bridge.core.logger import logger
 from bridge.core.model import EntryId, digest, shown
-from bridge.files.atomic import Place
-from bridge.files.folder import Folder
-from bridge.kinds.mapping_context import Shared
-from bridge.kinds.state.ownership import Owned
-from bridge.kinds.state.value_files import File, Values, numbered
-from bridge.kinds.state.value_hashes import VERIFY, Hashes
+from bridge.files.atomic import AtomicFolder
+from bridge.files.folder import MessageFolder
+from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.state.state_owner import StateOwnership
+from bridge.kinds.state.value_files import ValueFile, ValueFiles, numbered
+from bridge.kinds.state.value_hashes import VERIFY, ValueHashes
 from bridge.ledger.sources import save_stream, stream_memory
 from bridge.ledger.states import forget_value, save_value, values, version_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
-from bridge.streams import latest_value as state
+from bridge.streams import latest_value
 from bridge.streams.connect import Connection
-from bridge.streams.latest_value import IN_PASSING, Seen, Value
+from bridge.streams.latest_value import IN_PASSING, SeenValue, StateValue
 from bridge.streams.reader import stream_info
-from bridge.streams.writer import Overtaken
+from bridge.streams.writer import Conflict
 
 LOOK = 0.1
 """Seconds between two looks at what changed of latest values that Redis owns."""
@@ -39,11 +39,11 @@ ODD = 5.0
 """Seconds after which the carrier of latest values reports a hash whose digest is not that of its data."""
 
 
-class State:
+class StateCopier:
     """The carrier of one mapping's latest values; those who run it use it like `carry.forward.Forward`."""
 
     def __init__(
-        self, shared: Shared, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
+        self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
         dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
         self.shared = shared
@@ -52,9 +52,9 @@ class State:
         self.batch = 1
         self.span: tuple[EntryId, EntryId] | None = None
         source = shared.mapping.source
-        self.owned = Owned(ledger, shared.mapping, clock)
-        folder = shared.values or Folder(shared.settings.root, source.path)
-        self._values = Values(shared.mapping, folder, clock, self._note, self._fine)
+        self.owned = StateOwnership(ledger, shared.mapping, clock)
+        folder = shared.values or MessageFolder(shared.settings.root, source.path)
+        self._values = ValueFiles(shared.mapping, folder, clock, self._note, self._fine)
         self._ledger = ledger
         self._troubles = troubles
         self._clock = clock
@@ -66,7 +66,7 @@ class State:
         self._connection: Connection | None = None
         self._blind: SourceError | None = None
         """Why the last look at the folder of latest values failed; None: it did not."""
-        self._hashes = Hashes(self._values, shared.keys, clock, self._note, self._fine)
+        self._hashes = ValueHashes(self._values, shared.keys, clock, self._note, self._fine)
         self._verify_at = 0.0
 
     # -- the files -------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class State:
         return self._values.waits
 
     @property
-    def sources(self) -> list[File]:
+    def sources(self) -> list[ValueFile]:
         """The files of all the mapping's latest values, by name."""
         return [self._values.files[name] for name in sorted(self._values.files)]
 
@@ -102,11 +102,11 @@ class State:
     def take_as_history(self) -> None:
         """Does nothing: a latest value has no history but the value that is there."""
 
-    def _note(self, file: File, error: BridgeError) -> None:
+    def _note(self, file: ValueFile, error: BridgeError) -> None:
         file.trouble = error
         self._troubles.note(self._ledger, f"{self.worker}: {file.name}", error)
 
-    def _fine(self, file: File) -> None:
+    def _fine(self, file: ValueFile) -> None:
         file.odd = 0.0
         if file.trouble is not None and not file.settling:
             file.trouble = None
@@ -125,7 +125,7 @@ class State:
         connection = self._dial()
         try:
             keys = self.shared.keys
-            own(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
+            claim_stream(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
                 self.shared.settings.instance)  # fmt: skip
             self.shared.hold.take(connection, self._ledger)
             numbered(connection, self.shared.keys, self._ledger, self._path)
@@ -209,12 +209,21 @@ class State:
         return self._connection
 
     def _put(
-        self, file: File, value: Value, fields: list[bytes] | None = None, *, only_entry: bool = False
+        self, file: ValueFile, value: StateValue, fields: list[bytes] | None = None, *, only_entry: bool = False
     ) -> tuple[bool, EntryId | None, int]:
         """Puts a latest value into its hash, by this process, and as a version that is higher than any before."""
         above, notify = version_of(self._ledger, self._stream, file.raw_name), self.shared.mapping.notify.encode()
-        return state.put(self._connected, self.shared.keys, self.shared.hold.holder(self._ledger), file.raw_name, value,
-                         notify, fields=fields, only_entry=only_entry, above=above)  # fmt: skip
+        return latest_value.put(
+            self._connected,
+            self.shared.keys,
+            self.shared.hold.holder(self._ledger),
+            file.raw_name,
+            value,
+            notify,
+            fields=fields,
+            only_entry=only_entry,
+            above=above,
+        )
 
     # -- carrying --------------------------------------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class State:
         """
         connection = self._connected
         if not self.shared.hold.renewed(connection, self._clock()):
-            raise Overtaken
+            raise Conflict
         if not self._carries(connection):
             return False
         for file in self.sources:
@@ -249,38 +258,40 @@ class State:
             moved = True
         return moved
 
-    def _holds(self, connection: Connection, file: File, value: Value, seen: Seen, *, deep: bool) -> bool:
+    def _holds(
+        self, connection: Connection, file: ValueFile, value: StateValue, seen: SeenValue, *, deep: bool
+    ) -> bool:
         if not seen.says(value):
             return False
         if seen.sha1 or not deep:
             return True
-        data = connection.call("HGET", state.key_of(self.shared.keys, file.raw_name), "data")
+        data = connection.call("HGET", latest_value.key_of(self.shared.keys, file.raw_name), "data")
         return bool(data == value.data)
 
-    def _send(self, connection: Connection, file: File, value: Value) -> None:
-        reached("state.send.before")
+    def _send(self, connection: Connection, file: ValueFile, value: StateValue) -> None:
+        failpoint("state.send.before")
         history = self.shared.mapping.stream.history
         fields = self._fields(connection, file, value, origin=True) if history else None
         done, entry, version = self._put(file, value, fields)
-        reached("state.send.after")
+        failpoint("state.send.after")
         if not done:
-            raise Overtaken
+            raise Conflict
         self._fine(file)
         if file.facts is not None and value.sha256 != file.both and file.facts.written / 1e9 >= self._began:
             self.shared.forward.latency.add(self._clock() - file.facts.written / 1e9)
         self._noted(file, value, entry, version)
 
-    def _fields(self, connection: Connection, file: File, value: Value, *, origin: bool) -> list[bytes]:
+    def _fields(self, connection: Connection, file: ValueFile, value: StateValue, *, origin: bool) -> list[bytes]:
         fields = [b"role", value.role, b"timestamp", value.timestamp, b"type", file.type, b"data", value.data]
         if not origin:
             return fields
         file.number = file.number or numbered(connection, self.shared.keys, self._ledger, os.fsdecode(file.raw_name))
         return [*fields, b"origin", b"%d.\0version:0" % file.number]
 
-    def _noted(self, file: File, value: Value, entry: EntryId | None, version: int = 0) -> None:
-        reached("state.note.before")
+    def _noted(self, file: ValueFile, value: StateValue, entry: EntryId | None, version: int = 0) -> None:
+        failpoint("state.note.before")
         save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp, version)
-        reached("state.note.after")
+        failpoint("state.note.after")
         file.told, file.both, file.both_at = True, value.sha256, value.timestamp
         file.tally.entries += 1
         self.carried += 1
@@ -302,13 +313,15 @@ class State:
                 file.agrees = True
                 continue
             if file.seen is None or seen.differs(file.seen, deep=deep):
-                found = state.read(connection, self.shared.keys, file.raw_name)
+                found = latest_value.read(connection, self.shared.keys, file.raw_name)
                 if found is not None and self._compared(connection, file, *found, seen):
                     moved = True
             file.agrees = deep and file.seen is not None and not seen.differs(file.seen, deep=False)
         return moved
 
-    def _compared(self, connection: Connection, file: File, value: Value, said: bytes, seen: Seen) -> bool:
+    def _compared(
+        self, connection: Connection, file: ValueFile, value: StateValue, said: bytes, seen: SeenValue
+    ) -> bool:
         """Lays a latest value's hash that changed beside its file; True when the file was written."""
         if value.sha256 != said:  # somebody is setting its fields one after the other
             self._contradicts(file, seen)
@@ -331,7 +344,7 @@ class State:
         file.seen = seen
         return written
 
-    def _contradicts(self, file: File, seen: Seen) -> None:
+    def _contradicts(self, file: ValueFile, seen: SeenValue) -> None:
         file.odd = file.odd or self._clock()
         if self._clock() - file.odd >= ODD:
             hint = "set data and sha256 (of the data, in hex) with one HSET, or remove sha256"
@@ -340,26 +353,26 @@ class State:
             )
             file.seen = seen
 
-    def _put_back(self, file: File, value: Value) -> None:
+    def _put_back(self, file: ValueFile, value: StateValue) -> None:
         """Puts a latest value that both sides held, and that Redis lost, into Redis again."""
-        value = Value(value.data, file.both_at, file.role)
+        value = StateValue(value.data, file.both_at, file.role)
         done, _, _ = self._put(file, value)
         if not done:  # it may have lost who owns the stream as well
-            raise Overtaken
+            raise Conflict
         logger.warning("Redis lost state %s: the file's value was put back", file.name)
 
-    def _write(self, file: File, value: Value) -> bool:
+    def _write(self, file: ValueFile, value: StateValue) -> bool:
         """Puts a latest value from Redis into its file; False when that could not be written."""
         if file.both == value.sha256:
             what = "changed" if file.value is not None else "taken away"
             logger.warning("%s was %s, and Redis owns it: its value is put back", file.name, what)
         folder, _, last = os.fsdecode(file.raw_name).rpartition("/")
         try:
-            place = Place(self.shared.settings.root, folder)
+            place = AtomicFolder(self.shared.settings.root, folder)
             try:
-                reached("state.write.before")
+                failpoint("state.write.before")
                 file.facts = place.replace(digest(self._stream.encode(), file.raw_name).hex(), last, value.data)
-                reached("state.write.after")
+                failpoint("state.write.after")
             finally:
                 place.close()
         except TargetError as error:
@@ -369,7 +382,7 @@ class State:
         file.value, file.settling = value, False
         return True
 
-    def _finish(self, connection: Connection, file: File, value: Value) -> None:
+    def _finish(self, connection: Connection, file: ValueFile, value: StateValue) -> None:
         """Notes that a file holds Redis's latest value: adds its entry, if there is to be one, and tells the ledger."""
         entry = None
         if self.shared.mapping.stream.history:

@@ -10,13 +10,13 @@ from bridge.core.codecs.document import moment
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
-from bridge.files.folder import BUSY, Facts, Folder, Found
-from bridge.kinds.source_counts import Tally
+from bridge.files.folder import BUSY, FileFacts, FolderScan, MessageFolder
+from bridge.kinds.source_counts import SourceCounts
 from bridge.ledger.sources import SourceMemory, save_source, sources_of
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.latest_value import LIMIT, Seen, Value
+from bridge.streams.latest_value import LIMIT, SeenValue, StateValue
 from bridge.streams.stream_metadata import read_books
 
 PATIENCE = 1.0
@@ -24,15 +24,15 @@ PATIENCE = 1.0
 
 
 @dataclass(slots=True)
-class File:
+class ValueFile:
     """The file of one latest value, as it was last seen; with what an import wants to know of a source."""
 
     name: str
     raw_name: bytes
     role: bytes
     type: bytes
-    facts: Facts | None = None
-    value: Value | None = None
+    facts: FileFacts | None = None
+    value: StateValue | None = None
     since: float = 0.0
     """Since when the file is as it was last seen."""
     settling: bool = False
@@ -42,7 +42,7 @@ class File:
     """Whether the other side was seen to hold `value`."""
     barred: bool = False
     """Whether the Redis key of the value's hash holds something that is no hash."""
-    seen: Seen | None = None
+    seen: SeenValue | None = None
     """What the value's hash in Redis said of itself when both sides were last laid beside each other."""
     agrees: bool = False
     """Whether the file and the value's hash were seen to agree, and neither changed since, as far as was told."""
@@ -60,7 +60,7 @@ class File:
     """The timestamp of the value that both sides were last known to hold."""
     number: int = 0
     """The number that stands for the file in origins; 0: it was not needed yet."""
-    tally: Tally = field(default_factory=Tally)
+    tally: SourceCounts = field(default_factory=SourceCounts)
     damage: dict[int, SourceError] = field(default_factory=dict)
     trouble: BridgeError | None = None
     rejected: int = 0
@@ -80,12 +80,12 @@ class File:
         return self.on_disk() if self.settling else 0
 
 
-class Values:
+class ValueFiles:
     """The files of one mapping's latest values. `note` tells of a file's trouble, `fine` that it has none."""
 
     def __init__(
-        self, mapping: Mapping, folder: Folder, clock: Callable[[], float],
-        note: Callable[[File, BridgeError], None], fine: Callable[[File], None],
+        self, mapping: Mapping, folder: MessageFolder, clock: Callable[[], float],
+        note: Callable[[ValueFile, BridgeError], None], fine: Callable[[ValueFile], None],
     ) -> None:  # fmt: skip
         self._mapping = mapping
         self._folder = folder
@@ -93,14 +93,14 @@ class Values:
         self._note = note
         self._fine = fine
         self._settle = mapping.source.settle_ms / 1000
-        self.files: dict[bytes, File] = {}
+        self.files: dict[bytes, ValueFile] = {}
 
-    def file(self, name: bytes) -> File:
+    def file(self, name: bytes) -> ValueFile:
         """The latest value's file of this name, be it there or not."""
         if name not in self.files:
             row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
             role, kind = (row[0], row[2]) if isinstance(row, tuple) else (b"", b"")
-            self.files[name] = File(shown_name(name), name, role, kind)
+            self.files[name] = ValueFile(shown_name(name), name, role, kind)
         return self.files[name]
 
     def look(self, paths: set[str] | None) -> None:
@@ -114,7 +114,7 @@ class Values:
         for name in names:
             self._met(name, found.get(name))
 
-    def _met(self, name: bytes, found: Found | None) -> None:
+    def _met(self, name: bytes, found: FolderScan | None) -> None:
         if found is None:
             if name in self.files:
                 self._gone(self.files[name])
@@ -125,12 +125,12 @@ class Values:
             file.facts, file.since, file.settling = found.facts, self._clock(), True
         self.take(file)
 
-    def _gone(self, file: File) -> None:
+    def _gone(self, file: ValueFile) -> None:
         if file.facts is not None:
             file.facts, file.value, file.settling, file.seen, file.agrees = None, None, False, None, False
             self._fine(file)
 
-    def take(self, file: File) -> None:
+    def take(self, file: ValueFile) -> None:
         """Reads a latest value's file that changed, once it is complete."""
         if not file.settling or file.facts is None:
             return
@@ -155,7 +155,7 @@ class Values:
             else:
                 file.facts, file.since = found.facts, now
         elif not taken.busy or age >= BUSY:
-            file.value, file.settling = Value(taken.raw, moment(taken.facts.written), file.role), False
+            file.value, file.settling = StateValue(taken.raw, moment(taken.facts.written), file.role), False
             file.told, file.seen, file.agrees = False, None, False
             self._fine(file)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from bridge.core.errors import BridgeError, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.model import shown
-from bridge.kinds.state.value_files import File, Values
-from bridge.streams import latest_value as state
-from bridge.streams.client_tracking import Tracking
+from bridge.kinds.state.value_files import ValueFile, ValueFiles
+from bridge.streams import latest_value
+from bridge.streams.client_tracking import ClientTracking
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.latest_value import IN_PASSING, Seen
+from bridge.streams.latest_value import IN_PASSING, SeenValue
 
 VERIFY = 1.0
 """Seconds between two looks at whether a hash still holds what it was seen to, where the server does not tell."""
@@ -28,22 +28,22 @@ SLOWLY = 1.0
 """Seconds for each MiB of a latest value that is too long to be hashed in passing, and is read to be compared."""
 
 
-class Hashes:
+class ValueHashes:
     """Reads from Redis the hashes of a state mapping's values that may have changed since the last look.
 
     `note` is called with the trouble of a value, `fine` where it has none.
     """
 
     def __init__(
-        self, values: Values, keys: Keys, clock: Callable[[], float], note: Callable[[File, BridgeError], None],
-        fine: Callable[[File], None],
+        self, values: ValueFiles, keys: Keys, clock: Callable[[], float],
+        note: Callable[[ValueFile, BridgeError], None], fine: Callable[[ValueFile], None],
     ) -> None:  # fmt: skip
         self._values = values
         self._keys = keys
         self._clock = clock
         self._note = note
         self._fine = fine
-        self._tracking: Tracking | None = None
+        self._tracking: ClientTracking | None = None
         self._all_at = 0.0
         self._slow_at = 0.0
         """When the next value that is too long to be hashed in passing is looked at."""
@@ -52,7 +52,7 @@ class Hashes:
         """Asks the server to tell of every change of a latest value's hash, if it does that. Raises RedisLost."""
         self.detach()
         try:
-            self._tracking = Tracking(dial(), state.key_of(self._keys, b""))
+            self._tracking = ClientTracking(dial(), latest_value.key_of(self._keys, b""))
         except RedisRefused as error:
             logger.info("%s: all values are looked at again and again: %s", self._keys.stream.decode(), error)
         self.anew()
@@ -67,7 +67,7 @@ class Hashes:
         """All latest values' hashes are to be looked at, whatever they said before."""
         self._all_at = self._slow_at = 0.0
 
-    def looked(self, connection: Connection) -> Iterator[tuple[File, Seen, bool]]:
+    def looked(self, connection: Connection) -> Iterator[tuple[ValueFile, SeenValue, bool]]:
         """Yields files of latest values whose hashes are due, and what these say; True: their data were asked for too.
 
         Notes of a key that it holds no hash. Raises RedisLost, RedisRefused.
@@ -82,7 +82,7 @@ class Hashes:
         if large and now >= self._slow_at:  # one after the other: they go over the connection
             longest = min(large, key=lambda file: file.deep_at)
             deep[longest.raw_name], self._slow_at = True, now + SLOWLY * longest.size / (1 << 20)
-        for name, seen in state.look(connection, self._keys, [*deep.items()]).items():
+        for name, seen in latest_value.look(connection, self._keys, [*deep.items()]).items():
             file = files[name]
             before, file.barred = file.barred, seen.kind not in (b"hash", b"none")
             if deep[name]:
@@ -97,9 +97,9 @@ class Hashes:
                 yield file, seen, deep[name]
             file.agrees = file.agrees or file.barred
 
-    def where(self, file: File) -> str:
+    def where(self, file: ValueFile) -> str:
         """The key of a latest value's hash, for people."""
-        return shown(state.key_of(self._keys, file.raw_name))
+        return shown(latest_value.key_of(self._keys, file.raw_name))
 
     def _hear(self, now: float) -> None:
         """Takes in which hashes the server says were changed; now and then, and where it does not tell, all."""
@@ -109,7 +109,7 @@ class Hashes:
             for file in self._values.files.values():
                 file.agrees = False
             return
-        before = len(state.key_of(self._keys, b""))
+        before = len(latest_value.key_of(self._keys, b""))
         for key in changed:
             if (changed_file := self._values.files.get(key[before:])) is not None:
                 changed_file.agrees = False

@@ -14,18 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 from bridge.core.model import EntryId, parse_id
-from bridge.parity.log.comparison_types import SHIFT, File
-from bridge.parity.log.overflow_queue import HELD, Spool
+from bridge.parity.log.items import SHIFT, ComparedFile
+from bridge.parity.log.overflow_queue import HELD, OverflowQueue
 
 
-class Digest:
+class AgreementDigest:
     """BLAKE2b-128. `files` are the sources' by name; `several`: the mirror writes more than one file."""
 
-    def __init__(self, files: Mapping[str, Sequence[File]], *, several: bool) -> None:
+    def __init__(self, files: Mapping[str, Sequence[ComparedFile]], *, several: bool) -> None:
         self._files = files
         self._hasher = hashlib.blake2b(digest_size=16)
         self._spans: dict[str, array[int]] | None = {name: array("Q") for name in files} if len(files) > 1 else None
-        self._spools: dict[str, Spool] = {}
+        self._spools: dict[str, OverflowQueue] = {}
         self._agreed: IO[bytes] | None = None
         if not several:
             self._agreed = tempfile.SpooledTemporaryFile(HELD, prefix="bridge-parity-")  # noqa: SIM115 - see close()
@@ -37,7 +37,7 @@ class Digest:
         if self._agreed is not None:
             self._agreed.close()
 
-    def file_born(self, file: File, lines: list[bytes], places: list[int]) -> None:
+    def file_born(self, file: ComparedFile, lines: list[bytes], places: list[int]) -> None:
         """Lines of one source, as they follow."""
         if self._spans is None:
             self._hasher.update(b"\n".join(lines) + b"\n" if lines else b"")
@@ -54,7 +54,7 @@ class Digest:
         if self._agreed is not None:
             self._agreed.write(b"\n".join(lines) + b"\n" if lines else b"")
         else:
-            self._spools.setdefault(name, Spool()).push(ids, lines)
+            self._spools.setdefault(name, OverflowQueue()).push(ids, lines)
 
     def hexdigest(self) -> str:
         """Of all of it. Once."""
@@ -77,7 +77,7 @@ class Digest:
                 yield piece
             return
 
-        def pairs(spool: Spool) -> Iterator[tuple[EntryId, bytes]]:
+        def pairs(spool: OverflowQueue) -> Iterator[tuple[EntryId, bytes]]:
             for ids, lines in spool.drain():
                 yield from zip(map(parse_id, ids), lines, strict=True)
 

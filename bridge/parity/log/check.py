@@ -13,8 +13,8 @@ from operator import attrgetter
 from threading import Event
 from typing import Any
 
-from bridge.continuity.archive_reader import Archive, history
-from bridge.continuity.ownership import Hold
+from bridge.continuity.archive_reader import ArchiveReader, history
+from bridge.continuity.ownership import StreamLease
 from bridge.core.config import Settings
 from bridge.core.errors import LeaseHeld, RedisLost
 from bridge.core.mapping import Mapping
@@ -25,17 +25,25 @@ from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
 from bridge.ledger.ranges import range_at, range_digest
 from bridge.ledger.sources import gone_before_mirrored, in_doubt
 from bridge.ledger.store import Ledger
-from bridge.parity.account import Account, Lost
-from bridge.parity.log.bytes_written import Witness
+from bridge.parity.account import ByteAccount, Lost
 from bridge.parity.log.classify import Difference
 from bridge.parity.log.compare import Comparison
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT, Extra, File, Long, Missing, size_of
-from bridge.parity.log.expected_line import Expected
-from bridge.parity.log.tally import Due, Late
-from bridge.parity.proof_point import Since
-from bridge.parity.result import Result, verdict_of
-from bridge.parity.snapshot import View
-from bridge.parity.statistics import Stats
+from bridge.parity.log.expected_line import ExpectedLine
+from bridge.parity.log.items import (
+    OFFSETS,
+    SHIFT,
+    ComparedFile,
+    ExtraLine,
+    MissingLine,
+    OverlongLine,
+    size_of,
+)
+from bridge.parity.log.tally import Expectations, LateMarks
+from bridge.parity.log.witness_check import WitnessCheck
+from bridge.parity.proof_point import ProofPoint
+from bridge.parity.result import ParityResult, verdict_of
+from bridge.parity.snapshot import Snapshot
+from bridge.parity.statistics import MessageStatistics
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.trim import read_trimmed
@@ -84,7 +92,7 @@ def spacing(length: int) -> int:
     return max(CLOSEST, min(WIDEST, length // POINTS))
 
 
-def _removed(since: Since, view: View, entries: int) -> bool:
+def _removed(since: ProofPoint, view: Snapshot, entries: int) -> bool:
     """Whether entries were removed since `since`, other than on purpose; `entries` came meanwhile. Pure."""
     trimmed = view.trimmed.count - since.trimmed
     if view.added != since.added + entries or view.length != since.length + entries - trimmed:
@@ -92,7 +100,7 @@ def _removed(since: Since, view: View, entries: int) -> bool:
     return not trimmed and view.first != since.first
 
 
-class Check:
+class ParityCheck:
     """The comparison of one mapping. `dial` connects: to read the stream, and once more to look things up meanwhile."""
 
     def __init__(
@@ -110,14 +118,14 @@ class Check:
         self._stats = stats
         self._keys = Keys.of(mapping.stream.key)
 
-    def run(self, since: Since | None = None) -> Result:
+    def run(self, since: ProofPoint | None = None) -> ParityResult:
         """Compares both sides of the mapping; where they do not agree, once more after the settling time.
 
         With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
         Raises Interrupted, SourceError, RedisLost, RedisRefused.
         """
         if why := self._stranger() or self._in_doubt():
-            return Result(self._mapping.name, self._mapping.stream.key, notes=[why], began=time.time())
+            return ParityResult(self._mapping.name, self._mapping.stream.key, notes=[why], began=time.time())
         result = self._once(since) if since is not None else None
         if result is None or result.verdict != "equal":
             result = self._once(None)
@@ -141,7 +149,7 @@ class Check:
             raise AssertionError("a whole comparison has a result")
         return result
 
-    def _stands(self, before: list[Difference], unaccounted: set[Lost], result: Result) -> bool:
+    def _stands(self, before: list[Difference], unaccounted: set[Lost], result: ParityResult) -> bool:
         """Whether a difference, or bytes that nothing explains, were found in this look and in the look before.
 
         What is under way differs from look to look: a rotation, or a stream that is being filled again, is met by one
@@ -165,7 +173,7 @@ class Check:
             if connection.call("HGET", self._keys.meta, "owner") != self._ledger.uuid:
                 return ""
             try:
-                doubt = Hold(self._keys, self._settings.state_dir).doubt(connection, self._ledger)
+                doubt = StreamLease(self._keys, self._settings.state_dir).doubt(connection, self._ledger)
             except LeaseHeld as error:
                 return f"these files are not compared: {error.what}"
         return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
@@ -183,7 +191,7 @@ class Check:
             return f"another file took the place of {named}: `bridge repair --as-edit` or `--as-new` says what it is"
         return f"another file took the place of {named}, and the bridge has yet to find out what it holds"
 
-    def _once(self, since: Since | None) -> Result | None:
+    def _once(self, since: ProofPoint | None) -> ParityResult | None:
         """Compares both sides of a mapping once; None: what was before `since` changed.
 
         Parity begins anew where the stream was trimmed meanwhile, and where a page of it was larger than what the
@@ -205,7 +213,7 @@ class Check:
             result.began, result.seconds = began, time.monotonic() - steady
         return result
 
-    def _untrimmed(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+    def _untrimmed(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         """Compares both sides of a mapping, once more where what parity was to compare was trimmed meanwhile."""
         result = None
         for _ in range(LOOKS):
@@ -215,12 +223,14 @@ class Check:
                 break
         return result
 
-    def _of_both(self, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
-        view = View(self._mapping, self._settings, connection, self._keys, self._ledger)
+    def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
+        view = Snapshot(self._mapping, self._settings, connection, self._keys, self._ledger)
         with closing(view):
             return self._of(view, since, connection, marks)
 
-    def _of(self, view: View, since: Since | None, connection: Connection, marks: Connection) -> Result | None:
+    def _of(
+        self, view: Snapshot, since: ProofPoint | None, connection: Connection, marks: Connection
+    ) -> ParityResult | None:
         files = {name: found.files for name, found in view.sources.items()}
         own = {name: found.files for name, found in view.targets.items()}
         gone = view.gone
@@ -234,17 +244,17 @@ class Check:
             own = {name: begins.behind(name, found) for name, found in own.items()}
             first = {name: one.place >> SHIFT for name, one in begins.places.items()}
             gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
-        stats = Stats() if self._stats else None
-        due = Due(
-            view.mirrored_to, view.mirrored, view.dual, Late(marks, self._keys.late) if view.marked else None,
+        stats = MessageStatistics() if self._stats else None
+        due = Expectations(
+            view.mirrored_to, view.mirrored, view.dual, LateMarks(marks, self._keys.late) if view.marked else None,
             self._aside(view), gone, view.both, view.acknowledged, view.moved, self._kept(view),
         )  # fmt: skip
         start = ZERO_ID if begins is None else begins.resume
-        expected = Expected(self._mapping, self._settings.roles, self._settings.paths)
+        expected = ExpectedLine(self._mapping, self._settings.roles, self._settings.paths)
         comparison = Comparison(
             files, view.numbers, own, self._mapping.codec, expected, due, begins, stats, spacing(view.length),
             view.trimmed.floor,
-            Witness(view.books.mirror if view.mirrored else {}, view.added - view.length, start),
+            WitnessCheck(view.books.mirror if view.mirrored else {}, view.added - view.length, start),
         )  # fmt: skip
         with closing(comparison):
             self._walk(connection, comparison, view, begins)
@@ -259,7 +269,7 @@ class Check:
             verdict = verdict_of(tally, view.length, before)
             if too_much or any(account.unaccounted()):
                 verdict = "differs"
-            result = Result(self._mapping.name, self._mapping.stream.key, verdict, tally)
+            result = ParityResult(self._mapping.name, self._mapping.stream.key, verdict, tally)
             result.account = account
             result.files, result.entry = view.positions(comparison.claimed_to()), view.last
             if comparison.first_waiting is not None:
@@ -281,7 +291,7 @@ class Check:
                 result.add(since)
             return result
 
-    def _walk(self, connection: Connection, comparison: Comparison, view: View, since: Since | None) -> None:
+    def _walk(self, connection: Connection, comparison: Comparison, view: Snapshot, since: ProofPoint | None) -> None:
         start = parse_id(after(since.resume)) if since is not None else ZERO_ID
         if view.last == ZERO_ID:
             return
@@ -298,7 +308,9 @@ class Check:
 
     def _history(self, connection: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
         """Reads entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
-        archive = Archive(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
+        archive = (
+            ArchiveReader(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
+        )
         return history(connection, self._keys, archive, start, last, PAGE, PAGE_BYTES)
 
     def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
@@ -313,7 +325,7 @@ class Check:
             if self._stop.is_set():
                 raise Interrupted
 
-    def _account(self, account: Account, view: View) -> Account:
+    def _account(self, account: ByteAccount, view: Snapshot) -> ByteAccount:
         """Adds what was not compared, and the stream's entries, to a comparison's account."""
         account.aside += view.aside()
         account.entries, account.trimmed = view.length, view.trimmed.count
@@ -322,7 +334,7 @@ class Check:
         account.deleted = max(0, view.added - view.length - view.trimmed.count)
         return account
 
-    def _kept(self, view: View) -> Callable[[File, int, bytes], bool] | None:
+    def _kept(self, view: Snapshot) -> Callable[[ComparedFile, int, bytes], bool] | None:
         """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source's file.
 
         Or a range of the mirror's covers them, torn by another writer's line, and holds what it held.
@@ -332,14 +344,14 @@ class Check:
         ledger, stream = self._ledger, self._mapping.stream.key
         known: dict[str, tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]] = {}
 
-        def kept(file: File, place: int, line: bytes) -> bool:
+        def kept(file: ComparedFile, place: int, line: bytes) -> bool:
             name, size = file.source, size_of(line)
             place = view.moved[name].back(place) if name in view.moved else place
             generation, offset = place >> SHIFT, place & OFFSETS
             if name not in known:
                 known[name] = kept_lines(ledger, stream, name)
             lengths, contents = known[name]
-            if isinstance(line, Long):
+            if isinstance(line, OverlongLine):
                 return lengths.get((generation, offset)) == size - 1
             if (size - 1, line[:KEPT]) in contents:
                 return True
@@ -350,18 +362,18 @@ class Check:
 
         return kept
 
-    def _aside(self, view: View) -> Callable[[Extra | Missing], bool]:
+    def _aside(self, view: Snapshot) -> Callable[[ExtraLine | MissingLine], bool]:
         """Makes the test whether the ledger keeps a line or an entry in quarantine; its mapping may be mended since."""
         if self._ledger is None:
             return lambda one: False
         ledger, stream = self._ledger, self._mapping.stream.key
         kept: dict[str, dict[tuple[int, int, str], int]] = {}
 
-        def aside(one: Extra | Missing) -> bool:
+        def aside(one: ExtraLine | MissingLine) -> bool:
             if not kept:
                 kept[""] = still_aside(ledger, stream, "mirror")
                 kept.update((name, still_aside(ledger, stream, "forward", name)) for name in view.sources)
-            if isinstance(one, Extra):
+            if isinstance(one, ExtraLine):
                 name = one.file.source
                 place = view.moved[name].back(one.place) if name in view.moved else one.place
                 return (place >> SHIFT, place & OFFSETS, "") in kept.get(name, {})

@@ -15,11 +15,11 @@ from operator import lt
 from pathlib import PurePath
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import Row
-from bridge.parity.log.comparison_types import SHIFT, Extra, File, Long, Missing, Passed, Sink
-from bridge.parity.log.line_window import Lines, around
-from bridge.parity.log.page_columns import Odd
+from bridge.parity.log.items import SHIFT, ComparedFile, ExtraLine, Findings, MissingLine, OverlongLine, PassedLines
+from bridge.parity.log.line_window import LineWindow, around
+from bridge.parity.log.page_columns import OddFields
 from bridge.parity.log.sequence_diff import align, ascending
 
 HELD = 8
@@ -28,27 +28,28 @@ RUN = 3
 """So many in a row must agree before a place counts as found again."""
 WINDOW, WIDEST = 64, 8192
 """Entries that are looked at to find the place again, at first and at most."""
-
 NEAR, MOSTLY = 9, 0.8
 """So many entries are looked at first; and of what agrees by content so much must do so in place, to be unmoved."""
-
 AT_ONCE, FAR, DOUBT = 4096, 100_000, 64
 
+Unit = tuple[int, int, bytes]
+"""A message in a window of lines: from which line on, up to which, and its bytes."""
 
-class Claims:
+
+class OriginClaims:
     """One source. `files` in order of their generations, those behind the newest known one last."""
 
-    def __init__(self, name: str, files: Sequence[File], codec: Codec, sink: Sink, since: int = -1) -> None:
+    def __init__(self, name: str, files: Sequence[ComparedFile], codec: Codec, sink: Findings, since: int = -1) -> None:
         self.name = name
         self._files = list(files)
         self._all = {file.generation: file for file in files}
         self._codec = codec
-        self._continued = codec if isinstance(codec, Continued) else None
+        self._continued = codec if isinstance(codec, MultilineCodec) else None
         self._sink = sink
         self._places: list[int] = []
         self._rows: list[Row] = []
         self._ids: list[bytes] = []
-        self._here: Lines | None = None
+        self._here: LineWindow | None = None
         self._last = self._last_own = since - 1
         """The place of the last entry that was looked at; and of the last one that is not marked late."""
         self.late: set[bytes] = set()
@@ -61,7 +62,8 @@ class Claims:
         self.first_ids: dict[int, bytes] = {}  # the first entry of each generation
         self.claimed_to = since
         """The place behind the last line that an entry claimed; at first, where lines before were claimed earlier."""
-        self.settled: tuple[File, int, int] | None = None  # and line number behind the last line that had to be there
+        self.settled: tuple[ComparedFile, int, int] | None = None
+        """The file, place and line number behind the last line that had to be there."""
 
     def add(self, places: list[int], rows: list[Row], ids: list[bytes]) -> None:
         """File-born entries of this source, as they follow in the stream."""
@@ -151,8 +153,8 @@ class Claims:
         if here is not None and not stray and place + self._shift > max(here.places[-1:], default=-1) and here.damage():
             self._sink.unverifiable(1, here.damage())
             return
-        line = self._codec.encode(row) if self._codec.invertible and not isinstance(row, Odd) else None
-        one = Missing(
+        line = self._codec.encode(row) if self._codec.invertible and not isinstance(row, OddFields) else None
+        one = MissingLine(
             self.name, self._ids[i], row, line if isinstance(line, bytes) else None, place,
             self._all.get(place >> SHIFT), self._gap, stray=stray, excused=excused or self._ids[i] in self.late,
         )  # fmt: skip
@@ -167,7 +169,7 @@ class Claims:
             if here is None and self._files[0].generation > generation:
                 return False
             if here is None:
-                self._here, self._shift = Lines(self._files.pop(0)), 0
+                self._here, self._shift = LineWindow(self._files.pop(0)), 0
                 continue
             if here.file.generation >= generation:
                 return here.file.generation == generation
@@ -176,7 +178,7 @@ class Claims:
             self._here = None
         return False
 
-    def _is_it(self, here: Lines, count: int) -> bool:
+    def _is_it(self, here: LineWindow, count: int) -> bool:
         """Whether a file of which only its place speaks holds any of the first messages; else it is a new one."""
         here.ahead(4 * DOUBT)
         texts = [text for _, _, text in here.units(4 * DOUBT, self._continued)]
@@ -190,18 +192,18 @@ class Claims:
         self._here = None
         return False
 
-    def _pass(self, here: Lines, end: int, without: Set[int] = frozenset()) -> None:
+    def _pass(self, here: LineWindow, end: int, without: Set[int] = frozenset()) -> None:
         """Lines up to the `end`-th that is held are nobody's, but those that were claimed."""
         a = here.at
         due = bisect_left(here.places, max(here.file.base + here.file.due, self.claimed_to), a, end)
-        if due > a and not isinstance(here.lines[due - 1], Long):
+        if due > a and not isinstance(here.lines[due - 1], OverlongLine):
             self.settled = here.file, here.places[due - 1] + len(here.lines[due - 1]) + 1, here.number(due)
         for i, j, is_due in ((a, due, True), (due, end, False)):
             chosen = [k for k in range(i, j) if k not in without]
             if chosen:
                 lines, places = [here.lines[k] for k in chosen], [here.places[k] for k in chosen]
                 numbers = [here.number(k) for k in chosen]
-                self._sink.passed(Passed(here.file, lines, places, numbers, self._shift, is_due))
+                self._sink.passed(PassedLines(here.file, lines, places, numbers, self._shift, is_due))
         here.at = end
 
     # -- claiming --------------------------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class Claims:
         return self._continued is None and self._codec.agree(lines, rows)
 
     def _claimed(
-        self, here: Lines, mine: list[int], end: int, broken: Set[int] = frozenset(), count: int | None = None
+        self, here: LineWindow, mine: list[int], end: int, broken: Set[int] = frozenset(), count: int | None = None
     ) -> None:
         """These lines, of `count` messages, are claimed, the others up to the `end`-th not; `broken` are left out."""
         messages = len(mine) if count is None or not mine else count
@@ -255,7 +257,7 @@ class Claims:
         if mine:
             self._sink.claimed(here.file, [lines[k] for k in mine], [places[k] for k in mine], messages)
 
-    def _scattered(self, here: Lines, at: int, end: int) -> tuple[int, bool]:
+    def _scattered(self, here: LineWindow, at: int, end: int) -> tuple[int, bool]:
         """Parity claims lines for entries among others': how many entries found theirs, and whether all did."""
         here.trim()
         if self._among_others(here, at, end):
@@ -275,7 +277,7 @@ class Claims:
                 sound = False
                 break
             row = self._rows[n]
-            wanted = row[3].count(b"\n") if self._continued is not None and not isinstance(row, Odd) else 0
+            wanted = row[3].count(b"\n") if self._continued is not None and not isinstance(row, OddFields) else 0
             chosen.append(here.followed(i, wanted, self._continued))
             i = chosen[-1][-1] + 1
         texts = [here.text(found) for found in chosen]
@@ -289,7 +291,7 @@ class Claims:
             self._claimed(here, [k for found in chosen[:good] for k in found], chosen[good - 1][-1] + 1, count=good)
         return good, sound
 
-    def _among_others(self, here: Lines, at: int, end: int) -> bool:
+    def _among_others(self, here: LineWindow, at: int, end: int) -> bool:
         """The commonest case: every entry's line is there, and agrees. Else nothing is done."""
         last = self._places[end - 1] + self._shift
         while (not here.places or here.places[-1] < last) and len(here.lines) < FAR and here.more():
@@ -305,7 +307,7 @@ class Claims:
 
     # -- finding the place again -----------------------------------------------------------------------------
 
-    def _resync(self, here: Lines, end: int, *, closed: bool) -> bool:
+    def _resync(self, here: LineWindow, end: int, *, closed: bool) -> bool:
         """The first entry that waits does not agree with the line at its place. False: wait for more entries."""
         looked = False
         while True:
@@ -369,9 +371,7 @@ class Claims:
                 best = next((j for j in stay if j), width)
         return (best, at[wanted[best] + self._shift], self._shift) if best < width else None
 
-    def _bridge_gap(
-        self, here: Lines, units: list[tuple[int, int, bytes]], decoded: list[Row | str], entries: int
-    ) -> None:
+    def _bridge_gap(self, here: LineWindow, units: list[Unit], decoded: list[Row | str], entries: int) -> None:
         """These entries and lines are in disagreement: those that agree by content do."""
         self._gap += 1
         begun = passed = 0
@@ -393,8 +393,8 @@ class Claims:
             begun, passed = j + 1, i + 1
         self._take(entries)
 
-    def _extra(self, here: Lines, unit: tuple[int, int, bytes]) -> None:
+    def _extra(self, here: LineWindow, unit: Unit) -> None:
         place = here.places[unit[0]]
         self._sink.aside(1)
         self._sink.kept(here.file, place, unit[2])
-        self._sink.extra(Extra(here.file, place, here.number(unit[0]), unit[2], place - self._shift, broken=True))
+        self._sink.extra(ExtraLine(here.file, place, here.number(unit[0]), unit[2], place - self._shift, broken=True))

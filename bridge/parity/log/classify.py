@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.core.codecs import Codec
 from bridge.core.model import Row, as_json
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT, Extra, File, Missing
+from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile, ExtraLine, MissingLine
 from bridge.parity.log.line_window import messages
 
 KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
@@ -58,7 +58,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Sorted:
+class Classified:
     """What became of the lines and entries that were left: the differences, and what turned out to be none.
 
     `late` messages stand out of order and say so.
@@ -75,26 +75,26 @@ class Sorted:
     """Lines that are no messages, which were taken for altered ones."""
     foreign: int = 0
     aside: int = 0
-    accounted: list[tuple[Extra, str]] = field(default_factory=list)
+    accounted: list[tuple[ExtraLine, str]] = field(default_factory=list)
     """Lines that an entry, or the quarantine, explains after all, each with what became of it."""
-    lost: list[Extra] = field(default_factory=list)
+    lost: list[ExtraLine] = field(default_factory=list)
     """Lines that nothing explains."""
 
 
-Look = Callable[[Iterable[bytes], Iterable[tuple[str, int]]], "Seen"]
+Look = Callable[[Iterable[bytes], Iterable[tuple[str, int]]], "FreshLook"]
 """Looks through the files once more, for lines of these bytes and for the lines at these places."""
 
 
 def classify(
-    extras: Sequence[Extra], absent: Sequence[Missing], codec: Callable[[str], Codec], *,
-    aside: Callable[[Extra | Missing], bool], both: frozenset[bytes], seen: Look,
-) -> Sorted:  # fmt: skip
+    extras: Sequence[ExtraLine], absent: Sequence[MissingLine], codec: Callable[[str], Codec], *,
+    aside: Callable[[ExtraLine | MissingLine], bool], both: frozenset[bytes], seen: Look,
+) -> Classified:  # fmt: skip
     """Pairs the lines and entries that are left by content, then by place, then within each gap.
 
     What stays alone is missing, or too many; it may be `aside`, in quarantine. `seen` is asked only when something
     stays alone even so.
     """
-    found = Sorted()
+    found = Classified()
     rows = _rows_of(extras, codec)
     waiting: dict[tuple[str, object], list[int]] = defaultdict(list)
     for n, one in enumerate(extras):
@@ -102,7 +102,7 @@ def classify(
     for places in waiting.values():
         places.reverse()
     taken: set[int] = set()
-    rest: list[Missing] = []
+    rest: list[MissingLine] = []
     for missing in absent:
         here = waiting.get((missing.name, missing.row))
         if not here and missing.line is not None:
@@ -147,7 +147,11 @@ def classify(
 
 
 def _repeated(
-    extras: Sequence[Extra], alone: dict[int, None], known: Seen, found: Sorted, codec: Callable[[str], Codec]
+    extras: Sequence[ExtraLine],
+    alone: dict[int, None],
+    known: FreshLook,
+    found: Classified,
+    codec: Callable[[str], Codec],
 ) -> None:
     """Sorts out as a duplicate each line that repeats an earlier line of its file which has its entry."""
     for n in [*alone]:
@@ -160,8 +164,8 @@ def _repeated(
 
 
 def _behind_torn(
-    extras: Sequence[Extra], alone: dict[int, None], entries: list[Missing], found: Sorted
-) -> list[Missing]:
+    extras: Sequence[ExtraLine], alone: dict[int, None], entries: list[MissingLine], found: Classified
+) -> list[MissingLine]:
     """Pairs entries that begin in the middle of a line, as their origins say, with that line; returns the others.
 
     Such a line stands behind a torn piece of ours: a full disk cut that off, and another program's line followed it.
@@ -188,8 +192,8 @@ def _behind_torn(
 
 
 def _without_line(
-    extras: Sequence[Extra], absent: Sequence[Missing], alone: list[Missing], known: Seen, found: Sorted,
-    codec: Callable[[str], Codec],
+    extras: Sequence[ExtraLine], absent: Sequence[MissingLine], alone: list[MissingLine], known: FreshLook,
+    found: Classified, codec: Callable[[str], Codec],
 ) -> None:  # fmt: skip
     """Makes a difference of each entry that has no line: missing in the file, or a duplicate.
 
@@ -209,7 +213,7 @@ def _without_line(
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FreshLook:
     """What another look at the files found: where lines of the bytes asked for stand first, besides those that were
     left over; and what stands at the places asked for."""
 
@@ -218,11 +222,11 @@ class Seen:
 
 
 def look_again(
-    files: Iterable[tuple[str, Sequence[File]]], codec: Callable[[str], Codec], wanted: set[bytes],
+    files: Iterable[tuple[str, Sequence[ComparedFile]]], codec: Callable[[str], Codec], wanted: set[bytes],
     asked: set[tuple[str, int]], left_over: set[tuple[str, int]],
-) -> Seen:  # fmt: skip
+) -> FreshLook:  # fmt: skip
     """Reads files once more, for `wanted` lines that were not left over, and for the lines at the places `asked`."""
-    seen = Seen({}, {})
+    seen = FreshLook({}, {})
     for name, pieces in files:
         mine = {place for source, place in asked if source == name}
         for file in pieces:
@@ -234,7 +238,7 @@ def look_again(
     return seen
 
 
-def _rows_of(extras: Sequence[Extra], codec: Callable[[str], Codec]) -> list[Row | None]:
+def _rows_of(extras: Sequence[ExtraLine], codec: Callable[[str], Codec]) -> list[Row | None]:
     rows: list[Row | None] = [None] * len(extras)
     by_source: dict[str, list[int]] = defaultdict(list)
     for n, one in enumerate(extras):
@@ -246,8 +250,12 @@ def _rows_of(extras: Sequence[Extra], codec: Callable[[str], Codec]) -> list[Row
 
 
 def _by_place(
-    extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
-) -> list[Missing]:
+    extras: Sequence[ExtraLine],
+    alone: dict[int, None],
+    rest: list[MissingLine],
+    found: Classified,
+    codec: Callable[[str], Codec],
+) -> list[MissingLine]:
     """Pairs entries with lines of other bytes at the very place that they name, as altered; returns the others."""
     at = {(extras[n].file.source, extras[n].home): n for n in alone}
     still = []
@@ -264,8 +272,12 @@ def _by_place(
 
 
 def _by_gap(
-    extras: Sequence[Extra], alone: dict[int, None], rest: list[Missing], found: Sorted, codec: Callable[[str], Codec]
-) -> list[Missing]:
+    extras: Sequence[ExtraLine],
+    alone: dict[int, None],
+    rest: list[MissingLine],
+    found: Classified,
+    codec: Callable[[str], Codec],
+) -> list[MissingLine]:
     """Pairs Redis-born entries, whose place nobody knows, with lines much alike in the same gap, as altered.
 
     Returns the entries that found none.
@@ -306,7 +318,9 @@ def _ends(line: bytes) -> bytes:
     return line if len(line) <= 2 * LOOKED_AT else line[:LOOKED_AT] + line[-LOOKED_AT:]
 
 
-def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: Callable[[str], Codec]) -> Difference:
+def _difference(
+    kind: str, extra: ExtraLine | None, missing: MissingLine | None, codec: Callable[[str], Codec]
+) -> Difference:
     line = extra.line if extra is not None else None
     entry = _as_line(missing, codec) if missing is not None else None
     expected, actual = {
@@ -335,7 +349,7 @@ def _difference(kind: str, extra: Extra | None, missing: Missing | None, codec: 
     )  # fmt: skip
 
 
-def _as_line(missing: Missing, codec: Callable[[str], Codec]) -> bytes:
+def _as_line(missing: MissingLine, codec: Callable[[str], Codec]) -> bytes:
     """An entry as a line; where its fields make none, the fields with bars between them."""
     return missing.line if missing.line is not None else b"|".join(missing.row)
 

@@ -12,19 +12,19 @@ from dataclasses import replace
 
 from bridge.core.codecs import Codec
 from bridge.core.model import HIGHEST_ID, ORIGIN_FIELD, ZERO_ID, EntryId, Row, before, parse_id, parse_origin
-from bridge.parity.account import Account
-from bridge.parity.log.agreement_digest import Digest
-from bridge.parity.log.bytes_written import Witness
-from bridge.parity.log.claims import Claims
-from bridge.parity.log.classify import Seen, classify, look_again
-from bridge.parity.log.comparison_types import SHIFT, Extra, File, Missing, Passed, size_of
-from bridge.parity.log.expected_line import Expected
-from bridge.parity.log.matches import Matches
+from bridge.parity.account import ByteAccount
+from bridge.parity.log.agreement_digest import AgreementDigest
+from bridge.parity.log.claims import OriginClaims
+from bridge.parity.log.classify import FreshLook, classify, look_again
+from bridge.parity.log.expected_line import ExpectedLine
+from bridge.parity.log.items import SHIFT, ComparedFile, ExtraLine, MissingLine, PassedLines, size_of
+from bridge.parity.log.matches import LineMatches
 from bridge.parity.log.page_columns import Rows, late_among, parted
-from bridge.parity.log.relocated_entries import Relocated
-from bridge.parity.log.tally import Due, Tally
-from bridge.parity.proof_point import TOTALS, Place, Since
-from bridge.parity.statistics import Stats
+from bridge.parity.log.relocated_entries import RelocatedEntries
+from bridge.parity.log.tally import ComparisonTally, Expectations
+from bridge.parity.log.witness_check import WitnessCheck
+from bridge.parity.proof_point import TOTALS, FilePlace, ProofPoint
+from bridge.parity.statistics import MessageStatistics
 
 MOST = 10_000
 """How many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
@@ -37,35 +37,35 @@ class Comparison:
     """
 
     def __init__(
-        self, files: Mapping[str, Sequence[File]], numbers: Mapping[int, str], rest: Mapping[str, Sequence[File]],
-        codec: Callable[[str], Codec], expected: Expected, due: Due, since: Since | None = None,
-        stats: Stats | None = None, every: int = 0, floor: EntryId = ZERO_ID, witness: Witness | None = None,
+        self, files: Mapping[str, Sequence[ComparedFile]], numbers: Mapping[int, str],
+        rest: Mapping[str, Sequence[ComparedFile]], codec: Callable[[str], Codec], expected: ExpectedLine,
+        due: Expectations, since: ProofPoint | None = None, stats: MessageStatistics | None = None, every: int = 0,
+        floor: EntryId = ZERO_ID, witness: WitnessCheck | None = None,
     ) -> None:  # fmt: skip
-        self.witness = witness or Witness({}, 0, ZERO_ID)
-        self.tally = Tally(marked=due.late is not None)
-        self.account = Account(since.account if since is not None else None)
+        self.witness = witness or WitnessCheck({}, 0, ZERO_ID)
+        self.tally = ComparisonTally(marked=due.late is not None)
+        self.account = ByteAccount(since.account if since is not None else None)
         self._codec = codec
         self._codecs: dict[str, Codec] = {}
         self._expected = expected
         self._due = due
-        self._files = files
-        self._rest = rest
-        self._since = since or Since()
+        self._files, self._rest = files, rest
+        self._since = since or ProofPoint()
         self._stats = stats
         starts = {name: begin.place for name, begin in self._since.places.items()}
         self._claims = {
-            name: Claims(name, of, self._codec_of(name), self, starts.get(name, -1)) for name, of in files.items()
+            name: OriginClaims(name, of, self._codec_of(name), self, starts.get(name, -1)) for name, of in files.items()
         }
         self._by_number = {number: self._claims[name] for number, name in numbers.items() if name in self._claims}
-        self._matches: dict[str, Matches] = {}
-        self._digest = Digest(files, several=expected.several)
+        self._matches: dict[str, LineMatches] = {}
+        self._digest = AgreementDigest(files, several=expected.several)
         self._at_the_end = False
         self._late = 0
         self.first_waiting: EntryId | None = None
         """The first Redis-born entry that has no line yet."""
-        self._relocated = Relocated(due.moved, due.acknowledged, self._codec_of, self.missing)
-        self._extras: list[Extra] = []
-        self._missing: list[Missing] = []
+        self._relocated = RelocatedEntries(due.moved, due.acknowledged, self._codec_of, self.missing)
+        self._extras: list[ExtraLine] = []
+        self._missing: list[MissingLine] = []
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
         self._every = every
         ended = self._since.last if self._since.last < HIGHEST_ID else self._since.resume
@@ -73,7 +73,7 @@ class Comparison:
         self._noted, self._noted_at = 0, self._since.resume
         self.fed = 0
         """How many entries the comparison was given."""
-        self.points: list[tuple[Since, int]] = []
+        self.points: list[tuple[ProofPoint, int]] = []
         """Positions on the way up to which all agreed, one about every `every` entries, and how many were fed then."""
 
     def _codec_of(self, name: str) -> Codec:
@@ -106,7 +106,7 @@ class Comparison:
                 continue
             for place, row, entry_id in zip(*column, strict=True):  # of a source that nobody knows
                 name = f"source {number}"
-                self.missing(Missing(name, entry_id, row, None, place))
+                self.missing(MissingLine(name, entry_id, row, None, place))
         if self._every and self.fed - self._noted >= self._every and newest > self._ended:
             self._note_point(newest)
 
@@ -156,7 +156,7 @@ class Comparison:
             if made is not None:
                 self.witness.born(made[0], [entry_id], [made[1]])
             if made is not None and entry_id in late:
-                self.missing(Missing(made[0], entry_id, self._row_of(*made), made[1], excused=True))
+                self.missing(MissingLine(made[0], entry_id, self._row_of(*made), made[1], excused=True))
             elif made is not None:
                 ids, texts = by_name.setdefault(made[0], ([], []))
                 ids.append(entry_id)
@@ -171,14 +171,14 @@ class Comparison:
         mirrored."""
         if not self._due.mirrored:
             self.tally.not_mirrored += 1
-        elif parse_id(entry_id) > self._due.entry and not self._due.aside(Missing("", entry_id, (), None)):
+        elif parse_id(entry_id) > self._due.entry and not self._due.aside(MissingLine("", entry_id, (), None)):
             self.waiting(parse_id(entry_id))
         else:
             self.tally.quarantined += 1
 
-    def _matches_of(self, name: str) -> Matches:
+    def _matches_of(self, name: str) -> LineMatches:
         if name not in self._matches:
-            self._matches[name] = Matches(name, self._codec_of(name), self._due.entry, self)
+            self._matches[name] = LineMatches(name, self._codec_of(name), self._due.entry, self)
         return self._matches[name]
 
     def _row_of(self, name: str, line: bytes) -> Row:
@@ -187,7 +187,7 @@ class Comparison:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def finish(self) -> Tally:
+    def finish(self) -> ComparisonTally:
         """Reads the files to their ends, as no more entries come, and returns what was counted.
 
         Raises what reading them raises.
@@ -201,7 +201,7 @@ class Comparison:
                 for block in file.blocks():
                     places = [file.base + offset for offset in block.offsets]
                     numbers = list(range(number, number + len(places)))
-                    matches.passed(Passed(file, block.lines, places, numbers))
+                    matches.passed(PassedLines(file, block.lines, places, numbers))
                     number += len(places)
             matches.finish()
         self._at_the_end = True
@@ -219,14 +219,14 @@ class Comparison:
         """For each source the place behind the last line that an entry claimed, -1 for none."""
         return {name: claims.claimed_to for name, claims in self._claims.items()}
 
-    def until(self, last: EntryId, length: int, due: EntryId) -> Since:
+    def until(self, last: EntryId, length: int, due: EntryId) -> ProofPoint:
         """Makes the position from which the next comparison may go on, when this one found all equal."""
         places, totals = {}, {name: getattr(self.tally, name) for name in TOTALS}
         ends = {name: claims.settled for name, claims in self._claims.items()}
         ends |= {name: self._matches[name].settled for name in self._rest if name in self._matches}
         for name, end in ends.items():
             if end is not None:
-                places[name] = Place.of(*end)
+                places[name] = FilePlace.of(*end)
             elif name in self._since.places:
                 places[name] = self._since.places[name]
         firsts = [self.first_waiting, *(log.early_from for log in self._matches.values())] if self._due.dual else []
@@ -239,7 +239,7 @@ class Comparison:
             totals[name] += number
         raw = (self._since.digest + self.tally.digest).encode()
         chained = hashlib.blake2b(raw, digest_size=16).hexdigest() if self._since.digest else self.tally.digest
-        return Since(
+        return ProofPoint(
             last, resume, due, length, places=places, targets=dict(self._since.targets) | targets, totals=totals,
             digest=chained, account=self.account.for_later(),
         )  # fmt: skip
@@ -276,7 +276,7 @@ class Comparison:
         tally.file_born += found.file_born
         tally.redis_born += found.redis_born
 
-    def _went_with_its_file(self, missing: Missing) -> bool:
+    def _went_with_its_file(self, missing: MissingLine) -> bool:
         """Whether a Redis-born entry's line may have stood in a generation that is gone.
 
         It was to stand there by its neighbours, and was written before anything was read of the generation after it.
@@ -296,12 +296,12 @@ class Comparison:
                 return True
         return False
 
-    def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> Seen:
+    def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> FreshLook:
         """Parity reads the mapping's files once more, for lines of these bytes and for the lines at these places."""
         wanted, asked = set(lines), set(places)
         left_over = {(extra.file.source, extra.place) for extra in self._extras}
         if not (self.tally.compared or asked):
-            return Seen({}, {})
+            return FreshLook({}, {})
         files = [*self._files.items(), *self._rest.items()]
         return look_again(files, self._codec_of, wanted, asked, left_over)
 
@@ -314,9 +314,9 @@ class Comparison:
         """Generations of a source that turned out to be in none of its files."""
         return self._claims[name].gone if name in self._claims else set()
 
-    # -- what claims and matches say (`Sink`) ----------------------------------------------------------------
+    # -- what claims and matches say (`ComparisonSink`) ----------------------------------------------------------------
 
-    def claimed(self, file: File, lines: list[bytes], places: list[int], count: int) -> None:
+    def claimed(self, file: ComparedFile, lines: list[bytes], places: list[int], count: int) -> None:
         """Counts and hashes lines of a source that agree with the file-born entries that name them."""
         if (matches := self._matches.get(file.source)) is not None:
             matches.due_again()
@@ -326,7 +326,7 @@ class Comparison:
             self._stats.add(self._codec_of(file.source), lines)
         self._digest.file_born(file, lines, places)
 
-    def passed(self, passed: Passed) -> None:
+    def passed(self, passed: PassedLines) -> None:
         """Takes lines that no file-born entry claims: they are matched with Redis-born entries, or are too many."""
         self._matches_of(passed.file.source).passed(passed)
 
@@ -337,7 +337,7 @@ class Comparison:
             self._stats.add(self._codec_of(name), lines)
         self._digest.redis_born(name, ids, lines)
 
-    def extra(self, extra: Extra) -> None:
+    def extra(self, extra: ExtraLine) -> None:
         """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
         if self._relocated.needs_no_entry(extra.file.source, extra.place):
             self.accounted(extra.file, "aside", size_of(extra.line))
@@ -347,7 +347,7 @@ class Comparison:
         elif not (extra.file.foreign or extra.broken):
             self.tally.uncounted["missing_in_redis"] = self.tally.uncounted.get("missing_in_redis", 0) + 1
 
-    def missing(self, missing: Missing) -> None:
+    def missing(self, missing: MissingLine) -> None:
         """Keeps an entry that has no line so far, to be told apart at the end; beyond `MOST` it is only counted."""
         if missing.home < 0 and self._relocated.is_acknowledged(missing.entry):
             return
@@ -360,7 +360,7 @@ class Comparison:
         else:
             self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1
 
-    def came_late(self, missing: Missing) -> None:
+    def came_late(self, missing: MissingLine) -> None:
         """Counts an entry that is marked as standing out of order, and whose line was found."""
         self.tally.late += 1
         self.tally.redis_born += missing.home < 0
@@ -371,12 +371,12 @@ class Comparison:
         self.tally.unverifiable += count
         self.tally.why[why] = self.tally.why.get(why, 0) + count
 
-    def accounted(self, file: File, kind: str, size: int) -> None:
+    def accounted(self, file: ComparedFile, kind: str, size: int) -> None:
         """Notes in the account what became of so many bytes of a source's file."""
         if not file.foreign:
             self.account.add(file, kind, size)
 
-    def kept(self, file: File, place: int, line: bytes) -> None:
+    def kept(self, file: ComparedFile, place: int, line: bytes) -> None:
         """Notes in the account a line that is no message: as quarantined, if that holds its bytes, else as lost."""
         known = file.foreign or self._due.kept is None or self._due.kept(file, place, line)
         (self.accounted(file, "quarantined", size_of(line)) if known else self.account.lost(file, place, size_of(line)))

@@ -9,7 +9,7 @@ from bridge.core.model import FIELDS
 from bridge.core.path_rules import Paths
 
 
-class Expected:
+class ExpectedLine:
     """For one mapping with a mirror. `roles` are the declared ones: no other may name a file (DESIGN §10)."""
 
     def __init__(self, mapping: Mapping, roles: frozenset[str], paths: Paths | None = None) -> None:

@@ -17,12 +17,12 @@ from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL
 from bridge.files.named_file import Facts
-from bridge.parity.log.comparison_types import OFFSETS, File
-from bridge.parity.log.plain_lines import LAST, Plain
+from bridge.parity.log.items import OFFSETS, ComparedFile
+from bridge.parity.log.plain_lines import LAST, PlainLines
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class RecordedGeneration:
     """What Redis, or the ledger, holds of one: `at.offset` is its size, or how far it was carried while it is open.
 
     `inode`: the device and inode that the ledger names.
@@ -35,7 +35,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class CutFile:
     """A file that is not as the bridge left it at `offset`, where the last 128 bytes had the digest `tail`.
 
     It ends with `torn` bytes behind its last newline, which stands before `whole`; before that stand `before`.
@@ -50,7 +50,7 @@ class Cut:
     before: bytes
 
     @classmethod
-    def of(cls, file: Plain, wanted: Generation) -> Cut:
+    def of(cls, file: PlainLines, wanted: RecordedGeneration) -> CutFile:
         """Makes what can be said of a file that is not as the bridge left it."""
         last = file.read(LAST, max(0, file.size - LAST))
         whole = file.size - len(last) + last.rfind(b"\n") + 1
@@ -66,19 +66,19 @@ class Cut:
 
 
 @dataclass(slots=True)
-class Found:
+class SourceFiles:
     """A source's files in the order of their generations; `strangers` are pieces that no generation is known for.
 
     `held` are the files that are open, `changed` those that are not as they were left, by generation.
     """
 
-    files: list[File]
+    files: list[ComparedFile]
     strangers: list[str]
-    held: list[Plain]
-    changed: dict[int, Plain]
+    held: list[PlainLines]
+    changed: dict[int, PlainLines]
 
 
-def written(name: str, paths: Sequence[Path], known: int, limit: int) -> Found:
+def written(name: str, paths: Sequence[Path], known: int, limit: int) -> SourceFiles:
     """The pieces of a file that only the mirror writes, oldest first; the newest is generation `known`, if told.
 
     What is in them is told by content alone. `limit` is the longest line, in bytes. Raises SourceError.
@@ -89,20 +89,20 @@ def written(name: str, paths: Sequence[Path], known: int, limit: int) -> Found:
     first = newest - len(held) + 1
     strangers = [file.path.name for file in held[: max(0, 1 - first)]]
     files = [
-        File(file.path.name, name, n, OFFSETS, file.blocks, file.section, file.damage, file.end, foreign=True)
+        ComparedFile(file.path.name, name, n, OFFSETS, file.blocks, file.section, file.damage, file.end, foreign=True)
         for n, file in enumerate(held, first) if n > 0
     ]  # fmt: skip
-    return Found(files, strangers, held, {})
+    return SourceFiles(files, strangers, held, {})
 
 
-class Pieces:
+class FilePieces:
     """All files of a mapping that lie there, open, each inode once; `names` are their paths below the root."""
 
     def __init__(self, root: Path, paths: Iterable[Path], limit: int) -> None:
         self.names: dict[int, str] = {}
         self.links: dict[str, str] = {}
         """The names that are other names of a file, each with the one that counts."""
-        self._held: list[Plain] = []
+        self._held: list[PlainLines] = []
         first: dict[tuple[int, int], str] = {}
         try:
             for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
@@ -120,10 +120,12 @@ class Pieces:
             self.close()
             raise
         self._free = {id(file): file for file in self._held}
-        self._is_of: dict[tuple[str, int], Plain] = {}
-        self._mine: dict[str, list[Plain]] = defaultdict(list)
+        self._is_of: dict[tuple[str, int], PlainLines] = {}
+        self._mine: dict[str, list[PlainLines]] = defaultdict(list)
 
-    def sort_out(self, known: Mapping[str, Sequence[Generation]], near: Callable[[str], str]) -> dict[str, Found]:
+    def sort_out(
+        self, known: Mapping[str, Sequence[RecordedGeneration]], near: Callable[[str], str]
+    ) -> dict[str, SourceFiles]:
         """Says which file is which of the `known` generations of each source. Raises SourceError.
 
         `near` names the source that a file belongs to by its name. Files that came after the known generations follow
@@ -138,23 +140,26 @@ class Pieces:
         exact = set(self._is_of)
         return {source: self._found(source, known.get(source, ()), exact) for source in {*known, *self._mine}}
 
-    def holds(self, wanted: Generation, crc: int, but: set[tuple[int, int]]) -> bool:
+    def holds(self, wanted: RecordedGeneration, crc: int, but: set[tuple[int, int]]) -> bool:
         """Whether a file is this generation, whole and with this CRC-32; none of these devices and inodes."""
         size = wanted.at.offset
         alike = (file for file in self._held if file.inode not in but and file.length() == size)
         return any(_exactly(file, wanted.at) and _sum(file, size) == crc for file in alike)
 
-    def _pool(self, source: str) -> list[Plain]:
+    def _pool(self, source: str) -> list[PlainLines]:
         """The files that are a source's by name and are nobody's yet: pieces, packed ones last, then its own file."""
         mine = [file for file in self._mine[source] if id(file) in self._free]
         return sorted(mine, key=lambda file: (self.names[id(file)] == source, file.packed))
 
-    def _assign(self, source: str, wanted: Generation, file: Plain | None) -> None:
+    def _assign(self, source: str, wanted: RecordedGeneration, file: PlainLines | None) -> None:
         if file is not None:
             self._is_of[source, wanted.number] = self._free.pop(id(file))
 
     def _claim(
-        self, source: str, known: Sequence[Generation], tests: Sequence[Callable[[Plain, Fingerprint], bool]]
+        self,
+        source: str,
+        known: Sequence[RecordedGeneration],
+        tests: Sequence[Callable[[PlainLines, Fingerprint], bool]],
     ) -> None:
         pool = self._pool(source)
         for test in tests:
@@ -163,7 +168,7 @@ class Pieces:
                     order = (file for file in (pool if wanted.closed else pool[::-1]) if id(file) in self._free)
                     self._assign(source, wanted, next((file for file in order if test(file, wanted.at)), None))
 
-    def _claim_seen(self, source: str, known: Sequence[Generation]) -> None:
+    def _claim_seen(self, source: str, known: Sequence[RecordedGeneration]) -> None:
         """Files that are under the inode which the ledger names, and hold what it says: another may begin alike.
 
         The newest first, as a file that is deleted leaves its inode to a later one.
@@ -174,7 +179,7 @@ class Pieces:
             if file is not None and id(file) in self._free and wanted.at.head_len and _exactly(file, wanted.at):
                 self._assign(source, wanted, file)
 
-    def _renamed(self, known: Mapping[str, Sequence[Generation]]) -> None:
+    def _renamed(self, known: Mapping[str, Sequence[RecordedGeneration]]) -> None:
         """Finds generations under names of other sources: renamed inside the glob, or moved."""
         missing = [
             (source, wanted) for source, generations in known.items() for wanted in generations
@@ -192,7 +197,7 @@ class Pieces:
                 alike = (file for file in self._free.values() if _exactly(file, wanted.at))
                 self._assign(source, wanted, next(alike, None))
 
-    def _found(self, source: str, known: Sequence[Generation], exact: set[tuple[str, int]]) -> Found:
+    def _found(self, source: str, known: Sequence[RecordedGeneration], exact: set[tuple[str, int]]) -> SourceFiles:
         self._claim(source, known, (_partly, _by_size))
         pool = self._pool(source)
         here = next((file for file in self._mine[source] if self.names[id(file)] == source), None)
@@ -221,22 +226,22 @@ class Pieces:
         for file in sorted(self._pool(source), key=lambda file: (file is here, file.written)):
             if file is here or not known or (open_one is not None and not known_here and file.written > since >= 0):
                 newest += 1
-                files.append(self._file(source, file, Generation(newest, Fingerprint(0, 0, "", ""), False)))
+                files.append(self._file(source, file, RecordedGeneration(newest, Fingerprint(0, 0, "", ""), False)))
             else:
                 strangers.append(self.names[id(file)])
         changed = {number: file for number, file in is_of.items() if (source, number) not in exact}
-        return Found(files, strangers, [], changed)
+        return SourceFiles(files, strangers, [], changed)
 
-    def _file(self, name: str, file: Plain, wanted: Generation, *, doubtful: bool = False) -> File:
+    def _file(self, name: str, file: PlainLines, wanted: RecordedGeneration, *, doubtful: bool = False) -> ComparedFile:
         """A file as a generation; of one that was finished, and edited since, nothing is due any more."""
         is_edited = wanted.closed and wanted.at.head_len and not _exactly(file, wanted.at)
         due = OFFSETS if is_edited else wanted.at.offset
-        return File(
+        return ComparedFile(
             file.path.name, name, wanted.number, due, file.blocks, file.section, file.damage, file.end,
             doubtful, path=self.names[id(file)],
         )  # fmt: skip
 
-    def _named(self, name: str) -> Plain:
+    def _named(self, name: str) -> PlainLines:
         return next(file for file in self._held if self.names[id(file)] == name)
 
     def size_of(self, name: str) -> int:
@@ -269,9 +274,9 @@ class Pieces:
         self._held = []
 
 
-def _opened(path: Path, limit: int) -> Plain | None:
+def _opened(path: Path, limit: int) -> PlainLines | None:
     try:
-        file = Plain(path, limit)
+        file = PlainLines(path, limit)
     except FileNotFoundError:
         return None
     if file.regular:
@@ -280,18 +285,18 @@ def _opened(path: Path, limit: int) -> Plain | None:
     return None
 
 
-def _sum(file: Plain, size: int) -> int:
+def _sum(file: PlainLines, size: int) -> int:
     found = 0
     for part in file.section(0, size):
         found = crc32(part, found)
     return found
 
 
-def _head_holds(file: Plain, at: Fingerprint) -> bool:
+def _head_holds(file: PlainLines, at: Fingerprint) -> bool:
     return bool(at.head_len) and len(file.head) >= at.head_len and hex_digest(file.head[: at.head_len]) == at.head
 
 
-def _tail_holds(file: Plain, at: Fingerprint) -> bool:
+def _tail_holds(file: PlainLines, at: Fingerprint) -> bool:
     if at.offset == 0:
         return False
     back = min(TAIL, at.offset)
@@ -299,20 +304,20 @@ def _tail_holds(file: Plain, at: Fingerprint) -> bool:
     return len(tail) == back and hex_digest(tail) == at.tail
 
 
-def _ends_alike(file: Plain, at: Fingerprint) -> bool:
+def _ends_alike(file: PlainLines, at: Fingerprint) -> bool:
     """Whether its last bytes are those it was left with, wherever they stand now."""
     size = file.length()
     back = min(TAIL, at.offset, size)
     return at.offset > 0 and hex_digest(file.read(back, size - back)) == at.tail
 
 
-def _exactly(file: Plain, at: Fingerprint) -> bool:
+def _exactly(file: PlainLines, at: Fingerprint) -> bool:
     return _head_holds(file, at) and (at.offset == 0 or _tail_holds(file, at))
 
 
-def _partly(file: Plain, at: Fingerprint) -> bool:
+def _partly(file: PlainLines, at: Fingerprint) -> bool:
     return _head_holds(file, at) or _tail_holds(file, at) or _ends_alike(file, at)
 
 
-def _by_size(file: Plain, at: Fingerprint) -> bool:
+def _by_size(file: PlainLines, at: Fingerprint) -> bool:
     return at.offset > 0 and file.length() == at.offset

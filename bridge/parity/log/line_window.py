@@ -6,22 +6,22 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import Row
-from bridge.parity.log.comparison_types import File, Long
+from bridge.parity.log.items import ComparedFile, OverlongLine
 
 Unit = tuple[int, int, bytes]
 """A message of a file: the numbers of its first line and of the one behind its last, and its text."""
 
 
-def messages(file: File, codec: Codec) -> Iterator[tuple[int, bytes]]:
+def messages(file: ComparedFile, codec: Codec) -> Iterator[tuple[int, bytes]]:
     """Place and text of each message, or line that is none, in file order; those of several lines put together."""
     base, held, place = file.base, list[bytes](), -1
     for block in file.blocks():
-        if not isinstance(codec, Continued):
+        if not isinstance(codec, MultilineCodec):
             yield from zip(map(base.__add__, block.offsets), block.lines, strict=True)
             continue
-        begins = codec.begins([line if not isinstance(line, Long) else b"" for line in block.lines])
+        begins = codec.begins([line if not isinstance(line, OverlongLine) else b"" for line in block.lines])
         for offset, line, first in zip(block.offsets, block.lines, begins, strict=True):
             if first and held:
                 yield place, b"\n".join(held)
@@ -33,10 +33,10 @@ def messages(file: File, codec: Codec) -> Iterator[tuple[int, bytes]]:
         yield place, b"\n".join(held)
 
 
-class Lines:
+class LineWindow:
     """The lines of one file from the walk's place on, as far as they were asked for."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: ComparedFile) -> None:
         self.file = file
         self.lines: list[bytes] = []
         self.places: list[int] = []
@@ -72,7 +72,7 @@ class Lines:
         self.trim()
         return self.more()
 
-    def followed(self, i: int, count: int, continued: Continued | None) -> list[int]:
+    def followed(self, i: int, count: int, continued: MultilineCodec | None) -> list[int]:
         """The lines of one message, by their indexes: the i-th, and the next `count` that begin none."""
         found = [i]
         while continued is not None and len(found) <= count:
@@ -87,7 +87,7 @@ class Lines:
         """Lines that are held, by their indexes, as one message."""
         return self.lines[found[0]] if len(found) == 1 else b"\n".join([self.lines[k] for k in found])
 
-    def units(self, count: int, continued: Continued | None) -> list[tuple[int, int, bytes]]:
+    def units(self, count: int, continued: MultilineCodec | None) -> list[tuple[int, int, bytes]]:
         """Takes the next `count` lines of a file as messages: from which line to which each goes, and its text."""
         end = min(len(self.lines), self.at + count)
         starts = list(range(self.at, end))

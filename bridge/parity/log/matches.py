@@ -9,29 +9,37 @@ from collections import deque
 from collections.abc import Sequence
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import ZERO_ID, EntryId, parse_id
 from bridge.parity.log.claims import RUN, WIDEST, WINDOW
-from bridge.parity.log.comparison_types import Extra, File, Long, Missing, Passed, Sink, size_of
-from bridge.parity.log.overflow_queue import Spool
+from bridge.parity.log.items import (
+    ComparedFile,
+    ExtraLine,
+    Findings,
+    MissingLine,
+    OverlongLine,
+    PassedLines,
+    size_of,
+)
+from bridge.parity.log.overflow_queue import OverflowQueue
 from bridge.parity.log.sequence_diff import Pair, align
 
 PAGE = 1000
 FEW = 5
 """Where less than one line in so many agrees, only runs of them are trusted."""
 
-Line = tuple[File, bytes, int, int, int, bytes]
-"""A line that waits: its file, its bytes, place, number, the shift that holds there, and what follows it (`Passed`)."""
+Line = tuple[ComparedFile, bytes, int, int, int, bytes]
+"""A line that waits: its file, its bytes, place, number, the shift that holds there, and what follows it."""
 
 
-class Matches:
+class LineMatches:
     """One file that the mirror writes, with its rotated pieces; `due` is the last entry that must have its line."""
 
-    def __init__(self, name: str, codec: Codec, due: EntryId, sink: Sink) -> None:
+    def __init__(self, name: str, codec: Codec, due: EntryId, sink: Findings) -> None:
         self.name = name
-        self.entries = Spool()
+        self.entries = OverflowQueue()
         self._codec = codec
-        self._continued = codec if isinstance(codec, Continued) else None
+        self._continued = codec if isinstance(codec, MultilineCodec) else None
         self._due = due
         self._sink = sink
         self._lines: list[Line] = []
@@ -45,7 +53,7 @@ class Matches:
         """Lines that are no messages, of late: one of them may be what became of an entry's line."""
         self._open: deque[tuple[bytes, bytes, bool]] | None = None
         self._open_lines: dict[bytes, int] = {}
-        self.late: dict[bytes, list[Missing]] = {}
+        self.late: dict[bytes, list[MissingLine]] = {}
         """Entries that came late, by their lines, which may stand anywhere."""
         self.matched_to: EntryId = ZERO_ID
         """The last entry whose line was found where it is due."""
@@ -55,7 +63,7 @@ class Matches:
         """The first of them."""
         self._early_to: EntryId = ZERO_ID
         """The last of them."""
-        self.settled: tuple[File, int, int] | None = None
+        self.settled: tuple[ComparedFile, int, int] | None = None
         """File, place and line number behind the last line that agreed."""
 
     @property
@@ -68,7 +76,7 @@ class Matches:
         """The first entry whose line was not passed yet."""
         return parse_id(self.entries.peek(1)[0][0]) if self.entries else None
 
-    def passed(self, passed: Passed) -> None:
+    def passed(self, passed: PassedLines) -> None:
         """Lines that nobody claimed, in file order; those that are not due come last."""
         if self._continued is not None:
             passed = grouped(passed, self._continued)
@@ -127,7 +135,7 @@ class Matches:
             self._sink.waiting(at)
         else:
             between = (self._before, high)
-            self._sink.missing(Missing(self.name, entry_id, row, line, gap=self._gap, between=between))
+            self._sink.missing(MissingLine(self.name, entry_id, row, line, gap=self._gap, between=between))
 
     # -- lines that are due ----------------------------------------------------------------------------------
 
@@ -137,7 +145,7 @@ class Matches:
         self.matched_to = parse_id(ids[-1])
         self._sink.matched(self.name, ids, lines)
 
-    def _left_over(self, file: File, tail: bytes) -> None:
+    def _left_over(self, file: ComparedFile, tail: bytes) -> None:
         """What stands behind a mirrored line, and begins no message, belongs to none."""
         if tail:
             self._sink.accounted(file, "quarantined", len(tail))
@@ -261,13 +269,13 @@ class Matches:
                     return True
         return False
 
-    def _as_extra(self, line: Line, *, broken: bool = False) -> Extra:
+    def _as_extra(self, line: Line, *, broken: bool = False) -> ExtraLine:
         file, text, place, number, shift, tail = line
-        return Extra(file, place, number, text + tail, place - shift, self._gap, broken)
+        return ExtraLine(file, place, number, text + tail, place - shift, self._gap, broken)
 
     # -- lines that are not ----------------------------------------------------------------------------------
 
-    def _not_due(self, passed: Passed) -> None:
+    def _not_due(self, passed: PassedLines) -> None:
         """Behind the checkpoint entries' lines stand among others that are not carried yet, which are in flight."""
         if self._open is None:
             self._open = deque()
@@ -323,7 +331,7 @@ class Matches:
             self._open_lines[text] -= 1
             self._absent(entry_id, text)
 
-    def _is_late(self, file: File, line: bytes) -> bool:
+    def _is_late(self, file: ComparedFile, line: bytes) -> bool:
         """Whether the line is that of an entry that came late."""
         waiting = self.late.get(line)
         if not waiting:
@@ -351,15 +359,15 @@ def up_to_a_run(pairs: list[Pair]) -> list[Pair]:
     return []
 
 
-def grouped(passed: Passed, codec: Continued) -> Passed:
+def grouped(passed: PassedLines, codec: MultilineCodec) -> PassedLines:
     """The same, with the lines that begin no message behind those that do. Pure."""
-    begins = codec.begins([line if not isinstance(line, Long) else b"" for line in passed.lines])
+    begins = codec.begins([line if not isinstance(line, OverlongLine) else b"" for line in passed.lines])
     starts = [i for i, first in enumerate(begins) if first or i == 0]
     tails = {
         n: b"".join(b"\n" + line for line in passed.lines[i + 1 : j])
         for n, (i, j) in enumerate(zip(starts, [*starts[1:], len(begins)], strict=True)) if j - i > 1
     }  # fmt: skip
-    return Passed(
+    return PassedLines(
         passed.file, [passed.lines[i] for i in starts], [passed.places[i] for i in starts],
         [passed.numbers[i] for i in starts], passed.shift, passed.due, tails,
     )  # fmt: skip

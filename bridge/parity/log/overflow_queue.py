@@ -14,7 +14,7 @@ HELD = 1 << 20
 Part = tuple[list[bytes], list[bytes]]
 
 
-class Spool:
+class OverflowQueue:
     """First in, first out. The file is unlinked as soon as it is made: nothing is left behind, whatever dies."""
 
     def __init__(self) -> None:

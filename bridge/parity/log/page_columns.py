@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from bridge.core.codecs.named_path import EXTRA
 from bridge.core.model import ORIGIN_FIELD, Row, parse_origin
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT
+from bridge.parity.log.items import OFFSETS, SHIFT
 
 Rows = Sequence[Sequence[Any]]
 """An XRANGE reply: pairs of an ID, and fields and values."""
 
 
-class Born(NamedTuple):
+class FileBornColumns(NamedTuple):
     """File-born entries of one source: the places their origins name, their rows and IDs."""
 
     places: list[int]
@@ -21,19 +21,19 @@ class Born(NamedTuple):
     ids: list[bytes]
 
 
-class Odd(tuple[bytes, ...]):
+class OddFields(tuple[bytes, ...]):
     """The fields and values of an entry that has other fields than its mapping's."""
 
 
-class Columns(NamedTuple):
+class PageColumns(NamedTuple):
     """`born` by source number; `plain` have no origin; of `odd` ones the origin is of no known form. Each in order."""
 
-    born: dict[int, Born]
+    born: dict[int, FileBornColumns]
     plain: list[tuple[bytes, list[bytes]]]
     odd: list[bytes]
 
 
-def parted(rows: Rows, names: list[bytes]) -> Columns:
+def parted(rows: Rows, names: list[bytes]) -> PageColumns:
     """Takes a page apart. `names` are the fields that the mapping's entries have; deleted entries are skipped."""
     with_origin = [*names, ORIGIN_FIELD]
     held = [fields[0::2] if fields is not None else None for _, fields in rows]
@@ -42,14 +42,14 @@ def parted(rows: Rows, names: list[bytes]) -> Columns:
     if len(born) + len(plain) < len(rows):
         return _one_by_one(rows, names, with_origin)
     if not born:
-        return Columns({}, plain, [])  # type: ignore[arg-type]
+        return PageColumns({}, plain, [])  # type: ignore[arg-type]
     column = _of_one_generation(born)
     if column is None:
         column = _one_by_one(born, names, with_origin).born
-    return Columns(column, plain, [])  # type: ignore[arg-type]
+    return PageColumns(column, plain, [])  # type: ignore[arg-type]
 
 
-def _of_one_generation(born: Rows) -> dict[int, Born] | None:
+def _of_one_generation(born: Rows) -> dict[int, FileBornColumns] | None:
     """The commonest case: what is before the colon of the origins is the same in all of them."""
     fields = [one[1] for one in born]
     origins = [one[-1] for one in fields]
@@ -64,11 +64,11 @@ def _of_one_generation(born: Rows) -> dict[int, Born] | None:
     if max(numbers) > OFFSETS:
         return None
     places = list(map((first.generation << SHIFT).__add__, numbers))
-    return {first.source: Born(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in born])}
+    return {first.source: FileBornColumns(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in born])}
 
 
-def _one_by_one(rows: Rows, names: list[bytes], with_origin: list[bytes]) -> Columns:
-    found = Columns({}, [], [])
+def _one_by_one(rows: Rows, names: list[bytes], with_origin: list[bytes]) -> PageColumns:
+    found = PageColumns({}, [], [])
     known: dict[bytes, tuple[int, int]] = {}
     for entry_id, fields in rows:
         if fields is None:
@@ -88,7 +88,7 @@ def _one_by_one(rows: Rows, names: list[bytes], with_origin: list[bytes]) -> Col
             base = known[prefix] = (origin.source, origin.generation << SHIFT)
         column = found.born.get(base[0])
         if column is None:
-            column = found.born[base[0]] = Born([], [], [])
+            column = found.born[base[0]] = FileBornColumns([], [], [])
         column.places.append(base[1] + min(int(offset), OFFSETS))  # no file is so long: no line stands there
         column.rows.append(tuple(fields[1:-2:2]) if held == with_origin else row_of(fields, names))
         column.ids.append(entry_id)
@@ -102,7 +102,7 @@ def row_of(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
     more = {ORIGIN_FIELD, *EXTRA} if ORIGIN_FIELD in values else set()  # of a line that names an artifact
     if len(held) == len(values) and set(values) - (more - set(names)) == set(names):
         return tuple(values[name] for name in names)
-    return Odd(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
+    return OddFields(part for name, value in zip(held, fields[1::2], strict=True) if name != ORIGIN_FIELD
                for part in (name, value))  # fmt: skip
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 from bridge.core.errors import SourceError
 from bridge.files.content import COMPRESSED, HEAD
-from bridge.parity.log.comparison_types import Block, Long
+from bridge.parity.log.items import LineBlock, OverlongLine
 
 PIECE, LAST = 1 << 18, 1 << 20
 """Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
-class Held(io.RawIOBase):
+class HeldFile(io.RawIOBase):
     """An open file, whatever becomes of its name, up to the size it had when it was opened."""
 
     def __init__(self, fd: int, size: int) -> None:
@@ -44,7 +44,7 @@ class Held(io.RawIOBase):
         return got
 
 
-class Plain:
+class PlainLines:
     """One file, open from when the comparison began, at the size it had then."""
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -119,7 +119,7 @@ class Plain:
         return sum(map(len, self._pieces())) if self.packed else self.size
 
     def _pieces(self) -> Iterator[bytes]:
-        raw: Any = io.BufferedReader(Held(self._fd, self.size), PIECE)
+        raw: Any = io.BufferedReader(HeldFile(self._fd, self.size), PIECE)
         held = b""
         try:
             stream = _unpacked(raw, self.path.suffix) if self.packed else raw
@@ -137,8 +137,8 @@ class Plain:
         if held:
             yield held
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
-        """Reads a file's whole lines from `start` on; in the place of one over the limit stands a `Long`."""
+    def blocks(self, start: int = 0) -> Iterator[LineBlock]:
+        """Reads a file's whole lines from `start` on; in the place of one over the limit stands a `OverlongLine`."""
         at, begun, rest, skips = start, 0, b"", False
         pieces = self._pieces() if not start else self.section(start, self.size if not self.packed else 1 << 62)
         for piece in pieces:
@@ -147,15 +147,15 @@ class Plain:
                 if end < 0:
                     at += len(piece)
                     continue
-                yield Block([Long.of(at + end - begun)], [begun])
+                yield LineBlock([OverlongLine.of(at + end - begun)], [begun])
                 at, piece, skips = at + end + 1, piece[end + 1 :], False
             lines = (rest + piece).split(b"\n") if rest else piece.split(b"\n")
             rest = lines.pop()
             if lines:
                 ends = list(map(add, accumulate(map(len, lines)), count(at + 1)))
                 if max(map(len, lines)) > self._limit:
-                    lines = [Long.of(len(line)) if len(line) > self._limit else line for line in lines]
-                yield Block(lines, [at, *ends[:-1]])
+                    lines = [OverlongLine.of(len(line)) if len(line) > self._limit else line for line in lines]
+                yield LineBlock(lines, [at, *ends[:-1]])
                 at = ends[-1]
             if len(rest) > self._limit:
                 begun, at, rest, skips = at, at + len(rest), b"", True

@@ -6,31 +6,31 @@ from collections.abc import Callable, Mapping
 
 from bridge.core.codecs import Codec
 from bridge.core.model import EntryId, Row, parse_id
-from bridge.parity.acknowledged import Acknowledged, InRows
-from bridge.parity.log.comparison_types import Missing
-from bridge.parity.log.moved_lines import GONE, Moved
-from bridge.parity.log.page_columns import Odd
-from bridge.parity.log.tally import Tally
+from bridge.parity.acknowledgements import Acknowledged, RowGrouping
+from bridge.parity.log.items import MissingLine
+from bridge.parity.log.moved_places import GONE, MovedPlaces
+from bridge.parity.log.page_columns import OddFields
+from bridge.parity.log.tally import ComparisonTally
 
 Column = tuple[list[int], list[Row], list[bytes]]
 """Places, rows and entry IDs of file-born entries of one source."""
 
 
-class Relocated:
+class RelocatedEntries:
     """Tells where the lines of file-born entries stand; `missing` is told of those that stand nowhere."""
 
     def __init__(
-        self, moved: Mapping[str, Moved], acknowledged: Acknowledged, codec: Callable[[str], Codec],
-        missing: Callable[[Missing], None],
+        self, moved: Mapping[str, MovedPlaces], acknowledged: Acknowledged, codec: Callable[[str], Codec],
+        missing: Callable[[MissingLine], None],
     ) -> None:  # fmt: skip
         self._moved = moved
         self._acknowledged = acknowledged
         self._codec = codec
         self._missing = missing
-        self._rows = InRows()
+        self._rows = RowGrouping()
         self._count = self._unproved = 0
 
-    def tell(self, tally: Tally) -> None:
+    def tell(self, tally: ComparisonTally) -> None:
         """Adds to a tally which lines were changed or taken out, and what of it is acknowledged."""
         tally.taken_out, tally.redacted = self._rows.found, self._acknowledged.deleted
         tally.acknowledged += self._count
@@ -74,11 +74,11 @@ class Relocated:
             if at != GONE:
                 self._rows.end()
             elif not self.is_acknowledged(ids[n]):
-                self._tell(name, parse_id(ids[n]), Missing(name, ids[n], rows[n], None, places[n]))
+                self._tell(name, parse_id(ids[n]), MissingLine(name, ids[n], rows[n], None, places[n]))
         return [now[n] for n in left], [rows[n] for n in left], [ids[n] for n in left]
 
-    def _tell(self, name: str, entry: EntryId, gone: Missing) -> None:
+    def _tell(self, name: str, entry: EntryId, gone: MissingLine) -> None:
         codec = self._codec(name)
-        line = codec.encode(gone.row) if codec.invertible and not isinstance(gone.row, Odd) else None
+        line = codec.encode(gone.row) if codec.invertible and not isinstance(gone.row, OddFields) else None
         self._rows.add(entry)
-        self._missing(Missing(name, gone.entry, gone.row, line if isinstance(line, bytes) else None, gone.home))
+        self._missing(MissingLine(name, gone.entry, gone.row, line if isinstance(line, bytes) else None, gone.home))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bridge.files.generation import Known
-from bridge.ledger.edits import Stretch
-from bridge.parity.log.generations import Generation, Pieces
+from bridge.files.generation import GenerationRecord
+from bridge.ledger.edits import CarriedSpan
+from bridge.parity.log.generations import FilePieces, RecordedGeneration
 
 
 def replaced(
-    records: Sequence[Known], known: Sequence[Generation], stretches: Mapping[int, Sequence[Stretch]], pieces: Pieces
+    records: Sequence[GenerationRecord],
+    known: Sequence[RecordedGeneration],
+    stretches: Mapping[int, Sequence[CarriedSpan]],
+    pieces: FilePieces,
 ) -> tuple[set[int], set[int]]:
     """Finds the generations of a log whose place another file took; and those of them whose own file lies there still.
 
@@ -33,7 +36,7 @@ def replaced(
     return edited - lying | gone, lying
 
 
-def out_of_turn(records: Sequence[Known], gone: set[int]) -> dict[int, int]:
+def out_of_turn(records: Sequence[GenerationRecord], gone: set[int]) -> dict[int, int]:
     """Finds the generations that are older than their numbers say, and under which number each is compared.
 
     A rotated piece that was edited, and met again behind younger ones, has the turn of the one that it was.

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.core.model import EntryId
-from bridge.parity.acknowledged import Acknowledged, TakenOut
+from bridge.parity.acknowledgements import Acknowledged, TakenOut
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.comparison_types import Extra, File, Missing
-from bridge.parity.log.moved_lines import Moved
+from bridge.parity.log.items import ComparedFile, ExtraLine, MissingLine
+from bridge.parity.log.moved_places import MovedPlaces
 from bridge.streams.connect import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class Expectations:
     """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they may have any;
     `dual`: a bridge is there to write those that have none yet.
 
@@ -26,19 +26,19 @@ class Due:
     mirrored: bool
     dual: bool
     late: Callable[[list[bytes]], set[bytes]] | None
-    aside: Callable[[Extra | Missing], bool]
+    aside: Callable[[ExtraLine | MissingLine], bool]
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     both: frozenset[bytes] = frozenset()
     acknowledged: Acknowledged = field(default_factory=Acknowledged)
     """What somebody acknowledged."""
-    moved: Mapping[str, Moved] = field(default_factory=dict)
+    moved: Mapping[str, MovedPlaces] = field(default_factory=dict)
     """Where lines stand by now that were sent from a file whose place another one took, by their log."""
-    kept: Callable[[File, int, bytes], bool] | None = None
+    kept: Callable[[ComparedFile, int, bytes], bool] | None = None
     """Whether the line at a place of a source is in quarantine with these bytes; None: nobody can tell."""
 
 
 @dataclass(slots=True)
-class Tally:
+class ComparisonTally:
     """What the comparison counted. `why` says in words what is unverifiable, and how many messages each time."""
 
     file_born: int = 0
@@ -81,7 +81,7 @@ class Tally:
         return self.file_born + self.redis_born
 
 
-class Late:
+class LateMarks:
     """Asks Redis for parity which origins and entry IDs stand out of order and may: those in `bridge:{S}:late`."""
 
     def __init__(self, connection: Connection, key: bytes) -> None:

@@ -10,21 +10,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bridge.continuity.lost_entries import Standing
+from bridge.continuity.lost_entries import ReappearedLine
 from bridge.core.codecs.artifact import announcement
-from bridge.core.codecs.document import Message
+from bridge.core.codecs.document import DocumentMessage
 from bridge.core.errors import SourceError
 from bridge.core.model import FIELDS, ZERO_ID, EntryId, Origin, Row, digest, paired, parse_origin
-from bridge.files.folder import Facts
-from bridge.kinds.mapping_context import Shared
+from bridge.files.folder import FileFacts
+from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.spool.identity import keys_of, read_document
 from bridge.kinds.spool.target import number_of
-from bridge.ledger import spool as memory
+from bridge.ledger import spool_messages
 from bridge.ledger.ranges import Range, add_range, all_ranges, range_digest
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.spool_recovery import (
     NOBODY,
-    Held,
+    KnownMessage,
     forget_all,
     is_among,
     kept_due,
@@ -41,26 +41,26 @@ from bridge.streams.reader import Entry, entries
 
 
 @dataclass(slots=True)
-class Folders:
+class FolderRecovery:
     """What is to be written into the ledger: file-born messages by origin, and mirrored ones with their ranges."""
 
-    born: list[tuple[Held, Origin, bytes]] = field(default_factory=list)
-    mirrored: list[tuple[Held, Range]] = field(default_factory=list)
+    born: list[tuple[KnownMessage, Origin, bytes]] = field(default_factory=list)
+    mirrored: list[tuple[KnownMessage, Range]] = field(default_factory=list)
     unmatched: int = 0
     unread: list[bytes] = field(default_factory=list)
     """Names of files that could not be read: their messages may stand in the stream."""
 
 
 def read_both(
-    connection: Connection, shared: Shared, ledger: Ledger | None, number: int, cursor: EntryId
-) -> Folders:  # fmt: skip
+    connection: Connection, shared: MappingContext, ledger: Ledger | None, number: int, cursor: EntryId
+) -> FolderRecovery:  # fmt: skip
     """Lays files beside entries. Entries up to `cursor` were mirrored, be their files there or not.
 
     Raises SourceError, RedisLost, RedisRefused, LedgerError.
     """
     stream = shared.mapping.stream.key
     by_key, by_row, unreadable = _files(shared, ledger)
-    found, put = Folders(unread=unreadable), _mirrored_by_entry(ledger, stream) if ledger is not None else {}
+    found, put = FolderRecovery(unread=unreadable), _mirrored_by_entry(ledger, stream) if ledger is not None else {}
     for entry in entries(connection, shared.keys.stream):
         values = paired(entry.fields)
         if any(name not in values for name in FIELDS):
@@ -79,12 +79,12 @@ def read_both(
     return found
 
 
-def read_announced(connection: Connection, shared: Shared, number: int) -> Folders:
+def read_announced(connection: Connection, shared: MappingContext, number: int) -> FolderRecovery:
     """The same of a folder of artifacts: what was announced of each file. Each is hashed again when it is met.
 
     Raises RedisLost, RedisRefused.
     """
-    found = Folders()
+    found = FolderRecovery()
     fields = shared.mapping.codec("x").fields
     for entry in entries(connection, shared.keys.stream):
         values = paired(entry.fields)
@@ -96,31 +96,33 @@ def read_announced(connection: Connection, shared: Shared, number: int) -> Folde
         name = shared.folder.below(os.fsdecode(path)) if shared.folder is not None else None
         key = announcement(name if name is not None else path, values[b"timestamp"], sha256)
         row = tuple(values[name] for name in fields)
-        found.born.append((Held(key, sha256, name or b""), origin, digest(*row)))
+        found.born.append((KnownMessage(key, sha256, name or b""), origin, digest(*row)))
     return found
 
 
-def _files(shared: Shared, ledger: Ledger | None) -> tuple[dict[bytes, Held], dict[bytes, list[Held]], list[bytes]]:
+def _files(
+    shared: MappingContext, ledger: Ledger | None
+) -> tuple[dict[bytes, KnownMessage], dict[bytes, list[KnownMessage]], list[bytes]]:
     """The folder's messages by key, and by their rows' digests; and the names of files that could not be read.
 
     A file that is as the ledger knows it is not read again. What is due with its bytes counts, be its file gone.
     """
     mapping, folder, stream = shared.mapping, shared.folder, shared.mapping.stream.key
-    by_key: dict[bytes, Held] = {}
-    by_row: dict[bytes, list[Held]] = {}
+    by_key: dict[bytes, KnownMessage] = {}
+    by_row: dict[bytes, list[KnownMessage]] = {}
     unreadable: list[bytes] = []
 
-    def add(held: Held) -> None:
+    def add(held: KnownMessage) -> None:
         by_key[held.key] = held
         by_row.setdefault(held.digest, []).append(held)
 
-    kept: dict[bytes, Facts] = {}
+    kept: dict[bytes, FileFacts] = {}
     for waiting in kept_due(ledger, stream) if ledger is not None else ():
         for due in waiting:
             row = mapping.document(os.fsdecode(due.name or b"x"), due.facts.written).read(due.raw or b"").row
             if isinstance(row, tuple):
                 kept[due.name] = due.facts
-                add(Held(due.key, due.alike, due.name, due.facts, digest(*row)))
+                add(KnownMessage(due.key, due.alike, due.name, due.facts, digest(*row)))
     for some in folder.scan() if folder is not None else ():
         known = messages_known(ledger, stream, [file.name for file in some]) if ledger is not None else {}
         for file in some:
@@ -140,12 +142,14 @@ def _files(shared: Shared, ledger: Ledger | None) -> tuple[dict[bytes, Held], di
             message = mapping.document(os.fsdecode(file.name), taken.facts.written).read(taken.raw)
             if isinstance(message.row, str) or not taken.raw:
                 continue
-            add(Held(*keys_of(message, taken.raw, taken.facts), file.name, taken.facts, digest(*message.row)))
+            add(KnownMessage(*keys_of(message, taken.raw, taken.facts), file.name, taken.facts, digest(*message.row)))
     unreadable += [name + b"/" for name in folder.unlisted] if folder is not None else []
     return by_key, by_row, unreadable
 
 
-def _known(known: list[Held], by_key: dict[bytes, Held], by_row: dict[bytes, list[Held]]) -> Held:
+def _known(
+    known: list[KnownMessage], by_key: dict[bytes, KnownMessage], by_row: dict[bytes, list[KnownMessage]]
+) -> KnownMessage:
     """The message as which the ledger knows an entry, with its file where that lies there still."""
     held = next((by_key[message.key] for message in known if message.key in by_key), known[0])
     alike = by_row.get(held.digest, [])
@@ -154,17 +158,23 @@ def _known(known: list[Held], by_key: dict[bytes, Held], by_row: dict[bytes, lis
     return held
 
 
-def _held(shared: Shared, row: Row, by_key: dict[bytes, Held], by_row: dict[bytes, list[Held]]) -> Held | None:
+def _held(
+    shared: MappingContext, row: Row, by_key: dict[bytes, KnownMessage], by_row: dict[bytes, list[KnownMessage]]
+) -> KnownMessage | None:
     """The file of an entry's message, used once; or what is known of it without one."""
-    message = read_document(shared.mapping, b"x", row[3]) if shared.mapping.message.data is None else Message("")
+    message = (
+        read_document(shared.mapping, b"x", row[3]) if shared.mapping.message.data is None else DocumentMessage("")
+    )
     if message.identity is not None:
         key, _ = keys_of(message, row[3], NOBODY)
-        return by_key.get(key) or Held(key, b"")
+        return by_key.get(key) or KnownMessage(key, b"")
     alike = by_row.get(digest(*row))
     return alike.pop(0) if alike else None
 
 
-def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, cursor: EntryId) -> None:
+def _mirrored(
+    shared: MappingContext, found: FolderRecovery, entry: Entry, held: KnownMessage | None, cursor: EntryId
+) -> None:
     made = shared.line_of(entry.fields)
     if made is None:
         return
@@ -178,15 +188,15 @@ def _mirrored(shared: Shared, found: Folders, entry: Entry, held: Held | None, c
     found.mirrored.append((held, span))
 
 
-def write(ledger: Ledger, stream: str, found: Folders) -> None:
+def write(ledger: Ledger, stream: str, found: FolderRecovery) -> None:
     """In a transaction: the ledger knows what is in the folder and in the stream, and nothing else."""
     forget_all(ledger, stream)
     learn_all(ledger, stream, found)
 
 
 def read_back(
-    connection: Connection, shared: Shared, ledger: Ledger, number: int, back: Sequence[Standing]
-) -> Folders:  # fmt: skip
+    connection: Connection, shared: MappingContext, ledger: Ledger, number: int, back: Sequence[ReappearedLine]
+) -> FolderRecovery:  # fmt: skip
     """Reads what a stream that lost entries holds of a folder: it may be another past of it, which the ledger forgot.
 
     `back` are mirrored lines whose entries it had lost and holds again. Raises SourceError, RedisLost, RedisRefused,
@@ -200,7 +210,7 @@ def read_back(
     lines, born = {line.entry: (line, content) for line, content in back}, {held.key for held, _, _ in found.born}
     doubtful, ranges = unread(ledger, stream), _entries(ledger, stream)
 
-    def mirrored(held: Held, entry: EntryId) -> bool:
+    def mirrored(held: KnownMessage, entry: EntryId) -> bool:
         """Whether the mirror made the file of the entry: else it is another one that says the same."""
         return (
             not held.alike or entry in lines or entry in ranges or (is_among(held.name, doubtful) and entry <= cursor)
@@ -216,11 +226,11 @@ def read_back(
             if key not in born:
                 digest = range_digest(content)
                 span = Range(line.name, line.generation, 0, line.length, digest, [(entry, line.length)])
-                found.mirrored.append((Held(key, alike), span))
+                found.mirrored.append((KnownMessage(key, alike), span))
     return found
 
 
-def learn_all(ledger: Ledger, stream: str, found: Folders) -> int:
+def learn_all(ledger: Ledger, stream: str, found: FolderRecovery) -> int:
     """In a transaction: the ledger knows what stands in the stream of a folder; returns how many it had not known."""
     last, fresh = {held.name: held.key for held, _, _ in found.born}, 0
     for held, origin, sent in found.born:
@@ -230,21 +240,21 @@ def learn_all(ledger: Ledger, stream: str, found: Folders) -> int:
     ranges = _entries(ledger, stream)
     for held, span in found.mirrored:
         known = ranges.get(span.entries[0][0])
-        if known is not None and (not held.name or memory.carried(ledger, stream, held.name) is not None):
+        if known is not None and (not held.name or spool_messages.carried(ledger, stream, held.name) is not None):
             continue
         if known is None:
             add_range(ledger, stream, span)
-        memory.mirrored(
+        spool_messages.mirrored(
             ledger, stream, held.key, held.alike, held.name, held.facts,
-            known or memory.mirrored_as(span.name, span.generation),
+            known or spool_messages.mirrored_as(span.name, span.generation),
         )  # fmt: skip
-        memory.drop_due(ledger, stream, held.key)
+        spool_messages.drop_due(ledger, stream, held.key)
         fresh += known is None
     save_unread(ledger, stream, found.unread)
     return fresh
 
 
-def _mirrored_by_entry(ledger: Ledger, stream: str) -> dict[EntryId, list[Held]]:
+def _mirrored_by_entry(ledger: Ledger, stream: str) -> dict[EntryId, list[KnownMessage]]:
     """The mirrored messages of a spool of which the ledger knows a file, by their entries."""
     by_mark = messages_mirrored(ledger, stream)
     return {entry: by_mark[mark] for entry, mark in _entries(ledger, stream).items() if mark in by_mark}
@@ -253,6 +263,6 @@ def _mirrored_by_entry(ledger: Ledger, stream: str) -> dict[EntryId, list[Held]]
 def _entries(ledger: Ledger, stream: str) -> dict[EntryId, str]:
     """The marks of all mirrored messages of a spool, by their entries."""
     return {
-        entry: memory.mirrored_as(span.name, span.generation)
+        entry: spool_messages.mirrored_as(span.name, span.generation)
         for span in all_ranges(ledger, stream) for entry, _ in span.entries
     }  # fmt: skip

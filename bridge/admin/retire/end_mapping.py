@@ -10,36 +10,38 @@ from dataclasses import replace
 from pathlib import Path
 
 from bridge.admin.retire.keepsake import Keepsake
-from bridge.admin.snapshot import Kept, keep
+from bridge.admin.stream_files import StreamFiles, keep
 from bridge.continuity.trim_floor import remember
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, format_id
-from bridge.cutover.gate import Reason, sides_of
+from bridge.cutover.gate import GateReason, sides_of
 from bridge.cutover.position import fingerprint
 from bridge.engine.account.inventory import account_of
 from bridge.engine.retired_files import written_since
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import ending_noted, note_told, retire, retired
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
-from bridge.parity.result import Result
+from bridge.parity.result import ParityResult
 from bridge.streams.components import REDIS, all_modes, announced_positions
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
-from bridge.streams.retired import Ending, note_ending
+from bridge.streams.retired import Retirement, note_ending
 from bridge.streams.trim import cut, read_trimmed
 
 RECENT = 600.0
 """Seconds in which nobody may have written to the files, before they count as left."""
 
 
-def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float) -> list[Reason]:
+def reasons(
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float
+) -> list[GateReason]:
     """Gathers what speaks against retiring a mapping: who uses its files still, or a message on one side only."""
     keys, found = Keys.of(mapping.stream.key), []
     modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
@@ -55,24 +57,24 @@ def reasons(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Co
             if mapping.source.kind != "log":
                 what = f"{name} writes to"
             hint = f"bridge cutover {name} --mapping {mapping.name} --execute"
-            found.append(Reason(f"{what} {'Redis' if writes == REDIS else 'the files'}", hint, firm=True))
+            found.append(GateReason(f"{what} {'Redis' if writes == REDIS else 'the files'}", hint, firm=True))
     if not known:
-        found.append(Reason("no component of it has ever been switched", "cut them over first: `bridge runbook`"))
+        found.append(GateReason("no component of it has ever been switched", "cut them over first: `bridge runbook`"))
     count = unacknowledged(ledger, mapping.stream.key)
     if count:
         what = f"{count} messages are in quarantine, on one side only"
-        found.append(Reason(what, "`bridge quarantine list`, then `retry` or `acknowledge` them"))
-    shared = Shared(mapping, settings)
+        found.append(GateReason(what, "`bridge quarantine list`, then `retry` or `acknowledge` them"))
+    shared = MappingContext(mapping, settings)
     try:
         unaccounted = account_of(shared, ledger, lambda: now, running=True).sentences()
         recent = {name: age for name in shared.source_names() if (age := _age(settings.root / name, now)) < RECENT}
     finally:
         shared.close()
     for said in unaccounted:
-        found.append(Reason(said, "`bridge files` shows it, `bridge repair` brings it over"))
+        found.append(GateReason(said, "`bridge files` shows it, `bridge repair` brings it over"))
     for name, age in sorted(recent.items()):
         what = f"{name} was written to {age:.0f} s ago: is that the mirror alone?"
-        found.append(Reason(what, f"wait {RECENT / 60:.0f} minutes after the last cut-over, or pass with --force"))
+        found.append(GateReason(what, f"wait {RECENT / 60:.0f} minutes after the last cut-over, or pass with --force"))
     return found
 
 
@@ -94,9 +96,9 @@ def _unplaced(settings: Settings, mapping: str) -> Path:
 
 
 def execute(
-    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: Result, who: str, reason: str,
-    forced: list[str], now: Callable[[], float] = time.time,
-) -> Kept:  # fmt: skip
+    settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: ParityResult, who: str,
+    reason: str, forced: list[str], now: Callable[[], float] = time.time,
+) -> StreamFiles:  # fmt: skip
     """Retires a mapping, after a parity that said equal: first the stream as files, then ledger, then Redis.
 
     The ledger's word is what counts: a crash before leaves all as it was, and what one after left undone `settle` does.
@@ -108,8 +110,8 @@ def execute(
     held = cut(connection, keys)
     with ledger.transaction():
         remember(ledger, stream, read_trimmed(connection, keys))
-    reached("retire.keep.before")
-    shared = Shared(mapping, settings)
+    failpoint("retire.keep.before")
+    shared = MappingContext(mapping, settings)
     try:
         report = {
             "mapping": mapping.name, "stream": stream, "at": at, "who": who, "reason": reason or None,
@@ -120,18 +122,18 @@ def execute(
         ends = _ends(shared, ledger)
     finally:
         shared.close()
-    reached("retire.keep.after")
+    failpoint("retire.keep.after")
     groups = [row.name.decode(errors="replace") for row in groups_of(connection, keys.stream)]
     modes = {name: said for (name, its), said in all_modes(connection).items() if its == mapping.name}
     epochs = {name: said.epoch for name, said in modes.items() if REDIS in (said.reads, said.writes)}
-    ending = Ending(mapping.name, who, at, kept.last, ends, groups, epochs)
-    reached("retire.note.before")
+    ending = Retirement(mapping.name, who, at, kept.last, ends, groups, epochs)
+    failpoint("retire.note.before")
     with ledger.transaction():
         retire(ledger, stream, mapping.name, who, at, ending.to_json())
         told = {"messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
                 "forced": forced or None, "reason": reason or None, "files": kept.digests}  # fmt: skip
         note(ledger, at, who, "retire", stream, told)
-    reached("retire.note.after")
+    failpoint("retire.note.after")
     ledger.be_reborn()
     settle(settings, mapping, ledger, connection)
     kept.folder = folder_of(settings, mapping.name)
@@ -150,16 +152,16 @@ def settle(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Con
         return False
     name, who, at, told = known
     beside, place = _unplaced(settings, mapping.name), folder_of(settings, mapping.name)
-    reached("retire.place.before")
+    failpoint("retire.place.before")
     placed = beside.exists() and not place.exists()
     if placed:
         beside.rename(place)
         _sync(place.parent)
-    reached("retire.place.after")
-    ending = Ending.from_json(told) if told is not None else Ending(name, who, at)
-    reached("retire.tell.before")
+    failpoint("retire.place.after")
+    ending = Retirement.from_json(told) if told is not None else Retirement(name, who, at)
+    failpoint("retire.tell.before")
     new = note_ending(connection, Keys.of(stream), ending)
-    reached("retire.tell.after")
+    failpoint("retire.tell.after")
     return placed or new
 
 
@@ -171,9 +173,9 @@ def retell(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Con
     known = ending_noted(ledger, mapping.stream.key)
     if known is None or known[3] is None:
         return
-    shared = Shared(mapping, settings)
+    shared = MappingContext(mapping, settings)
     try:
-        ending = replace(Ending.from_json(known[3]), files=_ends(shared, ledger))
+        ending = replace(Retirement.from_json(known[3]), files=_ends(shared, ledger))
     finally:
         shared.close()
     note_told(ledger, mapping.stream.key, ending.to_json())
@@ -188,7 +190,7 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _ends(shared: Shared, ledger: Ledger) -> dict[str, str]:
+def _ends(shared: MappingContext, ledger: Ledger) -> dict[str, str]:
     """Tells up to where each source of a mapping was carried: its end, where nothing that is not carried stands behind.
 
     As the checkpoint of the source in JSON, with its number.

@@ -16,13 +16,13 @@ OFFSETS = (1 << SHIFT) - 1
 _LONG = b"over max_line_bytes " + os.urandom(16)
 
 
-class Long(bytes):
+class OverlongLine(bytes):
     """Stands for a line of `size` bytes that is too long to be held. No line is ever equal to it."""
 
     size = 0
 
     @classmethod
-    def of(cls, size: int) -> Long:
+    def of(cls, size: int) -> OverlongLine:
         """Stands for a line of so many bytes."""
         line = cls(_LONG)
         line.size = size
@@ -31,10 +31,10 @@ class Long(bytes):
 
 def size_of(line: bytes) -> int:
     """How many bytes a line takes in its file, with its newline."""
-    return (line.size if isinstance(line, Long) else len(line)) + 1
+    return (line.size if isinstance(line, OverlongLine) else len(line)) + 1
 
 
-class Block(NamedTuple):
+class LineBlock(NamedTuple):
     """Whole lines that follow each other in a file, without their newlines, and the offset of the first one."""
 
     lines: list[bytes]
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class File:
+class ComparedFile:
     """One physical file. `name` is the one it has now; `source` that of the log it is a piece of.
 
     Lines from `due` on were not carried yet. `doubtful`: nothing but its place says that it is this generation.
@@ -55,7 +55,7 @@ class File:
     source: str
     generation: int
     due: int
-    blocks_from: Callable[[int], Iterator[Block]]
+    blocks_from: Callable[[int], Iterator[LineBlock]]
     section: Callable[[int, int], Iterator[bytes]]
     damage: Callable[[], str]
     read: Callable[[], tuple[int, int, str | None]] = lambda: (0, 0, None)
@@ -73,19 +73,19 @@ class File:
         """The place of the first byte of a file among all of parity's places."""
         return self.generation << SHIFT
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[LineBlock]:
         """Reads the lines of a file from `start` on."""
         return self.blocks_from(self.start)
 
 
 @dataclass(slots=True)
-class Passed:
+class PassedLines:
     """Lines of a file that no file-born entry claimed, in file order; `numbers` count from 1, as editors do.
 
     `shift`: by how much lines hereabouts stand behind the places their origins name. `due`: they must be Redis-born.
     """
 
-    file: File
+    file: ComparedFile
     lines: list[bytes]
     places: list[int]
     numbers: list[int]
@@ -96,14 +96,14 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
+class ExtraLine:
     """A line that no entry accounts for, at first. `home` is the origin an entry of it would name.
 
     `gap` numbers the stretches of disagreement of a file: what stands in one was to be found in one place. `broken`:
     it is no message, and counted among those; unless it turns out to be what became of an entry's line.
     """
 
-    file: File
+    file: ComparedFile
     place: int
     number: int
     line: bytes
@@ -113,7 +113,7 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingLine:
     """An entry whose line was not found at first. `home` is the place its origin names, -1 for a Redis-born one.
 
     `row` are its fields, `line` what they make as a line, where a codec can tell. Of a Redis-born one the line was to
@@ -126,33 +126,33 @@ class Missing:
     row: Row
     line: bytes | None
     home: int = -1
-    file: File | None = None
+    file: ComparedFile | None = None
     gap: int = 0
     between: tuple[int, int] = (-1, 1 << 62)
     stray: bool = False
     excused: bool = False
 
 
-class Sink(Protocol):
+class Findings(Protocol):
     """Where claims and matches go. Numbers are counts of messages."""
 
-    def claimed(self, file: File, lines: list[bytes], places: list[int], count: int) -> None:
+    def claimed(self, file: ComparedFile, lines: list[bytes], places: list[int], count: int) -> None:
         """File-born: these lines, which are `count` messages, and their entries agree."""
         ...
 
-    def passed(self, passed: Passed) -> None:
+    def passed(self, passed: PassedLines) -> None:
         """Parity's matcher hands on lines that no file-born entry claims."""
         ...
 
-    def extra(self, one: Extra) -> None:
+    def extra(self, one: ExtraLine) -> None:
         """Parity's matcher tells of a line that has no entry."""
         ...
 
-    def missing(self, one: Missing) -> None:
+    def missing(self, one: MissingLine) -> None:
         """Parity's matcher tells of an entry that has no line."""
         ...
 
-    def came_late(self, one: Missing) -> None:
+    def came_late(self, one: MissingLine) -> None:
         """Parity's matcher tells of an entry whose line was found out of order, as the entry is marked to be."""
         ...
 
@@ -164,11 +164,11 @@ class Sink(Protocol):
         """Lines, or entries, that cannot be translated."""
         ...
 
-    def accounted(self, file: File, kind: str, size: int) -> None:
+    def accounted(self, file: ComparedFile, kind: str, size: int) -> None:
         """What became of so many bytes of a file (`account.KINDS`)."""
         ...
 
-    def kept(self, file: File, place: int, line: bytes) -> None:
+    def kept(self, file: ComparedFile, place: int, line: bytes) -> None:
         """A line that is no message: it must be in quarantine."""
         ...
 

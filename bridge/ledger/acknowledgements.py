@@ -10,7 +10,7 @@ from bridge.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcknowledgedDifference:
     """Differences of one kind that somebody acknowledged, with a reason.
 
     `first` and `last` are the IDs of the first entry and of the last; of a line without an entry both are its place,
@@ -25,7 +25,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Redacted:
+class RedactedLine:
     """An entry that was deleted on purpose, and the line that it was made of or that the mirror made of it.
 
     The line was sent from `offset` of a generation of the log `name`, or written there by the mirror; it has `length`
@@ -40,7 +40,9 @@ class Redacted:
     digest: str = ""
 
 
-def save_accepted(ledger: Ledger, stream: str, found: Sequence[Accepted], who: str, why: str, at: float) -> None:
+def save_accepted(
+    ledger: Ledger, stream: str, found: Sequence[AcknowledgedDifference], who: str, why: str, at: float
+) -> None:
     """Writes into the ledger which differences somebody acknowledged; inside a transaction."""
     for row in found:
         ledger.write(
@@ -60,13 +62,13 @@ def save_accepted(ledger: Ledger, stream: str, found: Sequence[Accepted], who: s
         )
 
 
-def accepted_of(ledger: Ledger, stream: str) -> list[Accepted]:
+def accepted_of(ledger: Ledger, stream: str) -> list[AcknowledgedDifference]:
     """Reads from the ledger which differences of a stream somebody acknowledged."""
     rows = ledger.rows("SELECT kind, first, last, count, digest FROM accepted WHERE stream = ?", (stream,))
-    return [Accepted(*row) for row in rows]
+    return [AcknowledgedDifference(*row) for row in rows]
 
 
-def save_redacted(ledger: Ledger, stream: str, found: Redacted, who: str, why: str, at: float) -> None:
+def save_redacted(ledger: Ledger, stream: str, found: RedactedLine, who: str, why: str, at: float) -> None:
     """Writes into the ledger that an entry is deleted on purpose, before it is."""
     ledger.write(
         "INSERT OR REPLACE INTO redacted (stream, entry, name, generation, offset, length, digest, at, who, why)"
@@ -76,11 +78,11 @@ def save_redacted(ledger: Ledger, stream: str, found: Redacted, who: str, why: s
     )  # fmt: skip
 
 
-def redacted_of(ledger: Ledger, stream: str, name: str | None = None) -> list[Redacted]:
+def redacted_of(ledger: Ledger, stream: str, name: str | None = None) -> list[RedactedLine]:
     """Reads from the ledger which entries of a stream were deleted on purpose; those of one log, or of all."""
     rows = ledger.rows(
         "SELECT entry, name, generation, offset, length, digest FROM redacted WHERE stream = ?"
         " AND (? IS NULL OR name = ?) ORDER BY generation, offset",
         (stream, name, name),
     )
-    return [Redacted(parse_id(entry.encode()), *row) for entry, *row in rows]
+    return [RedactedLine(parse_id(entry.encode()), *row) for entry, *row in rows]

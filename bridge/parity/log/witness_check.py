@@ -11,7 +11,7 @@ from bridge.core.model import EntryId, parse_id
 
 
 @dataclass(slots=True)
-class Account:
+class MirroredBytes:
     """What the witness knows of one file: the mirror put `put` bytes into it for the entries behind `base` and up to
     `upto`; `born` are the bytes that those entries make."""
 
@@ -21,7 +21,7 @@ class Account:
     born: int = 0
 
 
-class Witness:
+class WitnessCheck:
     """Tells whether the mirror put more into a file than was born for it.
 
     `said` is `bridge:{S}:mirror`; `removed` entries were removed from the stream by now, and `since` is where it is
@@ -29,14 +29,14 @@ class Witness:
     """
 
     def __init__(self, said: Mapping[bytes, bytes], removed: int, since: EntryId, *, whole: str | None = None) -> None:
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, MirroredBytes] = {}
         for label, raw in said.items():
             word = json.loads(raw)
             if "put" not in word or word.get("removed") != removed:
                 continue  # what was removed was born as well, and nobody knows how much it was
             base = parse_id(str(word["base"]).encode())
             if base >= since:
-                account = Account(int(word["put"]), base, parse_id(word["id"].encode()))
+                account = MirroredBytes(int(word["put"]), base, parse_id(word["id"].encode()))
                 name = os.fsdecode(label) if whole is None else whole
                 self._accounts[name] = _joined(account, self._accounts.get(name))
 
@@ -64,8 +64,8 @@ class Witness:
         ]  # fmt: skip
 
 
-def _joined(account: Account, other: Account | None) -> Account:
+def _joined(account: MirroredBytes, other: MirroredBytes | None) -> MirroredBytes:
     """One account of two folders. Nothing was put into the one that is counted later before its base. Pure."""
     if other is None:
         return account
-    return Account(account.put + other.put, min(account.base, other.base), max(account.upto, other.upto))
+    return MirroredBytes(account.put + other.put, min(account.base, other.base), max(account.upto, other.upto))

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.admin.find_message import Place, Search
+from bridge.admin.find_message import MessageFinder, MessagePlace
 from bridge.continuity.archive_hand_edits import pieces_of
-from bridge.continuity.archive_reader import Archive, entries_digest
+from bridge.continuity.archive_reader import ArchiveReader, entries_digest
 from bridge.core.errors import BridgeError, ConfigError, SourceError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.model import EntryId, Position, format_id, hex_digest, parse_id
 from bridge.kinds.log.edit_records import deleted_of
-from bridge.kinds.mapping_context import Shared
-from bridge.ledger.acknowledged import Redacted, redacted_of, save_redacted
-from bridge.ledger.archive_index import Part, Piece, parts_of, save_pieces
+from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.acknowledgements import RedactedLine, redacted_of, save_redacted
+from bridge.ledger.archive_index import ArchiveFile, ArchivePart, parts_of, save_pieces
 from bridge.ledger.edits import sent_as
 from bridge.ledger.journal import note
 from bridge.ledger.sources import stream_memory
@@ -31,17 +31,17 @@ from bridge.streams.redacted import write_deleted
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RedactionTarget:
     """An entry that is to be deleted: whether it stands in the stream, its line, and its file in the archive."""
 
     entry: EntryId
     stands: bool
-    place: Place
+    place: MessagePlace
     name: str = ""
     """The log that its line stands in; empty: none does, or it is not known."""
     archived: str = ""
     """The archive's file that holds it; empty: none does."""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ArchivePart, ...] = ()
     """The parts of that."""
 
     def in_words(self) -> list[str]:
@@ -64,13 +64,15 @@ class Target:
         }  # fmt: skip
 
 
-def plan(shared: Shared, ledger: Ledger, connection: Connection, entries: Sequence[str]) -> list[Target]:
+def plan(
+    shared: MappingContext, ledger: Ledger, connection: Connection, entries: Sequence[str]
+) -> list[RedactionTarget]:
     """Finds out of these entries where they stand. Raises ConfigError: one is none, or is not mirrored yet."""
-    search = Search(shared, ledger, connection)
+    search = MessageFinder(shared, ledger, connection)
     done = {gone.entry: gone for gone in redacted_of(ledger, shared.mapping.stream.key)}
     ids = [_parsed(text) for text in entries]
     standing = existing(connection, shared.keys.stream, ids)
-    memory, found = stream_memory(ledger, shared.mapping.stream.key), list[Target]()
+    memory, found = stream_memory(ledger, shared.mapping.stream.key), list[RedactionTarget]()
     for entry in ids:
         text, place = format_id(entry).decode(), search.of_entry(entry)
         if place is None and entry not in done:
@@ -82,13 +84,13 @@ def plan(shared: Shared, ledger: Ledger, connection: Connection, entries: Sequen
             else ""
         )
         known = f"it was redacted before{where}"
-        place = place or Place(shared.mapping.name, shared.mapping.stream.key, known, entry=text)
+        place = place or MessagePlace(shared.mapping.name, shared.mapping.stream.key, known, entry=text)
         waits = place.born == "Redis" and shared.mapping.mirror is not None and entry in standing
         if waits and memory is not None and entry > memory.mirror_cursor:
             hint = "let `bridge run --dual` write its line first: else it counts as lost before it was mirrored"
             raise ConfigError("is not mirrored yet", where=text, hint=hint)
         archived, parts = _archived(shared, ledger, entry)
-        found.append(Target(entry, entry in standing, place, _log_of(shared, ledger, place), archived, parts))
+        found.append(RedactionTarget(entry, entry in standing, place, _log_of(shared, ledger, place), archived, parts))
     return found
 
 
@@ -100,7 +102,7 @@ def _parsed(text: str) -> EntryId:
     )
 
 
-def _log_of(shared: Shared, ledger: Ledger, place: Place) -> str:
+def _log_of(shared: MappingContext, ledger: Ledger, place: MessagePlace) -> str:
     """The log that a place's file is a piece of; empty where the mapping's messages are no lines of a log."""
     if place.file is None or place.line is None or shared.mapping.source.kind != "log":
         return ""
@@ -110,9 +112,9 @@ def _log_of(shared: Shared, ledger: Ledger, place: Place) -> str:
     return shared.catalog.log_at(path) or (mirror if place.file.startswith(mirror) else place.file)
 
 
-def _archived(shared: Shared, ledger: Ledger, entry: EntryId) -> tuple[str, tuple[Part, ...]]:
+def _archived(shared: MappingContext, ledger: Ledger, entry: EntryId) -> tuple[str, tuple[ArchivePart, ...]]:
     """The archive's file that holds an entry which was trimmed, and which parts of it do; empty: none does."""
-    archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+    archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
     spans = [span for span in archive.every() if span.first <= entry <= span.last]
     parts = [part for span in spans for part in parts_of(ledger, shared.mapping.stream.key, span)]
     holding = tuple(part for part in parts if any(kept.id == entry for kept in part.listed))
@@ -120,8 +122,9 @@ def _archived(shared: Shared, ledger: Ledger, entry: EntryId) -> tuple[str, tupl
 
 
 def execute(
-    shared: Shared, ledger: Ledger, connection: Connection, targets: Sequence[Target], who: str, why: str, at: float
-) -> int:
+    shared: MappingContext, ledger: Ledger, connection: Connection, targets: Sequence[RedactionTarget], who: str,
+    why: str, at: float,
+) -> int:  # fmt: skip
     """Deletes the entries, noted in ledger and journal before; returns how many stood. Harmless twice.
 
     Raises RedisLost, RedisRefused, LedgerError.
@@ -138,18 +141,20 @@ def execute(
             save_pieces(ledger, stream, part, pieces, stay)
     kept = [gone for gone in redacted_of(ledger, stream) if gone.entry in {target.entry for target in targets}]
     write_deleted(connection, shared.keys, map(deleted_of, kept))
-    reached("redact.delete.before")
+    failpoint("redact.delete.before")
     gone = connection.call("XDEL", shared.keys.stream, *(format_id(target.entry) for target in targets))
-    reached("redact.delete.after")
+    failpoint("redact.delete.after")
     if gone < sum(target.stands for target in targets):
         raise BridgeError("some entries were deleted by somebody else meanwhile", where=stream)
     return int(gone)
 
 
-def _spared(shared: Shared, ledger: Ledger, targets: Sequence[Target]) -> Iterator[tuple[Part, list[Piece], bytes]]:
+def _spared(
+    shared: MappingContext, ledger: Ledger, targets: Sequence[RedactionTarget]
+) -> Iterator[tuple[ArchivePart, list[ArchiveFile], bytes]]:
     """What of each part of the archive stands beside the redacted lines, that a person will take out; and a digest of
     the entries that stay."""
-    archive = Archive(shared.mapping, shared.settings.state_dir, ledger)
+    archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
     gone = {was.entry for was in redacted_of(ledger, shared.mapping.stream.key)} | {target.entry for target in targets}
     parts = {(part.path, part.at): part for target in targets for part in target.parts}
     for part in parts.values():
@@ -160,11 +165,11 @@ def _spared(shared: Shared, ledger: Ledger, targets: Sequence[Target]) -> Iterat
             yield part, pieces, entries_digest([entry for entry in archive.of_parts([part]) if entry.id not in gone])
 
 
-def _noted(shared: Shared, ledger: Ledger, target: Target) -> Redacted:
+def _noted(shared: MappingContext, ledger: Ledger, target: RedactionTarget) -> RedactedLine:
     """What the ledger keeps of a deleted entry: where its line was sent from, and a digest, but not the line."""
     place, known = target.place, {gone.entry: gone for gone in redacted_of(ledger, shared.mapping.stream.key)}
     if not target.name or place.generation is None or place.offset is None or not place.raw:
-        return known.get(target.entry, Redacted(target.entry))
+        return known.get(target.entry, RedactedLine(target.entry))
     was = sent_as(ledger, shared.mapping.stream.key, target.name, Position(place.generation, place.offset))
     line = place.raw.removesuffix(b"\n")
-    return Redacted(target.entry, target.name, *was, len(line) + 1, hex_digest(line))
+    return RedactedLine(target.entry, target.name, *was, len(line) + 1, hex_digest(line))

@@ -58,7 +58,7 @@ RUNNER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ServiceFile:
     """A service's file: where it goes, what it holds, and what the manager calls it."""
 
     name: str
@@ -71,14 +71,14 @@ def command(settings: Settings, options: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "bridge", "--config", str(settings.path.resolve()), "run", *options]
 
 
-def unit(settings: Settings, options: Sequence[str], home: Path, path: str) -> Service:
+def unit(settings: Settings, options: Sequence[str], home: Path, path: str) -> ServiceFile:
     """For systemd. `home` is where its user units are kept, `path` the PATH in which a server is looked for. Pure."""
     name = f"hestai-bridge-{settings.instance}.service"
     text = UNIT.format(
         instance=settings.instance, command=" ".join(map(_quoted, command(settings, options))),
         path=_quoted(f"PATH={path}", expands=False), watchdog=WATCHDOG,
     )  # fmt: skip
-    return Service(name, home / name, text.encode())
+    return ServiceFile(name, home / name, text.encode())
 
 
 def _quoted(word: str, *, expands: bool = True) -> str:
@@ -87,7 +87,7 @@ def _quoted(word: str, *, expands: bool = True) -> str:
     return '"' + (escaped.replace("$", "$$") if expands else escaped) + '"'
 
 
-def agent(settings: Settings, options: Sequence[str], home: Path, logs: Path, path: str) -> Service:
+def agent(settings: Settings, options: Sequence[str], home: Path, logs: Path, path: str) -> ServiceFile:
     """For launchd: `home` is ~/Library/LaunchAgents, `logs` ~/Library/Logs. Pure."""
     name = f"org.hestai.bridge.{settings.instance}"
     log = str(logs / f"hestai-bridge-{settings.instance}.log")
@@ -103,7 +103,7 @@ def agent(settings: Settings, options: Sequence[str], home: Path, logs: Path, pa
         "StandardErrorPath": log,
         "WorkingDirectory": str(settings.path.resolve().parent),
     }
-    return Service(name, home / f"{name}.plist", plistlib.dumps(content))
+    return ServiceFile(name, home / f"{name}.plist", plistlib.dumps(content))
 
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -126,7 +126,7 @@ class Manager:
     logs: str
 
 
-def here(settings: Settings, options: Sequence[str]) -> tuple[Service, Manager]:
+def here(settings: Settings, options: Sequence[str]) -> tuple[ServiceFile, Manager]:
     """This platform's service and manager. Raises BridgeError: it has neither systemd nor launchd."""
     path = os.environ.get("PATH", os.defpath)
     if sys.platform == "darwin":
@@ -153,7 +153,7 @@ def here(settings: Settings, options: Sequence[str]) -> tuple[Service, Manager]:
     )
 
 
-def install(one: Service, manager: Manager, does: Run = run) -> None:
+def install(one: ServiceFile, manager: Manager, does: Run = run) -> None:
     """Writes the file and starts the service. Raises BridgeError: the manager refuses; the file stays."""
     one.path.parent.mkdir(parents=True, exist_ok=True)
     beside = one.path.with_name(f".{one.path.name}.new")
@@ -164,7 +164,7 @@ def install(one: Service, manager: Manager, does: Run = run) -> None:
         _must(does(words), words)
 
 
-def uninstall(one: Service, manager: Manager, does: Run = run) -> bool:
+def uninstall(one: ServiceFile, manager: Manager, does: Run = run) -> bool:
     """Stops it and removes the file; False: there was none. Raises BridgeError: the manager cannot be asked."""
     if not one.path.exists():
         return False
@@ -190,7 +190,7 @@ def _must(done: subprocess.CompletedProcess[str], words: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ServiceStatus:
     """`installed`: its file is there; `current`: as it would be written now; `said`: what the manager says of it."""
 
     installed: bool
@@ -198,7 +198,7 @@ class Standing:
     said: str
 
 
-def status(one: Service, manager: Manager, does: Run = run) -> Standing:
+def status(one: ServiceFile, manager: Manager, does: Run = run) -> ServiceStatus:
     """How it stands."""
     there = one.path.exists()
     try:
@@ -206,4 +206,4 @@ def status(one: Service, manager: Manager, does: Run = run) -> Standing:
         said = " ".join((told.stdout if told.returncode == 0 else told.stderr).split("\n")).strip()
     except BridgeError as error:
         said = str(error)
-    return Standing(there, there and one.path.read_bytes() == one.content, said)
+    return ServiceStatus(there, there and one.path.read_bytes() == one.content, said)

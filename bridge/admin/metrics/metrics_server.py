@@ -11,7 +11,7 @@ from socketserver import TCPServer
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, cast
 
-from bridge.admin.metrics.health import Going, Health
+from bridge.admin.metrics.health import DirectionHealth, Health
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.logger import logger
@@ -46,7 +46,7 @@ class Monitor:
         self._settings = settings
         self._process = process
         self._health = Health(time.monotonic)
-        self._last: tuple[Status, list[Going]] | None = None
+        self._last: tuple[Status, list[DirectionHealth]] | None = None
         self._error = "nobody has looked yet"
         self._at = time.monotonic()
 

@@ -8,14 +8,14 @@ from contextlib import closing, nullcontext
 from bridge.admin.doctor.finding import Finding, Part, worst
 from bridge.core.config import Settings
 from bridge.core.wording import counted
-from bridge.engine.retired_files import Ended, ended
+from bridge.engine.retired_files import RetiredMapping, ended
 from bridge.files.outboxes import waiting
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 
 
-def retirements(over: Mapping[str, Ended]) -> Finding:
+def retirements(over: Mapping[str, RetiredMapping]) -> Finding:
     """Checks what others wrote to the files of retired mappings. Pure."""
     parts: list[Part] = []
     for name, end in sorted(over.items()):
@@ -27,10 +27,10 @@ def retirements(over: Mapping[str, Ended]) -> Finding:
 
 def look(connection: Connection | None, settings: Settings) -> Finding:
     """Checks the retired mappings of this bridge; `connection`: None where Redis does not answer."""
-    path, over = settings.state_dir / "ledger.db", dict[str, Ended]()
+    path, over = settings.state_dir / "ledger.db", dict[str, RetiredMapping]()
     with closing(Ledger(path)) if path.exists() else nullcontext() as ledger:
         for mapping in settings.mappings:
-            shared = Shared(mapping, settings)
+            shared = MappingContext(mapping, settings)
             try:
                 found = ended(shared, ledger, connection)
             finally:

@@ -8,15 +8,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.admin.retire.retire import folder_of, is_retired
+from bridge.admin.retire.end_mapping import folder_of, is_retired
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, Checkpoint, format_id
-from bridge.engine.lag import Behind, stream_behind
+from bridge.engine.lag import Lag, stream_behind
 from bridge.engine.retired_files import ended
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note
 from bridge.ledger.process_nonces import note_begun
 from bridge.ledger.retired import ending_noted, unretire
@@ -24,17 +24,17 @@ from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.spool_recovery import forget_stream
 from bridge.ledger.staleness_mark import drop_mark
 from bridge.ledger.store import Ledger
-from bridge.streams.components import COMPONENTS, REDIS, Modes, field_of
+from bridge.streams.components import COMPONENTS, REDIS, ComponentModes, field_of
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
 from bridge.streams.resp import pack
-from bridge.streams.retired import Ending
+from bridge.streams.retired import Retirement
 
 RETIREMENT, BEGINNING = "retirement", "beginning"
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RestartBacklog:
     """What waits to be carried once a mapping begins again where it ended.
 
     `entries`: those that were written to Redis since; `lines`: those that others wrote to its files. `rebuild`: the
@@ -42,16 +42,16 @@ class Again:
     holds nothing. `gone`: files that were carried and are no more.
     """
 
-    entries: Behind
-    lines: Behind
+    entries: Lag
+    lines: Lag
     rebuild: bool
     empty: bool
     gone: tuple[str, ...] = ()
 
 
-def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Again:
+def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> RestartBacklog:
     """Looks at what a retired mapping would begin with. Raises BridgeError: it is not retired."""
-    shared = Shared(mapping, settings)
+    shared = MappingContext(mapping, settings)
     try:
         over = ended(shared, ledger, connection)
         if over is None:
@@ -64,17 +64,17 @@ def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
         info, memory = stream_info(connection, shared.keys.stream), stream_memory(ledger, mapping.stream.key)
         cursor = memory.mirror_cursor if memory is not None else ZERO_ID
         adopted = memory is not None and mapping.mirror is not None and cursor == ZERO_ID < memory.last_id
-        waits = Behind()
+        waits = Lag()
         if mapping.mirror is not None and info.exists and not adopted:
             waits = stream_behind(connection, shared.keys.stream, cursor)
-        lines = sum(over.written.values(), Behind())
+        lines = sum(over.written.values(), Lag())
         gone = () if shared.folder is not None or shared.values is not None else _gone(shared, ledger)
-        return Again(waits, lines, adopted, not info.length, gone)
+        return RestartBacklog(waits, lines, adopted, not info.length, gone)
     finally:
         shared.close()
 
 
-def _gone(shared: Shared, ledger: Ledger) -> tuple[str, ...]:
+def _gone(shared: MappingContext, ledger: Ledger) -> tuple[str, ...]:
     """The sources that were carried and of which no file is there any more."""
     known = sources_of(ledger, shared.mapping.stream.key)
     return tuple(name for name, source in known.items() if source.stored and not (shared.settings.root / name).exists())
@@ -92,7 +92,7 @@ def execute(
     if place == BEGINNING and not found.empty:
         hint = f"DEL {stream}, if nobody needs what is in it; or begin with --from {RETIREMENT}"
         raise BridgeError("the stream holds entries, which would all come again", where=stream, hint=hint)
-    shared = Shared(mapping, settings)
+    shared = MappingContext(mapping, settings)
     try:
         folder, now = folder_of(settings, mapping.name), time.time()
         aside = None
@@ -108,10 +108,10 @@ def execute(
             _restore_books(shared, ledger, connection)
         if place == RETIREMENT:
             _restore_components(mapping, ledger, connection)
-        reached("unretire.tell.before")
+        failpoint("unretire.tell.before")
         connection.call("DEL", shared.keys.retired)
-        reached("unretire.tell.after")
-        reached("unretire.note.before")
+        failpoint("unretire.tell.after")
+        failpoint("unretire.note.before")
         if place == BEGINNING or found.rebuild:
             drop_mark(ledger.path, stream)
         with ledger.transaction():
@@ -120,7 +120,7 @@ def execute(
             unretire(ledger, stream)
             note_begun(ledger, stream)
             note(ledger, now, who, "unretire", stream, {"from": place, "reason": reason or None})
-        reached("unretire.note.after")
+        failpoint("unretire.note.after")
         return aside
     finally:
         shared.close()
@@ -129,18 +129,18 @@ def execute(
 def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
     """Tells Redis again which components of a mapping that begins again had gone over: a purge had removed that."""
     known = ending_noted(ledger, mapping.stream.key)
-    ending = Ending.from_json(known[3]) if known is not None and known[3] is not None else None
+    ending = Retirement.from_json(known[3]) if known is not None and known[3] is not None else None
     for name, epoch in ending.components.items() if ending is not None else ():
-        modes = Modes(REDIS, REDIS, max(1, epoch))
+        modes = ComponentModes(REDIS, REDIS, max(1, epoch))
         connection.call("HSETNX", COMPONENTS, field_of(name, mapping.name), modes.to_json())
 
 
-def _restore_books(shared: Shared, ledger: Ledger, connection: Connection) -> None:
+def _restore_books(shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
     """Puts into Redis what `bridge repair` goes by when it aligns stream and files for a ledger that was lost."""
     known = ending_noted(ledger, shared.mapping.stream.key)
     if known is None or known[3] is None:
         return
-    ending, keys = Ending.from_json(known[3]), shared.keys
+    ending, keys = Retirement.from_json(known[3]), shared.keys
     for name, raw in ending.files.items():
         at = Checkpoint.from_json(raw.encode())
         mirrored = {"id": format_id(ending.last).decode(), "generation": at.generation, "end": at.at.offset}

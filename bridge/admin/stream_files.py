@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from bridge.continuity.archive_reader import Archive, history, home
+from bridge.continuity.archive_reader import ArchiveReader, history, home
 from bridge.continuity.trim_floor import remembered
 from bridge.core.errors import BridgeError
 from bridge.core.model import ZERO_ID, EntryId, paired
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import sources_of
 from bridge.ledger.states import values
 from bridge.ledger.store import Ledger
-from bridge.streams import latest_value as state
+from bridge.streams import latest_value
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import entry_as_json
 from bridge.streams.reader import Entry, stream_info, to_entries
@@ -36,7 +36,7 @@ ENTRIES = "entries.jsonl"
 
 
 @dataclass(slots=True)
-class Kept:
+class StreamFiles:
     """A stream as files, in a folder: how many messages, up to which entry, and each file's SHA-256.
 
     `aside`: those that make no line. `trimmed`: entries that were trimmed before, and are in no archive.
@@ -111,10 +111,10 @@ def _remove(folder: Path) -> None:
 
 
 def keep(
-    shared: Shared, ledger: Ledger | None, connection: Connection, folder: Path,
+    shared: MappingContext, ledger: Ledger | None, connection: Connection, folder: Path,
     since: EntryId = ZERO_ID, until: EntryId | None = None, *,
-    beside: Callable[[Kept], Mapping[str, bytes]] = lambda kept: {},
-) -> Kept:  # fmt: skip
+    beside: Callable[[StreamFiles], Mapping[str, bytes]] = lambda kept: {},
+) -> StreamFiles:  # fmt: skip
     """Writes the entries from `since` on, below `until`, as the files they would be, in stream order.
 
     Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own, with the
@@ -125,7 +125,7 @@ def keep(
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
     if ledger is not None:  # Redis knows them no more once a retired mapping is purged
         names = {source.number: name for name, source in sources_of(ledger, shared.mapping.stream.key).items()} | names
-    kept, lines = Kept(folder), shared.mapping.source.kind == "log"
+    kept, lines = StreamFiles(folder), shared.mapping.source.kind == "log"
     last = stream_info(connection, shared.keys.stream).last_id
     with _Files(folder) as files:
         for entry in _history(shared, ledger, connection, since, last):
@@ -143,7 +143,7 @@ def keep(
             known = {file.name for some in shared.values.scan() for file in some}
             known |= values(ledger, shared.mapping.stream.key).keys() if ledger is not None else set()
             for raw in sorted(known):
-                found = state.read(connection, shared.keys, raw)
+                found = latest_value.read(connection, shared.keys, raw)
                 if found is not None:
                     files.write(os.fsdecode(raw), found[0].data)
                     kept.messages += 1
@@ -154,12 +154,12 @@ def keep(
     return kept
 
 
-def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
+def _gone(shared: MappingContext, ledger: Ledger | None, connection: Connection) -> int:
     """Counts the entries of a stream that were trimmed and are in no archive."""
     now = read_trimmed(connection, shared.keys)
     if now.floor == ZERO_ID and ledger is not None:
         now = remembered(ledger, shared.mapping.stream.key) or now
-    archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
+    archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
     chain = archive.chain(now.floor) if archive is not None else []
     if not chain:
         return now.count
@@ -168,17 +168,17 @@ def _gone(shared: Shared, ledger: Ledger | None, connection: Connection) -> int:
 
 
 def _history(
-    shared: Shared, ledger: Ledger | None, connection: Connection, since: EntryId, last: EntryId
+    shared: MappingContext, ledger: Ledger | None, connection: Connection, since: EntryId, last: EntryId
 ) -> Iterator[Entry]:
     """Entries from `since` to `last`; those that were trimmed as far as the archive has them."""
-    archive = Archive(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
+    archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
     was = remembered(ledger, shared.mapping.stream.key) if ledger is not None else None
     floor = was.floor if was is not None else ZERO_ID
     for rows in history(connection, shared.keys, archive, since, last, PAGE, PAGE_BYTES, floor):
         yield from to_entries(rows)
 
 
-def _line(shared: Shared, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
+def _line(shared: MappingContext, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
     """Makes of a stream's entry the file that it belongs to and its line there; None where it makes none."""
     values = paired(entry.fields)
     name, _ = home(shared.mapping, entry, names)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.artifact import Artifact
+from bridge.core.codecs.artifact import ArtifactCodec
 from bridge.core.codecs.chunk import CHUNK
-from bridge.core.codecs.document import Document, Text
-from bridge.core.codecs.multiline import Continued
+from bridge.core.codecs.document import JsonDocumentCodec, TextDocumentCodec
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.errors import SourceError
 from bridge.core.model import Row, as_json, shown
 from bridge.files.artifact_digest import HEAD, type_of
-from bridge.files.folder import Folder, Taken
+from bridge.files.folder import MessageFolder, ReadFile
 from bridge.files.generation import open_regular
 from bridge.files.lines import Cut, walk
 
@@ -36,7 +36,7 @@ MOST_KINDS = 1000
 
 
 @dataclass(slots=True)
-class Checked:
+class CheckReport:
     """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example. Of whole
     files their names stand for the line numbers.
 
@@ -125,17 +125,19 @@ class Checked:
         self._count(self.roles, [row[0] for row in rows])
         self._count(self.types, [row[2] for row in rows])
 
-    def document(self, mapping: Mapping, name: bytes, taken: Taken, limit: int, first: int) -> None:
+    def document(self, mapping: Mapping, name: bytes, taken: ReadFile, limit: int, first: int) -> None:
         """Translates a whole file."""
         self.size += taken.facts.size
         path = os.fsdecode(name)
         if mapping.source.kind == "artifacts":
             kind, codec_ = type_of(taken.raw[:HEAD], path), mapping.codec(path)
-            row = codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, Artifact) else ()
+            row = (
+                codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, ArtifactCodec) else ()
+            )
             self.took(codec_, [row], [shown(name)], first)
             return
         if mapping.source.kind == "state":
-            codec: Document | Text = mapping.value(path, taken.facts.written)
+            codec: JsonDocumentCodec | TextDocumentCodec = mapping.value(path, taken.facts.written)
         else:
             codec = mapping.document(path, taken.facts.written)
         message = codec.read(taken.raw[:limit])
@@ -163,10 +165,10 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> Checked:
+def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> CheckReport:
     """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
     codec, limit = mapping.codec(path.name), mapping.format.max_line_bytes
-    result, number, end = Checked(), 0, 0
+    result, number, end = CheckReport(), 0, 0
     opened = open_regular(path)
     if opened is None or opened.content is None:
         raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
@@ -200,10 +202,10 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     return result
 
 
-def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
+def check_folder(mapping: Mapping, root: Path, first: int) -> CheckReport:
     """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
-    result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
-    folder = Folder(root, mapping.files, mapping.source.exclude)
+    result, limit = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes
+    folder = MessageFolder(root, mapping.files, mapping.source.exclude)
     if mapping.source.kind in ("log", "context"):
         return _each_file(mapping, folder, first)
     for name in sorted(found.name for some in folder.scan() for found in some):
@@ -213,19 +215,19 @@ def check_folder(mapping: Mapping, root: Path, first: int) -> Checked:
     return result
 
 
-def _whole(mapping: Mapping, path: Path, first: int) -> Checked:
+def _whole(mapping: Mapping, path: Path, first: int) -> CheckReport:
     """A file that is one message, value or artifact."""
-    result, limit = Checked(noun=mapping.noun), mapping.format.max_line_bytes
+    result, limit = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes
     name = os.fsencode(path.name)
-    taken = Folder(path.resolve().parent, "*").read(name, limit + 1)
+    taken = MessageFolder(path.resolve().parent, "*").read(name, limit + 1)
     if taken is not None:
         result.document(mapping, os.fsencode(path), taken, limit, first)
     return result
 
 
-def _each_file(mapping: Mapping, folder: Folder, first: int) -> Checked:
+def _each_file(mapping: Mapping, folder: MessageFolder, first: int) -> CheckReport:
     """Files of lines, or of chunks, as one."""
-    result = Checked(noun=mapping.noun)
+    result = CheckReport(noun=mapping.noun)
     for name in sorted(found.name for some in folder.scan() for found in some):
         one = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
         result.translated, result.rejected = result.translated + one.translated, result.rejected + one.rejected
@@ -238,4 +240,4 @@ def _each_file(mapping: Mapping, folder: Folder, first: int) -> Checked:
 
 def continuing(codec: Codec) -> Callable[[Sequence[bytes]], list[bool]] | None:
     """Which lines begin a message, for a codec whose messages may go on; None for any other."""
-    return codec.begins if isinstance(codec, Continued) else None
+    return codec.begins if isinstance(codec, MultilineCodec) else None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from bridge.ledger.edits import Stretch
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT
+from bridge.ledger.edits import CarriedSpan
+from bridge.parity.log.items import OFFSETS, SHIFT
 
 GONE = -1
 """The place of a line that was changed in its file, or taken out."""
 
 
-class Moved:
+class MovedPlaces:
     """Translates places of one log, generation and offset in one number, to where their lines stand by now.
 
     `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still,
@@ -22,7 +22,7 @@ class Moved:
     """
 
     def __init__(
-        self, replaced: Iterable[int], stretches: Mapping[int, Sequence[Stretch]], lying: Iterable[int] = (),
+        self, replaced: Iterable[int], stretches: Mapping[int, Sequence[CarriedSpan]], lying: Iterable[int] = (),
         copies: Iterable[int] = (), aliases: Mapping[int, int] | None = None,
     ) -> None:  # fmt: skip
         self.replaced = {*replaced}

@@ -6,12 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from bridge.admin.find_message import Place, Search
-from bridge.admin.survey.check import is_regular
+from bridge.admin.find_message import MessageFinder, MessagePlace
+from bridge.admin.survey.check_lines import is_regular
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.model import Origin, parse_id, parse_origin
-from bridge.kinds.mapping_context import Shared
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 
@@ -19,12 +19,12 @@ _ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _PLACE = re.compile(r"(.+?)([:@])([0-9]{1,18})", re.DOTALL)
 
 
-def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[Place]:
+def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[MessagePlace]:
     """What is known of `FILE:LINE`, `FILE@OFFSET`, a whole file, an entry ID or an origin.
 
     Raises BridgeError when it is nowhere.
     """
-    searches = [Search(Shared(mapping, settings), ledger, connection) for mapping in settings.mappings]
+    searches = [MessageFinder(MappingContext(mapping, settings), ledger, connection) for mapping in settings.mappings]
     try:
         origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):
@@ -58,9 +58,9 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
             search.shared.close()
 
 
-def _of_origin(searches: list[Search], origin: Origin) -> list[Place]:
+def _of_origin(searches: list[MessageFinder], origin: Origin) -> list[MessagePlace]:
     """In each stream that has an entry of this origin; else where its line is all the same. Raises BridgeError."""
-    found: list[Place] = []
+    found: list[MessagePlace] = []
     errors = [BridgeError(f"no source has the number {origin.source}")]
     for search in searches:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.files.folder import Facts
+from bridge.files.folder import FileFacts
 from bridge.ledger.store import Ledger
 
 SECOND = 1_000_000_000
@@ -31,7 +31,7 @@ MIRRORED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueMessage:
     """A message of a spool that forward is to send.
 
     `time` in ms since 1970; `raw` None: too much was kept, it is read again. `batch` and `place` are 0 until the
@@ -41,7 +41,7 @@ class Due:
     key: bytes
     alike: bytes
     name: bytes
-    facts: Facts
+    facts: FileFacts
     time: int
     raw: bytes | None
     digest: bytes = b""
@@ -49,12 +49,12 @@ class Due:
     place: int = 0
 
 
-def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, tuple[Facts, bytes]]:
+def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, tuple[FileFacts, bytes]]:
     """Of these spool files, those that were read: their facts then, and the key of their message.
 
     At most 1000 names.
     """
-    found: dict[bytes, tuple[Facts, bytes]] = {}
+    found: dict[bytes, tuple[FileFacts, bytes]] = {}
     marks = ",".join("?" * len(names))
     for table in ("spool_files", "spool_due"):
         rows = ledger.rows(
@@ -66,12 +66,12 @@ def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[byt
     return found
 
 
-def facts_of(row: Sequence[object]) -> Facts:
+def facts_of(row: Sequence[object]) -> FileFacts:
     """Makes the facts of a spool file from the ledger's columns: size, written, device, inode."""
-    return Facts(int(str(row[0])), int(str(row[1])), int(str(row[2])), int(str(row[3])))
+    return FileFacts(int(str(row[0])), int(str(row[1])), int(str(row[2])), int(str(row[3])))
 
 
-def note_file(ledger: Ledger, stream: str, name: bytes, facts: Facts, key: bytes) -> None:
+def note_file(ledger: Ledger, stream: str, name: bytes, facts: FileFacts, key: bytes) -> None:
     """Writes into the ledger that a file of a spool, with these facts, holds the message of this key."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
@@ -107,7 +107,7 @@ def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[byt
     ]
 
 
-class Last(NamedTuple):
+class LastContent(NamedTuple):
     """What the ledger last knew a spool file to hold, sent or due: a message's key and content; and its inode then."""
 
     key: bytes
@@ -120,7 +120,7 @@ class Last(NamedTuple):
         return self.inode == int(GONE)
 
 
-def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
+def last_of(ledger: Ledger, stream: str, name: bytes) -> LastContent | None:
     """What the ledger last knew this spool file to hold; None: the file was never met."""
     rows = ledger.rows(
         "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? AND inode != ?",
@@ -131,10 +131,10 @@ def last_of(ledger: Ledger, stream: str, name: bytes) -> Last | None:
         " WHERE stream = ? AND name = ?",
         (stream, name),
     )
-    return Last(rows[0][0], rows[0][1], int(rows[0][2])) if rows else None
+    return LastContent(rows[0][0], rows[0][1], int(rows[0][2])) if rows else None
 
 
-def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
+def touch(ledger: Ledger, stream: str, name: bytes, facts: FileFacts) -> None:
     """Notes new facts of a spool file which holds what it held, at another time or in another place."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
@@ -144,7 +144,7 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: Facts) -> None:
         )
 
 
-def touched(ledger: Ledger, stream: str, key: bytes, facts: Facts) -> None:
+def touched(ledger: Ledger, stream: str, key: bytes, facts: FileFacts) -> None:
     """Notes in the ledger the facts of the file that holds a spool message now, to know it by when that is moved."""
     ledger.write(
         "UPDATE spool_messages SET written = ?, inode = ? WHERE stream = ? AND key = ? AND written != ?",
@@ -160,7 +160,7 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
         )
 
 
-def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts]]:
+def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, FileFacts]]:
     """Reads from the ledger which files of a spool hold a message, due or carried, and the facts each had when read."""
     return [
         (row[0], facts_of(row[1:5]))
@@ -171,7 +171,7 @@ def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, Facts
     ]
 
 
-def add_due(ledger: Ledger, stream: str, one: Due) -> None:
+def add_due(ledger: Ledger, stream: str, one: DueMessage) -> None:
     """Notes in the ledger a spool message to be sent, or what became of one that is not on its way yet."""
     # One whose bytes are kept is sent, although another message took its file. The plus keeps SQLite from looking for
     # the name among all that is in no batch yet.
@@ -197,7 +197,7 @@ def drop_due(ledger: Ledger, stream: str, key: bytes) -> None:
     ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ? AND +batch = 0", (stream, key))
 
 
-def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]:
+def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[DueMessage]:
     """The spool's next messages to be sent, in the order of their times, then names; or those of a batch on its way."""
     order = "place" if batch else "time, name"
     rows = ledger.rows(
@@ -205,7 +205,7 @@ def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[Due]
         f" WHERE stream = ? AND batch = ? ORDER BY {order} LIMIT ?",
         (stream, batch, count),
     )
-    return [Due(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
+    return [DueMessage(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
 
 
 def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
@@ -277,7 +277,7 @@ def unsend(ledger: Ledger, stream: str) -> None:
 
 
 def mirrored(
-    ledger: Ledger, stream: str, key: bytes, content: bytes, name: bytes, facts: Facts, mark: str,
+    ledger: Ledger, stream: str, key: bytes, content: bytes, name: bytes, facts: FileFacts, mark: str,
 ) -> None:  # fmt: skip
     """Notes in a transaction that the mirror put this message into the spool, as this file. `mark` tells its range."""
     ledger.write(
@@ -290,7 +290,7 @@ def mirrored(
 
 
 def save_carried(
-    ledger: Ledger, stream: str, key: bytes, content: bytes, batch: int, place: int, digest: bytes, facts: Facts
+    ledger: Ledger, stream: str, key: bytes, content: bytes, batch: int, place: int, digest: bytes, facts: FileFacts
 ) -> None:  # fmt: skip
     """Notes in the ledger that this spool message stands in the stream as that place of that batch."""
     ledger.write(

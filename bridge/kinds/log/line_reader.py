@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from bridge.core.codecs import Codec
-from bridge.core.codecs.multiline import Continued
-from bridge.core.failpoints import reached
+from bridge.core.codecs.multiline import MultilineCodec
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import FIELDS, Position, Row, hex_digest, paired
 from bridge.files.generation import Generation
@@ -17,10 +17,10 @@ from bridge.files.lines import Cut, Lines, grouped, split
 from bridge.files.tail import Tail
 from bridge.kinds.kind import BATCH_BYTES
 from bridge.kinds.log.long_line import LongLine, Piece
-from bridge.kinds.provenance import foreign
+from bridge.kinds.provenance import exclude_mirrored
 from bridge.kinds.rejects import Rejects
-from bridge.ledger.acknowledged import redacted_of
-from bridge.ledger.edits import Stretch, stretches_of
+from bridge.ledger.acknowledgements import redacted_of
+from bridge.ledger.edits import CarriedSpan, stretches_of
 from bridge.ledger.ranges import drop_range
 from bridge.ledger.store import Ledger
 
@@ -30,7 +30,7 @@ READ_BYTES = (1 << 16, 1 << 20)
 
 
 @dataclass(slots=True)
-class Read:
+class ReadLines:
     """Lines of one generation that are read and not yet in a batch. `at` is the first of those.
 
     `more`: the generation goes on behind them. `wanted`: how many were asked for. `keys`: their times, never falling,
@@ -84,7 +84,7 @@ class Read:
         return self.keys
 
 
-class Reader:
+class LineReader:
     """Reads the lines of one source for forward. `skipped_since`: when it got ahead of its cursor, in s since 1970."""
 
     def __init__(
@@ -102,12 +102,12 @@ class Reader:
         self._stream = mapping.stream.key
         self._max_line = mapping.format.max_line_bytes
         self._codec = codec
-        self._continued = codec if isinstance(codec, Continued) else None
+        self._continued = codec if isinstance(codec, MultilineCodec) else None
         self._settle = mapping.source.settle_ms / 1000
-        self._read: Read | None = None
+        self._read: ReadLines | None = None
         self._longs: dict[int, LongLine] = {}
         self._piece = 0
-        self._stretches: dict[int, list[Stretch]] = {}
+        self._stretches: dict[int, list[CarriedSpan]] = {}
         self._ends: dict[int, int] = {}
         """Up to where each generation was handed out or passed over, as counted here."""
         self.skipped: list[tuple[Generation, int, int]] = []
@@ -130,7 +130,7 @@ class Reader:
         self._ends[generation.number] = end
 
     @property
-    def held(self) -> Read:
+    def held(self) -> ReadLines:
         """The lines that the reader handed out last."""
         if self._read is None:
             raise AssertionError("nothing is read")
@@ -141,7 +141,7 @@ class Reader:
         if self.skipped_since is None:
             self.skipped_since = self._clock()
 
-    def next(self, generation: Generation, limit: int, ahead: int = 0) -> Read | None:
+    def next(self, generation: Generation, limit: int, ahead: int = 0) -> ReadLines | None:
         """Lines that are read and not yet in a batch: those at hand, or the next piece of the file, or None.
 
         A piece is for about two batches of `limit` lines, or has about `ahead` lines.
@@ -154,9 +154,9 @@ class Reader:
         low = min(READ_BYTES[0], max(1 << 9, wanted << 7))  # less of each where many files are merged
         self._piece = max(self._piece, low)
         while True:
-            reached("forward.read.before")
+            failpoint("forward.read.before")
             found = self.fetch(generation)
-            reached("forward.read.after")
+            failpoint("forward.read.after")
             if found is None or found.lines.lines:
                 break
             if found.lines.end == found.start:
@@ -172,7 +172,7 @@ class Reader:
             self._piece = max(low, min(READ_BYTES[1], int(each * wanted)))
         return found
 
-    def fetch(self, generation: Generation, *, ended: bool = False) -> Read | None:
+    def fetch(self, generation: Generation, *, ended: bool = False) -> ReadLines | None:
         """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
         size, self.barred = self._piece or READ_BYTES[0], 0
         end = self._ends.setdefault(generation.number, generation.read_to)
@@ -205,12 +205,12 @@ class Reader:
                 lines = whole
                 self.settling = not full and not lines.lines
             if lines.lines or lines.end > start or not full:
-                return Read(generation, start, data, lines, full)
+                return ReadLines(generation, start, data, lines, full)
             if over:
                 self._longs[generation.number] = LongLine(start)
             size *= 4
 
-    def carried_before(self, generation: int) -> list[Stretch]:
+    def carried_before(self, generation: int) -> list[CarriedSpan]:
         """The stretches of a generation that are passed over.
 
         They were carried before, as an earlier one's, or their entries were deleted on purpose.
@@ -220,7 +220,7 @@ class Reader:
             found = stretches_of(self._ledger, self._stream, name, generation)
             gone = [part for part in redacted_of(self._ledger, self._stream, name) if part.generation == generation
                     and self._is_line(generation, part.offset, part.length, part.digest)]  # fmt: skip
-            found += [Stretch(part.offset, part.offset + part.length, generation, part.offset) for part in gone]
+            found += [CarriedSpan(part.offset, part.offset + part.length, generation, part.offset) for part in gone]
             self._stretches[generation] = sorted(found)
         return self._stretches[generation]
 
@@ -234,7 +234,7 @@ class Reader:
         stretches = self.carried_before(first.generation) if first is not None else []
         return any(part.of != first.generation and first.offset < part.start for part in stretches) if first else False
 
-    def _next_carried(self, generation: Generation, start: int) -> Stretch | None:
+    def _next_carried(self, generation: Generation, start: int) -> CarriedSpan | None:
         """The first stretch behind a place of a generation that was carried before; None: there is none."""
         stretches = self.carried_before(generation.number)
         at = bisect_left(stretches, (start,)) if stretches else 0
@@ -274,7 +274,7 @@ class Reader:
             return self._tail.read(generation, size, offset)
 
         given, name = len(data), self._tail.name
-        data, cuts, stale = foreign(self._ledger, self._stream, name, generation.number, start, data, read)
+        data, cuts, stale = exclude_mirrored(self._ledger, self._stream, name, generation.number, start, data, read)
         if stale and not generation.begins_as_it_did():  # emptied as it was read: the next look tells
             return b"", []
         self.barred = generation.number if len(data) < given else 0

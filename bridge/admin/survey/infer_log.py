@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.core.codecs import Codec, FieldRule
-from bridge.core.codecs.delimited import Delimited
-from bridge.core.codecs.jsonl import Jsonl
-from bridge.core.codecs.regexp import Regex
+from bridge.core.codecs.delimited import DelimitedCodec
+from bridge.core.codecs.jsonl import JsonlCodec
+from bridge.core.codecs.regexp import RegexCodec
 from bridge.core.codecs.timestamps import clock_for
 
 LEVEL = (
@@ -164,10 +164,10 @@ def codec_of(proposal: Proposal) -> Codec:
     rules = {name: _rule(one) for name, one in proposal.message.items()}
     clock = clock_for(proposal.format["timestamp"], "UTC")
     if proposal.format["codec"] == "jsonl":
-        return Jsonl(rules, clock)
+        return JsonlCodec(rules, clock)
     if proposal.format["codec"] == "delimited":
-        return Delimited(proposal.format["delimiter"], proposal.format["columns"], rules, clock, True)
-    return Regex(proposal.format["pattern"], rules, clock)
+        return DelimitedCodec(proposal.format["delimiter"], proposal.format["columns"], rules, clock, True)
+    return RegexCodec(proposal.format["pattern"], rules, clock)
 
 
 def _rule(one: dict[str, Any]) -> FieldRule:

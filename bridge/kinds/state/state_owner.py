@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bridge.core.errors import BridgeError, NotYet, SourceError
 from bridge.core.mapping import Mapping
-from bridge.ledger.states import Owner, note_asked, owner_of
+from bridge.ledger.states import StateOwner, note_asked, owner_of
 from bridge.ledger.store import Ledger
 from bridge.streams.components import look
 from bridge.streams.connect import Connection
@@ -17,14 +17,14 @@ AGAIN = 1.0
 PLACES = {"file": "the files", "redis": "Redis", "both": "both sides"}
 
 
-class Owned:
+class StateOwnership:
     """Of one mapping. `now` is how it was at the last look; `lost` says that Redis has lost what it told the component.
 
     Nothing may be carried while `now.asked`, or when it is lost: a value would be replaced by an older one.
     """
 
     def __init__(self, ledger: Ledger, mapping: Mapping, clock: Callable[[], float]) -> None:
-        self.now = Owner(mapping.source.owner)
+        self.now = StateOwner(mapping.source.owner)
         self.lost: SourceError | None = None
         self._ledger = ledger
         self._mapping = mapping
@@ -44,7 +44,7 @@ class Owned:
         hint = "wait for the switch: a running bridge makes it or takes it back, and so does `bridge cutover`"
         return NotYet("another side is to own it", where=self._mapping.name, hint=hint)
 
-    def look(self, connection: Connection, before_it_moves: Callable[[], None]) -> Owner:
+    def look(self, connection: Connection, before_it_moves: Callable[[], None]) -> StateOwner:
         """Looks into the ledger, and notes there that it knows what is asked; returns how it was before.
 
         Raises RedisLost, RedisRefused, LedgerError, BridgeError: what Redis says of the component is nonsense.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bridge.admin.doctor import other_clients as peers
+from bridge.admin.doctor import other_clients
 from bridge.admin.doctor.finding import Facts, Finding, Part, Verdict, asked, worst
 from bridge.core.config import Settings
 from bridge.core.errors import RedisRefused
@@ -249,7 +249,7 @@ def examine(connection: Connection, settings: Settings, now: Callable[[], float]
 
     def who() -> Finding:
         text = connection.call("CLIENT", "LIST").decode(errors="replace")
-        return peers.clients(facts, [peers.Client.of(row) for row in text.splitlines()], told)
+        return other_clients.clients(facts, [other_clients.Client.of(row) for row in text.splitlines()], told)
 
     def room() -> Finding:
         return memory(facts, [growth(connection, one.stream.key, limited=one.retention.limited)
@@ -280,14 +280,15 @@ def examine(connection: Connection, settings: Settings, now: Callable[[], float]
         asked("persistence", lambda: persistence(facts, told)),
         asked("memory", room),
         asked("clients", who),
-        of_config("buffers", lambda: peers.buffers(told)),
+        of_config("buffers", lambda: other_clients.buffers(told)),
         asked("load", work),
         asked("latency", trips),
         asked("clock", time_of_day),
         of_config(
-            "exposure", lambda: peers.exposure(told, open_to_all=peers.is_open_to_all(connection), socket=socket)
+            "exposure",
+            lambda: other_clients.exposure(told, open_to_all=other_clients.is_open_to_all(connection), socket=socket),
         ),
-        asked("rights", lambda: peers.look_at_rights(connection)),
-        asked("neighbours", lambda: peers.look_at_neighbours(connection, settings)),
-        peers.replication(facts),
+        asked("rights", lambda: other_clients.look_at_rights(connection)),
+        asked("neighbours", lambda: other_clients.look_at_neighbours(connection, settings)),
+        other_clients.replication(facts),
     ]

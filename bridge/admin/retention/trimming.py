@@ -11,12 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bridge.admin.retention.limits import Allowed, Hold, Size, allowed, over
-from bridge.continuity.archive_reader import Archive
-from bridge.continuity.archive_writer import Archiving
+from bridge.admin.retention.limits import AllowedTrim, StreamUsage, TrimObstacle, allowed, over
+from bridge.continuity.archive_reader import ArchiveReader
+from bridge.continuity.archive_writer import ArchiveWriter
 from bridge.continuity.trim_floor import remember
 from bridge.core.errors import LockHeld, NotOwner
-from bridge.core.failpoints import reached
+from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import ORIGIN_FIELD, ZERO_ID, EntryId, Position, after, before, format_id, parse_id, parse_origin
 from bridge.ledger.parity_runs import runs
@@ -24,11 +24,21 @@ from bridge.ledger.quarantine import first_in_quarantine
 from bridge.ledger.ranges import first_line_from, last_end
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
-from bridge.ledger.trim_points import Point, confirm, confirmed, drop_points, points_of, save_report
+from bridge.ledger.trim_points import TrimPoint, confirm, confirmed, drop_points, points_of, save_report
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, pages, stream_info, to_entries
-from bridge.streams.trim import STEP, Gone, Held, Moved, Trimmed, groups_hold, read_trimmed, set_floor, step
+from bridge.streams.trim import (
+    STEP,
+    FloorConflict,
+    HoldingGroup,
+    TrimmedSource,
+    TrimState,
+    groups_hold,
+    read_trimmed,
+    set_floor,
+    step,
+)
 
 PAGE, PAGE_BYTES = 1000, 1 << 20
 
@@ -40,12 +50,12 @@ SPACING = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrimPlan:
     """What a look at a stream's retention found at one moment, and what may be trimmed."""
 
-    trimmed: Trimmed
-    size: Size
-    allowed: Allowed
+    trimmed: TrimState
+    size: StreamUsage
+    allowed: AllowedTrim
     oldest: EntryId
     """The first entry that stands at or above the floor; 0-0: none does."""
     unproven: bool
@@ -85,14 +95,14 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Done:
+class TrimReport:
     """What a trim did: entries removed, and the floor it left."""
 
     removed: int = 0
     archived: int = 0
     """Bytes that were added to the archive."""
     floor: EntryId = ZERO_ID
-    held: Held | None = None
+    held: HoldingGroup | None = None
     """A group that came to need what was to go while it was going."""
 
 
@@ -108,7 +118,7 @@ class Retention:
     ) -> None:  # fmt: skip
         self.mapping = mapping
         self._lock = state_dir / "trim.lock"
-        self._archive = Archive(mapping, state_dir, ledger) if mapping.retention.archive else None
+        self._archive = ArchiveReader(mapping, state_dir, ledger) if mapping.retention.archive else None
         self._ledger = ledger
         self._dial = dial
         self._clock = clock
@@ -119,17 +129,17 @@ class Retention:
 
     # -- looking ---------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def plan(self) -> TrimPlan:
         """Reads stream and ledger; changes nothing. Raises RedisLost, RedisRefused, LedgerError."""
         with closing(self._dial()) as connection:
             return self._plan(connection)
 
-    def _plan(self, connection: Connection) -> Plan:
+    def _plan(self, connection: Connection) -> TrimPlan:
         keys, policy = self._keys, self.mapping.retention
         trimmed, info = read_trimmed(connection, keys), stream_info(connection, keys.stream)
         seconds, micros = connection.call("TIME")
         used = connection.call("MEMORY", "USAGE", keys.stream) if info.exists else None
-        size = Size(info.added, info.length, int(used or 0), int(seconds) * 1000 + int(micros) // 1000)
+        size = StreamUsage(info.added, info.length, int(used or 0), int(seconds) * 1000 + int(micros) // 1000)
         start = format_id(trimmed.floor) if trimmed.floor > ZERO_ID else b"-"
         first = connection.call("XRANGE", keys.stream, start, "+", "COUNT", 1)
         oldest = parse_id(first[0][0]) if first else ZERO_ID
@@ -144,9 +154,9 @@ class Retention:
         little = is_over and bool(points) and found.wanted is None
         found = allowed(points, policy, size, holds) if holds else found
         fresh = info.added - (points[-1].added if points else 0)
-        return Plan(trimmed, size, found, oldest, is_over and not points, little, fresh, left, self._waits(trimmed))
+        return TrimPlan(trimmed, size, found, oldest, is_over and not points, little, fresh, left, self._waits(trimmed))
 
-    def _waits(self, trimmed: Trimmed) -> bool:
+    def _waits(self, trimmed: TrimState) -> bool:
         """Whether nobody has confirmed these limits, where the mapping asks for that.
 
         A stream that was trimmed before there was a word to be asked for goes on being trimmed.
@@ -155,7 +165,7 @@ class Retention:
         known = confirmed(self._ledger, self._stream)
         return policy.confirm and known != policy.limits and not (known is None and trimmed.floor > ZERO_ID)
 
-    def adopt(self, trimmed: Trimmed) -> None:
+    def adopt(self, trimmed: TrimState) -> None:
         """Notes that the stream is trimmed by its limits as they are now, where it is and nobody had to say so."""
         known = confirmed(self._ledger, self._stream)
         if trimmed.floor > ZERO_ID and known != self.mapping.retention.limits:
@@ -165,7 +175,7 @@ class Retention:
         """Notes that somebody wants the stream trimmed by its limits as they are now. Raises LedgerError."""
         confirm(self._ledger, self._stream, self.mapping.retention.limits, self._clock(), who)
 
-    def _places(self, connection: Connection, size: Size, start: bytes, upto: EntryId) -> Iterator[Point]:
+    def _places(self, connection: Connection, size: StreamUsage, start: bytes, upto: EntryId) -> Iterator[TrimPoint]:
         """Where a stream may begin whose files have no order: anywhere that was compared."""
         gone, policy = size.added - size.length, self.mapping.retention
         for rows in pages(connection, self._keys.stream, start, format_id(upto), SPACING, most_bytes=PAGE_BYTES):
@@ -173,23 +183,23 @@ class Retention:
                 return
             gone += len(rows)
             last = parse_id(rows[-1][0])
-            yield Point(last, gone, None)
+            yield TrimPoint(last, gone, None)
             if not over(policy, size, last, size.added - gone):
                 return
 
-    def _holds(self, connection: Connection, trimmed: Trimmed, wanted: EntryId) -> Iterator[Hold]:
+    def _holds(self, connection: Connection, trimmed: TrimState, wanted: EntryId) -> Iterator[TrimObstacle]:
         for held in groups_hold(connection, self._keys, trimmed.floor):
             yield hold_of(held)
         last = next(iter(runs(self._ledger, self._stream, 1)), None)
         if last is not None and last.verdict == "differs":
             hint = "`bridge parity` says where"
-            yield Hold(max(trimmed.floor, (0, 1)), "parity: the two sides differ", hint)
+            yield TrimObstacle(max(trimmed.floor, (0, 1)), "parity: the two sides differ", hint)
         first = self._unmirrored(connection, trimmed.floor, wanted)
         if first is not None:
-            yield Hold(first, "the mirror: it is not in its file yet", "`bridge run --dual` writes it")
+            yield TrimObstacle(first, "the mirror: it is not in its file yet", "`bridge run --dual` writes it")
         aside = first_in_quarantine(self._ledger, self._stream, trimmed.floor)
         if aside is not None:
-            yield Hold(aside, "quarantine: it is in no file", "`bridge quarantine list`")
+            yield TrimObstacle(aside, "quarantine: it is in no file", "`bridge quarantine list`")
 
     def _unmirrored(self, connection: Connection, floor: EntryId, wanted: EntryId) -> EntryId | None:
         """The first Redis-born entry up to `wanted` that the mirror did not come to."""
@@ -204,20 +214,20 @@ class Retention:
         self._looked_to = max(self._looked_to, wanted)
         return None
 
-    def note(self, plan: Plan) -> None:
+    def note(self, plan: TrimPlan) -> None:
         """Lets the ledger know what the last look found, for `status`."""
         save_report(self._ledger, self._stream, self._clock(), plan.to_json())
 
     # -- removing --------------------------------------------------------------------------------------------
 
-    def trim(self, stop: Callable[[], bool], *, only_finish: bool = False) -> Done:
+    def trim(self, stop: Callable[[], bool], *, only_finish: bool = False) -> TrimReport:
         """Removes what is over and nobody holds; first what an earlier one had begun to remove, or that alone.
 
         Raises NotOwner, LockHeld, RedisLost, RedisRefused, LedgerError, SourceError.
         """
         with self._alone(), closing(self._dial()) as connection, closing(self._dial()) as reading:
             self._own(connection)
-            done = Done()
+            done = TrimReport()
             self._finish(connection, done, stop)
             while not (stop() or only_finish) and done.held is None:
                 plan = self._plan(connection)
@@ -245,7 +255,9 @@ class Retention:
         if connection.call("HGET", self._keys.meta, "owner") not in (None, self._ledger.uuid):
             raise NotOwner("the stream belongs to another ledger: it is not trimmed here", where=self._stream)
 
-    def _one(self, connection: Connection, reading: Connection, plan: Plan, upto: Point, done: Done) -> None:
+    def _one(
+        self, connection: Connection, reading: Connection, plan: TrimPlan, upto: TrimPoint, done: TrimReport
+    ) -> None:
         """Sets the floor behind one point."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
         base, archiving = json.loads(upto.position) if upto.position is not None else None, None
@@ -254,7 +266,7 @@ class Retention:
             return chain.from_iterable(map(to_entries, self._pages(reading, first, last)))
 
         if self._archive is not None and not self._archive.stands(now.floor, upto.entry, read):
-            archiving = Archiving(self._archive, self.mapping, self._ledger, now.floor, upto.entry, now.base)
+            archiving = ArchiveWriter(self._archive, self.mapping, self._ledger, now.floor, upto.entry, now.base)
         then = replace(now, floor=floor, origins=self._walk(reading, now, floor, archiving), base=base)
         if archiving is not None:
 
@@ -262,14 +274,14 @@ class Retention:
                 remember(self._ledger, self._stream, then)
 
             done.archived += archiving.end(note)
-        reached("trim.floor.before")
+        failpoint("trim.floor.before")
         try:
             done.held = set_floor(connection, self._keys, self._ledger.uuid, now, upto.entry, then)
-        except Moved:
+        except FloorConflict:
             raise NotOwner(
                 "somebody else trims it, or owns it by now", where=self._stream, hint="is another bridge at work?"
             ) from None
-        reached("trim.floor.after")
+        failpoint("trim.floor.after")
         if done.held is None:
             self._remember(connection, upto)
 
@@ -278,8 +290,8 @@ class Retention:
         return pages(connection, self._keys.stream, *span, PAGE, most_bytes=PAGE_BYTES)
 
     def _walk(
-        self, connection: Connection, now: Trimmed, floor: EntryId, archiving: Archiving | None
-    ) -> dict[int, Gone]:
+        self, connection: Connection, now: TrimState, floor: EntryId, archiving: ArchiveWriter | None
+    ) -> dict[int, TrimmedSource]:
         """Reads what is to go, and archives it if that is wanted: which lines of each source have their entries among
         it, or among what went before.
         """
@@ -294,11 +306,11 @@ class Retention:
                 origin = parse_origin(fields[2 * names.index(ORIGIN_FIELD) + 1]) if ORIGIN_FIELD in names else None
                 if origin is not None:
                     gone.setdefault(origin.source, []).append(Position(origin.generation, origin.offset))
-            gone = {number: Gone.of(lines, stays.get(number)).positions for number, lines in gone.items()}
+            gone = {number: TrimmedSource.of(lines, stays.get(number)).positions for number, lines in gone.items()}
         ends = {number: last_end(self._ledger, self._stream, name) for number, name in numbers.items()}
-        return {number: Gone.of(lines, stays.get(number), ends.get(number)) for number, lines in gone.items()}
+        return {number: TrimmedSource.of(lines, stays.get(number), ends.get(number)) for number, lines in gone.items()}
 
-    def _next(self, plan: Plan) -> Point | None:
+    def _next(self, plan: TrimPlan) -> TrimPoint | None:
         """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
         begun = self._archive.begun(plan.trimmed.floor) if self._archive is not None else None
         again = next((one for one in plan.allowed.free if one.entry == begun), None)
@@ -308,20 +320,20 @@ class Retention:
         part = max(1, min(PART, int(PART_BYTES / max(1.0, each))))
         return next((one for one in plan.allowed.free if one.added - gone >= part), plan.allowed.upto)
 
-    def _finish(self, connection: Connection, done: Done, stop: Callable[[], bool]) -> None:
+    def _finish(self, connection: Connection, done: TrimReport, stop: Callable[[], bool]) -> None:
         """Removes what stands below the floor, up to a part of a node."""
         while not stop():
-            reached("trim.step.before")
+            failpoint("trim.step.before")
             gone = step(connection, self._keys)
-            reached("trim.step.after")
-            if isinstance(gone, Held):
+            failpoint("trim.step.after")
+            if isinstance(gone, HoldingGroup):
                 done.held = gone
                 break
             done.removed += gone
             if not gone:
                 break
 
-    def _remember(self, connection: Connection, upto: Point) -> None:
+    def _remember(self, connection: Connection, upto: TrimPoint) -> None:
         """The ledger has a copy of what Redis says, and no points below it."""
         now = read_trimmed(connection, self._keys)
         with self._ledger.transaction():
@@ -329,13 +341,13 @@ class Retention:
             drop_points(self._ledger, self._stream, upto.entry)
 
 
-def rank_of(trimmed: Trimmed) -> int:
+def rank_of(trimmed: TrimState) -> int:
     """Entries that had come by the floor, as far as parity noted it; else those that went. Pure."""
     return int(trimmed.base["added"]) if trimmed.base is not None else trimmed.count
 
 
-def hold_of(held: Held) -> Hold:
+def hold_of(held: HoldingGroup) -> TrimObstacle:
     """A consumer group, in words. Pure."""
     what = "did not acknowledge it" if held.pending else "was not given it yet"
     hint = f"is it still used? XGROUP DESTROY removes a group that nobody reads with: {held.group}"
-    return Hold(held.first, f"group {held.group}: it {what}", hint)
+    return TrimObstacle(held.first, f"group {held.group}: it {what}", hint)

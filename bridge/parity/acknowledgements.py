@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bridge.core.model import HIGHEST_ID, EntryId, hex_digest, parse_id
-from bridge.ledger.acknowledged import Accepted, Redacted
+from bridge.ledger.acknowledgements import AcknowledgedDifference, RedactedLine
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.comparison_types import OFFSETS, SHIFT
+from bridge.parity.log.items import OFFSETS, SHIFT
 
 MISSING = "missing_in_file"
 
@@ -30,7 +30,7 @@ class TakenOut:
         return entry is not None and self.first <= parse_id(entry.encode()) <= self.last
 
 
-class InRows:
+class RowGrouping:
     """Puts entries that are told one after the other into rows of those that follow each other."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Acknowledged:
     """What somebody acknowledged of one mapping's differences; and the lines whose entries were deleted on purpose."""
 
     def __init__(
-        self, accepted: Iterable[Accepted] = (), redacted: Iterable[Redacted] = ()
+        self, accepted: Iterable[AcknowledgedDifference] = (), redacted: Iterable[RedactedLine] = ()
     ) -> None:  # fmt: skip
         self._single: dict[tuple[str, str], str] = {}
         self._spans: list[Span] = []

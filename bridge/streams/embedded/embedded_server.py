@@ -29,7 +29,7 @@ from pathlib import Path
 import platformdirs
 
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
-from bridge.streams.connect import Budget, Connection
+from bridge.streams.connect import Connection, EntryBudget
 from bridge.streams.embedded.binary import Binary, find
 
 SOCKET_LIMIT = 100
@@ -40,7 +40,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedServer:
     """The embedded server of a state directory, and how to reach it."""
 
     state_dir: Path
@@ -66,7 +66,7 @@ class Embedded:
         return f"unix://default:{self.password}@{self.socket}?db=0"
 
 
-def known(state_dir: Path) -> Embedded | None:
+def known(state_dir: Path) -> EmbeddedServer | None:
     """Finds the embedded server that belongs to this state directory, running or not; None when there never was one.
 
     Raises ServerError.
@@ -76,14 +76,14 @@ def known(state_dir: Path) -> Embedded | None:
         # In a copy of the folder these are another server's: nothing of this one's may go there.
         copied = facts.get("state_dir", str(state_dir)) != str(state_dir)
         socket_path = _socket_path(state_dir) if copied else str(facts["socket"])
-        return Embedded(state_dir, int(facts["port"]), str(facts["password"]), socket_path, copied)
+        return EmbeddedServer(state_dir, int(facts["port"]), str(facts["password"]), socket_path, copied)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
         raise ServerError(f"is not readable: {error}", where=str(state_dir / "server" / "server.json")) from None
 
 
-def pid_of(server: Embedded) -> int | None:
+def pid_of(server: EmbeddedServer) -> int | None:
     """The number of the process that is meant to be the embedded server; None when it was stopped or never started."""
     try:
         return int((server.home / "pid").read_text())
@@ -91,7 +91,7 @@ def pid_of(server: Embedded) -> int | None:
         return None
 
 
-def alive(server: Embedded) -> bool:
+def alive(server: EmbeddedServer) -> bool:
     """Whether the embedded server's process lives, answering or not.
 
     A process that it left behind to rewrite its data counts as well.
@@ -114,7 +114,7 @@ def running(state_dir: Path) -> bool:
     return server is not None and alive(server)
 
 
-def start(state_dir: Path, binary: Binary | None = None) -> Embedded:
+def start(state_dir: Path, binary: Binary | None = None) -> EmbeddedServer:
     """Returns the embedded server of this state directory, started if it must be; one that lives may be slow to answer.
 
     Raises ServerError.
@@ -175,7 +175,7 @@ def stop(state_dir: Path) -> bool:
         return True
 
 
-def kill(server: Embedded) -> None:
+def kill(server: EmbeddedServer) -> None:
     """Kills the embedded server with SIGKILL, for tests and the demo; it is still meant to run.
 
     Returns when the process is gone.
@@ -187,7 +187,7 @@ def kill(server: Embedded) -> None:
         _wait(lambda: pid_of(server) != pid or not alive(server), 30, "did not die", server)
 
 
-def dial(state_dir: Path, timeout: float, budget: Budget | None = None) -> Connection:
+def dial(state_dir: Path, timeout: float, budget: EntryBudget | None = None) -> Connection:
     """Connects to the embedded server; one that died is started again, one that was stopped on purpose is not.
 
     Raises RedisLost, RedisRefused, ServerError.
@@ -218,7 +218,7 @@ def _only_one(home: Path) -> Iterator[None]:
         yield
 
 
-def _settings(state_dir: Path, old: Embedded | None, *, taken: bool) -> Embedded:
+def _settings(state_dir: Path, old: EmbeddedServer | None, *, taken: bool) -> EmbeddedServer:
     """Chooses the embedded server's port, password and socket.
 
     They are kept over restarts, so that the programs that know them go on. `taken`: somebody else took the port
@@ -231,9 +231,9 @@ def _settings(state_dir: Path, old: Embedded | None, *, taken: bool) -> Embedded
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     if old is not None and good:
-        server = Embedded(state_dir, port, old.password, old.socket)
+        server = EmbeddedServer(state_dir, port, old.password, old.socket)
     else:
-        server = Embedded(state_dir, port, secrets.token_urlsafe(24), _socket_path(state_dir))
+        server = EmbeddedServer(state_dir, port, secrets.token_urlsafe(24), _socket_path(state_dir))
     facts = {"port": server.port, "password": server.password, "socket": server.socket, "state_dir": str(state_dir)}
     _write_private(server.home / "server.json", facts)
     return server
@@ -258,7 +258,7 @@ def _socket_path(state_dir: Path) -> str:
     raise ServerError("there is no folder for its socket", hint="set XDG_RUNTIME_DIR to a short path of your own")
 
 
-def _launch(server: Embedded, binary: Binary) -> str | None:
+def _launch(server: EmbeddedServer, binary: Binary) -> str | None:
     """Starts the embedded server's process and waits until it answers (None); else returns what it said last."""
     home = server.home
     config = home / "server.conf"
@@ -293,7 +293,7 @@ def _launch(server: Embedded, binary: Binary) -> str | None:
     return "it did not answer within two minutes"
 
 
-def _answers(server: Embedded) -> bool:
+def _answers(server: EmbeddedServer) -> bool:
     """Whether the embedded server serves commands.
 
     While it loads its data it takes connections and passwords, but no more.
@@ -372,7 +372,7 @@ def _write_private(path: Path, content: object) -> None:
     fresh.replace(path)
 
 
-def _wait(done: Callable[[], bool], seconds: float, what: str, server: Embedded) -> None:
+def _wait(done: Callable[[], bool], seconds: float, what: str, server: EmbeddedServer) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
