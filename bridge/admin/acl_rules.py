@@ -42,13 +42,13 @@ class User:
     @property
     def rules(self) -> str:
         """As ACL SETUSER takes them."""
-        parts = [*self.keys, "resetchannels", *(f"&{one}" for one in self.channels), "-@all"]
-        return " ".join([*parts, *(f"+{one}" for one in sorted(self.commands))])
+        parts = [*self.keys, "resetchannels", *(f"&{channel}" for channel in self.channels), "-@all"]
+        return " ".join([*parts, *(f"+{command}" for command in sorted(self.commands))])
 
     @property
     def shown(self) -> str:
         """The rules of a Redis user as redis-cli reads them: what it would take apart is in quotes."""
-        return " ".join(f"'{one}'" if re.search(r"[^\w@+:~&|./-]", one) else one for one in self.rules.split(" "))
+        return " ".join(f"'{name}'" if re.search(r"[^\w@+:~&|./-]", name) else name for name in self.rules.split(" "))
 
 
 def users(settings: Settings) -> list[User]:
@@ -56,10 +56,10 @@ def users(settings: Settings) -> list[User]:
     mappings = settings.mappings
     bridge = User(
         settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
-        (*(f"~{_literal(one.stream.key)}" for one in mappings),
-         *(f"~bridge:{{{_literal(one.stream.key)}}}:*" for one in mappings),
+        (*(f"~{_literal(mapping.stream.key)}" for mapping in mappings),
+         *(f"~bridge:{{{_literal(mapping.stream.key)}}}:*" for mapping in mappings),
          "~bridge:components", f"~{_literal(health(settings.instance).decode())}"),
-        (*(_literal(one.notify) for one in mappings), "bridge:components"), (*CONNECT, *BRIDGE),
+        (*(_literal(mapping.notify) for mapping in mappings), "bridge:components"), (*CONNECT, *BRIDGE),
     )  # fmt: skip
     return [bridge, *(_component(name, mappings) for name in sorted(settings.components))]
 
@@ -67,14 +67,14 @@ def users(settings: Settings) -> list[User]:
 def _component(name: str, mappings: Iterable[Mapping]) -> User:
     keys: list[str] = []
     channels: list[str] = []
-    for one in mappings:
-        own = Keys.of(one.stream.key)
+    for mapping in mappings:
+        own = Keys.of(mapping.stream.key)
         keys += [f"~{_literal(key.decode())}" for key in (own.stream, own.positions, own.producers)]
         keys += [f"~{_literal(own.meta.decode())}"]
         keys += [f"%R~{_literal(key.decode())}" for key in (own.checkpoint, own.generations, own.late, own.retired)]
-        channels.append(_literal(one.notify))
-        if one.source.kind == "state":
-            keys.append(f"~bridge:{{{_literal(one.stream.key)}}}:state:*")
+        channels.append(_literal(mapping.notify))
+        if mapping.source.kind == "state":
+            keys.append(f"~bridge:{{{_literal(mapping.stream.key)}}}:state:*")
     return User(name, f"component {name}", (*keys, "~bridge:components"), (*channels, "bridge:components"),
                 (*CONNECT, *COMPONENT))  # fmt: skip
 

@@ -102,8 +102,12 @@ class MessageFinder:
             place.said = "it is not carried yet"
         elif known[2]:
             generation, _, written = known[2].partition(":")
-            held = [one for one in ranges_of(self._ledger, self._stream, written) if one.generation == int(generation)]
-            ids = [entry_id for one in held for entry_id, _ in one.entries]
+            held = [
+                written_range
+                for written_range in ranges_of(self._ledger, self._stream, written)
+                if written_range.generation == int(generation)
+            ]
+            ids = [entry_id for written_range in held for entry_id, _ in written_range.entries]
             place.born, place.entry = "Redis", format_id(ids[0]).decode() if ids else None
             place.said = f"the mirror wrote it, of entry {place.entry}"
         else:
@@ -142,9 +146,9 @@ class MessageFinder:
         try:
             for name in sorted(names):
                 tail = self.shared.tail(name, self._ledger)
-                one = _held(tail, opened.identity)
-                if one is not None:
-                    return self._of_line(tail, one, path, number, by_line=by_line)
+                generation = _held(tail, opened.identity)
+                if generation is not None:
+                    return self._of_line(tail, generation, path, number, by_line=by_line)
             offset, line, raw = _line_in(opened, number, by_line=by_line)
             said = "no bridge has carried anything of this file yet"
             return MessagePlace(
@@ -153,11 +157,11 @@ class MessageFinder:
         finally:
             opened.close()
 
-    def _of_line(self, tail: Tail, one: Generation, path: Path, number: int, *, by_line: bool) -> MessagePlace:
-        offset, line, raw = _line_in(one, number, by_line=by_line)
+    def _of_line(self, tail: Tail, generation: Generation, path: Path, number: int, *, by_line: bool) -> MessagePlace:
+        offset, line, raw = _line_in(generation, number, by_line=by_line)
         place = MessagePlace(self.shared.mapping.name, self._stream, file=self._shown(path), line=line, offset=offset,
-                      generation=one.number, raw=raw)  # fmt: skip
-        mirrored = range_at(self._ledger, self._stream, tail.name, one.number, offset)
+                      generation=generation.number, raw=raw)  # fmt: skip
+        mirrored = range_at(self._ledger, self._stream, tail.name, generation.number, offset)
         if mirrored is not None:
             at, place.born = mirrored.start, "Redis"
             for entry_id, length in mirrored.entries:
@@ -172,14 +176,14 @@ class MessageFinder:
             return place
         place.born = "file"
         if self.shared.mapping.source.kind == "context":
-            return self._in_chunk(place, tail.name, Position(one.number, offset if by_line else number))
-        if not raw.endswith(b"\n") and offset + len(raw) >= one.size():
+            return self._in_chunk(place, tail.name, Position(generation.number, offset if by_line else number))
+        if not raw.endswith(b"\n") and offset + len(raw) >= generation.size():
             place.said = "the line is not ended yet: it is carried when it is"
             return place
         if raw == b"\n":
             place.said = "an empty line: it is passed over"
             return place
-        return self._of_own(place, tail.name, Position(one.number, offset), raw.removesuffix(b"\n"))
+        return self._of_own(place, tail.name, Position(generation.number, offset), raw.removesuffix(b"\n"))
 
     def _in_chunk(self, place: MessagePlace, name: str, at: Position) -> MessagePlace:
         """The chunk that holds a byte of a file that grows."""
@@ -323,14 +327,14 @@ class MessageFinder:
         tail = self.shared.tail(name, self._ledger)
         try:
             tail.look()
-            one = tail.of_number(at.generation) or tail.reopen(at.generation)
+            generation = tail.of_number(at.generation) or tail.reopen(at.generation)
             if all(record.number != at.generation for record in tail.records()):
                 raise BridgeError(f"has no generation {at.generation}", where=name)
-            if one is None or one.content is None:
+            if generation is None or generation.content is None:
                 place.said = f"it stood in generation {at.generation} of {name}, which is gone"
                 return
-            place.offset, place.line, place.raw = _line_in(one, at.offset, by_line=False)
-            place.file = self._shown(one.path)
+            place.offset, place.line, place.raw = _line_in(generation, at.offset, by_line=False)
+            place.file = self._shown(generation.path)
             if self.shared.mapping.source.kind == "context":
                 place.offset = at.offset
                 place.said = f"it is the chunk from byte {place.offset} of {place.file}"
@@ -340,34 +344,34 @@ class MessageFinder:
             place.said = str(error)
 
 
-def _in_quarantine(one: QuarantinedMessage) -> str:
-    return f"it is in quarantine: {one.reason} (`bridge quarantine show {one.number}`)"
+def _in_quarantine(quarantined: QuarantinedMessage) -> str:
+    return f"it is in quarantine: {quarantined.reason} (`bridge quarantine show {quarantined.number}`)"
 
 
 def _held(tail: Tail, identity: tuple[int, int]) -> Generation | None:
     """The source's generation that is this file, open or found anew by its content."""
     tail.look()
-    one = tail.of_identity(identity)
+    generation = tail.of_identity(identity)
     for record in tail.records()[::-1]:
-        if one is not None:
+        if generation is not None:
             break
         found = tail.of_number(record.number) or tail.reopen(record.number)
-        one = found if found is not None and found.identity == identity else None
-    return one
+        generation = found if found is not None and found.identity == identity else None
+    return generation
 
 
-def _line_in(one: Generation, number: int, *, by_line: bool) -> tuple[int, int, bytes]:
+def _line_in(generation: Generation, number: int, *, by_line: bool) -> tuple[int, int, bytes]:
     """Where a line begins, its number and its bytes with the newline, by its number or by a byte within it.
 
     Raises BridgeError when the file has no such line.
     """
     if by_line and number < 1:
-        raise BridgeError("lines are counted from 1", where=str(one.path))
-    size, at, line, begin = one.size(), 0, 1, 0
+        raise BridgeError("lines are counted from 1", where=str(generation.path))
+    size, at, line, begin = generation.size(), 0, 1, 0
     if not by_line and number >= size:
-        raise BridgeError(f"has {size} bytes", where=str(one.path))
+        raise BridgeError(f"has {size} bytes", where=str(generation.path))
     while at < size:
-        data = one.read(PIECE, at)
+        data = generation.read(PIECE, at)
         if not data:
             break
         newlines = data.count(b"\n") if by_line else data[: max(0, number - at)].count(b"\n")
@@ -382,8 +386,8 @@ def _line_in(one: Generation, number: int, *, by_line: bool) -> tuple[int, int, 
             begin = at + place
             line += 1
             newlines -= 1
-        raw = one.read(PIECE, begin)
+        raw = generation.read(PIECE, begin)
         if not raw:
             break
         return begin, line, raw[: raw.find(b"\n") + 1] if b"\n" in raw else raw
-    raise BridgeError(f"has {line - (begin >= size)} lines", where=str(one.path))
+    raise BridgeError(f"has {line - (begin >= size)} lines", where=str(generation.path))

@@ -28,7 +28,11 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
     try:
         origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):
-            found = [one for search in searches if (one := search.of_entry(parse_id(what.encode()))) is not None]
+            found = [
+                message_place
+                for search in searches
+                if (message_place := search.of_entry(parse_id(what.encode()))) is not None
+            ]
             if not found:
                 raise BridgeError(f"no stream holds entry {what}, and the ledger knows no line of it")
             return found
@@ -36,9 +40,9 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
             return _of_origin(searches, origin)
         for search in searches:
             for whole in (cwd / what, settings.root / what):
-                one = search.of_whole_file(whole)
-                if one is not None:
-                    return [one]
+                message_place = search.of_whole_file(whole)
+                if message_place is not None:
+                    return [message_place]
         place = _PLACE.fullmatch(what)
         if place is None:
             forms = (
@@ -49,9 +53,9 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
         if path is None:
             raise BridgeError(f"there is no such file, neither here nor in {settings.root}", where=ascii(place[1]))
         for search in searches:
-            one = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
-            if one is not None:
-                return [one]
+            message_place = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
+            if message_place is not None:
+                return [message_place]
         raise BridgeError("belongs to no mapping", where=str(path), hint="`bridge status` lists the files")
     finally:
         for search in searches:
@@ -64,11 +68,11 @@ def _of_origin(searches: list[MessageFinder], origin: Origin) -> list[MessagePla
     errors = [BridgeError(f"no source has the number {origin.source}")]
     for search in searches:
         try:
-            one = search.of_origin(origin)
+            place = search.of_origin(origin)
         except BridgeError as error:
             errors.append(error)
         else:
-            found += [one] if one is not None else []
+            found += [place] if place is not None else []
     if not found:
         raise errors[-1]
-    return [one for one in found if one.entry is not None] or found
+    return [message_place for message_place in found if message_place.entry is not None] or found

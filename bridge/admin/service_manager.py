@@ -131,51 +131,53 @@ def here(settings: Settings, options: Sequence[str]) -> tuple[ServiceFile, Manag
     path = os.environ.get("PATH", os.defpath)
     if sys.platform == "darwin":
         library = Path.home() / "Library"
-        one = agent(settings, options, library / "LaunchAgents", library / "Logs", path)
+        service_file = agent(settings, options, library / "LaunchAgents", library / "Logs", path)
         target = f"gui/{os.getuid()}"
-        start = [["launchctl", "bootstrap", target, str(one.path)]]
-        return one, Manager(
-            start, [["launchctl", "bootout", f"{target}/{one.name}"]], ["launchctl", "print", f"{target}/{one.name}"],
+        start = [["launchctl", "bootstrap", target, str(service_file.path)]]
+        return service_file, Manager(
+            start,
+            [["launchctl", "bootout", f"{target}/{service_file.name}"]],
+            ["launchctl", "print", f"{target}/{service_file.name}"],
             f"{library}/Logs/hestai-bridge-{settings.instance}.log",
-        )  # fmt: skip
+        )
     if not sys.platform.startswith("linux"):
         raise BridgeError(
             f"no service manager is known on {sys.platform}", hint="run `bridge run --dual` from your own"
         )
     configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    one = unit(settings, options, configuration / "systemd" / "user", path)
+    service_file = unit(settings, options, configuration / "systemd" / "user", path)
     user = ["systemctl", "--user"]
-    return one, Manager(
-        [[*user, "daemon-reload"], [*user, "enable", "--now", one.name]],
-        [[*user, "disable", "--now", one.name], [*user, "daemon-reload"]],
-        [*user, "show", one.name, "--property=ActiveState,SubState,MainPID,Result,StatusText"],
-        f"journalctl --user -u {one.name}",
+    return service_file, Manager(
+        [[*user, "daemon-reload"], [*user, "enable", "--now", service_file.name]],
+        [[*user, "disable", "--now", service_file.name], [*user, "daemon-reload"]],
+        [*user, "show", service_file.name, "--property=ActiveState,SubState,MainPID,Result,StatusText"],
+        f"journalctl --user -u {service_file.name}",
     )
 
 
-def install(one: ServiceFile, manager: Manager, does: Run = run) -> None:
+def install(service_file: ServiceFile, manager: Manager, does: Run = run) -> None:
     """Writes the file and starts the service. Raises BridgeError: the manager refuses; the file stays."""
-    one.path.parent.mkdir(parents=True, exist_ok=True)
-    beside = one.path.with_name(f".{one.path.name}.new")
-    beside.write_bytes(one.content)
+    service_file.path.parent.mkdir(parents=True, exist_ok=True)
+    beside = service_file.path.with_name(f".{service_file.path.name}.new")
+    beside.write_bytes(service_file.content)
     beside.chmod(0o600)
-    beside.replace(one.path)
+    beside.replace(service_file.path)
     for words in manager.enable:
         _must(does(words), words)
 
 
-def uninstall(one: ServiceFile, manager: Manager, does: Run = run) -> bool:
+def uninstall(service_file: ServiceFile, manager: Manager, does: Run = run) -> bool:
     """Stops it and removes the file; False: there was none. Raises BridgeError: the manager cannot be asked."""
-    if not one.path.exists():
+    if not service_file.path.exists():
         return False
     last, *rest = manager.disable
     stopped = does(last)
-    one.path.unlink()
+    service_file.path.unlink()
     for words in rest:
         does(words)
     if stopped.returncode:
         raise BridgeError(
-            f"its file is removed, but it could not be stopped: {stopped.stderr.strip()}", where=one.name,
+            f"its file is removed, but it could not be stopped: {stopped.stderr.strip()}", where=service_file.name,
             hint="does it still run? `bridge status` tells",
         )  # fmt: skip
     return True
@@ -198,12 +200,12 @@ class ServiceStatus:
     said: str
 
 
-def status(one: ServiceFile, manager: Manager, does: Run = run) -> ServiceStatus:
+def status(service_file: ServiceFile, manager: Manager, does: Run = run) -> ServiceStatus:
     """How it stands."""
-    there = one.path.exists()
+    there = service_file.path.exists()
     try:
         told = does(manager.show)
         said = " ".join((told.stdout if told.returncode == 0 else told.stderr).split("\n")).strip()
     except BridgeError as error:
         said = str(error)
-    return ServiceStatus(there, there and one.path.read_bytes() == one.content, said)
+    return ServiceStatus(there, there and service_file.path.read_bytes() == service_file.content, said)

@@ -18,12 +18,20 @@ def command(options: Options) -> None:
 
     every = users(options.settings())
     if options.as_json:
-        emit([
-            {"user": one.name, "for": one.purpose, "keys": one.keys, "channels": one.channels, "commands": one.commands,
-             "rules": one.rules}
-            for one in every
-        ])  # fmt: skip
+        emit(
+            [
+                {
+                    "user": component_user.name,
+                    "for": component_user.purpose,
+                    "keys": component_user.keys,
+                    "channels": component_user.channels,
+                    "commands": component_user.commands,
+                    "rules": component_user.rules,
+                }
+                for component_user in every
+            ]
+        )
         return
-    for one in every:
-        click.echo(f"# {one.purpose}")
-        click.echo(f"ACL SETUSER {one.name} reset on '>PASSWORD' {one.shown}")
+    for user in every:
+        click.echo(f"# {user.purpose}")
+        click.echo(f"ACL SETUSER {user.name} reset on '>PASSWORD' {user.shown}")

@@ -128,7 +128,7 @@ def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     from bridge.core.mapping import shipped_names
 
     try:
-        names = [one.name for one in load(config=None, redis=None, env=os.environ, cwd=Path.cwd()).mappings]
+        names = [mapping.name for mapping in load(config=None, redis=None, env=os.environ, cwd=Path.cwd()).mappings]
     except BridgeError:
         names = shipped_names()
     return [name for name in names if name.startswith(incomplete)]

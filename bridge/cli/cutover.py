@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """What both verbs take."""
-    for one in reversed((
+    for run in reversed((
         click.argument("component"),
         click.option("--mapping", shell_complete=mapping_names, help="One mapping alone; else all that it uses"),
         click.option("--reads", is_flag=True, help="From where it reads, and not where it writes"),
@@ -30,7 +30,7 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--force", metavar="COMPONENT", help="Pass a closed gate; say the component's name again"),
         click.option("--accept-volatile", is_flag=True, help="Redis need not keep what it is given through a restart"),
     )):  # fmt: skip
-        function = one(function)
+        function = run(function)
     return function
 
 
@@ -86,8 +86,8 @@ def _run(
     with _operator(options) as operator:
         for step, outcome in operator.complete():
             click.echo(f"bridge: an earlier switch, {step}, {outcome}", err=True)
-        for one in operator.mappings_of(component, mapping):
-            closed |= _switch(options, operator, wish, one.name, told, execute=execute)
+        for component_mapping in operator.mappings_of(component, mapping):
+            closed |= _switch(options, operator, wish, component_mapping.name, told, execute=execute)
     if options.as_json:
         emit(told)
     return 3 if closed else 0
@@ -156,7 +156,7 @@ def _print_plan(plan: SwitchPlan, *, execute: bool) -> None:
         out.print(safe(f"  read again     {plan.again or 'nothing'}"), soft_wrap=True)
     if plan.notice:
         out.print(safe(f"  notice         {plan.notice}"), soft_wrap=True)
-    running = ", ".join(one.where for one in plan.workers) or "nobody: it does not run, or not with our client"
+    running = ", ".join(worker.where for worker in plan.workers) or "nobody: it does not run, or not with our client"
     out.print(safe(f"  it runs as     {running}"), soft_wrap=True)
     if plan.open:
         out.print(safe("  the gate       open", "green"), soft_wrap=True)

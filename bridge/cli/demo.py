@@ -179,7 +179,10 @@ class _Plain:
             self._due = time.monotonic() + EVERY
             ways = (("file → Redis", scene.into_stream, scene.from_file),
                     ("Redis → file", scene.into_file, scene.written["ui"]))  # fmt: skip
-            told = [f"{name} {one.count:,} of {total:,} {_ms(one, NEWEST)}".rstrip() for name, one, total in ways]
+            told = [
+                f"{name} {crossing.count:,} of {total:,} {_ms(crossing, NEWEST)}".rstrip()
+                for name, crossing, total in ways
+            ]
             click.echo(f"        {'; '.join(told)}")
 
 

@@ -31,13 +31,13 @@ def command(options: Options) -> int:
     settings = options.settings()
     options.log(settings.log_format)
     findings = examine(settings, dialler(settings, may_start=False))
-    bad = [one for one in findings if one.verdict == "bad"]
+    bad = [finding for finding in findings if finding.verdict == "bad"]
     if options.as_json:
-        emit({"healthy": not bad, "checks": [one.to_json() for one in findings]})
+        emit({"healthy": not bad, "checks": [finding.to_json() for finding in findings]})
         return 3 if bad else 0
     out = console()
     show(out, _table(findings))
-    notes = sum(one.verdict == "note" for one in findings)
+    notes = sum(finding.verdict == "note" for finding in findings)
     said = f"{counted(len(bad), 'fault')}, {counted(notes, 'note')}, {counted(len(findings), 'check')}"
     click.echo(f"\n{said}{': mend what is BAD first' if bad else ': nothing is wrong'}")
     return 3 if bad else 0
@@ -52,9 +52,9 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for one in findings:
-        sign, style = SIGNS[one.verdict]
-        table.add_row(safe(sign, style), safe(one.check), safe(one.evidence))
-        if one.hint:
-            table.add_row("", "", safe(f"try: {one.hint}", "dim"))
+    for finding in findings:
+        sign, style = SIGNS[finding.verdict]
+        table.add_row(safe(sign, style), safe(finding.check), safe(finding.evidence))
+        if finding.hint:
+            table.add_row("", "", safe(f"try: {finding.hint}", "dim"))
     return table

@@ -60,8 +60,8 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
         over = set()
         if path.exists():
             with closing(Ledger(path, create=True)) as ledger:
-                over = {one.name for one in chosen if one.stream.key in retired(ledger)}
-        chosen = [one for one in chosen if one.name not in over]
+                over = {mapping.name for mapping in chosen if mapping.stream.key in retired(ledger)}
+        chosen = [mapping for mapping in chosen if mapping.name not in over]
         if not chosen:
             raise BridgeError("is retired: its files are not carried any more", where=", ".join(sorted(over)))
         stop = stop_on_signals()
@@ -79,7 +79,11 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
         say_unaccounted(report.mapping, report.unaccounted)
     if not errors:
         return 3 if any(report.unaccounted for report in reports) else 0
-    return 5 if all(error.exit_code == 5 for error in errors) and not any(one.lines for one in reports) else 1
+    return (
+        5
+        if all(error.exit_code == 5 for error in errors) and not any(mapping_report.lines for mapping_report in reports)
+        else 1
+    )
 
 
 class _Watch:
@@ -133,8 +137,8 @@ class _Bars(_Lines):
             self._say(_beginning(report))
             self._start(report)
         many = len(self._tasks) > 1
-        for one in report.sources:
-            self._show(one.source, one.done, one.bytes, f"{one.entries:,} {report.noun}s")
+        for source in report.sources:
+            self._show(source.source, source.done, source.bytes, f"{source.entries:,} {report.noun}s")
         note = " (Redis is away)" if event == "waiting" else ""
         said = f"{report.lines:,} {report.noun}s, {report.rate:,.0f}/s{note}"
         self._show("" if many else report.mapping, report.total("done"), report.total("bytes"), said)
@@ -161,7 +165,7 @@ class _Bars(_Lines):
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), size,
             TextColumn("{task.fields[lines]}", markup=False), TimeRemainingColumn(compact=True), console=out,
         )  # fmt: skip
-        names = [one.source for one in report.sources] if 1 < len(report.sources) <= BARS else []
+        names = [source.source for source in report.sources] if 1 < len(report.sources) <= BARS else []
         for name in [*names, "" if names else report.mapping]:
             self._tasks[name] = self._progress.add_task(str(safe(name or "all")), lines="")
         self._progress.start()
@@ -235,11 +239,13 @@ def summary(report: Report) -> str:
         rows.append(f"  aside    {counted(rejected, report.noun)} in quarantine, see `bridge quarantine list`")
     if report.total("empty"):
         rows.append(f"  empty    {counted(report.total('empty'), 'line')}")
-    waiting = [one for one in report.sources if one.unfinished and report.state == "done"]
+    waiting = [source for source in report.sources if source.unfinished and report.state == "done"]
     if waiting:
-        many = counted(sum(one.unfinished for one in waiting), "byte")
+        many = counted(sum(source_report.unfinished for source_report in waiting), "byte")
         what = "last lines without a newline" if report.noun == "line" else "files that are not complete"
-        rows.append(f"  waiting  {many} of {what}, in {', '.join(one.source for one in waiting[:3])}")
+        rows.append(
+            f"  waiting  {many} of {what}, in {', '.join(source_report.source for source_report in waiting[:3])}"
+        )
     if report.state != "done" and report.total("bytes"):
         size, done = report.total("bytes"), report.total("done")
         rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({100 * done / size:.0f} %)")
@@ -262,16 +268,24 @@ def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int
 
     found, room, said = preview(settings, chosen)
     big = too_big(found, room) if room is not None else ""
-    errors = [error for one in found for _, _, _, error in one.sources if error]
-    damage = [checked.damage for one in found for _, _, checked, _ in one.sources if checked.damage]
+    errors = [error for mapping_preview in found for _, _, _, error in mapping_preview.sources if error]
+    damage = [
+        checked.damage for mapping_preview in found for _, _, checked, _ in mapping_preview.sources if checked.damage
+    ]
     if options.as_json:
         memory = None if room is None else {"used": room.used, "maxmemory": room.limit, "policy": room.policy}
-        emit({"mappings": [one.to_json() for one in found], "server": memory, "server_error": said or None,
-              "warning": big or None})  # fmt: skip
+        emit(
+            {
+                "mappings": [mapping_preview.to_json() for mapping_preview in found],
+                "server": memory,
+                "server_error": said or None,
+                "warning": big or None,
+            }
+        )
     else:
-        for one in found:
-            _describe(one)
-        wanted = sum(one.memory for one in found)
+        for mapping_preview in found:
+            _describe(mapping_preview)
+        wanted = sum(mapping_preview.memory for mapping_preview in found)
         has = f"not known, {said}"
         if room is not None:
             has = f"{room.used:,} in use" + (f" of {room.limit:,} (maxmemory)" if room.limit else ", no limit set")
@@ -282,7 +296,7 @@ def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int
     if big:
         click.echo(f"bridge: it would not fit: {big}", err=True)
         click.echo("  try: a higher maxmemory, fewer mappings at once, or trim what is not needed", err=True)
-    return 3 if errors or damage or big or any(one.total("rejected") for one in found) else 0
+    return 3 if errors or damage or big or any(mapping_preview.total("rejected") for mapping_preview in found) else 0
 
 
 def _describe(plan: Preview) -> None:

@@ -83,7 +83,7 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
 
     folder = MessageFolder(path.resolve(), "**/*")
     files = []
-    for raw_name in islice((one.name for some in folder.scan() for one in some), SAMPLED):
+    for raw_name in islice((found_file.name for some in folder.scan() for found_file in some), SAMPLED):
         taken = folder.read(raw_name, FIRST)
         if taken is not None:
             files.append((os.fsdecode(raw_name), taken.raw))
@@ -100,7 +100,7 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     if found.kind == "log":
         source["rotated"] = [f"{source['path']}.*"]
     if found.exclude:
-        source["exclude"] = [f"{base}{one}" for one in found.exclude]
+        source["exclude"] = [f"{base}{excluded}" for excluded in found.exclude]
     tables: dict[str, Any] = {
         "name": name, "source": source, **({"format": found.format} if found.format else {}),
         **({"message": found.message} if found.message else {}), "stream": {"key": f"{name}:messages"},
@@ -149,7 +149,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
     text = str(value)
     if "\\" in text and "'" not in text and text.isprintable():
         return f"'{text}'"

@@ -84,12 +84,18 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     names = [*mappings, *(f"./{name}" for name in written)]
     given = {name: load_mapping(name, here) for name in names or shipped_names()}
     seen = discover(folder, list(given.values()))
-    here_are = {one.mapping.name for one in seen.found if one.files or one.unread}
-    names = names or [name for name, one in given.items() if one.name in here_are]
+    here_are = {
+        mapping_files.mapping.name for mapping_files in seen.found if mapping_files.files or mapping_files.unread
+    }
+    names = names or [name for name, mapping in given.items() if mapping.name in here_are]
     if not names and seen.near:
         raise _nearly(seen, folder)
     names = names or ["hestai-message"]
-    chosen = [one for one in seen.found if one.mapping.name in {given[name].name for name in names}]
+    chosen = [
+        mapping_files
+        for mapping_files in seen.found
+        if mapping_files.mapping.name in {given[name].name for name in names}
+    ]
     text = _TEMPLATE.format(
         instance=json.dumps(f"bridge-{secrets.token_hex(3)}"), root=json.dumps(root), url=json.dumps(url),
         mappings=json.dumps(names), components=_components(chosen),
@@ -106,14 +112,14 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     if options.as_json:
         emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
               "reachable": reachable, "mappings": names, "not_understood": seen.names, "retired": begun,
-              "sources": {one.mapping.name: _facts(one) for one in chosen},
+              "sources": {mapping_files.mapping.name: _facts(mapping_files) for mapping_files in chosen},
               })  # fmt: skip
         return
     from bridge.cli.screen import console, safe
 
     out = console()
-    for one in chosen:
-        _show(out, one, folder)
+    for files in chosen:
+        _show(out, files, folder)
     if not here_are:
         _nothing(out, seen, folder, names)
     elif seen.names:
@@ -132,8 +138,8 @@ def _components(chosen: list[MappingFiles]) -> str:
     """A component for each role that has a file by now, where the mirror writes a file for each role."""
     roles = {
         role.decode("utf-8", "replace")
-        for one in chosen if one.mapping.mirror is not None and "{role}" in one.mapping.mirror.path
-        for _, check in one.files for role in check.roles
+        for files in chosen if files.mapping.mirror is not None and "{role}" in files.mapping.mirror.path
+        for _, check in files.files for role in check.roles
     }  # fmt: skip
     fine = sorted(role for role in roles if ROLE.fullmatch(role))
     if not fine:
@@ -142,25 +148,25 @@ def _components(chosen: list[MappingFiles]) -> str:
     return said + "\n".join(f'[components.{role}]\nroles = ["{role}"]\n' for role in fine)
 
 
-def _facts(one: MappingFiles) -> list[dict[str, Any]]:
+def _facts(files: MappingFiles) -> list[dict[str, Any]]:
     return [
         {"file": str(path), "bytes": check.size, "translated": check.translated, "rejected": check.rejected}
-        for path, check in one.files
+        for path, check in files.files
     ]
 
 
-def _show(out: Console, one: MappingFiles, folder: Path) -> None:
+def _show(out: Console, files: MappingFiles, folder: Path) -> None:
     from bridge.cli.screen import safe
     from bridge.core.model import shown
 
-    out.print(safe(f"{one.mapping.name}: {one.mapping.source.path} → {one.mapping.stream.key}", "bold"))
-    for path, check in one.files:
+    out.print(safe(f"{files.mapping.name}: {files.mapping.source.path} → {files.mapping.stream.key}", "bold"))
+    for path, check in files.files:
         total = check.translated + check.rejected
         said = (
             f"{check.translated:,} of {counted(total, check.noun)} translate" if total else f"no whole {check.noun} yet"
         )
         out.print(safe(f"  {path.relative_to(folder)}, {counted(check.size, 'byte')}: {said}"))
-        if path == one.files[-1][0]:
+        if path == files.files[-1][0]:
             for number, pairs in check.first:
                 text = "  ".join(f"{name}={shown(value, 120)}" for name, value in pairs)
                 out.print(safe(f"    {number}: {text}"), no_wrap=True, overflow="ellipsis")
@@ -170,7 +176,7 @@ def _show(out: Console, one: MappingFiles, folder: Path) -> None:
             where = ", ".join(map(str, numbers)) + (" …" if count > len(numbers) else "")
             text = f"    {count:,} × {reason}, {check.noun} {where}: {shown(example, 120)}"
             out.print(safe(text, "yellow"), no_wrap=True, overflow="ellipsis")
-    for error in one.unread:
+    for error in files.unread:
         out.print(safe(f"  {error}", "red"))
 
 
@@ -241,8 +247,8 @@ def _own(here: Path, folder: Path, log: str) -> str:
         name = str(file.resolve().relative_to(folder.resolve()))
     except ValueError:
         raise ConfigError("is not below the root", where=str(file), hint="name its folder with --root") from None
-    shipped = {load_mapping(one, here).name: one for one in shipped_names()}
-    best = closest([load_mapping(one, here) for one in shipped_names()], file)
+    shipped = {load_mapping(shipped_name, here).name: shipped_name for shipped_name in shipped_names()}
+    best = closest([load_mapping(shipped_name, here) for shipped_name in shipped_names()], file)
     if best is None:
         hint = PROPOSE.format(shlex.quote(log))
         raise ConfigError("no shipped mapping translates most of its first lines", where=str(file), hint=hint)

@@ -28,19 +28,19 @@ def command(options: Options, count: int) -> None:
         emit(found)
         return
     out = console()
-    for one in found:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["at"]))
-        out.print(safe(f"{when}  {one['who']}  {one['what']}  {one['stream']}: {_said(one)}"), soft_wrap=True)
+    for row in found:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"]))
+        out.print(safe(f"{when}  {row['who']}  {row['what']}  {row['stream']}: {_said(row)}"), soft_wrap=True)
     if not found:
         click.echo("nothing yet")
 
 
-def _said(one: dict[str, Any]) -> str:
+def _said(row: dict[str, Any]) -> str:
     """An entry's facts in words; `--json` has all of them."""
-    facts = one["facts"]
-    if one["what"] not in ("cutover", "rollback"):
-        plain = {name: one for name, one in facts.items() if one is not None and not isinstance(one, dict | list)}
-        said = ", ".join(f"{name} {one}" for name, one in plain.items() if name != "stream")
+    facts = row["facts"]
+    if row["what"] not in ("cutover", "rollback"):
+        plain = {name: fact for name, fact in facts.items() if fact is not None and not isinstance(fact, dict | list)}
+        said = ", ".join(f"{name} {value}" for name, value in plain.items() if name != "stream")
         said = said or f"{len(facts.get('keys', ()))} keys"
         return said + (f"; FORCED although {'; '.join(facts['forced'])}" if facts.get("forced") else "")
     where = {"file": "the files", "redis": "Redis", "both": "both sides itself"}[facts["to"]]

@@ -33,8 +33,8 @@ def list_(given: Options) -> None:
         )
         return
     width = max(len(m.name) for m in loaded)
-    for one in loaded:
-        click.echo(f"{one.name:{width}}  {one.source.path} → {one.stream.key}  {one.description}")
+    for mapping in loaded:
+        click.echo(f"{mapping.name:{width}}  {mapping.source.path} → {mapping.stream.key}  {mapping.description}")
 
 
 @command.command("show")

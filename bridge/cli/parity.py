@@ -79,7 +79,7 @@ def command(
         from bridge.ledger.retired import retired
 
         over = retired(ledger)
-        chosen = [one for one in chosen if one.stream.key not in over] or chosen
+        chosen = [mapping for mapping in chosen if mapping.stream.key not in over] or chosen
     try:
         if history:
             return _history(options, ledger, why, chosen)
@@ -118,9 +118,9 @@ def _prove(
 
         _write(html, page(results, time.time()))
     if options.as_json:
-        emit({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
-        for one in results:
-            _notes(one)
+        emit({"verdict": verdict_of_all(results), "mappings": [parity_result.to_json() for parity_result in results]})
+        for result in results:
+            _notes(result)
     else:
         _print(results)
     if ledger is None or proof.unkept:
@@ -185,9 +185,9 @@ class _Progress:
             self._open = False
 
 
-def _notes(one: ParityResult) -> None:
-    for note in [*one.warnings(), *one.notes, *(why for why in one.tally.why if why not in one.notes)]:
-        click.echo(f"bridge: {one.mapping}: {note}", err=True)
+def _notes(result: ParityResult) -> None:
+    for note in [*result.warnings(), *result.notes, *(why for why in result.tally.why if why not in result.notes)]:
+        click.echo(f"bridge: {result.mapping}: {note}", err=True)
 
 
 def _print(results: list[ParityResult]) -> None:
@@ -212,27 +212,27 @@ def _print(results: list[ParityResult]) -> None:
     def say(text: str, style: str = "") -> None:
         out.print(safe(text, style), soft_wrap=not out.is_terminal)
 
-    for one in results:
-        say(f"{one.mapping} → {one.stream}", "bold")
-        say(f"  {verdict_in_words(one)}", STYLES[level[one.verdict]])
-        for warning in one.warnings():
+    for result in results:
+        say(f"{result.mapping} → {result.stream}", "bold")
+        say(f"  {verdict_in_words(result)}", STYLES[level[result.verdict]])
+        for warning in result.warnings():
             say(f"  {warning}", STYLES["bad"])
-        for fact in facts(one, time.time()):
+        for fact in facts(result, time.time()):
             say(f"  {fact}")
-        if one.verdict == "differs":
-            say(f"  {counts_in_words(one)}")
-        for difference in one.tally.differences[:LISTED]:
+        if result.verdict == "differs":
+            say(f"  {counts_in_words(result)}")
+        for difference in result.tally.differences[:LISTED]:
             say("")
             say(f"  {WORDS[difference.kind]}: {where(difference)}", "bold")
             for name, raw in zip(("file ", "Redis"), sides(difference), strict=True):
                 say(f"    {name}  {without(difference) if raw is None else shown(raw, 500)}")
-        more = sum(one.counts().values()) - LISTED
+        more = sum(result.counts().values()) - LISTED
         if more > 0:
             say("")
             say(f"  … and {counted(more, 'difference')} more: `--json` or `--html FILE` shows them")
         say("")
     whole = verdict_of_all(results)
-    lost = any(one.lost for one in results)
+    lost = any(parity_result.lost for parity_result in results)
     hint = f": {what_to_try(results)}" if whole == "differs" and not lost else ""
     say(f"{whole.upper()}{hint}", STYLES[level[whole]])
 
@@ -255,11 +255,13 @@ def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection]
             try:
                 results = proof.run(dial, onwards=onwards)
                 onwards = True
-                said = "; ".join(f"{one.mapping}: {one.verdict}" for one in results)
+                said = "; ".join(f"{result.mapping}: {result.verdict}" for result in results)
                 at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-                words = [f"{at} {one.mapping}: {verdict_in_words(one)}" for one in results]
+                words = [f"{at} {result.mapping}: {verdict_in_words(result)}" for result in results]
                 if options.as_json:
-                    emit_line({"verdict": verdict_of_all(results), "mappings": [one.to_json() for one in results]})
+                    emit_line(
+                        {"verdict": verdict_of_all(results), "mappings": [result.to_json() for result in results]}
+                    )
                 elif live is not None:
                     live.update(safe("\n".join(words)), refresh=True)
                 elif said != last:
@@ -282,7 +284,9 @@ def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Map
 
     if ledger is None:
         raise LedgerError(f"no runs are kept: {why}")
-    found = sorted((run for one in chosen for run in runs(ledger, one.stream.key, 100)), key=lambda run: run.number)
+    found = sorted(
+        (run for mapping in chosen for run in runs(ledger, mapping.stream.key, 100)), key=lambda run: run.number
+    )
     if options.as_json:
         emit([{"began": run.began, "seconds": run.seconds, "who": run.who, **run.report} for run in found])
         return 0

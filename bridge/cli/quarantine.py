@@ -42,17 +42,17 @@ def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     if given.as_json:
         emit(
             [
-                _facts(mapping, one) | {"begins": as_json(one.raw)}
-                for mapping, one in _found(settings, mappings, everything)
+                _facts(mapping, quarantined_message) | {"begins": as_json(quarantined_message.raw)}
+                for mapping, quarantined_message in _found(settings, mappings, everything)
             ]
         )
         return
     out, total = console(), 0
-    for _, one in _found(settings, mappings, everything):
+    for _, quarantined in _found(settings, mappings, everything):
         total += 1
-        gone = f" (now {one.retried})" if one.retried else ""
-        out.print(safe(f"{one.number}  {_where(one)}  {one.reason}{gone}"), soft_wrap=True)
-        out.print(safe(f"   {shown(one.raw)}", "dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False)
+        gone = f" (now {quarantined.retried})" if quarantined.retried else ""
+        out.print(safe(f"{quarantined.number}  {_where(quarantined)}  {quarantined.reason}{gone}"), soft_wrap=True)
+        out.print(safe(f"   {shown(quarantined.raw)}", "dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False)
     said = "`bridge quarantine show NUMBER` has all of one, `bridge quarantine retry` tries again"
     click.echo(f"{counted(total, 'message')}: {said}" if total else "nothing is in quarantine")
 
@@ -67,19 +67,20 @@ def show(given: Options, number: int) -> None:
 
     settings = given.settings()
     with _ledger(settings) as ledger:
-        mapping, one = _numbered(settings, ledger, number)
-    facts = _facts(mapping, one)
+        mapping, quarantined = _numbered(settings, ledger, number)
+    facts = _facts(mapping, quarantined)
     if given.as_json:
-        emit(facts | {"raw": as_json(one.raw)})
+        emit(facts | {"raw": as_json(quarantined.raw)})
         return
     out = console()
     for name in ("number", "mapping", "direction", "where", "reason", "noted", "bytes", "retried"):
         if facts[name] is not None:
             out.print(safe(f"{name:10} {facts[name]}"))
-    if len(one.raw) < one.length:
-        out.print(safe(f"{'kept':10} its first {len(one.raw):,} bytes; BLAKE2b-128 of all {one.digest or 'not kept'}"))
+    if len(quarantined.raw) < quarantined.length:
+        digest = quarantined.digest or "not kept"
+        out.print(safe(f"{'kept':10} its first {len(quarantined.raw):,} bytes; BLAKE2b-128 of all {digest}"))
     out.print()
-    out.print(safe(shown(one.raw, SHOWN)), soft_wrap=True)
+    out.print(safe(shown(quarantined.raw, SHOWN)), soft_wrap=True)
 
 
 @command.command("retry")
@@ -107,11 +108,11 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     with state_lock(settings.state_dir, "quarantine retry"), _ledger(settings, create=path.exists()) as ledger:
         wanted: dict[str, list[QuarantinedMessage]] = {mapping.name: [] for mapping in settings.mappings}
         for number in numbers:
-            mapping, one = _numbered(settings, ledger, number)
-            if one.retried:
-                results.append({"number": number, "where": one.retried, "reason": None, "before": True})
+            mapping, quarantined_message = _numbered(settings, ledger, number)
+            if quarantined_message.retried:
+                results.append({"number": number, "where": quarantined_message.retried, "reason": None, "before": True})
             else:
-                wanted[mapping.name].append(one)
+                wanted[mapping.name].append(quarantined_message)
         for mapping in settings.mappings:
             if not numbers:
                 wanted[mapping.name] += quarantined(ledger, mapping.stream.key)
@@ -124,22 +125,24 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
                         results.append({"number": done.number, "where": where, "reason": reason, "before": False})
                 finally:
                     shared.close()
-        left = sum(n for one in settings.mappings for _, _, n in quarantine_counts(ledger, one.stream.key))
+        left = sum(
+            n for configured in settings.mappings for _, _, n in quarantine_counts(ledger, configured.stream.key)
+        )
     if given.as_json:
         emit(results)
     else:
         _render(results, left)
-    return 3 if any(one["reason"] for one in results) else 0
+    return 3 if any(result["reason"] for result in results) else 0
 
 
 def _render(results: list[dict[str, Any]], left: int) -> None:
     from bridge.cli.screen import console, safe
 
     out = console()
-    for one in results:
-        said = f"stays: {one['reason']}" if one["reason"] else f"now {one['where']}"
-        out.print(safe(f"{one['number']}: {'went over before, ' * one['before']}{said}"), soft_wrap=True)
-    went = sum(not one["reason"] and not one["before"] for one in results)
+    for result in results:
+        said = f"stays: {result['reason']}" if result["reason"] else f"now {result['where']}"
+        out.print(safe(f"{result['number']}: {'went over before, ' * result['before']}{said}"), soft_wrap=True)
+    went = sum(not row["reason"] and not row["before"] for row in results)
     click.echo(f"{counted(went, 'message')} went over, {left} in quarantine" if results else "nothing is in quarantine")
 
 
@@ -181,8 +184,8 @@ def acknowledge(given: Options, numbers: tuple[int, ...], everything: bool, reas
 @verb
 def export(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     """All of it on stdout, one JSON object a line, with every byte that was kept."""
-    for mapping, one in _found(given.settings(), mappings, everything, whole=True):
-        emit_line(_facts(mapping, one) | {"raw": as_json(one.raw)})
+    for mapping, quarantined in _found(given.settings(), mappings, everything, whole=True):
+        emit_line(_facts(mapping, quarantined) | {"raw": as_json(quarantined.raw)})
 
 
 def _ledger(settings: Settings, *, create: bool = False) -> Any:
@@ -203,8 +206,8 @@ def _found(
         return
     with _ledger(settings) as ledger:
         for mapping in chosen:
-            for one in quarantined(ledger, mapping.stream.key, everything=everything, whole=whole):
-                yield mapping, one
+            for quarantined_message in quarantined(ledger, mapping.stream.key, everything=everything, whole=whole):
+                yield mapping, quarantined_message
 
 
 def _numbered(settings: Settings, ledger: Ledger, number: int) -> tuple[Mapping, QuarantinedMessage]:
@@ -220,20 +223,31 @@ def _numbered(settings: Settings, ledger: Ledger, number: int) -> tuple[Mapping,
     )
 
 
-def _where(one: QuarantinedMessage) -> str:
-    if one.direction == "mirror":
-        return f"entry {one.entry_id}"
-    return f"{one.name}@{one.offset}" + (f" of generation {one.generation}" if one.generation > 1 else "")
+def _where(quarantined: QuarantinedMessage) -> str:
+    if quarantined.direction == "mirror":
+        return f"entry {quarantined.entry_id}"
+    return f"{quarantined.name}@{quarantined.offset}" + (
+        f" of generation {quarantined.generation}" if quarantined.generation > 1 else ""
+    )
 
 
-def _facts(mapping: Mapping, one: QuarantinedMessage) -> dict[str, Any]:
+def _facts(mapping: Mapping, quarantined: QuarantinedMessage) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    noted = datetime.fromtimestamp(one.noted_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    noted = datetime.fromtimestamp(quarantined.noted_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {
-        "number": one.number, "mapping": mapping.name, "stream": mapping.stream.key, "direction": one.direction,
-        "where": _where(one), "file": one.name or None, "generation": one.generation or None,
-        "offset": one.offset if one.direction == "forward" else None, "entry": one.entry_id or None,
-        "reason": one.reason, "noted": noted, "bytes": one.length, "digest": one.digest or None,
-        "retried": one.retried or None,
-    }  # fmt: skip
+        "number": quarantined.number,
+        "mapping": mapping.name,
+        "stream": mapping.stream.key,
+        "direction": quarantined.direction,
+        "where": _where(quarantined),
+        "file": quarantined.name or None,
+        "generation": quarantined.generation or None,
+        "offset": quarantined.offset if quarantined.direction == "forward" else None,
+        "entry": quarantined.entry_id or None,
+        "reason": quarantined.reason,
+        "noted": noted,
+        "bytes": quarantined.length,
+        "digest": quarantined.digest or None,
+        "retried": quarantined.retried or None,
+    }

@@ -17,7 +17,7 @@ from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.admin.repair.mend import RepairAction, RepairPlan
-    from bridge.engine import rebuild_ledger
+    from bridge.engine.rebuild_plan import RebuildPlan
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.parity.result import ParityResult
@@ -146,7 +146,7 @@ class _Repair:
         self._connection = connection
         self._execute = execute
         self._take_over = take_over
-        self.rebuilt: rebuild_ledger.RebuildPlan | None = None
+        self.rebuilt: RebuildPlan | None = None
         self.result: ParityResult | None = None
         self.plan: RepairPlan | None = None
         self.done: list[tuple[RepairAction, str]] = []
@@ -220,9 +220,9 @@ class _Repair:
         self._look()
         mender = Mender(self.shared, ledger, late, who(), time.time)
         if self.plan is not None and self.plan.restores:
-            for one in self.plan.restores:
-                mender.restore(one)
-                self.restored += one.lines
+            for restore in self.plan.restores:
+                mender.restore(restore)
+                self.restored += restore.lines
             self._look()  # where the lines stand again, other places may be right as well
         if self.plan is not None:
             self.done = list(mender.run(self.plan, self._numbers))
@@ -251,7 +251,7 @@ class _Repair:
         """Counts the lines at the end of files that the repair put back, or would put back."""
         if self._execute or self.plan is None:
             return self.restored
-        return sum(one.lines for one in self.plan.restores)
+        return sum(restore.lines for restore in self.plan.restores)
 
     # -- for people ------------------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class _Repair:
     def _said(self, act: RepairAction) -> str:
         from bridge.parity.report import WORDS, where
 
-        now = next((f", now {place}" for one, place in self.done if one is act), "")
+        now = next((f", now {place}" for action, place in self.done if action is act), "")
         return f"{WORDS[act.difference.kind]}: {where(act.difference)}{now}"
 
     def _print_rebuilt(self) -> None:
@@ -317,10 +317,10 @@ class _Repair:
             found = counted(len(made.ranges), "mirrored file" if self.shared.folder is not None else "mirrored line")
             click.echo(f"  {found} found, {made.ambiguous} with an equal twin")
             click.echo(f"  {counted(made.unmatched, 'entry', 'entries')} still to be mirrored")
-        for one in made.missing:
-            click.echo(f"  {one} is not to be found")
-        for one in made.strangers:
-            click.echo(f"  {one} is not a file that was carried: all of it will be carried as new")
+        for missing_name in made.missing:
+            click.echo(f"  {missing_name} is not to be found")
+        for stranger in made.strangers:
+            click.echo(f"  {stranger} is not a file that was carried: all of it will be carried as new")
         if not self._execute:
             flags = "--take-over --execute" if self._take_over else "--execute"
             click.echo(f"  nothing was changed; `bridge repair {flags}` does it")

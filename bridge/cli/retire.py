@@ -145,7 +145,7 @@ def _end(
 
     alone = replace(settings, mappings=(mapping,))
     drained = once(alone, dual=mapping.mirror is not None, stop=Event())
-    for error in [error for one in drained for error in one.errors]:
+    for error in [error for report in drained for error in report.errors]:
         complain(error)
         return None
     [result] = ParityRunner(alone, [mapping], ledger, Event(), lambda m, read, of: None, who()).run(dialler(settings))
@@ -281,16 +281,18 @@ def runbook(options: Options) -> None:
             wrong, modes = "; ".join(reason.what for reason in found), all_modes(connection)
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
-    left = [one for one in settings.mappings if one.stream.key not in over]
-    logs = [one for one in left if one.source.kind == "log"]
-    others = {one.name: one.source.kind for one in left if one.source.kind in ("spool", "state")}
+    left = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
+    logs = [mapping for mapping in left if mapping.source.kind == "log"]
+    others = {mapping.name: mapping.source.kind for mapping in left if mapping.source.kind in ("spool", "state")}
     parts = [
-        RunbookMapping(name, one.name, roles, now.reads, now.writes)
-        for one in logs for name, roles in settings.components.items()
-        for now in [modes.get((name, one.name), ComponentModes())]
+        RunbookMapping(name, log.name, roles, now.reads, now.writes)
+        for log in logs for name, roles in settings.components.items()
+        for now in [modes.get((name, log.name), ComponentModes())]
     ]  # fmt: skip
-    text = written(parts, {one.name: one.stream.key for one in left}, others, redis=masked(settings.redis_url),
-                   root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"))  # fmt: skip
+    text = written(
+        parts, {mapping.name: mapping.stream.key for mapping in left}, others, redis=masked(settings.redis_url),
+        root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"),
+    )  # fmt: skip
     if options.as_json:
         emit({"markdown": text})
     else:

@@ -33,16 +33,16 @@ def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
     from bridge.admin import service_manager
 
     settings = of_root(given.settings())
-    one, manager = service_manager.here(settings, _flags(dual, poll))
+    service_file, manager = service_manager.here(settings, _flags(dual, poll))
     if prints:
-        click.echo(one.content.decode(), nl=False)
+        click.echo(service_file.content.decode(), nl=False)
         return
-    service_manager.install(one, manager)
+    service_manager.install(service_file, manager)
     if given.as_json:
-        emit({"service": one.name, "file": str(one.path), "log": manager.logs})
+        emit({"service": service_file.name, "file": str(service_file.path), "log": manager.logs})
     else:
-        click.echo(f"{one.name} runs, and starts at each login")
-        click.echo(f"  file  {one.path}\n  log   {manager.logs}")
+        click.echo(f"{service_file.name} runs, and starts at each login")
+        click.echo(f"  file  {service_file.path}\n  log   {manager.logs}")
 
 
 @command.command("uninstall")
@@ -51,12 +51,12 @@ def uninstall(given: Options) -> None:
     """Stop the service and remove its file. Ledger, files and stream stay as they are."""
     from bridge.admin import service_manager
 
-    one, manager = service_manager.here(given.settings(), [])
-    was = service_manager.uninstall(one, manager)
+    service_file, manager = service_manager.here(given.settings(), [])
+    was = service_manager.uninstall(service_file, manager)
     if given.as_json:
-        emit({"service": one.name, "removed": was})
+        emit({"service": service_file.name, "removed": was})
     else:
-        click.echo(f"{one.name} is removed" if was else f"{one.name} was not installed")
+        click.echo(f"{service_file.name} is removed" if was else f"{service_file.name} was not installed")
 
 
 @command.command("status")
@@ -67,13 +67,13 @@ def status(given: Options, dual: bool, poll: bool) -> int:
     """Say whether the service is installed, and what its manager says of it. Exits 3 when it is not installed."""
     from bridge.admin import service_manager
 
-    one, manager = service_manager.here(given.settings(), _flags(dual, poll))
-    told = service_manager.status(one, manager)
+    service_file, manager = service_manager.here(given.settings(), _flags(dual, poll))
+    told = service_manager.status(service_file, manager)
     if given.as_json:
-        emit({"service": one.name, "installed": told.installed, "current": told.current, "said": told.said,
-              "file": str(one.path)})  # fmt: skip
+        emit({"service": service_file.name, "installed": told.installed, "current": told.current, "said": told.said,
+              "file": str(service_file.path)})  # fmt: skip
     else:
-        click.echo(f"{one.name}: {'installed' if told.installed else 'not installed'}")
+        click.echo(f"{service_file.name}: {'installed' if told.installed else 'not installed'}")
         if told.installed and not told.current:
             click.echo("  its file is another than would be written now: other options, or another installation")
         click.echo(f"  {told.said}")

@@ -123,8 +123,12 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
         facts.append(("", f"try: {found.redis_hint}"))
     parts: list[object] = [safe(said, STYLES[level]), safe("")]
     parts.append(_pairs(facts))
-    for one in found.mappings:
-        parts += [safe(""), safe(f"{one.name} → {one.stream}", "bold"), *_mapping(one, found, wide=width >= 80)]
+    for mapping in found.mappings:
+        parts += [
+            safe(""),
+            safe(f"{mapping.name} → {mapping.stream}", "bold"),
+            *_mapping(mapping, found, wide=width >= 80),
+        ]
     waits = []
     for worker, trouble in found.troubles.items():
         hint = f" ({trouble.hint})" if trouble.hint else ""
@@ -292,7 +296,7 @@ def _retention(report: dict[str, Any], found: Status) -> str:
 
     said = f"{counted(report['length'], 'entry', 'entries')}, {size(report['bytes'])} of memory"
     said += f", {report['trimmed']:,} trimmed so far" if report["trimmed"] else ""
-    holds = [f"held from {one['from']} on by {one['who']}" for one in report["holds"]]
+    holds = [f"held from {value['from']} on by {value['who']}" for value in report["holds"]]
     if report.get("waits") and report["goes"]:
         holds.append(f"its limits are new: about {counted(report['goes'], 'entry', 'entries')} may go, and wait for"
                      f" `bridge trim --execute`")  # fmt: skip

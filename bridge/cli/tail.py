@@ -53,7 +53,7 @@ def command(
 
     settings = options.settings()
     if mapping is None and len(settings.mappings) > 1:
-        names = ", ".join(one.name for one in settings.mappings)
+        names = ", ".join(configured.name for configured in settings.mappings)
         raise ConfigError("there are several mappings", where=str(settings.path), hint=f"name one of {names}")
     chosen = settings.mapping(mapping) if mapping else settings.mappings[0]
     now = time.time()
@@ -107,7 +107,10 @@ def _say(text: str) -> None:
 def named(mapping: Mapping) -> bool:
     """Whether a field comes from the file's name, so that the line alone would not tell it."""
     message = mapping.message
-    return any(one is not None and one.name for one in (message.role, message.type, message.timestamp, message.data))
+    return any(
+        section is not None and section.name
+        for section in (message.role, message.type, message.timestamp, message.data)
+    )
 
 
 def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:

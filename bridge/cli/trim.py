@@ -88,11 +88,11 @@ def _print(name: str, stream: str, plan: TrimPlan, done: TrimReport | None) -> N
     if plan.unproven:
         click.echo("  over the limits, and held: parity has not found both sides equal up to there")
         click.echo(f"    try: bridge parity {name}")
-    for one in plan.allowed.holds:
-        first = format_id(one.first).decode()
-        click.echo(f"  held from {first} on by {shown(one.who.encode())}")
-        if one.hint:
-            click.echo(f"    try: {shown(one.hint.encode())}")
+    for hold in plan.allowed.holds:
+        first = format_id(hold.first).decode()
+        click.echo(f"  held from {first} on by {shown(hold.who.encode())}")
+        if hold.hint:
+            click.echo(f"    try: {shown(hold.hint.encode())}")
     if plan.allowed.upto is not None:
         many = counted(plan.goes, "entry", "entries")
         click.echo(f"  about {many} may go, up to {format_id(plan.allowed.upto.entry).decode()}")

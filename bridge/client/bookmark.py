@@ -50,37 +50,45 @@ class SourcePosition:
     @property
     def position(self) -> Position | None:
         """Where the oldest generation that is not finished goes on."""
-        first = next((one for one in self.generations if not one.closed), None)
+        first = next((generation for generation in self.generations if not generation.closed), None)
         return None if first is None else Position(first.number, first.at.offset)
 
     def has_read(self, at: Position) -> bool:
         """Whether a message that begins there was read."""
         if not self.generations or at.generation > self.generations[-1].number:
             return False
-        one = next((one for one in self.generations if one.number == at.generation), None)
-        if one is None:
+        record = next((generation for generation in self.generations if generation.number == at.generation), None)
+        if record is None:
             return True
-        return at.offset < one.at.offset or self.skips(at)
+        return at.offset < record.at.offset or self.skips(at)
 
     def skips(self, at: Position) -> bool:
         """Whether it was read although it lies behind the place."""
-        return any(one.holds(at) for one in self.skip)
+        return any(span.holds(at) for span in self.skip)
 
     def repeats(self, at: Position) -> bool:
         """Whether it was given before."""
-        return any(one.holds(at) for one in self.again)
+        return any(span.holds(at) for span in self.again)
 
     def to_json(self) -> dict[str, Any]:
         """For the bookmark, and for `bridge:{S}:positions`."""
         return {
             "generations": [
-                [one.number, one.device, one.inode, one.closed, one.at.offset, one.at.head_len, one.at.head,
-                 one.at.tail]
-                for one in self.generations
+                [
+                    generation.number,
+                    generation.device,
+                    generation.inode,
+                    generation.closed,
+                    generation.at.offset,
+                    generation.at.head_len,
+                    generation.at.head,
+                    generation.at.tail,
+                ]
+                for generation in self.generations
             ],
-            "skip": [[one.generation, one.start, one.end] for one in self.skip],
-            "again": [[one.generation, one.start, one.end] for one in self.again],
-        }  # fmt: skip
+            "skip": [[span.generation, span.start, span.end] for span in self.skip],
+            "again": [[span.generation, span.start, span.end] for span in self.again],
+        }
 
     @classmethod
     def from_json(cls, said: Any) -> SourcePosition:
@@ -185,7 +193,7 @@ class Bookmark:
             places = {str(name): SourcePosition.from_json(place) for name, place in said["files"].items()}
             self.marks = BookmarkState(
                 str(said["reads"]), str(said["writes"]), int(said["epoch"]), str(said["doubt"]), str(said["entry"]),
-                places, bool(said["following"]), [str(one) for one in said.get("unclean", ())],
+                places, bool(said["following"]), [str(value) for value in said.get("unclean", ())],
                 bool(said.get("begun", True)), bool(said.get("retired", False)),
                 [str(entry) for entry in said.get("aside", ())],
             )  # fmt: skip
@@ -199,7 +207,10 @@ class Bookmark:
 
     def _moved(self, name: str, number: int, at: Fingerprint) -> None:
         place = self.marks.places[name]
-        known = tuple(replace(one, at=at) if one.number == number else one for one in place.generations)
+        known = tuple(
+            replace(generation, at=at) if generation.number == number else generation
+            for generation in place.generations
+        )
         self.marks.places[name] = replace(place, generations=known)
 
     def save(self) -> None:

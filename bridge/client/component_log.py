@@ -65,8 +65,8 @@ _OPEN: WeakSet[Log] = WeakSet()
 
 def _let_go() -> None:
     """In a forked process: the locks are its parent's alone, and end with it."""
-    for one in list(_OPEN):
-        one.let_go()
+    for component_log in list(_OPEN):
+        component_log.let_go()
 
 
 os.register_at_fork(after_in_child=_let_go)
@@ -229,7 +229,7 @@ class Log:
             return
         try:
             connection = self._dial()
-            ids = [format_id(one) for one in self._hand.done]
+            ids = [format_id(entry_id) for entry_id in self._hand.done]
             connection.call("XACK", self._shared.keys.stream, self.component, *ids)
             connection.close()
             self._hand.done.clear()

@@ -121,7 +121,7 @@ class FileReader:
             self._bookmark.save()
         place = self._bookmark.marks.places[given.name]
         spans = (*place.skip, *place.again)
-        if spans and all((one.generation, one.end) <= (given.number, given.at.offset) for one in spans):
+        if spans and all((span.generation, span.end) <= (given.number, given.at.offset) for span in spans):
             self._bookmark.marks.places[given.name] = replace(place, skip=(), again=())
             self._bookmark.save()
 
@@ -155,11 +155,11 @@ class FileReader:
             return
         tail.news.clear()
         place = self._bookmark.marks.places[name]
-        before = {one.number: one for one in place.generations}
+        before = {generation.number: generation for generation in place.generations}
         records = tail.records()
-        oldest = max([one.number for one in records if one.closed], default=0) - KEPT_LATE
-        kept = [one for one in records if not one.closed or one.number > oldest]
-        known = tuple(self._merged(before.get(one.number), one) for one in kept)
+        oldest = max([record.number for record in records if record.closed], default=0) - KEPT_LATE
+        kept = [record for record in records if not record.closed or record.number > oldest]
+        known = tuple(self._merged(before.get(record.number), record) for record in kept)
         self._bookmark.marks.places[name] = replace(place, generations=known)
         self._bookmark.save()
 

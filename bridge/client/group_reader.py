@@ -97,7 +97,7 @@ class GroupReader:
 
     def counts(self, entries: Sequence[EntryId], times: int) -> None:
         """Redis is to know that they were given so often: it counts what it sent, and not what the component met."""
-        ids = [format_id(one) for one in entries]
+        ids = [format_id(entry) for entry in entries]
         self._send("XCLAIM", self._stream, self._group, self._worker, 0, *ids, "RETRYCOUNT", times, "JUSTID")
 
     def done(self, entry: EntryId) -> None:

@@ -190,8 +190,8 @@ def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:
     found = []
     for path in sorted(folder.glob(f"{mapping}.*.outbox"), key=_written):
         session = path.name.split(".")[-2]
-        if session != own and (one := Outbox(folder, mapping, session)).take():
-            found.append(one)
+        if session != own and (outbox := Outbox(folder, mapping, session)).take():
+            found.append(outbox)
     return found
 
 

@@ -111,7 +111,7 @@ class ReadRouting:
         files, epoch = said.get("files"), said.get("epoch", 0)
         if isinstance(files, dict) and isinstance(epoch, int) and epoch > marks.epoch:
             marks.places = {name: SourcePosition.from_json(place) for name, place in files.items()}
-            marks.entry, marks.aside = str(said.get("entry", "0-0")), [str(one) for one in said.get("aside", ())]
+            marks.entry, marks.aside = str(said.get("entry", "0-0")), [str(value) for value in said.get("aside", ())]
             marks.following, marks.unclean, marks.begun = False, [], True
         elif marks.reads == REDIS:
             hint = f"say from where: bridge cutover {self._component} --from OFFSET"

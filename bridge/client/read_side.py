@@ -133,32 +133,35 @@ class GroupSide:
             self._reader.begin(self._begin)
             return []
         self._hand.done.clear()  # `take` has read what the server said of them
-        self._hand.unmet.update(one.id for one in found if not one.before)
+        self._hand.unmet.update(delivered.id for delivered in found if not delivered.before)
         return self._messages(found)
 
     def _mine(self, found: list[DeliveredEntry]) -> list[DeliveredEntry]:
         """Without those that this process is done with: their acknowledgement was lost."""
         done = set(self._hand.done)
-        for one in found:
-            if one.id in done:
-                self._reader.done(one.id)
-        mine = [one for one in found if one.id not in done]
-        return [replace(one, before=0) if one.id in self._hand.unmet else one for one in mine]
+        for delivered in found:
+            if delivered.id in done:
+                self._reader.done(delivered.id)
+        mine = [delivered_entry for delivered_entry in found if delivered_entry.id not in done]
+        return [
+            replace(delivered_entry, before=0) if delivered_entry.id in self._hand.unmet else delivered_entry
+            for delivered_entry in mine
+        ]
 
     def _messages(self, found: list[DeliveredEntry]) -> list[tuple[Message, object]]:
         messages: list[tuple[Message, object]] = []
-        self._waiting, self._lost = {one.id for one in found}, set()
+        self._waiting, self._lost = {delivered_entry.id for delivered_entry in found}, set()
         self._refresh()
-        for one in found:
-            if one.before >= self._most:
-                self._set_aside(one)
+        for delivered in found:
+            if delivered.before >= self._most:
+                self._set_aside(delivered)
                 continue
-            position = format_id(one.id).decode()
-            went_back = not one.before and self._hand.last is not None and one.id <= self._hand.last
-            again = one.before > 0 or (
-                went_back and one.id not in self._hand.unmet
+            position = format_id(delivered.id).decode()
+            went_back = not delivered.before and self._hand.last is not None and delivered.id <= self._hand.last
+            again = delivered.before > 0 or (
+                went_back and delivered.id not in self._hand.unmet
             )  # Redis lost the group's newest state
-            messages.append((made(paired(one.fields), position, redelivered=again), one))
+            messages.append((made(paired(delivered.fields), position, redelivered=again), delivered))
         return messages
 
     def given(self, token: object) -> bool:
@@ -181,16 +184,18 @@ class GroupSide:
     def _refresh(self) -> None:
         self._stale_at = time.monotonic() + self._claim_ms / 3000
 
-    def _set_aside(self, one: DeliveredEntry) -> None:
+    def _set_aside(self, delivered: DeliveredEntry) -> None:
         """It was given so often that it seems to end its readers: kept in a file, and given no more."""
-        fields = [base64.b64encode(value).decode() for value in one.fields]
-        line = json.dumps({"entry": format_id(one.id).decode(), "times": one.before, "fields_base64": fields})
+        fields = [base64.b64encode(value).decode() for value in delivered.fields]
+        line = json.dumps(
+            {"entry": format_id(delivered.id).decode(), "times": delivered.before, "fields_base64": fields}
+        )
         self._aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._aside.open("a") as file:
             file.write(line + "\n")
         said = "entry %d-%d was delivered %d times and never acknowledged: set aside in %s"
-        logger.warning(said, *one.id, one.before, self._aside)
-        self._reader.done(one.id)
+        logger.warning(said, *delivered.id, delivered.before, self._aside)
+        self._reader.done(delivered.id)
 
     def done(self, token: object) -> None:
         """As the protocol says. Raises RedisLost: it is acknowledged when there is a connection again."""

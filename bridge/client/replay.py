@@ -53,7 +53,11 @@ def from_files(
         reader = FileReader(shared, scratch, clock)
         while found := reader.take():
             for given in found:
-                known = next(one for one in scratch.marks.places[given.name].generations if one.number == given.number)
+                known = next(
+                    generation
+                    for generation in scratch.marks.places[given.name].generations
+                    if generation.number == given.number
+                )
                 if given.time >= since_ms and _was_read(marks.places.get(given.name), known, given.begin):
                     yield given.message.again()
     finally:
@@ -65,10 +69,10 @@ def _was_read(place: SourcePosition | None, held: GenerationRecord, begin: int) 
     """Whether a message in that file was: the generations are counted anew here, so the file tells which one it is."""
     if place is None:
         return False
-    for one in place.generations:
-        if (one.device, one.inode) == (held.device, held.inode):
-            return place.has_read(Position(one.number, begin))
-    oldest = min((one.number for one in place.generations), default=0)
+    for generation in place.generations:
+        if (generation.device, generation.inode) == (held.device, held.inode):
+            return place.has_read(Position(generation.number, begin))
+    oldest = min((record.number for record in place.generations), default=0)
     return held.number < oldest
 
 

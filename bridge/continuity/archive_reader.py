@@ -76,7 +76,7 @@ class ArchiveReader:
 
     def begun(self, first: EntryId) -> EntryId | None:
         """Up to where an earlier try kept what stands from `first` on; None: there was none."""
-        return next((one.last for one in spans(self._ledger, self._stream, first) if one.first == first), None)
+        return next((span.last for span in spans(self._ledger, self._stream, first) if span.first == first), None)
 
     def chain(self, floor: EntryId, start: EntryId = ZERO_ID) -> list[ArchivedSpan]:
         """The spans that follow each other up to the floor, oldest first: with the stream they are one history.
@@ -192,12 +192,12 @@ class ArchiveReader:
         listed, whole = self._lines_of(part, redacted)
         lines = [line[:-1] for line in whole]
         if not part.name:
-            found = [Entry(one.id, fields_from_json(line)) for one, line in zip(listed, lines, strict=True)]
+            found = [Entry(archived.id, fields_from_json(line)) for archived, line in zip(listed, lines, strict=True)]
         else:
             rows, names = self.codec(part.name).decode(lines).rows, self.codec(part.name).fields
             found = [
-                Entry(one.id, fields_of(names, row, one.origin) if isinstance(row, tuple) else [])
-                for one, row in zip(listed, rows, strict=True)
+                Entry(archived.id, fields_of(names, row, archived.origin) if isinstance(row, tuple) else [])
+                for archived, row in zip(listed, rows, strict=True)
             ]
         if entries_digest(found) != redacted.get((part.path, part.at), ([], part.entries))[1]:
             raise SourceError(
@@ -245,17 +245,17 @@ def _all_of(part: ArchivePart) -> ArchiveFile:
 
 def same(some: Iterable[Entry], others: Iterable[Entry]) -> bool:
     """Whether both are the same entries. Pure."""
-    return all(one == other for one, other in zip_longest(some, others))
+    return all(entry == other for entry, other in zip_longest(some, others))
 
 
 def _alone(kept: Iterator[Entry], there: Iterator[Entry]) -> Iterator[Entry]:
     """Of those that are kept the ones that are not there as they are. Both are in order."""
     other = next(there, None)
-    for one in kept:
-        while other is not None and other.id < one.id:
+    for entry in kept:
+        while other is not None and other.id < entry.id:
             other = next(there, None)
-        if one != other:
-            yield one
+        if entry != other:
+            yield entry
 
 
 def entries_digest(found: Sequence[Entry]) -> bytes:

@@ -55,7 +55,7 @@ class ArchiveWriter:
         self._ledger = ledger
         self._stream = mapping.stream.key
         self._span = ArchivedSpan(first, last, json.dumps(base))
-        self._names = {one.number: name for name, one in sources_of(ledger, self._stream).items()}
+        self._names = {memory.number: name for name, memory in sources_of(ledger, self._stream).items()}
         self._ends: dict[str, int] = {}
         """Of each file that was written to, where the next part goes."""
         self._held: list[Entry] = []
@@ -64,7 +64,7 @@ class ArchiveWriter:
     def add(self, some: Sequence[Entry]) -> None:
         """The next ones. Raises SourceError: no room, or what was written is not what is read."""
         self._held += some
-        self._bytes += sum(sum(map(len, one.fields)) for one in some)
+        self._bytes += sum(sum(map(len, entry.fields)) for entry in some)
         if len(self._held) >= PIECE or self._bytes >= PIECE_BYTES:
             self._keep()
 

@@ -74,4 +74,4 @@ def passed_over(trimmed: TrimState) -> dict[tuple[int, int], set[int]]:
 
 def last_of(positions: tuple[Position | None, ...]) -> Position | None:
     """The highest of them; None where there is none."""
-    return max((one for one in positions if one is not None), default=None)
+    return max((position for position in positions if position is not None), default=None)

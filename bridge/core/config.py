@@ -117,10 +117,10 @@ class Settings:
 
     def mapping(self, name: str) -> Mapping:
         """Returns the mapping of bridge.toml that has this name. Raises ConfigError that names the nearest one."""
-        for one in self.mappings:
-            if one.name == name:
-                return one
-        names = [one.name for one in self.mappings]
+        for configured in self.mappings:
+            if configured.name == name:
+                return configured
+        names = [configured.name for configured in self.mappings]
         near = difflib.get_close_matches(name, names, 1)
         raise ConfigError(
             f"there is no mapping '{name}' here",
@@ -243,21 +243,21 @@ def _check_together(mappings: tuple[Mapping, ...], where: str) -> None:
 
     Two mappings that would carry each other's lines would echo for ever.
     """
-    for seen, one in ((m.name, m) for m in mappings):
+    for seen, mapping in ((m.name, m) for m in mappings):
         for other in mappings:
-            if other is one:
+            if other is mapping:
                 continue
             if other.name == seen:
                 raise ConfigError(f"mapping '{seen}' is named twice", where=where)
-            if other.stream.key == one.stream.key:
+            if other.stream.key == mapping.stream.key:
                 raise ConfigError(
-                    f"mappings '{one.name}' and '{other.name}' both use stream '{one.stream.key}'",
+                    f"mappings '{mapping.name}' and '{other.name}' both use stream '{mapping.stream.key}'",
                     where=where,
                     hint="give each mapping a stream of its own",
                 )
-            if one.written and other.claims(one.written):
+            if mapping.written and other.claims(mapping.written):
                 raise ConfigError(
-                    f"mapping '{one.name}' writes {one.written}, which mapping '{other.name}' reads",
+                    f"mapping '{mapping.name}' writes {mapping.written}, which mapping '{other.name}' reads",
                     where=where,
                     hint="what one writes would be carried into the other's stream",
                 )

@@ -144,7 +144,7 @@ class Mapping(Strict):
         if any(fnmatchcase(path, p) or fnmatchcase(p, path) for p in (self.source.path, *self.source.rotated)):
             return True
         name = os.fsencode(path)
-        unwanted = any(translated(one).fullmatch(name) for one in self.source.exclude)
+        unwanted = any(translated(excluded).fullmatch(name) for excluded in self.source.exclude)
         return not unwanted and translated(self.files).fullmatch(name) is not None
 
     def codec(self, source_name: str) -> Codec:

@@ -73,11 +73,11 @@ class ComponentStatus:
             "writes": self.modes.writes, "epoch": self.modes.epoch, "since": self.since, "position": self.position,
             "behind": self.behind, "unit": self.unit, "heartbeat_age": self.heartbeat,
             "plain": self.plain, "asked_age": self.asked,
-            "workers": [one.where for one in self.workers],
+            "workers": [worker.where for worker in self.workers],
             "error": self.error or None,
             "switching": None if self.modes.switch is None else self.modes.switch.who,
             "next": None if self.next is None else {"side": self.next.side, "to": self.next.to},
-            "blocked_by": [one.what for one in self.reasons],
+            "blocked_by": [reason.what for reason in self.reasons],
         }  # fmt: skip
 
 
@@ -119,7 +119,11 @@ def standings(settings: Settings, ledger: Ledger, connection: Connection, operat
                 except RedisLost:
                     raise
                 except BridgeError as error:
-                    found = [one for one in found if (one.component, one.mapping) != (name, mapping.name)]
+                    found = [
+                        component
+                        for component in found
+                        if (component.component, component.mapping) != (name, mapping.name)
+                    ]
                     found.append(ComponentStatus(name, mapping.name, ComponentModes(), error=str(error)))
         finally:
             shared.close()
@@ -193,7 +197,7 @@ def _unread(shared: MappingContext, name: str, place: SourcePosition) -> int:
     tail = shared.new_tail(name, list(place.generations))
     try:
         tail.look()
-        return sum(one.left() for one in tail.pending())
+        return sum(generation.left() for generation in tail.pending())
     except BridgeError:
         return 0
     finally:
@@ -210,11 +214,11 @@ def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
     return None
 
 
-def _next(one: ComponentStatus, operator: Operator) -> None:
+def _next(component: ComponentStatus, operator: Operator) -> None:
     """The step that leads on to Redis, and what speaks against it now."""
-    wish = SwitchWish(one.component, (READS, WRITES), REDIS)
-    steps, _ = operator.steps(wish, one.mapping)
-    if not steps or one.modes.switch is not None:
+    wish = SwitchWish(component.component, (READS, WRITES), REDIS)
+    steps, _ = operator.steps(wish, component.mapping)
+    if not steps or component.modes.switch is not None:
         return
-    one.next = steps[0]
-    one.reasons = operator.plan(wish, steps[0]).reasons
+    component.next = steps[0]
+    component.reasons = operator.plan(wish, steps[0]).reasons

@@ -57,16 +57,16 @@ def gathered(
     )
 
 
-def _forward_lag(one: MappingStatus) -> int | None:
-    if one.error or any(source.error for source in one.sources):
+def _forward_lag(mapping_status: MappingStatus) -> int | None:
+    if mapping_status.error or any(source.error for source in mapping_status.sources):
         return None
-    return sum(source.behind.messages + source.behind.more * (1 << 20) for source in one.sources)
+    return sum(source.behind.messages + source.behind.more * (1 << 20) for source in mapping_status.sources)
 
 
-def _mirror_lag(one: MappingStatus) -> int | None:
-    if one.mirror is None or one.mirror.behind is None:
+def _mirror_lag(mapping_status: MappingStatus) -> int | None:
+    if mapping_status.mirror is None or mapping_status.mirror.behind is None:
         return None
-    return one.mirror.behind.messages + one.mirror.behind.more * (1 << 20)
+    return mapping_status.mirror.behind.messages + mapping_status.mirror.behind.more * (1 << 20)
 
 
 def _troubles(status: Status, mapping: Mapping) -> tuple[str, ...]:

@@ -74,22 +74,22 @@ class Operator:
     def mappings_of(self, component: str, named: str | None) -> list[Mapping]:
         """The mappings that a component has to do with, or the one that was named. Raises ConfigError."""
         known = {*self._settings.components, *(path.name for path in self._settings.state_dir.glob("components/*"))}
-        for one in self._settings.mappings:
-            keys = self._of(one.name).keys
+        for configured in self._settings.mappings:
+            keys = self._of(configured.name).keys
             known |= {name.split("/")[0] for name in announced_positions(self._connection, keys)}
-            known |= named_in(self._connection, one.name)
+            known |= named_in(self._connection, configured.name)
         if component not in known:
             near = difflib.get_close_matches(component, known, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"declare it in bridge.toml: [components.{component}]"
             raise ConfigError(f"nobody has heard of a component '{component}'", hint=hint)
         if named is not None:
             return [self._settings.mapping(named)]
-        logs = [one for one in self._settings.mappings if one.source.kind == "log"]
+        logs = [configured for configured in self._settings.mappings if configured.source.kind == "log"]
         switched = {mapping for name, mapping in all_modes(self._connection) if name == component}
-        found = [one for one in logs if one.name in switched or self._knows(component, one)]
+        found = [log for log in logs if log.name in switched or self._knows(component, log)]
         if found or len(logs) == 1:
             return found or logs
-        names = ", ".join(one.name for one in logs)
+        names = ", ".join(log.name for log in logs)
         raise ConfigError(f"nothing tells which mapping {component} uses", hint=f"say it with --mapping: {names}")
 
     def _knows(self, component: str, mapping: Mapping) -> bool:
@@ -121,8 +121,8 @@ class Operator:
             raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
         modes, _ = look(self._connection, wish.component, mapping)
         if kind == "state":  # who never was switched writes to whichever side owns the values
-            one = self._settings.mapping(mapping)
-            modes = replace(modes, writes=owner_of(self._ledger, one.stream.key, one.source.owner).side)
+            configured = self._settings.mapping(mapping)
+            modes = replace(modes, writes=owner_of(self._ledger, configured.stream.key, configured.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
 
     def plan(self, wish: SwitchWish, step: SwitchStep, *, then: ComponentModes | None = None) -> SwitchPlan:

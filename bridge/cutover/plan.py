@@ -41,8 +41,8 @@ class SwitchPlan:
             "component": step.component, "mapping": step.mapping, "side": step.side, "to": step.to,
             "epoch": self.modes.epoch, "open": self.open, "before": self.before, "after": self.after,
             "again": self.again, "notice": self.notice or None, "parity": self.parity,
-            "workers": [one.where for one in self.workers],
-            "reasons": [{"what": one.what, "hint": one.hint, "firm": one.firm} for one in self.reasons],
+            "workers": [worker.where for worker in self.workers],
+            "reasons": [{"what": reason.what, "hint": reason.hint, "firm": reason.firm} for reason in self.reasons],
         }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ class PendingSwitch:
         marks = BookmarkState(after.reads, after.writes, after.epoch, begun=begun)
         if self.files is not None:
             marks.places, marks.entry = dict(self.files.places), format_id(self.files.entry).decode()
-            marks.aside = [format_id(one).decode() for one in sorted(self.files.aside)]
+            marks.aside = [format_id(entry_id).decode() for entry_id in sorted(self.files.aside)]
         bookmark.marks = marks
         bookmark.save()
 

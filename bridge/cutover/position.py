@@ -8,7 +8,7 @@ and told by where it stands on the other side, which origins and the mirror's ra
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
@@ -29,13 +29,14 @@ from bridge.core.model import (
     parse_id,
     parse_origin,
 )
+from bridge.cutover.line_cursor import LineCursor, Where
 from bridge.files.closed_generations import KEPT_LATE
 from bridge.files.content import HEAD
 from bridge.files.generation import TAIL, Generation, GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.quarantine import still_aside
-from bridge.ledger.ranges import LARGEST, unpack_written
+from bridge.ledger.ranges import unpack_written
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.parity.log.items import OFFSETS, SHIFT
@@ -48,9 +49,6 @@ from bridge.streams.trim import read_trimmed
 FAR = 1 << 62
 FIRST_OF_NONE = Position(FAR, 0)
 """The position behind every file's end, and behind every generation."""
-
-Where = tuple[str, Position]
-"""A message's place in the files: the name of the file, and the generation and offset of the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +80,6 @@ class StreamPosition:
     last: EntryId
     unread: tuple[EntryId, ...] = ()
     again: frozenset[EntryId] = frozenset()
-
-
-class LineCursor:
-    """Tells where the mirror wrote the lines of entries: the ledger's ranges, read as far as they are asked for."""
-
-    def __init__(self, ledger: Ledger, stream: str) -> None:
-        self._ledger = ledger
-        self._stream = stream
-        self._from: int | None = None
-        self._at: dict[EntryId, Where] = {}
-
-    def load(self, ms: int) -> None:
-        """Reads the mirror's ranges with entries of the time `ms` and later from the ledger, unless they are known."""
-        low = min(ms, LARGEST)
-        if self._from is not None and low >= self._from:
-            return
-        sql = "SELECT name, generation, start, entries FROM ranges WHERE stream = ? AND last_ms >= ?"
-        above = () if self._from is None else (self._from,)
-        rows = self._ledger.rows(sql + " AND last_ms < ?" * len(above), (self._stream, low, *above))
-        self._from = low
-        for name, generation, start, blob in rows:
-            at = start
-            for entry_id, length in unpack_written(blob):
-                self._at[entry_id] = name, Position(generation, at)
-                at += length
-
-    def of(self, entry_id: EntryId) -> Where | None:
-        """Where the line begins that the mirror wrote of an entry; None: no loaded range has it."""
-        return self._at.get(entry_id)
-
-    def all(self) -> Iterator[tuple[EntryId, Where]]:
-        """Gives every mirrored entry of the loaded ranges, and where its line begins."""
-        return iter(self._at.items())
 
 
 @dataclass(slots=True)
@@ -221,7 +186,9 @@ class PositionTranslator:
         """Entries below `lowest` in no file, so unread by the component: in quarantine, or left when it went back."""
         aside = {parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")}
         wanted = [
-            one for one in {*aside, *position.aside} if one < lowest and (one > position.entry or one in position.aside)
+            entry_id
+            for entry_id in {*aside, *position.aside}
+            if entry_id < lowest and (entry_id > position.entry or entry_id in position.aside)
         ]
         return list(existing(self._connection, self._keys.stream, wanted))
 
@@ -276,23 +243,30 @@ class PositionTranslator:
         else:
             return None
         at = min([*told.unread, frontier])
-        has_read = {*self._mirrored_behind(name, at, begin), *(one for one in told.read if one > at)}
-        marked = sorted([(one, False) for one in {*told.unread}] + [(one, True) for one in has_read])
+        has_read = {
+            *self._mirrored_behind(name, at, begin),
+            *(line_at for line_at in told.read if line_at > at),
+        }
+        marked = sorted([(line_at, False) for line_at in {*told.unread}] + [(line_at, True) for line_at in has_read])
         spans: list[ReadSpan] = []
-        for (number, was_read), run in groupby(marked, key=lambda one: (one[0].generation, one[1])):
+        for (number, was_read), run in groupby(marked, key=lambda pair: (pair[0].generation, pair[1])):
             if was_read:
-                offsets = [one[0].offset for one in run]
+                offsets = [pair[0].offset for pair in run]
                 spans.append(ReadSpan(number, offsets[0], offsets[-1] + 1))
-        late = sorted(one for one in {*told.late} if one < at and self._held(tail, one.generation) is not None)
-        for one, following in pairwise([*late, at]):  # what came late stands among lines that were all read
-            spans += between(one, following)
-        repeats = tuple(ReadSpan(one.generation, one.offset, one.offset + 1) for one in sorted(told.again))
+        late = sorted(
+            line_at for line_at in {*told.late} if line_at < at and self._held(tail, line_at.generation) is not None
+        )
+        for position, following in pairwise([*late, at]):  # what came late stands among lines that were all read
+            spans += between(position, following)
+        repeats = tuple(
+            ReadSpan(line_at.generation, line_at.offset, line_at.offset + 1) for line_at in sorted(told.again)
+        )
         return SourcePosition(tuple(self._known_from(tail, min([*late, at]))), tuple(spans), repeats)
 
     @staticmethod
     def _held(tail: Tail, number: int) -> Generation | None:
-        one = tail.of_number(number) or tail.reopen(number)
-        return one if one is not None and one.content is not None else None
+        generation = tail.of_number(number) or tail.reopen(number)
+        return generation if generation is not None and generation.content is not None else None
 
     def _mirrored_behind(self, name: str, at: Position, begin: EntryId) -> list[Position]:
         """Lines of a file from `at` on that the mirror wrote of entries before `begin`: the component has read them."""
@@ -313,14 +287,14 @@ class PositionTranslator:
         """A file's generations by what they are known: finished before `at`, and the one of `at` read up to there."""
         done, found = [], []
         for record in tail.records():
-            one = self._held(tail, record.number)
+            generation = self._held(tail, record.number)
             if record.number < at.generation:
-                ended = record.at if record.closed or one is None else fingerprint(one, one.size())
+                ended = record.at if record.closed or generation is None else fingerprint(generation, generation.size())
                 done.append(replace(record, at=ended, closed=True))
                 continue
-            if one is not None:
+            if generation is not None:
                 offset = at.offset if record.number == at.generation else 0
-                found.append(GenerationRecord(record.number, *one.identity, fingerprint(one, offset)))
+                found.append(GenerationRecord(record.number, *generation.identity, fingerprint(generation, offset)))
             elif record.number == at.generation:
                 raise BridgeError(f"generation {record.number} is gone, and the position is in it", where=tail.name)
         return done[-KEPT_LATE:] + found
@@ -350,19 +324,19 @@ class PositionTranslator:
         tail.look()
         numbers: dict[int, int] = {}
         known: list[GenerationRecord] = []
-        for one in place.generations:
-            found = self._found(tail, one, set(numbers.values()))
-            if found is None and not one.closed and one.at.offset:
+        for generation in place.generations:
+            found = self._found(tail, generation, set(numbers.values()))
+            if found is None and not generation.closed and generation.at.offset:
                 hint = "let the component read on first, or say from where with --from"
                 raise BridgeError("the file that the component reads is not to be found", where=name, hint=hint)
             if found is not None:
-                numbers[one.number] = found
-                known.append(replace(one, number=found))
+                numbers[generation.number] = found
+                known.append(replace(generation, number=found))
         spans = [
             tuple(replace(span, generation=numbers[span.generation]) for span in some if span.generation in numbers)
             for some in (place.skip, place.again)
         ]
-        return SourcePosition(tuple(sorted(known, key=lambda one: one.number)), spans[0], spans[1])
+        return SourcePosition(tuple(sorted(known, key=lambda record: record.number)), spans[0], spans[1])
 
     @staticmethod
     def _found(tail: Tail, wanted: GenerationRecord, taken: Set[int]) -> int | None:
@@ -371,10 +345,10 @@ class PositionTranslator:
         for record in tail.records()[::-1]:
             if record.number in taken:
                 continue
-            one = tail.of_number(record.number) or tail.reopen(record.number)
-            if one is None or one.content is None or not one.holds(wanted.at):
+            generation = tail.of_number(record.number) or tail.reopen(record.number)
+            if generation is None or generation.content is None or not generation.holds(wanted.at):
                 continue
-            if one.identity == (wanted.device, wanted.inode):
+            if generation.identity == (wanted.device, wanted.inode):
                 return record.number
             if wanted.at.head_len:
                 alike.append(record.number)
@@ -389,9 +363,9 @@ def between(begin: Position, end: Position) -> list[ReadSpan]:
     return [ReadSpan(begin.generation, begin.offset + 1, FAR), *whole, ReadSpan(end.generation, 0, end.offset)]
 
 
-def fingerprint(one: Generation, offset: int) -> Fingerprint:
+def fingerprint(generation: Generation, offset: int) -> Fingerprint:
     """Makes a generation's fingerprint at this offset: digests of its head and of what stands before the offset."""
-    head = one.read(HEAD, 0)
+    head = generation.read(HEAD, 0)
     head = head[:offset] if offset else head
     back = min(TAIL, offset)
-    return Fingerprint(offset, len(head), hex_digest(head), hex_digest(one.read(back, offset - back)))
+    return Fingerprint(offset, len(head), hex_digest(head), hex_digest(generation.read(back, offset - back)))

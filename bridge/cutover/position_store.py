@@ -38,8 +38,8 @@ class PositionStore:
         """Whether the component reads this mapping, as far as anybody knows."""
         marks = self.bookmark(step).load()
         group = group_of(self._connection, self._keys.stream, step.component) if modes.reads == REDIS else None
-        said = [one for name, one in announced.items() if name.startswith(f"{step.component}/")]
-        following = any(one.get("following") for one in said)
+        said = [row for name, row in announced.items() if name.startswith(f"{step.component}/")]
+        following = any(row.get("following") for row in said)
         return bool(marks.places or group or following or step.component in announced or self.given)
 
     def never_read(self, step: SwitchStep) -> bool:
@@ -68,7 +68,7 @@ class PositionStore:
             return self._by_hand(self.given)
         said = announced.get(step.component, {})
         told = isinstance(said.get("files"), dict) and said.get("epoch", modes.epoch) == modes.epoch
-        reads = any(one.following and one.reads == FILE for one in alive)
+        reads = any(worker.following and worker.reads == FILE for worker in alive)
         marks = self.bookmark(step).load()
         if told and (reads or "epoch" not in said):
             return self.told(said)
@@ -90,7 +90,7 @@ class PositionStore:
                 )
             except ValueError as error:
                 raise BridgeError(f"what it says of {name} is no place: {error}") from None
-        lists = {name: one if isinstance(one := said.get(name), list) else [] for name in ("aside", "unclean")}
+        lists = {name: row if isinstance(row := said.get(name), list) else [] for name in ("aside", "unclean")}
         aside, unclean = frozenset(map(to_id, lists["aside"])), frozenset(map(str, lists["unclean"]))
         return FilePosition(places, to_id(said.get("entry")), unclean=unclean, aside=aside)
 
@@ -111,12 +111,14 @@ class PositionStore:
         """The place at an offset of the file that stands at that path now."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
-        one = tail.current()
-        if one is None or offset > one.size():
-            raise BridgeError(f"has no {offset} bytes" if one else "is not there", where=name)
-        if offset and one.read(1, offset - 1) != b"\n":
+        generation = tail.current()
+        if generation is None or offset > generation.size():
+            raise BridgeError(f"has no {offset} bytes" if generation else "is not there", where=name)
+        if offset and generation.read(1, offset - 1) != b"\n":
             raise BridgeError(f"byte {offset} is in the middle of a line", where=name)
-        return SourcePosition((GenerationRecord(one.number, *one.identity, fingerprint(one, offset)),))
+        return SourcePosition(
+            (GenerationRecord(generation.number, *generation.identity, fingerprint(generation, offset)),)
+        )
 
     def before(self, step: SwitchStep) -> str:
         """The position in the stream as it is, in words."""

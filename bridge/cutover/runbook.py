@@ -22,7 +22,7 @@ class RunbookMapping:
 
 def ordered(parts: Sequence[RunbookMapping]) -> list[RunbookMapping]:
     """In which order they go: who only reads first, then who writes as the fewest roles."""
-    return sorted(parts, key=lambda one: (len(one.roles), one.component, one.mapping))
+    return sorted(parts, key=lambda part: (len(part.roles), part.component, part.mapping))
 
 
 def runbook(

@@ -335,13 +335,13 @@ class Switcher:
             pending.position = {
                 "epoch": modes.epoch + 1, "entry": format_id(files.entry).decode(),
                 "files": {name: place.to_json() for name, place in files.places.items()},
-                "aside": [format_id(one).decode() for one in sorted(files.aside)],
+                "aside": [format_id(entry_id).decode() for entry_id in sorted(files.aside)],
             }  # fmt: skip
         return pending
 
     def _held(self, step: SwitchStep, token: str, bookmark: Bookmark, alive: list[ComponentWorker]) -> bool:
         """Whether the bookmark is ours, because no process of it reads files now."""
-        if any(one.following and one.reads == FILE for one in alive):
+        if any(worker.following and worker.reads == FILE for worker in alive):
             return False
         if not bookmark.lock():
             hint = "stop it, or let it reach Redis"

@@ -108,8 +108,8 @@ class DualWriteRequest:
         """As the protocol says."""
         places = [dual_writes.in_file(self._ledger, self._stream, name) for name in self._shared.source_names()]
         places += [dual_writes.in_stream(self._ledger, self._stream)] * (self._shared.mapping.mirror is not None)
-        mine = [one for some in places for one in some if one.token == self._token]
-        return all((one.begin if one.open else one.end) is not None for one in mine)
+        mine = [window for some in places for window in some if window.token == self._token]
+        return all((window.begin if window.open else window.end) is not None for window in mine)
 
     def said(self) -> dict[str, Any]:
         """As the protocol says: from where on, or up to where."""

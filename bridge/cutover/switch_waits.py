@@ -94,7 +94,7 @@ class SwitchWaits:
             self.hold()
             _, now = look(self._connection, self._step.component, self._name)
             alive = workers_of(announced_positions(self._connection, self._keys), self._step.component, now)
-            busy = [one.where for one in alive if self._token not in one.paused]
+            busy = [worker.where for worker in alive if self._token not in worker.paused]
             if not busy:
                 return alive
             if time.monotonic() > self._until:
@@ -157,13 +157,13 @@ class SwitchWaits:
         """Behind the last whole line of a file; None when it has none."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
-        one = tail.current()
-        end = one.size() if one is not None else 0
-        while one is not None and end > 0:
+        generation = tail.current()
+        end = generation.size() if generation is not None else 0
+        while generation is not None and end > 0:
             begin_at = max(0, end - (1 << 16))
-            newline = one.read(end - begin_at, begin_at).rfind(b"\n")
+            newline = generation.read(end - begin_at, begin_at).rfind(b"\n")
             if newline >= 0:
-                return Position(one.number, begin_at + newline + 1)
+                return Position(generation.number, begin_at + newline + 1)
             end = begin_at
         return None
 
@@ -174,10 +174,10 @@ class SwitchWaits:
             _, now = look(self._connection, self._step.component, self._name)
             announced = announced_positions(self._connection, self._keys)
             said = [
-                announced[f"{self._step.component}/{one.name}"]
-                for one in workers_of(announced, self._step.component, now)
+                announced[f"{self._step.component}/{worker.name}"]
+                for worker in workers_of(announced, self._step.component, now)
             ]
-            if said and all(one.get("epoch") == epoch and not one.get("paused") for one in said):
+            if said and all(row.get("epoch") == epoch and not row.get("paused") for row in said):
                 return True
             self._wait(LOOKS)
         return False

@@ -84,8 +84,8 @@ class BatchEncoder:
             packed = self._packed(parcel.rows, ids, draft.prefix, draft.offsets, fields, exists)
             last = draft.prefix + b"%d" % draft.offsets[-1]
         closing = tuple(
-            (b"%d.%d" % (draft.source.memory.number, one.number), one.at.to_json())
-            for draft in drafts for one in draft.closing
+            (b"%d.%d" % (draft.source.memory.number, record.number), record.at.to_json())
+            for draft in drafts for record in draft.closing
         )  # fmt: skip
         late = tuple(origin for draft in drafts for origin in draft.out_of_order)
         cursors = tuple(draft.cursor for draft in drafts)

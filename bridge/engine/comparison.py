@@ -64,10 +64,10 @@ def _copied(
         return False
     noted = [Checkpoint.from_json(raw).entry for raw in books.checkpoint.values()]
     noted += [parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()]
-    known = [one for one in noted if one is not None]
+    known = [entry_id for entry_id in noted if entry_id is not None]
     if not info.length:
         return False
-    return any(one < floor for one in known) or bool(existing(connection, keys.stream, known))
+    return any(entry_id < floor for entry_id in known) or bool(existing(connection, keys.stream, known))
 
 
 class CheckpointVoucher(Protocol):
@@ -106,8 +106,8 @@ def reconcile_checkpoints(
     floor = kept if kept is not None and behind else now
     trimmed = ZERO_ID if anew else trimmed_to(connection, keys, info)
     best = {
-        one.number: _best(name, one, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
-        for name, one in sources.items()
+        source_memory.number: _best(name, source_memory, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
+        for name, source_memory in sources.items()
     }
     standing: NewestStanding = {}
     offsets: dict[tuple[int, int], set[int]] = {}
@@ -151,13 +151,17 @@ def reconcile_checkpoints(
         walk(all_vouched=True)
     furthest = {name: _best(name, source, books, lost) for name, source in sources.items()}
     if lost:  # one is still true where the last entry of its batch stands, or was trimmed on purpose
-        noted = [one.entry for one in furthest.values() if one is not None and one.entry is not None]
+        noted = [
+            known_checkpoint.entry
+            for known_checkpoint in furthest.values()
+            if known_checkpoint is not None and known_checkpoint.entry is not None
+        ]
         stands = existing(connection, keys.stream, noted) if not anew else {}
-        for name, one in furthest.items():
+        for name, checkpoint in furthest.items():
             if (
-                one is not None
-                and one.entry not in stands
-                and not (one.entry and one.entry <= info.last_id and one.entry < trimmed)
+                checkpoint is not None
+                and checkpoint.entry not in stands
+                and not (checkpoint.entry and checkpoint.entry <= info.last_id and checkpoint.entry < trimmed)
             ):
                 furthest[name] = None
     resume = {name: _resume(source, furthest[name], lost, anew, standing) for name, source in sources.items()}

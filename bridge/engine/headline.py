@@ -64,8 +64,16 @@ def headline(status: Status) -> tuple[str, Level]:
 
 def _not_running(status: Status, waiting: str, failed: list[str]) -> tuple[str, Level]:
     if status.importing:
-        reports = [one.imported for one in status.mappings if one.imported and one.imported["state"] == "running"]
-        shares = [f"{100 * one['done'] / one['bytes']:.0f} % of {one['mapping']}" for one in reports if one["bytes"]]
+        reports = [
+            mapping.imported
+            for mapping in status.mappings
+            if mapping.imported and mapping.imported["state"] == "running"
+        ]
+        shares = [
+            f"{100 * report['done'] / report['bytes']:.0f} % of {report['mapping']}"
+            for report in reports
+            if report["bytes"]
+        ]
         said = f"Importing history, {shares[-1]}" if shares else "Importing history"
         return f"{said}; {waiting}", "behind"
     if status.holder:
@@ -73,11 +81,11 @@ def _not_running(status: Status, waiting: str, failed: list[str]) -> tuple[str, 
     if failed:
         return f"Not running, and {failed[0]}{_more(failed)}; {waiting}", "bad"
     beat = status.heartbeat
-    if beat is None and any(source.position for one in status.mappings for source in one.sources):
+    if beat is None and any(source.position for mapping in status.mappings for source in mapping.sources):
         return f"Not running; {waiting}", "idle"
     if beat is None:
         return f"Never run yet, {waiting}", "idle"
-    if any(one.mirror is not None and one.mirror.behind is None for one in status.mappings):
+    if any(mapping.mirror is not None and mapping.mirror.behind is None for mapping in status.mappings):
         waiting += " in the files, Redis is not reached"
     ago = duration(status.at - float(beat["at"]))
     if beat.get("stopped"):
@@ -93,7 +101,7 @@ def _waiting(status: Status) -> str:
     parts = []
     lines, entries = status.files_behind, status.streams_behind
     if lines.messages:
-        nouns = {source.noun for one in status.mappings for source in one.sources if source.behind.messages}
+        nouns = {source.noun for mapping in status.mappings for source in mapping.sources if source.behind.messages}
         noun = nouns.pop() if len(nouns) == 1 else "message"
         parts.append(many(lines, noun, f"{noun}s"))
     if entries.messages and (status.dual or not status.running):

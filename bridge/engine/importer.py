@@ -80,7 +80,7 @@ class Report:
 
     def total(self, name: str) -> int:
         """Adds up one count over all sources of the import: `bytes`, `done`, `entries` …"""
-        return sum(getattr(one, name) for one in self.sources)
+        return sum(getattr(source, name) for source in self.sources)
 
     @property
     def lines(self) -> int:
@@ -233,23 +233,23 @@ class Import:
         self._forward.flush()
 
     def _measure(self) -> None:
-        report, by_name = self.report, {one.source: one for one in self.report.sources}
+        report, by_name = self.report, {source_report.source: source_report for source_report in self.report.sources}
         report.seconds = self._steady() - self._began
         for source in self._forward.sources:
             if source.name not in by_name:
                 continue
-            one, tally = by_name[source.name], source.tally
-            one.done = max(one.done, one.bytes - source.left())
-            one.entries, one.empty, one.clamped, one.rejected = (
+            source_report, tally = by_name[source.name], source.tally
+            source_report.done = max(source_report.done, source_report.bytes - source.left())
+            source_report.entries, source_report.empty, source_report.clamped, source_report.rejected = (
                 tally.entries, tally.empty, tally.clamped, source.rejected,
             )  # fmt: skip
-            one.unfinished = source.unfinished()
-            one.error = str(source.trouble) if source.trouble is not None else ""
+            source_report.unfinished = source.unfinished()
+            source_report.error = str(source.trouble) if source.trouble is not None else ""
             if tally.latest:
                 report.earliest = min(report.earliest or tally.earliest, tally.earliest)
                 report.latest = max(report.latest or tally.latest, tally.latest)
         if self._forward.span is not None:
-            report.first_id, report.last_id = (format_id(one).decode() for one in self._forward.span)
+            report.first_id, report.last_id = (format_id(entry_id).decode() for entry_id in self._forward.span)
 
 
 def _explained(error: BridgeError) -> BridgeError:
@@ -270,9 +270,9 @@ def import_history(
     errors: list[BridgeError] = []
     try:
         for mapping in mappings:
-            one = Import(mapping, settings, ledger, stop, tell, max_rate=max_rate)
-            reports.append(one.run())
-            errors += one.errors
+            import_run = Import(mapping, settings, ledger, stop, tell, max_rate=max_rate)
+            reports.append(import_run.run())
+            errors += import_run.errors
             if stop.is_set():
                 break
     finally:

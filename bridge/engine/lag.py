@@ -43,7 +43,7 @@ class Lag:
 
     def __add__(self, other: Lag) -> Lag:
         """Both together."""
-        times = [one.oldest for one in (self, other) if one.oldest is not None]
+        times = [lag.oldest for lag in (self, other) if lag.oldest is not None]
         return Lag(
             self.messages + other.messages, self.bytes + other.bytes, min(times, default=None),
             self.unfinished + other.unfinished, self.more or other.more,
@@ -56,25 +56,25 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
     Bytes that wait for an open intent of the mirror's are counted as the file's own.
     """
     if isinstance(codec, ChunkCodec):  # whatever is there will be carried, in one chunk or more
-        left = sum(one.left() for one in tail.pending())
-        times = [one.written() / 1e9 for one in tail.pending() if one.left()]
+        left = sum(pending.left() for pending in tail.pending())
+        times = [pending.written() / 1e9 for pending in tail.pending() if pending.left()]
         return Lag(-(-left // CHUNK), left, min(times, default=None))
     messages = size = unfinished = seen = 0
     oldest: float | None = None
-    for one in tail.pending():
-        at, open_line = one.read_to, 0
+    for generation in tail.pending():
+        at, open_line = generation.read_to, 0
         while True:
             if seen >= MOST_BYTES or messages >= MOST_ENTRIES:
-                later = [other for other in tail.pending() if other.number > one.number]
-                size += one.left(at) + sum(other.left() for other in later)
+                later = [other for other in tail.pending() if other.number > generation.number]
+                size += generation.left(at) + sum(other.left() for other in later)
                 return Lag(messages, size, oldest, unfinished, more=True)
-            raw = tail.read(one, PIECE, at)
+            raw = tail.read(generation, PIECE, at)
             if not raw:
                 break
             data, cuts = raw, list[Cut]()
             if ledger is not None:
                 visible, cuts, _ = exclude_mirrored(
-                    ledger, stream, tail.name, one.number, at, raw, partial(tail.read, one)
+                    ledger, stream, tail.name, generation.number, at, raw, partial(tail.read, generation)
                 )
                 data = visible if len(visible) >= len(raw) else raw
             if not messages and oldest is None:
@@ -105,12 +105,16 @@ def folder_behind(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None
     _, due, size, oldest = totals(ledger, stream) if ledger is not None else (0, 0, 0, None)
     messages, seen = due, 0
     for some in folder.scan():
-        known = files_known(ledger, stream, [one.name for one in some]) if ledger is not None else {}
-        fresh = [one for one in some if one.name not in known or known[one.name][0] != one.facts]
+        known = files_known(ledger, stream, [found_file.name for found_file in some]) if ledger is not None else {}
+        fresh = [
+            found_file
+            for found_file in some
+            if found_file.name not in known or known[found_file.name][0] != found_file.facts
+        ]
         fresh = [file for file in fresh if file.facts.written >= since * 1e9]
         messages += len(fresh)
-        size += sum(one.facts.size for one in fresh)
-        times = [one.facts.written // 1_000_000 for one in fresh]
+        size += sum(found_file.facts.size for found_file in fresh)
+        times = [found_file.facts.written // 1_000_000 for found_file in fresh]
         oldest = min([*times, *([oldest] if oldest is not None else [])], default=None)
         seen += len(some)
         if seen >= MOST_SEEN:
@@ -132,9 +136,11 @@ def values_changed(mapping: Mapping, folder: MessageFolder, ledger: Ledger | Non
     """
     known = values(ledger, mapping.stream.key) if ledger is not None else {}
     found = [file for some in folder.scan() for file in some if file.facts.written >= since * 1e9]
-    fresh = [one for one in found if known.get(one.name, (b"",))[0] != _sha256(folder, one.name)]
-    times = [one.facts.written / 1e9 for one in fresh]
-    return Lag(len(fresh), sum(one.facts.size for one in fresh), min(times, default=None))
+    fresh = [
+        found_file for found_file in found if known.get(found_file.name, (b"",))[0] != _sha256(folder, found_file.name)
+    ]
+    times = [found_file.facts.written / 1e9 for found_file in fresh]
+    return Lag(len(fresh), sum(found_file.facts.size for found_file in fresh), min(times, default=None))
 
 
 def _sha256(folder: MessageFolder, name: bytes) -> bytes:

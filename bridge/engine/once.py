@@ -66,7 +66,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
             for mapping in settings.mappings
             if mapping.stream.key not in over
         ]
-        troubled = {one.mapping: str(error) for one in done for error in one.errors}
+        troubled = {report.mapping: str(error) for report in done for error in report.errors}
         save_heartbeat(ledger, pulse | {"at": time.time(), "stopped": True, "troubles": troubled})
         return done
     finally:

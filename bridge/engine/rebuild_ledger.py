@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from bridge.continuity.ownership import announced
-from bridge.core.errors import BridgeError, NotOwner, NotYet
-from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
+from bridge.core.errors import NotOwner, NotYet
+from bridge.core.model import Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
+from bridge.engine.rebuild_plan import RebuildPlan
 from bridge.engine.unclaimed_lines import UnclaimedLine, no_messages, pieces_of, unclaimed
 from bridge.files.folder import MessageFolder
 from bridge.files.generation import GenerationRecord
@@ -25,7 +26,7 @@ from bridge.ledger import dual_writes
 from bridge.ledger.acknowledgements import RedactedLine, redacted_of, save_redacted
 from bridge.ledger.edits import CarriedSpan, save_stretches
 from bridge.ledger.process_nonces import adopt_nonces
-from bridge.ledger.quarantine import QuarantinedMessage, add_quarantined
+from bridge.ledger.quarantine import add_quarantined
 from bridge.ledger.ranges import Range, add_range, range_digest
 from bridge.ledger.sources import (
     SourceMemory,
@@ -44,8 +45,8 @@ from bridge.streams.connect import Connection
 from bridge.streams.edits import LogEditRecord, edits_of
 from bridge.streams.keys import FORMAT, Keys
 from bridge.streams.lease import unchanged, watch
-from bridge.streams.reader import StreamInfo, entries, stream_info
-from bridge.streams.redacted import RedactedEntry, read_deleted
+from bridge.streams.reader import entries, stream_info
+from bridge.streams.redacted import read_deleted
 from bridge.streams.resp import pack
 from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.trim import TrimmedSource, read_trimmed
@@ -54,72 +55,6 @@ TABLES = (
     "streams", "sources", "generations", "aligned", "intents", "ranges", "state_values", "witness", "seen", "released",
 )  # fmt: skip
 """The ledger's tables that a repair clears of a stream: made anew from both sides, or of a past that is not theirs."""
-
-
-@dataclass(slots=True)
-class RebuildPlan:
-    """What a repair would write into a ledger. `ambiguous` counts mirrored lines that an equal line could stand in for.
-
-    `missing` are generations without a file, `strangers` sources whose file is no generation that was carried.
-    """
-
-    stream: str
-    owner: str
-    instance: str
-    info: StreamInfo
-    sources: dict[str, SourceMemory] = field(default_factory=dict)
-    generations: dict[str, list[GenerationRecord]] = field(default_factory=dict)
-    ranges: list[Range] = field(default_factory=list)
-    cursor: EntryId = ZERO_ID
-    missing: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
-    ambiguous: int = 0
-    unmatched: int = 0
-    folder: folder_recovery.FolderRecovery | None = None
-    aside: list[QuarantinedMessage] = field(default_factory=list)
-    """Lines that were carried past and are no messages."""
-    values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
-    """Name, digest and timestamp of the latest values that both sides hold."""
-    edits: dict[str, dict[int, LogEditRecord]] = field(default_factory=dict)
-    """Of each log that was edited which stretches of which generations were carried before."""
-    redacted: list[RedactedEntry] = field(default_factory=list)
-    writes: dict[str, str] = field(default_factory=dict)
-    """The side to which each component writes that was ever switched, by the component's name."""
-
-    @property
-    def unproved(self) -> list[str]:
-        """Says which sources' files are not those that Redis knows; empty: what is in both was carried."""
-        carried = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
-                   if known and not known[-1].closed]  # fmt: skip
-        gone = [f"{generation} is not to be found" for generation in carried if generation in self.missing]
-        return [*(f"{name} is no generation that was carried" for name in self.strangers), *gone]
-
-    def component_that_owns(self, shared: MappingContext) -> str:
-        """The switched component that decides which side owns the mapping's latest values; empty: nobody was switched.
-
-        Raises BridgeError where components write to different sides: nobody can tell which side counts.
-        """
-        sides = set(self.writes.values()) if shared.mapping.source.kind == "state" else set()
-        if len(sides) > 1:
-            said = ", ".join(f"{name} writes to {side}" for name, side in sorted(self.writes.items()))
-            hint = "only one side can own latest values: say in bridge:components which"
-            raise BridgeError(f"its components do not agree: {said}", where=self.stream, hint=hint)
-        return min(self.writes) if sides else ""
-
-    def to_json(self) -> dict[str, object]:
-        """The plan of a repair as facts for `bridge repair --json`."""
-        return {
-            "stream": self.stream,
-            "owner": self.owner,
-            "sources": {name: one.number for name, one in self.sources.items()},
-            "generations": sum(map(len, self.generations.values())),
-            "missing_generations": self.missing,
-            "new_files": self.strangers,
-            "mirrored_lines": len(self.ranges),
-            "ambiguous": self.ambiguous,
-            "to_be_mirrored": self.unmatched,
-            "mirror_cursor": format_id(self.cursor).decode(),
-        }
 
 
 def plan(
@@ -142,28 +77,34 @@ def plan(
     made = RebuildPlan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     made.redacted = read_deleted(connection, shared.keys)
     modes = all_modes(connection)
-    made.writes = {name: one.writes for (name, its), one in modes.items() if its == shared.mapping.name and one.epoch}
+    made.writes = {
+        name: mode.writes for (name, its), mode in modes.items() if its == shared.mapping.name and mode.epoch
+    }
     made.component_that_owns(shared)
     if shared.folder is not None or shared.values is not None:
         return _folder(connection, shared, ledger, books, made)
     claimed: dict[tuple[int, int], set[int]] = {}
     born: list[tuple[EntryId, str, bytes]] = []
     trimmed, edits = read_trimmed(connection, shared.keys), edits_of(connection, shared.keys)
-    for one in entries(connection, shared.keys.stream, format_id(trimmed.floor)):
-        raw = one.origin()
+    for entry in entries(connection, shared.keys.stream, format_id(trimmed.floor)):
+        raw = entry.origin()
         origin = parse_origin(raw) if raw is not None else None
         if origin is not None:
             claimed.setdefault((origin.source, origin.generation), set()).add(origin.offset)
         else:
-            line = shared.line_of(one.fields)
+            line = shared.line_of(entry.fields)
             if line is not None:
-                born.append((one.id, *line))
+                born.append((entry.id, *line))
     lines: list[UnclaimedLine] = []
     for raw_name, number in books.sources.items():
         name = os.fsdecode(raw_name)
         gone = trimmed.origins.get(int(number), TrimmedSource(None))
         found = _source(shared, books, made, name, int(number), claimed, edits.get(int(number), {}))
-        lines += [one for one in found if not gone.has(Position(one.generation, one.offset))]
+        lines += [
+            unclaimed_line
+            for unclaimed_line in found
+            if not gone.has(Position(unclaimed_line.generation, unclaimed_line.offset))
+        ]
     _align(made, lines, born, books, _late(connection, shared.keys.late, [entry_id for entry_id, _, _ in born]))
     return made
 
@@ -185,17 +126,23 @@ def _folder(
             made.folder = folder_recovery.read_announced(connection, shared, int(number))
         elif shared.folder is not None:
             made.folder = folder_recovery.read_both(connection, shared, ledger, int(number), made.cursor)
-            made.ranges, made.unmatched = [one for _, one in made.folder.mirrored], made.folder.unmatched
+            made.ranges, made.unmatched = (
+                [written_range for _, written_range in made.folder.mirrored],
+                made.folder.unmatched,
+            )
     return made
 
 
 def _values(connection: Connection, own: Keys, folder: MessageFolder) -> list[tuple[bytes, bytes, bytes]]:
     found = []
     for some in folder.scan():
-        for one in some:
-            taken, there = folder.read(one.name, latest_value.LIMIT), latest_value.read(connection, own, one.name)
+        for found_file in some:
+            taken, there = (
+                folder.read(found_file.name, latest_value.LIMIT),
+                latest_value.read(connection, own, found_file.name),
+            )
             if taken is not None and there is not None and there[0].data == taken.raw:
-                found.append((one.name, there[0].sha256, there[0].timestamp))
+                found.append((found_file.name, there[0].sha256, there[0].timestamp))
     return found
 
 
@@ -216,8 +163,8 @@ def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made
                 save_generation(ledger, stream, name, known)
             for generation, edit in made.edits.get(name, {}).items():
                 save_stretches(ledger, stream, name, generation, [CarriedSpan(*stretch) for stretch in edit.stretches])
-        for one in made.ranges if made.folder is None else ():
-            add_range(ledger, stream, one)
+        for written_range in made.ranges if made.folder is None else ():
+            add_range(ledger, stream, written_range)
         add_quarantined(ledger, stream, made.aside, time.time())
         for value in made.values:
             save_value(ledger, stream, *value)
@@ -382,7 +329,7 @@ def _align(
     for i, line in enumerate(lines):
         places.setdefault((line.name, line.content + b"\n"), []).append(i)
     at: dict[str, int] = {}
-    for entry_id, name, content in sorted(born, key=lambda one: one[0] in late):
+    for entry_id, name, content in sorted(born, key=lambda pair: pair[0] in late):
         in_order = entry_id not in late
         found = [i for i in places.get((name, content), ()) if not in_order or i >= at.get(name, 0)]
         if not found:

@@ -121,34 +121,40 @@ class Process:
         forget_troubles(ledger)
         over = retired(ledger)
         ledger.close()
-        for one in [one for one in self._shared if one.mapping.stream.key in over]:
-            logger.info("%s is retired: it is not carried", one.mapping.name)
-            self._shared.remove(one)
-        threads = [Thread(target=self._guard, args=(self._forward, one), name=f"forward {one.mapping.name}")
-                   for one in self._shared]  # fmt: skip
-        threads += [Thread(target=self._guard, args=(self._mirror, one), name=f"mirror {one.mapping.name}")
-                    for one in self._shared if one.mapping.mirror]  # fmt: skip
+        for mapping_context in [context for context in self._shared if context.mapping.stream.key in over]:
+            logger.info("%s is retired: it is not carried", mapping_context.mapping.name)
+            self._shared.remove(mapping_context)
+        threads = [Thread(target=self._guard, args=(self._forward, context), name=f"forward {context.mapping.name}")
+                   for context in self._shared]  # fmt: skip
+        threads += [Thread(target=self._guard, args=(self._mirror, context), name=f"mirror {context.mapping.name}")
+                    for context in self._shared if context.mapping.mirror]  # fmt: skip
         POOL.carriers = len(threads)
-        threads += [Thread(target=one, args=(self._settings, self._stop), name=one.__name__) for one in beside]
+        threads += [
+            Thread(target=callable, args=(self._settings, self._stop), name=callable.__name__) for callable in beside
+        ]
         watcher = None
         if not self._poll:
-            watcher = Watcher({f for one in self._shared for f in one.folders()}, self._wake, logger.warning)
+            watcher = Watcher(
+                {f for context in self._shared for f in context.folders()},
+                self._wake,
+                logger.warning,
+            )
         for thread in threads:
             thread.start()
         self._tell("READY=1", f"STATUS=carrying {'both ways' if self.dual else 'file to stream'}")
         logger.info("carrying %s", "both ways" if self.dual else "file to stream", extra={"facts": {"dual": self.dual}})
         self._supervise(watcher)
         self._tell("STOPPING=1", "STATUS=finishing what is under way")
-        for one in self._shared:
-            one.wake()
+        for mapping_context in self._shared:
+            mapping_context.wake()
         for mirror in list(self._mirrors):
             mirror.interrupt()
         for thread in threads:
             thread.join()
         if watcher is not None:
             watcher.close()
-        for one in self._shared:
-            one.close()
+        for mapping_context in self._shared:
+            mapping_context.close()
         logger.info("stopped")
         return 1 if self._crashed else 0
 
@@ -158,30 +164,37 @@ class Process:
 
     def flows(self) -> dict[tuple[str, str], DirectionStats]:
         """What went each way that the process carries, by mapping and `forward` or `mirror`. For any thread."""
-        found = {(one.mapping.name, "forward"): one.forward for one in self._shared}
+        found = {(mapping_context.mapping.name, "forward"): mapping_context.forward for mapping_context in self._shared}
         if self.dual:
-            found |= {(one.mapping.name, "mirror"): one.mirror for one in self._shared if one.mapping.mirror}
+            found |= {
+                (mapping_context.mapping.name, "mirror"): mapping_context.mirror
+                for mapping_context in self._shared
+                if mapping_context.mapping.mirror
+            }
         for forward in list(self._forwards):
             name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
             flow.rejects = sum(source.rejected for source in sources)
             if isinstance(forward, Forward):
-                flow.parts = {one.name: SourceRates(one.tally.entries + one.rejected, one.settling) for one in sources}
+                flow.parts = {
+                    own_source.name: SourceRates(own_source.tally.entries + own_source.rejected, own_source.settling)
+                    for own_source in sources
+                }
                 continue
             if not forward.owned.by_file:  # latest values go the way that their owner says
                 del found[name, "forward"]
                 flow = found[name, "mirror"] = forward.shared.mirror
             path = forward.shared.mapping.source.path
-            flow.parts = {path: SourceRates(forward.carried, sum(one.settling for one in sources))}
+            flow.parts = {path: SourceRates(forward.carried, sum(own_source.settling for own_source in sources))}
         for name, way in found:
             if way == "forward" and found[name, way].parts is None:
                 found[name, way].parts = {}
         return found
 
     def _wake(self, path: str, removed: bool) -> None:
-        for one in self._shared:
-            if removed and one.folder is not None:
-                one.folder.was_removed(path)
-            one.wake(path)
+        for mapping_context in self._shared:
+            if removed and mapping_context.folder is not None:
+                mapping_context.folder.was_removed(path)
+            mapping_context.wake(path)
 
     def _supervise(self, watcher: Watcher | None) -> None:
         """The process of `bridge run` tends its watcher and sends its heartbeat until the stop event."""
@@ -239,8 +252,8 @@ class Process:
             "started": self._started, "at": time.time(), "stopped": stopped,
             "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in rates},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
-            "parity": {one.mapping.name: run.in_short(time.time()) for one in self._shared
-                       for run in runs(ledger, one.mapping.stream.key, 1)},
+            "parity": {mapping_context.mapping.name: run.in_short(time.time()) for mapping_context in self._shared
+                       for run in runs(ledger, mapping_context.mapping.stream.key, 1)},
         }  # fmt: skip
         save_heartbeat(ledger, pulse)
         self.troubles.save(ledger)

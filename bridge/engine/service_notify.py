@@ -17,9 +17,9 @@ class ServiceNotifier:
         """`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=…`; several go in one datagram. Never raises."""
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             try:
-                one.connect(self._address)
-                one.send("\n".join(state.replace("\n", " ") for state in states).encode())
+                client.connect(self._address)
+                client.send("\n".join(state.replace("\n", " ") for state in states).encode())
             except OSError:  # it is gone, or does not read: that is its own affair
                 return

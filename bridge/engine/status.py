@@ -138,13 +138,13 @@ class Status:
     @property
     def files_behind(self) -> Lag:
         """What forward has still to carry of all mappings, for `bridge status`: lines, bytes, and the oldest's time."""
-        return sum((source.behind for one in self.mappings for source in one.sources), Lag())
+        return sum((source.behind for mapping in self.mappings for source in mapping.sources), Lag())
 
     @property
     def streams_behind(self) -> Lag:
         """How many entries the mirrors of all mappings have still to write, as far as Redis could be asked."""
-        mirrors = [one.mirror for one in self.mappings if one.mirror is not None]
-        return sum((one.behind for one in mirrors if one.behind is not None), Lag())
+        mirrors = [mapping.mirror for mapping in self.mappings if mapping.mirror is not None]
+        return sum((mirror.behind for mirror in mirrors if mirror.behind is not None), Lag())
 
 
 QUIET, ROOM = 6.0, 1 << 20
@@ -188,8 +188,10 @@ def sample(
             if late and shutil.disk_usage(settings.state_dir).free < ROOM:
                 status.ledger_error = f"{path}: its disk is full; what waits is carried when there is room"
             known = troubles(ledger)
-            status.earlier = {worker: one for worker, one in known.items() if one.over is not None}
-            status.troubles = {worker: one for worker, one in known.items() if one.over is None and status.running}
+            status.earlier = {worker: trouble for worker, trouble in known.items() if trouble.over is not None}
+            status.troubles = {
+                worker: trouble for worker, trouble in known.items() if trouble.over is None and status.running
+            }
             status.troubles = status.troubles if waits is None else waits
             for component, since in unsettled(ledger, now() - LONG):
                 said = "its switch is asked for and neither made nor taken back: what it concerns waits"

@@ -74,7 +74,7 @@ def _signed(head: bytes, name: str) -> str:
         found = puremagic.magic_string(head, Path(name).name) if head else []
     except (puremagic.PureError, ValueError):
         return ""
-    return next((one.mime_type for one in found if one.confidence >= SURE and one.mime_type), "")
+    return next((match.mime_type for match in found if match.confidence >= SURE and match.mime_type), "")
 
 
 def _is_text(head: bytes) -> bool:

@@ -176,8 +176,8 @@ class AtomicFolder:
             names = os.listdir(self._fd)  # noqa: PTH208 - of a descriptor
         except OSError as error:
             raise link_or(error, self.path) from None
-        mine = [one for one in names if one.startswith(PREFIX) and one.endswith(SUFFIX)]
-        return [one[len(PREFIX) : -len(SUFFIX)] for one in mine]
+        mine = [name for name in names if name.startswith(PREFIX) and name.endswith(SUFFIX)]
+        return [name[len(PREFIX) : -len(SUFFIX)] for name in mine]
 
 
 @functools.cache

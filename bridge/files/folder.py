@@ -54,7 +54,7 @@ class FileFacts(NamedTuple):
         return max(now - self.written / 1e9, now - since)
 
 
-class FolderScan(NamedTuple):
+class FoundFile(NamedTuple):
     """A regular file that was found in a folder: its path below the root, and its facts."""
 
     name: bytes
@@ -85,7 +85,7 @@ class MessageFolder:
         self._base = os.fsencode("/".join(parts[:fixed]))
         self._deep = len(parts) - 1 - fixed if "**" not in parts else 1 << 16
         self._wanted = translated(pattern)
-        self._unwanted = [translated(one) for one in exclude]
+        self._unwanted = [translated(name) for name in exclude]
         self._seen: dict[bytes, tuple[int, float]] = {}
         self._real = b""
         self.removed: set[bytes] = set()
@@ -107,7 +107,7 @@ class MessageFolder:
         last = name.rpartition(b"/")[2]
         if last.startswith(b".") or self._wanted.fullmatch(name) is None or self._is_leftover(name, last):
             return False
-        return not any(one.fullmatch(name) for one in self._unwanted)
+        return not any(pattern.fullmatch(name) for pattern in self._unwanted)
 
     def _is_leftover(self, name: bytes, last: bytes) -> bool:
         def there(other: str) -> bool:
@@ -140,12 +140,12 @@ class MessageFolder:
         except OSError:
             return None
 
-    def scan(self) -> Iterator[list[FolderScan]]:
+    def scan(self) -> Iterator[list[FoundFile]]:
         """Lists all files of the folder that its glob matches, some at a time, in no order.
 
         Raises SourceError when the first folder cannot be read.
         """
-        some: list[FolderScan] = []
+        some: list[FoundFile] = []
         seen: dict[bytes, tuple[int, float]] = {}
         self.unreadable, self.unlisted = [], []
         waiting = [(self._base, 0)]
@@ -154,14 +154,14 @@ class MessageFolder:
             try:
                 seen[name] = (os.stat(_below(self.root, name)).st_mtime_ns, time.time())
                 with os.scandir(_below(self.root, name)) as listed:
-                    for one in listed:
-                        path = _below(name, one.name)
-                        if one.is_dir(follow_symlinks=False):
-                            if deep < self._deep and not one.name.startswith(b"."):
+                    for dir_entry in listed:
+                        path = _below(name, dir_entry.name)
+                        if dir_entry.is_dir(follow_symlinks=False):
+                            if deep < self._deep and not dir_entry.name.startswith(b"."):
                                 waiting.append((path, deep + 1))
-                        elif self.has(path) and one.is_file(follow_symlinks=False):
+                        elif self.has(path) and dir_entry.is_file(follow_symlinks=False):
                             try:
-                                some.append(FolderScan(path, FileFacts.of(one.stat(follow_symlinks=False))))
+                                some.append(FoundFile(path, FileFacts.of(dir_entry.stat(follow_symlinks=False))))
                             except FileNotFoundError:
                                 continue
                             if len(some) >= AT_ONCE:
@@ -178,7 +178,7 @@ class MessageFolder:
         if some:
             yield some
 
-    def find(self, name: bytes) -> FolderScan | None:
+    def find(self, name: bytes) -> FoundFile | None:
         """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages.
 
         Raises SourceError where nobody can tell.
@@ -191,7 +191,7 @@ class MessageFolder:
             if error.errno in ABSENT:
                 return None
             raise SourceError(f"cannot be looked at: {error.strerror}", where=shown_name(name)) from None
-        return FolderScan(name, FileFacts.of(found)) if stat.S_ISREG(found.st_mode) else None
+        return FoundFile(name, FileFacts.of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def exists(self, name: str) -> bool:
         """Whether there is anything of this name below the folder's root."""

@@ -70,7 +70,7 @@ def keep_generations(tail: Tail, closed: list[GenerationRecord], ledger: Ledger,
         save_generation(ledger, stream, tail.name, tail.confirmed(first))
     for known in closed:  # one that was empty when it ended is known by more since
         since = tail.record(known.number)
-        known = since if since.packed else max(known, since, key=lambda one: one.at.head_len)
+        known = since if since.packed else max(known, since, key=lambda record: record.at.head_len)
         save_generation(ledger, stream, tail.name, known)
 
 

@@ -29,17 +29,19 @@ def exclude_mirrored(
         data = data[: max(0, limit - start)]
     cuts: list[Cut] = []
     stale: list[Range] = []
-    for one in ranges_between(ledger, stream, name, generation, start, start + len(data)):
-        missing = one.end - start - len(data)
+    for written_range in ranges_between(ledger, stream, name, generation, start, start + len(data)):
+        missing = written_range.end - start - len(data)
         whole = data + read(missing, start + len(data)) if missing > 0 else data
         content = (
-            whole[one.start - start : one.end - start] if one.start >= start else read(one.end - one.start, one.start)
+            whole[written_range.start - start : written_range.end - start]
+            if written_range.start >= start
+            else read(written_range.end - written_range.start, written_range.start)
         )
-        if range_digest(content) == one.digest:
+        if range_digest(content) == written_range.digest:
             data = whole
-            cuts.append((one.start, one.end))
+            cuts.append((written_range.start, written_range.end))
         else:
-            stale.append(one)
+            stale.append(written_range)
     return data, cuts, stale
 
 

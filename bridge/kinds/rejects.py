@@ -21,14 +21,13 @@ class RejectKinds:
 
     def tell(self, found: Iterable[QuarantinedMessage]) -> None:
         """Logs the first of each kind that was not met before."""
-        for one in found:
-            if one.kind not in self._said:
-                self._said.add(one.kind)
-                line = f"the line at offset {one.offset}" if one.generation else one.name
-                what = f"entry {one.entry_id}" if one.entry_id else line
-                self._say(
-                    f"{self._name}: quarantined {what}: {one.reason} (`bridge quarantine list` shows it, and any more)"
-                )
+        for quarantined in found:
+            if quarantined.kind not in self._said:
+                self._said.add(quarantined.kind)
+                line = f"the line at offset {quarantined.offset}" if quarantined.generation else quarantined.name
+                what = f"entry {quarantined.entry_id}" if quarantined.entry_id else line
+                why = f"{quarantined.reason} (`bridge quarantine list` shows it, and any more)"
+                self._say(f"{self._name}: quarantined {what}: {why}")
 
 
 class Rejects:
@@ -75,10 +74,10 @@ class Rejects:
         self.count += len(aside)
         self._kinds.tell(aside)
 
-    def stop(self, one: QuarantinedMessage) -> RejectStop:
+    def stop(self, quarantined: QuarantinedMessage) -> RejectStop:
         """The error of `on_reject = "stop"`."""
         return RejectStop(
-            f"{one.reason}: {shown(one.raw, 80)}",
-            where=f"{self._name} offset {one.offset}",
+            f"{quarantined.reason}: {shown(quarantined.raw, 80)}",
+            where=f"{self._name} offset {quarantined.offset}",
             hint='mend the line or the mapping, or set policy.on_reject = "quarantine"',
         )

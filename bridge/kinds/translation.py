@@ -69,8 +69,8 @@ class EntryTranslator:
         straight = "{" not in plain
         usual = [straight and entry.fields[0::2] == names for entry in found]
         if self._naming:
-            usual = [one and entry.fields[5] not in self._naming for entry, one in zip(found, usual, strict=True)]
-        rows = [tuple(entry.fields[1::2]) for entry, one in zip(found, usual, strict=True) if one]
+            usual = [flag and entry.fields[5] not in self._naming for entry, flag in zip(found, usual, strict=True)]
+        rows = [tuple(entry.fields[1::2]) for entry, flag in zip(found, usual, strict=True) if flag]
         encoded = self.codec.encode_all(rows)
         sizes = [len(line) + 1 if isinstance(line, bytes) else 0 for line in encoded]
         if len(rows) == len(found) and 0 not in sizes and max(sizes, default=0) <= limit + 1:
@@ -82,8 +82,8 @@ class EntryTranslator:
         lines: dict[str, list[bytes]] = {plain: []}
         written: dict[str, list[WrittenEntry]] = {plain: []}
         each = iter(encoded)
-        for i, (entry, one) in enumerate(zip(found, usual, strict=True)):
-            line = next(each) if one else ""
+        for i, (entry, is_usual) in enumerate(zip(found, usual, strict=True)):
+            line = next(each) if is_usual else ""
             if isinstance(line, bytes) and len(line) <= limit:
                 lines[plain].append(line)
                 written[plain].append((entry.id, len(line) + 1))

@@ -68,11 +68,11 @@ class ArchiveFile(NamedTuple):
 
 def index_of(listed: Sequence[ArchivedEntry]) -> bytes:
     """As a part keeps it. Pure."""
-    origins = [one.origin if one.origin is not None else Origin(0, 0, 0) for one in listed]
+    origins = [archived.origin if archived.origin is not None else Origin(0, 0, 0) for archived in listed]
     columns = [
-        array("Q", [one.id[0] for one in listed]), array("Q", [one.id[1] for one in listed]),
-        array("Q", [one.length for one in listed]), array("Q", [one.source for one in origins]),
-        array("Q", [one.generation for one in origins]), array("Q", [one.offset for one in origins]),
+        array("Q", [archived.id[0] for archived in listed]), array("Q", [archived.id[1] for archived in listed]),
+        array("Q", [archived.length for archived in listed]), array("Q", [origin.source for origin in origins]),
+        array("Q", [origin.generation for origin in origins]), array("Q", [origin.offset for origin in origins]),
     ]  # fmt: skip
     return zlib.compress(b"".join(column.tobytes() for column in columns))
 
@@ -93,22 +93,22 @@ def save_span(ledger: Ledger, stream: str, span: ArchivedSpan) -> None:
         "INSERT OR REPLACE INTO archive_spans (stream, last, first, base) VALUES (?, ?, ?, ?)",
         (stream, key_of(span.last), key_of(span.first), span.base),
     )
-    for number, one in enumerate(span.parts):
+    for number, part in enumerate(span.parts):
         ledger.write(
             "INSERT OR REPLACE INTO archive_parts (stream, span, number, path, name, at, size, digest, entries,"
             " listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stream, key_of(span.last), number, one.path, one.name, one.at, one.size, one.digest, one.entries,
-             one.index),
+            (stream, key_of(span.last), number, part.path, part.name, part.at, part.size, part.digest, part.entries,
+             part.index),
         )  # fmt: skip
-        ledger.write("DELETE FROM archive_begun WHERE stream = ? AND path = ?", (stream, one.path))
+        ledger.write("DELETE FROM archive_begun WHERE stream = ? AND path = ?", (stream, part.path))
 
 
 def drop_span(ledger: Ledger, stream: str, span: ArchivedSpan, *, keep: bool) -> None:
     """Inside a ledger transaction: forgets it. With `keep` its bytes stay, though nothing is looked for in them."""
-    for one in parts_of(ledger, stream, span) if keep else ():
+    for part in parts_of(ledger, stream, span) if keep else ():
         ledger.write(
             "INSERT INTO archive_ends VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
-            (stream, one.path, one.at + one.size),
+            (stream, part.path, part.at + part.size),
         )
     for table, column in (("archive_spans", "last"), ("archive_parts", "span")):
         ledger.write(f"DELETE FROM {table} WHERE stream = ? AND {column} = ?", (stream, key_of(span.last)))

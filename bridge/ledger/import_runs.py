@@ -26,4 +26,6 @@ def last_import(ledger: Ledger, stream: str) -> dict[str, Any] | None:
     """The report of the stream's latest import run that had something to do; None when there was none."""
     rows = ledger.rows("SELECT report FROM imports WHERE stream = ? ORDER BY id DESC LIMIT 20", (stream,))
     reports: list[dict[str, Any]] = [json.loads(row[0]) for row in rows]
-    return next((one for one in reports if one["lines"] or one["state"] != "done"), reports[0] if reports else None)
+    return next(
+        (report for report in reports if report["lines"] or report["state"] != "done"), reports[0] if reports else None
+    )

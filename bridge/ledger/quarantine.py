@@ -49,15 +49,26 @@ _SHORT = _FACTS.format(raw="coalesce(substr(raw, 1, 200), x'')") + _RETRIED
 
 def add_quarantined(ledger: Ledger, stream: str, found: Iterable[QuarantinedMessage], now: float) -> None:
     """Keeps them; one that is there already stays as it is, so a replay adds nothing, and one that had left is back."""
-    for one in found:
+    for quarantined_message in found:
         ledger.write(
             "INSERT INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw, length,"
             " digest, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, direction, name,"
             " generation, offset, entry_id) DO UPDATE SET retried = NULL, retried_at = NULL, acknowledged = NULL"
             " WHERE retried IS NOT NULL",
-            (stream, one.direction, one.name, one.generation, one.offset, one.entry_id, one.reason, one.raw, one.length,
-             one.digest, now),
-        )  # fmt: skip
+            (
+                stream,
+                quarantined_message.direction,
+                quarantined_message.name,
+                quarantined_message.generation,
+                quarantined_message.offset,
+                quarantined_message.entry_id,
+                quarantined_message.reason,
+                quarantined_message.raw,
+                quarantined_message.length,
+                quarantined_message.digest,
+                now,
+            ),
+        )
 
 
 def quarantine_counts(ledger: Ledger, stream: str) -> list[tuple[str, str, int]]:
@@ -85,7 +96,7 @@ def first_in_quarantine(ledger: Ledger, stream: str, floor: EntryId) -> EntryId 
         " AND acknowledged IS NULL"
     )
     ids = [parse_id(entry_id.encode()) for (entry_id,) in ledger.rows(sql, (stream,))]
-    return min((one for one in ids if one >= floor), default=None)
+    return min((id_entry_id for id_entry_id in ids if id_entry_id >= floor), default=None)
 
 
 def acknowledge(ledger: Ledger, stream: str, numbers: Iterable[int] | None, who: str, now: float) -> int:
@@ -148,18 +159,18 @@ def anything_aside(ledger: Ledger, stream: str) -> bool:
 
 
 def rename_aside(
-    ledger: Ledger, stream: str, one: QuarantinedMessage, is_gone: Callable[[str], bool]
+    ledger: Ledger, stream: str, quarantined_message: QuarantinedMessage, is_gone: Callable[[str], bool]
 ) -> bool:  # fmt: skip
     """A file that was set aside was moved: it is the same, if all that is kept is and the file of before is gone."""
     rows = ledger.rows(
         "SELECT id, name FROM quarantine WHERE stream = ? AND direction = 'forward' AND retried IS NULL AND length = ?"
         " AND raw = ? AND digest = ?",
-        (stream, one.length, one.raw, one.digest),
+        (stream, quarantined_message.length, quarantined_message.raw, quarantined_message.digest),
     )
-    found = next((number for number, name in rows if name != one.name and is_gone(name)), None)
-    if found is None or find_quarantined(ledger, stream, name=one.name) is not None:
+    found = next((number for number, name in rows if name != quarantined_message.name and is_gone(name)), None)
+    if found is None or find_quarantined(ledger, stream, name=quarantined_message.name) is not None:
         return False
-    ledger.write("UPDATE quarantine SET name = ? WHERE id = ?", (one.name, found))
+    ledger.write("UPDATE quarantine SET name = ? WHERE id = ?", (quarantined_message.name, found))
     return True
 
 

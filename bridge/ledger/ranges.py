@@ -127,21 +127,29 @@ def rename_intent(ledger: Ledger, number: int, name: str) -> None:
     ledger.write("UPDATE intents SET name = ? WHERE id = ?", (name, number))
 
 
-def add_range(ledger: Ledger, stream: str, one: Range) -> None:
+def add_range(ledger: Ledger, stream: str, written_range: Range) -> None:
     """Notes a range in the ledger: bytes of a file that the mirror wrote."""
     ledger.write(
         "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries, last_ms)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (stream, one.name, one.generation, one.start, one.end, one.digest, pack_written(one.entries),
-         min(max(one.entries)[0][0], LARGEST) if one.entries else 0),
-    )  # fmt: skip
+        (
+            stream,
+            written_range.name,
+            written_range.generation,
+            written_range.start,
+            written_range.end,
+            written_range.digest,
+            pack_written(written_range.entries),
+            min(max(written_range.entries)[0][0], LARGEST) if written_range.entries else 0,
+        ),
+    )
 
 
-def drop_range(ledger: Ledger, stream: str, one: Range) -> None:
+def drop_range(ledger: Ledger, stream: str, written_range: Range) -> None:
     """Deletes a range from the ledger, as lines in it are the mirror's no more but are sent as file-born ones."""
     ledger.write(
         "DELETE FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start = ?",
-        (stream, one.name, one.generation, one.start),
+        (stream, written_range.name, written_range.generation, written_range.start),
     )
 
 
@@ -209,8 +217,8 @@ def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> P
         (stream, name, min(entry[0], LARGEST)),
     )
     for generation, at, blob in rows:
-        for one, length in unpack_written(blob):
-            if one >= entry:
+        for entry_id, length in unpack_written(blob):
+            if entry_id >= entry:
                 return Position(generation, at)
             at += length
     return None
@@ -236,7 +244,7 @@ def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
     )
     for rowid, blob in rows:
         written = unpack_written(blob)
-        left = [(ZERO_ID if one < floor else one, length) for one, length in written]
+        left = [(ZERO_ID if entry_id < floor else entry_id, length) for entry_id, length in written]
         if left != written:
             last_ms = min(max(left)[0][0], LARGEST)
             ledger.write(
@@ -279,8 +287,8 @@ def range_of(ledger: Ledger, stream: str, entry_id: EntryId) -> tuple[Range, int
     )
     for name, generation, start, end, digest, blob in rows:
         at = start
-        for one, length in unpack_written(blob):
-            if one == entry_id:
+        for written_id, length in unpack_written(blob):
+            if written_id == entry_id:
                 return Range(name, generation, start, end, digest, []), at
             at += length
     return None

@@ -171,15 +171,16 @@ def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, FileF
     ]
 
 
-def add_due(ledger: Ledger, stream: str, one: DueMessage) -> None:
+def add_due(ledger: Ledger, stream: str, due_message: DueMessage) -> None:
     """Notes in the ledger a spool message to be sent, or what became of one that is not on its way yet."""
     # One whose bytes are kept is sent, although another message took its file. The plus keeps SQLite from looking for
     # the name among all that is in no batch yet.
     ledger.write(
-        "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, one.name)
+        "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, due_message.name)
     )
     ledger.write(
-        "UPDATE spool_due SET inode = ? WHERE stream = ? AND name = ? AND key != ?", (STALE, stream, one.name, one.key)
+        "UPDATE spool_due SET inode = ? WHERE stream = ? AND name = ? AND key != ?",
+        (STALE, stream, due_message.name, due_message.key),
     )
     ledger.write(
         "INSERT INTO spool_due"
@@ -187,9 +188,19 @@ def add_due(ledger: Ledger, stream: str, one: DueMessage) -> None:
         " VALUES (?, ?, ?, 0, 0, x'', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, key) DO UPDATE SET"
         " name = excluded.name, time = excluded.time, size = excluded.size, written = excluded.written,"
         " device = excluded.device, inode = excluded.inode, raw = excluded.raw WHERE batch = 0",
-        (stream, one.key, one.alike, one.name, one.time, one.facts.size, one.facts.written, str(one.facts.device),
-         str(one.facts.inode), one.raw),
-    )  # fmt: skip
+        (
+            stream,
+            due_message.key,
+            due_message.alike,
+            due_message.name,
+            due_message.time,
+            due_message.facts.size,
+            due_message.facts.written,
+            str(due_message.facts.device),
+            str(due_message.facts.inode),
+            due_message.raw,
+        ),
+    )
 
 
 def drop_due(ledger: Ledger, stream: str, key: bytes) -> None:

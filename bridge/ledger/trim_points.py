@@ -34,10 +34,10 @@ def key_of(entry: EntryId) -> str:
 
 def save_points(ledger: Ledger, stream: str, points: Sequence[TrimPoint]) -> None:
     """Adds these."""
-    for one in points:
+    for point in points:
         ledger.write(
             "INSERT OR REPLACE INTO points (stream, entry, added, position) VALUES (?, ?, ?, ?)",
-            (stream, key_of(one.entry), one.added, one.position or NOTHING),
+            (stream, key_of(point.entry), point.added, point.position or NOTHING),
         )
 
 

@@ -58,21 +58,30 @@ class ArtifactCheck(ParityCheck):
         hasher, counts = hashlib.blake2b(digest_size=16), {"present": 0, "changed": 0, "gone": 0, "never_announced": 0}
         fates: dict[bytes, str] = {}
         for path in sorted(announced):
-            one = announced[path]
-            outcome, there = self._outcome(folder, path, one, batch)
+            announcement = announced[path]
+            outcome, there = self._outcome(folder, path, announcement, batch)
             fates[path] = outcome
             if outcome == "present":
                 counts["present"] += 1
                 tally.file_born += 1
-                hasher.update(path + b"\0" + one.row[7] + b"\0")
+                hasher.update(path + b"\0" + announcement.row[7] + b"\0")
             elif outcome in counts:
                 counts[outcome] += 1
             else:
                 tally.differences.append(
-                    Difference(outcome, shown_name(path), None, None, one.entry.decode(), there, b"|".join(one.row),
-                               row=one.row, raw_name=folder.below(os.fsdecode(path)) or b"")
+                    Difference(
+                        outcome, shown_name(path), None, None, announcement.entry.decode(), there,
+                        b"|".join(announcement.row), row=announcement.row,
+                        raw_name=folder.below(os.fsdecode(path)) or b"",
+                    )
                 )  # fmt: skip
-        first = min(((one.origin.generation, one.origin.offset) for one in announced.values()), default=(1 << 62, 0))
+        first = min(
+            (
+                (known_announcement.origin.generation, known_announcement.origin.offset)
+                for known_announcement in announced.values()
+            ),
+            default=(1 << 62, 0),
+        )
         for some in folder.scan():
             account.total += len(some)
             for found in some:
@@ -146,7 +155,9 @@ class ArtifactCheck(ParityCheck):
                 found[path] = Announcement(raw_id, row, origin, sent)
         return found
 
-    def _outcome(self, folder: MessageFolder, path: bytes, one: Announcement, batch: int) -> tuple[str, bytes | None]:
+    def _outcome(
+        self, folder: MessageFolder, path: bytes, announcement: Announcement, batch: int
+    ) -> tuple[str, bytes | None]:
         """present, changed or gone; or a kind of difference, and what is there."""
         name = folder.below(os.fsdecode(path))
         there = folder.find(name) if name is not None and b".." not in name.split(b"/") else None
@@ -154,15 +165,18 @@ class ArtifactCheck(ParityCheck):
         if self._stop.is_set():
             raise Interrupted
         if known is None:
-            return ("gone", None) if one.vouched else ("missing_in_file", None)
-        if one.sent is not None and not one.vouched:
+            return ("gone", None) if announcement.vouched else ("missing_in_file", None)
+        if announcement.sent is not None and not announcement.vouched:
             return "altered", known.sha256.encode()
-        if (known.sha256.encode(), b"%d" % known.facts.size) == (one.row[7], one.row[6]):
+        if (known.sha256.encode(), b"%d" % known.facts.size) == (announcement.row[7], announcement.row[6]):
             return "present", None
         last = spool_messages.carried(self._ledger, self._mapping.stream.key, name) if self._ledger and name else None
-        if last is not None and (one.origin.generation, one.origin.offset) < last[:2] <= (batch, 1 << 62):
+        if last is not None and (announcement.origin.generation, announcement.origin.offset) < last[:2] <= (
+            batch,
+            1 << 62,
+        ):
             return "missing_in_redis", known.sha256.encode()
-        return ("changed", None) if one.vouched else ("altered", known.sha256.encode())
+        return ("changed", None) if announcement.vouched else ("altered", known.sha256.encode())
 
 
 def of_lines(

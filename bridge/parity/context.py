@@ -115,9 +115,9 @@ class _ChunkComparison:
             found = view.sources.get(name)
             files = {file.generation: file for file in found.files} if found is not None else {}
             for number_of in found.changed if found is not None else ():
-                if not any(one.number == number_of and not one.closed for one in view.known(name)):
+                if not any(recorded.number == number_of and not recorded.closed for recorded in view.known(name)):
                     files.pop(number_of, None)  # it begins, or ends, as that one did: no proof that it is the same
-            known = {one.number: one for one in view.known(name)}
+            known = {recorded.number: recorded for recorded in view.known(name)}
             for generation in sorted({*files, *known}):
                 self._joined[number, generation] = _JoinedChunks(
                     name, number, generation, known.get(generation), files.get(generation)

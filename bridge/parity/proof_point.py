@@ -70,9 +70,9 @@ class ProofPoint:
             "last": format_id(self.last).decode(), "resume": format_id(self.resume).decode(),
             "due": format_id(self.due).decode(), "length": self.length, "added": self.added,
             "first": format_id(self.first).decode(),
-            "places": {name: [one.place, one.line, one.head_len, one.head, one.tail]
-                       for name, one in self.places.items()},
-            "targets": {name: format_id(one).decode() for name, one in self.targets.items()},
+            "places": {name: [place.place, place.line, place.head_len, place.head, place.tail]
+                       for name, place in self.places.items()},
+            "targets": {name: format_id(target).decode() for name, target in self.targets.items()},
             "totals": dict(self.totals), "digest": self.digest, "trimmed": self.trimmed,
             "account": {name: dict(generations) for name, generations in self.account.items()},
         }  # fmt: skip
@@ -83,8 +83,8 @@ class ProofPoint:
         ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due", "first")}
         return cls(
             **ids, length=int(facts["length"]), added=int(facts["added"]),
-            places={name: FilePlace(*one) for name, one in facts["places"].items()},
-            targets={name: parse_id(one.encode()) for name, one in facts["targets"].items()},
+            places={name: FilePlace(*value) for name, value in facts["places"].items()},
+            targets={name: parse_id(value.encode()) for name, value in facts["targets"].items()},
             totals=facts["totals"], digest=facts["digest"], trimmed=int(facts.get("trimmed", 0)),
             account=facts.get("account", {}),
         )  # fmt: skip

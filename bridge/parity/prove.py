@@ -135,13 +135,13 @@ class ParityRunner:
             drop_points(ledger, result.stream)
             save_points(ledger, result.stream, [TrimPoint(result.entry, 0, None)])
             return
-        known = sorted(one.added for one in points_of(ledger, result.stream))
+        known = sorted(trim_point.added for trim_point in points_of(ledger, result.stream))
         some = spacing(result.length)
-        for one in result.points:
-            at = bisect_left(known, one.added)
-            if all(abs(one.added - other) >= some for other in known[max(0, at - 1) : at + 1]):
-                known.insert(at, one.added)
-                save_points(ledger, result.stream, [TrimPoint(one.resume, one.added, json.dumps(one.to_json()))])
+        for point in result.points:
+            at = bisect_left(known, point.added)
+            if all(abs(point.added - other) >= some for other in known[max(0, at - 1) : at + 1]):
+                known.insert(at, point.added)
+                save_points(ledger, result.stream, [TrimPoint(point.resume, point.added, json.dumps(point.to_json()))])
 
     def _keep(self, result: ParityResult) -> None:
         """Notes a run of parity in the ledger. A run that found what the one before it found, equal, going on from

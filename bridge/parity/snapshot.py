@@ -87,7 +87,7 @@ class Cursors:
             self.lost = what_was_lost(stream_memory(ledger, stream), memories, info, books) or forked
         self.dual = self.mirrored and (bool(announced) if self.beat is None else bool(self.beat.get("dual")))
         self.numbers = {int(n): os.fsdecode(raw) for raw, n in books.sources.items()}
-        self.numbers |= {one.number: name for name, one in memories.items() if one.number not in self.numbers}
+        self.numbers |= {memory.number: name for name, memory in memories.items() if memory.number not in self.numbers}
 
     def say_who(self) -> None:
         """Notes for parity whether a bridge runs, by its last heartbeat."""
@@ -219,7 +219,7 @@ class Snapshot(Cursors):
         }  # fmt: skip
         for name in sorted(paths - self.sources.keys()):
             known = generations_of(ledger, self._mapping.stream.key, name) if ledger is not None else []
-            newest = max((one.number for one in known), default=0)
+            newest = max((record.number for record in known), default=0)
             self._known[name] = [RecordedGeneration(n, Fingerprint(0, 0, "", ""), True) for n in range(1, newest + 1)]
             pieces = [path for path in self._settings.root.glob(f"{name}.*") if path.is_file()]
             self.targets[name] = written(name, [*pieces, self._settings.root / name], newest, limit)
@@ -227,7 +227,7 @@ class Snapshot(Cursors):
     def _say(self) -> None:
         for name, found in [*self.sources.items(), *self.targets.items()]:
             here = {file.generation for file in found.files}
-            open_one = next((one for one in self._known[name] if not one.closed), None)
+            open_one = next((recorded for recorded in self._known[name] if not recorded.closed), None)
             if (
                 name in self.sources
                 and open_one is not None
@@ -235,7 +235,7 @@ class Snapshot(Cursors):
                 and open_one.number in found.changed
             ):
                 self.cut[name] = CutFile.of(found.changed[open_one.number], open_one)
-            self.gone[name] = [one.number for one in self._known[name] if one.number not in here]
+            self.gone[name] = [recorded.number for recorded in self._known[name] if recorded.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
         self.say_who()
 
@@ -317,7 +317,7 @@ class Snapshot(Cursors):
         found = {}
         for name in self.sources:
             known = self._known[name]
-            newest = next((one for one in known if not one.closed), known[-1] if known else None)
+            newest = next((recorded for recorded in known if not recorded.closed), known[-1] if known else None)
             place = max(claimed_to.get(name, -1), (newest.number << SHIFT) + newest.at.offset if newest else -1)
             if place >= 0:
                 found[name] = place & OFFSETS
@@ -327,8 +327,8 @@ class Snapshot(Cursors):
         """Closes every file that the view has open."""
         self._pieces.close()
         for found in self.targets.values():
-            for one in found.held:
-                one.close()
+            for lines in found.held:
+                lines.close()
 
 
 def _generations(books: StreamMetadata, name: str, number: int) -> dict[int, RecordedGeneration]:

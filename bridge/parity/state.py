@@ -70,7 +70,7 @@ class StateCheck(ParityCheck):
             WholeFileAccount(),
         )
         folder = MessageFolder(self._settings.root, source.path, source.exclude)
-        files = {one.name for some in folder.scan() for one in some}
+        files = {found_file.name for some in folder.scan() for found_file in some}
         account.total = len(files)
         until = time.monotonic() + (self._settling if cursors.alive else 0)
         for name in sorted(files | known.keys()):

@@ -238,7 +238,7 @@ class ComponentGroup:
 
 def group_of(connection: Connection, stream: bytes, name: str) -> ComponentGroup | None:
     """The group as it stands; None when there is none. Raises RedisRefused, RedisLost."""
-    found = next((one for one in groups_of(connection, stream) if one.name == name.encode()), None)
+    found = next((group for group in groups_of(connection, stream) if group.name == name.encode()), None)
     if found is None:
         return None
     pending: dict[EntryId, int] = {}
@@ -271,9 +271,12 @@ def make_group(
     """
     drop_group(connection, stream, name)
     connection.call("XGROUP", "CREATE", stream, name, format_id(last), "MKSTREAM")
-    for times, some in ((0, [one for one in unread if one not in again]), (1, [one for one in unread if one in again])):
+    for times, some in (
+        (0, [entry_id for entry_id in unread if entry_id not in again]),
+        (1, [entry_id for entry_id in unread if entry_id in again]),
+    ):
         for at in range(0, len(some), 1000):
-            part = [format_id(one) for one in some[at : at + 1000]]
+            part = [format_id(entry_id) for entry_id in some[at : at + 1000]]
             options = ("IDLE", 86_400_000, "RETRYCOUNT", times, "FORCE", "JUSTID")
             connection.call("XCLAIM", stream, name, "bridge", 0, *part, *options)
 

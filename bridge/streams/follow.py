@@ -46,7 +46,7 @@ def newest(
     top = last if wanted.until is None else min(last, before(wanted.until))
     start = b"-" if wanted.since is None else format_id(wanted.since)
     if count is None:
-        found = [one for one in entries(connection, stream, start, format_id(top)) if wanted.has(one)]
+        found = [entry for entry in entries(connection, stream, start, format_id(top)) if wanted.has(entry)]
         return found, last
     back = entries_back(connection, stream, format_id(top), start)
     return list(islice(filter(wanted.has, back), count))[::-1] if count else [], last

@@ -148,7 +148,7 @@ def put(
     done = connection.calls(*commands)[-1]
     if done is None:
         return False, None, 0
-    for one in done:
-        if isinstance(one, Refusal):
-            raise refused(one, key.decode(errors="replace"))
+    for reply in done:
+        if isinstance(reply, Refusal):
+            raise refused(reply, key.decode(errors="replace"))
     return True, parse_id(done[0]) if wants_entry else None, int(number)

@@ -106,8 +106,8 @@ def groups_of(connection: Connection, stream: bytes) -> list[GroupInfo]:
             return []
         raise refused(groups, stream.decode(errors="replace"))
     found = []
-    for one in groups:
-        facts = dict(zip(one[0::2], one[1::2], strict=True))
+    for group in groups:
+        facts = dict(zip(group[0::2], group[1::2], strict=True))
         lag, last = facts.get(b"lag"), parse_id(facts[b"last-delivered-id"])
         found.append(GroupInfo(facts[b"name"], last, int(facts[b"pending"]), int(facts[b"consumers"]), lag))
     return found

@@ -80,8 +80,8 @@ class TrimmedSource(NamedTuple):
 
         `stays`: the first mirrored line that stays; None: all went up to `end`.
         """
-        low = [one for one in positions if stays is None or one < stays]
-        beyond = sorted(one for one in positions if stays is not None and one >= stays)
+        low = [position for position in positions if stays is None or position < stays]
+        beyond = sorted(position for position in positions if stays is not None and position >= stays)
         return cls(max(low, default=None), tuple(beyond), stays if stays is not None else end)
 
     def has(self, at: Position) -> bool:
@@ -110,7 +110,9 @@ class TrimState:
 
     def origins_json(self) -> str:
         """The lines of each source that were trimmed, as Redis and the ledger keep them."""
-        return json.dumps({str(number): [one.low, one.beyond, one.stays] for number, one in self.origins.items()})
+        return json.dumps(
+            {str(number): [origin.low, origin.beyond, origin.stays] for number, origin in self.origins.items()}
+        )
 
     def base_json(self) -> str:
         """The position that a stream's floor stands for, as Redis and the ledger keep it; empty: none."""

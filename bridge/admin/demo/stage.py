@@ -192,7 +192,7 @@ class Stage:
         """Both sides, read anew."""
         connection = Connection(self.server.socket_url)
         try:
-            held = [one.fields for one in entries(connection, STREAM.encode())]
+            held = [entry.fields for entry in entries(connection, STREAM.encode())]
         finally:
             connection.close()
         return judge(self.log.read_bytes(), held, written, FILE_BORN)

@@ -28,9 +28,9 @@ def judge(file: bytes, entries: list[list[bytes]], written: dict[str, int], file
     order in the stream too.
     """
     lines = [line.split(b"|", 3) for line in file.split(b"\n") if line]
-    there = [(one[0].decode(errors="replace"), one[3]) for one in lines]
-    held = [dict(zip(one[0::2], one[1::2], strict=True)) for one in entries]
-    here = [(one[b"role"].decode(errors="replace"), one[b"data"]) for one in held]
+    there = [(row[0].decode(errors="replace"), row[3]) for row in lines]
+    held = [dict(zip(entry[0::2], entry[1::2], strict=True)) for entry in entries]
+    here = [(row[b"role"].decode(errors="replace"), row[b"data"]) for row in held]
     wrong = []
     for role, count in written.items():
         wanted = list(range(1, count + 1))
@@ -38,7 +38,7 @@ def judge(file: bytes, entries: list[list[bytes]], written: dict[str, int], file
             numbers = [_number(data) for who, data in found if who == role]
             if numbers != wanted:
                 wrong.append(f"{role} in the {side}: {_difference(numbers, wanted)}")
-    if [one for one in there if one[0] in file_born] != [one for one in here if one[0] in file_born]:
+    if [pair for pair in there if pair[0] in file_born] != [pair for pair in here if pair[0] in file_born]:
         wrong.append("the stream does not hold the file's messages in the file's order")
     strangers = {who for who, _ in (*there, *here)} - set(written)
     if strangers:

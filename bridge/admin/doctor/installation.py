@@ -61,7 +61,7 @@ def program(found: str | None, ours: Sequence[str]) -> Finding:
 
 def _folders() -> list[str]:
     """Lists the folders in which this installation keeps its programs."""
-    return list(dict.fromkeys(str(Path(one).parent) for one in (sys.executable, sys.argv[0])))
+    return list(dict.fromkeys(str(Path(name).parent) for name in (sys.executable, sys.argv[0])))
 
 
 def process(holder: str, beat: Mapping[str, object] | None, now: float, *, needed: bool = True) -> Finding:
@@ -92,8 +92,8 @@ def ledger(path: Path) -> Finding:
     if not path.exists():
         return Finding("ledger", "note", "there is none yet", "`bridge run` makes one; a lost one: `bridge repair`")
     try:
-        with closing(Ledger(path)) as one:
-            said = one.rows("PRAGMA quick_check(1)")[0][0]
+        with closing(Ledger(path)) as own_ledger:
+            said = own_ledger.rows("PRAGMA quick_check(1)")[0][0]
     except LedgerError as error:
         return Finding("ledger", "bad", str(error), error.hint)
     if said != "ok":
@@ -123,7 +123,7 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
         all_known = all_generations(ledger, mapping.stream.key) if mapping.source.kind == "log" else []
         for name, some in groupby(all_known, key=itemgetter(0)):
             known = [generation for _, generation in some]
-            many = sum(one.closed and one.inode < 0 for one in known)
+            many = sum(record.closed and record.inode < 0 for record in known)
             many += sum(_same_file(before, after) for before, after in pairwise(known))
             if many:
                 found[name] = many
@@ -161,14 +161,14 @@ def components(
     `heard`: seconds since the last word of each component in each mapping. Pure.
     """
     parts: list[Part] = []
-    for (name, mapping), one in sorted(modes.items()):
+    for (name, mapping), mode in sorted(modes.items()):
         if mapping not in mine:
             continue
         if name not in declared:
             said = f"{name} was switched in {mapping}, and bridge.toml does not know it"
             parts.append(("note", said, f"add [components.{name}] with its roles"))
         age = heard.get((name, mapping))
-        if "redis" in (one.reads, one.writes) and age is not None and age > SILENT:
+        if "redis" in (mode.reads, mode.writes) and age is not None and age > SILENT:
             parts.append(("note", f"{name} in {mapping}: no word for {duration(age)}", "does it still run?"))
     known = {name for name, mapping in modes if mapping in mine} | declared
     return worst("components", parts or [("good", f"{counted(len(known), 'component')}, all known", "")])
@@ -183,7 +183,7 @@ def look_at_components(connection: Connection, settings: Settings) -> Finding:
             at, key = said.get("at"), (name.partition("/")[0], mapping.name)
             if isinstance(at, int):
                 heard[key] = min(heard.get(key, 1e12), max(0.0, int(seconds) - at / 1000))
-    names = frozenset(one.name for one in settings.mappings)
+    names = frozenset(configured.name for configured in settings.mappings)
     return components(all_modes(connection), heard, frozenset(settings.components), names)
 
 
@@ -285,7 +285,7 @@ def look_at_groups(connection: Connection, settings: Settings) -> Finding:
             rows = groups_of(connection, keys.stream)
             many = {row.name.decode(errors="replace"): row.consumers for row in rows}
             behind[mapping.stream.key] = [
-                (one.group, int(seconds) - one.first[0] / 1000, many.get(one.group, 0)) for one in held
+                (group.group, int(seconds) - group.first[0] / 1000, many.get(group.group, 0)) for group in held
             ]
     return groups(behind)
 
@@ -314,12 +314,16 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
     sound = ledger(path)
     beat, last, rewritten, needed = None, dict[str, ParityRun | None](), dict[str, int](), True
     if path.exists() and sound.verdict == "good":
-        with closing(Ledger(path)) as one:
-            beat, over, rewritten = heartbeat(one, settings.instance), retired(one), _rewritten(one, settings)
+        with closing(Ledger(path)) as own_ledger:
+            beat, over, rewritten = (
+                heartbeat(own_ledger, settings.instance),
+                retired(own_ledger),
+                _rewritten(own_ledger, settings),
+            )
             needed = any(mapping.stream.key not in over for mapping in settings.mappings)
             for mapping in settings.mappings:
                 if mapping.stream.key not in over:
-                    last[mapping.name] = next(iter(runs(one, mapping.stream.key, 1)), None)
+                    last[mapping.name] = next(iter(runs(own_ledger, mapping.stream.key, 1)), None)
     return [
         program(shutil.which("bridge", path=os.environ.get("PATH")), _folders()),
         process(lock_holder(settings.state_dir), beat, now, needed=needed),

@@ -48,7 +48,7 @@ def files_of(settings: Settings) -> dict[str, list[Path]]:
         try:
             folder = shared.folder or shared.values
             if folder is not None:
-                names = [os.fsdecode(one.name) for some in folder.scan() for one in some]
+                names = [os.fsdecode(found_file.name) for some in folder.scan() for found_file in some]
             else:
                 names = shared.source_names()
             found[mapping.name] = [path for name in names if (path := settings.root / name).exists()]
@@ -137,7 +137,7 @@ def _descriptors() -> Iterable[tuple[int, str, str]]:
     """Linux: process, number and target of each descriptor that this user may see."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            links = [(one.name, str(one.readlink())) for one in list((process / "fd").iterdir())]
+            links = [(path.name, str(path.readlink())) for path in list((process / "fd").iterdir())]
         except OSError:  # another user's, or gone by now
             continue
         yield from ((int(process.name), number, link) for number, link in links)
@@ -165,16 +165,16 @@ def _kind_of(path: Path) -> str:
     said = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=5, check=False).stdout
     rows = [re.fullmatch(r".* on (.+) \((\w+).*\)", row) for row in said.splitlines()]
     return mounted(
-        path.resolve(), "\n".join(f"- {one[1].replace(' ', chr(92) + '040')} {one[2]}" for one in rows if one)
+        path.resolve(), "\n".join(f"- {match[1].replace(' ', chr(92) + '040')} {match[2]}" for match in rows if match)
     )
 
 
 def ignores_case(folder: Path) -> bool:
     """Whether names that differ in case alone are one there, told by a name that is there."""
-    for one in [folder, *(folder.iterdir() if folder.is_dir() else ())]:
-        other = one.with_name(one.name.swapcase())
-        if other.name != one.name:
-            return bool(other.exists() and other.samefile(one))
+    for value in [folder, *(folder.iterdir() if folder.is_dir() else ())]:
+        other = value.with_name(value.name.swapcase())
+        if other.name != value.name:
+            return bool(other.exists() and other.samefile(value))
     return False
 
 
@@ -265,9 +265,9 @@ def rotation(logs: Iterable[Path], configurations: Iterable[str]) -> Finding:
 def _rotators(places: Iterable[str]) -> list[str]:
     found = []
     for place in map(Path, places):
-        for one in sorted(place.iterdir()) if place.is_dir() else [place]:
+        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
             try:
-                found.append(one.read_text(errors="replace"))
+                found.append(path.read_text(errors="replace"))
             except OSError:
                 continue
     return found
@@ -279,7 +279,12 @@ def examine(settings: Settings, rotators: Sequence[str] = ROTATORS) -> tuple[lis
         files = files_of(settings)
     except (OSError, SourceError) as error:
         return [Finding("permissions", "bad", str(error), "let the bridge's user read it")], {}
-    logs = [path for one in settings.mappings if one.source.kind in ("log", "context") for path in files[one.name]]
+    logs = [
+        path
+        for mapping in settings.mappings
+        if mapping.source.kind in ("log", "context")
+        for path in files[mapping.name]
+    ]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     state = settings.state_dir if settings.state_dir.exists() else settings.path.parent
     findings = [

@@ -45,7 +45,7 @@ class Client:
 def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
     """Checks whether there is room for connections, and looks for those that nobody is behind any more. Pure."""
     there, most = int(facts.get("connected_clients", len(rows))), int(facts.get("maxclients", 0) or 10000)
-    ours = [one for one in rows if one.name == CLIENT_NAME]
+    ours = [row for row in rows if row.name == CLIENT_NAME]
     parts: list[Part] = []
     said = f"{there} of {most} connections, {len(ours)} of them ours"
     hint = "raise maxclients; which program opens so many? CLIENT LIST tells"
@@ -59,14 +59,14 @@ def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
     if int(facts.get("rejected_connections", 0)):
         many = counted(int(facts["rejected_connections"]), "connection")
         parts.append(("note", f"{many} refused since it started", hint))
-    stale = [one for one in rows if one.subscribed and one.idle > IDLE]
+    stale = [row for row in rows if row.subscribed and row.idle > IDLE]
     if stale:
-        named = ", ".join(f"{one.name or 'no name'} at {one.addr} (id {one.id})" for one in stale[:3])
+        named = ", ".join(f"{client.name or 'no name'} at {client.addr} (id {client.id})" for client in stale[:3])
         said = f"{counted(len(stale), 'subscriber')} silent for over {duration(IDLE)}: {named}"
         parts.append(("note", said, f"if nobody is behind it: CLIENT KILL ID {stale[0].id}"))
-    behind = [one for one in rows if one.owed > 1 << 20]
+    behind = [row for row in rows if row.owed > 1 << 20]
     if behind:
-        many = size(sum(one.owed for one in behind))
+        many = size(sum(client.owed for client in behind))
         said = f"{counted(len(behind), 'client')} do not read what they are sent: {many} wait for them"
         parts.append(("note", said, f"what hangs there? CLIENT LIST id {behind[0].id}"))
     if asked_for.get("tcp-keepalive") == "0":
@@ -102,8 +102,10 @@ def exposure(asked_for: Facts, *, open_to_all: bool, socket: bool) -> Finding:
     `open_to_all`: the server's default user needs no password; `socket`: we came by a Unix socket.
     """
     binds = asked_for.get("bind", "").split()
-    addresses = [one.lstrip("-") for one in binds]
-    outside = [one for one in addresses if one not in ("127.0.0.1", "::1", "localhost")] or ([] if binds else ["*"])
+    addresses = [bind.lstrip("-") for bind in binds]
+    outside = [address for address in addresses if address not in ("127.0.0.1", "::1", "localhost")] or (
+        [] if binds else ["*"]
+    )
     protected = asked_for.get("protected-mode") == "yes"
     listens = asked_for.get("port") != "0" or asked_for.get("tls-port", "0") != "0"
     if outside and open_to_all and not protected and listens:

@@ -127,7 +127,7 @@ def memory(facts: Facts, streams: Sequence[Growth]) -> Finding:
         said = f"maxmemory-policy {policy}: short of memory it throws keys away, streams and their groups among them"
         parts.append(("bad", said, "redis-cli CONFIG SET maxmemory-policy noeviction"))
     room = (limit or int(facts.get("total_system_memory", 0))) - used
-    a_day = sum(one.bytes_a_day for one in streams if not one.limited)
+    a_day = sum(stream.bytes_a_day for stream in streams if not stream.limited)
     days = room / a_day if a_day > 0 and room > 0 else None
     soon: Verdict = "bad" if days is not None and days < 7 else "note" if days is not None and days < 60 else "good"
     grows, hint = "", ""
@@ -188,7 +188,7 @@ def load(slow: Sequence[tuple[str, float, str]], stats: Facts, cpu: Facts, uptim
         ("note" if busy > 50 else "good", said, "which programs ask so much? INFO commandstats" if busy > 50 else "")
     ]
     if ours:
-        name, worst_ms = max(ours, key=lambda one: one[1])
+        name, worst_ms = max(ours, key=lambda pair: pair[1])
         said = f"{counted(len(ours), 'command')} of ours in the slow log, the slowest {name} with {worst_ms:.0f} ms"
         parts.append(("note", said, "are messages very large, or the machine busy? SLOWLOG GET tells"))
     elif slow:
@@ -252,8 +252,8 @@ def examine(connection: Connection, settings: Settings, now: Callable[[], float]
         return other_clients.clients(facts, [other_clients.Client.of(row) for row in text.splitlines()], told)
 
     def room() -> Finding:
-        return memory(facts, [growth(connection, one.stream.key, limited=one.retention.limited)
-                              for one in settings.mappings])  # fmt: skip
+        return memory(facts, [growth(connection, mapping.stream.key, limited=mapping.retention.limited)
+                              for mapping in settings.mappings])  # fmt: skip
 
     def work() -> Finding:
         stats = server_info(connection, "commandstats")

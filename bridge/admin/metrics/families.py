@@ -83,7 +83,11 @@ def _buckets(flow: DirectionStats) -> list[tuple[str, float]]:
 
 
 def _lags(status: Status, going: list[DirectionHealth]) -> Iterator[Metric]:
-    known = [((one.mapping, one.direction), one.waiting) for one in going if one.waiting is not None]
+    known = [
+        ((direction.mapping, direction.direction), direction.waiting)
+        for direction in going
+        if direction.waiting is not None
+    ]
     said = "Messages that wait to be carried; counted up to 100,000."
     yield _gauge("lag_messages", said, WAYS, [(way, behind.messages) for way, behind in known])
     yield _gauge("lag_bytes", "Their bytes.", WAYS, [(way, behind.bytes) for way, behind in known])
@@ -91,18 +95,22 @@ def _lags(status: Status, going: list[DirectionHealth]) -> Iterator[Metric]:
             for way, behind in known if behind.oldest is not None or not behind.messages]  # fmt: skip
     yield _gauge("lag_seconds", "The age of the first of them, by its own time; 0: none waits.", WAYS, ages)
     said = "Whether the direction moves or has nothing to do: 1, or 0. Absent: it is not carried."
-    well = [((one.mapping, one.direction), float(one.state != "stuck")) for one in going if one.state != "off"]
+    well = [
+        ((direction.mapping, direction.direction), float(direction.state != "stuck"))
+        for direction in going
+        if direction.state != "off"
+    ]
     yield _gauge("healthy", said, WAYS, well)
 
 
 def _quarantine(mappings: Iterable[MappingStatus]) -> Iterator[Metric]:
-    rows = [((one.name, direction, reason), float(count)) for one in mappings
-            for direction, reason, count in one.quarantined]  # fmt: skip
+    rows = [((mapping.name, direction, reason), float(count)) for mapping in mappings
+            for direction, reason, count in mapping.quarantined]  # fmt: skip
     yield _gauge("quarantined_messages", "Messages in quarantine.", (*WAYS, "reason"), rows)
 
 
 def _parity(status: Status) -> Iterator[Metric]:
-    last = [(one.name, one.parity) for one in status.mappings if one.parity is not None]
+    last = [(mapping.name, mapping.parity) for mapping in status.mappings if mapping.parity is not None]
     rows = [((name, verdict), float(run.verdict == verdict)) for name, run in last for verdict in VERDICTS]
     yield _gauge("parity_verdict", "What the last comparison found: 1 for that.", ("mapping", "verdict"), rows)
     ages = [((name,), max(0.0, status.at - run.ended)) for name, run in last]
@@ -115,14 +123,14 @@ def _label(name: bytes) -> str:
 
 
 def _streams(mappings: Iterable[MappingStatus]) -> Iterator[Metric]:
-    sizes = [(one.name, one.size) for one in mappings if one.size is not None]
+    sizes = [(mapping.name, mapping.size) for mapping in mappings if mapping.size is not None]
     yield _gauge("stream_entries", "Entries in the stream.", ("mapping",), [((n,), size.entries) for n, size in sizes])
     said = "Memory that the stream takes, as Redis reckons it."
     told = [((name,), float(size.bytes)) for name, size in sizes if size.bytes is not None]
     yield _gauge("stream_bytes", said, ("mapping",), told)
-    groups = [((name, _label(one.name)), one) for name, size in sizes for one in size.groups or ()]
-    lags = [(labels, float(one.lag)) for labels, one in groups if one.lag is not None]
+    groups = [((name, _label(group.name)), group) for name, size in sizes for group in size.groups or ()]
+    lags = [(labels, float(group.lag)) for labels, group in groups if group.lag is not None]
     yield _gauge("group_lag_messages", "Entries that the group was not given yet.", ("mapping", "group"), lags)
-    pending = [(labels, float(one.pending)) for labels, one in groups]
+    pending = [(labels, float(group.pending)) for labels, group in groups]
     said = "Entries that the group was given and did not acknowledge."
     yield _gauge("group_pending_messages", said, ("mapping", "group"), pending)

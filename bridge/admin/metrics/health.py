@@ -66,21 +66,21 @@ class Health:
         if silent > SILENT:
             hung = hung or f"the last heartbeat is {silent:.0f} s old"
         found = []
-        for one in status.mappings:
+        for mapping in status.mappings:
             for direction in ("forward", "mirror"):
-                flow = flows.get((one.name, direction))
-                if one.retired is not None or flow is None:
-                    found.append(DirectionHealth(one.name, direction, "off"))
+                flow = flows.get((mapping.name, direction))
+                if mapping.retired is not None or flow is None:
+                    found.append(DirectionHealth(mapping.name, direction, "off"))
                     continue
-                stretches = _stretches(one, flow)
-                whys = [hung, one.error, *_troubles(one.name, flow, status.troubles)]
-                whys += [source.error for source in one.sources if flow.parts is not None]
-                whys += [self._stands(one.name, direction, stretch) for stretch in stretches]
+                stretches = _stretches(mapping, flow)
+                whys = [hung, mapping.error, *_troubles(mapping.name, flow, status.troubles)]
+                whys += [source.error for source in mapping.sources if flow.parts is not None]
+                whys += [self._stands(mapping.name, direction, stretch) for stretch in stretches]
                 why = next(filter(None, whys), "")
                 state: State = "stuck" if why else "idle" if all(each.idle for each in stretches) else "moving"
                 known = [each.waiting for each in stretches if each.waiting is not None]
                 waiting = sum(known, Lag()) if len(known) == len(stretches) else None
-                found.append(DirectionHealth(one.name, direction, state, waiting, why))
+                found.append(DirectionHealth(mapping.name, direction, state, waiting, why))
         return found
 
     def _stands(self, mapping: str, direction: str, stretch: WatchedSource) -> str:
@@ -96,14 +96,14 @@ class Health:
         return f"{stretch.name}: messages wait, and none moved for {stood:.0f} s" if stood > PATIENCE else ""
 
 
-def _stretches(one: MappingStatus, flow: DirectionStats) -> list[WatchedSource]:
+def _stretches(mapping_status: MappingStatus, flow: DirectionStats) -> list[WatchedSource]:
     if flow.parts is None:
-        mirror = one.mirror
+        mirror = mapping_status.mirror
         if mirror is None:
             return []
         return [WatchedSource(mirror.target, mirror.behind, 0, (mirror.cursor, flow.messages, flow.rejects))]
     found = []
-    for source in one.sources:
+    for source in mapping_status.sources:
         part = flow.parts.get(source.name, SourceRates(0, 0))
         found.append(WatchedSource(source.name, source.behind, part.settling, (source.position, part.done)))
     return found
@@ -111,4 +111,4 @@ def _stretches(one: MappingStatus, flow: DirectionStats) -> list[WatchedSource]:
 
 def _troubles(name: str, flow: DirectionStats, troubles: Mapping[str, Trouble]) -> list[str]:
     worker = f"forward {name}" if flow.parts is not None else f"mirror {name}"
-    return [one.error for who, one in troubles.items() if who == worker or who.startswith(f"{worker}: ")]
+    return [trouble.error for who, trouble in troubles.items() if who == worker or who.startswith(f"{worker}: ")]

@@ -54,7 +54,10 @@ class Monitor:
         """Looks at everything once; returns after how many seconds to look again."""
         begun = time.monotonic()
         try:
-            waits = {worker: Trouble(one.plain, "", one.since) for worker, one in self._process.troubles.now().items()}
+            waits = {
+                worker: Trouble(trouble.plain, "", trouble.since)
+                for worker, trouble in self._process.troubles.now().items()
+            }
             status = sample(self._settings, time.time, mirrors=self._process.dual, waits=waits)
             self._last = status, self._health.judge(status, self._process.flows(), self._process.silent())
             self._error = ""
@@ -86,12 +89,17 @@ class Monitor:
         if self.wrong or self._last is None:
             return 503, _json({"healthy": False, "error": self.wrong, "directions": []})
         going = self._last[1]
-        healthy = all(one.state != "stuck" for one in going)
+        healthy = all(direction.state != "stuck" for direction in going)
         rows = [
-            {"mapping": one.mapping, "direction": one.direction, "state": one.state,
-             "waiting": one.waiting.messages if one.waiting is not None else None, "why": one.why or None}
-            for one in going
-        ]  # fmt: skip
+            {
+                "mapping": direction.mapping,
+                "direction": direction.direction,
+                "state": direction.state,
+                "waiting": direction.waiting.messages if direction.waiting is not None else None,
+                "why": direction.why or None,
+            }
+            for direction in going
+        ]
         return 200 if healthy else 503, _json({"healthy": healthy, "error": None, "directions": rows})
 
 
@@ -139,10 +147,10 @@ class Server(ThreadingHTTPServer):
     def service_actions(self) -> None:
         """Every half second: those that take too long are cut off, and their threads end."""
         with self._lock:
-            late = [one for one, since in self._since.items() if time.monotonic() - since > SLOW]
-        for one in late:
+            late = [slow_client for slow_client, since in self._since.items() if time.monotonic() - since > SLOW]
+        for client in late:
             try:
-                one.shutdown(socket.SHUT_RDWR)
+                client.shutdown(socket.SHUT_RDWR)
             except OSError:  # it has just ended
                 continue
 

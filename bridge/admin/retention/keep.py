@@ -34,7 +34,7 @@ PROVE, SHARE = 2.0, 20.0
 
 def keep_retention(settings: Settings, stop: Event) -> None:
     """Trims a running bridge's streams by their `[retention]` until the stop event; ends at once where none has it."""
-    mappings = [one for one in settings.mappings if one.retention.limited]
+    mappings = [mapping for mapping in settings.mappings if mapping.retention.limited]
     if not mappings:
         return
     from bridge.admin.retention.trimming import Retention  # much is read in with it, and mostly for nothing
@@ -43,19 +43,22 @@ def keep_retention(settings: Settings, stop: Event) -> None:
     dial = dialler(settings)
     try:
         over = retired(ledger)
-        kept = [_Kept(settings, Retention(one, settings.state_dir, ledger, dial, time.time), ledger) for one in mappings
-                if one.stream.key not in over]  # fmt: skip
+        kept = [
+            _Kept(settings, Retention(mapping, settings.state_dir, ledger, dial, time.time), ledger)
+            for mapping in mappings
+            if mapping.stream.key not in over
+        ]
         while not stop.wait(pause.next()):
-            for one in kept:
+            for retention_state in kept:
                 try:
-                    one.look(stop)
-                    troubles.clear(ledger, one.worker)
+                    retention_state.look(stop)
+                    troubles.clear(ledger, retention_state.worker)
                 except LockHeld:
-                    logger.debug("%s: somebody trims by hand", one.worker)
+                    logger.debug("%s: somebody trims by hand", retention_state.worker)
                 except BridgeError as error:
-                    troubles.note(ledger, one.worker, error)
+                    troubles.note(ledger, retention_state.worker, error)
                 except Exception:  # noqa: BLE001 - a stream that grows is no reason to carry no messages
-                    logger.exception("%s failed; the bridge goes on", one.worker)
+                    logger.exception("%s failed; the bridge goes on", retention_state.worker)
     finally:
         ledger.close()
 
@@ -119,8 +122,8 @@ class _Kept:
 
     def _say(self, holds: list[TrimObstacle]) -> None:
         """Who holds up trimming, once."""
-        who = tuple(one.who for one in holds)
+        who = tuple(hold.who for hold in holds)
         if who != self._said:
-            for one in who:
-                logger.warning("%s: nothing is trimmed beyond what is still needed by %s", self.name, one)
+            for name in who:
+                logger.warning("%s: nothing is trimmed beyond what is still needed by %s", self.name, name)
             self._said = who

@@ -62,10 +62,10 @@ def allowed(
     points: Iterable[TrimPoint], policy: RetentionSection, size: StreamUsage, holds: Iterable[TrimObstacle]
 ) -> AllowedTrim:
     """The last of these points, in stream order, that is over the limits; and the last that nobody holds."""
-    due = [one for one in points if over(policy, size, one.entry, size.added - one.added)]
+    due = [point for point in points if over(policy, size, point.entry, size.added - point.added)]
     if not due:
         return AllowedTrim(None, None, [])
     wanted = due[-1].entry
-    against = sorted((one for one in holds if one.first <= wanted), key=lambda one: one.first)
-    free = [one for one in due if not against or one.entry < against[0].first]
+    against = sorted((hold for hold in holds if hold.first <= wanted), key=lambda obstacle: obstacle.first)
+    free = [point for point in due if not against or point.entry < against[0].first]
     return AllowedTrim(wanted, free[-1] if free else None, against, free)

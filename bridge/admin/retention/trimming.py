@@ -89,8 +89,8 @@ class TrimPlan:
             "over": format_id(self.allowed.wanted).decode() if self.allowed.wanted else None,
             "upto": format_id(upto.entry).decode() if upto else None, "unproven": self.unproven,
             "goes": self.goes, "waits": self.waits,
-            "holds": [{"from": format_id(one.first).decode(), "who": one.who, "hint": one.hint or None}
-                      for one in self.allowed.holds],
+            "holds": [{"from": format_id(hold.first).decode(), "who": hold.who, "hint": hold.hint or None}
+                      for hold in self.allowed.holds],
         }  # fmt: skip
 
 
@@ -295,8 +295,8 @@ class Retention:
         """Reads what is to go, and archives it if that is wanted: which lines of each source have their entries among
         it, or among what went before.
         """
-        numbers = {one.number: name for name, one in sources_of(self._ledger, self._stream).items()}
-        gone = {number: one.positions for number, one in now.origins.items()}
+        numbers = {memory.number: name for name, memory in sources_of(self._ledger, self._stream).items()}
+        gone = {number: trimmed.positions for number, trimmed in now.origins.items()}
         stays = {number: first_line_from(self._ledger, self._stream, name, floor) for number, name in numbers.items()}
         for rows in self._pages(connection, now.floor, before(floor)):
             if archiving is not None:
@@ -313,12 +313,12 @@ class Retention:
     def _next(self, plan: TrimPlan) -> TrimPoint | None:
         """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
         begun = self._archive.begun(plan.trimmed.floor) if self._archive is not None else None
-        again = next((one for one in plan.allowed.free if one.entry == begun), None)
+        again = next((point for point in plan.allowed.free if point.entry == begun), None)
         if again is not None:
             return again
         gone, each = plan.size.added - plan.size.length, plan.size.bytes / max(1, plan.size.length)
         part = max(1, min(PART, int(PART_BYTES / max(1.0, each))))
-        return next((one for one in plan.allowed.free if one.added - gone >= part), plan.allowed.upto)
+        return next((point for point in plan.allowed.free if point.added - gone >= part), plan.allowed.upto)
 
     def _finish(self, connection: Connection, done: TrimReport, stop: Callable[[], bool]) -> None:
         """Removes what stands below the floor, up to a part of a node."""

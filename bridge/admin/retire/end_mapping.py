@@ -44,15 +44,19 @@ def reasons(
 ) -> list[GateReason]:
     """Gathers what speaks against retiring a mapping: who uses its files still, or a message on one side only."""
     keys, found = Keys.of(mapping.stream.key), []
-    modes = {name: one for (name, its), one in all_modes(connection).items() if its == mapping.name}
+    modes = {name: mode for (name, its), mode in all_modes(connection).items() if its == mapping.name}
     known = set(modes)
     if mapping.source.kind == "log":  # who reads anything else needs no switch
         known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
     known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
-        one = modes.get(name)
-        if one is None or any(getattr(one, side) != REDIS for side in sides_of(mapping.source.kind)):
-            reads, writes = (one.reads, one.writes) if one is not None else ("file", "file")
+        component_modes = modes.get(name)
+        if component_modes is None or any(
+            getattr(component_modes, side) != REDIS for side in sides_of(mapping.source.kind)
+        ):
+            reads, writes = (
+                (component_modes.reads, component_modes.writes) if component_modes is not None else ("file", "file")
+            )
             what = f"{name} reads {'Redis' if reads == REDIS else 'the files'} and writes to"
             if mapping.source.kind != "log":
                 what = f"{name} writes to"

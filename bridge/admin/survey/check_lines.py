@@ -229,10 +229,10 @@ def _each_file(mapping: Mapping, folder: MessageFolder, first: int) -> CheckRepo
     """Files of lines, or of chunks, as one."""
     result = CheckReport(noun=mapping.noun)
     for name in sorted(found.name for some in folder.scan() for found in some):
-        one = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
-        result.translated, result.rejected = result.translated + one.translated, result.rejected + one.rejected
-        result.size, result.first = result.size + one.size, result.first or one.first
-        for reason, (count, numbers, example) in one.reasons.items():
+        report = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
+        result.translated, result.rejected = result.translated + report.translated, result.rejected + report.rejected
+        result.size, result.first = result.size + report.size, result.first or report.first
+        for reason, (count, numbers, example) in report.reasons.items():
             before = result.reasons.get(reason, (0, numbers, example))
             result.reasons[reason] = (before[0] + count, before[1], before[2])
     return result

@@ -42,19 +42,19 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
     found = []
     claimed: set[Path] = set()
     for mapping in mappings:
-        one = MappingFiles(mapping)
+        files = MappingFiles(mapping)
         if mapping.source.kind in ("spool", "state", "artifacts"):
-            found.append(_folder(one, root, claimed))
+            found.append(_folder(files, root, claimed))
             continue
         rotated = sorted({path for glob in mapping.source.rotated for path in root.glob(glob)}, reverse=True)
         for path in [*rotated, *sorted(set(root.glob(mapping.source.path)) - set(rotated))]:
             if is_regular(path) and path not in claimed:
                 claimed.add(path)
                 try:
-                    one.files.append((path, check_file(mapping, path, 3)))
+                    files.files.append((path, check_file(mapping, path, 3)))
                 except SourceError as error:
-                    one.unread.append(str(error))
-        found.append(one)
+                    files.unread.append(str(error))
+        found.append(files)
     near = []
     others = [path for path in _files(root) if path not in claimed]
     for path in others[:LOOKED_AT]:
@@ -64,28 +64,28 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
     return Discovery(found, near, [str(path.relative_to(root)) for path in others])
 
 
-def _folder(one: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles:
+def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles:
     """A folder with a file per message counts as one file; one of which none translates is none of this mapping's."""
-    source = one.mapping.source
-    folder = MessageFolder(root, one.mapping.files, source.exclude)
+    source = files.mapping.source
+    folder = MessageFolder(root, files.mapping.files, source.exclude)
     names = [found.name for some in folder.scan() for found in some]
     if not names and not any(path.is_dir() and path != root for path in folder.folders):
-        return one
+        return files
     try:
-        check = check_folder(one.mapping, root, 3)
+        check = check_folder(files.mapping, root, 3)
         if check.rejected and not check.translated:
-            return one
-        one.files.append((root / source.path, check))
+            return files
+        files.files.append((root / source.path, check))
     except SourceError as error:
-        one.unread.append(str(error))
+        files.unread.append(str(error))
     claimed |= {root / os.fsdecode(name) for name in names}
-    return one
+    return files
 
 
 def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, CheckReport] | None:
     """The mapping that translates most of a file's first lines; None where none translates most of them."""
-    logs = [one for one in mappings if one.source.kind == "log"]
-    tried = [(one, check) for one in logs if (check := _sampled(one, path)) is not None]
+    logs = [mapping for mapping in mappings if mapping.source.kind == "log"]
+    tried = [(log, check) for log in logs if (check := _sampled(log, path)) is not None]
     return max(tried, key=lambda pair: pair[1].translated) if tried else None
 
 

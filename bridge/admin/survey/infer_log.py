@@ -127,8 +127,8 @@ class Proposal:
 def infer(lines: Sequence[bytes]) -> Proposal:
     """What fits these lines best. The first of them may be a heading."""
     some = [line for line in lines if line.strip()]
-    found = [one for one in (json_objects(some), *_columns(some), *_patterns(some)) if one is not None]
-    best = max(found, key=lambda one: (round(one.share, 2), "data" not in one.message), default=None)
+    found = [proposal for proposal in (json_objects(some), *_columns(some), *_patterns(some)) if proposal is not None]
+    best = max(found, key=lambda proposal: (round(proposal.share, 2), "data" not in proposal.message), default=None)
     if best is None or best.share < 0.3:
         return _nothing()
     if best.share < 0.9:
@@ -161,7 +161,7 @@ def infer(lines: Sequence[bytes]) -> Proposal:
 
 def codec_of(proposal: Proposal) -> Codec:
     """The codec that reads by it, as its mapping's would."""
-    rules = {name: _rule(one) for name, one in proposal.message.items()}
+    rules = {name: _rule(row) for name, row in proposal.message.items()}
     clock = clock_for(proposal.format["timestamp"], "UTC")
     if proposal.format["codec"] == "jsonl":
         return JsonlCodec(rules, clock)
@@ -170,10 +170,10 @@ def codec_of(proposal: Proposal) -> Codec:
     return RegexCodec(proposal.format["pattern"], rules, clock)
 
 
-def _rule(one: dict[str, Any]) -> FieldRule:
-    const, default = one.get("const", "stem" if "name" in one else None), one.get("default")
+def _rule(row: dict[str, Any]) -> FieldRule:
+    const, default = row.get("const", "stem" if "name" in row else None), row.get("default")
     return FieldRule(
-        tuple(one.get("pointers", ())) or ((one["pointer"],) if "pointer" in one else ()),
+        tuple(row.get("pointers", ())) or ((row["pointer"],) if "pointer" in row else ()),
         None if const is None else const.encode(), None if default is None else default.encode(),
     )  # fmt: skip
 
@@ -237,7 +237,7 @@ def json_objects(lines: Sequence[bytes]) -> Proposal | None:
     stamps = [(p, f) for p, found in values.items() if len(found) > 0.8 * objects and (f := _time_of(found))]
     if not stamps:
         return None
-    pointer, form = min(stamps, key=lambda one: (_rank(one[0], STAMPS), one[0].count("/")))
+    pointer, form = min(stamps, key=lambda pair: (_rank(pair[0], STAMPS), pair[0].count("/")))
     message: dict[str, dict[str, Any]] = {}
     for name, wanted in (("role", ROLES), ("type", TYPES)):
         fit = [p for p, found in values.items() if p != pointer and _few(found) and _rank(p, wanted) < len(wanted)]
@@ -369,8 +369,8 @@ def _patterns(lines: Sequence[bytes]) -> Iterator[Proposal]:
             groups = re.findall(r"\(\?P<(\w+)>", pattern)
             proposal = Proposal({"codec": "regex", "pattern": pattern, "timestamp": form}, _constants({}, *groups))
             tried.append(_judged(proposal, lines))
-        best = max(one.share for one in tried)
-        chosen = next(one for one in tried if one.share >= NEARLY * best)
+        best = max(candidate.share for candidate in tried)
+        chosen = next(candidate for candidate in tried if candidate.share >= NEARLY * best)
         rows = [row for row in codec_of(chosen).decode(lines).rows if not isinstance(row, str)]
         if rows and (not form.startswith("epoch") or _plausible(form, [row[1] for row in rows])):
             yield chosen

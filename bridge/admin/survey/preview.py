@@ -54,7 +54,7 @@ class Preview:
 
     def total(self, name: str) -> int:
         """Of all sources: `translated`, `rejected`, `empty`, `partial`, `clamped`."""
-        return sum(int(getattr(one, name)) for _, _, one, _ in self.sources)
+        return sum(int(getattr(report, name)) for _, _, report, _ in self.sources)
 
     @property
     def memory(self) -> int:
@@ -65,14 +65,14 @@ class Preview:
     def count(self, name: str) -> Counter[bytes]:
         """The `roles` or `types` of all sources."""
         found: Counter[bytes] = Counter()
-        for _, _, one, _ in self.sources:
-            found.update(getattr(one, name))
+        for _, _, report, _ in self.sources:
+            found.update(getattr(report, name))
         return found
 
     def span(self) -> tuple[int, int] | None:
         """Times of the first and the last message, in ms since 1970."""
-        first = [one.earliest for _, _, one, _ in self.sources if one.earliest is not None]
-        last = [one.latest for _, _, one, _ in self.sources if one.latest is not None]
+        first = [report.earliest for _, _, report, _ in self.sources if report.earliest is not None]
+        last = [report.latest for _, _, report, _ in self.sources if report.latest is not None]
         return (min(first), max(last)) if first else None
 
     def to_json(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger |
 
 def too_big(previews: list[Preview], room: ServerMemory) -> str:
     """A warning in words where the entries would not fit into the server's memory; empty where they would. Pure."""
-    wanted = sum(one.memory for one in previews)
+    wanted = sum(mapping_preview.memory for mapping_preview in previews)
     if room.limit and room.used + wanted > room.limit:
         return (
             f"maxmemory is {room.limit:,} bytes and {room.used:,} are in use: this import needs about {wanted:,} more"

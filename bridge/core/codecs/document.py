@@ -72,7 +72,7 @@ class TextDocumentCodec(Codec):
     def decode(self, lines: Sequence[bytes]) -> Decoded:
         """One row or reason for each file's bytes."""
         found = [self.read(raw) for raw in lines]
-        return Decoded([one.row for one in found], [one.time for one in found])
+        return Decoded([message.row for message in found], [message.time for message in found])
 
     def encode(self, row: Row) -> bytes | str:
         """`data` itself, when the name says the same role, timestamp and type."""

@@ -89,13 +89,13 @@ def _epoch(raw: bytes, scale: int) -> int:
     return value
 
 
-def older(one: bytes, other: bytes) -> bool:
+def older(raw: bytes, other: bytes) -> bool:
     """Whether the first time is before the second, as far as both can be read as ISO 8601, or seconds or ms of 1970.
 
     One in whole seconds is before no other time of the same second.
     """
     times = []
-    for stamp in (one, other):
+    for stamp in (raw, other):
         try:
             if re.fullmatch(rb"\d{9,14}(\.\d+)?", stamp):
                 number = float(stamp)
@@ -105,5 +105,5 @@ def older(one: bytes, other: bytes) -> bool:
                 times.append((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
         except (ValueError, OverflowError):
             return False
-    whole = re.fullmatch(rb"\d{9,11}|[^.,]*[T ][^.,]*", one) is not None
+    whole = re.fullmatch(rb"\d{9,11}|[^.,]*[T ][^.,]*", raw) is not None
     return times[0] < (times[1] // 1 if whole else times[1])

@@ -17,7 +17,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
 from bridge.core.path_rules import Paths
 from bridge.files.artifact_digest import INLINE, DigestThread, KnownDigest, hashed
-from bridge.files.folder import BUSY, FolderScan, MessageFolder, ReadFile
+from bridge.files.folder import BUSY, FoundFile, MessageFolder, ReadFile
 from bridge.kinds.spool.scanner import FolderScanner, WaitingFile
 from bridge.kinds.spool.source import SpoolSource
 from bridge.ledger import spool_messages
@@ -39,7 +39,7 @@ class ArtifactIntake(FolderScanner):
         super().__init__(mapping, folder, ledger, clock, notices, lambda: None)
         self._hasher = hasher
 
-    def _content(self, found: FolderScan, since: float, age: float) -> ReadFile | None:
+    def _content(self, found: FoundFile, since: float, age: float) -> ReadFile | None:
         """Returns type and digest of an artifact's file as JSON, with its facts; None while it is written or hashed.
 
         None also when the file is gone. Raises SourceError: a link leads to the file, or it cannot be read.
@@ -108,16 +108,16 @@ class ArtifactSource(SpoolSource):
         self._paths = paths
         self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
 
-    def _message(self, one: DueMessage) -> DocumentMessage:
-        codec = self._mapping.codec(os.fsdecode(one.name))
+    def _message(self, due: DueMessage) -> DocumentMessage:
+        codec = self._mapping.codec(os.fsdecode(due.name))
         if not isinstance(codec, ArtifactCodec):
             raise AssertionError("a mapping of artifacts has its codec")
-        facts = json.loads(one.raw or b"{}")
-        path = self._paths.over(os.path.join(self._folder.root, one.name))  # noqa: PTH118 - bytes
+        facts = json.loads(due.raw or b"{}")
+        path = self._paths.over(os.path.join(self._folder.root, due.name))  # noqa: PTH118 - bytes
         row = codec.row(
-            path, moment(one.facts.written), facts["type"].encode(), one.facts.size, facts["sha256"].encode()
+            path, moment(due.facts.written), facts["type"].encode(), due.facts.size, facts["sha256"].encode()
         )
-        return DocumentMessage(row, one.time)
+        return DocumentMessage(row, due.time)
 
 
 def _facts_of(known: KnownDigest) -> bytes:

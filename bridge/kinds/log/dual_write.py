@@ -47,11 +47,11 @@ class DualWrittenLines:
     @property
     def waits(self) -> bool:
         """Whether somebody is being switched: from where forward stands on, nobody knows yet what is his own."""
-        return any(one.token for one in self.stretches)
+        return any(stretch.token for stretch in self.stretches)
 
     def has(self, role: bytes, at: Position) -> bool:
         """Whether a line of this role that begins there is none of ours."""
-        return any(one.holds(role, at) for one in self.stretches)
+        return any(stretch.holds(role, at) for stretch in self.stretches)
 
 
 class DualWrittenEntries:
@@ -70,9 +70,9 @@ class DualWrittenEntries:
         self._due = time.monotonic() + EVERY
         self._stretches = dual_writes.in_stream(self._ledger, self._stream)
         at = (after[0], after[1] + 1)
-        for one in self._stretches:
-            if one.begin is None or (one.end is None and not one.open):
-                dual_writes.note_in_stream(self._ledger, one.number, at, begins=one.begin is None)
+        for stretch in self._stretches:
+            if stretch.begin is None or (stretch.end is None and not stretch.open):
+                dual_writes.note_in_stream(self._ledger, stretch.number, at, begins=stretch.begin is None)
                 self._due = 0.0
         if not self._due:
             self._stretches = dual_writes.in_stream(self._ledger, self._stream)
@@ -80,7 +80,7 @@ class DualWrittenEntries:
     @property
     def waits(self) -> bool:
         """Whether somebody is being switched: from where the mirror stands on, nobody knows yet what is his own."""
-        return any(one.token for one in self._stretches)
+        return any(stretch.token for stretch in self._stretches)
 
     def without(self, found: Sequence[Entry]) -> list[Entry]:
         """The entries that are to be mirrored."""
@@ -88,7 +88,7 @@ class DualWrittenEntries:
             return [*found]
         return [
             entry for entry in found
-            if not any(one.holds(_role(entry), entry.id) for one in self._stretches)
+            if not any(stretch.holds(_role(entry), entry.id) for stretch in self._stretches)
         ]  # fmt: skip
 
 

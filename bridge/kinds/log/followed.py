@@ -170,12 +170,14 @@ class FollowedSource(Source):
 
     def left(self) -> int:
         """How many bytes of the source's generations on disk are still to be read."""
-        return sum(one.left() for one in self.tail.pending())
+        return sum(generation.left() for generation in self.tail.pending())
 
     def on_disk(self) -> int:
         """How many bytes all known generations of the source have on disk, as far as that is known."""
-        done = [one.packed[0] if one.packed else one.at.offset for one in self.tail.records() if one.closed]
-        return sum(done) + sum(one.left(0) for one in self.tail.pending())
+        done = [
+            record.packed[0] if record.packed else record.at.offset for record in self.tail.records() if record.closed
+        ]
+        return sum(done) + sum(generation.left(0) for generation in self.tail.pending())
 
     def end(self) -> Position | None:
         """The position at which a log's newest file ends now, generation and offset; None: the log has no file."""

@@ -278,10 +278,10 @@ class LineReader:
         if stale and not generation.begins_as_it_did():  # emptied as it was read: the next look tells
             return b"", []
         self.barred = generation.number if len(data) < given else 0
-        for one in stale:
-            said = f"bytes {one.start} to {one.end} are not what the mirror wrote there any more"
+        for written_range in stale:
+            said = f"bytes {written_range.start} to {written_range.end} are not what the mirror wrote there any more"
             self._tail.notices.append(f"{name}: {said}; they are carried as the file's own")
-            drop_range(self._ledger, self._stream, one)
+            drop_range(self._ledger, self._stream, written_range)
         return data, cuts
 
     def lines_at(self, generation: Generation, offset: int, count: int, size: int) -> bytes | None:

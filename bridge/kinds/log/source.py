@@ -104,17 +104,21 @@ class LogSource(FollowedSource):
             # It ended without the ledger's knowing; or what was added to it later is lost.
             if end.offset > known.at.offset or (compared.lost and end.offset < known.at.offset):
                 tail.amend(known.number, end)
-            one = tail.of_number(known.number)
-            if one is None or one in tail.pending():
+            generation = tail.of_number(known.number)
+            if generation is None or generation in tail.pending():
                 continue
             tail.seek_late(known.number, Fingerprint.from_json(stored) if stored else known.at)
             high = compared.standing.get((self.memory.number, known.number))
-            if high is not None and one.content is not None:
-                self._reader.step_over(one, high[0])
+            if high is not None and generation.content is not None:
+                self._reader.step_over(generation, high[0])
         if self.mentions is not None and (first := tail.first()) is not None:
             self.mentions.place(Position(first.number, first.read_to))
         aside = still_aside(self._ledger, self._stream, "forward", self.name)
-        self._aside = {key: n for key, n in aside.items() if (one := tail.of_number(key[0])) and key[1] >= one.read_to}
+        self._aside = {
+            key: n
+            for key, n in aside.items()
+            if (generation := tail.of_number(key[0])) and key[1] >= generation.read_to
+        }
 
     def go_back(self, to: Position, compared: Reconciliation) -> bytes | None:
         """Puts the log's reader back to a line that is to be sent after all: of those behind it what stands stays.
@@ -382,14 +386,14 @@ class LogSource(FollowedSource):
             if not line:
                 self.tally.empty += 1
                 continue
-            one = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
-            if one is None:
+            quarantined = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
+            if quarantined is None:
                 good.append(k)
                 continue
             if self._rejects.stops:
                 if k == 0:
-                    raise self._rejects.stop(one)
+                    raise self._rejects.stop(quarantined)
                 return [g for g in good if g < k], i + k
-            aside.append(one)
+            aside.append(quarantined)
         self._rejects.keep(aside)
         return good, j

@@ -17,7 +17,7 @@ from bridge.core.errors import RejectStop, SourceError
 from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import digest, hex_digest, shown, shown_name
-from bridge.files.folder import BUSY, FileFacts, FolderScan, MessageFolder, ReadFile
+from bridge.files.folder import BUSY, FileFacts, FoundFile, MessageFolder, ReadFile
 from bridge.kinds.rejects import RejectKinds
 from bridge.kinds.spool.identity import identity_of, keys_of, read_document
 from bridge.ledger import spool_messages
@@ -79,7 +79,7 @@ class FolderScanner:
         self.rejected = 0
         self.unreadable: dict[bytes, SourceError] = {}
         """Files of the folder that may not be read, by name, each with its error."""
-        self.stop: tuple[FolderScan, RejectStop] | None = None
+        self.stop: tuple[FoundFile, RejectStop] | None = None
         """The file that stops the mapping, where that says so, until the file is another or gone; and why."""
         self._mapping = mapping
         self._folder = folder
@@ -157,7 +157,7 @@ class FolderScanner:
         self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
         return True
 
-    def _examine(self, found: list[FolderScan]) -> bool:
+    def _examine(self, found: list[FoundFile]) -> bool:
         """Takes those of these files into the ledger that are complete and were not read before; False: none is."""
         if self._lost:
             forget_mirrored(self._ledger, self._stream)
@@ -227,7 +227,7 @@ class FolderScanner:
         elif not tight:
             self.tight = None
 
-    def _taken(self, file: FolderScan) -> ReadFile | None:
+    def _taken(self, file: FoundFile) -> ReadFile | None:
         """Reads a file of the folder, if it is complete by its times; else the file waits, and None is returned."""
         now, before = self._clock(), self.waiting.get(file.name)
         since = before.since if before is not None and before.facts == file.facts else now
@@ -237,7 +237,7 @@ class FolderScanner:
             return None
         return self._content(file, since, age)
 
-    def _content(self, file: FolderScan, since: float, age: float) -> ReadFile | None:
+    def _content(self, file: FoundFile, since: float, age: float) -> ReadFile | None:
         """Reads a file that did not change for `age` seconds; None, and a later look, if it is written still."""
         now, taken = self._clock(), self._folder.read(file.name, self._limit + 1)
         if taken is None or taken.facts != file.facts:
@@ -248,7 +248,7 @@ class FolderScanner:
             return None
         return taken
 
-    def wait(self, file: FolderScan, since: float, again: float) -> None:
+    def wait(self, file: FoundFile, since: float, again: float) -> None:
         """Has a file looked at again at `again`; it was last seen to change at `since`. Seconds since 1970."""
         self.waiting[file.name] = WaitingFile(file.facts, since, again)
 
@@ -272,12 +272,12 @@ class FolderScanner:
         message = self._mapping.document(os.fsdecode(name), facts.written).read(taken.raw)
         if isinstance(message.row, str):
             if message.partly and (taken.busy or now - facts.written / 1e9 < PARTLY):
-                self.wait(FolderScan(name, facts), now, now + max(self._settle, 0.1))
+                self.wait(FoundFile(name, facts), now, now + max(self._settle, 0.1))
             else:
                 self._set_aside(name, taken, message.row)
             return 0
         if barred and identity_of(message, taken.raw) in barred:
-            self.wait(FolderScan(name, facts), now, now + 0.05)
+            self.wait(FoundFile(name, facts), now, now + 0.05)
             return 0
         self.waiting.pop(name, None)
         if not taken.raw:
@@ -286,10 +286,10 @@ class FolderScanner:
         standing = spool_messages.standing(self._ledger, self._stream, key)
         if standing == "due" and message.identity is not None and self._comes_after(name, facts, key):
             self._tell_twice(name, key)
-            self.wait(FolderScan(name, facts), now, now + ON_ITS_WAY)
+            self.wait(FoundFile(name, facts), now, now + ON_ITS_WAY)
             return 0
         if standing == "sent":
-            self.wait(FolderScan(name, facts), now, now + ON_ITS_WAY)
+            self.wait(FoundFile(name, facts), now, now + ON_ITS_WAY)
             return 0
         if standing and message.identity is not None:
             self._tell_twice(name, key)
@@ -360,7 +360,7 @@ class FolderScanner:
         rejected = QuarantinedMessage("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
-            self.stop = FolderScan(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
+            self.stop = FoundFile(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)
             return
         self.waiting.pop(name, None)
         spool_messages.note_file(self._ledger, self._stream, name, taken.facts, b"")

@@ -134,7 +134,7 @@ class SpoolSource(Source):
 
     def unfinished(self) -> int:
         """How many bytes the files of the spool have that are not complete."""
-        return sum(one.facts.size for one in self._intake.waiting.values())
+        return sum(waiting_file.facts.size for waiting_file in self._intake.waiting.values())
 
     # -- the batches -----------------------------------------------------------------------------------------
 
@@ -247,13 +247,13 @@ class SpoolSource(Source):
             self._write_landed()
             while waiting and len(made) < AHEAD and size < BATCH_BYTES:
                 ready = self._ready(waiting)
-                size += sum(len(one.raw or b"") for one, _, _ in ready)
+                size += sum(len(due.raw or b"") for due, _, _ in ready)
                 if ready:
                     spool_messages.send(
                         self._ledger, self._stream, number,
-                        ((one.key, one.raw or b"", self._digest(row)) for one, row, _ in ready),
+                        ((due.key, due.raw or b"", self._digest(row)) for due, row, _ in ready),
                     )  # fmt: skip
-                    written = min(one.facts.written for one, _, _ in ready) / 1e9
+                    written = min(due.facts.written for due, _, _ in ready) / 1e9
                     made.append((number, [(row, at) for _, row, at in ready], written))
                     number += 1
                 waiting = spool_messages.due(self._ledger, self._stream, limit)
@@ -266,11 +266,11 @@ class SpoolSource(Source):
         """Picks due messages for a batch, up to its bytes, with rows and times; one that is gone is due no more."""
         ready: list[tuple[DueMessage, Row, int]] = []
         size = 0
-        for one in waiting:
-            whole = one if one.raw is not None else self._again(one)
+        for due in waiting:
+            whole = due if due.raw is not None else self._again(due)
             message = self._message(whole) if whole is not None else None
             if whole is None or message is None or isinstance(message.row, str):
-                spool_messages.drop_due(self._ledger, self._stream, one.key)
+                spool_messages.drop_due(self._ledger, self._stream, due.key)
                 continue
             size += len(whole.raw or b"")
             if ready and size > BATCH_BYTES:
@@ -278,32 +278,32 @@ class SpoolSource(Source):
             ready.append((whole, message.row, message.time))
         return ready
 
-    def _again(self, one: DueMessage) -> DueMessage | None:
+    def _again(self, due: DueMessage) -> DueMessage | None:
         """Reads the bytes of a due message from its file again; None: the file changed, is gone or unreadable."""
         try:
-            taken = self._folder.read(one.name, self._limit + 1)
+            taken = self._folder.read(due.name, self._limit + 1)
         except SourceError as error:  # the others go on
-            self._intake.unreadable[one.name] = error
-            if (found := self._folder.find(one.name)) is not None:
+            self._intake.unreadable[due.name] = error
+            if (found := self._folder.find(due.name)) is not None:
                 self._intake.wait(found, self._clock(), self._clock() + UNREADABLE)
             return None
-        if taken is None or taken.facts != one.facts:
-            if (found := self._folder.find(one.name)) is not None:
+        if taken is None or taken.facts != due.facts:
+            if (found := self._folder.find(due.name)) is not None:
                 self._intake.wait(found, self._clock(), self._clock())
             else:
-                self.notices.append(f"{shown_name(one.name)} was gone before it could be carried")
+                self.notices.append(f"{shown_name(due.name)} was gone before it could be carried")
             return None
-        return replace(one, raw=taken.raw)
+        return replace(due, raw=taken.raw)
 
-    def _message(self, one: DueMessage) -> DocumentMessage:
-        return self._mapping.document(os.fsdecode(one.name), one.facts.written).read(one.raw or b"")
+    def _message(self, due: DueMessage) -> DocumentMessage:
+        return self._mapping.document(os.fsdecode(due.name), due.facts.written).read(due.raw or b"")
 
     def _draft(self, number: int, ones: list[DueMessage]) -> SourceBatch:
         """Makes the draft of a batch of before the last connect, as it was."""
         made: list[tuple[Row, int]] = []
-        for one in ones:
-            message = self._message(one)
-            row = message.row if isinstance(message.row, tuple) else (b"", b"", b"", one.raw or b"")
+        for due in ones:
+            message = self._message(due)
+            row = message.row if isinstance(message.row, tuple) else (b"", b"", b"", due.raw or b"")
             made.append((row, message.time))
         return self._made(number, made)
 

@@ -10,7 +10,7 @@ from bridge.core.codecs.document import moment
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
-from bridge.files.folder import BUSY, FileFacts, FolderScan, MessageFolder
+from bridge.files.folder import BUSY, FileFacts, FoundFile, MessageFolder
 from bridge.kinds.source_counts import SourceCounts
 from bridge.ledger.sources import SourceMemory, save_source, sources_of
 from bridge.ledger.store import Ledger
@@ -106,15 +106,15 @@ class ValueFiles:
     def look(self, paths: set[str] | None) -> None:
         """Looks at the latest values' files something happened to; with None, at all of them. Raises SourceError."""
         if paths is None:
-            found = {one.name: one for some in self._folder.scan() for one in some}
+            found = {found_file.name: found_file for some in self._folder.scan() for found_file in some}
             names = found.keys() | self.files.keys()
         else:
             names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
-            found = {name: one for name in names if (one := self._folder.find(name)) is not None}
+            found = {name: folder_scan for name in names if (folder_scan := self._folder.find(name)) is not None}
         for name in names:
             self._met(name, found.get(name))
 
-    def _met(self, name: bytes, found: FolderScan | None) -> None:
+    def _met(self, name: bytes, found: FoundFile | None) -> None:
         if found is None:
             if name in self.files:
                 self._gone(self.files[name])

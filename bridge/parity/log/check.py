@@ -242,7 +242,7 @@ class ParityCheck:
                 return None
             files = {name: begins.behind(name, found) for name, found in files.items()}
             own = {name: begins.behind(name, found) for name, found in own.items()}
-            first = {name: one.place >> SHIFT for name, one in begins.places.items()}
+            first = {name: place.place >> SHIFT for name, place in begins.places.items()}
             gone = {name: [n for n in of if n >= first.get(name, 0)] for name, of in gone.items()}
         stats = MessageStatistics() if self._stats else None
         due = Expectations(
@@ -285,8 +285,8 @@ class ParityCheck:
                 until = comparison.until(view.last, view.length, view.mirrored_to)
                 result.until = replace(until, first=view.first, added=view.added, trimmed=view.trimmed.count)
                 result.points = [
-                    replace(one, added=view.added - (comparison.fed - fed)) for one, fed in comparison.points
-                    if one.resume >= view.trimmed.floor  # what stands below is gone
+                    replace(point, added=view.added - (comparison.fed - fed)) for point, fed in comparison.points
+                    if point.resume >= view.trimmed.floor  # what stands below is gone
                 ] + [result.until] * comparison.may_be_trimmed  # fmt: skip
                 result.add(since)
             return result
@@ -365,18 +365,18 @@ class ParityCheck:
     def _aside(self, view: Snapshot) -> Callable[[ExtraLine | MissingLine], bool]:
         """Makes the test whether the ledger keeps a line or an entry in quarantine; its mapping may be mended since."""
         if self._ledger is None:
-            return lambda one: False
+            return lambda value: False
         ledger, stream = self._ledger, self._mapping.stream.key
         kept: dict[str, dict[tuple[int, int, str], int]] = {}
 
-        def aside(one: ExtraLine | MissingLine) -> bool:
+        def aside(extra: ExtraLine | MissingLine) -> bool:
             if not kept:
                 kept[""] = still_aside(ledger, stream, "mirror")
                 kept.update((name, still_aside(ledger, stream, "forward", name)) for name in view.sources)
-            if isinstance(one, ExtraLine):
-                name = one.file.source
-                place = view.moved[name].back(one.place) if name in view.moved else one.place
+            if isinstance(extra, ExtraLine):
+                name = extra.file.source
+                place = view.moved[name].back(extra.place) if name in view.moved else extra.place
                 return (place >> SHIFT, place & OFFSETS, "") in kept.get(name, {})
-            return one.home < 0 and (0, 0, one.entry.decode()) in kept[""]
+            return extra.home < 0 and (0, 0, extra.entry.decode()) in kept[""]
 
         return aside

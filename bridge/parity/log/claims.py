@@ -132,9 +132,9 @@ class OriginClaims:
         places = self._places
         if places[0] > self._last and all(map(lt, places, islice(places, 1, None))):
             return
-        own = [i for i, one in enumerate(self._ids) if one not in self.late and places[i] > self._last_own]
+        own = [i for i, raw in enumerate(self._ids) if raw not in self.late and places[i] > self._last_own]
         right = {own[n] for n in ascending([places[i] for i in own])}
-        ahead = [i for i, one in enumerate(self._ids) if places[i] > self._last and (i in right or one in self.late)]
+        ahead = [i for i, raw in enumerate(self._ids) if places[i] > self._last and (i in right or raw in self.late)]
         kept = [ahead[n] for n in ascending([places[i] for i in ahead])]
         stays = set(kept)
         for i in range(len(places)):
@@ -154,11 +154,11 @@ class OriginClaims:
             self._sink.unverifiable(1, here.damage())
             return
         line = self._codec.encode(row) if self._codec.invertible and not isinstance(row, OddFields) else None
-        one = MissingLine(
+        missing = MissingLine(
             self.name, self._ids[i], row, line if isinstance(line, bytes) else None, place,
             self._all.get(place >> SHIFT), self._gap, stray=stray, excused=excused or self._ids[i] in self.late,
         )  # fmt: skip
-        self._sink.missing(one)
+        self._sink.missing(missing)
 
     # -- files -----------------------------------------------------------------------------------------------
 

@@ -97,8 +97,8 @@ def classify(
     found = Classified()
     rows = _rows_of(extras, codec)
     waiting: dict[tuple[str, object], list[int]] = defaultdict(list)
-    for n, one in enumerate(extras):
-        waiting[one.file.source, rows[n] if rows[n] is not None else one.line].append(n)
+    for n, extra_line in enumerate(extras):
+        waiting[extra_line.file.source, rows[n] if rows[n] is not None else extra_line.line].append(n)
     for places in waiting.values():
         places.reverse()
     taken: set[int] = set()
@@ -127,12 +127,12 @@ def classify(
     found.accounted += [
         (extra, "quarantined") for n, extra in enumerate(extras) if n not in taken | alone.keys() and not extra.broken
     ]
-    entries = [one for one in rest if not aside(one)]
-    left = sum(1 for n, one in enumerate(extras) if n not in taken and n not in alone and not one.broken)
+    entries = [missing_line for missing_line in rest if not aside(missing_line)]
+    left = sum(1 for n, left_alone in enumerate(extras) if n not in taken and n not in alone and not left_alone.broken)
     found.aside = left + len(rest) - len(entries)
     if alone or entries:
-        lines = [one.line for one in entries if one.stray and one.line is not None]
-        known = seen([*lines, *(extras[n].line for n in alone)], [(one.name, one.home) for one in entries])
+        lines = [entry.line for entry in entries if entry.stray and entry.line is not None]
+        known = seen([*lines, *(extras[n].line for n in alone)], [(entry.name, entry.home) for entry in entries])
         _repeated(extras, alone, known, found, codec)
         entries = _by_place(extras, alone, _behind_torn(extras, alone, entries, found), found, codec)
         entries = _by_gap(extras, alone, entries, found, codec)
@@ -199,17 +199,21 @@ def _without_line(
 
     It is a duplicate where its line belongs to another entry too: both name the same origin.
     """
-    left_over = {(one.file.source, one.place) for one in extras}
-    here = Counter((one.name, one.home) for one in alone)
-    named = {at for at, n in Counter((one.name, one.home) for one in absent).items() if n > here[at]}
-    for one in alone:
-        at = (one.name, one.home)
+    left_over = {(extra.file.source, extra.place) for extra in extras}
+    here = Counter((missing_line.name, missing_line.home) for missing_line in alone)
+    named = {
+        at
+        for at, n in Counter((missing_line.name, missing_line.home) for missing_line in absent).items()
+        if n > here[at]
+    }
+    for missing in alone:
+        at = (missing.name, missing.home)
         line = known.at.get(at)
-        twice = one.home >= 0 and at in named
-        twice = twice or (one.stray and one.line in known.first)
+        twice = missing.home >= 0 and at in named
+        twice = twice or (missing.stray and missing.line in known.first)
         if line is not None and at not in left_over:
-            twice = twice or codec(one.name).agree([line], [one.row])
-        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, one, codec))
+            twice = twice or codec(missing.name).agree([line], [missing.row])
+        found.differences.append(_difference("duplicate" if twice else "missing_in_file", None, missing, codec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +245,8 @@ def look_again(
 def _rows_of(extras: Sequence[ExtraLine], codec: Callable[[str], Codec]) -> list[Row | None]:
     rows: list[Row | None] = [None] * len(extras)
     by_source: dict[str, list[int]] = defaultdict(list)
-    for n, one in enumerate(extras):
-        by_source[one.file.source].append(n)
+    for n, extra in enumerate(extras):
+        by_source[extra.file.source].append(n)
     for name, places in by_source.items():
         for n, row in zip(places, codec(name).decode([extras[n].line for n in places]).rows, strict=True):
             rows[n] = row if isinstance(row, tuple) else None
@@ -340,7 +344,7 @@ def _difference(
         source, place = missing.name, missing.home
         file = missing.file.name if missing.file is not None else missing.name
         offset = missing.home & OFFSETS if missing.home >= 0 else None
-    rows, times = codec(source or "x").decode([one for one in (line, entry) if one is not None])
+    rows, times = codec(source or "x").decode([raw for raw in (line, entry) if raw is not None])
     row = next((row for row in rows if isinstance(row, tuple)), missing.row if missing is not None else ())
     return Difference(
         kind, file, number, offset, missing.entry.decode() if missing is not None else None, expected, actual, place,
@@ -356,5 +360,5 @@ def _as_line(missing: MissingLine, codec: Callable[[str], Codec]) -> bytes:
 
 def counts(differences: Iterable[Difference]) -> dict[str, int]:
     """Counts the differences of each kind, 0 where there is none of a kind."""
-    found = Counter(one.kind for one in differences)
+    found = Counter(difference.kind for difference in differences)
     return {kind: found[kind] for kind in KINDS}

@@ -144,15 +144,15 @@ class Findings(Protocol):
         """Parity's matcher hands on lines that no file-born entry claims."""
         ...
 
-    def extra(self, one: ExtraLine) -> None:
+    def extra(self, extra_line: ExtraLine) -> None:
         """Parity's matcher tells of a line that has no entry."""
         ...
 
-    def missing(self, one: MissingLine) -> None:
+    def missing(self, missing_line: MissingLine) -> None:
         """Parity's matcher tells of an entry that has no line."""
         ...
 
-    def came_late(self, one: MissingLine) -> None:
+    def came_late(self, missing: MissingLine) -> None:
         """Parity's matcher tells of an entry whose line was found out of order, as the entry is marked to be."""
         ...
 

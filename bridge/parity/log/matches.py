@@ -264,8 +264,8 @@ class LineMatches:
                     while left:
                         ids, lines = self.entries.pop(min(left, PAGE))
                         left -= len(ids)
-                        for entry_id, one in zip(ids, lines, strict=True):
-                            self._absent(entry_id, one)
+                        for entry_id, raw in zip(ids, lines, strict=True):
+                            self._absent(entry_id, raw)
                     return True
         return False
 

@@ -51,8 +51,8 @@ def parted(rows: Rows, names: list[bytes]) -> PageColumns:
 
 def _of_one_generation(born: Rows) -> dict[int, FileBornColumns] | None:
     """The commonest case: what is before the colon of the origins is the same in all of them."""
-    fields = [one[1] for one in born]
-    origins = [one[-1] for one in fields]
+    fields = [row[1] for row in born]
+    origins = [field[-1] for field in fields]
     first = parse_origin(origins[0])
     if first is None:
         return None
@@ -64,7 +64,7 @@ def _of_one_generation(born: Rows) -> dict[int, FileBornColumns] | None:
     if max(numbers) > OFFSETS:
         return None
     places = list(map((first.generation << SHIFT).__add__, numbers))
-    return {first.source: FileBornColumns(places, [tuple(one[1:-2:2]) for one in fields], [one[0] for one in born])}
+    return {first.source: FileBornColumns(places, [tuple(field[1:-2:2]) for field in fields], [row[0] for row in born])}
 
 
 def _one_by_one(rows: Rows, names: list[bytes], with_origin: list[bytes]) -> PageColumns:

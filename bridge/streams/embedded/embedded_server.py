@@ -126,7 +126,7 @@ def start(state_dir: Path, binary: Binary | None = None) -> EmbeddedServer:
             return server
         data = private(home / "data")
         stamp = _read_stamp(data)
-        binary = binary or find(lambda one: _opens(one, stamp))
+        binary = binary or find(lambda candidate: _opens(candidate, stamp))
         _check_stamp(data, stamp, binary)
         unclean = server is not None and pid_of(server) is not None
         if stamp is None:
